@@ -1,0 +1,222 @@
+//! Knows every reason for which a request is refused, and what each one tells the client.
+//!
+//! One table serves the status, the challenge, the metric, the log line, the metadata and the
+//! documentation (RFC 6750 §3.1, RFC 9449 §7.1).
+
+use OAuthError::{InsufficientScope, InvalidDpopProof, InvalidRequest, InvalidToken, UseDpopNonce};
+use std::fmt;
+
+/// An error code that a challenge may carry, from the OAuth registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OAuthError {
+    /// RFC 6750 §3.1.
+    InvalidRequest,
+    /// RFC 6750 §3.1.
+    InvalidToken,
+    /// RFC 6750 §3.1.
+    InsufficientScope,
+    /// RFC 9449 §7.1.
+    InvalidDpopProof,
+    /// RFC 9449 §9.
+    UseDpopNonce,
+}
+
+impl OAuthError {
+    /// The code as registered.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidToken => "invalid_token",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::InvalidDpopProof => "invalid_dpop_proof",
+            Self::UseDpopNonce => "use_dpop_nonce",
+        }
+    }
+}
+
+macro_rules! denials {
+    ($($(#[doc = $sentence:literal])+ $name:ident = $status:literal, $error:expr, $label:literal;)+) => {
+        /// Why a request is refused. The variant's documentation is the sentence that the client
+        /// gets as `error_description`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Denial {
+            $($(#[doc = $sentence])+ $name,)+
+        }
+
+        impl Denial {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The label in metrics, logs and metadata.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// The HTTP status that the client gets.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+
+            /// The OAuth error code, where the standards give one.
+            pub const fn error(self) -> Option<OAuthError> {
+                match self { $(Self::$name => $error,)+ }
+            }
+
+            /// One fixed sentence for the client. Never holds input.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => trimmed(concat!($($sentence,)+)),)+ }
+            }
+        }
+    };
+}
+
+/// A doc comment begins with the blank behind its slashes.
+const fn trimmed(sentence: &str) -> &str {
+    sentence.trim_ascii()
+}
+
+denials! {
+    /// the request cannot be read
+    RequestMalformed = 400, Some(InvalidRequest), "request_malformed";
+    /// the request carries credentials more than once
+    CredentialsAmbiguous = 400, Some(InvalidRequest), "credentials_ambiguous";
+    /// the client certificate cannot be read
+    CertificateMalformed = 400, Some(InvalidRequest), "certificate_malformed";
+
+    /// no policy applies to the request
+    PolicyUnknown = 403, None, "policy_unknown";
+
+    /// the request carries no access token
+    CredentialsMissing = 401, None, "credentials_missing";
+    /// the authentication scheme is not supported
+    SchemeUnsupported = 401, None, "scheme_unsupported";
+
+    /// the access token is malformed
+    TokenMalformed = 401, Some(InvalidToken), "token_malformed";
+    /// the access token is too large
+    TokenTooLarge = 401, Some(InvalidToken), "token_too_large";
+    /// the access token is signed with an algorithm that is not allowed
+    TokenAlgorithmForbidden = 401, Some(InvalidToken), "token_algorithm_forbidden";
+    /// the token is not an access token
+    TokenTypeWrong = 401, Some(InvalidToken), "token_type_wrong";
+    /// the access token comes from an issuer that is not accepted here
+    TokenIssuerUnknown = 401, Some(InvalidToken), "token_issuer_unknown";
+    /// the access token is signed with an unknown key
+    TokenKeyUnknown = 401, Some(InvalidToken), "token_key_unknown";
+    /// the signature of the access token is wrong
+    TokenSignatureInvalid = 401, Some(InvalidToken), "token_signature_invalid";
+    /// the access token has expired
+    TokenExpired = 401, Some(InvalidToken), "token_expired";
+    /// the access token is not valid yet
+    TokenPremature = 401, Some(InvalidToken), "token_premature";
+    /// the access token is meant for another audience
+    TokenAudienceMismatch = 401, Some(InvalidToken), "token_audience_mismatch";
+    /// the access token lacks a required claim
+    TokenClaimMissing = 401, Some(InvalidToken), "token_claim_missing";
+    /// the access token is not active
+    TokenInactive = 401, Some(InvalidToken), "token_inactive";
+    /// the access token has been revoked
+    TokenRevoked = 401, Some(InvalidToken), "token_revoked";
+
+    /// the access token is not bound to a key as this resource requires
+    BindingMissing = 401, Some(InvalidToken), "binding_missing";
+    /// the access token is bound by a method that cannot be checked here
+    BindingUnsupported = 401, Some(InvalidToken), "binding_unsupported";
+    /// the access token does not go with the authentication scheme
+    SchemeMismatch = 401, Some(InvalidToken), "scheme_mismatch";
+    /// the access token is bound to a client certificate and the request has none
+    CertificateMissing = 401, Some(InvalidToken), "certificate_missing";
+    /// the access token is bound to another client certificate
+    CertificateMismatch = 401, Some(InvalidToken), "certificate_mismatch";
+    /// the sources of the client certificate contradict each other
+    CertificateConflict = 401, Some(InvalidToken), "certificate_conflict";
+    /// the access token is bound to another key than that of the DPoP proof
+    ProofKeyMismatch = 401, Some(InvalidToken), "proof_key_mismatch";
+
+    /// the request carries no DPoP proof
+    ProofMissing = 401, Some(InvalidDpopProof), "proof_missing";
+    /// the DPoP proof is malformed
+    ProofMalformed = 401, Some(InvalidDpopProof), "proof_malformed";
+    /// the DPoP proof is signed with an algorithm that is not allowed
+    ProofAlgorithmForbidden = 401, Some(InvalidDpopProof), "proof_algorithm_forbidden";
+    /// the signature of the DPoP proof is wrong
+    ProofSignatureInvalid = 401, Some(InvalidDpopProof), "proof_signature_invalid";
+    /// the DPoP proof was made for another method
+    ProofMethodMismatch = 401, Some(InvalidDpopProof), "proof_method_mismatch";
+    /// the DPoP proof was made for another target
+    ProofTargetMismatch = 401, Some(InvalidDpopProof), "proof_target_mismatch";
+    /// the DPoP proof was made for another access token
+    ProofTokenMismatch = 401, Some(InvalidDpopProof), "proof_token_mismatch";
+    /// the DPoP proof was not made just now
+    ProofStale = 401, Some(InvalidDpopProof), "proof_stale";
+    /// the DPoP proof has been used before
+    ProofReplayed = 401, Some(InvalidDpopProof), "proof_replayed";
+
+    /// the DPoP proof lacks a nonce of this server
+    NonceRequired = 401, Some(UseDpopNonce), "nonce_required";
+
+    /// the access token lacks a required scope
+    ScopeInsufficient = 403, Some(InsufficientScope), "scope_insufficient";
+    /// a claim of the access token does not have a value that this resource requires
+    ClaimInsufficient = 403, None, "claim_insufficient";
+
+    // Ours, not the client's. They deny as well: a check that cannot be made is not passed.
+
+    /// the keys of the issuer cannot be had
+    KeysUnavailable = 503, None, "keys_unavailable";
+    /// the access token cannot be introspected
+    IntrospectionUnavailable = 503, None, "introspection_unavailable";
+    /// the use of the DPoP proof cannot be recorded
+    ReplayUnavailable = 503, None, "replay_unavailable";
+    /// the check took too long
+    CheckTimedOut = 503, None, "check_timed_out";
+    /// too many requests are being checked
+    Overloaded = 503, None, "overloaded";
+    /// the check failed
+    Internal = 500, None, "internal";
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_a_label_of_its_own() {
+        let labels: HashSet<_> = Denial::ALL.iter().map(|it| it.label()).collect();
+        assert_eq!(labels.len(), Denial::ALL.len());
+    }
+
+    #[test]
+    fn every_reason_refuses() {
+        for denial in Denial::ALL {
+            assert!((400..600).contains(&denial.status()), "{denial}");
+        }
+    }
+
+    #[test]
+    fn every_sentence_fits_into_a_quoted_string() {
+        // RFC 6750 §3: error_description holds only %x20-21 / %x23-5B / %x5D-7E.
+        for denial in Denial::ALL {
+            let sentence = denial.sentence();
+            let allowed = |it: u8| matches!(it, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            assert!(sentence.bytes().all(allowed), "{denial}");
+            assert!(!sentence.starts_with(' ') && sentence.len() > 10, "{denial}");
+        }
+    }
+
+    #[test]
+    fn invalid_token_is_always_a_401() {
+        for denial in Denial::ALL {
+            if denial.error() == Some(InvalidToken) {
+                assert_eq!(denial.status(), 401, "{denial}");
+            }
+        }
+    }
+}

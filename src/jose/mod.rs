@@ -1,0 +1,7 @@
+//! JSON Object Signing and Encryption, the signing half of it: formats and signatures.
+//!
+//! Pure, and ignorant of OAuth: no clock, no I/O, no async.
+
+pub mod algorithm;
+pub mod base64url;
+pub mod thumbprint;

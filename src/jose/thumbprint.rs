@@ -1,0 +1,123 @@
+//! Knows SHA-256 thumbprints: of a certificate (`x5t#S256`, RFC 8705 §3.1) and of a key (`jkt`,
+//! RFC 7638).
+
+use super::base64url;
+use aws_lc_rs::{constant_time, digest};
+use std::fmt;
+
+/// A SHA-256 digest that identifies a certificate or a key.
+///
+/// Two of them compare in constant time.
+#[derive(Clone, Copy, Eq)]
+pub struct Thumbprint([u8; 32]);
+
+impl Thumbprint {
+    /// The digest of `bytes`: of a certificate's DER, or of a JWK's canonical members.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = digest::digest(&digest::SHA256, bytes);
+        let mut octets = [0; 32];
+        octets.copy_from_slice(digest.as_ref());
+        Self(octets)
+    }
+
+    /// A digest that was made elsewhere.
+    pub const fn from_octets(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
+    /// From its 43 characters of base64url: no padding, no other characters (RFC 8705 §3.1).
+    pub fn from_base64url(text: &str) -> Option<Self> {
+        base64url::decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
+
+    /// From its 64 hexadecimal digits, of either case.
+    pub fn from_hex(text: &[u8]) -> Option<Self> {
+        let (pairs, []) = text.as_chunks::<2>() else { return None };
+        let octets: &[[u8; 2]; 32] = pairs.try_into().ok()?;
+        let mut found = [0; 32];
+        for (octet, [high, low]) in found.iter_mut().zip(octets) {
+            *octet = nibble(*high)?.checked_mul(16)?.checked_add(nibble(*low)?)?;
+        }
+        Some(Self(found))
+    }
+
+    /// The 32 octets.
+    pub const fn octets(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The 43 characters that a token's `cnf` holds.
+    pub fn to_base64url(&self) -> String {
+        base64url::encode(&self.0)
+    }
+
+    /// 64 lower-case hexadecimal digits, as Envoy writes `Hash` and OpenSSL a fingerprint.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().fold(String::with_capacity(64), |mut text, octet| {
+            for digit in [octet >> 4, octet & 15] {
+                text.push(char::from_digit(digit.into(), 16).unwrap_or('?'));
+            }
+            text
+        })
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok())
+}
+
+impl PartialEq for Thumbprint {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64url())
+    }
+}
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64url())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY_HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const EMPTY: &str = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
+
+    #[test]
+    fn base64url_and_hex_are_two_spellings_of_one_digest() {
+        let found = Thumbprint::of(b"");
+        assert_eq!(found.to_base64url(), EMPTY);
+        assert_eq!(found.to_hex(), EMPTY_HEX);
+        assert_eq!(Thumbprint::from_base64url(EMPTY), Some(found));
+        assert_eq!(Thumbprint::from_hex(EMPTY_HEX.as_bytes()), Some(found));
+        assert_eq!(Thumbprint::from_hex(EMPTY_HEX.to_uppercase().as_bytes()), Some(found));
+    }
+
+    #[test]
+    fn nothing_but_the_exact_form_is_read() {
+        for odd in ["", "47DE", &EMPTY[..42], &format!("{EMPTY}="), &format!("{EMPTY}A")] {
+            assert_eq!(Thumbprint::from_base64url(odd), None, "{odd}");
+        }
+        // The last character has two unused bits, which must be zero.
+        assert_eq!(Thumbprint::from_base64url(&EMPTY.replace("uFU", "uFV")), None);
+        assert_eq!(Thumbprint::from_base64url(&EMPTY.replace('-', "+")), None);
+        for odd in ["", &EMPTY_HEX[1..], &EMPTY_HEX[2..], &EMPTY_HEX.replace('e', "g")] {
+            assert_eq!(Thumbprint::from_hex(odd.as_bytes()), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn one_bit_makes_another_thumbprint() {
+        let mut octets = *Thumbprint::of(b"").octets();
+        octets[31] ^= 1;
+        assert_ne!(Thumbprint::from_octets(octets), Thumbprint::of(b""));
+    }
+}

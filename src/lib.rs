@@ -1,0 +1,19 @@
+//! A request under check passes through the crate once, left to right:
+//!
+//! ```text
+//!  front ──▶ request ──▶ check ──▶ answer ──▶ front
+//!                          │
+//!            policy ◀──────┼──────▶ state    keys, introspection, replay
+//!          (config)        ▼
+//!                        oauth ──▶ jose      pure: no clock, no I/O, no async
+//! ```
+
+pub mod answer;
+pub mod check;
+pub mod client_certificate;
+pub mod clock;
+pub mod denial;
+pub mod jose;
+pub mod oauth;
+pub mod policy;
+pub mod request;

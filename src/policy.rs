@@ -1,0 +1,168 @@
+//! Knows what is demanded of a request: policies, issuers and limits, compiled from the
+//! configuration so that nothing optional is left over.
+
+use crate::client_certificate::Source;
+use crate::denial::Denial;
+use crate::jose::algorithm::Algorithm;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that decides about a request.
+#[derive(Debug)]
+pub struct PolicySet {
+    /// The issuers. [`IssuerId`] is an index into them.
+    pub issuers: Vec<Arc<Issuer>>,
+    /// The policies, in the order in which they are matched.
+    pub policies: Vec<Arc<Policy>>,
+    /// Where the client certificate comes from.
+    pub client_certificate: Source,
+    /// What bounds a check.
+    pub limits: Limits,
+    /// What the upstream sees.
+    pub upstream: Upstream,
+}
+
+/// Which issuer, by its place in [`PolicySet::issuers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IssuerId(pub usize);
+
+/// An authorization server whose tokens are accepted.
+#[derive(Debug)]
+pub struct Issuer {
+    /// The exact `iss`.
+    pub name: Arc<str>,
+    /// The token's `aud` must hold one of them. Never empty.
+    pub audiences: Vec<String>,
+    /// With which the tokens may be signed. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// The accepted `typ` values, in lower case and without `application/`. Never empty.
+    pub token_types: Vec<String>,
+    /// How far this clock and the issuer's may be apart.
+    pub clock_leeway: Duration,
+    /// Where its keys come from.
+    pub keys: KeyRules,
+}
+
+/// How an issuer's keys are had and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRules {
+    /// Where they come from.
+    pub source: KeySource,
+    /// PEM of the only certification authorities that count when fetching; none: the system's.
+    pub ca: Option<Vec<u8>>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The metadata document of the issuer (RFC 8414, OpenID Connect Discovery).
+    Discovery,
+    /// A JWK Set at a URL.
+    Uri(String),
+    /// A JWK Set in a file.
+    File(PathBuf),
+}
+
+/// What one class of requests must show.
+#[derive(Debug)]
+pub struct Policy {
+    /// Its name in the configuration, logs, metrics and metadata.
+    pub name: Arc<str>,
+    /// Which requests it is for.
+    pub matches: Match,
+    /// How the token must be bound.
+    pub sender_constraint: SenderConstraint,
+    /// Whose tokens are accepted. Never empty.
+    pub issuers: Vec<IssuerId>,
+    /// The scopes that the token must have, all of them.
+    pub scopes: Vec<String>,
+    /// The claims that the token must have, all of them.
+    pub claims: Vec<ClaimRule>,
+}
+
+/// The demand that a claim has one of some values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimRule {
+    /// The dotted path to the claim.
+    pub path: String,
+    /// The claim must equal, or hold, one of them. Never empty.
+    pub values: Vec<serde_json::Value>,
+}
+
+/// What a policy demands of the token's binding. What the token itself carries must be satisfied
+/// besides, except under [`Self::None`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SenderConstraint {
+    /// The token must be bound to a client certificate (RFC 8705).
+    Certificate,
+    /// The token must be bound to a DPoP key (RFC 9449).
+    Dpop,
+    /// The token must be bound to one of the two.
+    Either,
+    /// The token may be unbound.
+    IfBound,
+    /// Nothing is proved.
+    None,
+}
+
+/// Which requests a policy is for. All that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Host patterns; empty: every host.
+    pub hosts: Vec<HostPattern>,
+    /// Path prefix in whole segments, percent-decoded; empty: every path.
+    pub path_prefix: Vec<Vec<u8>>,
+    /// Methods; empty: every method.
+    pub methods: Vec<String>,
+}
+
+/// A host, or all hosts below one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// This host, in lower case without a trailing dot.
+    Exact(String),
+    /// `*.` and this: one or more labels in front of it.
+    Below(String),
+}
+
+/// What bounds a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest access token, in bytes.
+    pub token_bytes: usize,
+    /// The longest that a check may take.
+    pub check_deadline: Duration,
+    /// How many checks may be under way at once.
+    pub concurrent_checks: usize,
+}
+
+/// What the upstream sees of an allowed request.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    /// What becomes of the `Authorization` header.
+    pub authorization: UpstreamAuthorization,
+    /// Identity headers (in lower case) and the dotted paths of the claims that they carry.
+    pub headers: Vec<(Arc<str>, String)>,
+    /// More request headers to strip, in lower case.
+    pub remove: Vec<Arc<str>>,
+}
+
+/// What becomes of the `Authorization` header of an allowed request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamAuthorization {
+    /// It goes on as it came.
+    #[default]
+    Keep,
+    /// It is removed.
+    Remove,
+    /// A `DPoP` token goes on as `Bearer`.
+    Bearer,
+}
+
+impl PolicySet {
+    /// The policy for a request: the one that the proxy names, else the first that matches.
+    pub fn policy(&self, _request: &crate::request::Request<'_>) -> Result<&Arc<Policy>, Denial> {
+        Err(Denial::PolicyUnknown)
+    }
+}

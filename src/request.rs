@@ -1,0 +1,84 @@
+//! Knows what of a request is checked, whatever front end it came in by.
+//!
+//! All of it is borrowed from the bytes that the proxy sent.
+
+/// A request under check.
+#[derive(Clone, Debug, Default)]
+pub struct Request<'a> {
+    /// The policy that the proxy's own configuration names for this route, if it names one.
+    pub policy: Option<&'a str>,
+    /// What the request is aimed at.
+    pub target: Target<'a>,
+    /// The `Authorization` header.
+    pub authorization: Field<'a>,
+    /// The `DPoP` header.
+    pub proof: Field<'a>,
+    /// Everything that may tell the client's certificate.
+    pub evidence: Evidence<'a>,
+    /// The `traceparent` header (W3C Trace Context), as it came.
+    pub traceparent: Option<&'a [u8]>,
+    /// The proxy's id for the request (`x-request-id`), as it came.
+    pub request_id: Option<&'a [u8]>,
+}
+
+/// What a request is aimed at, as the client sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The method. Methods have case (RFC 9110 §9.1).
+    pub method: &'a str,
+    /// `http` or `https`, as the proxy sees it.
+    pub scheme: &'a str,
+    /// The host and perhaps a port, as received.
+    pub authority: &'a str,
+    /// The path with its query, undecoded. Never a URI reference: `//host/x` is a path.
+    pub path: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// The path before `?`.
+    pub fn path_only(&self) -> &'a str {
+        self.path.split_once('?').map_or(self.path, |(path, _)| path)
+    }
+
+    /// The query behind `?`, if there is one.
+    pub fn query(&self) -> Option<&'a str> {
+        self.path.split_once('?').map(|(_, query)| query)
+    }
+}
+
+/// A header of which a request should have one at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Field<'a> {
+    /// Not there.
+    #[default]
+    Absent,
+    /// There once, with this value.
+    One(&'a [u8]),
+    /// There more than once, on separate lines.
+    Many,
+}
+
+impl<'a> Field<'a> {
+    /// The field with one more line of it.
+    #[must_use]
+    pub fn and(self, value: &'a [u8]) -> Self {
+        match self {
+            Self::Absent => Self::One(value),
+            Self::One(_) | Self::Many => Self::Many,
+        }
+    }
+}
+
+/// All that may tell the client's certificate. What of it counts is the operator's to say
+/// ([`crate::client_certificate::Source`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// The certificate of the peer of the proxy's connection: URL-encoded PEM; empty if none.
+    pub peer_certificate: &'a [u8],
+    /// The name of that peer (`source.principal`); empty if none.
+    pub peer_principal: &'a [u8],
+    /// The `x-forwarded-client-cert` header.
+    pub xfcc: Field<'a>,
+    /// The header that the operator named as the carrier of the certificate.
+    pub header: Field<'a>,
+}
