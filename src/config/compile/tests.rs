@@ -512,6 +512,75 @@ fn dpop_is_refused_until_it_is_supported() {
     refuses("limits: {}\ndpop: {nonce: false}", "dpop.nonce", 10, "expected a string");
 }
 
+/// Every key of the contract, also of what is not built.
+const WHOLE: &str = "\
+listen:
+  ext_authz: 127.0.0.1:9001
+  forward_auth: 127.0.0.1:9002
+  admin: 127.0.0.1:9003
+  tls: {certificate_file: a.pem, key_file: b.pem, client_ca_file: c.pem}
+issuers:
+  - issuer: https://as.example.com
+    audiences: [https://api.example.com]
+    algorithms: [ES256, PS256, EdDSA]
+    token_types: [at+jwt]
+    clock_leeway: 30s
+    keys:
+      discovery: false
+      jwks_uri: https://as.example.com/jwks
+    ca_file: d.pem
+    introspection:
+      endpoint: https://as.example.com/introspect
+      client_id: gateway
+      client_secret_file: secret
+      forward_jwt: true
+client_certificate:
+  source: xfcc
+  xfcc: {behind: []}
+dpop:
+  algorithms: [ES256, PS256, EdDSA]
+  proof_window: 60s
+  nonce: off
+  nonce_secret_file: secret
+  replay: {store: memory, capacity: 1000000}
+policies:
+  - name: payments
+    match: {hosts: [api.example.com], path_prefix: /payments, methods: [GET, POST]}
+    sender_constraint: certificate
+    issuers: [https://as.example.com]
+    scopes: [payments]
+    claims: {acr: [urn:example:loa3]}
+    origin: https://api.example.com
+    mode: report
+limits: {token_bytes: 16384, check_deadline: 150ms, concurrent_checks: 10000}
+upstream:
+  authorization: keep
+  headers: {x-auth-subject: sub, x-auth-client-id: client_id}
+  remove: []
+";
+
+#[test]
+fn of_the_contract_only_what_is_not_built_and_not_there_is_refused() {
+    let problems = read(WHOLE).unwrap_err();
+    let paths = |told: &str| -> Vec<_> {
+        let told = problems.iter().filter(|it| it.message.contains(told));
+        told.map(|it| it.path.as_str()).collect()
+    };
+    let (unsupported, unreadable) = (paths("not supported yet"), paths("cannot read"));
+    assert_eq!(
+        unsupported,
+        [
+            "listen.forward_auth",
+            "issuers[0].introspection",
+            "dpop",
+            "policies[0].origin",
+            "policies[0].mode"
+        ]
+    );
+    assert_eq!(unreadable.len(), 4, "{problems:#?}");
+    assert_eq!(problems.len(), unsupported.len() + unreadable.len(), "{problems:#?}");
+}
+
 #[test]
 fn five_mistakes_are_five_problems() {
     let text = "\
@@ -546,4 +615,18 @@ policies:
 - {name: a, sender_constraint: certificate, issuers: [https://b.example]}
 ";
     one(&read(text).unwrap_err(), text, ("issuers[1]", 3, "expected a mapping"));
+}
+
+#[test]
+fn a_file_cut_off_anywhere_is_read_without_a_panic() {
+    let text = MINIMAL.replace("upstream: {}", "upstream:\n  \"headers\": {'x-\\u00e9': >-\n");
+    for (end, _) in text.char_indices() {
+        let (head, tail) = text.split_at(end);
+        for odd in ["", "\t", "é", "- ", "{", "]", ":", "? ", "\"", "%", "|", "&a ", "*a", "!"] {
+            for text in [format!("{head}{odd}{tail}"), format!("{head}{odd}")] {
+                let problems = read(&text).err();
+                assert!(problems.is_none_or(|it| !it.is_empty()), "{text}");
+            }
+        }
+    }
 }
