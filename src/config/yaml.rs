@@ -105,6 +105,9 @@ impl Tree<'_> {
                 self.close();
                 Ok(())
             }
+            Event::Alias(_) if self.wants_key() => {
+                Err((line, "a key is an alias: it must be a string".to_owned()))
+            }
             Event::Alias(_) => {
                 let at = self.place(line);
                 self.findings.unreadable(&at, "is an alias: write the value out");
@@ -343,6 +346,7 @@ mod tests {
         refuses("a: 1\n2: b\n", r"2", 2, "quotes");
         refuses("true: b\n", "true", 1, "quotes");
         refuses("a: 1\n? [b]\n: c\n", "", 2, "a key is a list");
+        refuses("&b a: 1\n", "", 1, "a key has an anchor");
         refuses("a: {{ .Values.x }}\n", "", 1, "a key is a list");
         refuses("a: .inf\n", "a", 1, "number");
         refuses("a: 99999999999999999999\n", "a", 1, "number");
@@ -358,6 +362,9 @@ mod tests {
         let (problems, _) = findings.finish();
         assert_eq!(problems[1].path, "b[0]");
         assert!(problems[1].message.contains("alias"), "{problems:?}");
+        let mut findings = Findings::default();
+        assert_eq!(read("a: &x b\n*x : c\n", &mut findings), None);
+        assert!(findings.finish().0[1].message.contains("a key is an alias"));
     }
 
     #[test]
