@@ -1,8 +1,9 @@
 //! Knows what is demanded of a request: policies, issuers and limits, compiled from the
 //! configuration so that nothing optional is left over.
 
+mod selection;
+
 use crate::client_certificate::Source;
-use crate::denial::Denial;
 use crate::jose::algorithm::Algorithm;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -158,11 +159,4 @@ pub enum UpstreamAuthorization {
     Remove,
     /// A `DPoP` token goes on as `Bearer`.
     Bearer,
-}
-
-impl PolicySet {
-    /// The policy for a request: the one that the proxy names, else the first that matches.
-    pub fn policy(&self, _request: &crate::request::Request<'_>) -> Result<&Arc<Policy>, Denial> {
-        Err(Denial::PolicyUnknown)
-    }
 }
