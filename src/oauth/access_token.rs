@@ -142,3 +142,142 @@ fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
     let millis = round(seconds * 1000.0) as i64;
     Ok(UnixTime::from_millis(millis))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::algorithm::Algorithm;
+    use crate::policy::{KeyRules, KeySource};
+    use serde_json::json;
+    use std::time::Duration;
+
+    const NOW: i64 = 1_800_000_000;
+    const LEEWAY: i64 = 30;
+
+    fn issuer() -> Arc<Issuer> {
+        Arc::new(Issuer {
+            name: "https://as.example.com".into(),
+            audiences: vec!["https://api.example.com".to_owned(), "api".to_owned()],
+            algorithms: vec![Algorithm::ES256],
+            token_types: vec!["at+jwt".to_owned()],
+            clock_leeway: Duration::from_secs(30),
+            keys: KeyRules { source: KeySource::Discovery, ca: None },
+        })
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": "https://as.example.com", "aud": "https://api.example.com",
+            "exp": NOW + 60, "iat": NOW, "sub": "s", "client_id": "c", "scope": "read write",
+        })
+    }
+
+    /// What becomes of a good token after one edit.
+    #[track_caller]
+    fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
+        let mut claims = claims();
+        edit(&mut claims);
+        let selection: Arc<[String]> = ALWAYS_SELECTED.iter().map(ToString::to_string).collect();
+        let token = AccessToken::from_claims(claims.as_object().unwrap(), &issuer(), &selection);
+        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
+        assert_eq!(found, expected, "{claims}");
+    }
+
+    #[test]
+    fn a_good_token_is_admitted() {
+        check(|_| {}, Ok(()));
+        check(|it| it["aud"] = json!(["other", "api"]), Ok(()));
+        for optional in ["iat", "sub", "client_id", "scope"] {
+            check(|it| drop(it.as_object_mut().unwrap().remove(optional)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_issuer_must_match_exactly() {
+        check(|it| it["iss"] = json!("https://as.example.com/"), Err(Denial::TokenIssuerUnknown));
+        check(|it| it["iss"] = json!(["https://as.example.com"]), Err(Denial::TokenIssuerUnknown));
+    }
+
+    #[test]
+    fn the_audience_must_hold_one_of_ours() {
+        let other = Err(Denial::TokenAudienceMismatch);
+        for aud in [json!("other"), json!(""), json!([]), json!(["x", "API"]), json!("api ")] {
+            check(|it| it["aud"] = aud, other);
+        }
+        for aud in [json!(null), json!(7), json!({"api": 1}), json!(["api", 7])] {
+            check(|it| it["aud"] = aud, Err(Denial::TokenMalformed));
+        }
+    }
+
+    #[test]
+    fn what_is_needed_must_be_there() {
+        for name in ["iss", "aud", "exp"] {
+            let missing = Err(Denial::TokenClaimMissing);
+            check(|it| drop(it.as_object_mut().unwrap().remove(name)), missing);
+        }
+    }
+
+    #[test]
+    fn a_claim_of_a_wrong_type_makes_the_token_malformed() {
+        for (name, odd) in [
+            ("exp", json!("1900000000")),
+            ("exp", json!(null)),
+            ("exp", json!(true)),
+            ("nbf", json!("0")),
+            ("iat", json!(null)),
+            ("iat", json!([0])),
+            ("sub", json!(7)),
+            ("client_id", json!(null)),
+            ("scope", json!(["read"])),
+            ("jti", json!(1)),
+            ("cnf", json!("x")),
+        ] {
+            check(|it| it[name] = odd, Err(Denial::TokenMalformed));
+        }
+    }
+
+    #[test]
+    fn it_ends_with_exp_and_the_leeway() {
+        check(|it| it["exp"] = json!(NOW - LEEWAY + 1), Ok(()));
+        check(|it| it["exp"] = json!(NOW - LEEWAY), Err(Denial::TokenExpired));
+        check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32) + 0.002), Ok(()));
+        check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32)), Err(Denial::TokenExpired));
+        for never in [json!(0), json!(-1), json!(-1e300)] {
+            check(|it| it["exp"] = never, Err(Denial::TokenExpired));
+        }
+        for ever in [json!(1e300), json!(u64::MAX), json!(i64::MAX)] {
+            check(|it| it["exp"] = ever, Ok(()));
+        }
+    }
+
+    #[test]
+    fn it_begins_with_nbf_and_iat_and_the_leeway() {
+        for name in ["nbf", "iat"] {
+            check(|it| it[name] = json!(NOW + LEEWAY), Ok(()));
+            check(|it| it[name] = json!(NOW + LEEWAY + 1), Err(Denial::TokenPremature));
+            check(|it| it[name] = json!(1e300), Err(Denial::TokenPremature));
+            check(|it| it[name] = json!(-1e300), Ok(()));
+        }
+    }
+
+    #[test]
+    fn scopes_are_whole_words_and_all_of_them_are_needed() {
+        let selection: Arc<[String]> = ALWAYS_SELECTED.iter().map(ToString::to_string).collect();
+        let with = |scope: Value, wanted: &[&str]| {
+            let mut claims = claims();
+            claims["scope"] = scope;
+            let claims = claims.as_object().unwrap();
+            let token = AccessToken::from_claims(claims, &issuer(), &selection).unwrap();
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            token.admit_scopes(&wanted).is_ok()
+        };
+        assert!(with(json!("read write"), &[]));
+        assert!(with(json!(""), &[]));
+        assert!(with(json!("read write"), &["write", "read"]));
+        assert!(!with(json!("read write"), &["read", "admin"]));
+        assert!(!with(json!("reader"), &["read"]));
+        assert!(!with(json!("READ"), &["read"]));
+        assert!(!with(json!("read\twrite"), &["read"]));
+        assert!(!with(json!(""), &["read"]));
+    }
+}

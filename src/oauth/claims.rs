@@ -80,13 +80,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn object(value: Value) -> Object {
+    fn object(value: &Value) -> Object {
         value.as_object().unwrap().clone()
     }
 
     #[test]
     fn a_dotted_path_reaches_inside() {
-        let claims = object(json!({
+        let claims = object(&json!({
             "sub": "s", "cnf": {"x5t#S256": "t"}, "a": {"b": {"c": 1}, "b.c": 2},
             "https://example.com/roles": ["r"],
         }));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn only_selected_claims_are_kept() {
-        let claims = object(json!({"sub": "s", "secret": "x", "n": 1}));
+        let claims = object(&json!({"sub": "s", "secret": "x", "n": 1}));
         let kept = Claims::select(&claims, &["sub".to_owned(), "n".to_owned()].into());
         assert_eq!(kept.text("sub"), Some("s"));
         assert_eq!(kept.text("n"), None, "not a string");

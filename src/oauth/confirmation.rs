@@ -85,7 +85,7 @@ mod tests {
 
     const X5T: &str = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
-    fn of(cnf: Value) -> Result<Confirmation, Denial> {
+    fn of(cnf: &Value) -> Result<Confirmation, Denial> {
         let Value::Object(claims) = json!({ "cnf": cnf }) else { panic!("an object") };
         Confirmation::of(&claims)
     }
@@ -93,14 +93,14 @@ mod tests {
     #[test]
     fn a_confirmation_that_cannot_be_read_is_not_a_missing_one() {
         for odd in [json!(null), json!("x"), json!([]), json!(1), json!(true)] {
-            assert_eq!(of(odd.clone()), Err(Denial::TokenMalformed), "{odd}");
+            assert_eq!(of(&odd), Err(Denial::TokenMalformed), "{odd}");
         }
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         for name in ["x5t#S256", "jkt"] {
             for odd in [json!(null), json!(1), json!([X5T]), json!(""), json!(hex)] {
-                assert_eq!(of(json!({ name: odd })), Err(Denial::TokenMalformed), "{name} {odd}");
+                assert_eq!(of(&json!({ name: odd })), Err(Denial::TokenMalformed), "{name} {odd}");
             }
-            assert_eq!(of(json!({ name: format!("{X5T}=") })), Err(Denial::TokenMalformed));
+            assert_eq!(of(&json!({ name: format!("{X5T}=") })), Err(Denial::TokenMalformed));
         }
     }
 
@@ -109,9 +109,9 @@ mod tests {
         assert_eq!(Confirmation::of(&Object::new()), Ok(Confirmation::default()));
         for alone in [json!({}), json!({"jwk": {}}), json!({"x5t": X5T}), json!({"X5T#S256": X5T})]
         {
-            assert!(of(alone.clone()).unwrap().unknown_only, "{alone}");
+            assert!(of(&alone).unwrap().unknown_only, "{alone}");
         }
-        let beside = of(json!({"x5t#S256": X5T, "kid": "k"})).unwrap();
+        let beside = of(&json!({"x5t#S256": X5T, "kid": "k"})).unwrap();
         assert!(!beside.unknown_only && beside.x5t_s256.is_some());
     }
 
@@ -122,9 +122,9 @@ mod tests {
         use Scheme::{Bearer, Dpop};
         let unbound = Confirmation::default();
         let unknown = Confirmation { unknown_only: true, ..unbound };
-        let certificate = of(json!({ "x5t#S256": X5T })).unwrap();
-        let key = of(json!({ "jkt": X5T })).unwrap();
-        let both = of(json!({ "jkt": X5T, "x5t#S256": X5T })).unwrap();
+        let certificate = of(&json!({ "x5t#S256": X5T })).unwrap();
+        let key = of(&json!({ "jkt": X5T })).unwrap();
+        let both = of(&json!({ "jkt": X5T, "x5t#S256": X5T })).unwrap();
         // Per row: certificate, dpop, either, if_bound. Proved: c, d or both.
         let table: &[(_, _, [Result<&str, Denial>; 4])] = &[
             (unbound, Bearer, [Err(Missing), Err(Missing), Err(Missing), Ok("")]),

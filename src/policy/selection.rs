@@ -72,32 +72,32 @@ impl HostPattern {
 ///
 /// Anything but a plain host and port (user information, a list, an odd character) is refused.
 fn host_of(authority: &str) -> Result<Option<&str>, Denial> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(literal) => {
-            let (address, rest) = literal.split_once(']').ok_or(Denial::RequestMalformed)?;
-            let digits = |it: u8| it.is_ascii_hexdigit() || it == b':' || it == b'.';
-            if address.is_empty() || !address.bytes().all(digits) {
-                return Err(Denial::RequestMalformed);
-            }
-            let host = authority.strip_suffix(rest).unwrap_or(authority);
-            (host, rest)
-        }
-        None => {
-            let colon = authority.find(':').unwrap_or(authority.len());
-            let (name, rest) = authority.split_at_checked(colon).ok_or(Denial::RequestMalformed)?;
-            let name = name.strip_suffix('.').unwrap_or(name);
-            let allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_');
-            if !name.bytes().all(allowed) || name.starts_with('.') || name.contains("..") {
-                return Err(Denial::RequestMalformed);
-            }
-            (name, rest)
-        }
-    };
+    let (host, port) =
+        if authority.starts_with('[') { split_literal(authority) } else { split_name(authority) }
+            .ok_or(Denial::RequestMalformed)?;
     let is_port = |it: &str| it.bytes().all(|it| it.is_ascii_digit());
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(Denial::RequestMalformed);
     }
     Ok(Some(host).filter(|it| !it.is_empty()))
+}
+
+/// `[address]` and what follows.
+fn split_literal(authority: &str) -> Option<(&str, &str)> {
+    let (literal, port) = authority.split_at_checked(authority.find(']')?.checked_add(1)?)?;
+    let address = literal.strip_prefix('[')?.strip_suffix(']')?;
+    let allowed = |it: u8| it.is_ascii_hexdigit() || it == b':' || it == b'.';
+    (!address.is_empty() && address.bytes().all(allowed)).then_some((literal, port))
+}
+
+/// A name without its trailing dot, and what follows.
+fn split_name(authority: &str) -> Option<(&str, &str)> {
+    let (name, port) =
+        authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_');
+    let plain = name.bytes().all(allowed) && !name.starts_with('.') && !name.contains("..");
+    plain.then_some((name, port))
 }
 
 /// How a segment of a path is read.
@@ -156,10 +156,8 @@ fn is_plain(segment: &str) -> bool {
     let escapes_are_whole = segment.split('%').skip(1).all(|it| escaped(it.as_bytes()).is_some());
     let separated = decoded(segment, Reading::Whole).any(|it| matches!(it, b'/' | b'\\' | 0));
     let mut name = decoded(segment, Reading::WithoutParameters);
-    let dots = matches!(
-        (name.next(), name.next(), name.next()),
-        (Some(b'.'), None, None) | (Some(b'.'), Some(b'.'), None)
-    );
+    let dots =
+        matches!((name.next(), name.next(), name.next()), (Some(b'.'), None | Some(b'.'), None));
     !raw && escapes_are_whole && !separated && !dots
 }
 
