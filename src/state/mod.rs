@@ -3,3 +3,4 @@
 pub mod discovery;
 pub mod freshness;
 pub mod http;
+pub mod jwks;
