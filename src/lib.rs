@@ -17,3 +17,4 @@ pub mod jose;
 pub mod oauth;
 pub mod policy;
 pub mod request;
+pub mod state;
