@@ -5,3 +5,5 @@
 //! ```
 
 pub mod pb;
+pub mod protobuf;
+pub mod wire;
