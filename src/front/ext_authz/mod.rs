@@ -4,6 +4,7 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
+pub mod encode;
 pub mod pb;
 pub mod protobuf;
 pub mod wire;
