@@ -6,9 +6,12 @@
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use keybound::denial::Denial;
+use keybound::front::ext_authz::pb::DESCRIPTORS;
+use keybound::front::ext_authz::pb::envoy::service::auth::v3 as pb;
 use keybound::front::ext_authz::wire::read;
 use keybound::request::{Field, Request};
 use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::fs;
 
 // Against a full decoder.
@@ -46,6 +49,30 @@ fn the_captured_requests_hold_all_that_is_read() {
     assert!(some(|it| !it.evidence.peer_principal.is_empty()));
     assert!(some(|it| it.traceparent.is_some()));
     assert!(some(|it| it.request_id.is_some()));
+}
+
+#[test]
+fn our_definitions_lose_nothing_that_envoy_sends() {
+    for (name, message) in captured() {
+        let again = pb::CheckRequest::decode(&*message).unwrap().encode_to_vec();
+        let full = CheckRequest::decode(&*message).unwrap();
+        assert_eq!(CheckRequest::decode(&*again).unwrap(), full, "{name}");
+    }
+}
+
+#[test]
+fn the_descriptors_serve_reflection() {
+    let reflection = tonic_reflection::server::Builder::configure();
+    assert!(reflection.register_encoded_file_descriptor_set(DESCRIPTORS).build_v1().is_ok());
+    let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+    let mut services = files.iter().flat_map(|it| it.service.iter().map(move |of| (it, of)));
+    let (file, service) = services.next().unwrap();
+    assert_eq!((file.package(), service.name()), ("envoy.service.auth.v3", "Authorization"));
+    assert!(matches!(&*service.method, [check] if check.name() == "Check"));
+    let names: Vec<_> = files.iter().map(FileDescriptorProto::name).collect();
+    for import in files.iter().flat_map(|it| &it.dependency) {
+        assert!(names.contains(&&**import), "{import}");
+    }
 }
 
 #[test]

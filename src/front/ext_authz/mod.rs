@@ -5,6 +5,7 @@
 //! ```
 
 pub mod encode;
+pub mod grpc;
 pub mod pb;
 pub mod protobuf;
 pub mod wire;
