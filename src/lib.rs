@@ -15,5 +15,6 @@ pub mod clock;
 pub mod denial;
 pub mod jose;
 pub mod oauth;
+pub mod percent;
 pub mod policy;
 pub mod request;
