@@ -91,3 +91,100 @@ impl KeySet {
         self.keys.iter().filter_map(VerifyingKey::kid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// RFC 7515 Appendix A.3.
+    const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+    const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+    /// RFC 8037 Appendix A.2.
+    const ED: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+    fn ec() -> Value {
+        json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": "good"})
+    }
+
+    fn parse(keys: &Value) -> KeySet {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn one_odd_key_does_not_take_the_others_with_it() {
+        let n_1024 = "A".repeat(170) + "E";
+        let odd = [
+            json!({"kty": "oct", "k": "AAAA", "kid": "oct"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}),
+            json!({"kty": "EC", "crv": "secp256k1", "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": "P-384", "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": "P-256", "x": X}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": X}),
+            json!({"kty": "EC", "crv": "P-256", "x": format!("{X}="), "y": Y}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "use": "enc"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "use": 1}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "key_ops": ["sign"]}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "key_ops": "verify"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ECDH-ES"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ES384"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": null}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": 7}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "d": X}),
+            json!({"kty": "OKP", "crv": "X25519", "x": ED}),
+            json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
+            json!({"kty": "OKP", "crv": "Ed25519", "x": "A".repeat(43)}),
+            json!({"kty": "RSA", "n": n_1024, "e": "AQAB"}),
+            json!({"kty": "RSA", "e": "AQAB"}),
+            json!({"kty": 1}),
+            json!({}),
+            json!("text"),
+            json!(null),
+        ];
+        for odd in &odd {
+            let set = parse(&json!([odd, ec()]));
+            assert_eq!((set.len(), set.skipped()), (1, 1), "{odd}");
+            assert!(set.knows("good"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_an_error() {
+        for odd in ["", "{}", "[]", "null", r#"{"keys":null}"#, r#"{"keys":{}}"#, "<html>"] {
+            assert_eq!(KeySet::parse(odd.as_bytes()).err(), Some(NotAKeySet), "{odd}");
+        }
+        assert!(parse(&json!([])).is_empty(), "an empty set is one");
+    }
+
+    #[test]
+    fn a_key_is_found_by_name_and_fitness() {
+        let set = parse(&json!([
+            ec(),
+            {"kty": "OKP", "crv": "Ed25519", "x": ED, "kid": "good"},
+            {"kty": "OKP", "crv": "Ed25519", "x": ED, "alg": "EdDSA", "use": "sig"},
+        ]));
+        let count = |kid, algorithm| set.candidates(kid, algorithm).count();
+        assert_eq!(count(Some("good"), Algorithm::ES256), 1, "one name for two keys");
+        assert_eq!(count(Some("good"), Algorithm::EdDSA), 1);
+        assert_eq!(count(Some("good"), Algorithm::ES384), 0);
+        assert_eq!(count(Some("good"), Algorithm::RS256), 0);
+        assert_eq!(count(Some("GOOD"), Algorithm::ES256), 0);
+        assert_eq!(count(None, Algorithm::EdDSA), 2);
+        assert_eq!(set.kids().collect::<Vec<_>>(), ["good", "good"]);
+    }
+
+    #[test]
+    fn keys_and_candidates_are_bounded() {
+        let many: Vec<Value> = (0..MAX_KEYS + 5).map(|_| ec()).collect();
+        let set = parse(&json!(many));
+        assert_eq!((set.len(), set.skipped()), (MAX_KEYS, 5));
+        assert_eq!(set.candidates(Some("good"), Algorithm::ES256).count(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_set_contains_its_keys_by_thumbprint() {
+        let (set, other) = (parse(&json!([ec()])), parse(&json!([])));
+        let id = set.candidates(None, Algorithm::ES256).next().unwrap().id();
+        assert!(set.contains(id) && !other.contains(id));
+    }
+}

@@ -1,8 +1,9 @@
 //! Knows what is demanded of a request: policies, issuers and limits, compiled from the
 //! configuration so that nothing optional is left over.
 
+mod selection;
+
 use crate::client_certificate::Source;
-use crate::denial::Denial;
 use crate::jose::algorithm::Algorithm;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct PolicySet {
 pub struct IssuerId(pub usize);
 
 /// An authorization server whose tokens are accepted.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
@@ -183,6 +184,23 @@ pub struct Limits {
     pub check_deadline: Duration,
     /// How many checks may be under way at once.
     pub concurrent_checks: usize,
+    /// How much of verified tokens is remembered.
+    pub token_cache: TokenCacheLimits,
+}
+
+/// How much of verified tokens is remembered. Whichever bound is met first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCacheLimits {
+    /// At most so many tokens.
+    pub entries: usize,
+    /// At most about so many bytes.
+    pub bytes: usize,
+}
+
+impl Default for TokenCacheLimits {
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 64 << 20 }
+    }
 }
 
 /// What the upstream sees of an allowed request.
@@ -209,8 +227,19 @@ pub enum UpstreamAuthorization {
 }
 
 impl PolicySet {
-    /// The policy for a request: the one that the proxy names, else the first that matches.
-    pub fn policy(&self, _request: &crate::request::Request<'_>) -> Result<&Arc<Policy>, Denial> {
-        Err(Denial::PolicyUnknown)
+    /// The dotted paths of all claims that somebody will ask for, each once.
+    pub fn claims_asked_for(&self) -> Vec<String> {
+        let headers = self.upstream.headers.iter().map(|(_, path)| path.as_str());
+        let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
+        let mut paths: Vec<String> = Vec::new();
+        for path in ALWAYS_ASKED_FOR.iter().copied().chain(headers).chain(demanded) {
+            if !paths.iter().any(|it| it == path) {
+                paths.push(path.to_owned());
+            }
+        }
+        paths
     }
 }
+
+/// The claims that every check, log line and answer may ask for.
+pub const ALWAYS_ASKED_FOR: &[&str] = &["sub", "client_id", "scope"];
