@@ -8,7 +8,6 @@
     clippy::indexing_slicing,
     clippy::match_wildcard_for_single_variants,
     clippy::wildcard_enum_match_arm,
-    clippy::arithmetic_side_effects,
     reason = "a test may panic"
 )]
 
