@@ -7,7 +7,7 @@ use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::{AlgorithmName, Span};
 use crate::jose::algorithm::Algorithm;
-use crate::policy::{Issuer, IssuerId, KeyRules, KeySource};
+use crate::policy::{Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -149,13 +149,16 @@ fn key_rules(
     if ca_file.is_some() && matches!(source, Some(KeySource::File(_))) {
         findings.warning(&at, "has no effect: nothing is fetched from this issuer");
     }
-    let Some(name) = ca_file else { return source.map(|source| KeyRules { source, ca: None }) };
+    let upkeep = KeyUpkeep::default();
+    let Some(name) = ca_file else {
+        return source.map(|source| KeyRules { source, ca: None, upkeep });
+    };
     let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
         Ok(()) => Ok(pem),
         Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
     });
     let ca = ca.map_err(|message| findings.problem(&at, message)).ok()?;
-    Some(KeyRules { source: source?, ca: Some(ca) })
+    Some(KeyRules { source: source?, ca: Some(ca), upkeep })
 }
 
 fn key_source(

@@ -3,6 +3,7 @@
 use super::is_token;
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
+use crate::percent::decoded;
 use crate::policy::{HostPattern, Match};
 use std::net::Ipv6Addr;
 
@@ -95,40 +96,23 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
     if path.is_empty() {
         return Ok(vec![]);
     }
-    if path.contains(['?', '#']) {
-        return Err(wrong("has a query or a fragment: only the path is matched"));
+    if path.contains(['?', '#', ' ']) {
+        return Err(wrong("has a query, a fragment or a blank: only the path is matched"));
     }
     let mut found = vec![];
     for segment in path.split('/') {
-        let segment = decoded(segment).ok_or_else(|| wrong("has a `%` without two digits"))?;
+        let segment =
+            decoded(segment.as_bytes()).ok_or_else(|| wrong("has a `%` without two digits"))?;
         match segment.as_slice() {
             b"" => return Err(wrong("has an empty segment: remove a `/`, also at the end")),
             b"." | b".." => return Err(wrong("has a dot segment: write the path without it")),
-            odd if odd.iter().any(|it| b"/\\ ".contains(it) || it.is_ascii_control()) => {
+            odd if odd.iter().any(|it| b"/\\;".contains(it) || it.is_ascii_control()) => {
                 return Err(wrong("has a character that no path is matched with"));
             }
             _ => found.push(segment),
         }
     }
     Ok(found)
-}
-
-fn decoded(segment: &str) -> Option<Vec<u8>> {
-    let mut found = vec![];
-    let mut rest = segment.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        let octet = if *first == b'%' {
-            let (digits, behind) = rest.split_at_checked(2)?;
-            rest = behind;
-            let digits = str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
-            u8::from_str_radix(digits, 16).ok()?
-        } else {
-            *first
-        };
-        found.push(octet);
-    }
-    Some(found)
 }
 
 /// Whether every request that `other` is for is one that `one` is for.
@@ -217,6 +201,9 @@ mod tests {
             ("/pay#x", None),
             ("/pay%3Fx", Some(vec!["pay?x"])),
             ("/pay x", None),
+            ("/pay%20x", Some(vec!["pay x"])),
+            ("/pay;x", None),
+            ("/pay%3bx", None),
             ("/pay%", None),
             ("/pay%4", None),
             ("/pay%zz", None),

@@ -15,7 +15,7 @@ pub(super) use files::{Files, read_file};
 use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
-use crate::policy::{Limits, PolicySet};
+use crate::policy::{Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -79,7 +79,12 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
         let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
         findings.warning(&deadline, message);
     }
-    Limits { token_bytes, check_deadline, concurrent_checks }
+    Limits {
+        token_bytes,
+        check_deadline,
+        concurrent_checks,
+        token_cache: TokenCacheLimits::default(),
+    }
 }
 
 /// Whether `text` is a token of HTTP (RFC 9110 §5.6.2).
