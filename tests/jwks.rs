@@ -263,6 +263,33 @@ async fn bad_answers_never_replace_good_keys() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_fails_every_other_time_is_no_outage() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    for _ in 0..10 {
+        provider.flap([Behaviour::Status(503)]);
+        refresh(&keys).await;
+        assert_eq!(keys.status().consecutive_failures, 1);
+        assert_eq!(kids(&keys), ["a"]);
+        refresh_after(&keys, SECOND).await;
+        assert_eq!(keys.status().consecutive_failures, 0, "and the delay begins anew");
+    }
+}
+
+#[tokio::test]
+async fn one_issuer_that_is_down_does_not_disturb_another() {
+    let (down, up) = (IdentityProvider::start(&[]).await, IdentityProvider::start(&[]).await);
+    down.go_down().await;
+    up.publish(&[jwk("a")]);
+    let (down, up) = (start(&down), start(&up));
+    up.ready().await;
+    down.ended(1).await;
+    assert!(!down.is_ready());
+    assert_eq!(kids(&up), ["a"]);
+}
+
+#[tokio::test]
 async fn a_body_that_stalls_ends_with_the_deadline() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     let keys = start(&provider);
@@ -399,24 +426,29 @@ async fn a_restart_during_an_outage_begins_with_the_snapshot() {
 async fn the_issuer_is_heard_before_the_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let provider = IdentityProvider::start(&[jwk("new")]).await;
-    let snapshot = |name: &str, issuer: &str| {
+    let snapshot = |name: &str, issuer: &str, keys: &[Value]| {
         let path = directory.path().join(name);
-        let jwks = json!({"keys": [jwk("old")]}).to_string();
+        let jwks = json!({ "keys": keys }).to_string();
         let record = json!({"issuer": issuer, "fetched_at": NOW.as_secs(), "jwks": jwks});
         std::fs::write(&path, record.to_string()).unwrap();
         KeyUpkeep { snapshot_file: Some(path), ..KeyUpkeep::default() }
     };
 
-    let keys = start_with(&provider, snapshot("up", &provider.issuer()));
+    let keys = start_with(&provider, snapshot("up", &provider.issuer(), &[jwk("old")]));
     keys.ended(1).await;
     assert_eq!(kids(&keys), ["new"]);
 
     provider.go_down().await;
-    let other = start_with(&provider, snapshot("other", "https://other.example.com"));
+    let other =
+        start_with(&provider, snapshot("other", "https://other.example.com", &[jwk("old")]));
     other.ended(1).await;
     assert!(!other.is_ready());
 
-    let keys = start_with(&provider, snapshot("down", &provider.issuer()));
+    let empty = start_with(&provider, snapshot("empty", &provider.issuer(), &[]));
+    empty.ended(1).await;
+    assert!(!empty.is_ready());
+
+    let keys = start_with(&provider, snapshot("down", &provider.issuer(), &[jwk("old")]));
     keys.ended(1).await;
     assert_eq!(kids(&keys), ["old"]);
     provider.come_up().await;
