@@ -312,9 +312,8 @@ impl Script {
     fn normal(&self, headers: &HeaderMap) -> Response<Body> {
         let known = headers.get(header::IF_NONE_MATCH).and_then(|it| it.to_str().ok());
         if known.is_some() && known == self.etag.as_deref() {
-            let mut response = self.ok(full(""));
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            return response;
+            // Without the name of the version, which many servers do not repeat.
+            return respond(StatusCode::NOT_MODIFIED, full(""));
         }
         self.ok(full(self.keys.to_string()))
     }
