@@ -49,6 +49,9 @@ upstream:
   remove: []
 ";
 
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
 fn keybound(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     let program = env!("CARGO_BIN_EXE_keybound");
     let Output { status, stdout, stderr } =
@@ -60,7 +63,7 @@ fn keybound(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
 fn folder_with(text: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("keybound.yaml"), text).unwrap();
-    fs::write(folder.path().join("jwks.json"), r#"{"keys": []}"#).unwrap();
+    fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
     let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
     fs::write(folder.path().join("tls.pem"), made.cert.pem()).unwrap();
     fs::write(folder.path().join("tls-key.pem"), made.signing_key.serialize_pem()).unwrap();

@@ -93,7 +93,7 @@ pub(super) struct Issuer {
     pub(super) introspection: Option<Introspection>,
 }
 
-/// Where an issuer's keys come from: exactly one of these.
+/// Where an issuer's keys come from (one of the first three), and how they are kept.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
@@ -104,6 +104,30 @@ pub(super) struct Keys {
     pub(super) jwks_uri: Option<String>,
     /// A file with its JWK Set.
     pub(super) jwks_file: Option<String>,
+    /// The shortest time between two planned fetches, whatever the issuer says.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) refresh_min: Option<Span>,
+    /// The longest time between two planned fetches, whatever the issuer says. A key that the
+    /// issuer withdraws is accepted for so long at most.
+    #[schemars(extend("default" = "1h"))]
+    pub(super) refresh_max: Option<Span>,
+    /// The time between two planned fetches when the issuer says nothing.
+    #[schemars(extend("default" = "5m"))]
+    pub(super) refresh_default: Option<Span>,
+    /// For how long keys are used after the issuer was last heard: more than `refresh_max`.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) max_stale: Option<Span>,
+    /// The shortest time between two fetches that unknown key names cause.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) unknown_kid_cooldown: Option<Span>,
+    /// How long a fetch may take.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) fetch_timeout: Option<Span>,
+    /// The longest document that is read, in bytes.
+    #[schemars(range(min = 1024, max = 16_777_216), extend("default" = 524_288))]
+    pub(super) max_bytes: Option<u64>,
+    /// Where the keys are kept over a restart; absent: nowhere.
+    pub(super) snapshot_file: Option<String>,
 }
 
 /// How opaque tokens are looked up (RFC 7662).
@@ -335,6 +359,12 @@ pub(super) struct Limits {
     /// How many checks may be under way at once.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
     pub(super) concurrent_checks: Option<u64>,
+    /// How many verified tokens are remembered.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    pub(super) token_cache_entries: Option<u64>,
+    /// How much memory verified tokens may take, in bytes.
+    #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = 67_108_864))]
+    pub(super) token_cache_bytes: Option<u64>,
 }
 
 /// What the upstream sees of an allowed request.

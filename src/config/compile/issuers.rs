@@ -2,13 +2,13 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, fetched, fetched_metadata};
-use super::{NOT_SUPPORTED_YET, is_token};
+use super::{NOT_SUPPORTED_YET, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::{AlgorithmName, Span};
 use crate::jose::algorithm::Algorithm;
-use crate::policy::{Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep};
-use serde_json::Value;
+use crate::jose::jwk::{KeySet, NotAKeySet};
+use crate::policy::{Issuer, IssuerId, KeyRules, KeySource};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,12 +144,17 @@ fn key_rules(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<KeyRules> {
+    let keys = at.key("keys");
+    if given.is_none() && findings.is_incomplete(&keys) {
+        return None;
+    }
+    let given = given.unwrap_or_default();
+    let upkeep = upkeep::compile(&given, &keys, files, findings);
     let source = key_source(issuer, given, at, files, findings);
     let at = at.key("ca_file");
     if ca_file.is_some() && matches!(source, Some(KeySource::File(_))) {
         findings.warning(&at, "has no effect: nothing is fetched from this issuer");
     }
-    let upkeep = KeyUpkeep::default();
     let Some(name) = ca_file else {
         return source.map(|source| KeyRules { source, ca: None, upkeep });
     };
@@ -163,19 +168,14 @@ fn key_rules(
 
 fn key_source(
     issuer: Option<&str>,
-    given: Option<file::Keys>,
+    given: file::Keys,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Option<KeySource> {
     let keys = at.key("keys");
-    if given.is_none() && findings.is_incomplete(&keys) {
-        return None;
-    }
-    let given =
-        given.unwrap_or_else(|| file::Keys { discovery: Some(true), ..file::Keys::default() });
     match (given.discovery, given.jwks_uri, given.jwks_file) {
-        (Some(true), None, None) => discovery(issuer, &at.key("issuer"), findings),
+        (None | Some(true), None, None) => discovery(issuer, &at.key("issuer"), findings),
         (None | Some(false), Some(uri), None) => {
             secure(fetched(&uri), &keys.key("jwks_uri"), findings);
             Some(KeySource::Uri(uri))
@@ -185,7 +185,7 @@ fn key_source(
             file.map_err(|message| findings.problem(&keys.key("jwks_file"), message)).ok()?;
             Some(KeySource::File(files.path(&name)))
         }
-        (_, None, None) => {
+        (Some(false), None, None) => {
             let message = "must name a source: `discovery: true`, jwks_uri or jwks_file";
             findings.problem(&keys, message);
             None
@@ -219,14 +219,14 @@ fn secure(fetched: Result<Fetched, String>, at: &Path, findings: &mut Findings) 
     }
 }
 
-/// Checks that `bytes` are a JWK Set by their outer form (RFC 7517 §5).
+/// Checks that `bytes` are a JWK Set with a key that can be used (RFC 7517 §5).
 fn key_set(name: &str, bytes: &[u8]) -> Result<(), String> {
-    let set: Value = serde_json::from_slice(bytes)
-        .map_err(|error| format!("{} is not JSON: {error}", quoted(name)))?;
-    if set.get("keys").is_some_and(Value::is_array) {
-        Ok(())
-    } else {
-        Err(format!("{} is not a JWK Set: it has no list `keys`", quoted(name)))
+    match KeySet::parse(bytes) {
+        Ok(set) if set.is_empty() => Err(format!("{} holds no key that can be used", quoted(name))),
+        Ok(_) => Ok(()),
+        Err(NotAKeySet) => {
+            Err(format!("{} is not a JWK Set: a JSON object with a list `keys`", quoted(name)))
+        }
     }
 }
 

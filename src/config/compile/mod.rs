@@ -7,6 +7,7 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod upkeep;
 mod upstream;
 mod url;
 
@@ -71,6 +72,12 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
     let token_bytes = number("token_bytes", limits.token_bytes, 16_384, 256..=1_048_576);
     let concurrent_checks =
         number("concurrent_checks", limits.concurrent_checks, 10_000, 1..=1_000_000);
+    let usual = TokenCacheLimits::default();
+    let [entries, bytes] = [usual.entries, usual.bytes].map(|it| u64::try_from(it).unwrap_or(0));
+    let token_cache = TokenCacheLimits {
+        entries: number("token_cache_entries", limits.token_cache_entries, entries, 1..=10_000_000),
+        bytes: number("token_cache_bytes", limits.token_cache_bytes, bytes, 65_536..=16 << 30),
+    };
     let check_deadline = limits.check_deadline.map_or(Duration::from_millis(150), |it| it.0);
     let deadline = at.key("check_deadline");
     if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&check_deadline) {
@@ -79,12 +86,7 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
         let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
         findings.warning(&deadline, message);
     }
-    Limits {
-        token_bytes,
-        check_deadline,
-        concurrent_checks,
-        token_cache: TokenCacheLimits::default(),
-    }
+    Limits { token_bytes, check_deadline, concurrent_checks, token_cache }
 }
 
 /// Whether `text` is a token of HTTP (RFC 9110 §5.6.2).

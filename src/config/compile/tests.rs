@@ -1,7 +1,9 @@
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::jose::algorithm::Algorithm;
-use crate::policy::{HostPattern, IssuerId, KeySource, SenderConstraint, UpstreamAuthorization};
+use crate::policy::{
+    HostPattern, IssuerId, KeySource, KeyUpkeep, SenderConstraint, UpstreamAuthorization,
+};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -199,7 +201,6 @@ fn keys_come_from_one_place() {
     let keys = "issuers[0].keys";
     for (given, path, message) in [
         ("{discovery: false}", "", "must name a source"),
-        ("{}", "", "must name a source"),
         ("{discovery: true, jwks_uri: https://as.example.com/jwks}", "", "exactly one"),
         ("{jwks_uri: https://as.example.com/jwks, jwks_file: x}", "", "exactly one"),
         ("{jwks_uri: http://as.example.com/jwks}", ".jwks_uri", "must be https"),
@@ -227,10 +228,49 @@ fn an_issuer_whose_keys_are_named_need_not_be_a_url() {
     assert_eq!(&*config(&text).policies.issuers[0].name, "accounts.example.com");
 }
 
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+#[test]
+fn the_keeping_of_keys_has_limits() {
+    let keys = "issuers[0].keys";
+    for (given, path, message) in [
+        ("{refresh_min: 999ms}", ".refresh_min", "must be 1s"),
+        ("{refresh_max: 25h, max_stale: 48h}", ".refresh_max", "must be 1s"),
+        ("{refresh_min: 2m, refresh_max: 1m}", ".refresh_max", "less than refresh_min"),
+        ("{refresh_default: 29s}", ".refresh_default", "refresh_min to refresh_max"),
+        ("{refresh_default: 61m}", ".refresh_default", "refresh_min to refresh_max"),
+        ("{max_stale: 1h}", ".max_stale", "more than refresh_max"),
+        ("{max_stale: 169h}", ".max_stale", "must be 1s"),
+        ("{unknown_kid_cooldown: 0s}", ".unknown_kid_cooldown", "must be 1s"),
+        ("{fetch_timeout: 31s}", ".fetch_timeout", "must be 100ms"),
+        ("{max_bytes: 1023}", ".max_bytes", "must be 1024"),
+        ("{max_stale: 7200}", ".max_stale", "unit"),
+    ] {
+        refuses(
+            &format!("  audiences: [a]\n  keys: {given}"),
+            &format!("{keys}{path}"),
+            5,
+            message,
+        );
+    }
+    let upkeep = |given: &str| {
+        let config = takes(&format!("  audiences: [a]\n  keys: {given}"));
+        config.policies.issuers[0].keys.upkeep.clone()
+    };
+    assert_eq!(upkeep("{}"), KeyUpkeep::default());
+    let given = upkeep("{refresh_max: 1m, max_stale: 61s, snapshot_file: /var/lib/keys.json}");
+    assert_eq!(given.refresh_default, Duration::from_secs(60), "no more than the most");
+    assert_eq!(given.max_stale, Duration::from_secs(61));
+    assert_eq!(given.snapshot_file, Some("/var/lib/keys.json".into()));
+}
+
 #[test]
 fn files_are_read_beside_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("jwks.json"), r#"{"keys": []}"#).unwrap();
+    fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
+    fs::write(folder.path().join("empty.json"), r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#)
+        .unwrap();
     fs::write(folder.path().join("list.json"), "[]").unwrap();
     fs::write(folder.path().join("broken.json"), "{").unwrap();
     let made = rcgen::generate_simple_self_signed(["as.example.com".to_owned()]).unwrap();
@@ -255,7 +295,8 @@ fn files_are_read_beside_the_configuration() {
         assert!(found.len() == 1 && found[0].contains(message), "{found:#?}");
     };
     refuses("{jwks_file: list.json}", "", "not a JWK Set");
-    refuses("{jwks_file: broken.json}", "", "not JSON");
+    refuses("{jwks_file: broken.json}", "", "not a JWK Set");
+    refuses("{jwks_file: empty.json}", "", "no key that can be used");
     refuses("{discovery: true}", "  ca_file: key.pem", "holds no certificate");
     refuses("{discovery: true}", "  ca_file: jwks.json", "holds no certificate");
     refuses("{discovery: true}", "  ca_file: none.pem", "none.pem");
