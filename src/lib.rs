@@ -19,3 +19,4 @@ pub mod oauth;
 pub mod policy;
 pub mod request;
 pub mod state;
+pub mod telemetry;
