@@ -14,6 +14,8 @@ pub mod client_certificate;
 pub mod clock;
 pub mod denial;
 pub mod front;
+pub mod gate;
+pub mod health;
 pub mod jose;
 pub mod oauth;
 pub mod policy;
