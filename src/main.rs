@@ -1,4 +1,9 @@
-//! `keybound`: lets a request through only with a valid access token and proof of the key to
-//! which the token is bound.
+//! The program: reads its arguments and does what they say.
 
-fn main() {}
+use clap::Parser;
+use keybound::commands::Arguments;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    Arguments::parse().run()
+}
