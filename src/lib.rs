@@ -22,6 +22,7 @@ pub mod health;
 pub mod jose;
 pub mod listener;
 pub mod oauth;
+pub mod percent;
 pub mod policy;
 pub mod request;
 pub mod server;
