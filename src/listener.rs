@@ -125,15 +125,19 @@ struct SocketFile {
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), identity: (found.dev(), found.ino()) })
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A successor may have put its own socket there by now.
-        let ours = Self::of(&self.path).is_ok_and(|it| it.identity == self.identity);
+        let ours = identity(&self.path).is_ok_and(|it| it == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
         }
@@ -212,5 +216,48 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inner().poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_refused(path: &Path, kind: io::ErrorKind) {
+        let refused = Listener::bind(&Address::Unix(path.to_owned())).unwrap_err();
+        assert_eq!(refused.reason.kind(), kind);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_on_which_somebody_listens_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        assert_refused(&path, io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert_refused(&path, io::ErrorKind::AlreadyExists);
+    }
+
+    #[tokio::test]
+    async fn a_socket_goes_with_its_listener_unless_a_successor_has_put_its_own_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let another = folder.path().join("another");
+        drop(UnixListener::bind(&another).unwrap());
+        fs::rename(&another, &path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        drop(listener);
+        assert!(!path.exists());
     }
 }

@@ -101,7 +101,7 @@ impl Admin {
 
     fn status(&self) -> Response<Full<Bytes>> {
         match serde_json::to_string_pretty(&status::Status::of(self)) {
-            Ok(found) => page(StatusCode::OK, "application/json", found),
+            Ok(found) => page(StatusCode::OK, "application/json", found + "\n"),
             Err(error) => failed(&error),
         }
     }
