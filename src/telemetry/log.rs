@@ -174,3 +174,71 @@ pub fn install(
     }));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tracing::subscriber::with_default;
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: Format, events: impl FnOnce()) -> String {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        with_default(subscriber(format, Level::Info, sink), events);
+        writer.finish();
+        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_holds() {
+        for format in [Format::Json, Format::Text] {
+            let text = written(format, || {
+                let kid = Some("a\nb\u{1b}[2J\"}");
+                tracing::info!(kid, "denied");
+            });
+            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+            assert!(text.ends_with('\n') && !text.contains('\u{1b}'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn libraries_get_to_warn_and_no_more() {
+        let text = written(Format::Json, || {
+            tracing::info!(target: "h2", "frame");
+            tracing::warn!(target: "h2", "odd");
+            tracing::debug!("allowed");
+            tracing::info!("denied");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("odd") && text.contains("denied"), "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_holds_up_nobody() {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let stalled = out.0.lock().unwrap();
+        let dropped = Arc::clone(&sink.dropped);
+        with_default(subscriber(Format::Json, Level::Info, sink), || {
+            for _ in 0..=QUEUE_LINES.saturating_mul(2) {
+                tracing::info!("denied");
+            }
+        });
+        assert!(QUEUE_LINES <= usize::try_from(dropped.load(Ordering::Relaxed)).unwrap());
+        drop(stalled);
+        drop(writer);
+    }
+}
