@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// One line each, as compilers do, so that editors find the place.
-fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
+pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     for Problem { path, line, message } in problems {
         write!(stderr, "{}:", file.display())?;
