@@ -14,7 +14,7 @@ fn the_table_of_reasons_is_that_of_the_code() {
     let mut table = String::from("| reason | status | OAuth `error` | what the client reads |\n");
     table.push_str("|---|---|---|---|\n");
     for denial in Denial::ALL {
-        let error = denial.error().map_or("–".to_owned(), |it| format!("`{}`", it.code()));
+        let error = denial.error().map_or_else(|| "–".to_owned(), |it| format!("`{}`", it.code()));
         let (label, status, sentence) = (denial.label(), denial.status(), denial.sentence());
         writeln!(table, "| `{label}` | {status} | {error} | {sentence} |").unwrap();
     }

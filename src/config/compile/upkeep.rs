@@ -38,7 +38,7 @@ pub(super) fn compile(
     // Between the two without being asked, so that who sets one need not set it as well.
     let refresh_default = given
         .refresh_default
-        .map_or(usual.refresh_default.min(refresh_max).max(refresh_min), |it| it.0);
+        .map_or_else(|| usual.refresh_default.min(refresh_max).max(refresh_min), |it| it.0);
     if refresh_max < refresh_min {
         findings.problem(&at.key("refresh_max"), "must not be less than refresh_min");
     } else if !(refresh_min..=refresh_max).contains(&refresh_default) {
