@@ -13,6 +13,7 @@ pub mod check;
 pub mod client_certificate;
 pub mod clock;
 pub mod denial;
+pub mod front;
 pub mod jose;
 pub mod oauth;
 pub mod policy;
