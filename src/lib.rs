@@ -12,6 +12,7 @@ pub mod answer;
 pub mod check;
 pub mod client_certificate;
 pub mod clock;
+pub mod commands;
 pub mod denial;
 pub mod front;
 pub mod jose;

@@ -1,0 +1,3 @@
+//! Knows what the program can be told to do.
+
+pub mod demo;
