@@ -19,3 +19,4 @@ pub mod jose;
 pub mod oauth;
 pub mod policy;
 pub mod request;
+pub mod state;
