@@ -1,25 +1,9 @@
-//! Knows the command line.
+//! The program: reads its arguments and does what they say.
 
-use clap::{Parser, Subcommand};
-use keybound::commands::demo;
+use clap::Parser;
+use keybound::commands::Arguments;
 use std::process::ExitCode;
 
-/// External authorizer for Envoy and Istio: sender-constrained OAuth access tokens at the gateway
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Show good and stolen tokens at work on this machine, through Envoy if there is one
-    Demo(demo::Options),
-}
-
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Demo(options) => demo::run(&options),
-    }
+    Arguments::parse().run()
 }

@@ -23,12 +23,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What `keybound demo` can be told.
 #[derive(clap::Args, Debug)]
-pub struct Options {
-    /// The Envoy to go through; without one, the scenarios go straight to the service [default:
-    /// `envoy` on PATH]
+pub struct Arguments {
+    /// The Envoy to go through; by default the one on PATH. Without any, the scenarios go straight
+    /// to the service.
     #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
     pub envoy: Option<PathBuf>,
-    /// Leave everything up, and print curl commands to try
+    /// Leaves everything up, and prints curl commands to try.
     #[arg(long)]
     pub stay: bool,
 }
@@ -53,12 +53,12 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Shows the demo. Succeeds when every scenario ended as it must.
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(arguments: &Arguments) -> ExitCode {
     let shown = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|cause| Failure::new("starting", cause))
-        .and_then(|runtime| runtime.block_on(show(options)));
+        .and_then(|runtime| runtime.block_on(show(arguments)));
     match shown {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -70,14 +70,14 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-async fn show(options: &Options) -> Result<bool, Failure> {
+async fn show(arguments: &Arguments) -> Result<bool, Failure> {
     let interrupted = |cause| Failure::new("waiting for signals", cause);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(interrupted)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(interrupted)?;
     let play = async {
-        let mut stage = Stage::set(options.envoy_binary(), SystemClock.now()).await?;
+        let mut stage = Stage::set(arguments.envoy_binary(), SystemClock.now()).await?;
         let good = tell(&mut stage).await?;
-        if options.stay {
+        if arguments.stay {
             say(&stage.invitation())?;
             std::future::pending::<()>().await;
         }
@@ -86,8 +86,8 @@ async fn show(options: &Options) -> Result<bool, Failure> {
     // Whichever ends first, the other is dropped, and with the stage all that runs on it.
     tokio::select! {
         shown = play => shown,
-        _ = interrupt.recv() => Ok(options.stay),
-        _ = terminate.recv() => Ok(options.stay),
+        _ = interrupt.recv() => Ok(arguments.stay),
+        _ = terminate.recv() => Ok(arguments.stay),
     }
 }
 
@@ -128,7 +128,7 @@ fn say(line: &str) -> Result<(), Failure> {
     writeln!(io::stdout().lock(), "{line}").map_err(|cause| Failure::new("writing", cause))
 }
 
-impl Options {
+impl Arguments {
     fn envoy_binary(&self) -> Option<PathBuf> {
         self.envoy.clone().or_else(|| {
             let path = std::env::var_os("PATH")?;

@@ -25,7 +25,8 @@ pub struct Process {
 impl Process {
     /// Starts `command`; what it writes to its standard output and error goes to the file `log`.
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self, Failure> {
-        let failure = |cause| Failure::new(format_args!("starting {name}"), cause);
+        let program = Path::new(command.get_program()).display().to_string();
+        let failure = |cause| Failure::new(format_args!("starting {name} ({program})"), cause);
         let file = File::create(log).map_err(failure)?;
         let child = command
             .stdin(Stdio::null())

@@ -263,3 +263,35 @@ fn spliced(signed: &str, claims: &str) -> String {
     let claims = claims.split('.').nth(1).unwrap_or_default();
     format!("{header}.{claims}.{signature}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_holds_only_when_all_of_it_is_expected() {
+        let good = of("", Caller::Client, Token::Bound);
+        let stolen = of("", Caller::Thief, Token::Bound).denied(Denial::CertificateMismatch);
+        let check = |scenario: Scenario, status, reason: &str, subjects: &[&str], holds: bool| {
+            let subjects = subjects.iter().map(|&it| it.to_owned()).collect();
+            let observed = Observed { status, reason: reason.to_owned(), subjects };
+            assert_eq!(scenario.holds(&observed), holds, "{observed:?}");
+        };
+        check(good, 200, "allowed", &[SUBJECT], true);
+        check(good, 200, "", &[SUBJECT], false);
+        check(good, 200, "allowed", &["admin"], false);
+        check(good, 200, "allowed", &["admin", SUBJECT], false);
+        check(good, 200, "allowed", &[], false);
+        check(good, 503, "allowed", &[SUBJECT], false);
+        check(stolen, 401, "certificate_mismatch", &[], true);
+        check(stolen, 401, "certificate_missing", &[], false);
+        check(stolen, 403, "certificate_mismatch", &[], false);
+        check(stolen, 401, "certificate_mismatch", &[SUBJECT], false);
+    }
+
+    #[test]
+    fn a_tampered_token_differs_in_its_claims_alone() {
+        let spliced = spliced("header.honest.signature", "header.edited.other");
+        assert_eq!(spliced, "header.edited.signature");
+    }
+}

@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -51,6 +52,7 @@ impl Stage {
 
         let client = reqwest::Client::builder()
             .no_proxy()
+            .timeout(Duration::from_secs(1))
             .build()
             .map_err(|cause| Failure::new("setting up a client", cause))?;
         let this = std::env::current_exe()

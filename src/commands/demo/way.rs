@@ -20,7 +20,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::net::TcpStream;
+
+/// How long an answer may take: whatever hangs, the demo does not.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a scenario's request reaches the authorizer.
 #[derive(Debug)]
@@ -59,7 +63,8 @@ impl Door {
     pub(super) fn client(&self, identity: Option<&Identity>) -> Result<reqwest::Client, Failure> {
         let failure = |cause| Failure::new("setting up a client", cause);
         let ca = reqwest::Certificate::from_pem(self.ca.as_bytes()).map_err(failure)?;
-        let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
+        let mut builder =
+            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).tls_certs_only([ca]);
         if let Some(identity) = identity {
             let pem = identity.certificate_pem() + &identity.key_pem();
             let identity = reqwest::Identity::from_pem(pem.as_bytes()).map_err(failure)?;
@@ -206,5 +211,16 @@ async fn call(
     tokio::select! {
         answer = answer => answer,
         ended = connection => Err(ended.err().map_or_else(|| "hung up".into(), Into::into)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_spelled_as_envoy_spells_it() {
+        let pem = "-----BEGIN CERTIFICATE-----\nMI+/=\n";
+        assert_eq!(urlencoded(pem), "-----BEGIN%20CERTIFICATE-----%0AMI%2B%2F%3D%0A");
     }
 }
