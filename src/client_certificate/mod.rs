@@ -54,6 +54,16 @@ pub enum ClientCertificate {
     Conflict,
 }
 
+impl ClientCertificate {
+    /// Its thumbprint, when there is one.
+    pub const fn thumbprint(self) -> Option<Thumbprint> {
+        match self {
+            Self::Presented(thumbprint) => Some(thumbprint),
+            Self::Absent | Self::Malformed | Self::Conflict => None,
+        }
+    }
+}
+
 impl Source {
     /// What this source tells of the client's certificate.
     pub fn read(&self, _evidence: &Evidence<'_>) -> ClientCertificate {

@@ -91,6 +91,11 @@ impl AccessToken {
         if scopes.iter().all(has) { Ok(()) } else { Err(Denial::ScopeInsufficient) }
     }
 
+    /// About how much memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>().saturating_add(self.claims.bytes())
+    }
+
     /// The `exp` claim, rounded down to a millisecond.
     pub const fn expires(&self) -> UnixTime {
         self.expires
@@ -104,9 +109,6 @@ impl AccessToken {
 
 /// Claims that are strings wherever they stand (RFC 9068 §2.2, RFC 8693 §4.2).
 const TEXTS: &[&str] = &["sub", "client_id", "scope", "jti"];
-
-/// The claims of which something is always asked.
-pub const ALWAYS_SELECTED: &[&str] = &["sub", "client_id", "scope"];
 
 fn required<'a>(claims: &'a Object, name: &str) -> Result<&'a Value, Denial> {
     claims.get(name).ok_or(Denial::TokenClaimMissing)
@@ -147,7 +149,7 @@ fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
 mod tests {
     use super::*;
     use crate::jose::algorithm::Algorithm;
-    use crate::policy::{KeyRules, KeySource};
+    use crate::policy::{ALWAYS_ASKED_FOR, KeyRules, KeySource, KeyUpkeep};
     use serde_json::json;
     use std::time::Duration;
 
@@ -161,7 +163,7 @@ mod tests {
             algorithms: vec![Algorithm::ES256],
             token_types: vec!["at+jwt".to_owned()],
             clock_leeway: Duration::from_secs(30),
-            keys: KeyRules { source: KeySource::Discovery, ca: None },
+            keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
         })
     }
 
@@ -177,7 +179,7 @@ mod tests {
     fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
         let mut claims = claims();
         edit(&mut claims);
-        let selection: Arc<[String]> = ALWAYS_SELECTED.iter().map(ToString::to_string).collect();
+        let selection: Arc<[String]> = ALWAYS_ASKED_FOR.iter().map(ToString::to_string).collect();
         let token = AccessToken::from_claims(claims.as_object().unwrap(), &issuer(), &selection);
         let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
         assert_eq!(found, expected, "{claims}");
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn scopes_are_whole_words_and_all_of_them_are_needed() {
-        let selection: Arc<[String]> = ALWAYS_SELECTED.iter().map(ToString::to_string).collect();
+        let selection: Arc<[String]> = ALWAYS_ASKED_FOR.iter().map(ToString::to_string).collect();
         let with = |scope: Value, wanted: &[&str]| {
             let mut claims = claims();
             claims["scope"] = scope;

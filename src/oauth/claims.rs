@@ -18,15 +18,43 @@ impl Claims {
         Self { paths: Arc::clone(paths), values }
     }
 
+    /// Whether they are what `paths` name.
+    pub fn are_selected_by(&self, paths: &Arc<[String]>) -> bool {
+        Arc::ptr_eq(&self.paths, paths) || self.paths == *paths
+    }
+
     /// The claim at `path`, which must be one of those that were selected.
     pub fn get(&self, path: &str) -> Option<&Value> {
         let place = self.paths.iter().position(|it| it == path)?;
         self.values.get(place)?.as_ref()
     }
 
+    /// About how much memory they take, in bytes.
+    pub fn bytes(&self) -> usize {
+        let each = |it: &Value| size_of::<Value>().saturating_add(heap(it));
+        self.values.iter().map(|it| it.as_ref().map_or(size_of::<Value>(), each)).sum()
+    }
+
     /// The claim at `path`, when it is a string.
     pub fn text(&self, path: &str) -> Option<&str> {
         self.get(path)?.as_str()
+    }
+}
+
+/// About how much memory a value takes outside of itself.
+fn heap(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.capacity(),
+        Value::Array(members) => {
+            members.iter().map(|it| size_of::<Value>().saturating_add(heap(it))).sum()
+        }
+        // A node of a B-tree holds eleven members, however few there are.
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, it)| name.capacity().saturating_add(heap(it)).saturating_add(64))
+            .sum::<usize>()
+            .saturating_add(640),
     }
 }
 

@@ -29,7 +29,7 @@ pub struct PolicySet {
 pub struct IssuerId(pub usize);
 
 /// An authorization server whose tokens are accepted.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
@@ -184,6 +184,23 @@ pub struct Limits {
     pub check_deadline: Duration,
     /// How many checks may be under way at once.
     pub concurrent_checks: usize,
+    /// How much of verified tokens is remembered.
+    pub token_cache: TokenCacheLimits,
+}
+
+/// How much of verified tokens is remembered. Whichever bound is met first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCacheLimits {
+    /// At most so many tokens.
+    pub entries: usize,
+    /// At most about so many bytes.
+    pub bytes: usize,
+}
+
+impl Default for TokenCacheLimits {
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 64 << 20 }
+    }
 }
 
 /// What the upstream sees of an allowed request.
@@ -208,3 +225,21 @@ pub enum UpstreamAuthorization {
     /// A `DPoP` token goes on as `Bearer`.
     Bearer,
 }
+
+impl PolicySet {
+    /// The dotted paths of all claims that somebody will ask for, each once.
+    pub fn claims_asked_for(&self) -> Vec<String> {
+        let headers = self.upstream.headers.iter().map(|(_, path)| path.as_str());
+        let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
+        let mut paths: Vec<String> = Vec::new();
+        for path in ALWAYS_ASKED_FOR.iter().copied().chain(headers).chain(demanded) {
+            if !paths.iter().any(|it| it == path) {
+                paths.push(path.to_owned());
+            }
+        }
+        paths
+    }
+}
+
+/// The claims that every check, log line and answer may ask for.
+pub const ALWAYS_ASKED_FOR: &[&str] = &["sub", "client_id", "scope"];

@@ -223,6 +223,7 @@ mod tests {
                 token_bytes: 1,
                 check_deadline: std::time::Duration::ZERO,
                 concurrent_checks: 1,
+                token_cache: crate::policy::TokenCacheLimits::default(),
             },
             upstream: crate::policy::Upstream::default(),
         }

@@ -4,3 +4,4 @@ pub mod discovery;
 pub mod freshness;
 pub mod http;
 pub mod jwks;
+pub mod token_cache;

@@ -4,4 +4,8 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
+pub mod encode;
+pub mod grpc;
 pub mod pb;
+pub mod protobuf;
+pub mod wire;
