@@ -17,6 +17,7 @@ pub mod denial;
 pub mod front;
 pub mod jose;
 pub mod oauth;
+pub mod percent;
 pub mod policy;
 pub mod request;
 pub mod state;
