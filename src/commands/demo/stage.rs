@@ -55,30 +55,13 @@ impl Stage {
             .timeout(Duration::from_secs(1))
             .build()
             .map_err(|cause| Failure::new("setting up a client", cause))?;
-        let this = std::env::current_exe()
-            .map_err(|cause| Failure::new("finding the own program", cause))?;
-        let mut service = Service::start(&this, &config).await?;
-        service.ready(&client).await?;
-        let authorizer = service.address("ext_authz").and_then(|it| it.parse().ok());
-        let authorizer = authorizer
-            .ok_or_else(|| Failure::new("starting keybound serve", "it tells no address"))?;
-
+        let (service, authorizer) = serve(&config, &client).await?;
         let way = match envoy {
             None => Way::Direct(authorizer),
             Some(binary) => {
-                let edge = Edge {
-                    listeners: vec![Listener {
-                        name: "edge",
-                        authorizer: Authorizer::Tcp(authorizer),
-                        forward_client_cert: "SANITIZE",
-                        // So that the scenarios without one get as far as the service.
-                        certificate_required: false,
-                    }],
-                    upstream,
-                    directory: directory.path().to_owned(),
-                };
+                let edge = edge(authorizer, upstream, directory.path());
                 let envoy = Envoy::start(&binary, &edge, &client).await?;
-                let origin = format!("https://{}", envoy.address("edge")?);
+                let origin = format!("https://{}", envoy.address(DOOR)?);
                 Way::Envoy(envoy, Door { origin, ca: authority.certificate_pem() })
             }
         };
@@ -136,6 +119,32 @@ impl Stage {
              {at}/keybound.log\n"
         )
     }
+}
+
+/// The name of Envoy's listener.
+const DOOR: &str = "edge";
+
+/// Starts the service, and tells where it listens for Envoy.
+async fn serve(config: &Path, client: &reqwest::Client) -> Result<(Service, SocketAddr), Failure> {
+    let this =
+        std::env::current_exe().map_err(|cause| Failure::new("finding the own program", cause))?;
+    let mut service = Service::start(&this, config).await?;
+    service.ready(client).await?;
+    let authorizer = service.address("ext_authz").and_then(|it| it.parse().ok());
+    let authorizer =
+        authorizer.ok_or_else(|| Failure::new("starting keybound serve", "it tells no address"))?;
+    Ok((service, authorizer))
+}
+
+fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge {
+    let listener = Listener {
+        name: DOOR,
+        authorizer: Authorizer::Tcp(authorizer),
+        forward_client_cert: "SANITIZE",
+        // So that the scenarios without one get as far as the service.
+        certificate_required: false,
+    };
+    Edge { listeners: vec![listener], upstream, directory: directory.to_owned() }
 }
 
 fn configuration(issuer: &str, directory: &Path) -> String {
