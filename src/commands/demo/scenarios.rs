@@ -248,7 +248,6 @@ impl Cast {
             "jti": token.name(),
             "cnf": {"x5t#S256": self.client.thumbprint().to_base64url()},
         });
-        token.edit(&mut claims);
         let honest = self.key.sign("at+jwt", &claims)?;
         token.edit(&mut claims);
         let edited = self.key.sign("at+jwt", &claims)?;
