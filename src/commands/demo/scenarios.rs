@@ -202,24 +202,28 @@ pub struct Cast {
     client: Identity,
     renewed: Identity,
     thief: Identity,
-    issuer: String,
-    key: SigningKey,
-    now: UnixTime,
+    tokens: Vec<(Token, String)>,
 }
 
 impl Cast {
-    /// Clients of `authority`, and tokens of `issuer` signed with `key`. `now` is when they are
-    /// issued.
+    /// Clients of `authority`, and the tokens that `issuer` issues to the first of them at `now`,
+    /// signed with `key`.
     pub fn new(
         authority: &Authority,
         issuer: &str,
-        key: SigningKey,
+        key: &SigningKey,
         now: UnixTime,
-    ) -> Result<Self, rcgen::Error> {
-        let client = authority.client("client", KeyPair::generate()?)?;
-        let renewed = authority.renew(&client)?;
-        let thief = authority.client("thief", KeyPair::generate()?)?;
-        Ok(Self { client, renewed, thief, issuer: issuer.to_owned(), key, now })
+    ) -> Result<Self, Failure> {
+        let failure = |cause| Failure::new("making certificates", cause);
+        let new_client = |name| authority.client(name, KeyPair::generate()?);
+        let client = new_client("client").map_err(failure)?;
+        let renewed = authority.renew(&client).map_err(failure)?;
+        let thief = new_client("thief").map_err(failure)?;
+        let mut tokens = vec![];
+        for token in Token::ALL {
+            tokens.push((token, issue(token, &client, issuer, key, now)?));
+        }
+        Ok(Self { client, renewed, thief, tokens })
     }
 
     /// The certificate and key of `caller`, unless it has none.
@@ -232,27 +236,34 @@ impl Cast {
         }
     }
 
-    /// Has `token` issued; there is nothing to issue for [`Token::Absent`].
-    pub fn issue(&self, token: Token) -> Result<Option<String>, Failure> {
-        if token == Token::Absent {
-            return Ok(None);
-        }
-        let mut claims = json!({
-            "iss": self.issuer,
-            "aud": AUDIENCE,
-            "sub": SUBJECT,
-            "client_id": "shop",
-            "scope": SCOPE,
-            "iat": self.now.as_secs(),
-            "exp": self.now.as_secs().saturating_add(3600),
-            "jti": token.name(),
-            "cnf": {"x5t#S256": self.client.thumbprint().to_base64url()},
-        });
-        let honest = self.key.sign("at+jwt", &claims)?;
-        token.edit(&mut claims);
-        let edited = self.key.sign("at+jwt", &claims)?;
-        Ok(Some(if token == Token::Tampered { spliced(&honest, &edited) } else { edited }))
+    /// The JWT of `token`, unless it is [`Token::Absent`].
+    pub fn jwt(&self, token: Token) -> Option<&str> {
+        self.tokens.iter().find(|(it, _)| *it == token).map(|(_, jwt)| jwt.as_str())
     }
+}
+
+fn issue(
+    token: Token,
+    client: &Identity,
+    issuer: &str,
+    key: &SigningKey,
+    now: UnixTime,
+) -> Result<String, Failure> {
+    let mut claims = json!({
+        "iss": issuer,
+        "aud": AUDIENCE,
+        "sub": SUBJECT,
+        "client_id": "shop",
+        "scope": SCOPE,
+        "iat": now.as_secs(),
+        "exp": now.as_secs().saturating_add(3600),
+        "jti": token.name(),
+        "cnf": {"x5t#S256": client.thumbprint().to_base64url()},
+    });
+    let honest = key.sign("at+jwt", &claims)?;
+    token.edit(&mut claims);
+    let edited = key.sign("at+jwt", &claims)?;
+    Ok(if token == Token::Tampered { spliced(&honest, &edited) } else { edited })
 }
 
 /// The claims of one token with the signature of another.

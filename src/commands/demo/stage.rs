@@ -44,7 +44,7 @@ impl Stage {
         let (listener, upstream) = listen().await?;
         sites.spawn(upstream::echo().serve(listener));
 
-        let cast = Cast::new(&authority, &issuer, key, now).map_err(making_certificates)?;
+        let cast = Cast::new(&authority, &issuer, &key, now)?;
         directory.write("ca.pem", &authority.certificate_pem())?;
         directory.write_identity("edge", &server)?;
         directory.write_cast(&cast)?;
@@ -92,31 +92,30 @@ impl Stage {
 
     /// What to try while it stays up, for people.
     pub(super) fn invitation(&self) -> String {
-        let at = self.directory.path().display();
+        let directory = self.directory.path().display();
         let admin = self.service.address("admin").unwrap_or_default();
-        let requests = match &self.way {
-            Way::Direct(address) => format!(
-                "\n  # what the service offers (a CheckRequest goes to \
-                 envoy.service.auth.v3.Authorization/Check)\n  grpcurl -plaintext {address} list\n"
-            ),
+        let tries = match &self.way {
             Way::Envoy(_, door) => {
-                let curl = |title: &str, name: &str, token: &str| {
+                let curl = |title: &str, name: &str, token: Token| {
+                    let token = token.name();
                     format!(
-                        "\n  # {title}\n  curl -i --cacert {at}/ca.pem --cert {at}/{name}.pem --key \
-                         {at}/{name}.key \\\n    -H \"Authorization: Bearer $(cat {at}/{token}.jwt)\" \
-                         {}{PATH}\n",
+                        "\n  # {title}\n  curl -i --cacert ca.pem --cert {name}.pem --key {name}.key \\\n    \
+                         -H \"Authorization: Bearer $(cat {token}.jwt)\" {}{PATH}\n",
                         door.origin
                     )
                 };
-                curl("the client with its own token", "client", Token::Bound.name())
-                    + &curl("a thief with that token", "thief", Token::Bound.name())
-                    + &curl("a token that is bound to nothing", "client", Token::Unbound.name())
+                curl("the client with its own token", "client", Token::Bound)
+                    + &curl("a thief with that token", "thief", Token::Bound)
+                    + &curl("a token that is bound to nothing", "client", Token::Unbound)
+            }
+            Way::Direct(address) => {
+                format!("\n  # what it speaks\n  grpcurl -plaintext {address} list\n")
             }
         };
         format!(
-            "\nAll of it stays up until Ctrl-C. Certificates, tokens, configurations and logs are in\n  \
-             {at}\n{requests}\n  # the service itself\n  curl http://{admin}/status\n  tail -f \
-             {at}/keybound.log\n"
+            "\nIt stays up until Ctrl-C. Certificates, tokens, configurations and logs are in its \
+             directory:\n\n  cd {directory}\n{tries}\n  # the service itself\n  curl \
+             http://{admin}/status\n  tail -f keybound.log\n"
         )
     }
 }
@@ -225,8 +224,8 @@ impl Directory {
             }
         }
         for token in Token::ALL {
-            if let Some(jwt) = cast.issue(token)? {
-                self.write(&format!("{}.jwt", token.name()), &jwt)?;
+            if let Some(jwt) = cast.jwt(token) {
+                self.write(&format!("{}.jwt", token.name()), jwt)?;
             }
         }
         Ok(())

@@ -84,7 +84,7 @@ async fn through_envoy(
     // Titles repeat ("… and"), and the access log must tell one from another.
     let id = format!("{:?}-{:?}-{:?}", scenario.caller, scenario.token, scenario.trick);
     let mut request = client.get(format!("{}{PATH}", door.origin)).header("x-scenario", &id);
-    for (name, value) in headers(scenario, cast)? {
+    for (name, value) in headers(scenario, cast) {
         request = request.header(name, value);
     }
     let response = match request.send().await {
@@ -108,12 +108,9 @@ fn subjects_in_echo(body: &[u8]) -> Vec<String> {
     subjects.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn headers(scenario: &Scenario, cast: &Cast) -> Result<Vec<(&'static str, String)>, Failure> {
-    let mut headers = scenario.headers(cast);
-    if let Some(token) = cast.issue(scenario.token)? {
-        headers.push(("authorization", format!("Bearer {token}")));
-    }
-    Ok(headers)
+fn headers(scenario: &Scenario, cast: &Cast) -> Vec<(&'static str, String)> {
+    let token = cast.jwt(scenario.token).map(|it| ("authorization", format!("Bearer {it}")));
+    scenario.headers(cast).into_iter().chain(token).collect()
 }
 
 async fn direct(
@@ -121,7 +118,7 @@ async fn direct(
     scenario: &Scenario,
     cast: &Cast,
 ) -> Result<Observed, Failure> {
-    let request = check_request(scenario, cast)?;
+    let request = check_request(scenario, cast);
     let response = call(authorizer, &request)
         .await
         .map_err(|cause| Failure::new("asking the authorizer", cause))?;
@@ -147,14 +144,14 @@ async fn direct(
     Ok(Observed { status, reason, subjects })
 }
 
-fn check_request(scenario: &Scenario, cast: &Cast) -> Result<CheckRequest, Failure> {
-    let headers = headers(scenario, cast)?.into_iter().map(|(name, value)| HeaderValue {
+fn check_request(scenario: &Scenario, cast: &Cast) -> CheckRequest {
+    let headers = headers(scenario, cast).into_iter().map(|(name, value)| HeaderValue {
         key: name.to_owned(),
         raw_value: value.into_bytes(),
         ..HeaderValue::default()
     });
     let certificate = cast.identity(scenario.caller).map(|it| urlencoded(&it.certificate_pem()));
-    Ok(CheckRequest {
+    CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(Peer { certificate: certificate.unwrap_or_default(), ..Peer::default() }),
             request: Some(Request {
@@ -171,7 +168,7 @@ fn check_request(scenario: &Scenario, cast: &Cast) -> Result<CheckRequest, Failu
             }),
             ..AttributeContext::default()
         }),
-    })
+    }
 }
 
 /// As Envoy writes `source.certificate`: all but the unreserved characters is encoded.
