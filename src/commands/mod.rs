@@ -1,38 +1,38 @@
-//! Knows what the program can be told to do.
+//! Knows the commands of the program, and how each one ends.
 
+pub mod check_config;
 pub mod demo;
 pub mod healthcheck;
+mod schema;
 pub mod serve;
 
-use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Sender-constrained OAuth access tokens at the gateway.
-#[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
-pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Runs the service.
+/// What the program is asked to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Runs the service
     Serve(serve::Arguments),
-    /// Shows good and stolen tokens at work on this machine.
+    /// Shows good and stolen tokens at work on this machine, through Envoy if there is one
     Demo(demo::Arguments),
-    /// Asks a running service whether it is ready.
+    /// Says everything that is wrong with a configuration file, or what it would enforce
+    CheckConfig(check_config::Arguments),
+    /// Prints the JSON Schema of the configuration file
+    Schema,
+    /// Asks a running service whether it is ready, for probes without a shell
     Healthcheck(healthcheck::Arguments),
 }
 
-impl Arguments {
-    /// Does what they say.
-    pub fn run(self) -> ExitCode {
-        match self.command {
-            Command::Serve(arguments) => serve::run(arguments),
-            Command::Demo(arguments) => demo::run(&arguments),
-            Command::Healthcheck(arguments) => healthcheck::run(&arguments),
+impl Command {
+    /// Does it. The code is what the shell gets.
+    pub fn run(&self) -> ExitCode {
+        match self {
+            Self::Serve(arguments) => serve::run(arguments),
+            Self::Demo(arguments) => demo::run(arguments),
+            Self::CheckConfig(arguments) => check_config::run(arguments),
+            Self::Schema => schema::run(),
+            Self::Healthcheck(arguments) => healthcheck::run(arguments),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Knows how the service is started and stopped from the command line.
 
-use super::complain;
+use super::{check_config, complain};
 use crate::check::{Checker, Rules};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
@@ -43,13 +43,12 @@ pub struct Arguments {
 }
 
 /// Runs the service until it is told to stop.
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: &Arguments) -> ExitCode {
     let config = match config::load(&arguments.config) {
         Ok(config) => config,
         Err(problems) => {
-            for problem in problems {
-                complain(&problem.to_string());
-            }
+            // Nobody is left to be told that standard error is gone.
+            let _written = check_config::tell(&arguments.config, &problems, "");
             return ExitCode::FAILURE;
         }
     };
@@ -63,7 +62,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn serve(arguments: Arguments, config: Config) -> Result<Ended, StartFailure> {
+fn serve(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
     let (sink, writer) = Sink::to(std::io::stderr())?;
     log::install(arguments.log_format, arguments.log_level, sink)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -72,7 +71,10 @@ fn serve(arguments: Arguments, config: Config) -> Result<Ended, StartFailure> {
     ended
 }
 
-async fn answer(arguments: Arguments, config: Config) -> Result<Ended, StartFailure> {
+async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
     let (stop, stopped) = mpsc::channel(2);
     let signals = Signals::new()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

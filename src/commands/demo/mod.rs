@@ -25,10 +25,10 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     /// The Envoy to go through; by default the one on PATH. Without any, the scenarios go straight
-    /// to the service.
+    /// to the service
     #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
     pub envoy: Option<PathBuf>,
-    /// Leaves everything up, and prints curl commands to try.
+    /// Leaves everything up, and prints curl commands to try
     #[arg(long)]
     pub stay: bool,
 }
