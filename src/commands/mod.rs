@@ -1,6 +1,7 @@
 //! Knows the commands of the program, and how each one ends.
 
 pub mod check_config;
+pub mod demo;
 pub mod healthcheck;
 mod schema;
 pub mod serve;
@@ -13,6 +14,8 @@ use std::process::ExitCode;
 pub enum Command {
     /// Runs the service
     Serve(serve::Arguments),
+    /// Shows good and stolen tokens at work on this machine, through Envoy if there is one
+    Demo(demo::Arguments),
     /// Says everything that is wrong with a configuration file, or what it would enforce
     CheckConfig(check_config::Arguments),
     /// Prints the JSON Schema of the configuration file
@@ -26,6 +29,7 @@ impl Command {
     pub fn run(&self) -> ExitCode {
         match self {
             Self::Serve(arguments) => serve::run(arguments),
+            Self::Demo(arguments) => demo::run(arguments),
             Self::CheckConfig(arguments) => check_config::run(arguments),
             Self::Schema => schema::run(),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),
