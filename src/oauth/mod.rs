@@ -4,3 +4,4 @@
 
 pub mod access_token;
 pub mod confirmation;
+pub mod target;
