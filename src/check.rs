@@ -2,10 +2,17 @@
 
 use crate::clock::Clock;
 use crate::denial::Denial;
+use crate::jose::jwk::KeySet;
+use crate::jose::jws::Unverified;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
-use crate::policy::{Policy, PolicySet};
+use crate::oauth::claims;
+use crate::oauth::credentials::{Credentials, Scheme, Token};
+use crate::oauth::mtls;
+use crate::policy::{IssuerId, Policy, PolicySet};
 use crate::request::Request;
+use crate::state::jwks::IssuerKeys;
+use crate::state::token_cache::{Digest, Entry, TokenCache};
 use std::sync::Arc;
 
 /// What decides, swapped as a whole when the configuration changes.
@@ -13,6 +20,12 @@ use std::sync::Arc;
 pub struct Rules {
     /// What is demanded.
     pub policies: PolicySet,
+    /// The keys of each issuer, in the order of [`PolicySet::issuers`].
+    pub keys: Vec<Arc<IssuerKeys>>,
+    /// The tokens that were verified before.
+    pub cache: Arc<TokenCache>,
+    /// The claims that somebody will ask for.
+    selection: Arc<[String]>,
 }
 
 /// Checks requests.
@@ -30,15 +43,18 @@ pub struct Verdict {
     pub facts: Facts,
 }
 
-/// What a check found, for the log, the metrics and the metadata. It decides nothing.
+/// What a check found, for the answer, the log, the metrics and the metadata. Nothing in the
+/// check reads it.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// The policy that applied.
     pub policy: Option<Arc<Policy>>,
-    /// The token, once it was verified.
-    pub token: Option<Arc<AccessToken>>,
+    /// The authentication scheme of the token.
+    pub scheme: Option<Scheme>,
     /// The `kid` that the token names. Input: it may hold anything.
     pub kid: Option<String>,
+    /// The token, once it was verified.
+    pub token: Option<Arc<AccessToken>>,
     /// The client certificate that the request came with, once it was looked at.
     pub certificate: Option<Thumbprint>,
     /// What the caller proved.
@@ -54,6 +70,163 @@ pub struct Proved {
     pub dpop: bool,
 }
 
+impl Checker {
+    /// A checker that reads the time from `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    /// Checks one request under `rules`.
+    pub async fn check(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
+        let mut facts = Facts::default();
+        let outcome = self.decide(rules, request, &mut facts).await;
+        Verdict { outcome, facts }
+    }
+
+    async fn decide(
+        &self,
+        rules: &Rules,
+        request: &Request<'_>,
+        facts: &mut Facts,
+    ) -> Result<(), Denial> {
+        let now = self.clock.now();
+        let policy = rules.policies.policy(request)?;
+        facts.policy = Some(Arc::clone(policy));
+        let credentials = Credentials::read(request)?;
+        facts.scheme = Some(credentials.scheme);
+
+        let token = rules.verified(policy, credentials.token, facts).await?;
+        facts.token = Some(Arc::clone(&token));
+        token.admit(now)?;
+        token.admit_scopes(&policy.scopes)?;
+        admit_claims(&token, policy)?;
+
+        let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
+        if let Some(bound_to) = to_prove.certificate {
+            let shown = rules.policies.client_certificate.read(&request.evidence);
+            facts.certificate = shown.thumbprint();
+            mtls::verify(bound_to, shown)?;
+            facts.proved.certificate = true;
+        }
+        if to_prove.key.is_some() {
+            return Err(Denial::BindingUnsupported);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the token has every claim that the policy demands.
+fn admit_claims(token: &AccessToken, policy: &Policy) -> Result<(), Denial> {
+    let has = |path: &str, values: &[serde_json::Value]| {
+        let claim = token.claims.get(path);
+        claim.is_some_and(|claim| values.iter().any(|it| claims::holds(claim, it)))
+    };
+    if policy.claims.iter().all(|it| has(&it.path, &it.values)) {
+        Ok(())
+    } else {
+        Err(Denial::ClaimInsufficient)
+    }
+}
+
+impl Rules {
+    /// Rules that demand what `policies` say and verify with `keys`, one for each issuer.
+    pub fn new(policies: PolicySet, keys: Vec<Arc<IssuerKeys>>, cache: Arc<TokenCache>) -> Self {
+        let selection = policies.claims_asked_for().into();
+        Self { policies, keys, cache, selection }
+    }
+
+    /// The token, once its signature and its claims have been verified, now or before.
+    async fn verified(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        facts: &mut Facts,
+    ) -> Result<Arc<AccessToken>, Denial> {
+        if token.as_bytes().len() > self.policies.limits.token_bytes {
+            return Err(Denial::TokenTooLarge);
+        }
+        let digest = Digest::of(token.as_bytes());
+        if let Some(token) = self.remembered(policy, &digest) {
+            return Ok(token);
+        }
+        let (token, key) = self.verify(policy, token, facts).await?;
+        let token = Arc::new(token);
+        self.cache.insert(digest, Entry { token: Arc::clone(&token), key });
+        Ok(token)
+    }
+
+    /// A token that was verified before, as long as it was under these very rules, by a key that
+    /// its issuer still has.
+    fn remembered(&self, policy: &Policy, digest: &Digest) -> Option<Arc<AccessToken>> {
+        let Entry { token, key } = self.cache.get(digest)?;
+        let issued = |id: &IssuerId| {
+            let issuer = self.policies.issuers.get(id.0);
+            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || *it == token.issuer)
+        };
+        let id = policy.issuers.iter().find(|it| issued(it))?;
+        let keys = self.keys.get(id.0)?.current()?;
+        let counts = keys.contains(key) && token.claims.are_selected_by(&self.selection);
+        counts.then_some(token)
+    }
+
+    /// The token and the thumbprint of the key that verified it.
+    async fn verify(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        facts: &mut Facts,
+    ) -> Result<(AccessToken, Thumbprint), Denial> {
+        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed))?;
+        let header = jws.header().clone();
+        facts.kid.clone_from(&header.kid);
+        // The issuer first, then its key, then the algorithm: a key is never looked up across.
+        let id = self.issuer(policy, &jws)?;
+        let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
+        else {
+            return Err(Denial::Internal);
+        };
+        let algorithm = header
+            .algorithm
+            .filter(|it| issuer.algorithms.contains(it))
+            .ok_or(Denial::TokenAlgorithmForbidden)?;
+        let kid = header.kid.as_deref();
+        let set = key_set(keys, kid).await?;
+        let mut candidates = set.candidates(kid, algorithm).peekable();
+        if candidates.peek().is_none() {
+            let named = kid.is_some_and(|it| set.knows(it));
+            return Err(if named {
+                Denial::TokenAlgorithmForbidden
+            } else {
+                Denial::TokenKeyUnknown
+            });
+        }
+        let (verified, key) =
+            jws.verify(algorithm, candidates).or(Err(Denial::TokenSignatureInvalid))?;
+        let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
+        Ok((token, key.id()))
+    }
+
+    /// The issuer that the token claims, if the policy accepts it.
+    fn issuer(&self, policy: &Policy, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
+        let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
+        let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
+        let is_claimed = |it: &IssuerId| {
+            self.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
+        };
+        policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
+    }
+}
+
+/// The keys of an issuer. Waits for the network only when there are none yet, or when none of them
+/// has the name that the token gives.
+async fn key_set(keys: &IssuerKeys, kid: Option<&str>) -> Result<Arc<KeySet>, Denial> {
+    let set = keys.available().await.ok_or(Denial::KeysUnavailable)?;
+    if kid.is_none_or(|it| set.knows(it)) {
+        return Ok(set);
+    }
+    Ok(keys.newer_than(&set).await.unwrap_or(set))
+}
+
 impl Proved {
     /// As metadata and logs name it.
     pub const fn label(self) -> &'static str {
@@ -63,19 +236,5 @@ impl Proved {
             (false, true) => "dpop",
             (false, false) => "none",
         }
-    }
-}
-
-impl Checker {
-    /// A checker that reads the time from `clock`.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
-    }
-
-    /// Checks one request under `rules`.
-    pub async fn check(&self, _rules: &Rules, _request: &Request<'_>) -> Verdict {
-        let _ = self.clock.now();
-        std::future::ready(()).await;
-        Verdict { outcome: Err(Denial::Internal), facts: Facts::default() }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! All of it is borrowed from the bytes that the proxy sent.
 
+use std::fmt;
+
 /// A request under check.
 #[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
@@ -47,7 +49,7 @@ impl<'a> Target<'a> {
 }
 
 /// A header of which a request should have one at most.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Field<'a> {
     /// Not there.
     #[default]
@@ -65,6 +67,17 @@ impl<'a> Field<'a> {
         match self {
             Self::Absent => Self::One(value),
             Self::One(_) | Self::Many => Self::Many,
+        }
+    }
+}
+
+/// Its value may be a secret, and is not shown.
+impl fmt::Debug for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("Absent"),
+            Self::One(value) => write!(f, "One({} bytes)", value.len()),
+            Self::Many => f.write_str("Many"),
         }
     }
 }

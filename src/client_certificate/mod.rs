@@ -64,6 +64,16 @@ pub enum ClientCertificate {
     Conflict,
 }
 
+impl ClientCertificate {
+    /// Its thumbprint, when there is one.
+    pub const fn thumbprint(self) -> Option<Thumbprint> {
+        match self {
+            Self::Presented(thumbprint) => Some(thumbprint),
+            Self::Absent | Self::Malformed | Self::Conflict => None,
+        }
+    }
+}
+
 impl Source {
     /// What this source tells of the client's certificate. What other sources tell can make it a
     /// [`ClientCertificate::Conflict`], but is never taken instead.

@@ -4,4 +4,8 @@
 
 pub mod algorithm;
 pub mod base64url;
+pub mod json;
+pub mod jwk;
+pub mod jws;
+pub mod key;
 pub mod thumbprint;

@@ -3,5 +3,8 @@
 //! Pure: no clock, no I/O, no async. The time comes in as a parameter.
 
 pub mod access_token;
+pub mod claims;
 pub mod confirmation;
+pub mod credentials;
+pub mod mtls;
 pub mod target;

@@ -1,8 +1,9 @@
 //! Knows what is demanded of a request: policies, issuers and limits, compiled from the
 //! configuration so that nothing optional is left over.
 
+mod selection;
+
 use crate::client_certificate::Source;
-use crate::denial::Denial;
 use crate::jose::algorithm::Algorithm;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct PolicySet {
 pub struct IssuerId(pub usize);
 
 /// An authorization server whose tokens are accepted.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
@@ -51,6 +52,54 @@ pub struct KeyRules {
     pub source: KeySource,
     /// PEM of the only certification authorities that count when fetching; none: the system's.
     pub ca: Option<Vec<u8>>,
+    /// How often they are fetched, and how long they are kept.
+    pub upkeep: KeyUpkeep,
+}
+
+/// How often an issuer's keys are fetched, how long they are kept, and what a fetch may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyUpkeep {
+    /// The shortest time between two planned fetches, whatever the issuer says. Not more than
+    /// `refresh_max`.
+    pub refresh_min: Duration,
+    /// The longest time between two planned fetches, whatever the issuer says: a key that the
+    /// issuer withdraws is accepted for so long at most, while the issuer can be reached.
+    pub refresh_max: Duration,
+    /// The time between two planned fetches when the issuer says nothing.
+    pub refresh_default: Duration,
+    /// For how long keys are used after the issuer was last heard. It must exceed `refresh_max`.
+    pub max_stale: Duration,
+    /// The shortest time between two fetches that unknown key names cause.
+    pub unknown_kid_cooldown: Duration,
+    /// How long a fetch may take, discovery included.
+    pub fetch_timeout: Duration,
+    /// The longest document that is read, in bytes.
+    pub max_bytes: usize,
+    /// Where the keys are kept over a restart; none: nowhere.
+    pub snapshot_file: Option<PathBuf>,
+}
+
+impl Default for KeyUpkeep {
+    fn default() -> Self {
+        Self {
+            // `max-age=0` must not turn a fleet of gateways into load for the issuer.
+            refresh_min: Duration::from_secs(30),
+            // `max-age=31536000` must not keep a withdrawn key alive.
+            refresh_max: Duration::from_secs(3600),
+            // What the large issuers and Envoy's own filter use.
+            refresh_default: Duration::from_secs(300),
+            // An issuer that is down overnight has until the next evening to come back.
+            max_stale: Duration::from_secs(24 * 3600),
+            // A rotation without overlap costs so much at most; a flood costs the issuer six
+            // fetches a minute.
+            unknown_kid_cooldown: Duration::from_secs(10),
+            // Fetches do not hold up requests, except the first.
+            fetch_timeout: Duration::from_secs(5),
+            // A hundred RSA-4096 keys with certificates.
+            max_bytes: 512 * 1024,
+            snapshot_file: None,
+        }
+    }
 }
 
 /// Where an issuer's keys come from.
@@ -135,6 +184,23 @@ pub struct Limits {
     pub check_deadline: Duration,
     /// How many checks may be under way at once.
     pub concurrent_checks: usize,
+    /// How much of verified tokens is remembered.
+    pub token_cache: TokenCacheLimits,
+}
+
+/// How much of verified tokens is remembered. Whichever bound is met first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCacheLimits {
+    /// At most so many tokens.
+    pub entries: usize,
+    /// At most about so many bytes.
+    pub bytes: usize,
+}
+
+impl Default for TokenCacheLimits {
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 64 << 20 }
+    }
 }
 
 /// What the upstream sees of an allowed request.
@@ -161,8 +227,19 @@ pub enum UpstreamAuthorization {
 }
 
 impl PolicySet {
-    /// The policy for a request: the one that the proxy names, else the first that matches.
-    pub fn policy(&self, _request: &crate::request::Request<'_>) -> Result<&Arc<Policy>, Denial> {
-        Err(Denial::PolicyUnknown)
+    /// The dotted paths of all claims that somebody will ask for, each once.
+    pub fn claims_asked_for(&self) -> Vec<String> {
+        let headers = self.upstream.headers.iter().map(|(_, path)| path.as_str());
+        let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
+        let mut paths: Vec<String> = Vec::new();
+        for path in ALWAYS_ASKED_FOR.iter().copied().chain(headers).chain(demanded) {
+            if !paths.iter().any(|it| it == path) {
+                paths.push(path.to_owned());
+            }
+        }
+        paths
     }
 }
+
+/// The claims that every check, log line and answer may ask for.
+pub const ALWAYS_ASKED_FOR: &[&str] = &["sub", "client_id", "scope"];

@@ -1,0 +1,296 @@
+//! Knows how an answer becomes a `CheckResponse` that every Envoy reads the same way.
+
+use super::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use super::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use super::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use super::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use super::pb::envoy::r#type::v3::HttpStatus;
+use super::pb::google::rpc::Status;
+use crate::answer::{Answer, Header, Metadata};
+use bytes::Bytes;
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use std::sync::Arc;
+
+/// The encoded `envoy.service.auth.v3.CheckResponse`, without gRPC's frame.
+///
+/// Envoy lets a request through on `status.code` alone, whatever `http_response` holds, so the
+/// two are written in the same arm. A header whose value holds control characters never goes out:
+/// Envoy would write a line break into the client's response as it stands.
+pub fn response(answer: &Answer) -> Bytes {
+    let (code, http_response, metadata) = match answer {
+        Answer::Allow { set, remove, to_client, metadata } => {
+            (OK, HttpResponse::OkResponse(allowed(set, remove, to_client)), metadata)
+        }
+        Answer::Deny { status, to_client, body, metadata } => {
+            let status = (*status).clamp(400, 599);
+            let denied = denied(status, to_client, body.clone());
+            (code_of(status), HttpResponse::DeniedResponse(denied), metadata)
+        }
+    };
+    let response = CheckResponse {
+        status: Some(Status { code, ..Status::default() }),
+        http_response: Some(http_response),
+        dynamic_metadata: metadata_struct(metadata),
+    };
+    response.encode_to_vec().into()
+}
+
+/// gRPC's code for a denial, for whoever reads the answer without Envoy. Never [`OK`].
+fn code_of(status: u16) -> i32 {
+    match status {
+        400 => INVALID_ARGUMENT,
+        401 => UNAUTHENTICATED,
+        500 => INTERNAL,
+        503 => UNAVAILABLE,
+        _ => PERMISSION_DENIED,
+    }
+}
+
+const OK: i32 = 0;
+const INVALID_ARGUMENT: i32 = 3;
+const PERMISSION_DENIED: i32 = 7;
+const INTERNAL: i32 = 13;
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
+
+fn allowed(set: &[Header], remove: &[Arc<str>], to_client: &[Header]) -> OkHttpResponse {
+    let (sendable, unsendable): (Vec<&Header>, Vec<&Header>) =
+        set.iter().partition(|it| is_sendable(it));
+    // What cannot be set must not be left to the client either.
+    let removed = remove.iter().chain(unsendable.iter().map(|it| &it.name));
+    OkHttpResponse {
+        headers: sendable.into_iter().map(to_upstream).collect(),
+        headers_to_remove: removed.map(|it| String::from(&**it)).collect(),
+        response_headers_to_add: to_client.iter().filter(|it| is_sendable(it)).map(sole).collect(),
+        ..OkHttpResponse::default()
+    }
+}
+
+fn denied(status: u16, to_client: &[Header], body: String) -> DeniedHttpResponse {
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: status.into() }),
+        headers: to_client.iter().filter(|it| is_sendable(it)).map(to_denied_client).collect(),
+        body,
+    }
+}
+
+fn is_sendable(header: &Header) -> bool {
+    !header.value.chars().any(char::is_control)
+}
+
+/// A request header in place of all that the client sent under its name. Some Envoys go by
+/// `append` alone, others by `append_action`: both say to overwrite.
+fn to_upstream(header: &Header) -> HeaderValueOption {
+    HeaderValueOption { append: Some(false), ..sole(header) }
+}
+
+fn to_denied_client(header: &Header) -> HeaderValueOption {
+    if header.name.eq_ignore_ascii_case("www-authenticate") {
+        // One line per challenge.
+        option(header, HeaderAppendAction::AppendIfExistsOrAdd)
+    } else {
+        sole(header)
+    }
+}
+
+/// A response header in place of one of the same name. Envoy drops a denial's headers that have
+/// `append` set, so it stays unset.
+fn sole(header: &Header) -> HeaderValueOption {
+    option(header, HeaderAppendAction::OverwriteIfExistsOrAdd)
+}
+
+/// Envoy ignores `raw_value` in an answer and would send an empty header.
+fn option(header: &Header, action: HeaderAppendAction) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: String::from(&*header.name),
+            value: header.value.clone(),
+            ..HeaderValue::default()
+        }),
+        append_action: action.into(),
+        ..HeaderValueOption::default()
+    }
+}
+
+fn metadata_struct(metadata: &Metadata) -> Option<Struct> {
+    let string = |it: &str| Value { kind: Some(Kind::StringValue(it.into())) };
+    let fields = metadata.iter().map(|(key, value)| (String::from(*key), string(value)));
+    (!metadata.is_empty()).then(|| Struct { fields: fields.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denial::Denial;
+    use envoy_types::pb::envoy::config::core::v3::HeaderValueOption as Seen;
+    use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse as SeenResponse;
+    use envoy_types::pb::envoy::service::auth::v3::{self as seen, CheckResponse as SeenAnswer};
+    use envoy_types::pb::google::protobuf::value::Kind as SeenKind;
+
+    #[test]
+    fn no_denial_is_read_as_an_allow() {
+        for denial in Denial::ALL {
+            let (code, denied) = denied(&deny(denial.status(), &[]));
+            assert_ne!(code, 0, "{denial}");
+            assert_eq!(denied.status.unwrap().code, i32::from(denial.status()), "{denial}");
+        }
+    }
+
+    #[test]
+    fn no_status_makes_a_denial_look_like_a_success() {
+        let status_and_code = [
+            (0, 400, 3),
+            (200, 400, 3),
+            (399, 400, 3),
+            (400, 400, 3),
+            (401, 401, 16),
+            (403, 403, 7),
+            (404, 404, 7),
+            (429, 429, 7),
+            (500, 500, 13),
+            (502, 502, 7),
+            (503, 503, 14),
+            (599, 599, 7),
+            (600, 599, 7),
+            (u16::MAX, 599, 7),
+        ];
+        for (given, status, code) in status_and_code {
+            let (found, denied) = denied(&deny(given, &[]));
+            assert_eq!((denied.status.unwrap().code, found), (status, code), "{given}");
+        }
+        assert!((0..=u16::MAX).all(|it| code_of(it) != OK));
+    }
+
+    #[test]
+    fn an_allow_is_explicit_even_when_it_changes_nothing() {
+        let answer =
+            Answer::Allow { set: vec![], remove: vec![], to_client: vec![], metadata: vec![] };
+        let found = decoded(&answer);
+        assert_eq!(found.status.unwrap().code, 0);
+        assert_eq!(
+            found.http_response,
+            Some(SeenResponse::OkResponse(seen::OkHttpResponse::default()))
+        );
+        assert_eq!(found.dynamic_metadata, None);
+    }
+
+    #[test]
+    fn an_identity_header_overwrites_by_either_field() {
+        let found = allowed(&allow(&[("x-auth-subject", "alice")], &[]));
+        assert_eq!(found.headers, [line("x-auth-subject", "alice", Some(false), OVERWRITE)]);
+        assert_eq!(found.headers_to_remove, ["dpop"]);
+    }
+
+    #[test]
+    fn a_header_of_the_response_overwrites_without_append() {
+        let found = allowed(&allow(&[], &[("dpop-nonce", "n")]));
+        assert_eq!(found.response_headers_to_add, [line("dpop-nonce", "n", None, OVERWRITE)]);
+    }
+
+    #[test]
+    fn each_challenge_is_a_line_of_its_own_and_nothing_else_is_repeated() {
+        let headers = [
+            ("www-authenticate", "Bearer"),
+            ("WWW-Authenticate", "DPoP algs=\"ES256\""),
+            ("content-type", "application/json"),
+        ];
+        let (_, found) = denied(&deny(401, &headers));
+        let expected = [
+            line("www-authenticate", "Bearer", None, ADD),
+            line("WWW-Authenticate", "DPoP algs=\"ES256\"", None, ADD),
+            line("content-type", "application/json", None, OVERWRITE),
+        ];
+        assert_eq!(found.headers, expected);
+        assert_eq!(found.body, "{}");
+    }
+
+    #[test]
+    fn a_header_with_a_control_character_never_goes_out() {
+        for value in ["a\r\nset-cookie: x", "a\nb", "a\rb", "\0", "a\tb", "\u{7f}", "\u{85}"] {
+            let bad = [("x-auth-subject", value)];
+            let found = allowed(&allow(&bad, &bad));
+            assert!(found.headers.is_empty() && found.response_headers_to_add.is_empty());
+            assert_eq!(found.headers_to_remove, ["dpop", "x-auth-subject"], "{value:?}");
+            assert!(denied(&deny(401, &bad)).1.headers.is_empty(), "{value:?}");
+        }
+        let (_, found) = denied(&deny(401, &[("x", "d\u{e9}j\u{e0} vu ~")]));
+        assert_eq!(found.headers.len(), 1);
+    }
+
+    #[test]
+    fn metadata_is_a_struct_of_strings() {
+        for answer in [allow(&[], &[]), deny(401, &[])] {
+            let fields = decoded(&answer).dynamic_metadata.unwrap().fields;
+            assert_eq!(fields.len(), 1);
+            assert_eq!(fields["policy"].kind, Some(SeenKind::StringValue("payments".into())));
+        }
+    }
+
+    const ADD: i32 = 0;
+    const OVERWRITE: i32 = 2;
+
+    fn line(key: &str, value: &str, append: Option<bool>, append_action: i32) -> Seen {
+        let header = envoy_types::pb::envoy::config::core::v3::HeaderValue {
+            key: key.into(),
+            value: value.into(),
+            raw_value: vec![],
+        };
+        #[expect(deprecated, reason = "Envoy's name for a field that counts more than its heir")]
+        Seen {
+            header: Some(header),
+            append: append.map(|value| envoy_types::pb::google::protobuf::BoolValue { value }),
+            append_action,
+            keep_empty_value: false,
+        }
+    }
+
+    fn headers(pairs: &[(&str, &str)]) -> Vec<Header> {
+        pairs
+            .iter()
+            .map(|(name, value)| Header { name: (*name).into(), value: (*value).into() })
+            .collect()
+    }
+
+    fn allow(set: &[(&str, &str)], to_client: &[(&str, &str)]) -> Answer {
+        Answer::Allow {
+            set: headers(set),
+            remove: vec!["dpop".into()],
+            to_client: headers(to_client),
+            metadata: vec![("policy", "payments".into())],
+        }
+    }
+
+    fn deny(status: u16, to_client: &[(&str, &str)]) -> Answer {
+        Answer::Deny {
+            status,
+            to_client: headers(to_client),
+            body: "{}".into(),
+            metadata: vec![("policy", "payments".into())],
+        }
+    }
+
+    fn decoded(answer: &Answer) -> SeenAnswer {
+        SeenAnswer::decode(response(answer)).unwrap()
+    }
+
+    #[track_caller]
+    fn allowed(answer: &Answer) -> seen::OkHttpResponse {
+        let found = decoded(answer);
+        assert_eq!(found.status.unwrap().code, 0);
+        match found.http_response {
+            Some(SeenResponse::OkResponse(it)) => it,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn denied(answer: &Answer) -> (i32, seen::DeniedHttpResponse) {
+        let found = decoded(answer);
+        match found.http_response {
+            Some(SeenResponse::DeniedResponse(it)) => (found.status.unwrap().code, it),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Knows gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
+
+use crate::denial::Denial;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use std::cmp::Ordering;
+use std::convert::Infallible;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use tonic::Code;
+
+/// The longest message that is read, in bytes. Envoy itself takes no more than 8 MiB of headers.
+pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why a call's message cannot be had. It is answered with a denial, since the proxy may be told
+/// to let a request through on a gRPC error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is longer than the limit.
+    TooLarge,
+    /// It is compressed, which nobody has been offered.
+    Compressed,
+    /// It ends early.
+    Truncated,
+    /// More follows it.
+    Excess,
+    /// The stream broke.
+    Broken,
+}
+
+impl From<Fault> for Denial {
+    fn from(_: Fault) -> Self {
+        Self::RequestMalformed
+    }
+}
+
+/// Reads the one message of a unary call, of `limit` bytes at most.
+///
+/// Nothing is copied when it comes in one data frame, and memory grows only with what has come.
+pub async fn read_message<B>(body: B, limit: usize) -> Result<Bytes, Fault>
+where
+    B: Body<Data = Bytes>,
+{
+    let mut body = pin!(body);
+    let mut received = Received::default();
+    let mut complete = false;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.or(Err(Fault::Broken))?.into_data() {
+            received.add(data);
+            complete = received.is_complete(limit)?;
+        }
+    }
+    if complete { Ok(received.into_message()) } else { Err(Fault::Truncated) }
+}
+
+/// What has come of a call so far: the only data frame as it is, or several joined.
+#[derive(Default)]
+struct Received {
+    only: Bytes,
+    joined: BytesMut,
+}
+
+impl Received {
+    fn add(&mut self, data: Bytes) {
+        if self.whole().is_empty() {
+            self.only = data;
+        } else {
+            self.joined.extend_from_slice(&mem::take(&mut self.only));
+            self.joined.extend_from_slice(&data);
+        }
+    }
+
+    fn is_complete(&self, limit: usize) -> Result<bool, Fault> {
+        let Some((&[flag, length @ ..], message)) = self.whole().split_first_chunk::<PREFIX>()
+        else {
+            return Ok(false);
+        };
+        let length = usize::try_from(u32::from_be_bytes(length)).or(Err(Fault::TooLarge))?;
+        if flag != UNCOMPRESSED {
+            return Err(Fault::Compressed);
+        }
+        if limit < length {
+            return Err(Fault::TooLarge);
+        }
+        match message.len().cmp(&length) {
+            Ordering::Less => Ok(false),
+            Ordering::Equal => Ok(true),
+            Ordering::Greater => Err(Fault::Excess),
+        }
+    }
+
+    fn whole(&self) -> &[u8] {
+        if self.joined.is_empty() { &self.only } else { &self.joined }
+    }
+
+    fn into_message(self) -> Bytes {
+        let mut whole = if self.joined.is_empty() { self.only } else { self.joined.freeze() };
+        whole.split_off(PREFIX.min(whole.len()))
+    }
+}
+
+/// A flag and a length of four bytes.
+const PREFIX: usize = 5;
+const UNCOMPRESSED: u8 = 0;
+
+/// The answer of a call that ends well. `framed` is the message in its frame.
+pub fn reply(framed: Bytes) -> Response<Reply> {
+    let ok = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+    response(Reply { data: Some(framed), trailers: Some(ok) })
+}
+
+/// A message in its frame, as [`reply`] takes it.
+pub fn framed(message: &[u8]) -> Bytes {
+    // A message of 4 GiB would be sent as one that ends early.
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    let mut framed = BytesMut::with_capacity(message.len().saturating_add(PREFIX));
+    framed.put_u8(UNCOMPRESSED);
+    framed.put_u32(length);
+    framed.put_slice(message);
+    framed.freeze()
+}
+
+/// The answer of a call that cannot be made, say of an unknown method: no body, the status in the
+/// headers. Never for a decision. `message` is printable ASCII without `%`.
+pub fn error(code: Code, message: &'static str) -> Response<Reply> {
+    let mut response = response(Reply { data: None, trailers: None });
+    let headers = response.headers_mut();
+    headers.insert(GRPC_STATUS, i32::from(code).into());
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    response
+}
+
+fn response(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The body of an answer: one frame of data and the trailers, or nothing.
+#[derive(Debug)]
+pub struct Reply {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = self.data.take().map(Frame::data);
+        Poll::Ready(data.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream::{self, StreamExt};
+    use http_body_util::{Full, StreamBody};
+
+    #[tokio::test]
+    async fn a_message_in_one_frame_is_not_copied() {
+        let framed = framed(b"message");
+        let read = read_message(Full::new(framed.clone()), 7).await.unwrap();
+        assert_eq!(read, "message");
+        assert_eq!(read.as_ptr(), framed.slice(PREFIX..).as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_message_may_come_in_any_pieces() {
+        let framed = framed(b"message");
+        for size in 1..=framed.len() {
+            let data = framed.chunks(size).map(Bytes::copy_from_slice);
+            let pieces = data.flat_map(|it| [Frame::data(Bytes::new()), Frame::data(it)]);
+            let trailers = [Frame::trailers(HeaderMap::new())];
+            let body = body(pieces.chain(trailers).collect());
+            assert_eq!(read_message(body, 7).await.unwrap(), "message", "{size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_message_is_a_message() {
+        assert_eq!(read_message(whole(b"\0\0\0\0\0"), 0).await, Ok(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_one_plain_message_is_a_fault() {
+        let faults: [(&[u8], Fault); 8] = [
+            (b"", Fault::Truncated),
+            (b"\0\0\0\0", Fault::Truncated),
+            (b"\0\0\0\0\x02a", Fault::Truncated),
+            (b"\0\0\0\0\x02abc", Fault::Excess),
+            (b"\0\0\0\0\x01a\0\0\0\0\x01a", Fault::Excess),
+            (b"\x01\0\0\0\x02ab", Fault::Compressed),
+            (b"\xff\0\0\0\x02ab", Fault::Compressed),
+            (b"\0\xff\xff\xff\xffab", Fault::TooLarge),
+        ];
+        for (bytes, fault) in faults {
+            assert_eq!(read_message(whole(bytes), 9).await, Err(fault), "{bytes:?}");
+            let single = bytes.iter().map(|it| Frame::data(Bytes::copy_from_slice(&[*it])));
+            assert_eq!(read_message(body(single.collect()), 9).await, Err(fault), "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_the_longest_message() {
+        let framed = framed(&[0; 10]);
+        assert_eq!(read_message(whole(&framed), 9).await, Err(Fault::TooLarge));
+        assert!(read_message(whole(&framed), 10).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_is_not_waited_for() {
+        let announced = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\x0a")));
+        let frames = stream::iter([announced]).chain(stream::pending());
+        assert_eq!(read_message(StreamBody::new(frames), 9).await, Err(Fault::TooLarge));
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_a_fault_even_behind_a_whole_message() {
+        let frames = [Ok(Frame::data(framed(b"message"))), Err("reset")];
+        let body = StreamBody::new(stream::iter(frames));
+        assert_eq!(read_message(body, 7).await, Err(Fault::Broken));
+    }
+
+    #[tokio::test]
+    async fn a_reply_is_one_frame_of_data_and_the_status() {
+        let response = reply(framed(b"message"));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        let mut body = response.into_body();
+        assert!(!body.is_end_stream());
+        let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data, &b"\0\0\0\0\x07message"[..]);
+        assert!(!body.is_end_stream());
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers, HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]));
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_error_is_all_in_the_headers() {
+        let response = error(Code::Unimplemented, "no such method");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert_eq!(response.headers()["grpc-status"], "12");
+        assert_eq!(response.headers()["grpc-message"], "no such method");
+        let mut body = response.into_body();
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    fn whole(bytes: &[u8]) -> Full<Bytes> {
+        Bytes::copy_from_slice(bytes).into()
+    }
+
+    fn body(frames: Vec<Frame<Bytes>>) -> impl Body<Data = Bytes, Error = Infallible> {
+        StreamBody::new(stream::iter(frames.into_iter().map(Ok)))
+    }
+}

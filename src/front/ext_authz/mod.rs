@@ -1,0 +1,11 @@
+//! Knows Envoy's external authorization: the gRPC service `envoy.service.auth.v3.Authorization`.
+//!
+//! ```text
+//!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
+//! ```
+
+pub mod encode;
+pub mod grpc;
+pub mod pb;
+pub mod protobuf;
+pub mod wire;

@@ -1,0 +1,204 @@
+//! Knows where in a `CheckRequest` to find what is checked: one walk over the bytes, borrowing.
+//!
+//! Envoy sends every field once. Where protobuf would merge repetitions or let the last one win,
+//! the message is refused, so that no two readers of it can differ.
+
+use super::protobuf::{Fields, Malformed, Payload};
+use crate::denial::Denial;
+use crate::request::{Field, Request};
+
+/// Reads an encoded `envoy.service.auth.v3.CheckRequest`.
+///
+/// `certificate_header` is the header that carries the client certificate, if one does. Header
+/// names compare without case. Fields that do not matter here are skipped, not looked into.
+///
+/// # Errors
+///
+/// [`Denial::RequestMalformed`]: the bytes are not such a message, or hold no HTTP request.
+pub fn read<'a>(
+    message: &'a [u8],
+    certificate_header: Option<&str>,
+) -> Result<Request<'a>, Denial> {
+    check_request(message, certificate_header).or(Err(Denial::RequestMalformed))
+}
+
+fn check_request<'a>(
+    message: &'a [u8],
+    certificate_header: Option<&str>,
+) -> Result<Request<'a>, Malformed> {
+    let attributes = only(1, message)?;
+    attribute_context(attributes.ok_or(Malformed)?, certificate_header)
+}
+
+fn attribute_context<'a>(
+    message: &'a [u8],
+    certificate_header: Option<&str>,
+) -> Result<Request<'a>, Malformed> {
+    let (mut source, mut request, mut policy) = (None, None, None);
+    for field in Fields::of(message) {
+        match field? {
+            (1, it) => it.once(&mut source)?,
+            (4, it) => it.once(&mut request)?,
+            (10, it) => {
+                if let (b"policy", name) = entry(it.bytes()?)? {
+                    Payload::Bytes(name).once(&mut policy)?;
+                }
+            }
+            _ => (),
+        }
+    }
+    let http = only(2, request.ok_or(Malformed)?)?;
+    let mut found = http_request(http.ok_or(Malformed)?, certificate_header)?;
+    found.policy = policy.map(text).transpose()?;
+    peer(source.unwrap_or_default(), &mut found)?;
+    Ok(found)
+}
+
+fn peer<'a>(message: &'a [u8], found: &mut Request<'a>) -> Result<(), Malformed> {
+    let (mut principal, mut certificate) = (None, None);
+    for field in Fields::of(message) {
+        match field? {
+            (4, it) => it.once(&mut principal)?,
+            (5, it) => it.once(&mut certificate)?,
+            _ => (),
+        }
+    }
+    found.evidence.peer_principal = principal.unwrap_or_default();
+    found.evidence.peer_certificate = certificate.unwrap_or_default();
+    Ok(())
+}
+
+fn http_request<'a>(
+    message: &'a [u8],
+    certificate_header: Option<&str>,
+) -> Result<Request<'a>, Malformed> {
+    let (mut method, mut path, mut host, mut scheme, mut header_map) =
+        (None, None, None, None, None);
+    let mut headers = Headers { certificate_header, ..Headers::default() };
+    for field in Fields::of(message) {
+        match field? {
+            (2, it) => it.once(&mut method)?,
+            (3, it) => headers.add(entry(it.bytes()?)?),
+            (4, it) => it.once(&mut path)?,
+            (5, it) => it.once(&mut host)?,
+            (6, it) => it.once(&mut scheme)?,
+            (13, it) => it.once(&mut header_map)?,
+            _ => (),
+        }
+    }
+    for field in Fields::of(header_map.unwrap_or_default()) {
+        if let (1, it) = field? {
+            headers.add(header_value(it.bytes()?)?);
+        }
+    }
+    let mut found = headers.into_request();
+    found.target.method = text(method.filter(|it| !it.is_empty()).ok_or(Malformed)?)?;
+    found.target.path = text(path.unwrap_or_default())?;
+    found.target.authority = text(host.unwrap_or_default())?;
+    found.target.scheme = text(scheme.unwrap_or_default())?;
+    Ok(found)
+}
+
+/// Key and value of an entry of a map of strings.
+fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut key, mut value) = (None, None);
+    for field in Fields::of(message) {
+        match field? {
+            (1, it) => it.once(&mut key)?,
+            (2, it) => it.once(&mut value)?,
+            _ => (),
+        }
+    }
+    Ok((key.unwrap_or_default(), value.unwrap_or_default()))
+}
+
+/// Key and value of a `HeaderValue`.
+fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut key, mut value, mut raw_value) = (None, None, None);
+    for field in Fields::of(message) {
+        match field? {
+            (1, it) => it.once(&mut key)?,
+            (2, it) => it.once(&mut value)?,
+            (3, it) => it.once(&mut raw_value)?,
+            _ => (),
+        }
+    }
+    // Envoy documents that only one of the two is set.
+    match (value.unwrap_or_default(), raw_value.unwrap_or_default()) {
+        (value, []) | ([], value) => Ok((key.unwrap_or_default(), value)),
+        _ => Err(Malformed),
+    }
+}
+
+/// The one field of `message` with this number.
+fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let mut found = None;
+    for field in Fields::of(message) {
+        match field? {
+            (it, payload) if it == number => payload.once(&mut found)?,
+            _ => (),
+        }
+    }
+    Ok(found)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+    str::from_utf8(bytes).or(Err(Malformed))
+}
+
+/// The few headers that matter, from whichever container they come.
+#[derive(Default)]
+struct Headers<'a, 'n> {
+    authorization: Field<'a>,
+    proof: Field<'a>,
+    xfcc: Field<'a>,
+    traceparent: Field<'a>,
+    request_id: Field<'a>,
+    certificate: Field<'a>,
+    certificate_header: Option<&'n str>,
+}
+
+impl<'a> Headers<'a, '_> {
+    fn add(&mut self, (name, value): (&[u8], &'a [u8])) {
+        if let Some(field) = self.field(name) {
+            *field = field.and(value);
+        }
+        // On its own, for it may be one of the others.
+        if self.certificate_header.is_some_and(|it| name.eq_ignore_ascii_case(it.as_bytes())) {
+            self.certificate = self.certificate.and(value);
+        }
+    }
+
+    /// Most headers have a length that none of these has.
+    fn field(&mut self, name: &[u8]) -> Option<&mut Field<'a>> {
+        let (known, field) = match name.len() {
+            4 => ("dpop", &mut self.proof),
+            11 => ("traceparent", &mut self.traceparent),
+            12 => ("x-request-id", &mut self.request_id),
+            13 => ("authorization", &mut self.authorization),
+            23 => ("x-forwarded-client-cert", &mut self.xfcc),
+            _ => return None,
+        };
+        name.eq_ignore_ascii_case(known.as_bytes()).then_some(field)
+    }
+
+    fn into_request(self) -> Request<'a> {
+        let mut request = Request {
+            authorization: self.authorization,
+            proof: self.proof,
+            traceparent: sole(self.traceparent),
+            request_id: sole(self.request_id),
+            ..Request::default()
+        };
+        request.evidence.xfcc = self.xfcc;
+        request.evidence.header = self.certificate;
+        request
+    }
+}
+
+fn sole(field: Field<'_>) -> Option<&[u8]> {
+    match field {
+        Field::One(value) => Some(value),
+        Field::Absent | Field::Many => None,
+    }
+}

@@ -1,0 +1,3 @@
+//! Knows how a request comes in and an answer goes out. A front end translates and never decides.
+
+pub mod ext_authz;

@@ -1,0 +1,172 @@
+//! Knows JSON as a signed object may be written: UTF-8, one object, each member name once, and
+//! not nested without end (RFC 7515 §4, RFC 7519 §4, RFC 8259).
+
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+
+/// The members of a JSON object.
+pub type Object = Map<String, Value>;
+
+/// The bytes are not a JSON object, or not one that everybody reads alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStrictJson;
+
+/// How deep values may be nested. Real claims stay under ten; each level costs stack.
+const MAX_DEPTH: usize = 32;
+
+/// The object that `bytes` spell.
+///
+/// A member name that stands twice is refused, since parsers differ in which of the two they
+/// take.
+pub fn object(bytes: &[u8]) -> Result<Object, NotStrictJson> {
+    let mut input = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict { depth: 0 }.deserialize(&mut input).or(Err(NotStrictJson))?;
+    input.end().or(Err(NotStrictJson))?;
+    match value {
+        Value::Object(members) => Ok(members),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(NotStrictJson)
+        }
+    }
+}
+
+/// Reads one value at some depth.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn inside<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth < MAX_DEPTH {
+            Ok(Self { depth: self.depth.saturating_add(1) })
+        } else {
+            Err(E::custom("nested too deeply"))
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, input: D) -> Result<Value, D::Error> {
+        input.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut input: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
+        let mut values = Vec::new();
+        while let Some(value) = input.next_element_seed(inside)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
+        let mut members = Object::new();
+        while let Some(name) = input.next_key::<String>()? {
+            let value = input.next_value_seed(inside)?;
+            if members.insert(name, value).is_some() {
+                return Err(de::Error::custom("a member stands twice"));
+            }
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reads_every_kind_of_value() {
+        let found = object(br#" {"a":[1,-2,3.5,true,null,"\u00e9"],"b":{}} "#).unwrap();
+        assert_eq!(Value::Object(found), json!({"a": [1, -2, 3.5, true, null, "é"], "b": {}}));
+    }
+
+    #[test]
+    fn refuses_a_member_that_stands_twice_at_any_depth() {
+        for odd in [r#"{"a":1,"a":1}"#, r#"{"x":{"a":1,"a":2}}"#, r#"[{"a":1}]"#] {
+            assert_eq!(object(odd.as_bytes()), Err(NotStrictJson), "{odd}");
+        }
+        // The same name in another spelling.
+        assert_eq!(object(br#"{"iss":1,"\u0069ss":2}"#), Err(NotStrictJson));
+        assert_eq!(object(br#"{"x":[{"a":1,"a":2}]}"#), Err(NotStrictJson));
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_json_object() {
+        let odd: &[&[u8]] = &[
+            b"",
+            b"null",
+            b"\"text\"",
+            b"[]",
+            b"{",
+            b"{}{}",
+            b"{} x",
+            b"{'a':1}",
+            b"{\"a\":01}",
+            b"{\"a\":NaN}",
+            b"{\"a\":1e999}",
+            b"{\"a\":1,}",
+            b"{\"a\":\"\xff\"}",
+            b"{\"a\":\"\\ud800\"}",
+            b"{\"a\":\"\n\"}",
+            b"\xef\xbb\xbf{}",
+            b"{}\0",
+        ];
+        for odd in odd {
+            assert_eq!(object(odd), Err(NotStrictJson), "{}", String::from_utf8_lossy(odd));
+        }
+    }
+
+    #[test]
+    fn nesting_ends_at_its_bound() {
+        let nested = |depth: usize| {
+            let arrays = depth - 1;
+            format!("{{\"a\":{}{}}}", "[".repeat(arrays), "]".repeat(arrays))
+        };
+        assert!(object(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert_eq!(object(nested(MAX_DEPTH + 1).as_bytes()), Err(NotStrictJson));
+        assert_eq!(object(nested(10_000).as_bytes()), Err(NotStrictJson));
+    }
+}

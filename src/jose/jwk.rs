@@ -1,0 +1,190 @@
+//! Knows JWK Sets: an issuer's keys (RFC 7517 §5).
+
+use super::algorithm::Algorithm;
+use super::json;
+use super::key::{OddKey, VerifyingKey};
+use super::thumbprint::Thumbprint;
+use serde_json::Value;
+
+/// The keys of one issuer at one time.
+///
+/// Odd members are skipped and counted, as RFC 7517 §5 asks: one key that nobody here understands
+/// must not take the others with it.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    keys: Vec<VerifyingKey>,
+    skipped: Vec<OddKey>,
+}
+
+/// The bytes are not a JWK Set at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAKeySet;
+
+/// So many keys are read of a set, and the rest are skipped: a set is a handful of keys, and each
+/// costs memory and time.
+const MAX_KEYS: usize = 100;
+
+/// So many keys are tried for one token. Each try costs up to 180 µs, and anybody can send tokens.
+const MAX_CANDIDATES: usize = 8;
+
+impl KeySet {
+    /// The set that `bytes` spell.
+    pub fn parse(bytes: &[u8]) -> Result<Self, NotAKeySet> {
+        let document = json::object(bytes).or(Err(NotAKeySet))?;
+        let Some(Value::Array(members)) = document.get("keys") else { return Err(NotAKeySet) };
+        let mut set = Self::default();
+        for member in members {
+            let key = if set.keys.len() < MAX_KEYS {
+                member.as_object().ok_or(OddKey::Malformed).and_then(VerifyingKey::from_jwk)
+            } else {
+                Err(OddKey::Surplus)
+            };
+            match key {
+                Ok(key) => set.keys.push(key),
+                Err(odd) => set.skipped.push(odd),
+            }
+        }
+        Ok(set)
+    }
+
+    /// The keys that may have signed a token: of this `kid`, when the token names one, and fit for
+    /// the algorithm. One `kid` may stand for several keys (FAPI 2.0 Security Profile §5.4.3).
+    pub fn candidates<'a>(
+        &'a self,
+        kid: Option<&'a str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &'a VerifyingKey> {
+        self.keys
+            .iter()
+            .filter(move |it| kid.is_none() || it.kid() == kid)
+            .filter(move |it| it.serves(algorithm))
+            .take(MAX_CANDIDATES)
+    }
+
+    /// Whether a key has this name, whatever it is fit for.
+    pub fn knows(&self, kid: &str) -> bool {
+        self.keys.iter().any(|it| it.kid() == Some(kid))
+    }
+
+    /// Whether the key with this thumbprint is among them.
+    pub fn contains(&self, id: Thumbprint) -> bool {
+        self.keys.iter().any(|it| it.id() == id)
+    }
+
+    /// How many keys can be used.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether no key can be used.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// How many members were skipped.
+    pub fn skipped(&self) -> usize {
+        self.skipped.len()
+    }
+
+    /// The names of the keys, where they have one.
+    pub fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(VerifyingKey::kid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// RFC 7515 Appendix A.3.
+    const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+    const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+    /// RFC 8037 Appendix A.2.
+    const ED: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+    fn ec() -> Value {
+        json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": "good"})
+    }
+
+    fn parse(keys: &Value) -> KeySet {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn one_odd_key_does_not_take_the_others_with_it() {
+        let n_1024 = "A".repeat(170) + "E";
+        let odd = [
+            json!({"kty": "oct", "k": "AAAA", "kid": "oct"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}),
+            json!({"kty": "EC", "crv": "secp256k1", "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": "P-384", "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": "P-256", "x": X}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": X}),
+            json!({"kty": "EC", "crv": "P-256", "x": format!("{X}="), "y": Y}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "use": "enc"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "use": 1}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "key_ops": ["sign"]}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "key_ops": "verify"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ECDH-ES"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ES384"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": null}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": 7}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "d": X}),
+            json!({"kty": "OKP", "crv": "X25519", "x": ED}),
+            json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
+            json!({"kty": "OKP", "crv": "Ed25519", "x": "A".repeat(43)}),
+            json!({"kty": "RSA", "n": n_1024, "e": "AQAB"}),
+            json!({"kty": "RSA", "e": "AQAB"}),
+            json!({"kty": 1}),
+            json!({}),
+            json!("text"),
+            json!(null),
+        ];
+        for odd in &odd {
+            let set = parse(&json!([odd, ec()]));
+            assert_eq!((set.len(), set.skipped()), (1, 1), "{odd}");
+            assert!(set.knows("good"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_an_error() {
+        for odd in ["", "{}", "[]", "null", r#"{"keys":null}"#, r#"{"keys":{}}"#, "<html>"] {
+            assert_eq!(KeySet::parse(odd.as_bytes()).err(), Some(NotAKeySet), "{odd}");
+        }
+        assert!(parse(&json!([])).is_empty(), "an empty set is one");
+    }
+
+    #[test]
+    fn a_key_is_found_by_name_and_fitness() {
+        let set = parse(&json!([
+            ec(),
+            {"kty": "OKP", "crv": "Ed25519", "x": ED, "kid": "good"},
+            {"kty": "OKP", "crv": "Ed25519", "x": ED, "alg": "EdDSA", "use": "sig"},
+        ]));
+        let count = |kid, algorithm| set.candidates(kid, algorithm).count();
+        assert_eq!(count(Some("good"), Algorithm::ES256), 1, "one name for two keys");
+        assert_eq!(count(Some("good"), Algorithm::EdDSA), 1);
+        assert_eq!(count(Some("good"), Algorithm::ES384), 0);
+        assert_eq!(count(Some("good"), Algorithm::RS256), 0);
+        assert_eq!(count(Some("GOOD"), Algorithm::ES256), 0);
+        assert_eq!(count(None, Algorithm::EdDSA), 2);
+        assert_eq!(set.kids().collect::<Vec<_>>(), ["good", "good"]);
+    }
+
+    #[test]
+    fn keys_and_candidates_are_bounded() {
+        let many: Vec<Value> = (0..MAX_KEYS + 5).map(|_| ec()).collect();
+        let set = parse(&json!(many));
+        assert_eq!((set.len(), set.skipped()), (MAX_KEYS, 5));
+        assert_eq!(set.candidates(Some("good"), Algorithm::ES256).count(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_set_contains_its_keys_by_thumbprint() {
+        let (set, other) = (parse(&json!([ec()])), parse(&json!([])));
+        let id = set.candidates(None, Algorithm::ES256).next().unwrap().id();
+        assert!(set.contains(id) && !other.contains(id));
+    }
+}

@@ -1,0 +1,217 @@
+//! Knows how a request carries its access token and its proof (RFC 6750 §2, RFC 9449 §7.1).
+
+use crate::denial::Denial;
+use crate::request::{Field, Request};
+use std::fmt;
+
+/// The credentials of a request: exactly one token, at most one proof.
+#[derive(Debug)]
+pub struct Credentials<'a> {
+    /// The authentication scheme that the token came with.
+    pub scheme: Scheme,
+    /// The access token.
+    pub token: Token<'a>,
+    /// The DPoP proof.
+    pub proof: Option<Proof<'a>>,
+}
+
+/// An authentication scheme for access tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449 §7.1.
+    Dpop,
+}
+
+/// An access token as it came: a secret, never shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token<'a>(&'a [u8]);
+
+/// A DPoP proof as it came: a secret while it is fresh, never shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Proof<'a>(&'a [u8]);
+
+impl<'a> Credentials<'a> {
+    /// Reads the credentials of a request.
+    pub fn read(request: &Request<'a>) -> Result<Self, Denial> {
+        let (scheme, token) = authorization(request.authorization)?;
+        // RFC 6750 §2: one way of sending the token in a request, not two.
+        if request.target.query().is_some_and(holds_access_token) {
+            return Err(Denial::CredentialsAmbiguous);
+        }
+        let proof = match request.proof {
+            Field::Absent => None,
+            Field::One(proof) if !proof.contains(&b',') => Some(Proof(proof)),
+            Field::One(_) | Field::Many => return Err(Denial::CredentialsAmbiguous),
+        };
+        Ok(Self { scheme, token, proof })
+    }
+}
+
+/// `Bearer` or `DPoP`, blanks, and a token of the characters that RFC 6750 §2.1 allows.
+fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>), Denial> {
+    let value = match field {
+        Field::Absent => return Err(Denial::CredentialsMissing),
+        Field::One(value) => value.trim_ascii(),
+        Field::Many => return Err(Denial::CredentialsAmbiguous),
+    };
+    if value.is_empty() {
+        return Err(Denial::CredentialsMissing);
+    }
+    // Envoy joins repeated lines with a comma, and a token has none.
+    if value.contains(&b',') {
+        return Err(Denial::CredentialsAmbiguous);
+    }
+    let end = value.iter().position(|it| *it == b' ').unwrap_or(value.len());
+    let (scheme, rest) = value.split_at_checked(end).ok_or(Denial::Internal)?;
+    let scheme = Scheme::named(scheme).ok_or(Denial::SchemeUnsupported)?;
+    let blanks = rest.iter().take_while(|it| **it == b' ').count();
+    let token = rest.get(blanks..).unwrap_or_default();
+    if is_token68(token) { Ok((scheme, Token(token))) } else { Err(Denial::TokenMalformed) }
+}
+
+/// RFC 9110 §11.2: `token68`, at least one character and `=` only at the end.
+fn is_token68(text: &[u8]) -> bool {
+    let padding = text.iter().rev().take_while(|it| **it == b'=').count();
+    let body = text.get(..text.len().saturating_sub(padding)).unwrap_or_default();
+    let allowed = |it: &u8| {
+        it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+    };
+    !body.is_empty() && body.iter().all(allowed)
+}
+
+/// RFC 6750 §2.3: the query parameter that would carry a token.
+fn holds_access_token(query: &str) -> bool {
+    query.split('&').any(|it| it == "access_token" || it.starts_with("access_token="))
+}
+
+impl Scheme {
+    /// Its name. Schemes have no case (RFC 9110 §11.1).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Dpop => "DPoP",
+        }
+    }
+
+    fn named(name: &[u8]) -> Option<Self> {
+        [Self::Bearer, Self::Dpop]
+            .into_iter()
+            .find(|it| name.eq_ignore_ascii_case(it.name().as_bytes()))
+    }
+}
+
+impl<'a> Token<'a> {
+    /// Its characters, all of them ASCII.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether it has the shape of a signed JWT: three parts. Anything else is opaque.
+    pub fn looks_like_jwt(self) -> bool {
+        self.0.split(|it| *it == b'.').count() == 3
+    }
+}
+
+impl<'a> Proof<'a> {
+    /// Its bytes.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl fmt::Debug for Token<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Debug for Proof<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proof({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Target;
+
+    #[track_caller]
+    fn check(authorization: Field<'_>, expected: Result<(Scheme, &str), Denial>) {
+        let request = Request { authorization, ..Request::default() };
+        let found = Credentials::read(&request).map(|it| (it.scheme, it.token.as_bytes()));
+        assert_eq!(found, expected.map(|(scheme, token)| (scheme, token.as_bytes())));
+    }
+
+    #[test]
+    fn reads_one_token_and_its_scheme() {
+        check(Field::One(b"Bearer a.b.c"), Ok((Scheme::Bearer, "a.b.c")));
+        check(Field::One(b"DPoP a.b.c"), Ok((Scheme::Dpop, "a.b.c")));
+        check(Field::One(b"bEARER a"), Ok((Scheme::Bearer, "a")));
+        check(Field::One(b"dpop   a"), Ok((Scheme::Dpop, "a")));
+        check(Field::One(b"Bearer -._~+/09=="), Ok((Scheme::Bearer, "-._~+/09==")));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_others() {
+        check(Field::Absent, Err(Denial::CredentialsMissing));
+        check(Field::One(b""), Err(Denial::CredentialsMissing));
+        check(Field::One(b"  "), Err(Denial::CredentialsMissing));
+        check(Field::Many, Err(Denial::CredentialsAmbiguous));
+        check(Field::One(b"Bearer a,DPoP b"), Err(Denial::CredentialsAmbiguous));
+        check(Field::One(b"Basic dXNlcg=="), Err(Denial::SchemeUnsupported));
+        check(Field::One(b"Bearerer a"), Err(Denial::SchemeUnsupported));
+        check(Field::One(b"a.b.c"), Err(Denial::SchemeUnsupported));
+        for odd in [
+            &b"Bearer"[..],
+            b"Bearer =",
+            b"Bearer a=b",
+            b"Bearer a b",
+            b"Bearer \ta",
+            b"Bearer a\xffb",
+            b"Bearer a\0",
+            b"Bearer \xc2\xa0a",
+            b"Bearer \"a\"",
+        ] {
+            check(Field::One(odd), Err(Denial::TokenMalformed));
+        }
+    }
+
+    #[test]
+    fn two_proofs_are_ambiguous() {
+        let with = |proof| {
+            let authorization = Field::One(&b"DPoP a"[..]);
+            let request = Request { authorization, proof, ..Request::default() };
+            Credentials::read(&request).map(|it| it.proof.map(Proof::as_bytes))
+        };
+        assert_eq!(with(Field::Absent), Ok(None));
+        assert_eq!(with(Field::One(b"p")), Ok(Some(&b"p"[..])));
+        assert_eq!(with(Field::One(b"p,q")), Err(Denial::CredentialsAmbiguous));
+        assert_eq!(with(Field::Many), Err(Denial::CredentialsAmbiguous));
+    }
+
+    #[test]
+    fn a_second_token_in_the_query_is_ambiguous() {
+        let with = |path| {
+            let target = Target { path, ..Target::default() };
+            let authorization = Field::One(&b"Bearer a"[..]);
+            Credentials::read(&Request { target, authorization, ..Request::default() }).err()
+        };
+        assert_eq!(with("/a?x=access_token"), None);
+        assert_eq!(with("/access_token=1"), None);
+        assert_eq!(with("/a?my_access_token=1"), None);
+        assert_eq!(with("/a?x=1&access_token=t"), Some(Denial::CredentialsAmbiguous));
+        assert_eq!(with("/a?access_token"), Some(Denial::CredentialsAmbiguous));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let authorization = Field::One(&b"DPoP secret"[..]);
+        let proof = Field::One(&b"secret"[..]);
+        let request = Request { authorization, proof, ..Request::default() };
+        assert!(!format!("{:?}", Credentials::read(&request)).contains("secret"));
+        assert!(!format!("{request:?}").contains("115"), "the bytes of the header");
+    }
+}

@@ -1,0 +1,379 @@
+//! Knows which policy a request falls under: the one that the proxy names, else the first that
+//! matches, top to bottom.
+//!
+//! What two readers could read differently is refused where the choice hangs on it, so that
+//! nobody picks a weaker policy by spelling.
+
+use super::{HostPattern, Match, Policy, PolicySet};
+use crate::denial::Denial;
+use crate::request::{Request, Target};
+use std::sync::Arc;
+
+impl PolicySet {
+    /// The policy for a request.
+    pub fn policy(&self, request: &Request<'_>) -> Result<&Arc<Policy>, Denial> {
+        match request.policy {
+            Some(name) => self.policies.iter().find(|it| *it.name == *name),
+            None => self.first_match(&request.target)?,
+        }
+        .ok_or(Denial::PolicyUnknown)
+    }
+
+    fn first_match(&self, target: &Target<'_>) -> Result<Option<&Arc<Policy>>, Denial> {
+        let by_host = self.policies.iter().any(|it| !it.matches.hosts.is_empty());
+        let by_path = self.policies.iter().any(|it| !it.matches.path_prefix.is_empty());
+        let host = if by_host { host_of(target.authority)? } else { None };
+        let path = if by_path { Path::read(target.path_only())? } else { Path::NONE };
+        let first = |reading| {
+            self.policies.iter().find(|it| it.matches.holds(target.method, host, path, reading))
+        };
+        let found = first(Reading::Whole);
+        // Some servers cut `;parameters` off a segment, others do not. Both must end up here.
+        if path.has_parameters && !same(found, first(Reading::WithoutParameters)) {
+            return Err(Denial::RequestMalformed);
+        }
+        Ok(found)
+    }
+}
+
+fn same(a: Option<&Arc<Policy>>, b: Option<&Arc<Policy>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+impl Match {
+    fn holds(&self, method: &str, host: Option<&str>, path: Path<'_>, reading: Reading) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|it| it == method))
+            && (self.hosts.is_empty()
+                || host.is_some_and(|host| self.hosts.iter().any(|it| it.holds(host))))
+            && path.begins_with(&self.path_prefix, reading)
+    }
+}
+
+impl HostPattern {
+    fn holds(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => host.eq_ignore_ascii_case(exact),
+            Self::Below(parent) => host
+                .len()
+                .checked_sub(parent.len())
+                .and_then(|it| host.split_at_checked(it))
+                .is_some_and(|(labels, rest)| {
+                    rest.eq_ignore_ascii_case(parent) && labels.len() > 1 && labels.ends_with('.')
+                }),
+        }
+    }
+}
+
+/// The host of an authority, without port and trailing dot; none when it is empty.
+///
+/// Anything but a plain host and port (user information, a list, an odd character) is refused.
+fn host_of(authority: &str) -> Result<Option<&str>, Denial> {
+    let (host, port) =
+        if authority.starts_with('[') { split_literal(authority) } else { split_name(authority) }
+            .ok_or(Denial::RequestMalformed)?;
+    let is_port = |it: &str| it.bytes().all(|it| it.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return Err(Denial::RequestMalformed);
+    }
+    Ok(Some(host).filter(|it| !it.is_empty()))
+}
+
+/// `[address]` and what follows.
+fn split_literal(authority: &str) -> Option<(&str, &str)> {
+    let (literal, port) = authority.split_at_checked(authority.find(']')?.checked_add(1)?)?;
+    let address = literal.strip_prefix('[')?.strip_suffix(']')?;
+    let allowed = |it: u8| it.is_ascii_hexdigit() || it == b':' || it == b'.';
+    (!address.is_empty() && address.bytes().all(allowed)).then_some((literal, port))
+}
+
+/// A name without its trailing dot, and what follows.
+fn split_name(authority: &str) -> Option<(&str, &str)> {
+    let (name, port) =
+        authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_');
+    let plain = name.bytes().all(allowed) && !name.starts_with('.') && !name.contains("..");
+    plain.then_some((name, port))
+}
+
+/// How a segment of a path is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    Whole,
+    WithoutParameters,
+}
+
+/// A path of which there is one reading, but for parameters.
+#[derive(Clone, Copy)]
+struct Path<'a> {
+    path: &'a str,
+    has_parameters: bool,
+}
+
+impl<'a> Path<'a> {
+    /// For a request that has none (CONNECT), or where no policy asks.
+    const NONE: Self = Self { path: "", has_parameters: false };
+
+    fn read(path: &'a str) -> Result<Self, Denial> {
+        if path.is_empty() {
+            return Ok(Self::NONE);
+        }
+        let segments = path.strip_prefix('/').ok_or(Denial::RequestMalformed)?;
+        let mut segments = segments.split('/').peekable();
+        while let Some(segment) = segments.next() {
+            let last = segments.peek().is_none();
+            if !is_plain(segment) || (segment.is_empty() && !last) {
+                return Err(Denial::RequestMalformed);
+            }
+        }
+        Ok(Self { path, has_parameters: has_parameters(path) })
+    }
+
+    fn begins_with(self, prefix: &[Vec<u8>], reading: Reading) -> bool {
+        if prefix.is_empty() {
+            return true;
+        }
+        let Some(rest) = self.path.strip_prefix('/') else { return false };
+        let mut segments = rest.split('/');
+        prefix.iter().all(|wanted| {
+            segments.next().is_some_and(|it| decoded(it, reading).eq(wanted.iter().copied()))
+        })
+    }
+}
+
+fn has_parameters(path: &str) -> bool {
+    [";", "%3b", "%3B"].iter().any(|it| path.contains(it))
+}
+
+/// Whether everybody reads a segment alike: no dot segment, no separator or NUL in disguise,
+/// nothing that is not a well-formed escape.
+fn is_plain(segment: &str) -> bool {
+    let raw = segment.bytes().any(|it| it.is_ascii_control() || it == b'#');
+    let escapes_are_whole = segment.split('%').skip(1).all(|it| escaped(it.as_bytes()).is_some());
+    let separated = decoded(segment, Reading::Whole).any(|it| matches!(it, b'/' | b'\\' | 0));
+    let mut name = decoded(segment, Reading::WithoutParameters);
+    let dots =
+        matches!((name.next(), name.next(), name.next()), (Some(b'.'), None | Some(b'.'), None));
+    !raw && escapes_are_whole && !separated && !dots
+}
+
+/// The octet that two hexadecimal digits at the beginning of `text` spell.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let digits = text.get(..2).filter(|it| it.iter().all(u8::is_ascii_hexdigit))?;
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// The octets of a segment, its percent-encoding undone.
+fn decoded(segment: &str, reading: Reading) -> impl Iterator<Item = u8> {
+    let mut rest = segment.as_bytes();
+    std::iter::from_fn(move || {
+        let (first, behind) = rest.split_first()?;
+        let escape = if *first == b'%' { escaped(behind) } else { None };
+        rest = if escape.is_some() { behind.get(2..).unwrap_or_default() } else { behind };
+        Some(escape.unwrap_or(*first))
+    })
+    .take_while(move |it| match reading {
+        Reading::Whole => true,
+        Reading::WithoutParameters => *it != b';',
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::SenderConstraint;
+
+    /// Policies from `name host-pattern path-prefix method`, `*` where all match.
+    fn policies(rows: &[&str]) -> Vec<Arc<Policy>> {
+        let read = |row: &&str| {
+            let columns: Vec<&str> = row.split(' ').collect();
+            let host = |it: &str| match it.strip_prefix("*.") {
+                Some(parent) => HostPattern::Below(parent.to_owned()),
+                None => HostPattern::Exact(it.to_owned()),
+            };
+            let some = |it: &&str| *it != "*";
+            Arc::new(Policy {
+                name: columns[0].into(),
+                matches: Match {
+                    hosts: columns.get(1).copied().filter(some).map(host).into_iter().collect(),
+                    path_prefix: columns.get(2).copied().filter(some).map_or(vec![], |it| {
+                        it.split('/').skip(1).map(|it| it.as_bytes().to_vec()).collect()
+                    }),
+                    methods: columns.get(3).map(|it| (*it).to_owned()).into_iter().collect(),
+                },
+                sender_constraint: SenderConstraint::Certificate,
+                issuers: vec![],
+                scopes: vec![],
+                claims: vec![],
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    fn set(rows: &[&str]) -> PolicySet {
+        PolicySet {
+            issuers: vec![],
+            policies: policies(rows),
+            client_certificate: crate::client_certificate::Source::Peer,
+            limits: crate::policy::Limits {
+                token_bytes: 1,
+                check_deadline: std::time::Duration::ZERO,
+                concurrent_checks: 1,
+                token_cache: crate::policy::TokenCacheLimits::default(),
+            },
+            upstream: crate::policy::Upstream::default(),
+        }
+    }
+
+    fn find(set: &PolicySet, authority: &str, path: &str) -> Result<String, Denial> {
+        let target = Target { method: "GET", scheme: "https", authority, path };
+        let request = Request { target, ..Request::default() };
+        set.policy(&request).map(|it| it.name.as_ref().to_owned())
+    }
+
+    #[track_caller]
+    fn check(set: &PolicySet, authority: &str, path: &str, expected: Result<&str, Denial>) {
+        let found = find(set, authority, path);
+        assert_eq!(found, expected.map(str::to_owned), "{authority} {path}");
+    }
+
+    #[test]
+    fn the_policy_that_the_proxy_names_needs_no_match() {
+        let set = set(&["strict api.example.com /payments", "other other.example.com"]);
+        let named = |policy| {
+            let target = Target { method: "GET", path: "/%2e%2e", ..Target::default() };
+            let request = Request { policy: Some(policy), target, ..Request::default() };
+            set.policy(&request).map(|it| it.name.as_ref().to_owned())
+        };
+        assert_eq!(named("strict"), Ok("strict".to_owned()));
+        assert_eq!(named("other"), Ok("other".to_owned()));
+        for unknown in ["", "Strict", "strict "] {
+            assert_eq!(named(unknown), Err(Denial::PolicyUnknown), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn the_first_that_matches_applies() {
+        let set = set(&["a * /a", "ab * /a/b", "b * /b"]);
+        check(&set, "x", "/a/b", Ok("a"));
+        check(&set, "x", "/b", Ok("b"));
+        check(&set, "x", "/c", Err(Denial::PolicyUnknown));
+    }
+
+    #[test]
+    fn a_prefix_matches_whole_segments_before_the_query() {
+        let set = set(&["strict * /payments"]);
+        for path in ["/payments", "/payments/", "/payments/7", "/payments?x=/..", "/%70ayments"] {
+            check(&set, "x", path, Ok("strict"));
+        }
+        for path in ["/", "/pay", "/paymentsx", "/Payments", "/x/payments", "/x?/payments", ""] {
+            check(&set, "x", path, Err(Denial::PolicyUnknown));
+        }
+    }
+
+    #[test]
+    fn a_path_with_two_readings_is_refused_where_policies_choose_by_path() {
+        let (by_path, by_host) = (set(&["strict * /payments", "rest"]), set(&["all example.com"]));
+        for path in [
+            "/x/../payments",
+            "/./payments",
+            "/x/%2e%2e/payments",
+            "/x/.%2E/payments",
+            "/..",
+            "/x/.",
+            "//payments",
+            "/x//y",
+            "/x%2fpayments",
+            "/x%2Fpayments",
+            "/x%5cpayments",
+            "/x\\payments",
+            "/payments%00",
+            "/payments\0",
+            "/payments#x",
+            "/x/..;/payments",
+            "/x/..;a=b/payments",
+            "/x/..%3b/payments",
+            "/%",
+            "/%7",
+            "/%zz",
+            "/%+1",
+            "payments",
+            "*",
+            "https://x/payments",
+        ] {
+            check(&by_path, "x", path, Err(Denial::RequestMalformed));
+            check(&by_host, "example.com", path, Ok("all"));
+        }
+        for path in ["/x/...", "/x/..a", "/x/a..", "/x%20y", "/x%25", "/x+y", "/é", "/%c3%a9"] {
+            check(&by_path, "x", path, Ok("rest"));
+        }
+    }
+
+    #[test]
+    fn parameters_of_a_segment_may_not_change_the_policy() {
+        let set = set(&["strict * /payments", "rest"]);
+        check(&set, "x", "/payments;v=1/x", Err(Denial::RequestMalformed));
+        check(&set, "x", "/payments%3Bv=1", Err(Denial::RequestMalformed));
+        check(&set, "x", "/payments/x;v=1", Ok("strict"));
+        check(&set, "x", "/other;v=1", Ok("rest"));
+    }
+
+    #[test]
+    fn hosts_compare_without_case_port_and_trailing_dot() {
+        let set = set(&["one api.example.com", "below *.example.org", "six [::1]"]);
+        for host in
+            ["api.example.com", "API.Example.COM:443", "api.example.com.", "api.example.com.:1"]
+        {
+            check(&set, host, "/", Ok("one"));
+        }
+        for host in ["a.example.org", "a.b.example.org:8443", "A.EXAMPLE.ORG."] {
+            check(&set, host, "/", Ok("below"));
+        }
+        check(&set, "[::1]:443", "/", Ok("six"));
+        for host in ["example.com", "xapi.example.com", "example.org", "xexample.org", "", "[::2]"]
+        {
+            check(&set, host, "/", Err(Denial::PolicyUnknown));
+        }
+    }
+
+    #[test]
+    fn an_authority_that_is_no_host_is_refused_where_policies_choose_by_host() {
+        let (by_host, by_path) = (set(&["one api.example.com", "rest"]), set(&["rest"]));
+        for odd in [
+            "api.example.com,other.example.com",
+            "user@api.example.com",
+            "api.example.com:44x",
+            "api.example.com:443:1",
+            "api%2eexample.com",
+            "api.example.com/x",
+            ".example.com",
+            "api..example.com",
+            "[::1",
+            "[::1]x",
+            "[::1]443",
+            "[x]",
+            "bücher.example",
+            "a b",
+        ] {
+            check(&by_host, odd, "/", Err(Denial::RequestMalformed));
+            check(&by_path, odd, "/", Ok("rest"));
+        }
+    }
+
+    #[test]
+    fn methods_have_case() {
+        let set = set(&["read * * GET"]);
+        let with = |method| {
+            let target = Target { method, path: "/", ..Target::default() };
+            set.policy(&Request { target, ..Request::default() }).map(|_| ())
+        };
+        assert_eq!(with("GET"), Ok(()));
+        for method in ["get", "POST", "GETX", ""] {
+            assert_eq!(with(method), Err(Denial::PolicyUnknown), "{method}");
+        }
+    }
+}

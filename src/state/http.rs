@@ -1,0 +1,370 @@
+//! Knows how to ask a server outside without trusting its answer: what may be reached, how long it
+//! may take, and how much of it is read.
+
+use crate::state::freshness;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Certificate, ClientBuilder, Identity, Request, Response, Url, redirect};
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Asks the servers of one issuer.
+///
+/// It follows no redirect, sends no `Referer` and keeps no cookie. It does not ask for compressed
+/// answers and does not unpack them, so that the limit on bytes is one on memory.
+///
+/// Whatever leaves the machine is `https` and goes through the proxy that `HTTPS_PROXY` and
+/// `NO_PROXY` name, as operators of closed networks expect. Plain `http` reaches loopback only and
+/// never takes a proxy.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Without it, no `https` can be spoken: the machine has no certification authorities.
+    outside: Result<reqwest::Client, String>,
+    loopback: reqwest::Client,
+}
+
+/// Whom a client trusts, and as whom it comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credentials<'a> {
+    /// PEM of the only certification authorities that count; none: the system's.
+    pub ca: Option<&'a [u8]>,
+    /// PEM of a certificate chain and its key, for mutual TLS.
+    pub identity: Option<&'a [u8]>,
+}
+
+/// The credentials cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadCredentials {
+    /// The certification authorities are not PEM, or there is none.
+    Authorities,
+    /// The certificate and key are not PEM, or do not go together.
+    Identity,
+}
+
+/// What bounds one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest body that is read.
+    pub bytes: usize,
+    /// How long everything may take, from the name lookup to the last byte.
+    pub deadline: Duration,
+}
+
+/// A document that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The document; none when the one that is known still holds (304).
+    pub body: Option<Bytes>,
+    /// Names this version of the document.
+    pub etag: Option<HeaderValue>,
+    /// For how long it may be kept, when the server says so.
+    pub lifetime: Option<Duration>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status; never a redirect.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, which is read only when the status is a success.
+    pub body: Bytes,
+}
+
+/// Why nothing was had. Its text names neither the URL, which may hold secrets, nor any of the
+/// body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The URL is neither `https` nor `http` to loopback, or it holds a password.
+    UrlRefused,
+    /// The machine has no certification authorities, so that nobody can be trusted.
+    NoAuthorities(String),
+    /// No connection, no TLS, or no HTTP.
+    Unreachable(String),
+    /// The deadline passed.
+    TimedOut,
+    /// The server wants the client to go elsewhere.
+    Redirected(StatusCode),
+    /// Another status than was hoped for.
+    Status(StatusCode),
+    /// The body is longer than the limit, or says that it is.
+    TooLarge,
+    /// The body is compressed although nobody asked for that.
+    Compressed,
+    /// The server says that nothing changed, to somebody who knows nothing.
+    NotModifiedUnasked,
+}
+
+impl Client {
+    /// A client with these credentials.
+    pub fn new(credentials: Credentials<'_>) -> Result<Self, BadCredentials> {
+        let mut outside = bare().https_only(true);
+        if let Some(pem) = credentials.ca {
+            outside = outside.tls_certs_only(authorities(pem)?);
+        }
+        if let Some(pem) = credentials.identity {
+            outside = outside.identity(Identity::from_pem(pem).or(Err(BadCredentials::Identity))?);
+        }
+        let outside = match outside.build() {
+            Ok(client) => Ok(client),
+            Err(_) if credentials.identity.is_some() => return Err(BadCredentials::Identity),
+            Err(_) if credentials.ca.is_some() => return Err(BadCredentials::Authorities),
+            Err(error) => Err(story(&error)),
+        };
+        let loopback = bare().no_proxy().tls_certs_only([]).build();
+        Ok(Self { outside, loopback: loopback.or(Err(BadCredentials::Authorities))? })
+    }
+
+    /// Fetches the document at `url`, unless it is still the one that `known` names.
+    pub async fn fetch(
+        &self,
+        url: &Url,
+        known: Option<&HeaderValue>,
+        limits: Limits,
+    ) -> Result<Fetched, Failure> {
+        let mut request = Request::new(Method::GET, url.clone());
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
+        if let Some(etag) = known {
+            headers.insert(header::IF_NONE_MATCH, etag.clone());
+        }
+        let reply = self.send(request, limits).await?;
+        let body = match reply.status {
+            StatusCode::OK => Some(reply.body),
+            StatusCode::NOT_MODIFIED if known.is_some() => None,
+            StatusCode::NOT_MODIFIED => return Err(Failure::NotModifiedUnasked),
+            status => return Err(Failure::Status(status)),
+        };
+        let etag = reply.headers.get(header::ETAG).cloned();
+        Ok(Fetched { body, etag, lifetime: freshness::lifetime(&reply.headers) })
+    }
+
+    /// Sends `request` and reads the answer.
+    pub async fn send(&self, request: Request, limits: Limits) -> Result<Reply, Failure> {
+        let client = match Reach::of(request.url()).ok_or(Failure::UrlRefused)? {
+            Reach::Loopback => &self.loopback,
+            Reach::Outside => {
+                self.outside.as_ref().map_err(|it| Failure::NoAuthorities(it.clone()))?
+            }
+        };
+        let exchange = async {
+            let response = client.execute(request).await.map_err(unreachable)?;
+            read(response, limits.bytes).await
+        };
+        tokio::time::timeout(limits.deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
+    }
+}
+
+/// How far away a URL points, when it may be asked at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// `http` to this machine.
+    Loopback,
+    /// `https`, to wherever.
+    Outside,
+}
+
+impl Reach {
+    /// The reach of `url`; none when it is not to be asked.
+    pub fn of(url: &Url) -> Option<Self> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        match url.scheme() {
+            "https" => Some(Self::Outside),
+            "http" if is_loopback(url.host_str()?) => Some(Self::Loopback),
+            _ => None,
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())
+}
+
+fn bare() -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("keybound/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+}
+
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, BadCredentials> {
+    match Certificate::from_pem_bundle(pem) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) | Err(_) => Err(BadCredentials::Authorities),
+    }
+}
+
+async fn read(mut response: Response, limit: usize) -> Result<Reply, Failure> {
+    let status = response.status();
+    if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+        return Err(Failure::Redirected(status));
+    }
+    let headers = std::mem::take(response.headers_mut());
+    if !status.is_success() {
+        return Ok(Reply { status, headers, body: Bytes::new() });
+    }
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|it| it != "identity") {
+        return Err(Failure::Compressed);
+    }
+    let limit_reached = |length: u64| usize::try_from(length).map_or(true, |it| limit < it);
+    // A length that is announced is believed only when it is bad news.
+    if response.content_length().is_some_and(limit_reached) {
+        return Err(Failure::TooLarge);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        if limit < body.len().saturating_add(chunk.len()) {
+            return Err(Failure::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Reply { status, headers, body: body.freeze() })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is called by map_err")]
+fn unreachable(error: reqwest::Error) -> Failure {
+    if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(story(&error)) }
+}
+
+/// What went wrong, from the outermost cause to the innermost, without the URL.
+fn story(error: &reqwest::Error) -> String {
+    // The outermost text of reqwest's errors tells no more than the URL.
+    let mut told = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told.push(error.to_string());
+        cause = error.source();
+    }
+    let told = if told.is_empty() { "the exchange failed".to_owned() } else { told.join(": ") };
+    told.chars().filter(|it| !it.is_control()).take(MAX_STORY).collect()
+}
+
+impl Failure {
+    /// The label in metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::UrlRefused => "url_refused",
+            Self::NoAuthorities(_) => "no_authorities",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Redirected(_) => "redirected",
+            Self::Status(_) => "status",
+            Self::TooLarge => "too_large",
+            Self::Compressed => "compressed",
+            Self::NotModifiedUnasked => "not_modified_unasked",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UrlRefused => f.write_str("the URL is neither https nor http to loopback"),
+            Self::NoAuthorities(why) => write!(f, "no certification authorities: {why}"),
+            Self::Unreachable(why) => write!(f, "unreachable: {why}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Redirected(status) => write!(f, "redirected with {}", status.as_u16()),
+            Self::Status(status) => write!(f, "answered with {}", status.as_u16()),
+            Self::TooLarge => f.write_str("the answer is too large"),
+            Self::Compressed => f.write_str("the answer is compressed"),
+            Self::NotModifiedUnasked => f.write_str("answered 304 to an unconditional request"),
+        }
+    }
+}
+
+impl fmt::Display for BadCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Authorities => "not a PEM bundle of certification authorities",
+            Self::Identity => "not a PEM certificate chain with its private key",
+        })
+    }
+}
+
+impl Error for Failure {}
+impl Error for BadCredentials {}
+
+/// A host that does not even answer the handshake is given up sooner than a slow one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections kept open to one host. Introspection uses them; a key set is fetched seldom.
+const MAX_IDLE: usize = 8;
+
+/// Certificates and their names find their way into errors; a log line needs no more than this.
+const MAX_STORY: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn https_goes_anywhere_and_http_to_loopback_only() {
+        for (url, expected) in [
+            ("https://as.example.com/jwks", Some(Reach::Outside)),
+            ("https://127.0.0.1/jwks", Some(Reach::Outside)),
+            ("http://127.0.0.1:8080/jwks", Some(Reach::Loopback)),
+            ("http://127.255.0.1/", Some(Reach::Loopback)),
+            ("http://[::1]:8080/jwks", Some(Reach::Loopback)),
+            ("http://LOCALHOST/jwks", Some(Reach::Loopback)),
+            ("http://as.example.com/jwks", None),
+            ("http://localhost.example.com/", None),
+            ("http://127.0.0.1.example.com/", None),
+            ("http://10.0.0.1/", None),
+            ("http://169.254.169.254/latest/meta-data", None),
+            ("http://0.0.0.0/", None),
+            ("http://[::]/", None),
+            ("http://127.0.0.1@as.example.com/", None),
+            ("https://user:secret@as.example.com/", None),
+            ("https://user@as.example.com/", None),
+            ("ftp://127.0.0.1/", None),
+            ("file:///etc/passwd", None),
+            ("data:application/json,{}", None),
+        ] {
+            assert_eq!(Reach::of(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_refused() {
+        for pem in [
+            &b""[..],
+            b"not PEM",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
+            let credentials = Credentials { ca: Some(pem), identity: None };
+            assert_eq!(Client::new(credentials).err(), Some(BadCredentials::Authorities));
+        }
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_read_is_refused() {
+        let credentials = Credentials { ca: None, identity: Some(b"not PEM") };
+        assert_eq!(Client::new(credentials).err(), Some(BadCredentials::Identity));
+    }
+
+    #[tokio::test]
+    async fn a_url_that_is_refused_is_never_asked() {
+        let client = Client::new(Credentials::default()).unwrap();
+        let url = Url::parse("http://as.example.com/").unwrap();
+        let limits = Limits { bytes: 1, deadline: Duration::from_secs(5) };
+        assert_eq!(client.fetch(&url, None, limits).await, Err(Failure::UrlRefused));
+    }
+
+    #[tokio::test]
+    async fn no_failure_tells_a_url() {
+        let client = bare().https_only(true).build().unwrap();
+        let request = client.get("http://secret.example.com/?token=secret").build().unwrap();
+        let error = client.execute(request).await.unwrap_err();
+        assert!(error.to_string().contains("secret"), "reqwest itself tells it");
+        assert!(!story(&error).contains("secret"), "{}", story(&error));
+    }
+}

@@ -1,0 +1,257 @@
+//! Knows what to do about an issuer's keys, one thing at a time: the task that fetches them.
+
+use super::snapshot::{self, Odd, Snapshot};
+use super::source::{Obtained, Source};
+use super::status::Outcome;
+use super::{Failure, Held, Shared, schedule};
+use crate::clock::Clock;
+use crate::jose::jwk::KeySet;
+use crate::policy::KeyUpkeep;
+use crate::state::http;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Fetches the keys of one issuer. There is one for each, so that there is one fetch at a time.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) issuer: Arc<str>,
+    pub(super) upkeep: KeyUpkeep,
+    pub(super) source: Source,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
+/// How far the keeper has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// How many fetches have ended.
+    pub(super) ended: u64,
+    /// Whether one is under way.
+    pub(super) under_way: bool,
+    /// When the last one ended that an unknown key caused.
+    pub(super) asked_at: Option<Instant>,
+}
+
+/// What makes the keeper fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It is time.
+    Due,
+    /// A token with an unknown key.
+    Asked,
+}
+
+impl Keeper {
+    /// Fetches, waits, and fetches again, for ever.
+    pub(super) async fn run(mut self) {
+        let mut cause = Cause::Due;
+        loop {
+            let due = self.fetch(cause).await;
+            cause = self.next_cause(due).await;
+        }
+    }
+
+    async fn next_cause(&self, due: Instant) -> Cause {
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => return Cause::Due,
+                () = self.shared.wanted.notified() => {
+                    // Asked again, for the one who asks may have looked before the last fetch.
+                    let last = self.progress.borrow().asked_at;
+                    let cooldown = self.upkeep.unknown_kid_cooldown;
+                    if schedule::may_ask(last, cooldown, Instant::now()) {
+                        return Cause::Asked;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fetches once, and says when the next is due.
+    async fn fetch(&mut self, cause: Cause) -> Instant {
+        self.progress.send_modify(|it| it.under_way = true);
+        let read = self.read(cause).await;
+        let settled = read.and_then(|it| self.settle(it));
+        let heard = settled.is_ok();
+        let delay = match settled {
+            Ok(lifetime) => self
+                .source
+                .interval()
+                .unwrap_or_else(|| schedule::next_refresh(lifetime, &self.upkeep, luck())),
+            Err(failure) => self.fail(&failure).await,
+        };
+        let now = Instant::now();
+        let due = now.checked_add(delay).unwrap_or_else(far_away);
+        self.shared.report().next = Some(due);
+        self.progress.send_modify(|it| {
+            it.under_way = false;
+            it.ended = it.ended.saturating_add(1);
+            if cause == Cause::Asked {
+                it.asked_at = Some(now);
+            }
+        });
+        if heard {
+            // After those who waited were told: the disk is no concern of theirs.
+            self.save().await;
+        }
+        due
+    }
+
+    async fn read(&mut self, cause: Cause) -> Result<Obtained, Failure> {
+        let failures = self.shared.report().consecutive_failures;
+        let held = self.shared.held.load_full();
+        let known = held
+            .as_ref()
+            .filter(|it| schedule::may_be_unchanged(it.read_at.elapsed(), &self.upkeep))
+            .and_then(|it| it.version.as_ref());
+        let read = self.source.read(known, cause == Cause::Asked, failures);
+        let read = timeout(self.upkeep.fetch_timeout, AssertUnwindSafe(read).catch_unwind());
+        match read.await {
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) => Err(Failure::Panicked),
+            Err(_) => Err(Failure::Http(http::Failure::TimedOut)),
+        }
+    }
+
+    /// Takes over what was read, and passes on for how long the issuer proposes to keep it.
+    fn settle(&self, obtained: Obtained) -> Result<Option<Duration>, Failure> {
+        let held = self.shared.held.load_full();
+        let (held, outcome) = match (obtained.document, held) {
+            (None, None) => return Err(Failure::Http(http::Failure::NotModifiedUnasked)),
+            (None, Some(held)) => (self.heard(&held, held.read_at), Outcome::NotModified),
+            (Some(document), Some(held)) if document == held.document => {
+                (self.heard(&held, Instant::now()), Outcome::Unchanged)
+            }
+            (Some(document), _) => (self.accept(document, Duration::ZERO)?, Outcome::Changed),
+        };
+        if let Outcome::Changed = outcome {
+            let (keys, skipped) = (held.set.len(), held.set.skipped());
+            let kids: Vec<_> = held.set.kids().collect();
+            tracing::info!(issuer = &*self.issuer, keys, skipped, ?kids, "keys changed");
+        }
+        self.shared.held.store(Some(Arc::new(Held { version: obtained.version, ..held })));
+        self.shared.report().add(outcome, self.clock.now());
+        Ok(obtained.lifetime)
+    }
+
+    /// The same keys, by which the issuer stands anew.
+    fn heard(&self, held: &Held, read_at: Instant) -> Held {
+        let now = Instant::now();
+        Held {
+            read_at,
+            heard_at: now,
+            age_then: Duration::ZERO,
+            usable_until: self.usable_until(now, Duration::ZERO),
+            from_snapshot: false,
+            ..held.clone()
+        }
+    }
+
+    /// The keys that `document` spells, by which the issuer stood `age` ago.
+    fn accept(&self, document: Bytes, age: Duration) -> Result<Held, Failure> {
+        let parse = || KeySet::parse(&document);
+        let set = std::panic::catch_unwind(AssertUnwindSafe(parse)).or(Err(Failure::Panicked))?;
+        let set = set.or(Err(Failure::Malformed))?;
+        if set.is_empty() {
+            return Err(Failure::Empty(set.skipped()));
+        }
+        let now = Instant::now();
+        Ok(Held {
+            set: Arc::new(set),
+            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            document,
+            version: None,
+            read_at: now,
+            heard_at: now,
+            age_then: age,
+            usable_until: self.usable_until(now, age),
+            from_snapshot: false,
+        })
+    }
+
+    fn usable_until(&self, now: Instant, age: Duration) -> Instant {
+        let left = schedule::time_left(age, &self.upkeep).unwrap_or_default();
+        now.checked_add(left).unwrap_or_else(far_away)
+    }
+
+    /// Takes note of a failure, and says how long to wait for the next try.
+    async fn fail(&self, failure: &Failure) -> Duration {
+        let failures = {
+            let mut report = self.shared.report();
+            report.add(Outcome::Failed(failure), self.clock.now());
+            report.consecutive_failures
+        };
+        tracing::warn!(issuer = &*self.issuer, failures, error = %failure, "keys not refreshed");
+        if self.shared.held.load().is_none() {
+            self.restore().await;
+        }
+        let retry = schedule::next_retry(failures, &self.upkeep, luck());
+        self.source.interval().map_or(retry, |it| it.min(retry))
+    }
+
+    /// Takes over the snapshot, if there is one of use.
+    async fn restore(&self) {
+        let Some(path) = self.upkeep.snapshot_file.clone() else { return };
+        let (issuer, now) = (Arc::clone(&self.issuer), self.clock.now());
+        let (bytes, stale) = (self.upkeep.max_bytes, self.upkeep.max_stale);
+        let read = move || snapshot::read(&path, &issuer, bytes, stale, now);
+        let read = match tokio::task::spawn_blocking(read).await {
+            Ok(read) => read,
+            Err(error) => Err(Odd::Unreadable(io::Error::from(error).kind())),
+        };
+        let Snapshot { document, heard_at } = match read {
+            Ok(snapshot) => snapshot,
+            Err(odd) => {
+                tracing::warn!(issuer = &*self.issuer, reason = %odd, "snapshot not used");
+                return;
+            }
+        };
+        match self.accept(document, now.since(heard_at)) {
+            Ok(held) => {
+                let keys = held.set.len();
+                tracing::warn!(issuer = &*self.issuer, keys, %heard_at, "keys from the snapshot");
+                self.shared.held.store(Some(Arc::new(Held { from_snapshot: true, ..held })));
+            }
+            Err(failure) => {
+                tracing::warn!(issuer = &*self.issuer, reason = %failure, "snapshot not used");
+            }
+        }
+    }
+
+    /// Writes the snapshot, also when only its date is new: its age counts at the next start.
+    async fn save(&self) {
+        let Some(path) = self.upkeep.snapshot_file.clone() else { return };
+        let Some(held) = self.shared.held.load_full() else { return };
+        let (issuer, heard_at) = (Arc::clone(&self.issuer), self.clock.now());
+        let snapshot = Snapshot { document: held.document.clone(), heard_at };
+        let write = move || snapshot::write(&path, &issuer, &snapshot);
+        let written = tokio::task::spawn_blocking(write).await;
+        if let Err(error) = written.unwrap_or_else(|it| Err(it.into())) {
+            tracing::warn!(issuer = &*self.issuer, %error, "snapshot not written");
+        }
+    }
+}
+
+/// Later than any process lives, for spans that the monotonic clock cannot hold.
+fn far_away() -> Instant {
+    let now = Instant::now();
+    now.checked_add(Duration::from_secs(10 * 365 * 86_400)).unwrap_or(now)
+}
+
+/// A byte that nobody can foresee. Without it, replicas merely keep in step.
+fn luck() -> u8 {
+    let mut byte = [0];
+    aws_lc_rs::rand::fill(&mut byte).map_or(0, |()| byte[0])
+}
+
+/// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an
+/// issuer whose rules were changed.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);

@@ -1,0 +1,315 @@
+//! Knows the keys of the issuers, and keeps them through rotations, floods and outages.
+//!
+//! The promises, for each issuer by itself:
+//!
+//! - A check never waits for the network while there are keys, except for a token whose key is
+//!   unknown, and then one fetch serves all.
+//! - However many unknown keys are named, they cause one fetch per cooldown.
+//! - Keys are used for `max_stale` after the issuer was last heard, and not a moment longer.
+//! - A set is replaced by a set of keys only, never by nothing or by something broken.
+//! - A key that the issuer withdraws is gone with the next fetch.
+
+mod keeper;
+mod schedule;
+mod snapshot;
+mod source;
+mod status;
+
+pub use source::BadSource;
+pub use status::{LastError, Status};
+
+use crate::clock::Clock;
+use crate::jose::jwk::KeySet;
+use crate::policy::{Issuer, KeyRules};
+use crate::state::{discovery, http};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use keeper::{Keeper, Progress};
+use source::{Source, Version};
+use status::Report;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// The keys of one issuer.
+///
+/// They are fetched and refreshed by a task of their own, which ends when this is dropped. All
+/// methods may be called from any thread and any runtime.
+#[derive(Debug)]
+pub struct IssuerKeys {
+    issuer: Arc<str>,
+    rules: KeyRules,
+    source: &'static str,
+    shared: Arc<Shared>,
+    progress: watch::Receiver<Progress>,
+    /// One permit for each request that may wait for another set.
+    waiting: Semaphore,
+    keeper: JoinHandle<()>,
+}
+
+/// What the keeper of the keys and their users have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    held: ArcSwapOption<Held>,
+    /// Somebody wants another set.
+    wanted: Notify,
+    report: Mutex<Report>,
+}
+
+/// A set of keys and where it stands in time. Replaced, never changed.
+#[derive(Clone, Debug)]
+struct Held {
+    set: Arc<KeySet>,
+    generation: u64,
+    document: Bytes,
+    version: Option<Version>,
+    /// When the document was read, by the monotonic clock. It may be older than the process.
+    read_at: Instant,
+    /// When the issuer last stood by it.
+    heard_at: Instant,
+    /// How long before `heard_at` that really was: not zero for a snapshot.
+    age_then: Duration,
+    usable_until: Instant,
+    from_snapshot: bool,
+}
+
+/// Why keys were not had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Failure {
+    Discovery(discovery::Failure),
+    /// The metadata names no place for keys.
+    JwksUriMissing,
+    Http(http::Failure),
+    File(io::ErrorKind),
+    /// Not a JWK Set.
+    Malformed,
+    /// A JWK Set without a key that can be used, and how many that cannot.
+    Empty(usize),
+    /// A fault of ours, which must not end the keeping of keys.
+    Panicked,
+}
+
+impl IssuerKeys {
+    /// Starts to fetch the keys of `issuer` on `runtime`, and returns at once.
+    ///
+    /// `clock` dates the snapshot and errors. All spans are measured on the monotonic clock.
+    pub fn start(
+        issuer: &Issuer,
+        clock: Arc<dyn Clock>,
+        runtime: &Handle,
+    ) -> Result<Self, BadSource> {
+        let source = Source::new(&issuer.name, &issuer.keys)?;
+        let label = source.label();
+        let shared = Arc::new(Shared::default());
+        let (tell, progress) = watch::channel(Progress::default());
+        let keeper = Keeper {
+            issuer: Arc::clone(&issuer.name),
+            upkeep: issuer.keys.upkeep.clone(),
+            source,
+            clock,
+            shared: Arc::clone(&shared),
+            progress: tell,
+        };
+        Ok(Self {
+            issuer: Arc::clone(&issuer.name),
+            rules: issuer.keys.clone(),
+            source: label,
+            shared,
+            progress,
+            waiting: Semaphore::new(MAX_WAITING),
+            keeper: runtime.spawn(keeper.run()),
+        })
+    }
+
+    /// Whether these are the keys of `issuer`, kept as it demands, so that a new configuration may
+    /// take them over.
+    pub fn serve(&self, issuer: &Issuer) -> bool {
+        self.issuer == issuer.name && self.rules == issuer.keys
+    }
+
+    /// The keys, when they may be used now. It takes no lock and does not wait.
+    pub fn current(&self) -> Option<Arc<KeySet>> {
+        self.usable(|it| Arc::clone(&it.set))
+    }
+
+    /// The number of the set in force; none when there is none. No two sets of keys in a process
+    /// have the same, and as long as it stays the same, no key has left.
+    pub fn generation(&self) -> Option<u64> {
+        self.usable(|it| it.generation)
+    }
+
+    fn usable<T>(&self, part: impl FnOnce(&Held) -> T) -> Option<T> {
+        let held = self.shared.held.load();
+        held.as_deref().filter(|it| Instant::now() < it.usable_until).map(part)
+    }
+
+    /// The keys, when they may be used. Waits for the first fetch if that has not ended, however
+    /// many wait with it. Otherwise it does not wait; but when the keys have become unusable, it
+    /// hurries the next fetch as far as the cooldown allows.
+    pub async fn available(&self) -> Option<Arc<KeySet>> {
+        if let Some(set) = self.current() {
+            return Some(set);
+        }
+        let progress = *self.progress.borrow();
+        if progress.ended == 0 {
+            self.ended(1).await;
+            return self.current();
+        }
+        if !progress.under_way && self.may_ask(progress) {
+            self.shared.wanted.notify_one();
+        }
+        None
+    }
+
+    /// Another set than `seen`, in which the key of a token was looked for in vain.
+    ///
+    /// It waits for a fetch that is under way or causes one, unless the last one that was caused
+    /// so is less than a cooldown ago: then it says none at once. A token whose key is known and
+    /// whose signature is wrong is no reason to call this.
+    pub async fn newer_than(&self, seen: &Arc<KeySet>) -> Option<Arc<KeySet>> {
+        let newer = || self.current().filter(|it| !Arc::ptr_eq(it, seen));
+        if let Some(set) = newer() {
+            return Some(set);
+        }
+        let progress = *self.progress.borrow();
+        if !progress.under_way && !self.may_ask(progress) {
+            return None;
+        }
+        let _place = self.waiting.try_acquire().ok()?;
+        if !progress.under_way {
+            self.shared.wanted.notify_one();
+        }
+        self.ended(progress.ended.saturating_add(1)).await;
+        newer()
+    }
+
+    fn may_ask(&self, progress: Progress) -> bool {
+        let cooldown = self.rules.upkeep.unknown_kid_cooldown;
+        schedule::may_ask(progress.asked_at, cooldown, Instant::now())
+    }
+
+    /// Waits until so many fetches have ended since the start, well or not.
+    pub async fn ended(&self, fetches: u64) {
+        let mut progress = self.progress.clone();
+        // An error says that the keeper has gone with its runtime: there is nothing to wait for.
+        drop(progress.wait_for(|it| fetches <= it.ended).await);
+    }
+
+    /// Whether there have ever been keys, fresh or from the snapshot. It never turns back: that the
+    /// issuer is down later is no reason to take this replica out of service.
+    pub fn is_ready(&self) -> bool {
+        self.shared.held.load().is_some()
+    }
+
+    /// Waits until there have been keys.
+    pub async fn ready(&self) {
+        let mut progress = self.progress.clone();
+        if progress.wait_for(|_| self.is_ready()).await.is_err() {
+            // The keeper is gone, and with it every hope.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The state of these keys.
+    pub fn status(&self) -> Status {
+        let now = Instant::now();
+        let held = self.shared.held.load_full();
+        let usable = held.as_ref().filter(|it| now < it.usable_until);
+        let report = self.shared.report();
+        let until = |it: Instant| it.saturating_duration_since(now).as_secs();
+        Status {
+            issuer: self.issuer.to_string(),
+            source: self.source,
+            usable: usable.is_some(),
+            from_snapshot: held.as_ref().is_some_and(|it| it.from_snapshot),
+            keys: usable.map_or(0, |it| it.set.len()),
+            skipped: held.as_ref().map_or(0, |it| it.set.skipped()),
+            kids: usable.map_or_else(Vec::new, |it| it.set.kids().map(str::to_owned).collect()),
+            age_seconds: held.as_ref().map(|it| it.age(now).as_secs()),
+            usable_for_seconds: usable.map(|it| until(it.usable_until)),
+            next_refresh_seconds: report.next.map(until),
+            consecutive_failures: report.consecutive_failures,
+            last_error: report.last_error.clone(),
+            refreshes: report.refreshes.clone(),
+        }
+    }
+
+    /// How many fetches ended in which way. The names come from a closed set.
+    pub fn refreshes(&self) -> BTreeMap<&'static str, u64> {
+        self.shared.report().refreshes.clone()
+    }
+}
+
+impl Drop for IssuerKeys {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Starts to keep the keys of all `issuers`, in their order. Those of `previous` that serve an
+/// issuer as it stands are taken over with all that they hold.
+pub fn start_all(
+    issuers: &[Arc<Issuer>],
+    previous: &[Arc<IssuerKeys>],
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Vec<Arc<IssuerKeys>>, BadSource> {
+    let keys = |issuer: &Arc<Issuer>| match previous.iter().find(|it| it.serve(issuer)) {
+        Some(keys) => Ok(Arc::clone(keys)),
+        None => IssuerKeys::start(issuer, Arc::clone(clock), runtime).map(Arc::new),
+    };
+    issuers.iter().map(keys).collect()
+}
+
+impl Shared {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// How long ago the issuer last stood by these keys.
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard_at).saturating_add(self.age_then)
+    }
+}
+
+impl Failure {
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Discovery(failure) => failure.label(),
+            Self::JwksUriMissing => "jwks_uri_missing",
+            Self::Http(failure) => failure.label(),
+            Self::File(_) => "file_unreadable",
+            Self::Malformed => "malformed",
+            Self::Empty(_) => "empty",
+            Self::Panicked => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Discovery(failure) => write!(f, "issuer metadata: {failure}"),
+            Self::JwksUriMissing => f.write_str("issuer metadata: there is no jwks_uri"),
+            Self::Http(failure) => write!(f, "key set: {failure}"),
+            Self::File(kind) => write!(f, "key set: the file cannot be read: {kind}"),
+            Self::Malformed => f.write_str("key set: not a JWK Set"),
+            Self::Empty(skipped) => {
+                write!(f, "key set: none of its {skipped} members can be used")
+            }
+            Self::Panicked => f.write_str("key set: reading it failed in an unforeseen way"),
+        }
+    }
+}
+
+/// So many requests may wait for another set of keys. A flood of unknown keys beside a slow issuer
+/// must leave most of the concurrent checks to others.
+const MAX_WAITING: usize = 1000;

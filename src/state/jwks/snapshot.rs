@@ -1,0 +1,277 @@
+//! Knows how keys outlive the process: one file per issuer, so that a restart during an outage of
+//! the issuer is not an outage here.
+//!
+//! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
+
+use crate::clock::UnixTime;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use std::{fmt, process};
+
+/// The keys of an issuer as they were once fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// The JWK Set, byte for byte.
+    pub(super) document: Bytes,
+    /// When the issuer was last heard to stand by it.
+    pub(super) heard_at: UnixTime,
+}
+
+/// Why a snapshot file is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// It cannot be read.
+    Unreadable(io::ErrorKind),
+    /// It is a directory, a pipe or a device.
+    NotAFile,
+    /// Everybody on the machine may write it.
+    WorldWritable,
+    /// It is larger than any snapshot.
+    TooLarge,
+    /// It is not a snapshot, or not all of one.
+    Malformed,
+    /// It holds the keys of another issuer.
+    OtherIssuer,
+    /// It comes from the future.
+    Premature,
+    /// It is older than keys are used.
+    Stale,
+}
+
+/// What the file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    issuer: String,
+    /// Seconds since the epoch.
+    fetched_at: i64,
+    /// As text, so that what is read back is what was fetched.
+    jwks: String,
+}
+
+/// Writes a snapshot in one step: a reader sees the old one or the new one, never half of one.
+pub(super) fn write(path: &Path, issuer: &str, snapshot: &Snapshot) -> io::Result<()> {
+    let jwks = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
+    let record = Record {
+        issuer: issuer.to_owned(),
+        fetched_at: snapshot.heard_at.as_secs(),
+        jwks: jwks.to_owned(),
+    };
+    let beside = beside(path);
+    let written = fill(&beside, &serde_json::to_vec(&record)?);
+    let placed = written.and_then(|()| fs::rename(&beside, path));
+    if placed.is_err() {
+        // The first error is the one to tell, whether or not this one succeeds.
+        drop(fs::remove_file(&beside));
+    }
+    placed
+}
+
+/// A name in the same directory that no other writer uses.
+fn beside(path: &Path) -> PathBuf {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.{number}.new", process::id()));
+    path.with_file_name(name)
+}
+
+fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        // Left over from a process that had the same number and died while it wrote.
+        Ok(()) => (),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(error) => return Err(error),
+    }
+    // `create_new` follows no link that somebody has put there.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    // Without it, a crash of the machine may leave the new name with no content.
+    file.sync_all()
+}
+
+/// Reads the snapshot of `issuer`, if it is one that may be used at `now`.
+pub(super) fn read(
+    path: &Path,
+    issuer: &str,
+    max_bytes: usize,
+    max_stale: Duration,
+    now: UnixTime,
+) -> Result<Snapshot, Odd> {
+    // As JSON text, no byte of a document takes more than two.
+    let limit = max_bytes.saturating_mul(2).saturating_add(issuer.len()).saturating_add(FRAME);
+    let content = content(path, limit)?;
+    let record: Record = serde_json::from_slice(&content).or(Err(Odd::Malformed))?;
+    if record.issuer != issuer {
+        return Err(Odd::OtherIssuer);
+    }
+    let heard_at = UnixTime::from_secs(record.fetched_at);
+    if now.saturating_add(CLOCK_LEEWAY) < heard_at {
+        return Err(Odd::Premature);
+    }
+    if max_stale <= now.since(heard_at) {
+        return Err(Odd::Stale);
+    }
+    Ok(Snapshot { document: Bytes::from(record.jwks), heard_at })
+}
+
+fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
+    let unreadable = |error: io::Error| Odd::Unreadable(error.kind());
+    // Opening a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(Odd::NotAFile);
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(Odd::NotAFile);
+    }
+    if metadata.permissions().mode() & WORLD_WRITABLE != 0 {
+        return Err(Odd::WorldWritable);
+    }
+    bounded(file, limit).map_err(unreadable)?.ok_or(Odd::TooLarge)
+}
+
+/// All of `file`; none when it is longer than `limit`.
+pub(super) fn bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(one_more).read_to_end(&mut content)?;
+    Ok(Some(content).filter(|it| it.len() <= limit))
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(kind) => write!(f, "it cannot be read: {kind}"),
+            Self::NotAFile => f.write_str("it is not a regular file"),
+            Self::WorldWritable => f.write_str("everybody may write it"),
+            Self::TooLarge => f.write_str("it is too large"),
+            Self::Malformed => f.write_str("it is not a whole snapshot"),
+            Self::OtherIssuer => f.write_str("it is that of another issuer"),
+            Self::Premature => f.write_str("it comes from the future"),
+            Self::Stale => f.write_str("it is too old"),
+        }
+    }
+}
+
+const WORLD_WRITABLE: u32 = 0o002;
+
+/// What a snapshot holds besides the document and the issuer.
+const FRAME: usize = 1024;
+
+/// A snapshot may have been written just before the clock was set back a little.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const ISSUER: &str = "https://as.example.com";
+    const DAY: Duration = Duration::from_secs(86_400);
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn snapshot() -> Snapshot {
+        Snapshot { document: Bytes::from_static(b"{\"keys\": [\"\\u00e9\"]}\n"), heard_at: NOW }
+    }
+
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        write(&path, ISSUER, &snapshot()).unwrap();
+        (directory, path)
+    }
+
+    fn read_at(path: &Path, now: UnixTime) -> Result<Snapshot, Odd> {
+        read(path, ISSUER, 4096, DAY, now)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let (directory, path) = written();
+        assert_eq!(read_at(&path, NOW), Ok(snapshot()));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_newer_snapshot_takes_the_place_of_the_older() {
+        let (_directory, path) = written();
+        let newer = Snapshot { heard_at: NOW.saturating_add(DAY), ..snapshot() };
+        write(&path, ISSUER, &newer).unwrap();
+        assert_eq!(read_at(&path, newer.heard_at), Ok(newer));
+    }
+
+    #[test]
+    fn a_link_that_waits_beside_it_is_not_followed() {
+        let (directory, path) = written();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        let trap = directory.path().join("trap");
+        symlink(&precious, &trap).unwrap();
+        fill(&trap, b"{}").unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
+        assert_eq!(read_at(&path, NOW), Ok(snapshot()));
+    }
+
+    #[test]
+    fn the_age_has_two_bounds() {
+        let (_directory, path) = written();
+        let minute = Duration::from_secs(60);
+        let second = Duration::from_secs(1);
+        for (now, expected) in [
+            (NOW.saturating_sub(minute).saturating_sub(second), Err(Odd::Premature)),
+            (NOW.saturating_sub(minute), Ok(snapshot())),
+            (NOW.saturating_add(DAY).saturating_sub(second), Ok(snapshot())),
+            (NOW.saturating_add(DAY), Err(Odd::Stale)),
+        ] {
+            assert_eq!(read_at(&path, now), expected, "{now}");
+        }
+    }
+
+    #[track_caller]
+    fn check(edit: impl FnOnce(&Path), expected: Odd) {
+        let (_directory, path) = written();
+        edit(&path);
+        assert_eq!(read_at(&path, NOW), Err(expected));
+    }
+
+    #[test]
+    fn an_odd_file_counts_as_none() {
+        let mode = |path: &Path, it| fs::set_permissions(path, fs::Permissions::from_mode(it));
+        check(|it| fs::remove_file(it).unwrap(), Odd::Unreadable(io::ErrorKind::NotFound));
+        check(|it| mode(it, 0o602).unwrap(), Odd::WorldWritable);
+        check(|it| mode(it, 0o666).unwrap(), Odd::WorldWritable);
+        check(|it| fs::write(it, "").unwrap(), Odd::Malformed);
+        check(|it| fs::write(it, "{\"issuer\": ").unwrap(), Odd::Malformed);
+        check(|it| fs::write(it, [b' '; 10_000]).unwrap(), Odd::TooLarge);
+        check(|it| write(it, "https://other", &snapshot()).unwrap(), Odd::OtherIssuer);
+        let directory = |it: &Path| {
+            fs::remove_file(it).unwrap();
+            fs::create_dir(it).unwrap();
+        };
+        check(directory, Odd::NotAFile);
+    }
+
+    #[test]
+    fn a_group_may_write_it() {
+        // Kubernetes makes the files of a volume so when `fsGroup` is set.
+        let (_directory, path) = written();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        assert_eq!(read_at(&path, NOW), Ok(snapshot()));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let path = Path::new("/nonexistent/keys.json");
+        assert!(write(path, ISSUER, &snapshot()).is_err());
+    }
+}

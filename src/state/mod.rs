@@ -1,0 +1,7 @@
+//! Knows what outlives a request: all I/O but that of the front ends is here.
+
+pub mod discovery;
+pub mod freshness;
+pub mod http;
+pub mod jwks;
+pub mod token_cache;
