@@ -470,7 +470,8 @@ mod tests {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            from[usize::try_from(self.0 >> 33).unwrap() % from.len()]
+            let pick = usize::try_from(self.0 >> 33).unwrap();
+            from[pick.checked_rem(from.len()).unwrap()]
         }
     }
 
