@@ -12,6 +12,8 @@ pub mod answer;
 pub mod check;
 pub mod client_certificate;
 pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod denial;
 pub mod front;
 pub mod jose;
