@@ -6,4 +6,6 @@ pub mod access_token;
 pub mod claims;
 pub mod confirmation;
 pub mod credentials;
+pub mod dpop;
 pub mod mtls;
+pub mod target;
