@@ -2,7 +2,6 @@
 
 use crate::clock::Clock;
 use crate::denial::Denial;
-use crate::jose::jwk::KeySet;
 use crate::jose::jws::Unverified;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
@@ -185,25 +184,9 @@ impl Rules {
         else {
             return Err(Denial::Internal);
         };
-        let algorithm = header
-            .algorithm
-            .filter(|it| issuer.algorithms.contains(it))
-            .ok_or(Denial::TokenAlgorithmForbidden)?;
-        let kid = header.kid.as_deref();
-        let set = key_set(keys, kid).await?;
-        let mut candidates = set.candidates(kid, algorithm).peekable();
-        if candidates.peek().is_none() {
-            let named = kid.is_some_and(|it| set.knows(it));
-            return Err(if named {
-                Denial::TokenAlgorithmForbidden
-            } else {
-                Denial::TokenKeyUnknown
-            });
-        }
-        let (verified, key) =
-            jws.verify(algorithm, candidates).or(Err(Denial::TokenSignatureInvalid))?;
+        let (verified, key) = keys.verify(jws, &issuer.algorithms).await?;
         let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
-        Ok((token, key.id()))
+        Ok((token, key))
     }
 
     /// The issuer that the token claims, if the policy accepts it.
@@ -215,16 +198,6 @@ impl Rules {
         };
         policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
     }
-}
-
-/// The keys of an issuer. Waits for the network only when there are none yet, or when none of them
-/// has the name that the token gives.
-async fn key_set(keys: &IssuerKeys, kid: Option<&str>) -> Result<Arc<KeySet>, Denial> {
-    let set = keys.available().await.ok_or(Denial::KeysUnavailable)?;
-    if kid.is_none_or(|it| set.knows(it)) {
-        return Ok(set);
-    }
-    Ok(keys.newer_than(&set).await.unwrap_or(set))
 }
 
 impl Proved {
