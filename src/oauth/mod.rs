@@ -6,4 +6,7 @@ pub mod access_token;
 pub mod claims;
 pub mod confirmation;
 pub mod credentials;
+#[cfg(test)]
+mod examples;
+pub mod introspection;
 pub mod mtls;
