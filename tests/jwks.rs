@@ -10,7 +10,7 @@
 mod support;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use keybound::clock::{ManualClock, UnixTime};
 use keybound::jose::base64url;
@@ -102,7 +102,7 @@ async fn a_hundred_thousand_unknown_keys_cause_one_fetch_per_cooldown() {
             });
         assert!(found.iter().all(Option::is_none));
         for _ in 1000..100_000 {
-            assert!(keys.newer_than(&seen).await.is_none());
+            assert!(keys.newer_than(&seen).now_or_never().is_some_and(|it| it.is_none()));
         }
         assert_eq!(provider.fetches(), 1 + flood);
         assert_eq!(kids(&keys), ["known"]);
@@ -120,7 +120,8 @@ async fn a_flood_beside_a_slow_issuer_leaves_room_for_others() {
     let others = async {
         provider.fetched(2).await;
         for _ in 0..1000 {
-            assert!(keys.newer_than(&seen).await.is_none(), "at once: all places are taken");
+            let answer = keys.newer_than(&seen).now_or_never();
+            assert!(answer.is_some_and(|it| it.is_none()), "at once: all places are taken");
         }
         assert_eq!(kids(&keys), ["known"]);
         provider.release();
@@ -263,6 +264,33 @@ async fn bad_answers_never_replace_good_keys() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_fails_every_other_time_is_no_outage() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    for _ in 0..10 {
+        provider.flap([Behaviour::Status(503)]);
+        refresh(&keys).await;
+        assert_eq!(keys.status().consecutive_failures, 1);
+        assert_eq!(kids(&keys), ["a"]);
+        refresh_after(&keys, SECOND).await;
+        assert_eq!(keys.status().consecutive_failures, 0, "and the delay begins anew");
+    }
+}
+
+#[tokio::test]
+async fn one_issuer_that_is_down_does_not_disturb_another() {
+    let (down, up) = (IdentityProvider::start(&[]).await, IdentityProvider::start(&[]).await);
+    down.go_down().await;
+    up.publish(&[jwk("a")]);
+    let (down, up) = (start(&down), start(&up));
+    up.ready().await;
+    down.ended(1).await;
+    assert!(!down.is_ready());
+    assert_eq!(kids(&up), ["a"]);
+}
+
+#[tokio::test]
 async fn a_body_that_stalls_ends_with_the_deadline() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     let keys = start(&provider);
@@ -318,8 +346,10 @@ async fn a_version_that_still_holds_is_not_sent_again() {
     keys.ended(1).await;
     let generation = keys.generation();
     refresh(&keys).await;
-    assert_eq!(asked_for(&provider), [None, Some("\"1\"".to_owned())]);
-    assert_eq!(keys.refreshes().get("not_modified"), Some(&1));
+    refresh(&keys).await;
+    let first = Some("\"1\"".to_owned());
+    assert_eq!(asked_for(&provider), [None, first.clone(), first]);
+    assert_eq!(keys.refreshes().get("not_modified"), Some(&2));
     assert_eq!(keys.generation(), generation);
     assert!(keys.status().age_seconds.unwrap() < 60, "the issuer stands by them anew");
     provider.publish(&[jwk("b")]);
@@ -399,24 +429,29 @@ async fn a_restart_during_an_outage_begins_with_the_snapshot() {
 async fn the_issuer_is_heard_before_the_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let provider = IdentityProvider::start(&[jwk("new")]).await;
-    let snapshot = |name: &str, issuer: &str| {
+    let snapshot = |name: &str, issuer: &str, keys: &[Value]| {
         let path = directory.path().join(name);
-        let jwks = json!({"keys": [jwk("old")]}).to_string();
+        let jwks = json!({ "keys": keys }).to_string();
         let record = json!({"issuer": issuer, "fetched_at": NOW.as_secs(), "jwks": jwks});
         std::fs::write(&path, record.to_string()).unwrap();
         KeyUpkeep { snapshot_file: Some(path), ..KeyUpkeep::default() }
     };
 
-    let keys = start_with(&provider, snapshot("up", &provider.issuer()));
+    let keys = start_with(&provider, snapshot("up", &provider.issuer(), &[jwk("old")]));
     keys.ended(1).await;
     assert_eq!(kids(&keys), ["new"]);
 
     provider.go_down().await;
-    let other = start_with(&provider, snapshot("other", "https://other.example.com"));
+    let other =
+        start_with(&provider, snapshot("other", "https://other.example.com", &[jwk("old")]));
     other.ended(1).await;
     assert!(!other.is_ready());
 
-    let keys = start_with(&provider, snapshot("down", &provider.issuer()));
+    let empty = start_with(&provider, snapshot("empty", &provider.issuer(), &[]));
+    empty.ended(1).await;
+    assert!(!empty.is_ready());
+
+    let keys = start_with(&provider, snapshot("down", &provider.issuer(), &[jwk("old")]));
     keys.ended(1).await;
     assert_eq!(kids(&keys), ["old"]);
     provider.come_up().await;
@@ -481,9 +516,12 @@ async fn metadata_cannot_send_the_fetch_elsewhere() {
 #[tokio::test]
 async fn keys_that_moved_are_found_again() {
     let provider = IdentityProvider::start(&[jwk("old")]).await;
+    provider.etag("\"1\"");
     let keys = discover(&provider);
     let seen = keys.available().await.unwrap();
     let elsewhere = IdentityProvider::start(&[jwk("new")]).await;
+    // The same name of a version at another place names another thing.
+    elsewhere.etag("\"1\"");
     provider.edit_metadata(|it| it["jwks_uri"] = elsewhere.jwks_uri().into());
     let newer = keys.newer_than(&seen).await.unwrap();
     assert!(newer.knows("new"));

@@ -6,7 +6,9 @@ pub mod access_token;
 pub mod claims;
 pub mod confirmation;
 pub mod credentials;
+pub mod dpop;
 #[cfg(test)]
 mod examples;
 pub mod introspection;
 pub mod mtls;
+pub mod target;

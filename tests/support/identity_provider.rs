@@ -13,7 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -92,16 +93,19 @@ type Body = BoxBody<Bytes, Infallible>;
 impl IdentityProvider {
     /// Starts one that publishes `keys` over plain HTTP.
     pub async fn start(keys: &[Value]) -> Self {
-        Self::start_with(None, keys).await
+        // An address of its own keeps the port from others while it is down.
+        static STARTED: AtomicU16 = AtomicU16::new(1);
+        let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        Self::start_with(Ipv4Addr::new(127, 77, high, low), None, keys).await
     }
 
-    /// Starts one that publishes `keys` over TLS.
+    /// Starts one that publishes `keys` over TLS, on 127.0.0.1.
     pub async fn start_tls(tls: ServerConfig, keys: &[Value]) -> Self {
-        Self::start_with(Some(TlsAcceptor::from(Arc::new(tls))), keys).await
+        Self::start_with(Ipv4Addr::LOCALHOST, Some(TlsAcceptor::from(Arc::new(tls))), keys).await
     }
 
-    async fn start_with(tls: Option<TlsAcceptor>, keys: &[Value]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn start_with(host: Ipv4Addr, tls: Option<TlsAcceptor>, keys: &[Value]) -> Self {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let issuer = issuer(tls.as_ref(), address);
         let script = Script {
@@ -308,9 +312,8 @@ impl Script {
     fn normal(&self, headers: &HeaderMap) -> Response<Body> {
         let known = headers.get(header::IF_NONE_MATCH).and_then(|it| it.to_str().ok());
         if known.is_some() && known == self.etag.as_deref() {
-            let mut response = self.ok(full(""));
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            return response;
+            // Without the name of the version, which many servers do not repeat.
+            return respond(StatusCode::NOT_MODIFIED, full(""));
         }
         self.ok(full(self.keys.to_string()))
     }
