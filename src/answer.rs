@@ -5,13 +5,15 @@ use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, OAuthError};
 use crate::oauth::claims;
 use crate::oauth::credentials::Scheme;
+use crate::oauth::introspection::Jwt;
 use crate::policy::{Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
 use serde_json::json;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 /// A header that the answer carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Header {
     /// Its name, in lower case.
     pub name: Arc<str>,
@@ -75,10 +77,18 @@ fn allow(facts: &Facts, rules: &PolicySet) -> Answer {
             None => remove.push(Arc::clone(name)),
         }
     }
-    if upstream.authorization == UpstreamAuthorization::Remove {
-        remove.push("authorization".into());
+    match upstream.authorization {
+        UpstreamAuthorization::Remove => remove.push("authorization".into()),
+        // A token that stands for another goes as what it is, whatever the other came as.
+        UpstreamAuthorization::Keep | UpstreamAuthorization::Bearer => {
+            set.extend(facts.forward.as_ref().map(|it| bearer(it)));
+        }
     }
     Answer::Allow { set, remove, to_client: vec![], metadata: metadata("allow", "allowed", facts) }
+}
+
+fn bearer(jwt: &Jwt) -> Header {
+    header("authorization", &format!("Bearer {}", jwt.as_str()))
 }
 
 /// The value of an identity header: a claim of the verified token.
@@ -161,6 +171,15 @@ const fn accepted(constraint: SenderConstraint) -> &'static [Scheme] {
 
 fn header(name: &str, value: &str) -> Header {
     Header { name: name.into(), value: value.to_owned() }
+}
+
+/// A token that goes upstream is a secret, and is not shown.
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = *self.name == *"authorization";
+        let value = if secret { "(hidden)" } else { self.value.as_str() };
+        write!(f, "{}: {value:?}", self.name)
+    }
 }
 
 fn metadata(decision: &'static str, reason: &'static str, facts: &Facts) -> Metadata {

@@ -1,18 +1,20 @@
 //! The whole service on one page: what is checked of a request, in order.
 
+mod vouching;
+
 use crate::clock::Clock;
 use crate::denial::Denial;
-use crate::jose::jwk::KeySet;
-use crate::jose::jws::Unverified;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::claims;
-use crate::oauth::credentials::{Credentials, Scheme, Token};
+use crate::oauth::credentials::{Credentials, Scheme};
+use crate::oauth::introspection::Jwt;
 use crate::oauth::mtls;
-use crate::policy::{IssuerId, Policy, PolicySet};
+use crate::policy::{Policy, PolicySet};
 use crate::request::Request;
+use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
-use crate::state::token_cache::{Digest, Entry, TokenCache};
+use crate::state::token_cache::TokenCache;
 use std::sync::Arc;
 
 /// What decides, swapped as a whole when the configuration changes.
@@ -22,6 +24,8 @@ pub struct Rules {
     pub policies: PolicySet,
     /// The keys of each issuer, in the order of [`PolicySet::issuers`].
     pub keys: Vec<Arc<IssuerKeys>>,
+    /// Who asks each issuer about its tokens, in the same order; none where nobody does.
+    pub introspectors: Vec<Option<Arc<Introspector>>>,
     /// The tokens that were verified before.
     pub cache: Arc<TokenCache>,
     /// The claims that somebody will ask for.
@@ -55,6 +59,8 @@ pub struct Facts {
     pub kid: Option<String>,
     /// The token, once it was verified.
     pub token: Option<Arc<AccessToken>>,
+    /// What goes upstream in place of an opaque token.
+    pub forward: Option<Arc<Jwt>>,
     /// The client certificate that the request came with, once it was looked at.
     pub certificate: Option<Thumbprint>,
     /// What the caller proved.
@@ -95,11 +101,12 @@ impl Checker {
         let credentials = Credentials::read(request)?;
         facts.scheme = Some(credentials.scheme);
 
-        let token = rules.verified(policy, credentials.token, facts).await?;
+        let token = rules.token(policy, credentials.token, facts).await?;
         facts.token = Some(Arc::clone(&token));
         token.admit(now)?;
         token.admit_scopes(&policy.scopes)?;
         admit_claims(&token, policy)?;
+        rules.admit_unrevoked(policy, &token, credentials.token, now).await?;
 
         let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
         if let Some(bound_to) = to_prove.certificate {
@@ -129,102 +136,17 @@ fn admit_claims(token: &AccessToken, policy: &Policy) -> Result<(), Denial> {
 }
 
 impl Rules {
-    /// Rules that demand what `policies` say and verify with `keys`, one for each issuer.
-    pub fn new(policies: PolicySet, keys: Vec<Arc<IssuerKeys>>, cache: Arc<TokenCache>) -> Self {
+    /// Rules that demand what `policies` say, verify with `keys` and ask `introspectors`
+    /// ([`crate::state::introspection::start_all`]), one of each for each issuer.
+    pub fn new(
+        policies: PolicySet,
+        keys: Vec<Arc<IssuerKeys>>,
+        introspectors: Vec<Option<Arc<Introspector>>>,
+        cache: Arc<TokenCache>,
+    ) -> Self {
         let selection = policies.claims_asked_for().into();
-        Self { policies, keys, cache, selection }
+        Self { policies, keys, introspectors, cache, selection }
     }
-
-    /// The token, once its signature and its claims have been verified, now or before.
-    async fn verified(
-        &self,
-        policy: &Policy,
-        token: Token<'_>,
-        facts: &mut Facts,
-    ) -> Result<Arc<AccessToken>, Denial> {
-        if token.as_bytes().len() > self.policies.limits.token_bytes {
-            return Err(Denial::TokenTooLarge);
-        }
-        let digest = Digest::of(token.as_bytes());
-        if let Some(token) = self.remembered(policy, &digest) {
-            return Ok(token);
-        }
-        let (token, key) = self.verify(policy, token, facts).await?;
-        let token = Arc::new(token);
-        self.cache.insert(digest, Entry { token: Arc::clone(&token), key });
-        Ok(token)
-    }
-
-    /// A token that was verified before, as long as it was under these very rules, by a key that
-    /// its issuer still has.
-    fn remembered(&self, policy: &Policy, digest: &Digest) -> Option<Arc<AccessToken>> {
-        let Entry { token, key } = self.cache.get(digest)?;
-        let issued = |id: &IssuerId| {
-            let issuer = self.policies.issuers.get(id.0);
-            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || *it == token.issuer)
-        };
-        let id = policy.issuers.iter().find(|it| issued(it))?;
-        let keys = self.keys.get(id.0)?.current()?;
-        let counts = keys.contains(key) && token.claims.are_selected_by(&self.selection);
-        counts.then_some(token)
-    }
-
-    /// The token and the thumbprint of the key that verified it.
-    async fn verify(
-        &self,
-        policy: &Policy,
-        token: Token<'_>,
-        facts: &mut Facts,
-    ) -> Result<(AccessToken, Thumbprint), Denial> {
-        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed))?;
-        let header = jws.header().clone();
-        facts.kid.clone_from(&header.kid);
-        // The issuer first, then its key, then the algorithm: a key is never looked up across.
-        let id = self.issuer(policy, &jws)?;
-        let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
-        else {
-            return Err(Denial::Internal);
-        };
-        let algorithm = header
-            .algorithm
-            .filter(|it| issuer.algorithms.contains(it))
-            .ok_or(Denial::TokenAlgorithmForbidden)?;
-        let kid = header.kid.as_deref();
-        let set = key_set(keys, kid).await?;
-        let mut candidates = set.candidates(kid, algorithm).peekable();
-        if candidates.peek().is_none() {
-            let named = kid.is_some_and(|it| set.knows(it));
-            return Err(if named {
-                Denial::TokenAlgorithmForbidden
-            } else {
-                Denial::TokenKeyUnknown
-            });
-        }
-        let (verified, key) =
-            jws.verify(algorithm, candidates).or(Err(Denial::TokenSignatureInvalid))?;
-        let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
-        Ok((token, key.id()))
-    }
-
-    /// The issuer that the token claims, if the policy accepts it.
-    fn issuer(&self, policy: &Policy, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
-        let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
-        let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
-        let is_claimed = |it: &IssuerId| {
-            self.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
-        };
-        policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
-    }
-}
-
-/// The keys of an issuer. Waits for the network only when there are none yet, or when none of them
-/// has the name that the token gives.
-async fn key_set(keys: &IssuerKeys, kid: Option<&str>) -> Result<Arc<KeySet>, Denial> {
-    let set = keys.available().await.ok_or(Denial::KeysUnavailable)?;
-    if kid.is_none_or(|it| set.knows(it)) {
-        return Ok(set);
-    }
-    Ok(keys.newer_than(&set).await.unwrap_or(set))
 }
 
 impl Proved {

@@ -179,7 +179,7 @@ mod tests {
     fn gate() -> Gate {
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], cache);
+        let rules = Rules::new(policies, vec![], vec![], cache);
         let metrics = Arc::new(Metrics::new().unwrap());
         Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
     }
@@ -226,7 +226,7 @@ mod tests {
         let passage = gate.enter(Front::ExtAuthz);
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        gate.replace(Rules::new(policies, vec![], cache), "new".to_owned());
+        gate.replace(Rules::new(policies, vec![], vec![], cache), "new".to_owned());
         assert_eq!(passage.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
     }

@@ -75,6 +75,7 @@ impl World {
                 token_types: vec!["at+jwt".to_owned()],
                 clock_leeway: Duration::from_secs(30),
                 keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
+                introspection: None,
             })
         };
         let issuers = vec![
@@ -96,7 +97,7 @@ impl World {
             other,
             stranger,
             certificate: rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec(),
-            rules: Rules::new(policies(issuers), keys, cache),
+            rules: Rules::new(policies(issuers), keys, vec![], cache),
             checker: Checker::new(shared),
             clock,
             _files: files,

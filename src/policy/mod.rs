@@ -1,10 +1,12 @@
 //! Knows what is demanded of a request: policies, issuers and limits, compiled from the
 //! configuration so that nothing optional is left over.
 
+pub mod introspection;
 mod selection;
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
+use introspection::IntrospectionRules;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub struct Issuer {
     pub clock_leeway: Duration,
     /// Where its keys come from.
     pub keys: KeyRules,
+    /// How it is asked about opaque tokens; none: it is not, and they are refused.
+    pub introspection: Option<IntrospectionRules>,
 }
 
 /// How an issuer's keys are had and kept.

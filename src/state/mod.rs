@@ -3,5 +3,6 @@
 pub mod discovery;
 pub mod freshness;
 pub mod http;
+pub mod introspection;
 pub mod jwks;
 pub mod token_cache;

@@ -18,6 +18,7 @@ pub(crate) fn policy_set() -> PolicySet {
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: Duration::ZERO,
         keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
+        introspection: None,
     };
     let payments = Policy {
         name: "payments".into(),

@@ -59,6 +59,7 @@ fn issuer(
         token_types,
         clock_leeway,
         keys: keys?,
+        introspection: None,
     })
 }
 
