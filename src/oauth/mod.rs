@@ -7,3 +7,5 @@ pub mod claims;
 pub mod confirmation;
 pub mod credentials;
 pub mod mtls;
+pub mod nonce;
+pub mod proof_id;
