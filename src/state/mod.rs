@@ -4,4 +4,5 @@ pub mod discovery;
 pub mod freshness;
 pub mod http;
 pub mod jwks;
+pub mod replay;
 pub mod token_cache;
