@@ -8,14 +8,23 @@
 //!                        oauth ──▶ jose      pure: no clock, no I/O, no async
 //! ```
 
+pub mod admin;
 pub mod answer;
 pub mod check;
 pub mod client_certificate;
 pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod denial;
 pub mod front;
+pub mod gate;
+pub mod health;
 pub mod jose;
+pub mod listener;
 pub mod oauth;
+pub mod percent;
 pub mod policy;
 pub mod request;
+pub mod server;
 pub mod state;
+pub mod telemetry;

@@ -1,6 +1,14 @@
 //! Knows how the client's certificate reaches us: from Envoy itself, in
 //! `x-forwarded-client-cert`, or in a header that the operator vouches for.
 
+mod der;
+#[cfg(test)]
+mod examples;
+mod header;
+mod peer;
+mod pem;
+mod xfcc;
+
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::Evidence;
 
@@ -12,7 +20,8 @@ pub enum Source {
     /// The `x-forwarded-client-cert` header.
     Xfcc {
         /// The identities of the proxies between the client's TLS and this one, nearest to the
-        /// client first.
+        /// client first: of each the first URI SAN, or the SHA-256 of its certificate as 64
+        /// hexadecimal digits.
         behind: Vec<String>,
     },
     /// A header that the proxy sets, and strips when the client sends it.
@@ -29,11 +38,12 @@ pub enum Source {
 pub enum HeaderFormat {
     /// A structured-field byte sequence of the DER (RFC 9440 §2).
     Rfc9440,
-    /// URL-encoded PEM (nginx `$ssl_client_escaped_cert`, AWS ALB).
+    /// URL-encoded PEM (nginx `$ssl_client_escaped_cert`, AWS).
     PemUrlencoded,
     /// Base64 of the PEM.
     PemBase64,
-    /// Base64 of the DER (HAProxy; the body of a PEM without its markers).
+    /// Base64 of the DER (`HAProxy`; the body of a PEM without its markers), perhaps URL-encoded
+    /// (Traefik).
     DerBase64,
     /// SHA-256 of the DER in hexadecimal.
     Sha256Hex,
@@ -48,9 +58,9 @@ pub enum ClientCertificate {
     Absent,
     /// There is this one.
     Presented(Thumbprint),
-    /// There is something that is not a certificate, or more of it than there may be.
+    /// There is something that cannot be read as one certificate.
     Malformed,
-    /// The sources contradict each other.
+    /// The sources contradict each other, or the chain of proxies is not the configured one.
     Conflict,
 }
 
@@ -65,8 +75,31 @@ impl ClientCertificate {
 }
 
 impl Source {
-    /// What this source tells of the client's certificate.
-    pub fn read(&self, _evidence: &Evidence<'_>) -> ClientCertificate {
-        ClientCertificate::Absent
+    /// What this source tells of the client's certificate. What other sources tell can make it a
+    /// [`ClientCertificate::Conflict`], but is never taken instead.
+    pub fn read(&self, evidence: &Evidence<'_>) -> ClientCertificate {
+        let found = match self {
+            Self::Peer => peer::read(evidence.peer_certificate),
+            Self::Xfcc { behind } => xfcc::read(evidence, behind),
+            Self::Header { format, .. } => header::read(evidence.header, *format),
+        };
+        match found {
+            Ok(None) => ClientCertificate::Absent,
+            Ok(Some(thumbprint)) => ClientCertificate::Presented(thumbprint),
+            Err(Unusable::Malformed) => ClientCertificate::Malformed,
+            Err(Unusable::Conflict) => ClientCertificate::Conflict,
+        }
     }
 }
+
+/// Why what is there is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unusable {
+    Malformed,
+    Conflict,
+}
+
+/// The most that is read of one carrier, in bytes. A certificate takes 1 to 2 KiB as text, one
+/// with a post-quantum key below 20; Envoy takes 60 KiB of headers altogether, unless told
+/// otherwise. What is longer is refused before any of it is decoded.
+const CARRIED_BYTES: usize = 64 * 1024;

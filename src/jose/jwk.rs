@@ -4,7 +4,8 @@ use super::algorithm::Algorithm;
 use super::json;
 use super::key::{OddKey, VerifyingKey};
 use super::thumbprint::Thumbprint;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// The keys of one issuer at one time.
 ///
@@ -14,6 +15,14 @@ use serde_json::Value;
 pub struct KeySet {
     keys: Vec<VerifyingKey>,
     skipped: Vec<OddKey>,
+}
+
+/// The outside of a set. Each member is read by itself, so that one with a duplicate name, say,
+/// is one odd key and not the end of the set.
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
 }
 
 /// The bytes are not a JWK Set at all.
@@ -30,12 +39,12 @@ const MAX_CANDIDATES: usize = 8;
 impl KeySet {
     /// The set that `bytes` spell.
     pub fn parse(bytes: &[u8]) -> Result<Self, NotAKeySet> {
-        let document = json::object(bytes).or(Err(NotAKeySet))?;
-        let Some(Value::Array(members)) = document.get("keys") else { return Err(NotAKeySet) };
+        let document: Document<'_> = serde_json::from_slice(bytes).or(Err(NotAKeySet))?;
         let mut set = Self::default();
-        for member in members {
+        for member in document.keys {
             let key = if set.keys.len() < MAX_KEYS {
-                member.as_object().ok_or(OddKey::Malformed).and_then(VerifyingKey::from_jwk)
+                let jwk = json::object(member.get().as_bytes()).or(Err(OddKey::Malformed));
+                jwk.and_then(|it| VerifyingKey::from_jwk(&it))
             } else {
                 Err(OddKey::Surplus)
             };
@@ -95,7 +104,7 @@ impl KeySet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     /// RFC 7515 Appendix A.3.
     const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
@@ -149,8 +158,21 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_stands_twice_makes_one_key_odd() {
+        let twice = r#"{"kty":"EC","kty":"EC"}"#;
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        for odd in [twice, &deep] {
+            let text = format!(r#"{{"keys":[{odd},{}],"other":{{}}}}"#, ec());
+            let set = KeySet::parse(text.as_bytes()).unwrap();
+            assert_eq!((set.len(), set.skipped()), (1, 1));
+        }
+    }
+
+    #[test]
     fn what_is_no_key_set_is_an_error() {
-        for odd in ["", "{}", "[]", "null", r#"{"keys":null}"#, r#"{"keys":{}}"#, "<html>"] {
+        for odd in
+            ["", "{}", "[]", "null", r#"{"keys":null}"#, r#"{"keys":{}}"#, "<html>", "{\"keys\":["]
+        {
             assert_eq!(KeySet::parse(odd.as_bytes()).err(), Some(NotAKeySet), "{odd}");
         }
         assert!(parse(&json!([])).is_empty(), "an empty set is one");

@@ -6,6 +6,8 @@ pub mod access_token;
 pub mod claims;
 pub mod confirmation;
 pub mod credentials;
+pub mod dpop;
 pub mod mtls;
 pub mod nonce;
 pub mod proof_id;
+pub mod target;

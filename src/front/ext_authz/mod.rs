@@ -4,7 +4,9 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
+pub mod companions;
 pub mod encode;
+pub mod endpoint;
 pub mod grpc;
 pub mod pb;
 pub mod protobuf;

@@ -54,9 +54,7 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut cause = Cause::Due;
         loop {
-            let delay = self.fetch(cause).await;
-            let due = Instant::now().checked_add(delay).unwrap_or_else(far_away);
-            self.shared.report().next = Some(due);
+            let due = self.fetch(cause).await;
             cause = self.next_cause(due).await;
         }
     }
@@ -77,8 +75,8 @@ impl Keeper {
         }
     }
 
-    /// Fetches once, and says how long to wait for the next.
-    async fn fetch(&mut self, cause: Cause) -> Duration {
+    /// Fetches once, and says when the next is due.
+    async fn fetch(&mut self, cause: Cause) -> Instant {
         self.progress.send_modify(|it| it.under_way = true);
         let read = self.read(cause).await;
         let settled = read.and_then(|it| self.settle(it));
@@ -90,18 +88,21 @@ impl Keeper {
                 .unwrap_or_else(|| schedule::next_refresh(lifetime, &self.upkeep, luck())),
             Err(failure) => self.fail(&failure).await,
         };
+        let now = Instant::now();
+        let due = now.checked_add(delay).unwrap_or_else(far_away);
+        self.shared.report().next = Some(due);
         self.progress.send_modify(|it| {
             it.under_way = false;
             it.ended = it.ended.saturating_add(1);
             if cause == Cause::Asked {
-                it.asked_at = Some(Instant::now());
+                it.asked_at = Some(now);
             }
         });
         if heard {
             // After those who waited were told: the disk is no concern of theirs.
             self.save().await;
         }
-        delay
+        due
     }
 
     async fn read(&mut self, cause: Cause) -> Result<Obtained, Failure> {

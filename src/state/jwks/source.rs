@@ -8,6 +8,7 @@ use crate::state::http::{self, Client, Credentials, Limits, Reach};
 use ::http::HeaderValue;
 use bytes::Bytes;
 use reqwest::Url;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,17 @@ pub enum BadSource {
     /// The URL is neither `https` nor `http` to loopback, or it holds a password.
     UrlRefused,
 }
+
+impl fmt::Display for BadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Credentials(_) => "the certification authorities of an issuer cannot be read",
+            Self::UrlRefused => "keys are fetched by https only, or by http from this machine",
+        })
+    }
+}
+
+impl std::error::Error for BadSource {}
 
 impl Source {
     pub(super) fn new(issuer: &str, rules: &KeyRules) -> Result<Self, BadSource> {

@@ -1,0 +1,161 @@
+//! Knows the admin listener: health, metrics and status over HTTP/1.1.
+
+pub mod status;
+
+use crate::gate::Gate;
+use crate::health::{Health, Phase};
+use crate::listener::{Listener, Socket};
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// What the admin listener tells about.
+#[derive(Debug)]
+pub struct Admin {
+    /// The checks.
+    pub gate: Arc<Gate>,
+    /// The phase that the process is in.
+    pub health: Arc<Health>,
+    /// When the process started.
+    pub started: Instant,
+    /// How many connections each shard has open.
+    pub connections: Arc<[Arc<AtomicUsize>]>,
+}
+
+/// How many connections may be open at once. One more is closed.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection may last. It carries one request, so that nobody holds a place for long.
+const CONNECTION: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send its request.
+const REQUEST_HEAD: Duration = Duration::from_secs(5);
+
+/// How long to wait when the system has no connection to give (say, too many files are open).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Admin {
+    /// Answers on `listener` until it is dropped.
+    pub async fn serve(self: Arc<Self>, listener: Listener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(socket) if connections.len() < CONNECTIONS => {
+                        connections.spawn(serve_one(Arc::clone(&self), socket));
+                    }
+                    Ok(_) => (),
+                    Err(error) => {
+                        tracing::warn!(%error, listener = "admin", "connection not accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => (),
+            }
+        }
+    }
+
+    /// The answer to a request for `path`.
+    pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let answer = match path {
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" => self.readiness(),
+            "/metrics" => self.metrics(),
+            "/status" => self.status(),
+            "/" => text(StatusCode::OK, INDEX),
+            _ => return text(StatusCode::NOT_FOUND, "no such page\n"),
+        };
+        match *method {
+            Method::GET | Method::HEAD => answer,
+            _ => not_allowed(),
+        }
+    }
+
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        match self.health.phase() {
+            Phase::Ready => text(StatusCode::OK, "ready\n"),
+            Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            Phase::Leaving | Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let metrics = self.gate.metrics();
+        status::gather(&self.gate.standing(), metrics);
+        match metrics.exposition() {
+            Ok(found) => page(StatusCode::OK, prometheus::TEXT_FORMAT, found),
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn status(&self) -> Response<Full<Bytes>> {
+        match serde_json::to_string_pretty(&status::Status::of(self)) {
+            Ok(found) => page(StatusCode::OK, "application/json", found + "\n"),
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+async fn serve_one(admin: Arc<Admin>, socket: Socket) {
+    let Ok(stream) = socket.into_stream() else { return };
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let answer = admin.answer(request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_HEAD)
+        .max_buf_size(16 * 1024)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    if !matches!(timeout(CONNECTION, connection).await, Ok(Ok(()))) {
+        tracing::debug!(listener = "admin", "connection broken");
+    }
+}
+
+fn failed(error: &dyn Display) -> Response<Full<Bytes>> {
+    tracing::error!(%error, listener = "admin", "page failed");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
+}
+
+fn not_allowed() -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    page(status, "text/plain; charset=utf-8", body)
+}
+
+fn page(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+const INDEX: &str = "\
+keybound
+/livez    is it alive
+/readyz   should requests come here
+/metrics  for Prometheus
+/status   what it enforces, in JSON
+";

@@ -1,0 +1,71 @@
+//! Knows what `/status` tells: what is enforced at present, and with which keys.
+
+use super::Admin;
+use crate::gate::Standing;
+use crate::state::jwks;
+use crate::telemetry::metrics::{CacheFigures, Metrics};
+use serde::Serialize;
+use std::sync::atomic::Ordering;
+use tokio::time::Instant;
+
+/// The document at `/status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    version: &'static str,
+    phase: &'static str,
+    uptime_seconds: u64,
+    config: ConfigStatus,
+    issuers: Vec<jwks::Status>,
+    policies: Vec<String>,
+    token_cache: CacheFigures,
+    checks_under_way: usize,
+    connections: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConfigStatus {
+    digest: String,
+    age_seconds: u64,
+}
+
+impl Status {
+    /// The state of things at present.
+    pub fn of(admin: &Admin) -> Self {
+        let standing = admin.gate.standing();
+        let policies = &standing.rules.policies;
+        let now = Instant::now();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            phase: admin.health.phase().label(),
+            uptime_seconds: now.duration_since(admin.started).as_secs(),
+            config: ConfigStatus {
+                digest: standing.digest.clone(),
+                age_seconds: now.duration_since(standing.since).as_secs(),
+            },
+            issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
+            policies: policies.policies.iter().map(|it| it.name.to_string()).collect(),
+            token_cache: token_cache(&standing),
+            checks_under_way: admin.gate.under_way(),
+            connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
+        }
+    }
+}
+
+/// Brings the metrics that are kept elsewhere up to date.
+pub fn gather(standing: &Standing, metrics: &Metrics) {
+    let rules = &standing.rules;
+    for (issuer, keys) in rules.policies.issuers.iter().zip(&rules.keys) {
+        let status = keys.status();
+        metrics.set_keys(&issuer.name, status.keys, status.age_seconds);
+        for (outcome, total) in status.refreshes {
+            metrics.set_refreshes(&issuer.name, outcome, total);
+        }
+    }
+    metrics.set_token_cache(token_cache(standing));
+}
+
+fn token_cache(standing: &Standing) -> CacheFigures {
+    let cache = &standing.rules.cache;
+    let entries = u64::try_from(cache.len()).unwrap_or(u64::MAX);
+    CacheFigures { hits: cache.hits(), misses: cache.misses(), entries }
+}

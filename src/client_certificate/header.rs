@@ -1,0 +1,223 @@
+//! Knows how proxies other than Envoy write a client certificate into a header (RFC 9440 §2 and
+//! what came before it).
+
+use super::{CARRIED_BYTES, HeaderFormat, Unusable, der, pem};
+use crate::jose::thumbprint::Thumbprint;
+use crate::percent;
+use crate::request::Field;
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+/// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves
+/// it when the client has no certificate.
+///
+/// One certificate on one line: a second one, by a comma or on a line of its own, is a refusal,
+/// since one of the two may be the client's own invention.
+pub(super) fn read(field: Field<'_>, format: HeaderFormat) -> Result<Option<Thumbprint>, Unusable> {
+    match field {
+        Field::Absent | Field::One(b"") => Ok(None),
+        Field::One(value) if value.len() <= CARRIED_BYTES => {
+            thumbprint(value, format).map(Some).ok_or(Unusable::Malformed)
+        }
+        Field::One(_) | Field::Many => Err(Unusable::Malformed),
+    }
+}
+
+fn thumbprint(value: &[u8], format: HeaderFormat) -> Option<Thumbprint> {
+    match format {
+        HeaderFormat::Rfc9440 => der::thumbprint(&byte_sequence(value)?),
+        HeaderFormat::PemUrlencoded => pem::thumbprint_of_urlencoded(value),
+        HeaderFormat::PemBase64 => pem::thumbprint(&STANDARD.decode(value).ok()?),
+        // A percent sign is no base64, so to decode it (Traefik has written `%2B`) takes
+        // nothing away from those who write base64 as it is.
+        HeaderFormat::DerBase64 => {
+            der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?)
+        }
+        HeaderFormat::Sha256Hex => Thumbprint::from_hex(value),
+        HeaderFormat::Sha256Base64url => Thumbprint::from_base64url(str::from_utf8(value).ok()?),
+    }
+}
+
+/// An item of structured fields that is a byte sequence (RFC 9651 §4.2, §4.2.7), without
+/// parameters, for RFC 9440 defines none.
+fn byte_sequence(value: &[u8]) -> Option<Vec<u8>> {
+    STRUCTURED.decode(value.strip_prefix(b":")?.strip_suffix(b":")?).ok()
+}
+
+/// Base64 as RFC 9651 §4.2.7 wants it read: padding may be missing, and its bits may be set.
+const STRUCTURED: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{RFC8705, RFC9440};
+    use super::HeaderFormat::*;
+    use super::*;
+
+    /// The certificate of RFC 9440 in every format.
+    fn spelled(format: HeaderFormat) -> String {
+        let body = RFC9440.pem.lines().filter(|it| !it.starts_with('-')).collect::<String>();
+        let thumbprint = Thumbprint::from_base64url(RFC9440.x5t_s256).unwrap();
+        match format {
+            Rfc9440 => format!(":{body}:"),
+            PemUrlencoded => RFC9440.pem.replace(' ', "%20").replace('\n', "%0A"),
+            PemBase64 => STANDARD.encode(RFC9440.pem),
+            DerBase64 => body,
+            Sha256Hex => thumbprint.to_hex(),
+            Sha256Base64url => thumbprint.to_base64url(),
+        }
+    }
+
+    fn one(value: &str, format: HeaderFormat) -> Result<Option<String>, Unusable> {
+        let found = read(Field::One(value.as_bytes()), format)?;
+        Ok(found.map(|it| it.to_base64url()))
+    }
+
+    #[track_caller]
+    fn is_read(format: HeaderFormat, edit: impl Fn(String) -> String) {
+        let value = edit(spelled(format));
+        assert_eq!(one(&value, format), Ok(Some(RFC9440.x5t_s256.to_owned())), "{value}");
+    }
+
+    #[track_caller]
+    fn is_refused(format: HeaderFormat, edit: impl Fn(String) -> String) {
+        let value = edit(spelled(format));
+        assert_ne!(value, spelled(format), "the edit must change something");
+        assert_eq!(one(&value, format), Err(Unusable::Malformed), "{value}");
+    }
+
+    const FORMATS: [HeaderFormat; 6] =
+        [Rfc9440, PemUrlencoded, PemBase64, DerBase64, Sha256Hex, Sha256Base64url];
+
+    #[test]
+    fn every_format_carries_the_same_certificate() {
+        for format in FORMATS {
+            is_read(format, |it| it);
+        }
+    }
+
+    #[test]
+    fn no_line_and_an_empty_line_are_no_certificate() {
+        for format in FORMATS {
+            assert_eq!(read(Field::Absent, format), Ok(None), "{format:?}");
+            assert_eq!(read(Field::One(b""), format), Ok(None), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn no_format_carries_more_than_one_certificate() {
+        for format in FORMATS {
+            assert_eq!(read(Field::Many, format), Err(Unusable::Malformed), "{format:?}");
+            is_refused(format, |it| format!("{it},{it}"));
+            is_refused(format, |it| format!("{it}, {it}"));
+            is_refused(format, |it| format!("{it}{it}"));
+        }
+    }
+
+    #[test]
+    fn nothing_may_stand_around_the_certificate() {
+        for format in FORMATS {
+            is_refused(format, |it| format!(" {it}"));
+            is_refused(format, |it| format!("{it} "));
+            is_refused(format, |it| format!("{it}x"));
+            is_refused(format, |it| format!("{it};x=1"));
+            is_refused(format, |it| format!("\"{it}\""));
+        }
+    }
+
+    #[test]
+    fn each_format_is_read_as_itself_only() {
+        for format in FORMATS {
+            for other in FORMATS.iter().filter(|it| **it != format) {
+                assert_eq!(one(&spelled(*other), format), Err(Unusable::Malformed), "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rfc_9440_is_a_byte_sequence_of_structured_fields() {
+        let leaf = STANDARD.encode(b"\x30\x01\x00");
+        assert_eq!(leaf, "MAEA");
+        let padded = STANDARD.encode(b"\x30\x02\x00\x00");
+        assert_eq!(padded, "MAIAAA==");
+        let is = |value: &str, der: &[u8]| {
+            let found = one(value, Rfc9440).unwrap();
+            assert_eq!(found, Some(Thumbprint::of(der).to_base64url()), "{value}");
+        };
+        is(":MAEA:", b"\x30\x01\x00");
+        is(":MAIAAA==:", b"\x30\x02\x00\x00");
+        // RFC 9651 §4.2.7: a parser should not fail over padding.
+        is(":MAIAAA:", b"\x30\x02\x00\x00");
+        is(":MAIAAB==:", b"\x30\x02\x00\x00");
+        for odd in [
+            ":",
+            "::",
+            ":MAEA",
+            "MAEA:",
+            "MAEA",
+            ":MAEA:;a",
+            ":MAEA:;a=1",
+            ":MAEA::MAEA:",
+            "(:MAEA:)",
+            ":MA EA:",
+            ":MA\tEA:",
+            ":M-EA:",
+            ":=:",
+            "?1",
+        ] {
+            assert_eq!(one(odd, Rfc9440), Err(Unusable::Malformed), "{odd}");
+        }
+    }
+
+    #[test]
+    fn urlencoded_pem_may_leave_plus_slash_and_equals_as_they_are() {
+        assert!(spelled(PemUrlencoded).contains('+'));
+        is_read(PemUrlencoded, |it| it.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D"));
+        is_refused(PemUrlencoded, |it| it.replace("%20", "+"));
+        is_refused(PemUrlencoded, |it| it.replace('+', "%20"));
+    }
+
+    #[test]
+    fn base64_of_der_may_be_url_encoded_but_not_base64url() {
+        is_read(DerBase64, |it| it.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
+        is_refused(DerBase64, |it| it.replace('+', "-").replace('/', "_"));
+        is_refused(DerBase64, |it| it.replace('=', ""));
+        is_refused(DerBase64, |it| format!("{it}%2C{it}"));
+    }
+
+    #[test]
+    fn a_hash_is_exactly_one_hash() {
+        is_read(Sha256Hex, |it| it.to_uppercase());
+        is_refused(Sha256Hex, |it| it.split_at(1).1.to_owned());
+        is_refused(Sha256Hex, |it| it.split_at(2).1.to_owned());
+        is_refused(Sha256Hex, |it| {
+            let (first, rest) = it.split_at(2);
+            format!("{first}:{rest}")
+        });
+        is_refused(Sha256Hex, |it| format!("0x{it}"));
+        is_refused(Sha256Base64url, |it| it.split_at(1).1.to_owned());
+        is_refused(Sha256Base64url, |it| format!("{it}="));
+        is_refused(Sha256Base64url, |it| it.replace('_', "/"));
+    }
+
+    #[test]
+    fn a_value_that_no_certificate_fills_is_refused_unread() {
+        for format in FORMATS {
+            let long = vec![b'A'; CARRIED_BYTES + 1];
+            assert_eq!(read(Field::One(&long), format), Err(Unusable::Malformed), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn an_expired_certificate_is_a_certificate() {
+        // RFC 8705 §6.2, §6.3: what binds is the hash; validity is for the proxy to judge.
+        let der = RFC8705.pem.lines().filter(|it| !it.starts_with('-')).collect::<String>();
+        assert_eq!(one(&der, DerBase64), Ok(Some(RFC8705.x5t_s256.to_owned())));
+    }
+}

@@ -1,0 +1,99 @@
+//! Knows a certificate as text (RFC 7468 §5), and as text that a URL can carry (RFC 3986 §2.1).
+
+use super::der;
+use crate::jose::thumbprint::Thumbprint;
+use crate::percent;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// The thumbprint of the certificate in URL-encoded PEM. Proxies differ in whether they encode the
+/// `+`, `/` and `=` of base64; both are read.
+pub(super) fn thumbprint_of_urlencoded(text: &[u8]) -> Option<Thumbprint> {
+    thumbprint(&percent::decoded(text)?)
+}
+
+/// The thumbprint of the one certificate in `text`, with nothing before and nothing behind it.
+///
+/// Lines may be of any length and end in LF or CRLF. A second certificate is not a chain of which
+/// the first counts, but a refusal: nobody says which of them the client holds the key of.
+pub(super) fn thumbprint(text: &[u8]) -> Option<Thumbprint> {
+    let mut lines =
+        text.split(|&it| it == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    if lines.next()? != BEGIN {
+        return None;
+    }
+    let mut symbols = Vec::with_capacity(text.len());
+    loop {
+        match lines.next()? {
+            [] => return None,
+            line if line == END => break,
+            line => symbols.extend_from_slice(line),
+        }
+    }
+    if !lines.all(<[u8]>::is_empty) {
+        return None;
+    }
+    der::thumbprint(&STANDARD.decode(symbols).ok()?)
+}
+
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const END: &[u8] = b"-----END CERTIFICATE-----";
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{RFC8705, RFC9440};
+    use super::*;
+
+    fn read(text: &str) -> Option<String> {
+        thumbprint(text.as_bytes()).map(|it| it.to_base64url())
+    }
+
+    fn is_refused(edit: impl Fn(&str) -> String) {
+        let edited = edit(RFC8705.pem);
+        assert_ne!(edited, RFC8705.pem);
+        assert_eq!(read(&edited), None, "{edited}");
+    }
+
+    #[test]
+    fn the_certificates_of_the_rfcs_have_the_thumbprints_of_the_rfcs() {
+        assert_eq!(read(RFC8705.pem).as_deref(), Some(RFC8705.x5t_s256));
+        assert_eq!(read(RFC9440.pem).as_deref(), Some(RFC9440.x5t_s256));
+    }
+
+    #[test]
+    fn line_breaks_may_be_of_either_kind_and_anywhere() {
+        let pem = RFC8705.pem;
+        for spelling in [
+            pem.replace('\n', "\r\n"),
+            pem.trim_end().to_owned(),
+            format!("{pem}\n"),
+            pem.replace("MIIB", "M\nIIB"),
+            pem.replace("MTAx\n", "MTAx"),
+        ] {
+            assert_eq!(read(&spelling).as_deref(), Some(RFC8705.x5t_s256), "{spelling}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_one_certificate_is_read() {
+        is_refused(|_| String::new());
+        is_refused(|it| it.repeat(2));
+        is_refused(|it| format!("\n{it}"));
+        is_refused(|it| format!("Subject: mtls\n{it}"));
+        is_refused(|it| format!("{it}x"));
+        is_refused(|it| format!("{it} "));
+        is_refused(|it| it.replace("CERTIFICATE", "TRUSTED CERTIFICATE"));
+        is_refused(|it| it.replace("BEGIN CERTIFICATE", "begin certificate"));
+        is_refused(|it| it.replace("BEGIN ", "BEGIN+"));
+        is_refused(|it| it.replace("END CERTIFICATE", "END PUBLIC KEY"));
+        is_refused(|it| it.replace("-----END CERTIFICATE-----\n", ""));
+        is_refused(|it| it.replace("MIIB", "M\n\nIIB"));
+        is_refused(|it| it.replace("MIIB", "M IIB"));
+        is_refused(|it| it.replace("MIIB", "M\rIIB"));
+        is_refused(|it| it.replace("+SY=", "+SY"));
+        is_refused(|it| it.replace("+SY=", "+SZ="));
+        is_refused(|it| it.replace("+SY=", "-SY="));
+        is_refused(|it| it.replace("+SY=", "+SY=AAAA"));
+        is_refused(|it| it.replace("MIIB", "MIIC"));
+    }
+}

@@ -1,0 +1,50 @@
+//! Knows the JSON form of `x-forwarded-client-cert` (Envoy 1.40, `format: JSON`). It escapes what
+//! it carries, so any SAN can be told.
+
+use super::super::{Unusable, pem};
+use super::Element;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::borrow::Cow;
+
+/// The elements, from the client on.
+pub(super) fn elements(value: &[u8]) -> Result<Vec<Element<'_>>, Unusable> {
+    let members: Vec<Members<'_>> = serde_json::from_slice(value).or(Err(Unusable::Malformed))?;
+    members.into_iter().map(Members::element).collect()
+}
+
+/// The members of one element. No other may be there, and none twice.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members<'a> {
+    #[serde(borrow)]
+    hash: Cow<'a, str>,
+    #[serde(borrow)]
+    cert: Option<Cow<'a, str>>,
+    #[serde(default)]
+    uri: Vec<String>,
+    #[serde(default)]
+    dns: Vec<String>,
+    #[serde(rename = "by")]
+    _by: Option<IgnoredAny>,
+    #[serde(rename = "chain")]
+    _chain: Option<IgnoredAny>,
+    #[serde(rename = "subject")]
+    _subject: Option<IgnoredAny>,
+    #[serde(rename = "issuer")]
+    _issuer: Option<IgnoredAny>,
+}
+
+impl<'a> Members<'a> {
+    fn element(self) -> Result<Element<'a>, Unusable> {
+        let first =
+            |names: Vec<String>| names.into_iter().next().map(|it| Cow::Owned(it.into_bytes()));
+        let read = |it: Cow<'_, str>| pem::thumbprint(it.as_bytes());
+        Element::new(
+            self.hash.as_bytes(),
+            self.cert.map(|it| read(it).ok_or(Unusable::Malformed)).transpose()?,
+            first(self.uri),
+            first(self.dns),
+        )
+    }
+}

@@ -1,0 +1,194 @@
+//! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
+
+use crate::client_certificate::{HeaderFormat, Source};
+use crate::config::{self, Config, Listen, Problem};
+use crate::policy::{
+    ClaimRule, HostPattern, Issuer, KeySource, Match, Policy, PolicySet, SenderConstraint,
+    UpstreamAuthorization,
+};
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What `check-config` is about.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file
+    file: PathBuf,
+}
+
+/// Writes a summary to standard output, or problems to standard error. Warnings go there too.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let file = &arguments.file;
+    let written = match config::load(file) {
+        Ok(config) => tell(file, &config.warnings, "warning: ")
+            .and_then(|()| write!(io::stdout().lock(), "{}", Summary(&config)))
+            .map(|()| ExitCode::SUCCESS),
+        Err(problems) => tell(file, &problems, "").map(|()| ExitCode::FAILURE),
+    };
+    written.unwrap_or(ExitCode::FAILURE)
+}
+
+/// One line each, as compilers do, so that editors find the place.
+pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    for Problem { path, line, message } in problems {
+        write!(stderr, "{}:", file.display())?;
+        if let Some(line) = line {
+            write!(stderr, "{line}:")?;
+        }
+        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        writeln!(stderr, " {kind}{place}{message}")?;
+    }
+    Ok(())
+}
+
+/// What a configuration enforces, for people.
+struct Summary<'a>(&'a Config);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { listen, policies: rules, digest, warnings: _ } = self.0;
+        writeln!(f, "sha-256             {digest}")?;
+        writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
+        writeln!(f, "admin               {}", listen.admin)?;
+        writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
+        writeln!(f, "upstream            {}", upstream(rules))?;
+        let limits = rules.limits;
+        writeln!(
+            f,
+            "limits              tokens of {} bytes, {:?} per check, {} checks at once",
+            limits.token_bytes, limits.check_deadline, limits.concurrent_checks
+        )?;
+        writeln!(f)?;
+        let head = ["issuer", "audiences", "algorithms", "token types", "leeway", "keys"];
+        table(f, head, rules.issuers.iter().map(|it| issuer(it)))?;
+        writeln!(f)?;
+        let head = ["policy", "match", "sender constraint", "issuers", "scopes", "claims"];
+        table(f, head, rules.policies.iter().map(|it| policy(it, rules)))
+    }
+}
+
+fn tls(listen: &Listen) -> &'static str {
+    match &listen.tls {
+        None => "",
+        Some(tls) if tls.client_ca.is_some() => ", mutual TLS",
+        Some(_) => ", TLS",
+    }
+}
+
+fn source(source: &Source) -> String {
+    match source {
+        Source::Peer => "peer".to_owned(),
+        Source::Xfcc { behind } if behind.is_empty() => "xfcc".to_owned(),
+        Source::Xfcc { behind } => format!("xfcc behind {}", behind.join(", ")),
+        Source::Header { name, format } => format!("header {name} ({})", header_format(*format)),
+    }
+}
+
+const fn header_format(format: HeaderFormat) -> &'static str {
+    match format {
+        HeaderFormat::Rfc9440 => "rfc9440",
+        HeaderFormat::PemUrlencoded => "pem-urlencoded",
+        HeaderFormat::PemBase64 => "pem-base64",
+        HeaderFormat::DerBase64 => "der-base64",
+        HeaderFormat::Sha256Hex => "sha256-hex",
+        HeaderFormat::Sha256Base64url => "sha256-base64url",
+    }
+}
+
+fn upstream(rules: &PolicySet) -> String {
+    let authorization = match rules.upstream.authorization {
+        UpstreamAuthorization::Keep => "authorization kept",
+        UpstreamAuthorization::Remove => "authorization removed",
+        UpstreamAuthorization::Bearer => "authorization as Bearer",
+    };
+    let set = rules.upstream.headers.iter().map(|(name, claim)| format!("; {name} = {claim}"));
+    let removed = rules.upstream.remove.iter().map(|name| format!("; no {name}"));
+    set.chain(removed).fold(authorization.to_owned(), |text, it| text + &it)
+}
+
+fn issuer(issuer: &Issuer) -> [String; 6] {
+    let keys = match &issuer.keys.source {
+        KeySource::Discovery => "discovered".to_owned(),
+        KeySource::Uri(uri) => uri.clone(),
+        KeySource::File(path) => path.display().to_string(),
+    };
+    [
+        issuer.name.to_string(),
+        issuer.audiences.join(" "),
+        listed(&issuer.algorithms),
+        issuer.token_types.join(" "),
+        format!("{:?}", issuer.clock_leeway),
+        keys,
+    ]
+}
+
+fn policy(policy: &Policy, rules: &PolicySet) -> [String; 6] {
+    let issuers = policy.issuers.iter().filter_map(|id| Some(&rules.issuers.get(id.0)?.name));
+    let issuers: Vec<_> = issuers.collect();
+    let all = issuers.len() == rules.issuers.len();
+    [
+        policy.name.to_string(),
+        matches(&policy.matches),
+        constraint(policy.sender_constraint).to_owned(),
+        if all { "all".to_owned() } else { listed(&issuers) },
+        or_dash(policy.scopes.join(" ")),
+        or_dash(policy.claims.iter().map(claim).collect::<Vec<_>>().join(", ")),
+    ]
+}
+
+fn matches(matches: &Match) -> String {
+    let hosts = matches.hosts.iter().map(|it| match it {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Below(host) => format!("*.{host}"),
+    });
+    let hosts: Vec<_> = hosts.collect();
+    let segments = matches.path_prefix.iter().map(|it| it.escape_ascii().to_string());
+    let path = segments.fold(String::new(), |path, it| path + "/" + &it);
+    let parts = [matches.methods.join("|"), hosts.join("|"), path];
+    let given: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
+    if given.is_empty() { "every request".to_owned() } else { given.join(" ") }
+}
+
+const fn constraint(constraint: SenderConstraint) -> &'static str {
+    match constraint {
+        SenderConstraint::Certificate => "certificate",
+        SenderConstraint::Dpop => "dpop",
+        SenderConstraint::Either => "either",
+        SenderConstraint::IfBound => "if_bound",
+        SenderConstraint::None => "none",
+    }
+}
+
+fn claim(rule: &ClaimRule) -> String {
+    let values: Vec<_> = rule.values.iter().map(ToString::to_string).collect();
+    format!("{} = {}", rule.path, values.join(" or "))
+}
+
+fn listed<T: Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn table<const COLUMNS: usize>(
+    f: &mut fmt::Formatter<'_>,
+    head: [&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> fmt::Result {
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let mut widths = [0; COLUMNS];
+    for (width, column) in widths.iter_mut().zip(0..) {
+        let longest = rows.iter().filter_map(|it| Some(it.get::<usize>(column)?.chars().count()));
+        *width = longest.max().unwrap_or_default();
+    }
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Knows how to put a real Envoy in front of an upstream: its bootstrap, its start, its access log.
+//!
+//! What the bootstrap sets, and why, is what an operator should set too.
+
+use super::Failure;
+use super::process::Process;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the authorizer listens.
+#[derive(Clone, Debug)]
+pub enum Authorizer {
+    /// On TCP.
+    Tcp(SocketAddr),
+    /// On a Unix domain socket.
+    Unix(PathBuf),
+}
+
+/// A listener with mutual TLS that asks an authorizer about every request.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name, for [`Envoy::address`].
+    pub name: &'static str,
+    /// Whom it asks.
+    pub authorizer: Authorizer,
+    /// What becomes of `x-forwarded-client-cert`: Envoy's `ForwardClientCertDetails`.
+    pub forward_client_cert: &'static str,
+    /// Whether clients without a certificate are turned away in the handshake.
+    pub certificate_required: bool,
+}
+
+/// What an Envoy is to do.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Where its clients come in.
+    pub listeners: Vec<Listener>,
+    /// Where their requests go.
+    pub upstream: SocketAddr,
+    /// Holds `edge.pem` and `edge.key`, with which it serves, and `ca.pem`, which its clients'
+    /// certificates must come from. Its own files go there as well.
+    pub directory: PathBuf,
+}
+
+/// An Envoy, running.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    access_log: PathBuf,
+    listeners: Value,
+}
+
+impl Envoy {
+    /// Starts `binary` and waits until it serves.
+    pub async fn start(
+        binary: &Path,
+        edge: &Edge,
+        client: &reqwest::Client,
+    ) -> Result<Self, Failure> {
+        let directory = &edge.directory;
+        let config = directory.join("envoy.json");
+        fs::write(&config, format!("{:#}\n", edge.bootstrap()))
+            .map_err(|cause| Failure::new("writing Envoy's bootstrap", cause))?;
+        let admin_address = directory.join("envoy-admin");
+        let mut command = Command::new(binary);
+        command
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(["--file-flush-interval-msec", "20"])
+            .arg("--admin-address-path")
+            .arg(&admin_address)
+            .arg("--config-path")
+            .arg(&config);
+        let mut process = Process::start("envoy", &mut command, &directory.join("envoy.log"))?;
+        let listeners = process
+            .until("live", async |_| {
+                let admin = fs::read_to_string(&admin_address).ok()?;
+                let ready = client.get(format!("http://{admin}/ready")).send().await.ok()?;
+                ready.error_for_status().ok()?;
+                let listeners = client.get(format!("http://{admin}/listeners?format=json"));
+                serde_json::from_slice(&listeners.send().await.ok()?.bytes().await.ok()?).ok()
+            })
+            .await?;
+        Ok(Self { process, access_log: edge.access_log(), listeners })
+    }
+
+    /// Where the listener `name` really listens.
+    pub fn address(&self, name: &str) -> Result<SocketAddr, Failure> {
+        let all = self.listeners.get("listener_statuses").and_then(Value::as_array);
+        let found = all.into_iter().flatten().find(|it| it.get("name") == Some(&name.into()));
+        let socket = found.and_then(|it| it.pointer("/local_address/socket_address"));
+        let address = socket.and_then(|it| {
+            let ip: IpAddr = it.get("address")?.as_str()?.parse().ok()?;
+            let port = it.get("port_value")?.as_u64()?.try_into().ok()?;
+            Some(SocketAddr::new(ip, port))
+        });
+        address.ok_or_else(|| Failure::new("asking Envoy for its listeners", &self.listeners))
+    }
+
+    /// The access log's entry about the request that came with `x-scenario: {scenario}`.
+    pub async fn access(&mut self, scenario: &str) -> Result<Value, Failure> {
+        let log = self.access_log.clone();
+        self.process
+            .until("logging a request", async |_| {
+                let entries = fs::read_to_string(&log).ok()?;
+                let entries = entries.lines().filter_map(|it| serde_json::from_str(it).ok());
+                entries.into_iter().find(|it: &Value| it.get("scenario") == Some(&scenario.into()))
+            })
+            .await
+    }
+
+    /// An error with its last words if it has ended.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        self.process.check()
+    }
+}
+
+impl Edge {
+    fn access_log(&self) -> PathBuf {
+        self.directory.join("access.log")
+    }
+
+    fn bootstrap(&self) -> Value {
+        let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
+        let upstream = json!({"socket_address": address(self.upstream)});
+        let mut clusters = vec![cluster("upstream", &upstream, &json!({}))];
+        for listener in &self.listeners {
+            let authorizer = match &listener.authorizer {
+                Authorizer::Tcp(it) => json!({"socket_address": address(*it)}),
+                Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
+            };
+            // gRPC is HTTP/2, which Envoy must be told to speak.
+            let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }});
+            clusters.push(cluster(&listener.cluster(), &authorizer, &h2));
+        }
+        json!({
+            "admin": {"address": any_port()},
+            "static_resources": {
+                "listeners": self.listeners.iter().map(|it| it.config(self)).collect::<Value>(),
+                "clusters": clusters,
+            },
+        })
+    }
+}
+
+impl Listener {
+    fn cluster(&self) -> String {
+        format!("authorizer-{}", self.name)
+    }
+
+    fn config(&self, edge: &Edge) -> Value {
+        json!({
+            "name": self.name,
+            "address": any_port(),
+            "filter_chains": [{"transport_socket": self.tls(edge), "filters": [{
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": self.connection_manager(edge),
+            }]}],
+        })
+    }
+
+    fn tls(&self, edge: &Edge) -> Value {
+        let file = |name| json!({"filename": edge.directory.join(name)});
+        json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": self.certificate_required,
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                // Ed25519 is not in Envoy's default list, and a client with such a certificate
+                // would silently send none.
+                "tls_params": {"signature_algorithms": [
+                    "ecdsa_secp256r1_sha256", "rsa_pss_rsae_sha256", "ecdsa_secp384r1_sha384",
+                    "rsa_pss_rsae_sha384", "rsa_pss_rsae_sha512", "rsa_pkcs1_sha256", "ed25519",
+                ]},
+                "tls_certificates": [
+                    {"certificate_chain": file("edge.pem"), "private_key": file("edge.key")},
+                ],
+                "validation_context": {"trusted_ca": file("ca.pem")},
+            },
+        }})
+    }
+
+    fn connection_manager(&self, edge: &Edge) -> Value {
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": self.name,
+            // What is checked must be what the upstream gets to see: the scheme is Envoy's word,
+            // not the client's, and a path has one spelling.
+            "use_remote_address": true,
+            "scheme_header_transformation": {"scheme_to_overwrite": "https"},
+            "normalize_path": true,
+            "merge_slashes": true,
+            "path_with_escaped_slashes_action": "REJECT_REQUEST",
+            "strip_trailing_host_dot": true,
+            "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
+            "forward_client_cert_details": self.forward_client_cert,
+            "set_current_client_cert_details": {"cert": true},
+            "access_log": [access_log(edge)],
+            "http_filters": [self.ext_authz(), {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }],
+            "route_config": {"virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+            }]},
+        })
+    }
+
+    fn ext_authz(&self) -> Value {
+        json!({"name": "envoy.filters.http.ext_authz", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "grpc_service": {
+                "envoy_grpc": {"cluster_name": self.cluster()},
+                // Generous, for a busy machine; behind the authorizer's own deadline in any case.
+                "timeout": "1s",
+                // Only attempts that the authorizer cannot have seen: a second look at the same
+                // DPoP proof would be a replay.
+                "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
+            },
+            "failure_mode_allow": false,
+            // Otherwise an outage looks to clients like a 403.
+            "status_on_error": {"code": "ServiceUnavailable"},
+            "include_peer_certificate": true,
+            // A header that comes twice must be seen twice.
+            "encode_raw_headers": true,
+            "validate_mutations": true,
+            "decoder_header_mutation_rules": {
+                "disallow_all": true,
+                "allow_expression": {"regex": "^(x-auth-[a-z0-9-]+|authorization|dpop)$"},
+            },
+        }})
+    }
+}
+
+fn cluster(name: &str, address: &Value, options: &Value) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "0.25s",
+        "typed_extension_protocol_options": options,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    })
+}
+
+fn access_log(edge: &Edge) -> Value {
+    json!({"name": "envoy.access_loggers.file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": edge.access_log(),
+        "log_format": {"json_format": {
+            "scenario": "%REQ(X-SCENARIO)%",
+            "protocol": "%PROTOCOL%",
+            "code": "%RESPONSE_CODE%",
+            "details": "%RESPONSE_CODE_DETAILS%",
+            "decision": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision)%",
+            "reason": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:reason)%",
+            "policy": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:policy)%",
+            "sender_constraint": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:sender_constraint)%",
+        }},
+    }})
+}
+
+fn any_port() -> Value {
+    json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}})
+}

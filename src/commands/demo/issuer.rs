@@ -1,0 +1,68 @@
+//! Knows the demo's authorization server: one signing key, its metadata, and tokens to order
+//! (RFC 8414, RFC 9068).
+
+use super::Failure;
+use super::site::{self, Site};
+use crate::jose::base64url;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::{Value, json};
+
+/// A key that signs tokens with ES256.
+#[derive(Debug)]
+pub struct SigningKey {
+    kid: String,
+    pair: EcdsaKeyPair,
+}
+
+impl SigningKey {
+    /// A new key that is known as `kid`.
+    pub fn generate(kid: &str) -> Result<Self, Failure> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
+            .map_err(|cause| Failure::new("making a signing key", cause))?;
+        Ok(Self { kid: kid.to_owned(), pair })
+    }
+
+    /// The public key as a JWK (RFC 7517).
+    pub fn jwk(&self) -> Value {
+        // An uncompressed point: 4, then the two coordinates (SEC 1 §2.3.3).
+        let point = self.pair.public_key().as_ref();
+        let (x, y) = point.split_at_checked(33).unwrap_or((point, &[]));
+        json!({
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.kid,
+            "x": base64url::encode(x.strip_prefix(&[4]).unwrap_or(x)),
+            "y": base64url::encode(y),
+        })
+    }
+
+    /// A JWT of type `typ` with these claims (RFC 7519).
+    pub fn sign(&self, typ: &str, claims: &Value) -> Result<String, Failure> {
+        let header = json!({"alg": "ES256", "kid": self.kid, "typ": typ});
+        let part = |it: &Value| base64url::encode(it.to_string().as_bytes());
+        let input = format!("{}.{}", part(&header), part(claims));
+        let signature = self
+            .pair
+            .sign(&SystemRandom::new(), input.as_bytes())
+            .map_err(|cause| Failure::new("signing a token", cause))?;
+        Ok(format!("{input}.{}", base64url::encode(signature.as_ref())))
+    }
+}
+
+/// The issuer that is reached at `url`: its metadata under both well-known names, and its keys.
+pub fn site(url: &str, key: &SigningKey) -> Site {
+    let metadata = json!({
+        "issuer": url,
+        "jwks_uri": format!("{url}/jwks"),
+        "token_endpoint": format!("{url}/token"),
+        "response_types_supported": ["none"],
+        "tls_client_certificate_bound_access_tokens": true,
+    });
+    let keys = json!({"keys": [key.jwk()]});
+    Site::new(move |request| match request.uri().path() {
+        "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration" => {
+            site::json(&metadata)
+        }
+        "/jwks" => site::json(&keys),
+        _ => site::not_found(),
+    })
+}

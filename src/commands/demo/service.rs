@@ -1,0 +1,61 @@
+//! Knows how to run `keybound serve` as a process of its own, as an operator would.
+
+use super::Failure;
+use super::process::Process;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// The service, running.
+#[derive(Debug)]
+pub struct Service {
+    process: Process,
+    listening: Value,
+}
+
+impl Service {
+    /// Starts `binary` with the configuration file `config`, whose listeners may name port 0, and
+    /// waits until they listen. Its log is kept beside the file, with the suffix `.log`.
+    pub async fn start(binary: &Path, config: &Path) -> Result<Self, Failure> {
+        let mut command = Command::new(binary);
+        command.arg("serve").arg("--config").arg(config);
+        let mut process =
+            Process::start("keybound serve", &mut command, &config.with_extension("log"))?;
+        let listening = process.until("listening", async |it| listening(&it.words())).await?;
+        Ok(Self { process, listening })
+    }
+
+    /// Waits until it answers that it is ready: until it has the keys of its issuers.
+    pub async fn ready(&mut self, client: &reqwest::Client) -> Result<(), Failure> {
+        let url = format!("http://{}/readyz", self.address("admin").unwrap_or_default());
+        self.process
+            .until("ready", async |_| {
+                let answer = client.get(&url).send().await.ok()?;
+                answer.status().is_success().then_some(())
+            })
+            .await
+    }
+
+    /// Where its listener `name` (`ext_authz`, `forward_auth`, `admin`) really listens.
+    pub fn address(&self, name: &str) -> Option<&str> {
+        self.listening.get(name)?.as_str()
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.process.words()
+    }
+
+    /// An error with its last words if it has ended.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        self.process.check()
+    }
+}
+
+/// The fields of the event that tells the addresses, once it is there.
+fn listening(log: &str) -> Option<Value> {
+    log.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok()).find_map(|event| {
+        let fields = event.get("fields").cloned().unwrap_or(event);
+        (fields.get("message")?.as_str()? == "listening").then_some(fields)
+    })
+}

@@ -1,0 +1,240 @@
+//! Knows all that the demo sets up, and takes down again: a directory, an issuer, an upstream, the
+//! service, an Envoy.
+
+use super::Failure;
+use super::envoy::{Authorizer, Edge, Envoy, Listener};
+use super::issuer::{self, SigningKey};
+use super::pki::{Authority, Identity};
+use super::scenarios::{AUDIENCE, Caller, Cast, Observed, PATH, SCOPE, Scenario, Token};
+use super::service::Service;
+use super::upstream;
+use super::way::{Door, Way};
+use crate::clock::UnixTime;
+use std::fs::{self, DirBuilder};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// Everything that runs during the demo. Dropping it ends all of it.
+#[derive(Debug)]
+pub(super) struct Stage {
+    way: Way,
+    cast: Cast,
+    service: Service,
+    // Behind those who write into it: fields are dropped in this order.
+    directory: Directory,
+    _sites: JoinSet<()>,
+}
+
+impl Stage {
+    /// Sets up everything, with the Envoy that is at `envoy`, if there is one.
+    pub(super) async fn set(envoy: Option<PathBuf>, now: UnixTime) -> Result<Self, Failure> {
+        let directory = Directory::new(now)?;
+        let mut sites = JoinSet::new();
+        let authority = Authority::new("keybound demo").map_err(making_certificates)?;
+        let server = authority.server(&["localhost", "127.0.0.1"]).map_err(making_certificates)?;
+
+        let (listener, address) = listen().await?;
+        let issuer = format!("https://{address}");
+        let key = SigningKey::generate("demo")?;
+        sites.spawn(issuer::site(&issuer, &key).with_tls(&server)?.serve(listener));
+        let (listener, upstream) = listen().await?;
+        sites.spawn(upstream::echo().serve(listener));
+
+        let cast = Cast::new(&authority, &issuer, &key, now)?;
+        directory.write("ca.pem", &authority.certificate_pem())?;
+        directory.write_identity("edge", &server)?;
+        directory.write_cast(&cast)?;
+        let config = directory.write("keybound.yaml", &configuration(&issuer, directory.path()))?;
+
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(1))
+            .build()
+            .map_err(|cause| Failure::new("setting up a client", cause))?;
+        let (service, authorizer) = serve(&config, &client).await?;
+        let way = match envoy {
+            None => Way::Direct(authorizer),
+            Some(binary) => {
+                let edge = edge(authorizer, upstream, directory.path());
+                let envoy = Envoy::start(&binary, &edge, &client).await?;
+                let origin = format!("https://{}", envoy.address(DOOR)?);
+                Way::Envoy(envoy, Door { origin, ca: authority.certificate_pem() })
+            }
+        };
+        Ok(Self { way, cast, service, directory, _sites: sites })
+    }
+
+    /// Plays `scenario`, and tells how it ended.
+    pub(super) async fn play(&mut self, scenario: &Scenario) -> Result<Observed, Failure> {
+        let observed = self.way.play(scenario, &self.cast).await;
+        // If it is gone, its last words say more than whatever the caller got.
+        self.service.check()?;
+        observed
+    }
+
+    /// What stands here, for people.
+    pub(super) fn description(&self) -> String {
+        match &self.way {
+            Way::Envoy(_, door) => format!(
+                "Through Envoy: client ── mutual TLS ──▶ {} ──▶ keybound serve, upstream",
+                door.origin
+            ),
+            Way::Direct(address) => format!(
+                "Without Envoy (none was found; see --envoy): each request goes to keybound serve \
+                 on {address}\nas the CheckRequest that Envoy would send."
+            ),
+        }
+    }
+
+    /// What to try while it stays up, for people.
+    pub(super) fn invitation(&self) -> String {
+        let directory = self.directory.path().display();
+        let admin = self.service.address("admin").unwrap_or_default();
+        let tries = match &self.way {
+            Way::Envoy(_, door) => {
+                let curl = |title: &str, name: &str, token: Token| {
+                    let token = token.name();
+                    format!(
+                        "\n  # {title}\n  curl -i --cacert ca.pem --cert {name}.pem --key {name}.key \\\n    \
+                         -H \"Authorization: Bearer $(cat {token}.jwt)\" {}{PATH}\n",
+                        door.origin
+                    )
+                };
+                curl("the client with its own token", "client", Token::Bound)
+                    + &curl("a thief with that token", "thief", Token::Bound)
+                    + &curl("a token that is bound to nothing", "client", Token::Unbound)
+            }
+            Way::Direct(address) => {
+                format!("\n  # what it speaks\n  grpcurl -plaintext {address} list\n")
+            }
+        };
+        format!(
+            "\nIt stays up until Ctrl-C. Certificates, tokens, configurations and logs are in its \
+             directory:\n\n  cd {directory}\n{tries}\n  # the service itself\n  curl \
+             http://{admin}/status\n  tail -f keybound.log\n"
+        )
+    }
+}
+
+/// The name of Envoy's listener.
+const DOOR: &str = "edge";
+
+/// Starts the service, and tells where it listens for Envoy.
+async fn serve(config: &Path, client: &reqwest::Client) -> Result<(Service, SocketAddr), Failure> {
+    let this =
+        std::env::current_exe().map_err(|cause| Failure::new("finding the own program", cause))?;
+    let mut service = Service::start(&this, config).await?;
+    service.ready(client).await?;
+    let authorizer = service.address("ext_authz").and_then(|it| it.parse().ok());
+    let authorizer =
+        authorizer.ok_or_else(|| Failure::new("starting keybound serve", "it tells no address"))?;
+    Ok((service, authorizer))
+}
+
+fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge {
+    let listener = Listener {
+        name: DOOR,
+        authorizer: Authorizer::Tcp(authorizer),
+        forward_client_cert: "SANITIZE",
+        // So that the scenarios without one get as far as the service.
+        certificate_required: false,
+    };
+    Edge { listeners: vec![listener], upstream, directory: directory.to_owned() }
+}
+
+fn configuration(issuer: &str, directory: &Path) -> String {
+    // JSON strings are YAML strings, whatever the path holds.
+    let ca = serde_json::Value::from(directory.join("ca.pem").to_string_lossy());
+    format!(
+        "listen:
+  ext_authz: 127.0.0.1:0
+  admin: 127.0.0.1:0
+issuers:
+  - issuer: {issuer}
+    audiences: [{AUDIENCE}]
+    ca_file: {ca}
+client_certificate:
+  source: peer
+policies:
+  - name: payments
+    match: {{path_prefix: {PATH}}}
+    sender_constraint: certificate
+    scopes: [{SCOPE}]
+limits:
+  check_deadline: 900ms
+upstream:
+  headers: {{x-auth-subject: sub, x-auth-client-id: client_id}}
+"
+    )
+}
+
+async fn listen() -> Result<(TcpListener, SocketAddr), Failure> {
+    let listening = |cause| Failure::new("listening", cause);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+    Ok((listener, address))
+}
+
+fn making_certificates(cause: rcgen::Error) -> Failure {
+    Failure::new("making certificates", cause)
+}
+
+/// A directory that goes with this value.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(now: UnixTime) -> Result<Self, Failure> {
+        let name = format!("keybound-demo-{}-{}", std::process::id(), now.as_millis());
+        let path = std::env::temp_dir().join(name);
+        // Keys are kept here: it must be new, and nobody else's.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|cause| Failure::new(path.display(), cause))?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
+        let path = self.0.join(name);
+        fs::write(&path, text).map_err(|cause| Failure::new(path.display(), cause))?;
+        Ok(path)
+    }
+
+    fn write_identity(&self, name: &str, identity: &Identity) -> Result<(), Failure> {
+        self.write(&format!("{name}.pem"), &identity.certificate_pem())?;
+        self.write(&format!("{name}.key"), &identity.key_pem())?;
+        Ok(())
+    }
+
+    fn write_cast(&self, cast: &Cast) -> Result<(), Failure> {
+        let callers =
+            [("client", Caller::Client), ("renewed", Caller::Renewed), ("thief", Caller::Thief)];
+        for (name, caller) in callers {
+            if let Some(identity) = cast.identity(caller) {
+                self.write_identity(name, identity)?;
+            }
+        }
+        for token in Token::ALL {
+            if let Some(jwt) = cast.jwt(token) {
+                self.write(&format!("{}.jwt", token.name()), jwt)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be removed is left to whoever cleans the temporary directory.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}

@@ -1,0 +1,25 @@
+//! Knows the service that the demo protects: it tells every caller what it saw of the request.
+
+use super::site::{self, Site};
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+
+/// An upstream that answers with the method, the path and the headers that reached it.
+pub fn echo() -> Site {
+    Site::new(|request| site::json(&seen(request)))
+}
+
+fn seen(request: &hyper::Request<Incoming>) -> Value {
+    let mut headers = Map::new();
+    for name in request.headers().keys() {
+        // A list for each name, since "twice" is what a test may be about.
+        let values = request.headers().get_all(name).iter();
+        let values = values.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
+        headers.insert(name.to_string(), values.collect());
+    }
+    json!({
+        "method": request.method().as_str(),
+        "path": request.uri().to_string(),
+        "headers": headers,
+    })
+}

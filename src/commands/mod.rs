@@ -1,0 +1,44 @@
+//! Knows the commands of the program, and how each one ends.
+
+pub mod check_config;
+pub mod demo;
+pub mod healthcheck;
+mod schema;
+pub mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// What the program is asked to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Runs the service
+    Serve(serve::Arguments),
+    /// Shows good and stolen tokens at work on this machine, through Envoy if there is one
+    Demo(demo::Arguments),
+    /// Says everything that is wrong with a configuration file, or what it would enforce
+    CheckConfig(check_config::Arguments),
+    /// Prints the JSON Schema of the configuration file
+    Schema,
+    /// Asks a running service whether it is ready, for probes without a shell
+    Healthcheck(healthcheck::Arguments),
+}
+
+impl Command {
+    /// Does it. The code is what the shell gets.
+    pub fn run(&self) -> ExitCode {
+        match self {
+            Self::Serve(arguments) => serve::run(arguments),
+            Self::Demo(arguments) => demo::run(arguments),
+            Self::CheckConfig(arguments) => check_config::run(arguments),
+            Self::Schema => schema::run(),
+            Self::Healthcheck(arguments) => healthcheck::run(arguments),
+        }
+    }
+}
+
+/// One line on standard error.
+fn complain(line: &str) {
+    // Nobody is left to be told that standard error is gone.
+    let _written = writeln!(std::io::stderr().lock(), "keybound: {line}");
+}

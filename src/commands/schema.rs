@@ -1,0 +1,14 @@
+//! Knows the command `schema`: the JSON Schema of the configuration file.
+
+use crate::config;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Prints the schema.
+pub(super) fn run() -> ExitCode {
+    match writeln!(io::stdout().lock(), "{:#}", config::schema()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever was to read it has gone.
+        Err(_) => ExitCode::FAILURE,
+    }
+}

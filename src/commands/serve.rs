@@ -1,0 +1,178 @@
+//! Knows how the service is started and stopped from the command line.
+
+use super::{check_config, complain};
+use crate::check::{Checker, Rules};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::gate::Gate;
+use crate::server::{Ended, Server, Setup, StartFailure};
+use crate::state::jwks::{self, IssuerKeys};
+use crate::state::token_cache::TokenCache;
+use crate::telemetry::log::{self, Format, Level, Sink};
+use crate::telemetry::metrics::Metrics;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// The arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file.
+    #[arg(long, env = "KEYBOUND_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: Format,
+    /// How much is logged; `debug` logs allowed requests too.
+    #[arg(long, value_enum, default_value_t)]
+    log_level: Level,
+    /// Threads that check requests [default: one per core].
+    #[arg(long, value_name = "N")]
+    shards: Option<NonZero<usize>>,
+    /// For how long, once told to stop, to go on answering while reporting not to be ready.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
+    drain_delay: Duration,
+    /// How long connections then get to end.
+    #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = duration)]
+    drain_deadline: Duration,
+}
+
+/// Runs the service until it is told to stop.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            // Nobody is left to be told that standard error is gone.
+            let _written = check_config::tell(&arguments.config, &problems, "");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(arguments, config) {
+        Ok(Ended::Cleanly) => ExitCode::SUCCESS,
+        Ok(Ended::AtOnce) => ExitCode::FAILURE,
+        Err(failure) => {
+            complain(&failure.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
+    let (sink, writer) = Sink::to(std::io::stderr())?;
+    log::install(arguments.log_format, arguments.log_level, sink)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(answer(arguments, config));
+    writer.finish();
+    ended
+}
+
+async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let (stop, stopped) = mpsc::channel(2);
+    let signals = Signals::new()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let keys = jwks::start_all(&config.policies.issuers, &[], &clock, &Handle::current())?;
+    let ready = all_ready(keys.clone());
+    let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
+    let rules = Rules::new(config.policies, keys, cache);
+    let metrics = Arc::new(Metrics::new()?);
+    let checker = Checker::new(clock);
+    let gate = Arc::new(Gate::new(checker, rules, config.digest, metrics));
+    let setup = Setup {
+        listen: config.listen,
+        shards: arguments.shards.unwrap_or_else(cores),
+        drain_delay: arguments.drain_delay,
+        drain_deadline: arguments.drain_deadline,
+    };
+    let server = Server::start(setup, gate)?;
+    let (ext_authz, admin) = (server.ext_authz(), server.admin());
+    tracing::info!(%ext_authz, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    tokio::select! {
+        ended = server.run(ready, stopped) => Ok(ended),
+        () = signals.forward(stop) => Ok(Ended::AtOnce),
+    }
+}
+
+/// Waits until every issuer has had keys.
+async fn all_ready(keys: Vec<Arc<IssuerKeys>>) {
+    for keys in keys {
+        keys.ready().await;
+    }
+}
+
+/// One shard per core: a check is all computation once the keys are there.
+fn cores() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+/// The signals that mean: stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Passes each on, until nobody listens.
+    async fn forward(mut self, stop: mpsc::Sender<()>) {
+        loop {
+            let name = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            };
+            tracing::info!(signal = name, "told to stop");
+            if stop.send(()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A number with its unit: `250ms`, `30s`, `5m`.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
+    let unit = text.strip_prefix(digits).unwrap_or_default();
+    let number: u32 = digits.parse().or(Err(EXAMPLE))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number.into())),
+        "s" => Ok(Duration::from_secs(number.into())),
+        "m" => Ok(Duration::from_secs(u64::from(number).saturating_mul(60))),
+        _ => Err(EXAMPLE),
+    }
+}
+
+const EXAMPLE: &str = "a number and its unit is expected: 250ms, 30s, 5m";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for (text, found) in [
+            ("250ms", Some(Duration::from_millis(250))),
+            ("0s", Some(Duration::ZERO)),
+            ("5m", Some(Duration::from_secs(300))),
+            ("5", None),
+            ("s", None),
+            ("", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("1h", None),
+        ] {
+            assert_eq!(duration(text).ok(), found, "{text}");
+        }
+    }
+}

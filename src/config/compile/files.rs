@@ -1,0 +1,90 @@
+//! Knows the files that a configuration names, and what must be in them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
+
+/// The longest file that is read, in bytes: a system's whole bundle of authorities is a quarter.
+const LONGEST: u64 = 1024 * 1024;
+
+/// The files that a configuration names, relative to a folder.
+#[derive(Debug)]
+pub(in crate::config) struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    pub(in crate::config) fn below(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Where the file of this name is.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What is in the file of this name.
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+        if name.is_empty() {
+            return Err("must be the name of a file".to_owned());
+        }
+        read_file(&self.path(name))
+    }
+}
+
+/// What is in the file at `path`. The error is a sentence that names it.
+pub(in crate::config) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let shown = path.display();
+    let unreadable = |error| format!("cannot read {shown}: {error}");
+    // Opening a pipe would wait for its other end.
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(format!("cannot read {shown}: it is not a regular file"));
+    }
+    let mut bytes = vec![];
+    let mut file = File::open(path).map_err(unreadable)?.take(LONGEST.saturating_add(1));
+    let length = file.read_to_end(&mut bytes).map_err(unreadable)?;
+    if u64::try_from(length).is_ok_and(|it| it <= LONGEST) {
+        Ok(bytes)
+    } else {
+        Err(format!("{shown} is longer than {LONGEST} bytes"))
+    }
+}
+
+/// Checks that `pem` holds certificates of authorities, and no broken ones.
+pub(super) fn authorities(pem: &[u8]) -> Result<(), String> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        store.add(certificate).map_err(|error| format!("an authority cannot be used: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Checks that the certificate in `certificate` goes with the private key in `key`.
+pub(super) fn identity(certificate: &[u8], key: &[u8]) -> Result<(), String> {
+    let chain = certificates(certificate)?;
+    let key = private_key(key)?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        .map(drop)
+        .map_err(|error| format!("the certificate and the key cannot be used: {error}"))
+}
+
+/// The certificates in `pem`, of which there is one at least.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err("holds no certificate in PEM".to_owned()),
+        Ok(found) => Ok(found),
+        Err(_) => Err("holds broken PEM".to_owned()),
+    }
+}
+
+/// The first private key in `pem`.
+pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    // The reason might quote a line of the key.
+    PrivateKeyDer::from_pem_slice(pem).or(Err("holds no private key in PEM")).map_err(str::to_owned)
+}

@@ -1,0 +1,87 @@
+//! Knows where the service may listen.
+
+use super::NOT_SUPPORTED_YET;
+use super::files::{self, Files};
+use crate::config::problem::{Findings, Path};
+use crate::config::{Address, Listen, Tls, file};
+use std::net::{Ipv4Addr, SocketAddr};
+
+pub(super) fn compile(
+    listen: file::Listen,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Listen {
+    if listen.forward_auth.is_some() {
+        findings.problem(&at.key("forward_auth"), NOT_SUPPORTED_YET);
+    }
+    let given_tls = listen.tls.is_some() || findings.is_incomplete(&at.key("tls"));
+    let compiled = Listen {
+        ext_authz: listen.ext_authz.unwrap_or_else(|| local(9001)),
+        admin: listen.admin.unwrap_or_else(|| local(9003)),
+        tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
+    };
+    if overlap(&compiled.ext_authz, &compiled.admin) {
+        let message = format!("is the address of ext_authz, {}, as well", compiled.ext_authz);
+        findings.problem(&at.key("admin"), message);
+    }
+    if let Address::Tcp(address) = compiled.ext_authz
+        && !address.ip().is_loopback()
+        && !given_tls
+    {
+        let message = format!(
+            "{address} can be reached from other machines and has no TLS: tokens pass it in the \
+             clear"
+        );
+        findings.warning(&at.key("ext_authz"), message);
+    }
+    compiled
+}
+
+fn local(port: u16) -> Address {
+    Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+fn overlap(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+            // Port 0 is a different free port each time.
+            one.port() != 0 && one.port() == other.port() && (any || one.ip() == other.ip())
+        }
+        (Address::Unix(one), Address::Unix(other)) => one == other,
+        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+    }
+}
+
+fn tls(tls: file::Tls, at: &Path, files: &Files, findings: &mut Findings) -> Option<Tls> {
+    let mut read = |key, name: Option<String>, holds: fn(&[u8]) -> Result<(), String>| {
+        let name = name?;
+        let read = files.read(&name).and_then(|pem| match holds(&pem) {
+            Ok(()) => Ok(pem),
+            Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
+        });
+        read.map_err(|message| findings.problem(&at.key(key), message)).ok()
+    };
+    let missing = [
+        ("certificate_file", tls.certificate_file.is_none()),
+        ("key_file", tls.key_file.is_none()),
+    ];
+    let certificate =
+        read("certificate_file", tls.certificate_file, |pem| files::certificates(pem).map(drop));
+    let key = read("key_file", tls.key_file, |pem| files::private_key(pem).map(drop));
+    let wants_client_ca = tls.client_ca_file.is_some();
+    let client_ca = read("client_ca_file", tls.client_ca_file, files::authorities);
+    for (key, missing) in missing {
+        if missing {
+            findings.problem(&at.key(key), "is missing: TLS needs a certificate and its key");
+        }
+    }
+    let (certificate, key) = (certificate?, key?);
+    if let Err(message) = files::identity(&certificate, &key) {
+        findings.problem(at, message);
+    }
+    // Never TLS without the client's certificate where the operator asked for it.
+    let complete = client_ca.is_some() == wants_client_ca;
+    complete.then_some(Tls { certificate, key, client_ca })
+}

@@ -1,0 +1,99 @@
+//! Knows what a configuration must satisfy, and makes of it what is demanded of requests. Each
+//! part is looked at, whatever is wrong with the others.
+
+mod client_certificate;
+mod files;
+mod issuers;
+mod listen;
+mod matching;
+mod policies;
+mod upkeep;
+mod upstream;
+mod url;
+
+pub(super) use files::{Files, read_file};
+
+use super::Listen;
+use super::file::{self, File};
+use super::problem::{Findings, Path};
+use crate::policy::{Limits, PolicySet, TokenCacheLimits};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// What `file` says. Nothing when a part of it is missing, which is then among the findings.
+pub(super) fn compile(
+    file: File,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<(Listen, PolicySet)> {
+    let root = Path::default();
+    if file.dpop.is_some() {
+        findings.problem(&root.key("dpop"), NOT_SUPPORTED_YET);
+    }
+    let at = root.key("listen");
+    let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
+    let at = root.key("client_certificate");
+    let source = file.client_certificate.unwrap_or_default();
+    let client_certificate = client_certificate::compile(source, &at, findings);
+    let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
+    let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+
+    let at = root.key("issuers");
+    let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
+    let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
+    let issuers = issuers.map(|it| issuers::compile(it, &at, files, findings));
+    let at = root.key("policies");
+    let policies = findings.required(file.policies, &at, "say what requests must show");
+    let policies = policies.map(|it| policies::compile(it, &at, &names, findings));
+    let policies = PolicySet {
+        issuers: issuers??,
+        policies: policies??,
+        client_certificate,
+        limits,
+        upstream,
+    };
+    Some((listen, policies))
+}
+
+/// What is not built is refused: nobody may rely on what is not done.
+const NOT_SUPPORTED_YET: &str = "is not supported yet: remove it";
+
+fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
+    /// Envoy's default `timeout` for its check.
+    const ENVOY_WAITS: Duration = Duration::from_millis(200);
+    let mut number = |key, given: Option<u64>, default: u64, within: RangeInclusive<u64>| {
+        let value = given.unwrap_or(default);
+        if !within.contains(&value) {
+            let (least, most) = within.into_inner();
+            findings.problem(&at.key(key), format!("must be {least} to {most}, not {value}"));
+        }
+        usize::try_from(value).unwrap_or(usize::MAX)
+    };
+    let token_bytes = number("token_bytes", limits.token_bytes, 16_384, 256..=1_048_576);
+    let concurrent_checks =
+        number("concurrent_checks", limits.concurrent_checks, 10_000, 1..=1_000_000);
+    let usual = TokenCacheLimits::default();
+    let [entries, bytes] = [usual.entries, usual.bytes].map(|it| u64::try_from(it).unwrap_or(0));
+    let token_cache = TokenCacheLimits {
+        entries: number("token_cache_entries", limits.token_cache_entries, entries, 1..=10_000_000),
+        bytes: number("token_cache_bytes", limits.token_cache_bytes, bytes, 65_536..=16 << 30),
+    };
+    let check_deadline = limits.check_deadline.map_or(Duration::from_millis(150), |it| it.0);
+    let deadline = at.key("check_deadline");
+    if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&check_deadline) {
+        findings.problem(&deadline, format!("must be 1ms to 60s, not {check_deadline:?}"));
+    } else if ENVOY_WAITS <= check_deadline {
+        let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
+        findings.warning(&deadline, message);
+    }
+    Limits { token_bytes, check_deadline, concurrent_checks, token_cache }
+}
+
+/// Whether `text` is a token of HTTP (RFC 9110 §5.6.2).
+fn is_token(text: &str) -> bool {
+    let allowed = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Knows what a policy must be.
+
+use super::issuers::Names;
+use super::{NOT_SUPPORTED_YET, matching};
+use crate::config::file;
+use crate::config::problem::{Findings, Path, quoted};
+use crate::config::values::ClaimValues;
+use crate::policy::{ClaimRule, IssuerId, Policy, SenderConstraint};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+pub(super) fn compile(
+    policies: Vec<file::Policy>,
+    at: &Path,
+    issuers: &Names,
+    findings: &mut Findings,
+) -> Option<Vec<Arc<Policy>>> {
+    if policies.is_empty() {
+        findings.problem(at, "must hold one policy at least, or every request is denied");
+    }
+    let mut names = HashSet::new();
+    let mut compiled = vec![];
+    for (index, given) in policies.into_iter().enumerate() {
+        let at = at.index(index);
+        if let Some(name) = &given.name
+            && !names.insert(name.clone())
+        {
+            let message = format!("{} is there already: names must differ", quoted(name));
+            findings.problem(&at.key("name"), message);
+        }
+        compiled.push(policy(given, &at, issuers, findings).map(Arc::new));
+    }
+    let compiled: Vec<Arc<Policy>> = compiled.into_iter().collect::<Option<_>>()?;
+    warn_of_shadows(&compiled, at, findings);
+    warn_of_idle_issuers(&compiled, issuers, findings);
+    Some(compiled)
+}
+
+fn policy(
+    given: file::Policy,
+    at: &Path,
+    issuers: &Names,
+    findings: &mut Findings,
+) -> Option<Policy> {
+    if given.origin.is_some() {
+        findings.problem(&at.key("origin"), NOT_SUPPORTED_YET);
+    }
+    if given.mode == Some(file::Mode::Report) {
+        let message = "`report` is not supported yet: write `enforce`, or remove it";
+        findings.problem(&at.key("mode"), message);
+    }
+    let name = name(given.name, &at.key("name"), findings);
+    let matches = matching::compile(given.matches.unwrap_or_default(), &at.key("match"), findings);
+    let constraint = at.key("sender_constraint");
+    let what = "write certificate, dpop, either, if_bound or none";
+    let sender_constraint = findings.required(given.sender_constraint, &constraint, what);
+    if let Some(doubt) = sender_constraint.and_then(doubt) {
+        findings.warning(&constraint, doubt);
+    }
+    let issuers = accepted(given.issuers, &at.key("issuers"), issuers, findings);
+    let scopes = scopes(given.scopes.unwrap_or_default(), &at.key("scopes"), findings);
+    let claims = claims(given.claims.unwrap_or_default(), &at.key("claims"), findings);
+    Some(Policy {
+        name: name?.into(),
+        matches,
+        sender_constraint: sender_constraint?.into(),
+        issuers,
+        scopes,
+        claims,
+    })
+}
+
+fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<String> {
+    /// Names are labels of metrics.
+    const LONGEST: usize = 64;
+    let name = findings.required(given, at, "logs and metrics need a name for the policy")?;
+    let allowed = |it: u8| it.is_ascii_alphanumeric() || b"._-".contains(&it);
+    if name.is_empty() || LONGEST < name.len() || !name.bytes().all(allowed) {
+        let message = format!(
+            "{} must be 1 to {LONGEST} letters, digits, dots, hyphens and underscores",
+            quoted(&name)
+        );
+        findings.problem(at, message);
+    }
+    Some(name)
+}
+
+const fn doubt(constraint: file::SenderConstraint) -> Option<&'static str> {
+    match constraint {
+        file::SenderConstraint::Certificate | file::SenderConstraint::IfBound => None,
+        file::SenderConstraint::Dpop => {
+            Some("DPoP is not supported yet: until it is, every request is denied")
+        }
+        file::SenderConstraint::Either => {
+            Some("DPoP is not supported yet: until it is, only a client certificate is proof")
+        }
+        file::SenderConstraint::None => {
+            Some("nothing is proved: whoever holds a token can use it, also one that is bound")
+        }
+    }
+}
+
+fn accepted(
+    given: Option<Vec<String>>,
+    at: &Path,
+    issuers: &Names,
+    findings: &mut Findings,
+) -> Vec<IssuerId> {
+    let Some(given) = given else { return issuers.each().map(|(id, _)| id).collect() };
+    if given.is_empty() {
+        findings.problem(at, "must not be empty: leave it out to accept all issuers");
+    }
+    let mut found = vec![];
+    for (index, name) in given.iter().enumerate() {
+        match issuers.find(name) {
+            Some(id) if found.contains(&id) => (),
+            Some(id) => found.push(id),
+            None if issuers.are_complete(findings) => {
+                let message = format!("{} is not the name of one of the issuers", quoted(name));
+                findings.problem(&at.index(index), message);
+            }
+            None => (),
+        }
+    }
+    found
+}
+
+fn scopes(scopes: Vec<String>, at: &Path, findings: &mut Findings) -> Vec<String> {
+    // RFC 6749 §3.3.
+    let allowed = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    for (index, scope) in scopes.iter().enumerate() {
+        if scope.contains(' ') {
+            let message = format!("{} is several scopes: list each of its own", quoted(scope));
+            findings.problem(&at.index(index), message);
+        } else if scope.is_empty() || !scope.bytes().all(allowed) {
+            findings.problem(&at.index(index), format!("{} is no scope", quoted(scope)));
+        }
+    }
+    scopes
+}
+
+fn claims(
+    claims: BTreeMap<String, ClaimValues>,
+    at: &Path,
+    findings: &mut Findings,
+) -> Vec<ClaimRule> {
+    let mut rules = vec![];
+    for (path, ClaimValues(values)) in claims {
+        if !is_claim_path(&path) {
+            findings.problem(&at.key(&path), BAD_CLAIM_PATH);
+        }
+        if values.is_empty() {
+            findings.problem(&at.key(&path), "must not be empty, or no token has such a value");
+        }
+        rules.push(ClaimRule { path, values });
+    }
+    rules
+}
+
+/// Whether `path` names a claim: members of objects, with dots between them.
+pub(super) fn is_claim_path(path: &str) -> bool {
+    path.split('.').all(|it| !it.is_empty())
+}
+
+pub(super) const BAD_CLAIM_PATH: &str =
+    "must be the path of a claim, with dots between its members, as in sub or cnf.jkt";
+
+/// A policy behind one that takes all of its requests can only be named by the proxy.
+fn warn_of_shadows(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
+    for (index, policy) in policies.iter().enumerate() {
+        let earlier = policies.iter().take(index);
+        let shadow = earlier.into_iter().find(|it| matching::covers(&it.matches, &policy.matches));
+        if let Some(shadow) = shadow {
+            let message = format!(
+                "matches nothing that `{}` above does not match first: only a proxy that names \
+                 it (context_extensions) gets it",
+                shadow.name
+            );
+            findings.warning(&at.index(index), message);
+        }
+    }
+}
+
+fn warn_of_idle_issuers(policies: &[Arc<Policy>], issuers: &Names, findings: &mut Findings) {
+    for (id, _) in issuers.each() {
+        if !policies.iter().any(|it| it.issuers.contains(&id)) {
+            let at = Path::default().key("issuers").index(id.0);
+            findings.warning(&at, "no policy accepts its tokens");
+        }
+    }
+}
+
+impl From<file::SenderConstraint> for SenderConstraint {
+    fn from(constraint: file::SenderConstraint) -> Self {
+        match constraint {
+            file::SenderConstraint::Certificate => Self::Certificate,
+            file::SenderConstraint::Dpop => Self::Dpop,
+            file::SenderConstraint::Either => Self::Either,
+            file::SenderConstraint::IfBound => Self::IfBound,
+            file::SenderConstraint::None => Self::None,
+        }
+    }
+}

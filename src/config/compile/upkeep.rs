@@ -1,0 +1,71 @@
+//! Knows how often keys may be fetched, and how long they may be kept.
+
+use super::files::Files;
+use crate::config::file;
+use crate::config::problem::{Findings, Path};
+use crate::config::values::Span;
+use crate::policy::KeyUpkeep;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+pub(super) fn compile(
+    given: &file::Keys,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> KeyUpkeep {
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    const FETCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+    let usual = KeyUpkeep::default();
+    let mut span = |key, given: Option<Span>, usual, within: RangeInclusive<Duration>| {
+        let span = given.map_or(usual, |it| it.0);
+        if !within.contains(&span) {
+            let (least, most) = within.into_inner();
+            findings.problem(&at.key(key), format!("must be {least:?} to {most:?}, not {span:?}"));
+        }
+        span
+    };
+    let refresh_min = span("refresh_min", given.refresh_min, usual.refresh_min, SECOND..=DAY);
+    let refresh_max = span("refresh_max", given.refresh_max, usual.refresh_max, SECOND..=DAY);
+    let max_stale = span("max_stale", given.max_stale, usual.max_stale, SECOND..=WEEK);
+    let cooldown = (given.unknown_kid_cooldown, usual.unknown_kid_cooldown);
+    let unknown_kid_cooldown = span("unknown_kid_cooldown", cooldown.0, cooldown.1, SECOND..=HOUR);
+    let timeout = (given.fetch_timeout, usual.fetch_timeout);
+    let fetch_timeout = span("fetch_timeout", timeout.0, timeout.1, FETCH);
+    // Between the two without being asked, so that who sets one need not set it as well.
+    let refresh_default = given
+        .refresh_default
+        .map_or_else(|| usual.refresh_default.min(refresh_max).max(refresh_min), |it| it.0);
+    if refresh_max < refresh_min {
+        findings.problem(&at.key("refresh_max"), "must not be less than refresh_min");
+    } else if !(refresh_min..=refresh_max).contains(&refresh_default) {
+        findings.problem(&at.key("refresh_default"), "must be refresh_min to refresh_max");
+    }
+    if max_stale <= refresh_max {
+        let message = format!(
+            "must be more than refresh_max ({refresh_max:?}), or keys end while the issuer is well"
+        );
+        findings.problem(&at.key("max_stale"), message);
+    }
+    KeyUpkeep {
+        refresh_min,
+        refresh_max,
+        refresh_default,
+        max_stale,
+        unknown_kid_cooldown,
+        fetch_timeout,
+        max_bytes: max_bytes(given.max_bytes, usual.max_bytes, at, findings),
+        snapshot_file: given.snapshot_file.as_deref().map(|it| files.path(it)),
+    }
+}
+
+fn max_bytes(given: Option<u64>, usual: usize, at: &Path, findings: &mut Findings) -> usize {
+    let Some(given) = given else { return usual };
+    if !(1024..=16 << 20).contains(&given) {
+        findings.problem(&at.key("max_bytes"), format!("must be 1024 to 16777216, not {given}"));
+    }
+    usize::try_from(given).unwrap_or(usize::MAX)
+}

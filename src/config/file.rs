@@ -1,0 +1,402 @@
+//! Knows the shape of the configuration file. The comments are the descriptions in its schema.
+//!
+//! Every field is an option, also where a value is required: what is missing is found in
+//! `compile`, together with everything else that is wrong.
+
+use super::values::{Address, AlgorithmName, ClaimValues, Span};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The configuration of keybound.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "keybound")]
+pub(super) struct File {
+    /// Where the service listens.
+    pub(super) listen: Option<Listen>,
+    /// The authorization servers whose access tokens are accepted. Their names must differ.
+    #[schemars(required, length(min = 1))]
+    pub(super) issuers: Option<Vec<Issuer>>,
+    /// Where the client certificate comes from.
+    pub(super) client_certificate: Option<ClientCertificate>,
+    /// DPoP proofs (RFC 9449). Not supported yet.
+    pub(super) dpop: Option<Dpop>,
+    /// What requests must show. The proxy may name a policy (`context_extensions`, key `policy`);
+    /// otherwise the first one that matches applies. A request without a policy is denied.
+    #[schemars(required, length(min = 1))]
+    pub(super) policies: Option<Vec<Policy>>,
+    /// What bounds a check.
+    pub(super) limits: Option<Limits>,
+    /// What the upstream sees of an allowed request.
+    pub(super) upstream: Option<Upstream>,
+}
+
+/// Where the service listens.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listen {
+    /// The gRPC listener for Envoy.
+    #[schemars(extend("default" = "127.0.0.1:9001"))]
+    pub(super) ext_authz: Option<Address>,
+    /// The HTTP listener for proxies that ask by a subrequest; absent: none. Not supported yet.
+    pub(super) forward_auth: Option<Address>,
+    /// The listener for health, metrics and status.
+    #[schemars(extend("default" = "127.0.0.1:9003"))]
+    pub(super) admin: Option<Address>,
+    /// TLS on `ext_authz` and `forward_auth`; absent: plain text.
+    pub(super) tls: Option<Tls>,
+}
+
+/// TLS of the listeners that proxies talk to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are the file's")]
+pub(super) struct Tls {
+    /// PEM file with the certificate and its chain.
+    #[schemars(required)]
+    pub(super) certificate_file: Option<String>,
+    /// PEM file with the private key.
+    #[schemars(required)]
+    pub(super) key_file: Option<String>,
+    /// PEM file with the authorities of which clients need a certificate; absent: they need none.
+    pub(super) client_ca_file: Option<String>,
+}
+
+/// An authorization server whose access tokens are accepted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are the file's")]
+pub(super) struct Issuer {
+    /// The exact `iss` of its tokens.
+    #[schemars(required, length(min = 1))]
+    pub(super) issuer: Option<String>,
+    /// The token's `aud` must hold one of them.
+    #[schemars(required, length(min = 1))]
+    pub(super) audiences: Option<Vec<String>>,
+    /// The algorithms that tokens may be signed with.
+    #[schemars(length(min = 1), extend("default" = ["ES256", "PS256", "EdDSA"]))]
+    pub(super) algorithms: Option<Vec<AlgorithmName>>,
+    /// The accepted `typ` of tokens (RFC 9068 §2.1). Name `JWT` only for an issuer that cannot
+    /// tell access tokens from others.
+    #[schemars(length(min = 1), extend("default" = ["at+jwt"]))]
+    pub(super) token_types: Option<Vec<String>>,
+    /// How far the clocks here and there may be apart: at most 5m.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) clock_leeway: Option<Span>,
+    /// Where its keys come from.
+    pub(super) keys: Option<Keys>,
+    /// PEM file with the only authorities that count when something is fetched from this issuer;
+    /// absent: those of the system.
+    pub(super) ca_file: Option<String>,
+    /// How opaque tokens are looked up (RFC 7662); absent: they are refused. Not supported yet.
+    pub(super) introspection: Option<Introspection>,
+}
+
+/// Where an issuer's keys come from (one of the first three), and how they are kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// The issuer's metadata (RFC 8414, OpenID Connect Discovery) names its JWK Set. This is the
+    /// default.
+    pub(super) discovery: Option<bool>,
+    /// The https URL of its JWK Set.
+    pub(super) jwks_uri: Option<String>,
+    /// A file with its JWK Set.
+    pub(super) jwks_file: Option<String>,
+    /// The shortest time between two planned fetches, whatever the issuer says.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) refresh_min: Option<Span>,
+    /// The longest time between two planned fetches, whatever the issuer says. A key that the
+    /// issuer withdraws is accepted for so long at most.
+    #[schemars(extend("default" = "1h"))]
+    pub(super) refresh_max: Option<Span>,
+    /// The time between two planned fetches when the issuer says nothing.
+    #[schemars(extend("default" = "5m"))]
+    pub(super) refresh_default: Option<Span>,
+    /// For how long keys are used after the issuer was last heard: more than `refresh_max`.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) max_stale: Option<Span>,
+    /// The shortest time between two fetches that unknown key names cause.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) unknown_kid_cooldown: Option<Span>,
+    /// How long a fetch may take.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) fetch_timeout: Option<Span>,
+    /// The longest document that is read, in bytes.
+    #[schemars(range(min = 1024, max = 16_777_216), extend("default" = 524_288))]
+    pub(super) max_bytes: Option<u64>,
+    /// Where the keys are kept over a restart; absent: nowhere.
+    pub(super) snapshot_file: Option<String>,
+}
+
+/// How opaque tokens are looked up (RFC 7662).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "refused as a whole until it is supported")]
+pub(super) struct Introspection {
+    /// The https URL of the endpoint; absent: the one in the issuer's metadata.
+    pub(super) endpoint: Option<String>,
+    /// The name of this service at the issuer.
+    pub(super) client_id: Option<String>,
+    /// A file with its secret.
+    pub(super) client_secret_file: Option<String>,
+    /// PEM file with its certificate, in place of a secret.
+    pub(super) certificate_file: Option<String>,
+    /// PEM file with the key of the certificate.
+    pub(super) key_file: Option<String>,
+    /// Whether to ask for a JWT (RFC 9701) and send that upstream.
+    pub(super) forward_jwt: Option<bool>,
+}
+
+/// Where the client certificate comes from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientCertificate {
+    /// What is trusted to tell it.
+    #[schemars(extend("default" = "peer"))]
+    pub(super) source: Option<CertificateSource>,
+    /// For source `xfcc`.
+    pub(super) xfcc: Option<Xfcc>,
+    /// For source `header`.
+    pub(super) header: Option<CertificateHeader>,
+}
+
+/// What is trusted to tell the client certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CertificateSource {
+    /// Envoy's own connection (`include_peer_certificate: true`).
+    #[default]
+    Peer,
+    /// The `x-forwarded-client-cert` header.
+    Xfcc,
+    /// A header that the proxy sets, and strips when the client sends it.
+    Header,
+}
+
+/// How `x-forwarded-client-cert` is read.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Xfcc {
+    /// The identities of the proxies between the client's TLS and this Envoy, nearest to the
+    /// client first.
+    #[schemars(extend("default" = []))]
+    pub(super) behind: Option<Vec<String>>,
+}
+
+/// The header that carries the client certificate.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateHeader {
+    /// Its name.
+    #[schemars(extend("default" = "client-cert"))]
+    pub(super) name: Option<String>,
+    /// How it carries the certificate.
+    #[schemars(extend("default" = "rfc9440"))]
+    pub(super) format: Option<CertificateFormat>,
+}
+
+/// How a header carries a certificate.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CertificateFormat {
+    /// A byte sequence of the DER (RFC 9440).
+    Rfc9440,
+    /// URL-encoded PEM (nginx, AWS).
+    PemUrlencoded,
+    /// Base64 of the PEM.
+    PemBase64,
+    /// Base64 of the DER, as of `HAProxy`.
+    DerBase64,
+    /// SHA-256 of the DER in hexadecimal.
+    Sha256Hex,
+    /// SHA-256 of the DER in base64url.
+    Sha256Base64url,
+}
+
+/// DPoP proofs (RFC 9449).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "refused as a whole until it is supported")]
+pub(super) struct Dpop {
+    /// The algorithms that proofs may be signed with.
+    #[schemars(length(min = 1), extend("default" = ["ES256", "PS256", "EdDSA"]))]
+    pub(super) algorithms: Option<Vec<AlgorithmName>>,
+    /// How old or how new a proof may be.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) proof_window: Option<Span>,
+    /// Whether proofs need a nonce of this server.
+    #[schemars(extend("default" = "off"))]
+    pub(super) nonce: Option<Nonce>,
+    /// A file with the secret that nonces are made with, shared by replicas; absent: drawn at
+    /// start.
+    pub(super) nonce_secret_file: Option<String>,
+    /// Where used proofs are remembered.
+    pub(super) replay: Option<Replay>,
+}
+
+/// Whether DPoP proofs need a nonce.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Nonce {
+    /// They need none.
+    Off,
+    /// They are given one and may use it.
+    Offered,
+    /// They need one.
+    Required,
+}
+
+/// Where used proofs are remembered.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "refused as a whole until it is supported")]
+pub(super) struct Replay {
+    /// Which store.
+    #[schemars(extend("default" = "memory"))]
+    pub(super) store: Option<ReplayStore>,
+    /// How many proofs the memory holds.
+    #[schemars(extend("default" = 1_000_000))]
+    pub(super) capacity: Option<u64>,
+    /// A file with the URL of the Redis server.
+    pub(super) url_file: Option<String>,
+}
+
+/// Which store remembers used proofs.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ReplayStore {
+    /// The memory of this process.
+    Memory,
+    /// Redis, which replicas share.
+    Redis,
+}
+
+/// What one class of requests must show.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    /// Its name, in logs and metrics too.
+    #[schemars(required, length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    pub(super) name: Option<String>,
+    /// Which requests it is for; absent: all.
+    #[serde(rename = "match")]
+    pub(super) matches: Option<Match>,
+    /// How the token must be bound to the client's key. What the token itself says about that
+    /// must hold besides.
+    #[schemars(required)]
+    pub(super) sender_constraint: Option<SenderConstraint>,
+    /// Whose tokens are accepted; absent: those of all issuers.
+    #[schemars(length(min = 1))]
+    pub(super) issuers: Option<Vec<String>>,
+    /// The scopes that the token must have, all of them.
+    #[schemars(extend("default" = []))]
+    pub(super) scopes: Option<Vec<String>>,
+    /// By dotted path to a claim, the values of which the claim must equal one, or hold one.
+    #[schemars(extend("default" = {}))]
+    pub(super) claims: Option<BTreeMap<String, ClaimValues>>,
+    /// The public origin for the `htu` of DPoP proofs; absent: the request's scheme and host. Not
+    /// supported yet.
+    pub(super) origin: Option<String>,
+    /// Whether the policy is enforced.
+    #[schemars(extend("default" = "enforce"))]
+    pub(super) mode: Option<Mode>,
+}
+
+/// Which requests a policy is for. All that is given must hold.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Match {
+    /// Hosts, without a port; `*.example.com` is every host below example.com. Absent: every
+    /// host.
+    #[schemars(length(min = 1))]
+    pub(super) hosts: Option<Vec<String>>,
+    /// The path begins with these whole segments. Absent: every path.
+    #[schemars(regex(pattern = "^/"))]
+    pub(super) path_prefix: Option<String>,
+    /// Methods. Absent: every method.
+    #[schemars(length(min = 1))]
+    pub(super) methods: Option<Vec<String>>,
+}
+
+/// How the token must be bound to the client's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SenderConstraint {
+    /// To a client certificate (RFC 8705).
+    Certificate,
+    /// To a DPoP key (RFC 9449). Not supported yet: every request is denied.
+    Dpop,
+    /// To one of the two.
+    Either,
+    /// It may be unbound.
+    IfBound,
+    /// Nothing is proved.
+    None,
+}
+
+/// Whether a policy is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    /// It is.
+    Enforce,
+    /// It lets through what would be denied, and tells. Not supported yet.
+    Report,
+}
+
+/// What bounds a check.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// The longest access token, in bytes.
+    #[schemars(range(min = 256, max = 1_048_576), extend("default" = 16_384))]
+    pub(super) token_bytes: Option<u64>,
+    /// The longest that a check may take. Envoy waits 200ms unless told otherwise.
+    #[schemars(extend("default" = "150ms"))]
+    pub(super) check_deadline: Option<Span>,
+    /// How many checks may be under way at once.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
+    pub(super) concurrent_checks: Option<u64>,
+    /// How many verified tokens are remembered.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    pub(super) token_cache_entries: Option<u64>,
+    /// How much memory verified tokens may take, in bytes.
+    #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = 67_108_864))]
+    pub(super) token_cache_bytes: Option<u64>,
+}
+
+/// What the upstream sees of an allowed request.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    /// What becomes of the `Authorization` header.
+    #[schemars(extend("default" = "keep"))]
+    pub(super) authorization: Option<Authorization>,
+    /// By name of a request header, the dotted path of the claim that it carries. Whatever the
+    /// client sent under these names is removed.
+    #[schemars(extend("default" = {
+        "x-auth-subject": "sub",
+        "x-auth-client-id": "client_id",
+        "x-auth-scope": "scope",
+        "x-auth-issuer": "iss"
+    }))]
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    /// More request headers to strip.
+    #[schemars(extend("default" = []))]
+    pub(super) remove: Option<Vec<String>>,
+}
+
+/// What becomes of the `Authorization` header.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Authorization {
+    /// It goes on as it came.
+    #[default]
+    Keep,
+    /// It is removed.
+    Remove,
+    /// A `DPoP` token goes on as `Bearer`.
+    Bearer,
+}

@@ -1,0 +1,295 @@
+//! Knows what can be wrong with a configuration, and how to say where.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+/// Something that is wrong with a configuration, or at least remarkable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it is, as in `policies[1].sender_constraint`; empty for the file as a whole.
+    pub path: String,
+    /// On which line, counted from 1, where there is one.
+    pub line: Option<usize>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl Problem {
+    /// A problem with the file as a whole.
+    pub(super) fn of_file(message: String) -> Self {
+        Self { path: String::new(), line: None, message }
+    }
+}
+
+/// A place in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Path(Vec<Step>);
+
+/// One step down.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Path {
+    /// The value of `key` at this place.
+    pub(super) fn key(&self, key: &str) -> Self {
+        self.step(Step::Key(key.to_owned()))
+    }
+
+    /// The element at `index` of the list at this place.
+    pub(super) fn index(&self, index: usize) -> Self {
+        self.step(Step::Index(index))
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// What it is in, and where in there; nothing for the root.
+    pub(super) fn split_last(&self) -> Option<(Self, &Step)> {
+        self.0.split_last().map(|(last, rest)| (Self(rest.to_vec()), last))
+    }
+
+    fn step(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    fn holds(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (depth, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) if !is_plain(key) => write!(f, "[{key:?}]")?,
+                Step::Key(key) if depth == 0 => f.write_str(key)?,
+                Step::Key(key) => write!(f, ".{key}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_plain(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-".contains(&it))
+}
+
+/// What was found so far, in the file's own terms.
+///
+/// Parts that cannot be read are taken out of the tree, so that the rest can still be looked at.
+/// Places are given as they are in what is left, and told as they are in the file.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    lines: HashMap<Path, usize>,
+    /// By list, the indices in the file of the elements that were taken out, ascending.
+    taken_out: BTreeMap<Path, Vec<usize>>,
+    unreadable: Vec<Path>,
+    meant: Vec<Path>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Findings {
+    /// Notes the line of a place in the file. The first one counts.
+    pub(super) fn line(&mut self, at: Path, line: usize) {
+        self.lines.entry(at).or_insert(line);
+    }
+
+    /// Notes that what is at `at` cannot be read. A further reason for the same is dropped.
+    pub(super) fn unreadable(&mut self, at: &Path, message: impl Into<String>) {
+        let line = self.nearest_line(&self.in_file(at));
+        self.unreadable_on(line, at, message);
+    }
+
+    /// The same, where the line is not that of the place.
+    pub(super) fn unreadable_on(
+        &mut self,
+        line: Option<usize>,
+        at: &Path,
+        message: impl Into<String>,
+    ) {
+        let at = self.in_file(at);
+        if !self.unreadable.iter().any(|it| it.holds(&at)) {
+            let message = message.into();
+            self.problems.push(Problem { path: at.to_string(), line, message });
+            self.unreadable.push(at);
+        }
+    }
+
+    /// Notes that `at` was meant by what could not be read elsewhere, so that it is not said to
+    /// be missing.
+    pub(super) fn meant(&mut self, at: &Path) {
+        let at = self.in_file(at);
+        self.meant.push(at);
+    }
+
+    /// Notes a problem with what was read, unless it only follows from a part that was not.
+    pub(super) fn problem(&mut self, at: &Path, message: impl Into<String>) {
+        let at = self.in_file(at);
+        if !self.unreadable.iter().any(|it| at.holds(it)) {
+            let problem = self.told(&at, message.into());
+            self.problems.push(problem);
+        }
+    }
+
+    /// Notes what is allowed and yet worth a second look.
+    pub(super) fn warning(&mut self, at: &Path, message: impl Into<String>) {
+        let at = self.in_file(at);
+        let warning = self.told(&at, message.into());
+        self.warnings.push(warning);
+    }
+
+    /// The value, or a problem that it is missing.
+    pub(super) fn required<T>(&mut self, value: Option<T>, at: &Path, what: &str) -> Option<T> {
+        if value.is_none() && !self.meant.contains(&self.in_file(at)) {
+            self.problem(at, format!("is missing: {what}"));
+        }
+        value
+    }
+
+    /// Notes that the element at `index` of the list at `list` is no longer there.
+    pub(super) fn take_out(&mut self, list: &Path, index: usize) {
+        let Some((list, Step::Index(index))) =
+            self.in_file(&list.index(index)).split_last().map(|(at, last)| (at, last.clone()))
+        else {
+            return;
+        };
+        let taken = self.taken_out.entry(list).or_default();
+        taken.push(index);
+        taken.sort_unstable();
+    }
+
+    /// Whether there is a part at `at` or in it that could not be read.
+    pub(super) fn is_incomplete(&self, at: &Path) -> bool {
+        let at = self.in_file(at);
+        self.unreadable.iter().any(|it| at.holds(it))
+    }
+
+    /// Whether elements of the list at `at` are missing in what is left.
+    pub(super) fn has_lost_elements(&self, at: &Path) -> bool {
+        self.taken_out.contains_key(&self.in_file(at))
+    }
+
+    /// How many problems there are.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// The problems and the warnings, each in the order of the file.
+    pub(super) fn finish(mut self) -> (Vec<Problem>, Vec<Problem>) {
+        // Stable, so that problems on one line stay in the order of the check.
+        self.problems.sort_by_key(|it| it.line);
+        self.warnings.sort_by_key(|it| it.line);
+        (self.problems, self.warnings)
+    }
+
+    fn told(&self, at: &Path, message: String) -> Problem {
+        Problem { path: at.to_string(), line: self.nearest_line(at), message }
+    }
+
+    /// What is missing has no line; what it is missing from has one.
+    fn nearest_line(&self, at: &Path) -> Option<usize> {
+        let mut at = at.clone();
+        loop {
+            if let Some(line) = self.lines.get(&at) {
+                return Some(*line);
+            }
+            at = at.split_last()?.0;
+        }
+    }
+
+    fn in_file(&self, at: &Path) -> Path {
+        at.steps().iter().fold(Path::default(), |path, step| match step {
+            Step::Key(key) => path.key(key),
+            Step::Index(index) => {
+                let taken = self.taken_out.get(&path).map_or(&[][..], Vec::as_slice);
+                let shifted = |index: usize, taken: &usize| {
+                    if *taken <= index { index.saturating_add(1) } else { index }
+                };
+                path.index(taken.iter().fold(*index, shifted))
+            }
+        })
+    }
+}
+
+/// Input in a message: quoted, escaped, and not longer than it needs to be.
+pub(super) fn quoted(input: &str) -> String {
+    const LONGEST: usize = 80;
+    let shown: String = input.chars().take(LONGEST).collect();
+    let more = if shown.len() < input.len() { "…" } else { "" };
+    format!("`{}{more}`", shown.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policies() -> Path {
+        Path::default().key("policies")
+    }
+
+    #[test]
+    fn a_path_reads_like_the_file() {
+        let claims = policies().index(1).key("claims");
+        assert_eq!(claims.key("acr").index(0).to_string(), "policies[1].claims.acr[0]");
+        assert_eq!(claims.key("a.b").to_string(), r#"policies[1].claims["a.b"]"#);
+        assert_eq!(Path::default().to_string(), "");
+    }
+
+    #[test]
+    fn places_are_told_as_they_are_in_the_file() {
+        let mut findings = Findings::default();
+        // [a, b, c, d] without b and then without a: c and d are left.
+        findings.take_out(&policies(), 1);
+        findings.take_out(&policies(), 0);
+        findings.problem(&policies().index(0), "c");
+        findings.problem(&policies().index(1), "d");
+        let (problems, _) = findings.finish();
+        let paths: Vec<_> = problems.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["policies[2]", "policies[3]"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_on_the_line_of_what_it_is_missing_from() {
+        let mut findings = Findings::default();
+        findings.line(policies().index(0), 7);
+        findings.problem(&policies().index(0).key("name"), "is missing");
+        assert_eq!(findings.finish().0[0].line, Some(7));
+    }
+
+    #[test]
+    fn a_consequence_of_an_unreadable_part_is_no_problem_of_its_own() {
+        let mut findings = Findings::default();
+        findings.unreadable(&policies().index(0).key("name"), "not a string");
+        findings.problem(&policies().index(0).key("name"), "is missing");
+        findings.problem(&policies(), "is empty");
+        findings.problem(&policies().index(0).key("mode"), "is wrong as well");
+        assert_eq!(findings.count(), 2);
+    }
+
+    #[test]
+    fn quoted_input_is_short_and_on_one_line() {
+        assert_eq!(quoted("a\n\u{1b}[31m"), r"`a\n\u{1b}[31m`");
+        assert_eq!(quoted(&"x".repeat(80)), format!("`{}`", "x".repeat(80)));
+        assert_eq!(quoted(&"x".repeat(81)), format!("`{}…`", "x".repeat(80)));
+    }
+}

@@ -1,0 +1,322 @@
+//! Knows how to get as much of a [`File`] as there is out of a tree with mistakes in it.
+//!
+//! Serde stops at the first mistake. Each one is noted and taken out of the tree, and the rest
+//! is read again, until nothing is left to take out.
+
+use super::file::File;
+use super::problem::{Findings, Path, Step};
+use super::schema::schema;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_path_to_error::{Segment, Track};
+
+/// More problems than anyone fixes in one go; each one costs another reading.
+const MOST: usize = 100;
+
+/// The file that `tree` spells, without what cannot be read. Nothing when there is too much of
+/// that, or when the tree is something else altogether.
+pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
+    let schema = schema();
+    refuse_lists(&mut tree, &schema, &schema, &Path::default(), findings);
+    if tree.is_null() {
+        return None;
+    }
+    take_out_nulls(&mut tree, &Path::default(), findings);
+    while findings.count() < MOST {
+        let mut track = Track::new();
+        let reader = serde_path_to_error::Deserializer::new(&tree, &mut track);
+        let error = match File::deserialize(reader) {
+            Ok(file) => return Some(file),
+            Err(error) => error.to_string(),
+        };
+        let mut at = place(&track.path());
+        note(&error, &at, findings);
+        // What serde blames may not be in the tree itself; then it is what it should be in.
+        while !take_out(&mut tree, &at, findings) {
+            match at.split_last() {
+                Some((parent, _)) => at = parent,
+                None => return None,
+            }
+        }
+    }
+    findings.unreadable(&Path::default(), "there are more problems: fix these first");
+    None
+}
+
+/// Serde reads a list as a mapping, by the order of its keys. Where the schema says mapping, a
+/// list becomes null.
+fn refuse_lists(
+    tree: &mut Value,
+    schema: &Value,
+    whole_schema: &Value,
+    at: &Path,
+    findings: &mut Findings,
+) {
+    let reference = schema.get("$ref").and_then(Value::as_str);
+    let definition = reference.and_then(|it| whole_schema.pointer(it.strip_prefix('#')?));
+    let schema = definition.unwrap_or(schema);
+    if tree.is_array() && schema.get("type").is_some_and(|it| it == "object") {
+        findings.unreadable(at, "invalid type: list, expected a mapping");
+        *tree = Value::Null;
+    }
+    match tree {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                if let Some(schema) = schema.get("properties").and_then(|it| it.get(key)) {
+                    refuse_lists(value, schema, whole_schema, &at.key(key), findings);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = schema.get("items") {
+                for (index, item) in items.iter_mut().enumerate() {
+                    refuse_lists(item, schema, whole_schema, &at.index(index), findings);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
+    }
+}
+
+/// Whoever writes `match:` and nothing behind it may mean anything.
+fn take_out_nulls(tree: &mut Value, at: &Path, findings: &mut Findings) {
+    const MESSAGE: &str = "has no value: give it one, or remove it";
+    match tree {
+        Value::Object(entries) => entries.retain(|key, value| {
+            let at = at.key(key);
+            if value.is_null() {
+                findings.unreadable(&at, MESSAGE);
+            } else {
+                take_out_nulls(value, &at, findings);
+            }
+            !value.is_null()
+        }),
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                take_out_nulls(item, &at.index(index), findings);
+            }
+            while let Some(index) = items.iter().position(Value::is_null) {
+                findings.unreadable(&at.index(index), MESSAGE);
+                findings.take_out(at, index);
+                items.remove(index);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
+    }
+}
+
+fn place(blamed: &serde_path_to_error::Path) -> Path {
+    let mut at = Path::default();
+    for segment in blamed {
+        at = match segment {
+            Segment::Seq { index } => at.index(*index),
+            Segment::Map { key } => at.key(key),
+            Segment::Enum { .. } | Segment::Unknown => break,
+        };
+    }
+    at
+}
+
+/// Takes out what is at `at`, if there is something.
+fn take_out(tree: &mut Value, at: &Path, findings: &mut Findings) -> bool {
+    let Some((within, last)) = at.split_last() else { return false };
+    let mut parent = tree;
+    for step in within.steps() {
+        let inner = match step {
+            Step::Key(key) => parent.get_mut(key),
+            Step::Index(index) => parent.get_mut(index),
+        };
+        let Some(inner) = inner else { return false };
+        parent = inner;
+    }
+    match (parent, last) {
+        (Value::Object(entries), Step::Key(key)) => entries.remove(key).is_some(),
+        (Value::Array(items), Step::Index(index)) if *index < items.len() => {
+            items.remove(*index);
+            findings.take_out(&within, *index);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Says what serde said, in the words of the file.
+fn note(error: &str, at: &Path, findings: &mut Findings) {
+    let Some(expected) = error.strip_prefix("unknown field ") else {
+        findings.unreadable(at, reworded(error));
+        return;
+    };
+    // `x`, expected one of `a`, `b`
+    let known: Vec<_> =
+        expected.rsplit("expected ").next().unwrap_or_default().split('`').collect();
+    let known: Vec<_> = known.into_iter().skip(1).step_by(2).collect();
+    let Some((parent, Step::Key(key))) = at.split_last() else {
+        findings.unreadable(at, reworded(error));
+        return;
+    };
+    match closest(key, &known) {
+        Some(meant) => {
+            findings.unreadable(at, format!("unknown key: did you mean `{meant}`?"));
+            findings.meant(&parent.key(meant));
+        }
+        None => {
+            findings.unreadable(at, format!("unknown key: known here are {}", known.join(", ")));
+        }
+    }
+}
+
+fn reworded(error: &str) -> String {
+    let unquoted = ["integer", "floating point", "boolean"]
+        .iter()
+        .any(|it| error.starts_with(&format!("invalid type: {it}")));
+    let wants_text = error.ends_with("expected a string") || error.ends_with("string or map");
+    let hint = if unquoted && wants_text { ": put it in quotes if it is meant so" } else { "" };
+    let error = match error.split_once(", expected struct ") {
+        Some((found, _)) => format!("{found}, expected a mapping"),
+        None => error.to_owned(),
+    };
+    let error = error
+        .replace("unknown variant", "unknown value")
+        .replace("expected string or map", "expected a string")
+        .replace("expected u64", "expected a whole number")
+        .replace("expected a sequence", "expected a list")
+        .replace("expected a map,", "expected a mapping,")
+        .replace("invalid type: map", "invalid type: mapping")
+        .replace("invalid type: sequence", "invalid type: list");
+    format!("{error}{hint}")
+}
+
+fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = |it: &&&str| distance(key, it) <= 2.max(it.len() / 3);
+    known.iter().filter(near).min_by_key(|it| distance(key, it)).copied()
+}
+
+/// How many insertions, deletions and substitutions make one of the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (index, left) in one.chars().enumerate() {
+        let mut diagonal = index;
+        let mut before = index.saturating_add(1);
+        for (cell, right) in
+            row.iter_mut().zip(std::iter::once(None).chain(other.chars().map(Some)))
+        {
+            let Some(right) = right else {
+                diagonal = std::mem::replace(cell, before);
+                continue;
+            };
+            let substituted = diagonal.saturating_add(usize::from(left != right));
+            let shifted = (*cell).min(before).saturating_add(1);
+            diagonal = *cell;
+            *cell = substituted.min(shifted);
+            before = *cell;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::yaml;
+
+    #[track_caller]
+    fn problems(text: &str) -> Vec<String> {
+        let mut findings = Findings::default();
+        let tree = yaml::read(text, &mut findings).unwrap();
+        read(tree, &mut findings);
+        findings.finish().0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_found_and_places_are_those_of_the_file() {
+        let text = "\
+issuers:
+- 5
+- issuer: 2026
+  audience: [a]
+  audiences: [1, b, 2, c, 3]
+  keys: []
+- {issuer: b, clock_leeway: 30}
+policies: {}
+limits: {token_bytes: -1}
+";
+        assert_eq!(
+            problems(text),
+            [
+                "line 2: issuers[0]: invalid type: integer `5`, expected a mapping",
+                "line 3: issuers[1].issuer: invalid type: integer `2026`, expected a string: \
+                 put it in quotes if it is meant so",
+                "line 4: issuers[1].audience: unknown key: did you mean `audiences`?",
+                "line 5: issuers[1].audiences[0]: invalid type: integer `1`, expected a string: \
+                 put it in quotes if it is meant so",
+                "line 5: issuers[1].audiences[2]: invalid type: integer `2`, expected a string: \
+                 put it in quotes if it is meant so",
+                "line 5: issuers[1].audiences[4]: invalid type: integer `3`, expected a string: \
+                 put it in quotes if it is meant so",
+                "line 6: issuers[1].keys: invalid type: list, expected a mapping",
+                "line 7: issuers[2].clock_leeway: invalid type: integer `30`, expected a duration \
+                 with its unit, such as 30s",
+                "line 8: policies: invalid type: mapping, expected a list",
+                "line 9: limits.token_bytes: invalid value: integer `-1`, expected a whole number",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_key_without_a_value_is_a_mistake() {
+        assert_eq!(
+            problems("policies:\n- name:\n  match:\n-\n- scopes: [a, ~, b, null]\n"),
+            [
+                "line 2: policies[0].name: has no value: give it one, or remove it",
+                "line 3: policies[0].match: has no value: give it one, or remove it",
+                "line 4: policies[1]: has no value: give it one, or remove it",
+                "line 5: policies[2].scopes[1]: has no value: give it one, or remove it",
+                "line 5: policies[2].scopes[3]: has no value: give it one, or remove it",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_is_no_mapping() {
+        let text = "\
+listen: [127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3, {}]
+limits: [300, 1s, 1]
+upstream: [keep, {}, []]
+client_certificate: [peer, {behind: []}, [client-cert, rfc9440]]
+dpop: {replay: [memory, 1, x]}
+issuers:
+- [a, [b], [ES256], [at+jwt], 1s, {}, x, {}]
+- keys: [true, x, y]
+policies:
+- match: [[a], /, [GET]]
+";
+        let found = problems(text);
+        assert_eq!(found.len(), 8, "{found:#?}");
+        assert!(found.iter().all(|it| it.ends_with("list, expected a mapping")), "{found:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_mapping_is_one_mistake() {
+        for text in ["a", "[]", "- listen: {}", "5"] {
+            assert_eq!(problems(text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_mistakes_ends() {
+        let lines: Vec<_> = (0..1000).map(|it| format!("x{it}: 1\n")).collect();
+        let text = lines.concat();
+        let found = problems(&text);
+        assert_eq!(found.len(), MOST + 1);
+        assert!(found.iter().any(|it| it.contains("more problems")));
+    }
+
+    #[test]
+    fn the_distance_counts_edits() {
+        for (one, other, edits) in
+            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("abc", "abd", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(one, other), edits, "{one} {other}");
+        }
+    }
+}

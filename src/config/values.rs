@@ -1,0 +1,268 @@
+//! Knows the values that a configuration spells as text, or in more than one way.
+
+use crate::jose::algorithm::Algorithm;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A length of time, written with its unit: `150ms`, `30s`, `5m`, `1h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
+impl Span {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a duration: write it as in 150ms, 30s, 5m or 1h");
+        let digits = text.find(|it: char| !it.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().ok().ok_or_else(wrong)?;
+        let millis = number.checked_mul(millis).ok_or_else(wrong)?;
+        Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// A Unix domain socket at an absolute path.
+    Unix(PathBuf),
+}
+
+impl Address {
+    fn parse(text: &str) -> Result<Self, String> {
+        /// `sun_path` holds 108 bytes, the last of them a NUL (unix(7)).
+        const LONGEST_PATH: usize = 107;
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.len() {
+                _ if !path.starts_with('/') => {
+                    Err(format!("{path:?} is not an absolute path, as in unix:/run/x.sock"))
+                }
+                ..=LONGEST_PATH => Ok(Self::Unix(path.into())),
+                _ => Err(format!("the path of a socket has at most {LONGEST_PATH} bytes")),
+            };
+        }
+        text.parse().ok().map(Self::Tcp).ok_or_else(|| {
+            format!(
+                "{text:?} is not an address: write IP:PORT, as in 127.0.0.1:9001 or [::]:9001, \
+                 or unix:/PATH"
+            )
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The name of a signature algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AlgorithmName(pub(super) Algorithm);
+
+impl AlgorithmName {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("none") {
+            return Err("`none` means unsigned: whoever likes could write such a token".to_owned());
+        }
+        if text.get(..2).is_some_and(|it| it.eq_ignore_ascii_case("hs")) {
+            return Err(format!(
+                "{text:?} is symmetric: whoever can check such a token can also forge it"
+            ));
+        }
+        Algorithm::named(text).map(Self).ok_or_else(|| {
+            let known: Vec<_> = Algorithm::ALL.iter().map(|it| it.name()).collect();
+            format!("{text:?} is not known: there are {}", known.join(", "))
+        })
+    }
+}
+
+/// One value or several, each a string, a number or a boolean.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ClaimValues(pub(super) Vec<Value>);
+
+impl<'de> Deserialize<'de> for ClaimValues {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let values = match Value::deserialize(deserializer)? {
+            Value::Array(values) => values,
+            one @ (Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Object(_)) => vec![one],
+        };
+        if values.iter().any(|it| it.is_array() || it.is_object() || it.is_null()) {
+            return Err(D::Error::custom(
+                "expected a string, a number or a boolean, or a list of such",
+            ));
+        }
+        Ok(Self(values))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "a duration with its unit, such as 30s", Self::parse)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "IP:PORT or unix:/PATH", Self::parse)
+    }
+}
+
+impl<'de> Deserialize<'de> for AlgorithmName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "the name of a signature algorithm, such as ES256", Self::parse)
+    }
+}
+
+type Parse<T> = fn(&str) -> Result<T, String>;
+
+fn text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    parse: Parse<T>,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_str(Text { expected, parse })
+}
+
+struct Text<T> {
+    expected: &'static str,
+    parse: Parse<T>,
+}
+
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).map_err(E::custom)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]+(ms|s|m|h)$",
+            "description": "A length of time with its unit, as in 150ms, 30s, 5m or 1h."
+        })
+    }
+}
+
+impl JsonSchema for Address {
+    fn schema_name() -> Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^(unix:/.+|.+:[0-9]+)$",
+            "description": "IP:PORT, or unix:/PATH for a Unix domain socket."
+        })
+    }
+}
+
+impl JsonSchema for AlgorithmName {
+    fn schema_name() -> Cow<'static, str> {
+        "Algorithm".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<_> = Algorithm::ALL.iter().map(|it| it.name()).collect();
+        json_schema!({ "type": "string", "enum": names })
+    }
+}
+
+impl JsonSchema for ClaimValues {
+    fn schema_name() -> Cow<'static, str> {
+        "ClaimValues".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let scalar = ["string", "number", "boolean"];
+        json_schema!({
+            "type": ["string", "number", "boolean", "array"],
+            "items": { "type": scalar },
+            "minItems": 1,
+            "description": "One value, or several of which one is enough."
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for (text, millis) in
+            [("150ms", 150), ("0s", 0), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(Span::parse(text), Ok(Span(Duration::from_millis(millis))), "{text}");
+        }
+        for odd in
+            ["", "30", "s", "1.5s", "-1s", "+1s", " 1s", "1 s", "1S", "1d", "1m30s", "٣s", "1sé"]
+        {
+            assert!(Span::parse(odd).is_err(), "{odd}");
+        }
+        assert!(Span::parse("18446744073709551615ms").is_ok());
+        assert!(Span::parse("18446744073709551616ms").is_err());
+        assert!(Span::parse("18446744073709551615s").is_err());
+    }
+
+    #[test]
+    fn an_address_reads_as_it_is_written() {
+        for text in ["127.0.0.1:9001", "[::1]:0", "unix:/run/keybound/ext_authz.sock"] {
+            assert_eq!(Address::parse(text).unwrap().to_string(), text);
+        }
+        let longest = format!("unix:/{}", "x".repeat(106));
+        assert!(Address::parse(&longest).is_ok());
+        let too_long = format!("{longest}x");
+        for odd in ["", ":9001", "localhost:9001", "127.0.0.1", "unix:x", "unix:", &too_long] {
+            assert!(Address::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_prove_anything_is_no_algorithm() {
+        for (text, message) in [
+            ("none", "unsigned"),
+            ("NONE", "unsigned"),
+            ("HS256", "symmetric"),
+            ("hs512", "symmetric"),
+            ("es256", "there are RS256"),
+            ("ES256K", "there are RS256"),
+            ("", "there are RS256"),
+        ] {
+            assert!(AlgorithmName::parse(text).unwrap_err().contains(message), "{text}");
+        }
+        assert_eq!(AlgorithmName::parse("ES256"), Ok(AlgorithmName(Algorithm::ES256)));
+    }
+}

@@ -1,0 +1,200 @@
+//! Knows the methods that gRPC clients may call here, and how a check is answered.
+
+use super::companions::{AUTHORIZATION, Companions};
+use super::grpc::{self, MESSAGE_BYTES, Reply};
+use super::{encode, wire};
+use crate::answer::Answer;
+use crate::denial::Denial;
+use crate::gate::{Gate, Passage};
+use crate::telemetry::metrics::Front;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::{Code, Status};
+
+/// The gRPC service, for any number of connections.
+#[derive(Debug)]
+pub struct Endpoint {
+    gate: Arc<Gate>,
+    companions: Companions,
+}
+
+impl Endpoint {
+    /// A service that has requests checked at `gate`.
+    pub fn new(gate: Arc<Gate>, companions: Companions) -> Self {
+        Self { gate, companions }
+    }
+
+    /// Answers one call.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<EndpointBody> {
+        if is_check(request.uri().path()) {
+            return self.check(request.into_body()).await.map(EndpointBody::Ours);
+        }
+        match self.companions.answer(request) {
+            Some(answering) => answering.await.map(EndpointBody::Companion),
+            None => grpc::error(Code::Unimplemented, "no such method").map(EndpointBody::Ours),
+        }
+    }
+
+    /// Whatever goes wrong, the answer is a denial in a call that ends well: on a call that fails,
+    /// the proxy may be told to let the request through.
+    async fn check<B: Body<Data = Bytes>>(&self, body: B) -> Response<Reply> {
+        let passage = self.gate.enter(Front::ExtAuthz);
+        let checked = AssertUnwindSafe(check(&passage, body)).catch_unwind().await;
+        let message = checked.unwrap_or_else(|_| encoded(&passage.refuse(Denial::Internal)));
+        grpc::reply(message)
+    }
+}
+
+fn is_check(path: &str) -> bool {
+    let method = path.strip_prefix('/').and_then(|it| it.strip_prefix(AUTHORIZATION));
+    method == Some("/Check")
+}
+
+async fn check<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Bytes {
+    let message = match receive(passage, body).await {
+        Ok(message) => message,
+        Err(denial) => return encoded(&passage.refuse(denial)),
+    };
+    let answer = match wire::read(&message, passage.standing().certificate_header()) {
+        Ok(request) => passage.check(&request).await,
+        Err(denial) => passage.refuse(denial),
+    };
+    encoded(&answer)
+}
+
+async fn receive<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Result<Bytes, Denial> {
+    passage.admit()?;
+    Ok(passage.in_time(grpc::read_message(body, MESSAGE_BYTES)).await??)
+}
+
+fn encoded(answer: &Answer) -> Bytes {
+    grpc::framed(&encode::response(answer))
+}
+
+/// The body of an answer: of a check, or of one of the companions.
+#[derive(Debug)]
+pub enum EndpointBody {
+    /// Of a check.
+    Ours(Reply),
+    /// Of health or reflection.
+    Companion(tonic::body::Body),
+}
+
+impl Body for EndpointBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.get_mut() {
+            Self::Ours(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Companion(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Ours(body) => body.is_end_stream(),
+            Self::Companion(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Ours(body) => body.size_hint(),
+            Self::Companion(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pb::envoy::service::auth::v3::CheckResponse;
+    use super::*;
+    use crate::check::{Checker, Rules};
+    use crate::clock::SystemClock;
+    use crate::state::token_cache::TokenCache;
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::samples::policy_set;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use prost::Message;
+    use std::convert::Infallible;
+
+    fn endpoint() -> Endpoint {
+        let policies = policy_set();
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let rules = Rules::new(policies, vec![], cache);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        Endpoint::new(Arc::new(gate), Companions::new().unwrap().0)
+    }
+
+    #[track_caller]
+    fn assert_refused(endpoint: &Endpoint, body: &Bytes, reason: &str) {
+        let response = CheckResponse::decode(&body[5..]).unwrap();
+        assert_ne!(response.status.unwrap().code, 0);
+        let text = endpoint.gate.metrics().exposition().unwrap();
+        assert!(text.contains(&format!("reason=\"{reason}\"}} 1\n")), "{reason}\n{text}");
+        assert_eq!(endpoint.gate.under_way(), 0);
+    }
+
+    async fn check<B: Body<Data = Bytes>>(body: B, reason: &str) {
+        let endpoint = endpoint();
+        let response = endpoint.check(body).await.collect().await.unwrap();
+        let ok = response.trailers().unwrap().get("grpc-status").unwrap().clone();
+        assert_eq!(ok, "0");
+        assert_refused(&endpoint, &response.to_bytes(), reason);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_cannot_be_read_is_refused_in_a_call_that_ends_well() {
+        check(Full::new(Bytes::new()), "request_malformed").await;
+        check(Full::new(Bytes::from_static(b"\0\0\0\0\x01\xff")), "request_malformed").await;
+        check(Full::new(Bytes::from_static(b"\0\xff\xff\xff\xff")), "request_malformed").await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_refuses() {
+        let fails = stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            panic!("as it should")
+        });
+        check(StreamBody::new(fails), "internal").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_message_does_not_come_in_time_is_refused() {
+        let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        check(StreamBody::new(stalls), "check_timed_out").await;
+    }
+
+    #[tokio::test]
+    async fn more_than_there_is_room_for_are_refused_unread() {
+        let endpoint = endpoint();
+        let places = [(); 2].map(|()| endpoint.gate.enter(Front::ExtAuthz));
+        let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let response = endpoint.check(StreamBody::new(stalls)).await;
+        drop(places);
+        assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_leaves_nothing_behind() {
+        let endpoint = endpoint();
+        let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let mut answering = Box::pin(endpoint.check(StreamBody::new(stalls)));
+        assert!(answering.as_mut().now_or_never().is_none());
+        assert_eq!(endpoint.gate.under_way(), 1);
+        drop(answering);
+        assert_eq!(endpoint.gate.under_way(), 0);
+    }
+}

@@ -1,0 +1,233 @@
+//! Knows how a check is run: bounded in time and in number, with what decides held fast from
+//! beginning to end, and told about afterwards.
+
+use crate::answer::Answer;
+use crate::check::{Checker, Facts, Rules, Verdict};
+use crate::client_certificate::Source;
+use crate::denial::Denial;
+use crate::policy::Limits;
+use crate::request::Request;
+use crate::telemetry::check_log;
+use crate::telemetry::meters::Meters;
+use crate::telemetry::metrics::{Front, Metrics};
+use arc_swap::ArcSwap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use tokio::time::{Instant, sleep_until};
+
+/// What every front end goes through to have a request checked.
+#[derive(Debug)]
+pub struct Gate {
+    checker: Checker,
+    standing: ArcSwap<Standing>,
+    under_way: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+/// What decides at present, and what goes with it.
+#[derive(Debug)]
+pub struct Standing {
+    /// What decides.
+    pub rules: Rules,
+    /// SHA-256 of the configuration, in hexadecimal.
+    pub digest: String,
+    /// Since when it decides.
+    pub since: Instant,
+    meters: Meters,
+}
+
+/// One request on its way through the gate. Counted as under way until it is dropped.
+#[derive(Debug)]
+pub struct Passage<'g> {
+    gate: &'g Gate,
+    standing: Arc<Standing>,
+    front: Front,
+    started: Instant,
+    crowded: bool,
+}
+
+impl Gate {
+    /// A gate at which `rules` decide.
+    pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
+        let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
+        Self { checker, standing, under_way: AtomicUsize::new(0), metrics }
+    }
+
+    /// Lets `rules` decide from here on. Requests that are on their way keep the old ones.
+    pub fn replace(&self, rules: Rules, digest: String) {
+        self.standing.store(Arc::new(Standing::new(rules, digest, &self.metrics)));
+    }
+
+    /// What decides at present.
+    pub fn standing(&self) -> Arc<Standing> {
+        self.standing.load_full()
+    }
+
+    /// All metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How many requests are on their way.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Starts a request that came in by `front` on its way.
+    pub fn enter(&self, front: Front) -> Passage<'_> {
+        let started = Instant::now();
+        let standing = self.standing();
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let crowded = standing.limits().concurrent_checks <= before;
+        Passage { gate: self, standing, front, started, crowded }
+    }
+}
+
+impl Standing {
+    fn new(rules: Rules, digest: String, metrics: &Metrics) -> Self {
+        let meters = Meters::new(metrics, &rules.policies);
+        Self { rules, digest, since: Instant::now(), meters }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.rules.policies.limits
+    }
+
+    /// The header, in lower case, that the operator named as the carrier of the certificate.
+    pub fn certificate_header(&self) -> Option<&str> {
+        match &self.rules.policies.client_certificate {
+            Source::Header { name, .. } => Some(name),
+            Source::Peer | Source::Xfcc { .. } => None,
+        }
+    }
+}
+
+impl Passage<'_> {
+    /// What decides about this request.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Refuses when too many requests are on their way.
+    pub fn admit(&self) -> Result<(), Denial> {
+        if self.crowded { Err(Denial::Overloaded) } else { Ok(()) }
+    }
+
+    /// What `work` gives, unless the time for this request runs out.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Denial> {
+        let mut work = pin!(work);
+        // Nearly every check ends at its first poll, so that most need no timer.
+        let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+        if let Poll::Ready(done) = first {
+            return Ok(done);
+        }
+        // A deadline beyond what the clock can count is none.
+        let Some(end) = self.started.checked_add(self.standing.limits().check_deadline) else {
+            return Ok(work.await);
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = sleep_until(end) => Err(Denial::CheckTimedOut),
+        }
+    }
+
+    /// Checks `request` and tells about it.
+    pub async fn check(&self, request: &Request<'_>) -> Answer {
+        let rules = &self.standing.rules;
+        let verdict = match self.in_time(self.gate.checker.check(rules, request)).await {
+            Ok(verdict) => verdict,
+            Err(denial) => {
+                let policy = rules.policies.policy(request).ok().cloned();
+                Verdict { outcome: Err(denial), facts: Facts { policy, ..Facts::default() } }
+            }
+        };
+        self.tell(Some(request), &verdict)
+    }
+
+    /// Refuses a request that never became one, and tells about it.
+    pub fn refuse(&self, denial: Denial) -> Answer {
+        self.tell(None, &Verdict { outcome: Err(denial), facts: Facts::default() })
+    }
+
+    fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) -> Answer {
+        let elapsed = self.started.elapsed();
+        self.standing.meters.record(self.front, verdict, elapsed);
+        check_log::write(self.front, request, verdict, elapsed);
+        Answer::of(verdict, &self.standing.rules.policies)
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::state::token_cache::TokenCache;
+    use crate::telemetry::samples::policy_set;
+    use std::future::{pending, ready};
+    use std::time::Duration;
+
+    fn gate() -> Gate {
+        let policies = policy_set();
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let rules = Rules::new(policies, vec![], cache);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+    }
+
+    #[test]
+    fn no_more_are_let_in_than_there_is_room_for() {
+        let gate = gate();
+        let enter = || gate.enter(Front::ExtAuthz);
+        let (first, second) = (enter(), enter());
+        assert_eq!((first.admit(), second.admit()), (Ok(()), Ok(())));
+        assert_eq!(enter().admit(), Err(Denial::Overloaded));
+        drop(first);
+        assert_eq!(enter().admit(), Ok(()));
+        drop(second);
+        assert_eq!(gate.under_way(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_counts_from_the_arrival_of_the_request() {
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let work = |millis| tokio::time::sleep(Duration::from_millis(millis));
+        assert_eq!(passage.in_time(work(100)).await, Ok(()));
+        assert_eq!(passage.in_time(work(49)).await, Ok(()));
+        assert_eq!(passage.in_time(work(2)).await, Err(Denial::CheckTimedOut));
+        // What needs no waiting is never too late.
+        assert_eq!(passage.in_time(ready(7)).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_refused_and_counted() {
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let denial = passage.in_time(pending::<()>()).await.unwrap_err();
+        let answer = passage.refuse(denial);
+        assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
+        let text = gate.metrics().exposition().unwrap();
+        assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_request_keeps_the_rules_that_it_came_under() {
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let policies = policy_set();
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        gate.replace(Rules::new(policies, vec![], cache), "new".to_owned());
+        assert_eq!(passage.standing().digest, "");
+        assert_eq!(gate.standing().digest, "new");
+    }
+}

@@ -1,0 +1,263 @@
+//! Knows how to listen, over TCP and over Unix sockets.
+
+use crate::config::Address;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Listener {
+    inner: Inner,
+    bound: Address,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        #[expect(dead_code, reason = "its file goes when it is dropped")]
+        file: SocketFile,
+    },
+}
+
+/// A connection that belongs to no runtime yet, so that any may take it.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// A connection that belongs to the runtime that it was made on.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// The address cannot be listened on.
+#[derive(Debug)]
+pub struct Unavailable {
+    address: Address,
+    reason: io::Error,
+}
+
+/// Everyone in the owner's group may connect: the proxy runs as a user of its own.
+const SOCKET_MODE: u32 = 0o660;
+
+impl Listener {
+    /// Listens on `address`. To be called on a tokio runtime.
+    pub fn bind(address: &Address) -> Result<Self, Unavailable> {
+        let found = match address {
+            Address::Tcp(address) => tcp(*address),
+            Address::Unix(path) => unix(path),
+        };
+        found.map_err(|reason| Unavailable { address: address.clone(), reason })
+    }
+
+    /// Where it listens, with the port that the system gave it if it asked for any.
+    pub fn bound(&self) -> &Address {
+        &self.bound
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match &self.inner {
+            Inner::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                stream.into_std().map(Socket::Tcp)
+            }
+            Inner::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                stream.into_std().map(Socket::Unix)
+            }
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let bound = Address::Tcp(listener.local_addr()?);
+    Ok(Listener { inner: Inner::Tcp(TcpListener::from_std(listener)?), bound })
+}
+
+fn unix(path: &Path) -> io::Result<Listener> {
+    remove_if_stale(path)?;
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile::of(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    Ok(Listener { inner: Inner::Unix { listener, file }, bound: Address::Unix(path.to_owned()) })
+}
+
+/// A process that was killed leaves its socket file behind. Nobody listens on that.
+fn remove_if_stale(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is not a socket"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(other) => Err(other),
+    }
+}
+
+/// The file of a Unix socket. It goes when the listener goes.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A successor may have put its own socket there by now.
+        let ours = identity(&self.path).is_ok_and(|it| it == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
+        }
+    }
+}
+
+impl Socket {
+    /// The connection, on the present runtime.
+    pub fn into_stream(self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+        }
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.address, self.reason)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// A connection of either kind, as one that can be read and written.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+impl Stream {
+    fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
+        match self.get_mut() {
+            Self::Tcp(inner) => Pin::new(inner),
+            Self::Unix(inner) => Pin::new(inner),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(inner) => inner.is_write_vectored(),
+            Self::Unix(inner) => inner.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_refused(path: &Path, kind: io::ErrorKind) {
+        let refused = Listener::bind(&Address::Unix(path.to_owned())).unwrap_err();
+        assert_eq!(refused.reason.kind(), kind);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_on_which_somebody_listens_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        assert_refused(&path, io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert_refused(&path, io::ErrorKind::AlreadyExists);
+    }
+
+    #[tokio::test]
+    async fn a_socket_goes_with_its_listener_unless_a_successor_has_put_its_own_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let another = folder.path().join("another");
+        drop(UnixListener::bind(&another).unwrap());
+        fs::rename(&another, &path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        drop(listener);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,486 @@
+//! Knows what makes a DPoP proof count for a request and its token (RFC 9449 §4.3), check by check.
+
+use super::access_token;
+use super::credentials::{Proof, Token};
+use super::target::HttpUri;
+use crate::clock::UnixTime;
+use crate::denial::Denial;
+use crate::jose::algorithm::Algorithm;
+use crate::jose::json::Object;
+use crate::jose::jws::{Unverified, Verified};
+use crate::jose::key::{self, VerifyingKey};
+use crate::jose::thumbprint::Thumbprint;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Which proofs are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// With which they may be signed. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// How far `iat` may be from now, in both directions.
+    pub window: Duration,
+}
+
+/// What a proof must be about.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// The method of the request.
+    pub method: &'a str,
+    /// The URI of the request.
+    pub target: &'a HttpUri,
+    /// The access token that comes with it.
+    pub token: Token<'a>,
+    /// The key to which that token is bound (`cnf.jkt`).
+    pub bound_to: Thumbprint,
+}
+
+/// A proof that holds, provided that it is used for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// What tells it from other proofs.
+    pub id: ProofId,
+    /// The last moment at which it would hold. Until then its use must be remembered
+    /// (RFC 9449 §11.1); with clocks that differ among replicas, by so much longer.
+    pub until: UnixTime,
+}
+
+/// What tells one proof from another: its key and its `jti`.
+///
+/// Both are hashes, so all take the same room, however long a `jti` a client thinks up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProofId {
+    /// The thumbprint of the key.
+    pub key: [u8; 32],
+    /// The SHA-256 of the `jti`.
+    pub jti: [u8; 32],
+}
+
+/// Holds a proof against what is expected.
+///
+/// `admit_nonce` gets the proof's `nonce` and says whether it will do (check 10). Check 1, that
+/// there is one proof only, is that of [`super::credentials::Credentials::read`]. Whether the
+/// proof has been used before is for the caller to ask, last of all.
+pub fn verify(
+    proof: Proof<'_>,
+    expected: &Expected<'_>,
+    rules: &Rules,
+    now: UnixTime,
+    admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+) -> Result<Holding, Denial> {
+    let verified = signed_by_the_bound_key(proof, expected.bound_to, rules)?;
+    // 3. The claims that must be there.
+    let claims = verified.claims();
+    let (jti, htm, htu) = (text(claims, "jti")?, text(claims, "htm")?, text(claims, "htu")?);
+    let ath = text(claims, "ath")?;
+    let iat = claims.get("iat").ok_or(Denial::ProofMalformed)?;
+    let iat = access_token::time(iat, f64::round).or(Err(Denial::ProofMalformed))?;
+    if jti.is_empty() {
+        return Err(Denial::ProofMalformed);
+    }
+    // 8. The method, which has case.
+    if htm != expected.method {
+        return Err(Denial::ProofMethodMismatch);
+    }
+    // 9. The target, both sides of it normalised.
+    if HttpUri::parse(htu).as_ref() != Ok(expected.target) {
+        return Err(Denial::ProofTargetMismatch);
+    }
+    // 10. The nonce.
+    match claims.get("nonce") {
+        None => admit_nonce(None)?,
+        Some(Value::String(nonce)) => admit_nonce(Some(nonce))?,
+        Some(_) => return Err(Denial::ProofMalformed),
+    }
+    // 11. The time.
+    let until = iat.saturating_add(rules.window);
+    if until < now || now.saturating_add(rules.window) < iat {
+        return Err(Denial::ProofStale);
+    }
+    // 12. The token.
+    if Thumbprint::from_base64url(ath) != Some(Thumbprint::of(expected.token.as_bytes())) {
+        return Err(Denial::ProofTokenMismatch);
+    }
+    let id =
+        ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
+    Ok(Holding { id, until })
+}
+
+/// The claims, signed with the key that the proof shows, which is the one that the token names.
+fn signed_by_the_bound_key(
+    proof: Proof<'_>,
+    bound_to: Thumbprint,
+    rules: &Rules,
+) -> Result<Verified, Denial> {
+    // 2. One well-formed JWT.
+    if PROOF_BYTES < proof.as_bytes().len() {
+        return Err(Denial::ProofMalformed);
+    }
+    let jws = Unverified::parse(proof.as_bytes()).or(Err(Denial::ProofMalformed))?;
+    let header = jws.header();
+    // 4. The type.
+    if !header.is_type("dpop+jwt") {
+        return Err(Denial::ProofMalformed);
+    }
+    // 5. The algorithm.
+    let algorithm = header
+        .algorithm
+        .filter(|it| rules.algorithms.contains(it))
+        .ok_or(Denial::ProofAlgorithmForbidden)?;
+    let mut jwk = match &header.jwk {
+        Some(Value::Object(jwk)) => jwk.clone(),
+        Some(_) | None => return Err(Denial::ProofMalformed),
+    };
+    // 12, brought forward. A signature costs much to verify and nothing to make up, so none is
+    // looked at but by the one key that can help.
+    if key::thumbprint(&jwk).or(Err(Denial::ProofMalformed))? != bound_to {
+        return Err(Denial::ProofKeyMismatch);
+    }
+    // 6. The signature, and 7, that the key is no private one. A key that names no algorithm is
+    // parsed for the one that is asked of it instead of for each that it could serve.
+    jwk.entry("alg").or_insert_with(|| algorithm.name().into());
+    let key = VerifyingKey::from_jwk(&jwk).or(Err(Denial::ProofMalformed))?;
+    let (verified, _) = jws.verify(algorithm, [&key]).or(Err(Denial::ProofSignatureInvalid))?;
+    Ok(verified)
+}
+
+fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
+    claims.get(name).and_then(Value::as_str).ok_or(Denial::ProofMalformed)
+}
+
+/// The longest proof that is read. One with an RSA-4096 key and a URI of 2000 characters takes
+/// less than half of it.
+const PROOF_BYTES: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::super::credentials::Credentials;
+    use super::super::target::Origin;
+    use super::*;
+    use crate::jose::base64url;
+    use crate::request::{Field, Request};
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+    use serde_json::json;
+    use std::sync::LazyLock;
+
+    const NOW: i64 = 1_800_000_000;
+    const WINDOW: i64 = 60;
+    const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
+
+    static MINE: LazyLock<EcdsaKeyPair> =
+        LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
+    static OTHER: LazyLock<EcdsaKeyPair> =
+        LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
+
+    fn jwk(pair: &EcdsaKeyPair) -> Value {
+        let point = pair.public_key().as_ref();
+        let (x, y) = point.split_at(1).1.split_at(32);
+        json!({"kty": "EC", "crv": "P-256",
+            "x": base64url::encode(x), "y": base64url::encode(y)})
+    }
+
+    fn thumbprint(pair: &EcdsaKeyPair) -> Thumbprint {
+        key::thumbprint(jwk(pair).as_object().unwrap()).unwrap()
+    }
+
+    fn good() -> Value {
+        json!({
+            "header": {"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk(&MINE)},
+            "claims": {
+                "jti": "e1j3V_bKic8-LAEB", "htm": "GET", "iat": NOW,
+                "htu": "https://resource.example.org/protectedresource",
+                "ath": "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo",
+            },
+        })
+    }
+
+    fn signed(parts: &Value, pair: &EcdsaKeyPair) -> String {
+        let input = [&parts["header"], &parts["claims"]]
+            .map(|it| base64url::encode(it.to_string().as_bytes()))
+            .join(".");
+        let signature = pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        format!("{input}.{}", base64url::encode(signature.as_ref()))
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            algorithms: vec![Algorithm::ES256, Algorithm::EdDSA],
+            window: Duration::from_secs(60),
+        }
+    }
+
+    /// Verifies a proof for a GET of the resource with the token.
+    fn verified(
+        proof: &str,
+        bound_to: Thumbprint,
+        now: UnixTime,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    ) -> Result<Holding, Denial> {
+        let authorization = format!("DPoP {TOKEN}");
+        let credentials = Credentials::read(&Request {
+            authorization: Field::One(authorization.as_bytes()),
+            proof: Field::One(proof.as_bytes()),
+            ..Request::default()
+        })?;
+        let origin = Origin::new("https", "resource.example.org").unwrap();
+        let expected = Expected {
+            method: "GET",
+            target: &HttpUri::new(&origin, "/protectedresource?page=2").unwrap(),
+            token: credentials.token,
+            bound_to,
+        };
+        verify(credentials.proof.unwrap(), &expected, &rules(), now, admit_nonce)
+    }
+
+    fn outcome(proof: &str) -> Result<(), Denial> {
+        let now = UnixTime::from_secs(NOW);
+        verified(proof, thumbprint(&MINE), now, |_| Ok(())).map(drop)
+    }
+
+    /// What becomes of a good proof after one edit, made before it is signed.
+    #[track_caller]
+    fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
+        let mut parts = good();
+        edit(&mut parts);
+        assert_eq!(outcome(&signed(&parts, &MINE)), expected, "{parts}");
+    }
+
+    fn remove(parts: &mut Value, part: &str, name: &str) {
+        parts[part].as_object_mut().unwrap().remove(name).unwrap();
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_holds() {
+        // Code component of RFC 9449, §7.1 (Revised BSD License, IETF Trust).
+        let proof = concat!(
+            "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgt",
+            "MzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFVZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVFRsY3VO",
+            "SmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19.eyJqdGkiOiJlMWozVl9iS2ljOC1MQUV",
+            "CIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZXN",
+            "vdXJjZSIsImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUl",
+            "pS0NBcWtzbVFFbyJ9.2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy",
+            "1dqd-jfxSYoMxhAJpLjA"
+        );
+        let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+        let bound_to = Thumbprint::from_base64url(jkt).unwrap();
+        let now = UnixTime::from_secs(1_562_262_618);
+        let found = verified(proof, bound_to, now, |_| Ok(())).unwrap();
+        assert_eq!(found.id.key, *bound_to.octets());
+        assert_eq!(found.until, UnixTime::from_secs(1_562_262_618 + WINDOW));
+    }
+
+    #[test]
+    fn a_good_proof_holds() {
+        check(|_| {}, Ok(()));
+        check(|it| it["header"]["typ"] = json!("application/DPoP+JWT"), Ok(()));
+        check(|it| it["header"]["jwk"]["kid"] = json!("k"), Ok(()));
+        check(|it| it["header"]["jwk"]["alg"] = json!("ES256"), Ok(()));
+        check(|it| it["header"]["jwk"]["use"] = json!("sig"), Ok(()));
+        check(|it| it["header"]["kid"] = json!("ignored"), Ok(()));
+        check(|it| it["claims"]["more"] = json!({"a": 1}), Ok(()));
+    }
+
+    #[test]
+    fn check_2_it_is_one_well_formed_jwt() {
+        let good = signed(&good(), &MINE);
+        for odd in [
+            "",
+            "a.b",
+            "a.b.c",
+            &format!("{good}."),
+            &format!("{good}.{good}"),
+            &format!("{good}="),
+            &format!(" {good}"),
+        ] {
+            assert_eq!(outcome(odd), Err(Denial::ProofMalformed), "{odd}");
+        }
+        check(|it| it["header"]["crit"] = json!(["exp"]), Err(Denial::ProofMalformed));
+    }
+
+    #[test]
+    fn check_2_its_length_is_bounded() {
+        let padded = |length: usize| {
+            let mut parts = good();
+            parts["claims"]["x"] = json!("x".repeat(length));
+            signed(&parts, &MINE)
+        };
+        let spare = (PROOF_BYTES - padded(0).len()) * 3 / 4;
+        assert_eq!(outcome(&padded(spare - 3)), Ok(()));
+        assert_eq!(outcome(&padded(spare + 3)), Err(Denial::ProofMalformed));
+    }
+
+    #[test]
+    fn check_3_every_claim_is_there_and_of_its_type() {
+        for name in ["jti", "htm", "htu", "iat", "ath"] {
+            check(|it| remove(it, "claims", name), Err(Denial::ProofMalformed));
+            for odd in [json!(null), json!(true), json!(["GET"]), json!({})] {
+                check(|it| it["claims"][name] = odd, Err(Denial::ProofMalformed));
+            }
+        }
+        check(|it| it["claims"]["jti"] = json!(""), Err(Denial::ProofMalformed));
+        check(|it| it["claims"]["jti"] = json!(1), Err(Denial::ProofMalformed));
+        check(|it| it["claims"]["iat"] = json!(NOW.to_string()), Err(Denial::ProofMalformed));
+    }
+
+    #[test]
+    fn check_4_the_type_is_that_of_proofs() {
+        check(|it| remove(it, "header", "typ"), Err(Denial::ProofMalformed));
+        for odd in ["JWT", "at+jwt", "dpop", "dpop+jwt "] {
+            check(|it| it["header"]["typ"] = json!(odd), Err(Denial::ProofMalformed));
+        }
+    }
+
+    #[test]
+    fn check_5_the_algorithm_is_one_that_is_allowed() {
+        for odd in ["none", "HS256", "RS256", "ES384", "es256", ""] {
+            check(|it| it["header"]["alg"] = json!(odd), Err(Denial::ProofAlgorithmForbidden));
+        }
+        // Allowed, but not with this key.
+        check(|it| it["header"]["alg"] = json!("EdDSA"), Err(Denial::ProofMalformed));
+    }
+
+    #[test]
+    fn check_6_the_signature_is_that_of_the_key_in_the_proof() {
+        let forged = signed(&good(), &OTHER);
+        assert_eq!(outcome(&forged), Err(Denial::ProofSignatureInvalid));
+        let (input, signature) = forged.rsplit_once('.').unwrap();
+        assert_eq!(outcome(&format!("{input}.")), Err(Denial::ProofSignatureInvalid));
+        let mut edited = good();
+        edited["claims"]["jti"] = json!("another");
+        let edited = signed(&edited, &MINE);
+        let (input, _) = edited.rsplit_once('.').unwrap();
+        let moved = format!("{input}.{signature}");
+        assert_eq!(outcome(&moved), Err(Denial::ProofSignatureInvalid));
+    }
+
+    #[test]
+    fn check_7_the_key_is_a_public_key_for_signatures() {
+        check(|it| remove(it, "header", "jwk"), Err(Denial::ProofMalformed));
+        for odd in [json!(null), json!("key"), json!([]), json!({})] {
+            check(|it| it["header"]["jwk"] = odd, Err(Denial::ProofMalformed));
+        }
+        for (name, odd) in [
+            ("d", json!("AAAA")),
+            ("k", json!("AAAA")),
+            ("use", json!("enc")),
+            ("key_ops", json!(["sign"])),
+            ("alg", json!("ES384")),
+            ("alg", json!("HS256")),
+            ("kty", json!("oct")),
+            ("crv", json!("secp256k1")),
+            ("x", json!("AAAA")),
+        ] {
+            check(|it| it["header"]["jwk"][name] = odd, Err(Denial::ProofMalformed));
+        }
+    }
+
+    #[test]
+    fn check_8_the_method_compares_exactly() {
+        for odd in ["POST", "get", "GET ", ""] {
+            check(|it| it["claims"]["htm"] = json!(odd), Err(Denial::ProofMethodMismatch));
+        }
+    }
+
+    #[test]
+    fn check_9_the_target_compares_normalised_and_without_the_query() {
+        let is = |htu: &str, expected| check(|it| it["claims"]["htu"] = json!(htu), expected);
+        is("HTTPS://Resource.Example.ORG:443/protectedresource", Ok(()));
+        is("https://resource.example.org/x/../%70rotectedresource?other=1#f", Ok(()));
+        for odd in [
+            "http://resource.example.org/protectedresource",
+            "https://resource.example.org:8443/protectedresource",
+            "https://other.example.org/protectedresource",
+            "https://resource.example.org/ProtectedResource",
+            "https://resource.example.org/protectedresource/",
+            "https://resource.example.org//protectedresource",
+            "https://user@resource.example.org/protectedresource",
+            "/protectedresource",
+            "",
+        ] {
+            is(odd, Err(Denial::ProofTargetMismatch));
+        }
+    }
+
+    #[test]
+    fn check_10_the_nonce_is_for_another_to_judge() {
+        let with = |nonce: Option<Value>, wanted: Option<&str>| {
+            let mut parts = good();
+            if let Some(nonce) = nonce {
+                parts["claims"]["nonce"] = nonce;
+            }
+            let now = UnixTime::from_secs(NOW);
+            let judge = |found: Option<&str>| {
+                if found == wanted { Ok(()) } else { Err(Denial::NonceRequired) }
+            };
+            verified(&signed(&parts, &MINE), thumbprint(&MINE), now, judge).map(drop)
+        };
+        assert_eq!(with(None, None), Ok(()));
+        assert_eq!(with(Some(json!("n")), Some("n")), Ok(()));
+        assert_eq!(with(Some(json!("n")), Some("m")), Err(Denial::NonceRequired));
+        assert_eq!(with(None, Some("n")), Err(Denial::NonceRequired));
+        assert_eq!(with(Some(json!(1)), None), Err(Denial::ProofMalformed));
+    }
+
+    #[test]
+    fn check_11_the_proof_was_made_just_now() {
+        let made = |iat: Value, expected| check(|it| it["claims"]["iat"] = iat, expected);
+        made(json!(NOW - WINDOW), Ok(()));
+        made(json!(NOW + WINDOW), Ok(()));
+        made(json!(NOW - WINDOW - 1), Err(Denial::ProofStale));
+        made(json!(NOW + WINDOW + 1), Err(Denial::ProofStale));
+        made(json!(1_799_999_940.0), Ok(()));
+        made(json!(1_799_999_939.999), Err(Denial::ProofStale));
+        made(json!(1_800_000_060.001), Err(Denial::ProofStale));
+        for odd in [json!(0), json!(-1), json!(i64::MAX), json!(1e300), json!(-1e300)] {
+            made(odd, Err(Denial::ProofStale));
+        }
+    }
+
+    #[test]
+    fn check_12_the_token_is_the_one_that_the_proof_names() {
+        let hash = "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo";
+        for odd in ["", "x", &format!("{hash}="), &hash.replace('f', "g")] {
+            check(|it| it["claims"]["ath"] = json!(odd), Err(Denial::ProofTokenMismatch));
+        }
+    }
+
+    #[test]
+    fn check_12_the_key_is_the_one_to_which_the_token_is_bound() {
+        let mut parts = good();
+        parts["header"]["jwk"] = jwk(&OTHER);
+        assert_eq!(outcome(&signed(&parts, &OTHER)), Err(Denial::ProofKeyMismatch));
+        // Even with a signature by the right one.
+        assert_eq!(outcome(&signed(&parts, &MINE)), Err(Denial::ProofKeyMismatch));
+    }
+
+    #[test]
+    fn a_proof_is_known_by_its_key_and_its_jti() {
+        let id = |jti: &str, age: i64, pair: &EcdsaKeyPair| {
+            let mut parts = good();
+            parts["header"]["jwk"] = jwk(pair);
+            parts["claims"]["jti"] = json!(jti);
+            parts["claims"]["iat"] = json!(NOW - age);
+            let now = UnixTime::from_secs(NOW);
+            verified(&signed(&parts, pair), thumbprint(pair), now, |_| Ok(())).unwrap().id
+        };
+        assert_eq!(id("a", 0, &MINE), id("a", 1, &MINE));
+        assert_ne!(id("a", 0, &MINE), id("b", 0, &MINE));
+        assert_ne!(id("a", 0, &MINE), id("a", 0, &OTHER));
+        let long = "a".repeat(2000);
+        assert_ne!(id(&long, 0, &MINE), id(&format!("{long}b"), 0, &MINE));
+    }
+
+    #[test]
+    fn it_would_hold_until_its_window_ends() {
+        let mut parts = good();
+        parts["claims"]["iat"] = json!(NOW + 30);
+        let proof = signed(&parts, &MINE);
+        let at = |now| verified(&proof, thumbprint(&MINE), now, |_| Ok(()));
+        let until = at(UnixTime::from_secs(NOW)).unwrap().until;
+        assert_eq!(until, UnixTime::from_secs(NOW + 30 + WINDOW));
+        assert!(at(until).is_ok());
+        let later = until.saturating_add(Duration::from_millis(1));
+        assert_eq!(at(later), Err(Denial::ProofStale));
+    }
+}

@@ -1,0 +1,159 @@
+//! Knows how one HTTP/2 connection is served, from its first byte to its last.
+
+use crate::front::ext_authz::endpoint::Endpoint;
+use crate::health::{Phase, reached};
+use crate::listener::Socket;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+/// What every connection is served with.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// What answers.
+    pub endpoint: Arc<Endpoint>,
+    /// TLS, if it is spoken.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// When to end.
+    pub phases: watch::Receiver<Phase>,
+}
+
+/// How long a client may take for its part of the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to say that it speaks HTTP/2.
+const PREFACE: Duration = Duration::from_secs(10);
+
+/// `PRI * HTTP/2.0 …` (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// Serves the connection behind `socket` until it ends.
+pub async fn serve(socket: Socket, serving: Serving) {
+    if let Err(error) = try_serve(socket, serving).await {
+        // Clients come and go as they please: nothing to tell an operator about.
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn try_serve(socket: Socket, serving: Serving) -> Result<(), Failure> {
+    let stream = socket.into_stream()?;
+    match serving.tls.clone() {
+        None => speak_http2(stream, serving).await,
+        Some(tls) => {
+            let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await??;
+            speak_http2(stream, serving).await
+        }
+    }
+}
+
+async fn speak_http2<S>(stream: S, serving: Serving) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Serving { endpoint, mut phases, .. } = serving;
+    let service = service_fn(move |request| {
+        let endpoint = Arc::clone(&endpoint);
+        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+    });
+    let io = TokioIo::new(Prompt::new(stream));
+    let mut connection = pin!(http2().serve_connection(io, service));
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = reached(&mut phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(4096)
+        .max_header_list_size(16 * 1024)
+        // A proxy that gives up on a burst of checks resets them together. The library's own bound
+        // of 20 would end the connection then, when it is needed most.
+        .max_pending_accept_reset_streams(1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+/// A stream whose peer must begin in time.
+struct Prompt<S> {
+    inner: S,
+    read: usize,
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Prompt<S> {
+    fn new(inner: S) -> Self {
+        Self { inner, read: 0, end: Some(Box::pin(sleep(PREFACE))) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Some(end) = &mut this.end else {
+            return Pin::new(&mut this.inner).poll_read(context, buffer);
+        };
+        let before = buffer.filled().len();
+        if let Poll::Ready(done) = Pin::new(&mut this.inner).poll_read(context, buffer) {
+            let more = buffer.filled().len().saturating_sub(before);
+            this.read = this.read.saturating_add(more);
+            if PREFACE_BYTES <= this.read {
+                this.end = None;
+            }
+            return Poll::Ready(done);
+        }
+        ready!(end.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,134 @@
+//! Knows how connections are spread over the cores.
+//!
+//! One single-threaded runtime per core, each serving whole connections: no work is stolen and no
+//! answer changes threads. A sidecar opens few connections, so they are dealt out one by one
+//! rather than left to the kernel's hash.
+
+use super::connection::{self, Serving};
+use crate::listener::Socket;
+use std::convert::Infallible;
+use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// All shards.
+#[derive(Debug)]
+pub struct Shards {
+    all: Vec<Shard>,
+    open: Arc<[Arc<AtomicUsize>]>,
+    done: mpsc::Receiver<Infallible>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    connections: mpsc::UnboundedSender<Dealt>,
+    open: Arc<AtomicUsize>,
+}
+
+/// A connection on its way to its shard.
+struct Dealt {
+    socket: Socket,
+    place: Place,
+}
+
+/// A connection's place in the count. Given back when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+/// How many connections may be open at once: far more than proxies open, and no more than memory
+/// allows for.
+const CONNECTIONS: usize = 10_000;
+
+impl Shards {
+    /// Starts `count` shards. When they drain, connections get `drain` to end.
+    pub fn start(count: NonZero<usize>, serving: &Serving, drain: Duration) -> io::Result<Self> {
+        let (running, done) = mpsc::channel(1);
+        let start = |index: usize| {
+            let (connections, dealt) = mpsc::unbounded_channel();
+            let (serving, running) = (serving.clone(), running.clone());
+            // Made here, so that a system that has no more to give stops the start.
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                run(&runtime, dealt, &serving, drain);
+                drop(running);
+            })?;
+            Ok(Shard { connections, open: Arc::default() })
+        };
+        let all = (0..count.get()).map(start).collect::<io::Result<Vec<_>>>()?;
+        let open = all.iter().map(|it| Arc::clone(&it.open)).collect();
+        Ok(Self { all, open, done })
+    }
+
+    /// Gives a new connection to the shard with the fewest. One too many is closed.
+    pub fn deal(&self, socket: Socket) {
+        let open: usize = self.open.iter().map(|it| it.load(Ordering::Relaxed)).sum();
+        if CONNECTIONS <= open {
+            tracing::warn!(limit = CONNECTIONS, "connection refused: too many are open");
+            return;
+        }
+        let Some(shard) = self.all.iter().min_by_key(|it| it.open.load(Ordering::Relaxed)) else {
+            return;
+        };
+        shard.open.fetch_add(1, Ordering::Relaxed);
+        let dealt = Dealt { socket, place: Place(Arc::clone(&shard.open)) };
+        if shard.connections.send(dealt).is_err() {
+            tracing::error!("connection refused: its shard has ended");
+        }
+    }
+
+    /// How many connections each shard has open.
+    pub fn open(&self) -> &Arc<[Arc<AtomicUsize>]> {
+        &self.open
+    }
+
+    /// Takes no more connections and waits until those that are open have ended.
+    pub async fn drain(mut self) {
+        self.all.clear();
+        // Nothing is ever sent: it closes when the last shard has ended.
+        let _closed = self.done.recv().await;
+    }
+}
+
+fn run(
+    runtime: &Runtime,
+    mut dealt: mpsc::UnboundedReceiver<Dealt>,
+    serving: &Serving,
+    drain: Duration,
+) {
+    runtime.block_on(async {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                next = dealt.recv() => match next {
+                    Some(next) => {
+                        connections.spawn(serve(next, serving.clone()));
+                    }
+                    None => break,
+                },
+                Some(_) = connections.join_next() => (),
+            }
+        }
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if timeout(drain, all_ended).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections cut");
+        }
+    });
+}
+
+async fn serve(dealt: Dealt, serving: Serving) {
+    let Dealt { socket, place } = dealt;
+    connection::serve(socket, serving).await;
+    drop(place);
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

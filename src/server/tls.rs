@@ -1,0 +1,67 @@
+//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, HTTP/2 only, and mutual
+//! when the configuration names a client CA.
+
+use crate::config::Tls;
+use std::fmt;
+use std::sync::Arc;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// TLS cannot be spoken with what the configuration gives.
+#[derive(Debug)]
+pub struct BadTls(String);
+
+/// How TLS is spoken with what the configuration gives.
+pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|it| BadTls(it.to_string()))?;
+    let builder = match &tls.client_ca {
+        Some(pem) => {
+            let roots = Arc::new(roots(pem)?);
+            let verifier: Arc<dyn ClientCertVerifier> =
+                WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|it| BadTls(format!("client_ca_file: {it}")))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let key =
+        PrivateKeyDer::from_pem_slice(&tls.key).map_err(|it| BadTls(format!("key_file: {it}")))?;
+    let mut config = builder
+        .with_single_cert(certificates(&tls.certificate, "certificate_file")?, key)
+        .map_err(|it| BadTls(format!("certificate_file and key_file: {it}")))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, BadTls> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, "client_ca_file")? {
+        roots.add(certificate).map_err(|it| BadTls(format!("client_ca_file: {it}")))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &[u8], field: &str) -> Result<Vec<CertificateDer<'static>>, BadTls> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(BadTls(format!("{field}: no certificate in it"))),
+        Err(error) => Err(BadTls(format!("{field}: {error}"))),
+    }
+}
+
+impl fmt::Display for BadTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listen.tls: {}", self.0)
+    }
+}
+
+impl std::error::Error for BadTls {}

@@ -1,0 +1,244 @@
+//! Knows how events become lines on standard error, without ever holding up a check.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, fmt};
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// How much is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Where lines go from any thread.
+///
+/// A line that does not fit into the queue is dropped and counted: a reader of standard error
+/// that is slow or gone must not slow down a check.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    queue: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+pub struct Writer {
+    queue: SyncSender<Vec<u8>>,
+    ended: Receiver<Infallible>,
+}
+
+/// Lines that may wait to be written: a few seconds of a busy log, a few megabytes.
+const QUEUE_LINES: usize = 8192;
+
+impl Sink {
+    /// A sink, and the thread that writes what it takes to `out`.
+    pub fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
+        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let sink = Self { queue: queue.clone(), dropped: Arc::clone(&dropped) };
+        let (ending, ended) = sync_channel(0);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            write_lines(&lines, out, &dropped);
+            drop(ending);
+        })?;
+        Ok((sink, Writer { queue, ended }))
+    }
+}
+
+impl Writer {
+    /// Ends the thread and waits, not for long, until it has written all lines.
+    pub fn finish(self) {
+        if self.queue.try_send(END.to_vec()).is_ok() {
+            let _ended = self.ended.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// No line is empty.
+const END: &[u8] = b"";
+
+/// How long the process stays for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+fn write_lines(lines: &Receiver<Vec<u8>>, mut out: impl Write, dropped: &AtomicU64) {
+    while let Ok(line) = lines.recv()
+        && line != END
+    {
+        // Nobody is left to be told that standard error is gone.
+        let _written = out.write_all(&line);
+        let count = dropped.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let _written = writeln!(
+                out,
+                r#"{{"level":"WARN","message":"log lines dropped","dropped":{count}}}"#
+            );
+        }
+    }
+    let _written = out.flush();
+}
+
+impl Write for Sink {
+    /// Takes one whole line: the formatter hands it over in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(line.to_vec()).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Sink {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// A subscriber that writes events to `sink`.
+pub fn subscriber(
+    format: Format,
+    level: Level,
+    sink: Sink,
+) -> impl tracing::Subscriber + Send + Sync {
+    let lines = fmt::layer().with_ansi(false).with_writer(sink);
+    let lines = match format {
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+        Format::Text => lines.boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(targets(level)))
+}
+
+/// The libraries below us would write frames and headers at their lower levels, tokens among
+/// them. They get to warn, and no more.
+fn targets(level: Level) -> Targets {
+    let level = LevelFilter::from(level);
+    Targets::new()
+        .with_target(env!("CARGO_CRATE_NAME"), level)
+        .with_default(level.min(LevelFilter::WARN))
+}
+
+/// Lets every event of the process go to `sink`, panics among them.
+pub fn install(
+    format: Format,
+    level: Level,
+    sink: Sink,
+) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    tracing::subscriber::set_global_default(subscriber(format, level, sink))?;
+    std::panic::set_hook(Box::new(|panic| {
+        // Its message stays out: it may quote what the code worked on.
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "panic");
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tracing::subscriber::with_default;
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: Format, events: impl FnOnce()) -> String {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        with_default(subscriber(format, Level::Info, sink), events);
+        writer.finish();
+        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_holds() {
+        for format in [Format::Json, Format::Text] {
+            let text = written(format, || {
+                let kid = Some("a\nb\u{1b}[2J\"}");
+                tracing::info!(kid, "denied");
+            });
+            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+            assert!(text.ends_with('\n') && !text.contains('\u{1b}'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn libraries_get_to_warn_and_no_more() {
+        let text = written(Format::Json, || {
+            tracing::info!(target: "h2", "frame");
+            tracing::warn!(target: "h2", "odd");
+            tracing::debug!("allowed");
+            tracing::info!("denied");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("odd") && text.contains("denied"), "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_holds_up_nobody() {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let stalled = out.0.lock().unwrap();
+        let dropped = Arc::clone(&sink.dropped);
+        with_default(subscriber(Format::Json, Level::Info, sink), || {
+            for _ in 0..=QUEUE_LINES.saturating_mul(2) {
+                tracing::info!("denied");
+            }
+        });
+        assert!(QUEUE_LINES <= usize::try_from(dropped.load(Ordering::Relaxed)).unwrap());
+        drop(stalled);
+        drop(writer);
+    }
+}

@@ -1,0 +1,247 @@
+//! Knows the counters of one set of policies, found once and not again for each request.
+
+use super::metrics::{Front, Metrics};
+use crate::check::Verdict;
+use crate::denial::Denial;
+use crate::oauth::confirmation::Confirmation;
+use crate::policy::{Policy, PolicySet};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// The counters that the policies and issuers of one configuration label.
+#[derive(Debug)]
+pub struct Meters {
+    policies: Vec<PolicyMeters>,
+    /// For requests to which no policy applies.
+    unclaimed: PolicyMeters,
+    issuers: Vec<IssuerMeters>,
+    durations: [Histogram; Front::ALL.len()],
+    checks: IntCounterVec,
+    would_deny: IntCounterVec,
+}
+
+#[derive(Debug)]
+struct PolicyMeters {
+    policy: Option<Arc<Policy>>,
+    by_front: [OutcomeMeters; Front::ALL.len()],
+    would_deny: Cells,
+}
+
+#[derive(Debug)]
+struct OutcomeMeters {
+    allowed: OnceLock<IntCounter>,
+    denied: Cells,
+}
+
+/// One counter per reason. A reason that never occurs makes no series.
+type Cells = [OnceLock<IntCounter>; Denial::ALL.len()];
+
+#[derive(Debug)]
+struct IssuerMeters {
+    name: Arc<str>,
+    bound: [IntCounter; BOUND.len()],
+}
+
+/// What a token may be bound to, in the order of [`bound_index`].
+const BOUND: [&str; 4] = ["unbound", "certificate", "dpop", "both"];
+
+/// No policy's name is empty, so this one cannot be taken for a policy.
+const NO_POLICY: &str = "";
+
+impl Meters {
+    /// The counters for `policies`.
+    pub fn new(metrics: &Metrics, policies: &PolicySet) -> Self {
+        let issuer = |name: &Arc<str>| IssuerMeters {
+            name: Arc::clone(name),
+            bound: BOUND.map(|bound| metrics.tokens.with_label_values(&[name, bound])),
+        };
+        Self {
+            policies: policies.policies.iter().map(|it| PolicyMeters::new(Some(it))).collect(),
+            unclaimed: PolicyMeters::new(None),
+            issuers: policies.issuers.iter().map(|it| issuer(&it.name)).collect(),
+            durations: Front::ALL.map(|it| metrics.duration(it)),
+            checks: metrics.checks.clone(),
+            would_deny: metrics.would_deny.clone(),
+        }
+    }
+
+    /// Counts a check that came in by `front` and took `elapsed`.
+    pub fn record(&self, front: Front, verdict: &Verdict, elapsed: Duration) {
+        let policy = self.policy(verdict.facts.policy.as_ref());
+        if let Some(counter) = policy.outcome(front, verdict.outcome, &self.checks) {
+            counter.inc();
+        }
+        if let Some(token) = &verdict.facts.token
+            && let Some(issuer) = self.issuers.iter().find(|it| it.name == token.issuer.name)
+            && let Some(counter) = issuer.bound.get(bound_index(&token.confirmation))
+        {
+            counter.inc();
+        }
+        if let Some(durations) = self.durations.get(place(front)) {
+            durations.observe(elapsed.as_secs_f64());
+        }
+    }
+
+    /// Counts a request that `policy` let through only because it reports.
+    pub fn record_would_deny(&self, policy: &Arc<Policy>, denial: Denial) {
+        let found = self.policy(Some(policy));
+        let cell = found.would_deny.get(row(denial));
+        let counter = || self.would_deny.with_label_values(&[found.name(), denial.label()]);
+        if let Some(cell) = cell {
+            cell.get_or_init(counter).inc();
+        }
+    }
+
+    /// A policy is one object, so its address tells it without a look at its name.
+    fn policy(&self, policy: Option<&Arc<Policy>>) -> &PolicyMeters {
+        let same = |it: &&PolicyMeters| match (&it.policy, policy) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, _) | (_, None) => false,
+        };
+        self.policies.iter().find(same).unwrap_or(&self.unclaimed)
+    }
+}
+
+impl PolicyMeters {
+    fn new(policy: Option<&Arc<Policy>>) -> Self {
+        Self {
+            policy: policy.cloned(),
+            by_front: Front::ALL
+                .map(|_| OutcomeMeters { allowed: OnceLock::new(), denied: cells() }),
+            would_deny: cells(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.policy.as_ref().map_or(NO_POLICY, |it| &it.name)
+    }
+
+    fn outcome(
+        &self,
+        front: Front,
+        outcome: Result<(), Denial>,
+        checks: &IntCounterVec,
+    ) -> Option<&IntCounter> {
+        let meters = self.by_front.get(place(front))?;
+        let (cell, decision, reason) = match outcome {
+            Ok(()) => (&meters.allowed, "allow", "allowed"),
+            Err(denial) => (meters.denied.get(row(denial))?, "deny", denial.label()),
+        };
+        let labels = [front.label(), self.name(), decision, reason];
+        Some(cell.get_or_init(|| checks.with_label_values(&labels)))
+    }
+}
+
+fn cells() -> Cells {
+    std::array::from_fn(|_| OnceLock::new())
+}
+
+fn place(front: Front) -> usize {
+    match front {
+        Front::ExtAuthz => 0,
+        Front::ForwardAuth => 1,
+    }
+}
+
+fn row(denial: Denial) -> usize {
+    Denial::ALL.iter().position(|it| *it == denial).unwrap_or(usize::MAX)
+}
+
+fn bound_index(confirmation: &Confirmation) -> usize {
+    match (confirmation.x5t_s256.is_some(), confirmation.jkt.is_some()) {
+        (false, false) => 0,
+        (true, false) => 1,
+        (false, true) => 2,
+        (true, true) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Facts;
+    use crate::jose::thumbprint::Thumbprint;
+    use crate::telemetry::samples::policy_set;
+
+    const FOUND: Duration = Duration::from_micros(60);
+
+    #[track_caller]
+    fn check(tell: impl Fn(&Meters, &PolicySet), expected: &[&str], unexpected: &[&str]) {
+        let metrics = Metrics::new().unwrap();
+        let policies = policy_set();
+        tell(&Meters::new(&metrics, &policies), &policies);
+        let text = metrics.exposition().unwrap();
+        for line in expected {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        for line in unexpected {
+            assert!(!text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    fn verdict(policy: Option<&Arc<Policy>>, outcome: Result<(), Denial>) -> Verdict {
+        Verdict { outcome, facts: Facts { policy: policy.cloned(), ..Facts::default() } }
+    }
+
+    #[test]
+    fn a_check_counts_for_its_policy_and_reason() {
+        check(
+            |meters, rules| {
+                let payments = rules.policies.first();
+                meters.record(Front::ExtAuthz, &verdict(payments, Ok(())), FOUND);
+                let denied = verdict(payments, Err(Denial::TokenExpired));
+                meters.record(Front::ExtAuthz, &denied, FOUND);
+                meters.record(Front::ExtAuthz, &denied, FOUND);
+                meters.record(Front::ForwardAuth, &denied, FOUND);
+                meters.record(Front::ExtAuthz, &verdict(None, Err(Denial::PolicyUnknown)), FOUND);
+            },
+            &[
+                "{decision=\"allow\",front=\"ext_authz\",policy=\"payments\",reason=\"allowed\"} 1\n",
+                "{decision=\"deny\",front=\"ext_authz\",policy=\"payments\",reason=\"token_expired\"} 2\n",
+                "{decision=\"deny\",front=\"forward_auth\",policy=\"payments\",reason=\"token_expired\"} 1\n",
+                "{decision=\"deny\",front=\"ext_authz\",policy=\"\",reason=\"policy_unknown\"} 1\n",
+                "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.00005\"} 0\n",
+                "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.0001\"} 4\n",
+            ],
+            &["reason=\"internal\""],
+        );
+    }
+
+    #[test]
+    fn every_reason_has_a_counter() {
+        check(
+            |meters, rules| {
+                for denial in Denial::ALL {
+                    let found = verdict(rules.policies.first(), Err(*denial));
+                    meters.record(Front::ExtAuthz, &found, FOUND);
+                }
+            },
+            &Denial::ALL.iter().map(|it| it.label()).collect::<Vec<_>>(),
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_policy_that_reports_counts_what_it_would_deny() {
+        check(
+            |meters, rules| meters.record_would_deny(&rules.policies[0], Denial::ProofMissing),
+            &["keybound_would_deny_total{policy=\"payments\",reason=\"proof_missing\"} 1\n"],
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_token_counts_by_what_it_is_bound_to() {
+        let print = Some(Thumbprint::of(b"key"));
+        for (x5t_s256, jkt, label) in [
+            (None, None, "unbound"),
+            (print, None, "certificate"),
+            (None, print, "dpop"),
+            (print, print, "both"),
+        ] {
+            let confirmation = Confirmation { x5t_s256, jkt, ..Confirmation::default() };
+            assert_eq!(BOUND[bound_index(&confirmation)], label);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Knows every metric by name (Prometheus).
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// How requests come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// Envoy's gRPC service.
+    ExtAuthz,
+    /// HTTP sub-requests.
+    ForwardAuth,
+}
+
+impl Front {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ExtAuthz, Self::ForwardAuth];
+
+    /// The label in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ExtAuthz => "ext_authz",
+            Self::ForwardAuth => "forward_auth",
+        }
+    }
+}
+
+/// All metrics of the process, in a registry of their own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub(super) checks: IntCounterVec,
+    pub(super) durations: HistogramVec,
+    pub(super) would_deny: IntCounterVec,
+    pub(super) tokens: IntCounterVec,
+    jwks_keys: IntGaugeVec,
+    jwks_age: IntGaugeVec,
+    jwks_refreshes: IntCounterVec,
+    token_cache: CacheMetrics,
+    replay: ReplayMetrics,
+    config_reloads: IntCounterVec,
+}
+
+#[derive(Debug)]
+struct CacheMetrics {
+    hits: IntCounter,
+    misses: IntCounter,
+    entries: IntGauge,
+}
+
+#[derive(Debug)]
+struct ReplayMetrics {
+    recorded: IntCounter,
+    repeats: IntCounter,
+    entries: IntGauge,
+}
+
+/// What a cache has seen since the start, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CacheFigures {
+    /// Look-ups that found something.
+    pub hits: u64,
+    /// Look-ups that found nothing.
+    pub misses: u64,
+    /// What it holds.
+    pub entries: u64,
+}
+
+/// What a replay store has seen since the start, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ReplayFigures {
+    /// Proofs that were used for the first time.
+    pub recorded: u64,
+    /// Proofs that were used again.
+    pub repeats: u64,
+    /// What it holds.
+    pub entries: u64,
+}
+
+/// How an attempt to reload the configuration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The new file decides from here on.
+    Applied,
+    /// The new file is bad; the old one goes on deciding.
+    Refused,
+}
+
+/// A check is a matter of microseconds, unless something must be fetched: 25 µs to 1 s.
+const DURATION_BUCKETS: [f64; 15] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0,
+];
+
+impl Metrics {
+    /// Every metric, at zero.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let new = Register(&registry);
+        let metrics = Self {
+            checks: new.counters(
+                "keybound_checks_total",
+                "Checks by their outcome; an empty policy is one that could not be chosen.",
+                &["front", "policy", "decision", "reason"],
+            )?,
+            durations: new.histograms(
+                "keybound_check_duration_seconds",
+                "Time from the request's arrival to its answer.",
+                &["front"],
+            )?,
+            would_deny: new.counters(
+                "keybound_would_deny_total",
+                "Requests that a policy in report mode let through and would have denied.",
+                &["policy", "reason"],
+            )?,
+            tokens: new.counters(
+                "keybound_tokens_total",
+                "Verified tokens seen, by what they are bound to.",
+                &["issuer", "bound"],
+            )?,
+            jwks_keys: new.gauges(
+                "keybound_jwks_keys",
+                "Usable keys of an issuer.",
+                &["issuer"],
+            )?,
+            jwks_age: new.gauges(
+                "keybound_jwks_age_seconds",
+                "Time since the keys of an issuer were last fetched or confirmed.",
+                &["issuer"],
+            )?,
+            jwks_refreshes: new.counters(
+                "keybound_jwks_refreshes_total",
+                "Attempts to fetch the keys of an issuer.",
+                &["issuer", "outcome"],
+            )?,
+            token_cache: CacheMetrics {
+                hits: new.counter("keybound_token_cache_hits", "Tokens found verified before.")?,
+                misses: new.counter("keybound_token_cache_misses", "Tokens not seen before.")?,
+                entries: new.gauge("keybound_token_cache_entries", "Tokens held.")?,
+            },
+            replay: ReplayMetrics {
+                recorded: new
+                    .counter("keybound_replay_recorded", "Proofs used for the first time.")?,
+                repeats: new.counter("keybound_replay_repeats", "Proofs used again.")?,
+                entries: new.gauge("keybound_replay_entries", "Proofs held.")?,
+            },
+            config_reloads: new.counters(
+                "keybound_config_reloads_total",
+                "Attempts to reload the configuration.",
+                &["outcome"],
+            )?,
+            registry: registry.clone(),
+        };
+        for outcome in [Reload::Applied, Reload::Refused] {
+            metrics.config_reloads.with_label_values(&[outcome.label()]);
+        }
+        for front in Front::ALL {
+            metrics.duration(front);
+        }
+        Ok(metrics)
+    }
+
+    /// The durations of checks that came in by `front`.
+    pub(super) fn duration(&self, front: Front) -> Histogram {
+        self.durations.with_label_values(&[front.label()])
+    }
+
+    /// Sets what is known of an issuer's keys.
+    pub fn set_keys(&self, issuer: &str, keys: usize, age_seconds: Option<u64>) {
+        self.jwks_keys.with_label_values(&[issuer]).set(gauge(keys));
+        if let Some(age) = age_seconds {
+            self.jwks_age.with_label_values(&[issuer]).set(gauge(age));
+        }
+    }
+
+    /// Brings the count of refreshes that ended with `outcome` up to `total`.
+    pub fn set_refreshes(&self, issuer: &str, outcome: &str, total: u64) {
+        raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
+    }
+
+    /// Sets what is known of the token cache.
+    pub fn set_token_cache(&self, found: CacheFigures) {
+        raise(&self.token_cache.hits, found.hits);
+        raise(&self.token_cache.misses, found.misses);
+        self.token_cache.entries.set(gauge(found.entries));
+    }
+
+    /// Sets what is known of the replay store.
+    pub fn set_replay(&self, found: ReplayFigures) {
+        raise(&self.replay.recorded, found.recorded);
+        raise(&self.replay.repeats, found.repeats);
+        self.replay.entries.set(gauge(found.entries));
+    }
+
+    /// Counts an attempt to reload the configuration.
+    pub fn reloaded(&self, outcome: Reload) {
+        self.config_reloads.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// The text exposition of everything.
+    pub fn exposition(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl Reload {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A counter that is kept elsewhere can only be caught up with: Prometheus counters never fall.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn gauge(figure: impl TryInto<i64>) -> i64 {
+    figure.try_into().unwrap_or(i64::MAX)
+}
+
+struct Register<'a>(&'a Registry);
+
+impl Register<'_> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let metric = IntCounter::new(name, help)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let metric = IntGauge::new(name, help)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
+        let metric = HistogramVec::new(options, labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_is_kept_elsewhere_never_falls() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_token_cache(CacheFigures { hits: 3, misses: 2, entries: 2 });
+        metrics.set_token_cache(CacheFigures { hits: 1, misses: 5, entries: 0 });
+        let text = metrics.exposition().unwrap();
+        assert!(text.contains("keybound_token_cache_hits 3\n"), "{text}");
+        assert!(text.contains("keybound_token_cache_misses 5\n"), "{text}");
+        assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
+    }
+
+    #[test]
+    fn keys_are_told_by_issuer() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_keys("https://as.example.com", 2, Some(7));
+        metrics.set_refreshes("https://as.example.com", "success", 4);
+        metrics.reloaded(Reload::Refused);
+        let text = metrics.exposition().unwrap();
+        for line in [
+            "keybound_jwks_keys{issuer=\"https://as.example.com\"} 2\n",
+            "keybound_jwks_age_seconds{issuer=\"https://as.example.com\"} 7\n",
+            "keybound_jwks_refreshes_total{issuer=\"https://as.example.com\",outcome=\"success\"} 4\n",
+            "keybound_config_reloads_total{outcome=\"applied\"} 0\n",
+            "keybound_config_reloads_total{outcome=\"refused\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

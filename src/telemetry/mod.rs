@@ -1,0 +1,11 @@
+//! Knows what is told about the checks: figures for machines, lines for people.
+//!
+//! Labels come from closed sets or from the configuration, never from a request. Nothing here
+//! ever holds a token, a proof or a secret.
+
+pub mod check_log;
+pub mod log;
+pub mod meters;
+pub mod metrics;
+#[cfg(test)]
+pub(crate) mod samples;

@@ -1,0 +1,42 @@
+//! Knows a small set of policies, for tests.
+
+use crate::client_certificate::Source;
+use crate::jose::algorithm::Algorithm;
+use crate::policy::{
+    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
+    SenderConstraint, TokenCacheLimits, Upstream,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One issuer, and the policy `payments` for every request.
+pub(crate) fn policy_set() -> PolicySet {
+    let issuer = Issuer {
+        name: "https://as.example.com".into(),
+        audiences: vec!["https://api.example.com".to_owned()],
+        algorithms: vec![Algorithm::ES256],
+        token_types: vec!["at+jwt".to_owned()],
+        clock_leeway: Duration::ZERO,
+        keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
+    };
+    let payments = Policy {
+        name: "payments".into(),
+        matches: Match::default(),
+        sender_constraint: SenderConstraint::Certificate,
+        issuers: vec![IssuerId(0)],
+        scopes: vec![],
+        claims: vec![],
+    };
+    PolicySet {
+        issuers: vec![Arc::new(issuer)],
+        policies: vec![Arc::new(payments)],
+        client_certificate: Source::Peer,
+        limits: Limits {
+            token_bytes: 16384,
+            check_deadline: Duration::from_millis(150),
+            concurrent_checks: 2,
+            token_cache: TokenCacheLimits::default(),
+        },
+        upstream: Upstream::default(),
+    }
+}

@@ -1,0 +1,504 @@
+//! Whole checks: a `CheckRequest` as Envoy sends it goes in, the answer that Envoy gets comes out.
+//!
+//! Each case is one edit of a request that is allowed.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::match_wildcard_for_single_variants,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic"
+)]
+
+#[path = "support/tokens.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod tokens;
+
+use envoy_types::pb::envoy::service::auth::v3 as auth;
+use jsonwebtoken::Algorithm as Signing;
+use keybound::answer::Answer;
+use keybound::check::{Checker, Rules};
+use keybound::client_certificate::Source;
+use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::front::ext_authz::{encode, wire};
+use keybound::jose::algorithm::Algorithm;
+use keybound::jose::thumbprint::Thumbprint;
+use keybound::policy::{
+    ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
+    SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
+};
+use keybound::state::jwks;
+use keybound::state::token_cache::TokenCache;
+use prost::Message;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokens::Signer;
+
+const NOW: i64 = 1_800_000_000;
+const ISSUER: &str = "https://as.example.com";
+const OTHER_ISSUER: &str = "https://other.example.com";
+
+/// An installation: two issuers whose keys have the same names, and policies of every kind.
+struct World {
+    es256: Signer,
+    rs256: Signer,
+    other: Signer,
+    stranger: Signer,
+    certificate: Vec<u8>,
+    rules: Rules,
+    checker: Checker,
+    clock: Arc<ManualClock>,
+    _files: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let es256 = Signer::new(Signing::ES256, "key-1");
+        let rs256 = Signer::new(Signing::RS256, "key-rsa");
+        let other = Signer::new(Signing::ES256, "key-1");
+        let stranger = Signer::new(Signing::ES256, "key-1");
+        let files = tempfile::tempdir().unwrap();
+        let key_file = |name: &str, keys: &[&Signer]| {
+            let path = files.path().join(name);
+            let keys: Vec<&Value> = keys.iter().map(|it| it.jwk()).collect();
+            std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
+            KeySource::File(path)
+        };
+        let issuer = |name: &str, source| {
+            Arc::new(Issuer {
+                name: name.into(),
+                audiences: vec!["https://api.example.com".to_owned()],
+                algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
+                token_types: vec!["at+jwt".to_owned()],
+                clock_leeway: Duration::from_secs(30),
+                keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
+            })
+        };
+        let issuers = vec![
+            issuer(ISSUER, key_file("as.json", &[&es256, &rs256])),
+            issuer(OTHER_ISSUER, key_file("other.json", &[&other])),
+        ];
+        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
+        let shared: Arc<dyn Clock> = clock.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let keys = jwks::start_all(&issuers, &[], &shared, &runtime).unwrap();
+        for keys in &keys {
+            keys.ready().await;
+        }
+        let limits = TokenCacheLimits::default();
+        let cache = Arc::new(TokenCache::new(limits));
+        Self {
+            es256,
+            rs256,
+            other,
+            stranger,
+            certificate: rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec(),
+            rules: Rules::new(policies(issuers), keys, cache),
+            checker: Checker::new(shared),
+            clock,
+            _files: files,
+        }
+    }
+
+    fn claims(&self) -> Value {
+        json!({
+            "iss": ISSUER, "aud": "https://api.example.com", "exp": NOW + 300, "iat": NOW,
+            "sub": "alice", "client_id": "app", "scope": "read write", "acr": "loa3",
+            "cnf": {"x5t#S256": Thumbprint::of(&self.certificate).to_base64url()},
+        })
+    }
+
+    fn token(&self, edit: impl FnOnce(&mut Value)) -> String {
+        let mut claims = self.claims();
+        edit(&mut claims);
+        self.es256.sign("at+jwt", &claims)
+    }
+
+    /// A request with this token and the certificate to which good tokens are bound.
+    fn request(&self, token: &str) -> auth::CheckRequest {
+        let mut request = auth::CheckRequest::default();
+        let attributes = request.attributes.get_or_insert_default();
+        let source = attributes.source.get_or_insert_default();
+        source.certificate = url_encoded_pem(&self.certificate);
+        let http = attributes.request.get_or_insert_default().http.get_or_insert_default();
+        http.method = "GET".into();
+        http.scheme = "https".into();
+        http.host = "api.example.com".into();
+        http.path = "/v1/things?x=1".into();
+        http.headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+        request
+    }
+
+    async fn answer(&self, request: &auth::CheckRequest) -> auth::CheckResponse {
+        let message = request.encode_to_vec();
+        let answer = match wire::read(&message, None) {
+            Ok(request) => {
+                let verdict = self.checker.check(&self.rules, &request).await;
+                Answer::of(&verdict, &self.rules.policies)
+            }
+            Err(denial) => Answer::refused(denial),
+        };
+        auth::CheckResponse::decode(encode::response(&answer)).unwrap()
+    }
+
+    /// The reason that the metadata gives, after checking that the parts of the answer agree.
+    async fn reason(&self, request: &auth::CheckRequest) -> String {
+        let answer = self.answer(request).await;
+        let told = told(&answer);
+        let denied = denied(&answer);
+        assert_eq!(told["decision"] == "deny", denied.is_some(), "{answer:?}");
+        assert_eq!(answer.status.as_ref().unwrap().code != 0, denied.is_some());
+        told["reason"].clone()
+    }
+}
+
+fn case(what: &str, request: &auth::CheckRequest, expected: &str) -> Case {
+    Case { what: what.to_owned(), request: request.clone(), expected: expected.to_owned() }
+}
+
+struct Case {
+    what: String,
+    request: auth::CheckRequest,
+    expected: String,
+}
+
+fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
+    let policy = |name: &str, sender_constraint| Policy {
+        name: name.into(),
+        matches: Match { methods: vec!["NEVER".to_owned()], ..Match::default() },
+        sender_constraint,
+        issuers: vec![IssuerId(0), IssuerId(1)],
+        scopes: vec![],
+        claims: vec![],
+    };
+    let demanding = Policy {
+        scopes: vec!["read".to_owned(), "write".to_owned()],
+        claims: vec![ClaimRule {
+            path: "acr".to_owned(),
+            values: vec![json!("loa2"), json!("loa3")],
+        }],
+        ..policy("demanding", SenderConstraint::Certificate)
+    };
+    let only =
+        Policy { issuers: vec![IssuerId(0)], ..policy("only", SenderConstraint::Certificate) };
+    let api = Policy { matches: Match::default(), ..policy("api", SenderConstraint::Certificate) };
+    let headers =
+        [("x-auth-subject", "sub"), ("x-auth-scope", "scope"), ("x-auth-tenant", "tenant")];
+    PolicySet {
+        issuers,
+        policies: [
+            demanding,
+            only,
+            policy("dpop", SenderConstraint::Dpop),
+            policy("either", SenderConstraint::Either),
+            policy("if-bound", SenderConstraint::IfBound),
+            policy("none", SenderConstraint::None),
+            api,
+        ]
+        .map(Arc::new)
+        .into(),
+        client_certificate: Source::Peer,
+        limits: Limits {
+            token_bytes: 16_384,
+            check_deadline: Duration::from_millis(150),
+            concurrent_checks: 10,
+            token_cache: TokenCacheLimits::default(),
+        },
+        upstream: Upstream {
+            authorization: UpstreamAuthorization::Keep,
+            headers: headers.map(|(name, path)| (name.into(), path.to_owned())).into(),
+            remove: vec!["x-forwarded-client-cert".into()],
+        },
+    }
+}
+
+fn url_encoded_pem(der: &[u8]) -> String {
+    use base64::Engine;
+    let body = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).map(|it| str::from_utf8(it).unwrap()).collect();
+    let pem =
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+    pem.replace(' ', "%20").replace('\n', "%0A").replace('+', "%2B").replace('/', "%2F")
+}
+
+fn headers(request: &mut auth::CheckRequest) -> &mut std::collections::HashMap<String, String> {
+    &mut http(request).headers
+}
+
+fn http(request: &mut auth::CheckRequest) -> &mut auth::attribute_context::HttpRequest {
+    let attributes = request.attributes.as_mut().unwrap();
+    attributes.request.as_mut().unwrap().http.as_mut().unwrap()
+}
+
+fn named(mut request: auth::CheckRequest, policy: &str) -> auth::CheckRequest {
+    let attributes = request.attributes.as_mut().unwrap();
+    attributes.context_extensions.insert("policy".to_owned(), policy.to_owned());
+    request
+}
+
+fn without_certificate(mut request: auth::CheckRequest) -> auth::CheckRequest {
+    request.attributes.as_mut().unwrap().source = None;
+    request
+}
+
+fn told(answer: &auth::CheckResponse) -> BTreeMap<String, String> {
+    use envoy_types::pb::google::protobuf::value::Kind;
+    let fields = &answer.dynamic_metadata.as_ref().unwrap().fields;
+    let text = |value: &envoy_types::pb::google::protobuf::Value| match &value.kind {
+        Some(Kind::StringValue(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    fields.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+fn denied(answer: &auth::CheckResponse) -> Option<&auth::DeniedHttpResponse> {
+    match answer.http_response.as_ref().unwrap() {
+        auth::check_response::HttpResponse::DeniedResponse(denied) => Some(denied),
+        auth::check_response::HttpResponse::OkResponse(_) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn allowed(answer: &auth::CheckResponse) -> &auth::OkHttpResponse {
+    match answer.http_response.as_ref().unwrap() {
+        auth::check_response::HttpResponse::OkResponse(ok) => ok,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn hold(world: &World, cases: Vec<Case>) {
+    for case in cases {
+        // Twice, for a token that was seen before takes another way.
+        for time in ["first", "second"] {
+            let found = world.reason(&case.request).await;
+            assert_eq!(found, case.expected, "{}, the {time} time", case.what);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
+    let world = World::new().await;
+    let mut request = world.request(&world.token(|_| {}));
+    headers(&mut request).insert("x-auth-tenant".to_owned(), "forged".to_owned());
+    for _ in 0..2 {
+        let answer = world.answer(&request).await;
+        let told = told(&answer);
+        for (name, value) in [
+            ("decision", "allow"),
+            ("reason", "allowed"),
+            ("policy", "api"),
+            ("issuer", ISSUER),
+            ("subject", "alice"),
+            ("client_id", "app"),
+            ("sender_constraint", "certificate"),
+        ] {
+            assert_eq!(told.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        let ok = allowed(&answer);
+        #[expect(deprecated, reason = "Envoy heeds it")]
+        let header = |it: &envoy_types::pb::envoy::config::core::v3::HeaderValueOption| {
+            let header = it.header.clone().unwrap();
+            (header.key, header.value, it.append.map(|it| it.value), it.append_action)
+        };
+        let set: Vec<_> = ok.headers.iter().map(header).collect();
+        let overwrite =
+            |name: &str, value: &str| (name.to_owned(), value.to_owned(), Some(false), 2);
+        assert_eq!(
+            set,
+            [overwrite("x-auth-subject", "alice"), overwrite("x-auth-scope", "read write")]
+        );
+        assert_eq!(ok.headers_to_remove, ["x-forwarded-client-cert", "x-auth-tenant"]);
+    }
+    assert_eq!(world.rules.cache.hits(), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_worth_nothing_without_its_key() {
+    let world = World::new().await;
+    let bound = world.request(&world.token(|_| {}));
+    let mut thief = bound.clone();
+    let other = rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec();
+    thief.attributes.as_mut().unwrap().source.as_mut().unwrap().certificate =
+        url_encoded_pem(&other);
+    let mut broken = bound.clone();
+    broken.attributes.as_mut().unwrap().source.as_mut().unwrap().certificate =
+        "-----BEGIN%20CERTIFICATE-----%0AAAAA".into();
+    let none = without_certificate(bound.clone());
+    let cnf = |cnf: Value| world.request(&world.token(|it| it["cnf"] = cnf));
+    let unbound = world.request(&world.token(|it| drop(it.as_object_mut().unwrap().remove("cnf"))));
+    let jkt = Thumbprint::of(b"key").to_base64url();
+    let mut cases = vec![
+        case("bound", &bound, "allowed"),
+        case("stolen", &thief, "certificate_mismatch"),
+        case("no certificate", &none, "certificate_missing"),
+        case("unreadable certificate", &broken, "certificate_malformed"),
+        case("unbound", &unbound, "binding_missing"),
+        case("unknown method", &cnf(json!({"kid": "x"})), "binding_unsupported"),
+        case("empty cnf", &cnf(json!({})), "binding_unsupported"),
+        case("broken cnf", &cnf(json!("x")), "token_malformed"),
+        case("hex thumbprint", &cnf(json!({"x5t#S256": "00ff"})), "token_malformed"),
+        case("DPoP-bound as Bearer", &cnf(json!({"jkt": jkt})), "scheme_mismatch"),
+    ];
+    for policy in ["either", "if-bound"] {
+        cases.push(case(policy, &named(bound.clone(), policy), "allowed"));
+        cases.push(case(policy, &named(thief.clone(), policy), "certificate_mismatch"));
+    }
+    cases.push(case("either", &named(unbound.clone(), "either"), "binding_missing"));
+    cases.push(case("if-bound", &named(unbound.clone(), "if-bound"), "allowed"));
+    cases.push(case("dpop", &named(bound.clone(), "dpop"), "binding_missing"));
+    cases.push(case("none", &named(thief, "none"), "allowed"));
+    cases.push(case("none", &named(unbound, "none"), "allowed"));
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_time() {
+    let world = World::new().await;
+    let with =
+        |name: &'static str, value: Value| world.request(&world.token(|it| it[name] = value));
+    let typed = |typ: &str| world.request(&world.es256.sign(typ, &world.claims()));
+    let by = |signer: &Signer| world.request(&signer.sign("at+jwt", &world.claims()));
+    let good = world.token(|_| {});
+    let cases = vec![
+        case("expired", &with("exp", json!(NOW - 30)), "token_expired"),
+        case("just not expired", &with("exp", json!(NOW - 29)), "allowed"),
+        case("premature", &with("nbf", json!(NOW + 31)), "token_premature"),
+        case("audience", &with("aud", json!("other")), "token_audience_mismatch"),
+        case("issuer", &with("iss", json!("https://evil.example")), "token_issuer_unknown"),
+        case("ID token", &typed("JWT"), "token_type_wrong"),
+        case("proof as token", &typed("dpop+jwt"), "token_type_wrong"),
+        case("algorithm", &by(&world.rs256), "token_algorithm_forbidden"),
+        case("stranger", &by(&world.stranger), "token_signature_invalid"),
+        case("key of another issuer", &by(&world.other), "token_signature_invalid"),
+        case("unknown key", &by(&Signer::new(Signing::ES256, "key-2")), "token_key_unknown"),
+        case("tampered", &world.request(&tokens::tampered(&good)), "token_signature_invalid"),
+        case("opaque", &world.request("opaque"), "token_malformed"),
+        case("garbage", &world.request("a.b.c"), "token_malformed"),
+        case("too large", &world.request(&"a".repeat(16_385)), "token_too_large"),
+        case("1 MiB", &world.request(&"a".repeat(1 << 20)), "token_too_large"),
+    ];
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn what_a_policy_demands_is_demanded() {
+    let world = World::new().await;
+    let with = |edit: fn(&mut Value)| named(world.request(&world.token(edit)), "demanding");
+    let of_other = |policy| {
+        let mut claims = world.claims();
+        claims["iss"] = json!(OTHER_ISSUER);
+        named(world.request(&world.other.sign("at+jwt", &claims)), policy)
+    };
+    let cases = vec![
+        case("all", &with(|_| {}), "allowed"),
+        case("one scope", &with(|it| it["scope"] = json!("read")), "scope_insufficient"),
+        case("acr", &with(|it| it["acr"] = json!("loa1")), "claim_insufficient"),
+        case("no acr", &with(|it| it["acr"] = json!(null)), "claim_insufficient"),
+        case("acr among others", &with(|it| it["acr"] = json!(["x", "loa2"])), "allowed"),
+        case("issuer", &of_other("demanding"), "allowed"),
+        case("issuer of another policy", &of_other("only"), "token_issuer_unknown"),
+        case("unknown", &named(world.request("x"), "unknown"), "policy_unknown"),
+    ];
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn a_request_must_carry_one_token_in_one_way() {
+    let world = World::new().await;
+    let good = world.token(|_| {});
+    let with = |value: &str| {
+        let mut request = world.request(&good);
+        headers(&mut request).insert("authorization".to_owned(), value.to_owned());
+        request
+    };
+    let mut nothing = world.request(&good);
+    headers(&mut nothing).clear();
+    let mut twice = world.request(&good);
+    http(&mut twice).path = format!("/?access_token={good}");
+    let mut proofs = world.request(&good);
+    headers(&mut proofs).insert("dpop".to_owned(), "a,b".to_owned());
+    let cases = vec![
+        case("nothing", &nothing, "credentials_missing"),
+        case("empty", &with(""), "credentials_missing"),
+        case("Basic", &with("Basic dXNlcg=="), "scheme_unsupported"),
+        case("two", &with(&format!("Bearer {good},Bearer {good}")), "credentials_ambiguous"),
+        case("in the query too", &twice, "credentials_ambiguous"),
+        case("two proofs", &proofs, "credentials_ambiguous"),
+        case("not ASCII", &with("Bearer é"), "token_malformed"),
+        case("DPoP scheme", &with(&format!("DPoP {good}")), "scheme_mismatch"),
+    ];
+    hold(&world, cases).await;
+    let no_attributes = auth::CheckRequest::default();
+    assert_eq!(world.reason(&no_attributes).await, "request_malformed");
+}
+
+#[tokio::test]
+async fn a_remembered_token_is_still_checked_for_time() {
+    let world = World::new().await;
+    let request = world.request(&world.token(|_| {}));
+    assert_eq!(world.reason(&request).await, "allowed");
+    world.clock.advance(Duration::from_secs(329));
+    assert_eq!(world.reason(&request).await, "allowed");
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.reason(&request).await, "token_expired");
+    assert_eq!(world.rules.cache.misses(), 1);
+}
+
+#[tokio::test]
+async fn a_remembered_token_still_needs_a_policy_that_accepts_its_issuer() {
+    let world = World::new().await;
+    let mut claims = world.claims();
+    claims["iss"] = json!(OTHER_ISSUER);
+    let request = world.request(&world.other.sign("at+jwt", &claims));
+    assert_eq!(world.reason(&request).await, "allowed");
+    assert_eq!(world.reason(&named(request, "only")).await, "token_issuer_unknown");
+}
+
+#[tokio::test]
+async fn the_client_is_told_how_to_do_better_and_no_more() {
+    let world = World::new().await;
+    let good = world.token(|_| {});
+    let told = async |request: auth::CheckRequest| {
+        let answer = world.answer(&request).await;
+        let denied = denied(&answer).unwrap().clone();
+        let headers = denied.headers.iter().map(|it| it.header.clone().unwrap());
+        let headers: Vec<_> = headers.map(|it| format!("{}: {}", it.key, it.value)).collect();
+        (denied.status.unwrap().code, headers, denied.body)
+    };
+    let missing = named(without_certificate(world.request(&good)), "demanding");
+    let (status, headers, body) = told(missing).await;
+    assert_eq!(status, 401);
+    assert_eq!(
+        headers,
+        [
+            "www-authenticate: Bearer realm=\"demanding\", error=\"invalid_token\", \
+             error_description=\"the access token is bound to a client certificate and the request \
+             has none\"",
+            "cache-control: no-store",
+            "content-type: application/json",
+        ]
+    );
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["error"], "invalid_token");
+
+    let narrow = named(world.request(&world.token(|it| it["scope"] = json!("read"))), "demanding");
+    let (status, headers, _) = told(narrow).await;
+    assert_eq!(status, 403);
+    assert!(headers[0].ends_with("scope=\"read write\""), "{headers:?}");
+
+    let mut nothing = named(world.request(&good), "either");
+    http(&mut nothing).headers.clear();
+    let (status, headers, _) = told(nothing).await;
+    assert_eq!(status, 401);
+    assert_eq!(headers[0], "www-authenticate: Bearer realm=\"either\"");
+    assert!(headers[1].starts_with("www-authenticate: DPoP realm=\"either\""));
+
+    let (status, headers, _) = told(named(world.request(&good), "unknown")).await;
+    assert_eq!(status, 403);
+    assert!(!headers.iter().any(|it| it.starts_with("www-authenticate")), "{headers:?}");
+}

@@ -1,0 +1,153 @@
+//! The commands about the configuration file, as a shell sees them.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The documented configuration, without what is not supported yet.
+const FULL: &str = "\
+listen:
+  ext_authz: 127.0.0.1:9001
+  admin: 127.0.0.1:9003
+  tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem}
+
+issuers:
+  - issuer: https://as.example.com
+    audiences: [https://api.example.com]
+    algorithms: [ES256, PS256, EdDSA]
+    token_types: [at+jwt]
+    clock_leeway: 30s
+    keys:
+      jwks_file: jwks.json
+  - issuer: https://other.example.com
+    audiences: [https://api.example.com]
+    keys: {discovery: true}
+    ca_file: tls.pem
+
+client_certificate:
+  source: header
+  header: {name: client-cert, format: rfc9440}
+
+policies:
+  - name: payments
+    match: {hosts: [api.example.com], path_prefix: /payments, methods: [GET, POST]}
+    sender_constraint: certificate
+    issuers: [https://as.example.com]
+    scopes: [payments]
+    claims: {acr: [urn:example:loa3]}
+    mode: enforce
+  - name: rest
+    sender_constraint: none
+
+limits: {token_bytes: 16384, check_deadline: 150ms, concurrent_checks: 10000}
+
+upstream:
+  authorization: keep
+  headers: {x-auth-subject: sub, x-auth-client-id: client_id, x-auth-scope: scope, x-auth-issuer: iss}
+  remove: []
+";
+
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+fn keybound(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let program = env!("CARGO_BIN_EXE_keybound");
+    let Output { status, stdout, stderr } =
+        Command::new(program).args(arguments).current_dir(folder).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn folder_with(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("keybound.yaml"), text).unwrap();
+    fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
+    let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("tls.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("tls-key.pem"), made.signing_key.serialize_pem()).unwrap();
+    folder
+}
+
+#[test]
+fn a_good_file_is_summed_up_and_warned_of() {
+    let folder = folder_with(FULL);
+    let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+    assert_eq!(code, 0, "{stderr}");
+    let warning = "keybound.yaml:32: warning: policies[1].sender_constraint: nothing is proved: \
+                   whoever holds a token can use it, also one that is bound\n";
+    assert_eq!(stderr, warning);
+    let line = |begins: &str| {
+        let line = stdout.lines().find(|it| it.starts_with(begins));
+        line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("ext_authz"), "ext_authz 127.0.0.1:9001, mutual TLS");
+    assert_eq!(line("admin"), "admin 127.0.0.1:9003");
+    assert_eq!(line("client cert"), "client certificate header client-cert (rfc9440)");
+    assert_eq!(
+        line("https://as"),
+        "https://as.example.com https://api.example.com ES256 PS256 EdDSA at+jwt 30s jwks.json"
+    );
+    assert_eq!(
+        line("payments"),
+        "payments GET|POST api.example.com /payments certificate https://as.example.com payments \
+         acr = \"urn:example:loa3\""
+    );
+    assert_eq!(line("rest"), "rest every request none all - -");
+}
+
+#[test]
+fn every_problem_of_a_bad_file_is_told_with_its_place() {
+    let text = FULL
+        .replace("certificate\n", "certificat\n")
+        .replace("audiences: [https://api.example.com]\n    keys", "audiences: []\n    keys")
+        .replace("check_deadline: 150ms", "check_deadline: 150");
+    let folder = folder_with(&text);
+    let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let places: Vec<Vec<_>> =
+        stderr.lines().map(|it| it.splitn(4, ':').take(3).collect()).collect();
+    let expected: [Vec<_>; 3] = [
+        vec!["keybound.yaml", "15", " issuers[1].audiences"],
+        vec!["keybound.yaml", "26", " policies[0].sender_constraint"],
+        vec!["keybound.yaml", "34", " limits.check_deadline"],
+    ];
+    assert_eq!(places, expected, "{stderr}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_bad_file() {
+    let folder = folder_with("");
+    fs::write(folder.path().join("latin1.yaml"), b"listen: {}\n# caf\xe9\n").unwrap();
+    for (name, message) in [
+        ("keybound.yaml", "keybound.yaml:1: the file is empty"),
+        ("missing.yaml", "missing.yaml: cannot read missing.yaml"),
+        (".", ".: cannot read .: it is not a regular file"),
+        ("latin1.yaml", "latin1.yaml:2: the file is not UTF-8"),
+    ] {
+        let (code, stdout, stderr) = keybound(folder.path(), &["check-config", name]);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{name}");
+        assert!(stderr.starts_with(message) && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+#[test]
+fn the_schema_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, stdout, stderr) = keybound(folder.path(), &["schema"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let schema: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(schema, keybound::config::schema());
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&[][..], &["check-config"], &["check"], &["schema", "x"], &["--x"]] {
+        let (code, stdout, stderr) = keybound(folder.path(), arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(stderr.contains("Usage"), "{stderr}");
+    }
+}

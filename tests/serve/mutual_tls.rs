@@ -1,0 +1,144 @@
+//! The service behind mutual TLS.
+
+use super::service::{Service, folder, keybound};
+use super::{AUTHORIZATION, health};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use std::io::{self, Read};
+use std::net::TcpStream as StdTcpStream;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tonic::codegen::Service as TowerService;
+use tonic::codegen::http::Uri;
+use tonic::transport::Endpoint;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.signed_by(&key, authority).unwrap(), key)
+}
+
+/// Writes what the service needs and makes the configuration name it.
+fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
+    let (certificate, key) = issue(authority, "localhost");
+    let files = [
+        ("tls.pem", certificate.pem()),
+        ("key.pem", key.serialize_pem()),
+        ("ca.pem", authority.pem()),
+    ];
+    move |folder, config| {
+        for (name, content) in files {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        let tls = "tls: {certificate_file: tls.pem, key_file: key.pem, client_ca_file: ca.pem}";
+        config.replacen("listen: {", &format!("listen: {{{tls}, "), 1)
+    }
+}
+
+/// Connects by TLS, with a certificate of `signer` if there is one.
+#[derive(Clone)]
+struct Connector {
+    address: String,
+    config: Arc<ClientConfig>,
+}
+
+impl Connector {
+    fn new(service: &Service, authority: &Authority, signer: Option<&Authority>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match signer.map(|it| issue(it, "client")) {
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                builder.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self { address: service.ext_authz.clone(), config: Arc::new(config) }
+    }
+
+    async fn health(self) -> Option<ServingStatus> {
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(self).await.ok()?;
+        health(channel, AUTHORIZATION).await.ok()
+    }
+}
+
+impl TowerService<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { address, config } = self.clone();
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").unwrap();
+            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
+        })
+    }
+}
+
+#[tokio::test]
+async fn only_clients_with_a_certificate_are_answered() {
+    let authority = authority();
+    let mut service = Service::start(with_tls(&authority), &["--shards", "1"]);
+    service.wait_for("ready");
+    // Somebody who never begins its handshake holds up nobody.
+    let _idle = StdTcpStream::connect(&service.ext_authz).unwrap();
+    let answered = Connector::new(&service, &authority, Some(&authority)).health().await;
+    assert_eq!(answered, Some(ServingStatus::Serving));
+    let other = self::authority();
+    assert_eq!(Connector::new(&service, &authority, None).health().await, None);
+    assert_eq!(Connector::new(&service, &authority, Some(&other)).health().await, None);
+}
+
+#[tokio::test]
+async fn plain_text_is_not_answered() {
+    let service = Service::start(with_tls(&authority()), &[]);
+    let mut stream = StdTcpStream::connect(&service.ext_authz).unwrap();
+    io::Write::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    // An alert at most.
+    drop(stream.read_to_end(&mut answer));
+    assert!(answer.len() < 16, "{answer:?}");
+}
+
+#[test]
+fn a_key_that_is_not_the_certificates_is_told_in_a_line() {
+    let (_folder, file) = folder(|folder, config| {
+        let config = with_tls(&authority())(folder, config);
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        std::fs::write(folder.join("key.pem"), other).unwrap();
+        config
+    });
+    let ended = keybound().arg("serve").arg("--config").arg(&file).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(String::from_utf8(ended.stderr).unwrap().lines().count(), 1);
+}

@@ -1,0 +1,220 @@
+//! Knows a whole installation: clients, a real Envoy, the real service, an upstream that tells what
+//! it saw.
+
+use super::programs::provisioned;
+use super::tokens::Signer;
+use jsonwebtoken::Algorithm;
+use keybound::clock::{Clock, SystemClock};
+use keybound::commands::demo::envoy::{Authorizer, Edge, Envoy, Listener};
+use keybound::commands::demo::pki::{Authority, Identity};
+use keybound::commands::demo::service::Service;
+use keybound::commands::demo::upstream;
+use rcgen::KeyPair;
+use reqwest::header::HeaderMap;
+use reqwest::{Client, StatusCode, Version};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub const ISSUER: &str = "https://as.example.com";
+pub const AUDIENCE: &str = "https://api.example.com";
+
+/// How long an answer may take: whatever hangs, the test does not.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that runs for one test, and ends with it.
+pub struct Installation {
+    pub authority: Authority,
+    pub signer: Signer,
+    pub services: Vec<Option<Service>>,
+    envoy: Envoy,
+    calls: usize,
+    directory: TempDir,
+    _upstream: JoinSet<()>,
+}
+
+/// A listener of Envoy's, and the service that it asks.
+pub struct Door {
+    pub name: &'static str,
+    /// `client_certificate` of the service's configuration.
+    pub source: &'static str,
+    /// Envoy's `forward_client_cert_details`.
+    pub forward_client_cert: &'static str,
+    pub certificate_required: bool,
+}
+
+/// A request to Envoy.
+pub struct Call<'a> {
+    pub door: &'a str,
+    pub http: Version,
+    pub identity: Option<&'a Identity>,
+    pub path: &'a str,
+    pub headers: Vec<(&'a str, String)>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+    /// The entry of Envoy's access log.
+    pub logged: Value,
+}
+
+impl Installation {
+    /// Starts all of it, with a service for each door.
+    pub async fn start(doors: &[Door]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let authority = Authority::new("test authority").unwrap();
+        let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
+        write("ca.pem", &authority.certificate_pem());
+        write("edge.pem", &server.certificate_pem());
+        write("edge.key", &server.key_pem());
+        let signer = Signer::new(Algorithm::ES256, "test");
+        let jwks = write("jwks.json", &json!({"keys": [signer.jwk()]}).to_string());
+
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let mut sites = JoinSet::new();
+        sites.spawn(upstream::echo().serve(listener));
+
+        let mut services = vec![];
+        let mut listeners = vec![];
+        for door in doors {
+            let socket = directory.path().join(format!("{}.sock", door.name));
+            let config = configuration(&socket, &jwks, door.source);
+            let config = write(&format!("{}.yaml", door.name), &config.to_string());
+            services.push(Some(serve(&config).await));
+            listeners.push(Listener {
+                name: door.name,
+                authorizer: Authorizer::Unix(socket),
+                forward_client_cert: door.forward_client_cert,
+                certificate_required: door.certificate_required,
+            });
+        }
+        let edge = Edge { listeners, upstream, directory: directory.path().to_owned() };
+        let envoy = Envoy::start(&provisioned("envoy"), &edge, &plain_client()).await.unwrap();
+        Self { authority, signer, services, envoy, calls: 0, directory, _upstream: sites }
+    }
+
+    /// Stops the service behind the door `index`, at once.
+    pub fn stop(&mut self, index: usize) {
+        self.services[index] = None;
+    }
+
+    /// Starts it again.
+    pub async fn restart(&mut self, index: usize, door: &Door) {
+        let config = self.directory.path().join(format!("{}.yaml", door.name));
+        self.services[index] = Some(serve(&config).await);
+    }
+
+    /// A client of the authority, with a new P-256 key.
+    pub fn client(&self, name: &str) -> Identity {
+        self.authority.client(name, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A token that is in order and bound to `identity`.
+    pub fn token(&self, identity: &Identity) -> String {
+        self.signer.sign("at+jwt", &claims(identity))
+    }
+
+    /// Makes `call`. An error is one of the connection: there was no answer.
+    pub async fn call(&mut self, call: &Call<'_>) -> Result<Outcome, reqwest::Error> {
+        self.calls += 1;
+        let scenario = self.calls.to_string();
+        let address = self.envoy.address(call.door).unwrap();
+        let url = format!("https://{address}{}", call.path);
+        let mut request = self.https_client(call).get(url).header("x-scenario", &scenario);
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        let response = request.send().await?;
+        assert_eq!(response.version(), call.http);
+        let status = response.status();
+        let headers = response.headers().clone();
+        let body = serde_json::from_slice(&response.bytes().await?).unwrap_or_default();
+        let logged = self.envoy.access(&scenario).await.unwrap();
+        Ok(Outcome { status, headers, body, logged })
+    }
+
+    fn https_client(&self, call: &Call<'_>) -> Client {
+        let ca = self.authority.certificate_pem();
+        let ca = reqwest::Certificate::from_pem(ca.as_bytes()).unwrap();
+        let mut builder = Client::builder().no_proxy().timeout(TIMEOUT).tls_certs_only([ca]);
+        if call.http == Version::HTTP_11 {
+            builder = builder.http1_only();
+        }
+        if let Some(identity) = call.identity {
+            let pem = identity.certificate_pem() + &identity.key_pem();
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        }
+        builder.build().unwrap()
+    }
+}
+
+impl Outcome {
+    /// The reason that the service gave to Envoy.
+    pub fn reason(&self) -> &str {
+        self.logged["reason"].as_str().unwrap_or_default()
+    }
+
+    /// The header `name` as the upstream saw it; nothing when it did not.
+    pub fn seen(&self, name: &str) -> Vec<&str> {
+        let values = self.body["headers"][name].as_array().map(Vec::as_slice).unwrap_or_default();
+        values.iter().map(|it| it.as_str().unwrap()).collect()
+    }
+}
+
+/// Claims that are in order, for a token that is bound to `identity`.
+pub fn claims(identity: &Identity) -> Value {
+    let now = SystemClock.now().as_secs();
+    json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "client_id": "app", "scope": "read write",
+        "iat": now, "exp": now + 300,
+        "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
+    })
+}
+
+async fn serve(config: &Path) -> Service {
+    let binary = Path::new(env!("CARGO_BIN_EXE_keybound"));
+    let mut service = Service::start(binary, config).await.unwrap();
+    service.ready(&plain_client()).await.unwrap();
+    service
+}
+
+fn plain_client() -> Client {
+    Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap()
+}
+
+fn configuration(socket: &Path, jwks: &Path, source: &str) -> Value {
+    let client_certificate = match source {
+        "xfcc" => json!({"source": "xfcc", "xfcc": {"behind": []}}),
+        source => json!({"source": source}),
+    };
+    json!({
+        "listen": {"ext_authz": format!("unix:{}", socket.display()), "admin": "127.0.0.1:0"},
+        "issuers": [{"issuer": ISSUER, "audiences": [AUDIENCE], "keys": {"jwks_file": jwks}}],
+        "client_certificate": client_certificate,
+        "policies": [
+            {
+                "name": "admin", "match": {"path_prefix": "/admin"},
+                "sender_constraint": "certificate", "scopes": ["admin"],
+            },
+            {"name": "rest", "sender_constraint": "certificate"},
+        ],
+        "limits": {"check_deadline": "900ms"},
+        "upstream": {"headers": {
+            "x-auth-subject": "sub", "x-auth-client-id": "client_id", "x-auth-tenant": "tenant",
+        }},
+    })
+}
