@@ -9,5 +9,4 @@ pub mod credentials;
 pub mod dpop;
 pub mod mtls;
 pub mod nonce;
-pub mod proof_id;
 pub mod target;

@@ -9,8 +9,7 @@
 
 use super::{Unavailable, Use};
 use crate::clock::UnixTime;
-use crate::jose::thumbprint::Thumbprint;
-use crate::oauth::proof_id::ProofId;
+use crate::oauth::dpop::ProofId;
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
@@ -39,22 +38,26 @@ pub struct MemoryStore {
 /// The records of some of the keys, each with all of its records.
 #[derive(Default)]
 struct Shard {
-    /// Hashed with a secret: clients choose what the digests are of.
-    records: HashMap<Digest, Record>,
+    /// Which records there are and when they expire. Hashed with a secret, as maps are unless told
+    /// otherwise: clients choose what the digests are of.
+    records: HashMap<Name, UnixTime>,
     /// How many records each key has.
     keys: HashMap<Digest, usize>,
     /// Which records expire when. A few hundred moments, since they are whole seconds.
-    due: BTreeMap<UnixTime, Vec<Digest>>,
+    due: BTreeMap<UnixTime, Vec<Name>>,
     /// The latest expiry of a record that was dropped.
     forgotten: Option<UnixTime>,
 }
 
-struct Record {
-    expires: UnixTime,
+/// A proof, in as little space as can be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Name {
     key: Digest,
+    jti: Digest,
 }
 
-/// Half a SHA-256. Whoever made two of them meet would have a proof of his own refused.
+/// Half a SHA-256. A client that made the halves of two `jti` meet would have its own proof
+/// refused, and to meet the half of another's key takes 2^128 attempts.
 type Digest = [u8; 16];
 
 impl MemoryLimits {
@@ -103,13 +106,13 @@ impl MemoryStore {
     ) -> Result<Use, Unavailable> {
         let expires = UnixTime::from_secs(expires.saturating_add(ALMOST_A_SECOND).as_secs());
         let has_place = self.take_place() || (self.drop_expired(now) && self.take_place());
-        let record = Record { expires, key: half(proof.key()) };
+        let name = Name { key: half(&proof.key), jti: half(&proof.jti) };
         let per_key = self.per_key.load(Ordering::Relaxed);
 
-        let mut shard = self.shard(proof);
+        let mut shard = self.shard(&proof.key);
         let before = shard.records.len();
         shard.forget_expired(now, AT_ONCE);
-        let recorded = shard.record(half(proof.id()), record, now, has_place, per_key);
+        let recorded = shard.record(name, expires, now, has_place, per_key);
         let after = shard.records.len();
         drop(shard);
 
@@ -148,8 +151,8 @@ impl MemoryStore {
     }
 
     /// By the key, so that one lock guards all that must agree.
-    fn shard(&self, proof: &ProofId) -> MutexGuard<'_, Shard> {
-        let [.., last] = *proof.key().octets();
+    fn shard(&self, key: &[u8; 32]) -> MutexGuard<'_, Shard> {
+        let [.., last] = *key;
         let index = usize::from(last).checked_rem(SHARDS).unwrap_or_default();
         #[expect(clippy::indexing_slicing, reason = "there are as many as the index may be")]
         lock(&self.shards[index])
@@ -159,30 +162,27 @@ impl MemoryStore {
 impl Shard {
     fn record(
         &mut self,
-        id: Digest,
-        record: Record,
+        name: Name,
+        expires: UnixTime,
         now: UnixTime,
         has_place: bool,
         per_key: usize,
     ) -> Result<Use, Unavailable> {
-        match self.records.get(&id) {
-            Some(known) if now <= known.expires => return Ok(Use::Repeat),
-            Some(known) => {
-                let expired = known.expires;
-                self.forget(id, expired);
-            }
+        match self.records.get(&name).copied() {
+            Some(known) if now <= known => return Ok(Use::Repeat),
+            Some(expired) => self.forget(name, expired),
             None => (),
         }
-        if self.forgotten.is_some_and(|it| record.expires <= it) {
+        if self.forgotten.is_some_and(|it| expires <= it) {
             return Err(Unavailable::Forgotten);
         }
-        if per_key <= self.live(record.key, per_key, now) {
+        if per_key <= self.live(name.key, per_key, now) {
             return Err(Unavailable::KeyFull);
         }
         if !has_place {
             return Err(Unavailable::Full);
         }
-        self.insert(id, record);
+        self.insert(name, expires);
         Ok(Use::First)
     }
 
@@ -196,11 +196,11 @@ impl Shard {
         count(self)
     }
 
-    fn insert(&mut self, id: Digest, record: Record) {
-        let count = self.keys.entry(record.key).or_default();
+    fn insert(&mut self, name: Name, expires: UnixTime) {
+        let count = self.keys.entry(name.key).or_default();
         *count = count.saturating_add(1);
-        self.due.entry(record.expires).or_default().push(id);
-        self.records.insert(id, record);
+        self.due.entry(expires).or_default().push(name);
+        self.records.insert(name, expires);
     }
 
     /// Drops at most so many records that have expired.
@@ -211,25 +211,24 @@ impl Shard {
             if now <= expired {
                 return;
             }
-            let id = earliest.get_mut().pop();
+            let name = earliest.get_mut().pop();
             if earliest.get().is_empty() {
                 earliest.remove();
             }
-            if let Some(id) = id {
-                self.forget(id, expired);
+            if let Some(name) = name {
+                self.forget(name, expired);
             }
         }
     }
 
     /// Drops a record, unless it has been made anew since.
-    fn forget(&mut self, id: Digest, expired: UnixTime) {
-        let Entry::Occupied(record) = self.records.entry(id) else { return };
-        if record.get().expires != expired {
-            return;
+    fn forget(&mut self, name: Name, expired: UnixTime) {
+        match self.records.entry(name) {
+            Entry::Occupied(record) if *record.get() == expired => drop(record.remove()),
+            Entry::Occupied(_) | Entry::Vacant(_) => return,
         }
-        let key = record.remove().key;
         self.forgotten = self.forgotten.max(Some(expired));
-        if let Entry::Occupied(mut count) = self.keys.entry(key) {
+        if let Entry::Occupied(mut count) = self.keys.entry(name.key) {
             match count.get().checked_sub(1) {
                 Some(0) | None => drop(count.remove()),
                 Some(rest) => *count.get_mut() = rest,
@@ -249,8 +248,8 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn half(digest: &Thumbprint) -> Digest {
-    digest.octets().first_chunk().copied().unwrap_or_default()
+fn half(digest: &[u8; 32]) -> Digest {
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 /// A table that grows holds its lock meanwhile, so tables are kept small.
@@ -265,6 +264,7 @@ const ALMOST_A_SECOND: Duration = Duration::from_millis(999);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jose::thumbprint::Thumbprint;
     use Unavailable::{Forgotten, Full, KeyFull};
     use Use::{First, Repeat};
     use std::sync::Barrier;
@@ -279,7 +279,8 @@ mod tests {
 
     /// The proof with this `jti`, by the key with this name.
     fn proof(key: &str, jti: u32) -> ProofId {
-        ProofId::of(Thumbprint::of(key.as_bytes()), &jti.to_string())
+        let digest = |bytes| *Thumbprint::of(bytes).octets();
+        ProofId { key: digest(key.as_bytes()), jti: digest(&jti.to_be_bytes()) }
     }
 
     /// Key, jti, expires, now, and what must come out.
@@ -369,9 +370,8 @@ mod tests {
     #[test]
     fn refused_and_repeated_proofs_take_no_place() {
         let store = store(2, 1);
-        for _ in 0..10 {
-            drop(store.record(&proof("a", 1), at(60_000), at(0)));
-            drop(store.record(&proof("a", 2), at(60_000), at(0)));
+        for expected in [First, Repeat, Repeat] {
+            check(&store, &[("a", 1, 60_000, 0, Ok(expected)), ("a", 2, 60_000, 0, Err(KeyFull))]);
         }
         assert_eq!(store.len(), 1);
         check(&store, &[("b", 1, 60_000, 0, Ok(First)), ("c", 1, 60_000, 0, Err(Full))]);
@@ -434,7 +434,7 @@ mod tests {
         let store = store(10, 10);
         let ends = [i64::MIN, -1, 0, i64::MAX].map(UnixTime::from_millis);
         for (expires, now) in ends.iter().flat_map(|it| ends.map(|now| (*it, now))) {
-            drop(store.record(&proof("a", 1), expires, now));
+            assert_ne!(store.record(&proof("a", 1), expires, now), Err(Full));
         }
     }
 

@@ -9,7 +9,7 @@ pub mod redis;
 
 use crate::clock::UnixTime;
 use crate::denial::Denial;
-use crate::oauth::proof_id::ProofId;
+use crate::oauth::dpop::ProofId;
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
 use std::fmt;

@@ -11,7 +11,7 @@
 //! evict either: with `maxmemory-policy noeviction` a full Redis is an outage, as it should be.
 //! Nonces (RFC 9449 §9) bound what a lost record is worth.
 //!
-//! The records are named `keybound:replay:` and 43 characters of base64url. An ACL needs
+//! A record's name is `keybound:replay:` and the base64url of a SHA-256. An ACL needs
 //! `~keybound:replay:* +set`, and `+cluster|slots` in a cluster.
 
 mod keeper;
@@ -22,7 +22,8 @@ pub use rules::{BadRedis, RedisRules};
 
 use super::{Unavailable, Use};
 use crate::clock::UnixTime;
-use crate::oauth::proof_id::ProofId;
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::dpop::ProofId;
 use ::redis::{Cmd, ErrorKind, RedisError, Value};
 use keeper::Keeper;
 use link::Link;
@@ -116,9 +117,10 @@ impl Drop for RedisStore {
 }
 
 fn set(proof: &ProofId, life: Duration) -> Cmd {
+    let name = Thumbprint::of(&[proof.key, proof.jti].concat()).to_base64url();
     let life = life.saturating_add(MARGIN).as_millis();
     let mut command = Cmd::new();
-    command.arg("SET").arg(format!("{PREFIX}{}", proof.id().to_base64url())).arg(1);
+    command.arg("SET").arg(format!("{PREFIX}{name}")).arg(1);
     command.arg("NX").arg("PX").arg(u64::try_from(life).unwrap_or(u64::MAX));
     command
 }
