@@ -357,6 +357,13 @@ async fn a_token_is_worth_nothing_without_its_key() {
     hold(&world, cases).await;
 }
 
+/// A token whose claims are nested so deep. Nobody need sign it.
+fn deep(levels: usize) -> String {
+    let claims = format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+    let parts = [r#"{"alg":"ES256","typ":"at+jwt"}"#, &claims, "signature"];
+    parts.map(|it| keybound::jose::base64url::encode(it.as_bytes())).join(".")
+}
+
 #[tokio::test]
 async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_time() {
     let world = World::new().await;
@@ -381,6 +388,8 @@ async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_tim
         case("opaque", &world.request("opaque"), "token_malformed"),
         case("garbage", &world.request("a.b.c"), "token_malformed"),
         case("too large", &world.request(&"a".repeat(16_385)), "token_too_large"),
+        case("5,000 deep", &world.request(&deep(5_000)), "token_malformed"),
+        case("10,000 deep", &world.request(&deep(10_000)), "token_too_large"),
         case("1 MiB", &world.request(&"a".repeat(1 << 20)), "token_too_large"),
     ];
     hold(&world, cases).await;

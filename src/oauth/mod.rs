@@ -11,4 +11,5 @@ pub mod dpop;
 mod examples;
 pub mod introspection;
 pub mod mtls;
+pub mod nonce;
 pub mod target;

@@ -5,4 +5,5 @@ pub mod freshness;
 pub mod http;
 pub mod introspection;
 pub mod jwks;
+pub mod replay;
 pub mod token_cache;
