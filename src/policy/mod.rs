@@ -66,7 +66,7 @@ pub enum NonceDemand {
 pub struct IssuerId(pub usize);
 
 /// An authorization server whose tokens are accepted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
@@ -161,7 +161,8 @@ pub struct Policy {
     pub matches: Match,
     /// How the token must be bound.
     pub sender_constraint: SenderConstraint,
-    /// Whose tokens are accepted. Never empty.
+    /// Whose tokens are accepted. Never empty. Those of them that introspect are asked about an
+    /// opaque token in this order, until one knows it.
     pub issuers: Vec<IssuerId>,
     /// The scopes that the token must have, all of them.
     pub scopes: Vec<String>,
