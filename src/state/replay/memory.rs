@@ -170,7 +170,7 @@ impl Shard {
     ) -> Result<Use, Unavailable> {
         match self.records.get(&name).copied() {
             Some(known) if now <= known => return Ok(Use::Repeat),
-            Some(known) => self.forget(name, known),
+            Some(past) => self.forget(name, past),
             None => (),
         }
         if self.forgotten.is_some_and(|it| expires <= it) {
