@@ -7,6 +7,9 @@
 #[path = "../support/installation.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod installation;
+#[path = "../support/introspection_endpoint.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+mod introspection_endpoint;
 #[path = "../support/programs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
@@ -15,6 +18,7 @@ mod programs;
 mod tokens;
 
 mod mutual_tls;
+mod opaque;
 
 use installation::{Call, Door, Installation, Outcome};
 use keybound::denial::Denial;

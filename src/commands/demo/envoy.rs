@@ -39,6 +39,8 @@ pub struct Edge {
     pub listeners: Vec<Listener>,
     /// Where their requests go.
     pub upstream: SocketAddr,
+    /// Whether they go there by HTTP/2, as gRPC must.
+    pub upstream_http2: bool,
     /// Holds `edge.pem` and `edge.key`, with which it serves, and `ca.pem`, which its clients'
     /// certificates must come from. Its own files go there as well.
     pub directory: PathBuf,
@@ -124,17 +126,19 @@ impl Edge {
     fn bootstrap(&self) -> Value {
         let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
         let upstream = json!({"socket_address": address(self.upstream)});
-        let mut clusters = vec![cluster("upstream", &upstream, &json!({}))];
+        // gRPC is HTTP/2, which Envoy must be told to speak.
+        let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }});
+        let usual = json!({});
+        let protocol = if self.upstream_http2 { &h2 } else { &usual };
+        let mut clusters = vec![cluster("upstream", &upstream, protocol)];
         for listener in &self.listeners {
             let authorizer = match &listener.authorizer {
                 Authorizer::Tcp(it) => json!({"socket_address": address(*it)}),
                 Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
             };
-            // gRPC is HTTP/2, which Envoy must be told to speak.
-            let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }});
             clusters.push(cluster(&listener.cluster(), &authorizer, &h2));
         }
         json!({

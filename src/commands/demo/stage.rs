@@ -143,7 +143,12 @@ fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge 
         // So that the scenarios without one get as far as the service.
         certificate_required: false,
     };
-    Edge { listeners: vec![listener], upstream, directory: directory.to_owned() }
+    Edge {
+        listeners: vec![listener],
+        upstream,
+        upstream_http2: false,
+        directory: directory.to_owned(),
+    }
 }
 
 fn configuration(issuer: &str, directory: &Path) -> String {
