@@ -4,6 +4,9 @@
 #![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "../support/dpop_client.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod dpop_client;
 #[path = "../support/installation.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod installation;
@@ -13,10 +16,15 @@ mod introspection_endpoint;
 #[path = "../support/programs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
+#[path = "../support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
+mod dpop;
+mod grpc;
 mod mutual_tls;
 mod opaque;
 
