@@ -1,12 +1,7 @@
 //! Knows what the demo shows: who calls with which token, and what must come of it.
 
-use super::Failure;
-use super::issuer::SigningKey;
-use super::pki::{Authority, Identity};
-use crate::clock::UnixTime;
+use super::cast::{Cast, Token};
 use crate::denial::Denial;
-use rcgen::KeyPair;
-use serde_json::{Value, json};
 
 /// The audience of the demo's resource.
 pub const AUDIENCE: &str = "https://payments.demo.test";
@@ -43,25 +38,6 @@ pub enum Caller {
     Thief,
     /// Somebody without a certificate.
     Nobody,
-}
-
-/// A token that the issuer has issued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Token {
-    /// In order, and bound to the client's certificate.
-    Bound,
-    /// Bound to nothing.
-    Unbound,
-    /// In order, but an hour ago.
-    Expired,
-    /// For another audience.
-    Elsewhere,
-    /// Without the scope.
-    Unscoped,
-    /// Someone wrote another subject into it.
-    Tampered,
-    /// There is none.
-    Absent,
 }
 
 /// What a caller tries besides.
@@ -148,130 +124,11 @@ impl Scenario {
             Trick::Honest => vec![],
             Trick::ForgedIdentity => vec![("x-auth-subject", "admin".to_owned())],
             Trick::ForgedXfcc => {
-                let hash = cast.client.thumbprint().to_hex();
+                let hash = cast.client().thumbprint().to_hex();
                 vec![("x-forwarded-client-cert", format!("Hash={hash}"))]
             }
         }
     }
-}
-
-impl Token {
-    /// Every token that there is.
-    pub const ALL: [Self; 6] = [
-        Self::Bound,
-        Self::Unbound,
-        Self::Expired,
-        Self::Elsewhere,
-        Self::Unscoped,
-        Self::Tampered,
-    ];
-
-    /// Its name, for a file.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bound => "bound",
-            Self::Unbound => "unbound",
-            Self::Expired => "expired",
-            Self::Elsewhere => "elsewhere",
-            Self::Unscoped => "unscoped",
-            Self::Tampered => "tampered",
-            Self::Absent => "absent",
-        }
-    }
-
-    fn edit(self, claims: &mut Value) {
-        let (claim, value) = match self {
-            Self::Bound | Self::Absent => return,
-            Self::Tampered => ("sub", json!("admin")),
-            Self::Unbound => ("cnf", Value::Null),
-            Self::Expired => ("exp", json!(claims["iat"].as_i64().map(|it| it.saturating_sub(60)))),
-            Self::Elsewhere => ("aud", json!("https://blog.demo.test")),
-            Self::Unscoped => ("scope", json!("statements")),
-        };
-        match (claims.as_object_mut(), value) {
-            (Some(claims), Value::Null) => drop(claims.remove(claim)),
-            (Some(claims), value) => drop(claims.insert(claim.to_owned(), value)),
-            (None, _) => (),
-        }
-    }
-}
-
-/// Everybody and everything that appears in the scenarios.
-#[derive(Debug)]
-pub struct Cast {
-    client: Identity,
-    renewed: Identity,
-    thief: Identity,
-    tokens: Vec<(Token, String)>,
-}
-
-impl Cast {
-    /// Clients of `authority`, and the tokens that `issuer` issues to the first of them at `now`,
-    /// signed with `key`.
-    pub fn new(
-        authority: &Authority,
-        issuer: &str,
-        key: &SigningKey,
-        now: UnixTime,
-    ) -> Result<Self, Failure> {
-        let failure = |cause| Failure::new("making certificates", cause);
-        let new_client = |name| authority.client(name, KeyPair::generate()?);
-        let client = new_client("client").map_err(failure)?;
-        let renewed = authority.renew(&client).map_err(failure)?;
-        let thief = new_client("thief").map_err(failure)?;
-        let mut tokens = vec![];
-        for token in Token::ALL {
-            tokens.push((token, issue(token, &client, issuer, key, now)?));
-        }
-        Ok(Self { client, renewed, thief, tokens })
-    }
-
-    /// The certificate and key of `caller`, unless it has none.
-    pub const fn identity(&self, caller: Caller) -> Option<&Identity> {
-        match caller {
-            Caller::Client => Some(&self.client),
-            Caller::Renewed => Some(&self.renewed),
-            Caller::Thief => Some(&self.thief),
-            Caller::Nobody => None,
-        }
-    }
-
-    /// The JWT of `token`, unless it is [`Token::Absent`].
-    pub fn jwt(&self, token: Token) -> Option<&str> {
-        self.tokens.iter().find(|(it, _)| *it == token).map(|(_, jwt)| jwt.as_str())
-    }
-}
-
-fn issue(
-    token: Token,
-    client: &Identity,
-    issuer: &str,
-    key: &SigningKey,
-    now: UnixTime,
-) -> Result<String, Failure> {
-    let mut claims = json!({
-        "iss": issuer,
-        "aud": AUDIENCE,
-        "sub": SUBJECT,
-        "client_id": "shop",
-        "scope": SCOPE,
-        "iat": now.as_secs(),
-        "exp": now.as_secs().saturating_add(3600),
-        "jti": token.name(),
-        "cnf": {"x5t#S256": client.thumbprint().to_base64url()},
-    });
-    let honest = key.sign("at+jwt", &claims)?;
-    token.edit(&mut claims);
-    let edited = key.sign("at+jwt", &claims)?;
-    Ok(if token == Token::Tampered { spliced(&honest, &edited) } else { edited })
-}
-
-/// The claims of one token with the signature of another.
-fn spliced(signed: &str, claims: &str) -> String {
-    let header = signed.split('.').next().unwrap_or_default();
-    let signature = signed.rsplit('.').next().unwrap_or_default();
-    let claims = claims.split('.').nth(1).unwrap_or_default();
-    format!("{header}.{claims}.{signature}")
 }
 
 #[cfg(test)]
@@ -297,11 +154,5 @@ mod tests {
         check(stolen, 401, "certificate_missing", &[], false);
         check(stolen, 403, "certificate_mismatch", &[], false);
         check(stolen, 401, "certificate_mismatch", &[SUBJECT], false);
-    }
-
-    #[test]
-    fn a_tampered_token_differs_in_its_claims_alone() {
-        let spliced = spliced("header.honest.signature", "header.edited.other");
-        assert_eq!(spliced, "header.edited.signature");
     }
 }

@@ -2,10 +2,11 @@
 //! service, an Envoy.
 
 use super::Failure;
+use super::cast::{Cast, Token};
 use super::envoy::{Authorizer, Edge, Envoy, Listener};
 use super::issuer::{self, SigningKey};
 use super::pki::{Authority, Identity};
-use super::scenarios::{AUDIENCE, Caller, Cast, Observed, PATH, SCOPE, Scenario, Token};
+use super::scenarios::{AUDIENCE, Caller, Observed, PATH, SCOPE, Scenario};
 use super::service::Service;
 use super::upstream;
 use super::way::{Door, Way};
