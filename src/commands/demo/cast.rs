@@ -1,9 +1,10 @@
 //! Knows everybody and everything that appears in the demo: who calls, and the tokens that there are.
 
 use super::Failure;
+use super::dpop::DpopKey;
 use super::issuer::SigningKey;
 use super::pki::{Authority, Identity};
-use super::scenarios::{AUDIENCE, Caller, SCOPE, SUBJECT};
+use super::scenarios::{AUDIENCE, Caller, Proof, SCOPE, SUBJECT};
 use crate::clock::UnixTime;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
@@ -14,7 +15,9 @@ pub struct Cast {
     client: Identity,
     renewed: Identity,
     thief: Identity,
+    dpop_key: DpopKey,
     tokens: Vec<(Token, String)>,
+    proofs: Vec<(Proof, String)>,
 }
 
 impl Cast {
@@ -31,11 +34,49 @@ impl Cast {
         let client = new_client("client").map_err(failure)?;
         let renewed = authority.renew(&client).map_err(failure)?;
         let thief = new_client("thief").map_err(failure)?;
+        let dpop_key = DpopKey::generate()?;
+        let claims = |token: Token| {
+            json!({
+                "iss": issuer,
+                "aud": AUDIENCE,
+                "sub": SUBJECT,
+                "client_id": "shop",
+                "scope": SCOPE,
+                "iat": now.as_secs(),
+                "exp": now.as_secs().saturating_add(3600),
+                "jti": token.name(),
+                "cnf": {"x5t#S256": client.thumbprint().to_base64url()},
+            })
+        };
         let mut tokens = vec![];
         for token in Token::ALL {
-            tokens.push((token, issue(token, &client, issuer, key, now)?));
+            tokens.push((token, issue(token, claims(token), &dpop_key, key)?));
         }
-        Ok(Self { client, renewed, thief, tokens })
+        Ok(Self { client, renewed, thief, dpop_key, tokens, proofs: vec![] })
+    }
+
+    /// Makes the proofs for requests for `url`, which are good for a minute from `now`.
+    pub fn prove(&mut self, url: &str, now: UnixTime) -> Result<(), Failure> {
+        let token = self.jwt(Token::DpopBound).unwrap_or_default();
+        let thief = DpopKey::generate()?;
+        self.proofs = vec![
+            (Proof::Good, self.dpop_key.prove(url, token, now)?),
+            (Proof::OfThief, thief.prove(url, token, now)?),
+            (Proof::Elsewhere, self.dpop_key.prove(&format!("{url}/refunds"), token, now)?),
+        ];
+        Ok(())
+    }
+
+    /// The DPoP key of the client.
+    pub const fn dpop_key(&self) -> &DpopKey {
+        &self.dpop_key
+    }
+
+    /// The proof `proof`, once it was made.
+    pub fn proof(&self, proof: Proof) -> Option<&str> {
+        // What is shown again is the very one that was shown before.
+        let proof = if proof == Proof::Again { Proof::Good } else { proof };
+        self.proofs.iter().find(|(it, _)| *it == proof).map(|(_, jwt)| jwt.as_str())
     }
 
     /// The certificate and key of the client.
@@ -64,6 +105,8 @@ impl Cast {
 pub enum Token {
     /// In order, and bound to the client's certificate.
     Bound,
+    /// In order, and bound to the client's DPoP key.
+    DpopBound,
     /// Bound to nothing.
     Unbound,
     /// In order, but an hour ago.
@@ -80,8 +123,9 @@ pub enum Token {
 
 impl Token {
     /// Every token that there is.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bound,
+        Self::DpopBound,
         Self::Unbound,
         Self::Expired,
         Self::Elsewhere,
@@ -93,6 +137,7 @@ impl Token {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bound => "bound",
+            Self::DpopBound => "dpop",
             Self::Unbound => "unbound",
             Self::Expired => "expired",
             Self::Elsewhere => "elsewhere",
@@ -102,10 +147,11 @@ impl Token {
         }
     }
 
-    fn edit(self, claims: &mut Value) {
+    fn edit(self, claims: &mut Value, dpop_key: &DpopKey) {
         let (claim, value) = match self {
             Self::Bound | Self::Absent => return,
             Self::Tampered => ("sub", json!("admin")),
+            Self::DpopBound => ("cnf", json!({"jkt": dpop_key.thumbprint().to_base64url()})),
             Self::Unbound => ("cnf", Value::Null),
             Self::Expired => ("exp", json!(claims["iat"].as_i64().map(|it| it.saturating_sub(60)))),
             Self::Elsewhere => ("aud", json!("https://blog.demo.test")),
@@ -121,24 +167,12 @@ impl Token {
 
 fn issue(
     token: Token,
-    client: &Identity,
-    issuer: &str,
+    mut claims: Value,
+    dpop_key: &DpopKey,
     key: &SigningKey,
-    now: UnixTime,
 ) -> Result<String, Failure> {
-    let mut claims = json!({
-        "iss": issuer,
-        "aud": AUDIENCE,
-        "sub": SUBJECT,
-        "client_id": "shop",
-        "scope": SCOPE,
-        "iat": now.as_secs(),
-        "exp": now.as_secs().saturating_add(3600),
-        "jti": token.name(),
-        "cnf": {"x5t#S256": client.thumbprint().to_base64url()},
-    });
     let honest = key.sign("at+jwt", &claims)?;
-    token.edit(&mut claims);
+    token.edit(&mut claims, dpop_key);
     let edited = key.sign("at+jwt", &claims)?;
     Ok(if token == Token::Tampered { spliced(&honest, &edited) } else { edited })
 }

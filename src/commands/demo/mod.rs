@@ -2,6 +2,7 @@
 //! an Envoy if there is one.
 
 pub mod cast;
+pub mod dpop;
 pub mod envoy;
 pub mod issuer;
 pub mod pki;

@@ -21,6 +21,8 @@ pub struct Scenario {
     pub caller: Caller,
     /// The token that comes with it.
     pub token: Token,
+    /// The DPoP proof that comes with the token; with none, the token comes as `Bearer`.
+    pub proof: Proof,
     /// What else the caller tries.
     pub trick: Trick,
     /// How it must end.
@@ -38,6 +40,21 @@ pub enum Caller {
     Thief,
     /// Somebody without a certificate.
     Nobody,
+}
+
+/// A DPoP proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// There is none.
+    Absent,
+    /// A new one by the client's key, for the very request.
+    Good,
+    /// The same, when it has been used.
+    Again,
+    /// By the thief's key.
+    OfThief,
+    /// By the client's key, for another URL.
+    Elsewhere,
 }
 
 /// What a caller tries besides.
@@ -65,7 +82,8 @@ pub struct Observed {
 /// Every scenario, in the order in which they are told.
 pub const ALL: &[Scenario] = {
     use Caller::{Client, Nobody, Renewed, Thief};
-    use Token::{Absent, Bound, Elsewhere, Expired, Tampered, Unbound, Unscoped};
+    use Proof::{Again, Good, OfThief};
+    use Token::{Absent, Bound, DpopBound, Elsewhere, Expired, Tampered, Unbound, Unscoped};
     use Trick::{ForgedIdentity, ForgedXfcc};
     &[
         of("its own token and certificate", Client, Bound),
@@ -81,6 +99,18 @@ pub const ALL: &[Scenario] = {
             .denied(Denial::CertificateMissing),
         of("its own token, a renewed certificate", Renewed, Bound)
             .denied(Denial::CertificateMismatch),
+        of("its own DPoP token and a proof", Nobody, DpopBound).proved(Good),
+        of("… and the same proof again", Nobody, DpopBound)
+            .proved(Again)
+            .denied(Denial::ProofReplayed),
+        of("… and a proof made for another URL", Nobody, DpopBound)
+            .proved(Proof::Elsewhere)
+            .denied(Denial::ProofTargetMismatch),
+        of("a stolen DPoP token, the thief's proof", Thief, DpopBound)
+            .proved(OfThief)
+            .denied(Denial::ProofKeyMismatch),
+        of("… and as a bearer token, without a proof", Thief, DpopBound)
+            .denied(Denial::SchemeMismatch),
         of("a token that is bound to nothing", Client, Unbound).denied(Denial::BindingMissing),
         of("no token", Client, Absent).denied(Denial::CredentialsMissing),
         of("a token with another subject written in", Client, Tampered)
@@ -92,12 +122,17 @@ pub const ALL: &[Scenario] = {
 };
 
 const fn of(title: &'static str, caller: Caller, token: Token) -> Scenario {
-    Scenario { title, caller, token, trick: Trick::Honest, expected: Ok(()) }
+    let (proof, trick, expected) = (Proof::Absent, Trick::Honest, Ok(()));
+    Scenario { title, caller, token, proof, trick, expected }
 }
 
 impl Scenario {
     const fn with(self, trick: Trick) -> Self {
         Self { trick, ..self }
+    }
+
+    const fn proved(self, proof: Proof) -> Self {
+        Self { proof, ..self }
     }
 
     const fn denied(self, denial: Denial) -> Self {
@@ -118,14 +153,22 @@ impl Scenario {
         (observed.status, &*observed.reason) == self.expected() && observed.subjects == subjects
     }
 
-    /// The headers of the request, besides the token.
+    /// The headers of the request.
     pub fn headers(&self, cast: &Cast) -> Vec<(&'static str, String)> {
+        let proof = cast.proof(self.proof);
+        let scheme = if proof.is_some() { "DPoP" } else { "Bearer" };
+        let token = cast.jwt(self.token).map(|it| ("authorization", format!("{scheme} {it}")));
+        let proof = proof.map(|it| ("dpop", it.to_owned()));
+        self.forged(cast).into_iter().chain(token).chain(proof).collect()
+    }
+
+    fn forged(&self, cast: &Cast) -> Option<(&'static str, String)> {
         match self.trick {
-            Trick::Honest => vec![],
-            Trick::ForgedIdentity => vec![("x-auth-subject", "admin".to_owned())],
+            Trick::Honest => None,
+            Trick::ForgedIdentity => Some(("x-auth-subject", "admin".to_owned())),
             Trick::ForgedXfcc => {
                 let hash = cast.client().thumbprint().to_hex();
-                vec![("x-forwarded-client-cert", format!("Hash={hash}"))]
+                Some(("x-forwarded-client-cert", format!("Hash={hash}")))
             }
         }
     }
