@@ -6,9 +6,13 @@
 
 mod container;
 mod envoy;
+mod kubernetes;
 #[path = "../support/programs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
+#[path = "../support/shared.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod shared;
 mod systemd;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
