@@ -18,6 +18,9 @@ fn check(name: &str, schemas: Option<&Path>) {
         ("ca.crt", authority.certificate_pem()),
         ("tls.crt", server.certificate_pem()),
         ("tls.key", server.key_pem()),
+        ("client-secret", "secret".to_owned()),
+        ("secret", "0123456789abcdef0123456789abcdef".to_owned()),
+        ("url", "rediss://user:password@redis.keybound.svc:6379".to_owned()),
     ] {
         fs::write(files.path().join(name), text).unwrap();
     }
@@ -46,6 +49,11 @@ fn for_every_file_of_values_the_chart_renders_what_can_be_applied_and_run() {
 #[test]
 fn what_the_chart_can_turn_on_and_off_is_there_and_is_not() {
     check("switches", None);
+}
+
+#[test]
+fn what_is_not_safe_is_said_at_the_end_of_an_installation() {
+    check("warnings", None);
 }
 
 #[test]

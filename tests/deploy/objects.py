@@ -58,7 +58,7 @@ def check_written(documents, schemas, kinds):
 def chart(world, schemas):
     """For every file of values there is, the chart renders what can be applied and run."""
     files = [*sorted((CHART / "ci").glob("*.yaml")), *sorted(DEPLOY.rglob("keybound-values.yaml"))]
-    expect(7 <= len(files), f"{files}")
+    expect(8 <= len(files), f"{files}")
     for path in files:
         values = yaml.safe_load(path.read_text())
         report = helm_python.lint(CHART, values, strict=True, namespace="keybound")
@@ -91,6 +91,25 @@ def switches(_world, _schemas):
     changed["config"]["limits"] = {"token_bytes": 1024}
     sums = [checksum(render(it)) for it in (least, least, changed)]
     expect(sums[0] == sums[1] != sums[2], "a change of the configuration replaces the pods")
+
+
+def warnings(_world, _schemas):
+    """What is not wrong but not safe either is said at the end of an installation."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    dpop = {**least["config"], "dpop": {"nonce": "offered"}}
+    redis = {**least["config"], "dpop": {"replay": {"store": "redis"}}}
+    for edit, warned in (
+        ({}, []),
+        ({"networkPolicy": {"enabled": False}}, ["network policy"]),
+        ({"config": dpop, "replicas": 1}, []),
+        ({"config": dpop, "replicas": 2}, ["DPoP proofs"]),
+        ({"config": dpop, "replicas": 1, "autoscaling": {"enabled": True}}, ["DPoP proofs"]),
+        ({"config": dpop, "kind": "DaemonSet"}, ["DPoP proofs"]),
+        ({"config": redis, "replicas": 2}, []),
+    ):
+        _, *found = templates({**least, **edit})[NOTES].split("WARNING: ")
+        expect(len(found) == len(warned), f"{edit}: {found}")
+        expect(all(word in it for word, it in zip(warned, found)), f"{edit}: {found}")
 
 
 def refusals(_world, _schemas):
@@ -167,12 +186,19 @@ def written():
 
 
 def render(values):
-    with helm_python.Chart.load(CHART) as loaded:
-        rendered = loaded.render(values, name="keybound", namespace="keybound")
-    notes = rendered.pop("keybound/templates/NOTES.txt")
+    rendered = templates(values)
+    notes = rendered.pop(NOTES)
     expect("<no value>" not in notes and "keybound answers" in notes, notes)
     documents = [it for text in rendered.values() for it in yaml.safe_load_all(text)]
     return [it for it in documents if it]
+
+
+def templates(values):
+    with helm_python.Chart.load(CHART) as loaded:
+        return loaded.render(values, name="keybound", namespace="keybound")
+
+
+NOTES = "keybound/templates/NOTES.txt"
 
 
 def validate(document, schemas, path):
@@ -360,7 +386,8 @@ class World:
 
 
 CHECKS = {
-    it.__name__: it for it in (manifests, foreign_manifests, chart, switches, refusals, providers)
+    it.__name__: it
+    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers)
 }
 
 if __name__ == "__main__":
