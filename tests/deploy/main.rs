@@ -45,7 +45,7 @@ fn succeeds(command: &mut Command) -> Output {
 fn is_there(program: &str, argument: &str, what: &str) -> bool {
     let there = Command::new(program).arg(argument).output().is_ok_and(|it| it.status.success());
     if !there {
-        skipped(&format!("{what}, for there is no {program}"));
+        skipped(&format!("{what}, for `{program} {argument}` does not work here"));
     }
     there
 }
