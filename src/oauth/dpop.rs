@@ -154,10 +154,10 @@ const PROOF_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::Credentials;
-    use super::super::target::Origin;
     use super::*;
     use crate::jose::base64url;
+    use crate::oauth::credentials::Credentials;
+    use crate::oauth::target::Origin;
     use crate::request::{Field, Request};
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};

@@ -118,10 +118,10 @@ impl Body for EndpointBody {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pb::envoy::service::auth::v3::CheckResponse;
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
+    use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckResponse;
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
