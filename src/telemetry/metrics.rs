@@ -41,6 +41,7 @@ pub struct Metrics {
     token_cache: CacheMetrics,
     replay: ReplayMetrics,
     config_reloads: IntCounterVec,
+    spans: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,17 @@ pub enum Reload {
     Applied,
     /// The new file is bad; the old one goes on deciding.
     Refused,
+}
+
+/// What becomes of the span of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanFate {
+    /// The collector has it.
+    Exported,
+    /// There was no room for it.
+    Dropped,
+    /// The collector could not be reached or did not take it.
+    Failed,
 }
 
 /// A check is a matter of microseconds, unless something must be fetched: 25 µs to 1 s.
@@ -151,8 +163,16 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["outcome"],
             )?,
+            spans: new.counters(
+                "keybound_spans_total",
+                "Spans of sampled checks, by what became of them.",
+                &["outcome"],
+            )?,
             registry: registry.clone(),
         };
+        for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
+            metrics.spans(fate);
+        }
         for outcome in [Reload::Applied, Reload::Refused] {
             metrics.config_reloads.with_label_values(&[outcome.label()]);
         }
@@ -199,6 +219,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// The spans that came to this end.
+    pub fn spans(&self, fate: SpanFate) -> IntCounter {
+        self.spans.with_label_values(&[fate.label()])
+    }
+
     /// The text exposition of everything.
     pub fn exposition(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -210,6 +235,16 @@ impl Reload {
         match self {
             Self::Applied => "applied",
             Self::Refused => "refused",
+        }
+    }
+}
+
+impl SpanFate {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Exported => "exported",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
         }
     }
 }

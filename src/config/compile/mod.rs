@@ -7,15 +7,16 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod telemetry;
 mod upkeep;
 mod upstream;
 mod url;
 
 pub(super) use files::{Files, read_file};
 
-use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
+use super::{Listen, Telemetry};
 use crate::policy::{Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet)> {
+) -> Option<(Listen, PolicySet, Telemetry)> {
     let root = Path::default();
     if file.dpop.is_some() {
         findings.problem(&root.key("dpop"), NOT_SUPPORTED_YET);
@@ -37,6 +38,8 @@ pub(super) fn compile(
     let client_certificate = client_certificate::compile(source, &at, findings);
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+    let at = root.key("telemetry");
+    let telemetry = telemetry::compile(file.telemetry.unwrap_or_default(), &at, files, findings);
 
     let at = root.key("issuers");
     let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
@@ -52,7 +55,7 @@ pub(super) fn compile(
         limits,
         upstream,
     };
-    Some((listen, policies))
+    Some((listen, policies, telemetry?))
 }
 
 /// What is not built is refused: nobody may rely on what is not done.
