@@ -187,6 +187,13 @@ impl Metrics {
         self.durations.with_label_values(&[front.label()])
     }
 
+    /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured
+    /// does not stand there with the age that its keys had.
+    pub fn forget_keys(&self) {
+        self.jwks_keys.reset();
+        self.jwks_age.reset();
+    }
+
     /// Sets what is known of an issuer's keys.
     pub fn set_keys(&self, issuer: &str, keys: usize, age_seconds: Option<u64>) {
         self.jwks_keys.with_label_values(&[issuer]).set(gauge(keys));
@@ -316,6 +323,51 @@ mod tests {
         assert!(text.contains("keybound_token_cache_hits 3\n"), "{text}");
         assert!(text.contains("keybound_token_cache_misses 5\n"), "{text}");
         assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
+    }
+
+    #[test]
+    fn an_issuer_that_is_gone_leaves_no_age_behind() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_keys("https://old.example.com", 2, Some(7));
+        metrics.forget_keys();
+        metrics.set_keys("https://as.example.com", 1, None);
+        let text = metrics.exposition().unwrap();
+        assert!(!text.contains("old.example.com"), "{text}");
+        assert!(text.contains("keybound_jwks_keys{issuer=\"https://as.example.com\"} 1\n"));
+    }
+
+    #[test]
+    fn the_names_and_types_are_those_that_dashboards_know() {
+        let metrics = Metrics::new().unwrap();
+        for (vector, labels) in
+            [(&metrics.checks, 4), (&metrics.would_deny, 2), (&metrics.tokens, 2)]
+        {
+            vector.with_label_values(&vec!["x"; labels]);
+        }
+        metrics.set_keys("x", 1, Some(1));
+        metrics.set_refreshes("x", "changed", 1);
+        let text = metrics.exposition().unwrap();
+        let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
+        assert_eq!(
+            types,
+            [
+                "keybound_check_duration_seconds histogram",
+                "keybound_checks_total counter",
+                "keybound_config_reloads_total counter",
+                "keybound_jwks_age_seconds gauge",
+                "keybound_jwks_keys gauge",
+                "keybound_jwks_refreshes_total counter",
+                "keybound_replay_entries gauge",
+                "keybound_replay_recorded counter",
+                "keybound_replay_repeats counter",
+                "keybound_spans_total counter",
+                "keybound_token_cache_entries gauge",
+                "keybound_token_cache_hits counter",
+                "keybound_token_cache_misses counter",
+                "keybound_tokens_total counter",
+                "keybound_would_deny_total counter",
+            ]
+        );
     }
 
     #[test]
