@@ -48,18 +48,17 @@ fn known() -> BTreeMap<String, Labels> {
 /// `/metrics` of a service to which everything has happened.
 fn exposition() -> String {
     let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
-                policies: [{name: payments, sender_constraint: certificate}]\n";
+                policies:\n\
+                - {name: payments, sender_constraint: certificate}\n\
+                - {name: trial, sender_constraint: certificate, mode: report}\n";
     let rules = config::from_str(text, Path::new("")).unwrap().policies;
     let metrics = Metrics::new().unwrap();
     let meters = Meters::new(&metrics, &rules);
-    let policy = rules.policies.first().unwrap();
-    let outcomes = Denial::ALL.iter().map(|it| Err(*it)).chain([Ok(())]);
-    for outcome in outcomes {
-        let facts = Facts { policy: Some(policy.clone()), ..Facts::default() };
-        meters.record(Front::ExtAuthz, &Verdict { outcome, facts }, Duration::ZERO);
-    }
-    for denial in Denial::ALL {
-        meters.record_would_deny(policy, *denial);
+    for policy in &rules.policies {
+        for outcome in Denial::ALL.iter().map(|it| Err(*it)).chain([Ok(())]) {
+            let facts = Facts { policy: Some(policy.clone()), ..Facts::default() };
+            meters.record(Front::ExtAuthz, &Verdict { outcome, facts }, Duration::ZERO);
+        }
     }
     metrics.set_keys("https://as.example.com", 1, Some(1));
     for outcome in ["changed", "unchanged", "not_modified"] {

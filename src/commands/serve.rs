@@ -1,7 +1,7 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::{Checker, Rules};
+use crate::check::{Checker, Dpop, Rules};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Telemetry};
 use crate::gate::Gate;
@@ -87,7 +87,9 @@ async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFai
     let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
     let introspectors =
         introspection::start_all(&config.policies, &keys, &[], &clock, &Handle::current())?;
-    let rules = Rules::new(config.policies, keys, introspectors, cache);
+    let Config { policies, dpop, .. } = config;
+    let dpop = Dpop::start(&dpop.replay, dpop.nonce_keys, &Handle::current())?;
+    let rules = Rules::new(policies, keys, introspectors, cache, dpop);
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(config.telemetry, &clock, &metrics)?;
     let checker = Checker::new(clock);

@@ -9,6 +9,7 @@ mod tree;
 mod values;
 mod yaml;
 
+pub use compile::Dpop;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
@@ -29,6 +30,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is demanded.
     pub policies: PolicySet,
+    /// What DPoP needs besides the policies.
+    pub dpop: Dpop,
     /// What is told about checks.
     pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.
@@ -107,9 +110,9 @@ pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies, telemetry)) if problems.is_empty() => {
+        Some((listen, policies, dpop, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, telemetry, warnings, digest })
+            Ok(Config { listen, policies, dpop, telemetry, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

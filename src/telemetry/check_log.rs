@@ -25,6 +25,7 @@ pub fn write(told: &Told<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
 fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
     let (message, reason) = match told.verdict.outcome {
         Ok(()) => ("allowed", "allowed"),
+        Err(denial) if told.verdict.would_deny().is_some() => ("would deny", denial.label()),
         Err(denial) => ("denied", denial.label()),
     };
     let facts = &told.verdict.facts;

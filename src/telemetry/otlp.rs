@@ -146,16 +146,16 @@ impl WireSpan {
             start_time_unix_nano: span.start,
             end_time_unix_nano: span.end,
             attributes: attributes(span),
-            status: span.outcome.err().and_then(failed),
+            status: span.denied.and_then(failed),
             flags: SAMPLED,
         }
     }
 }
 
 fn attributes(span: &Span) -> Vec<Attribute> {
-    let (decision, reason) = match span.outcome {
-        Ok(()) => ("allow", "allowed"),
-        Err(denial) => ("deny", denial.label()),
+    let (decision, reason) = match span.denied {
+        None => ("allow", "allowed"),
+        Some(denial) => ("deny", denial.label()),
     };
     let mut attributes = vec![
         text("keybound.front", span.front.label()),
@@ -165,7 +165,8 @@ fn attributes(span: &Span) -> Vec<Attribute> {
     ];
     attributes.extend(span.policy.as_deref().map(|it| text("keybound.policy", it)));
     attributes.extend(span.issuer.as_deref().map(|it| text("keybound.issuer", it)));
-    if let Err(denial) = span.outcome {
+    attributes.extend(span.would_deny.map(|it| text("keybound.would_deny", it.label())));
+    if let Some(denial) = span.denied {
         let value = Some(Value::Number(denial.status().into()));
         let key = "http.response.status_code".to_owned();
         attributes.push(Attribute { key, value: Some(AnyValue { value }) });

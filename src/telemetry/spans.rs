@@ -40,8 +40,10 @@ pub struct Span {
     pub policy: Option<Arc<str>>,
     /// Whose token it was, once it was verified.
     pub issuer: Option<Arc<str>>,
-    /// Allowed, or why not.
-    pub outcome: Result<(), Denial>,
+    /// Why the request was denied, if it was.
+    pub denied: Option<Denial>,
+    /// Why it would have been, if its policy did more than report.
+    pub would_deny: Option<Denial>,
     /// What the caller proved.
     pub proved: Proved,
 }
@@ -86,7 +88,8 @@ impl Spans {
             front,
             policy: facts.policy.as_ref().map(|it| Arc::clone(&it.name)),
             issuer: facts.token.as_ref().map(|it| Arc::clone(&it.issuer.name)),
-            outcome: verdict.outcome,
+            denied: verdict.denied(),
+            would_deny: verdict.would_deny(),
             proved: facts.proved,
         };
         if self.queue.try_send(span).is_err() {
