@@ -51,7 +51,7 @@ const IMPURE_PATHS: &[&str] =
 
 /// Who calls the cryptography library itself, and what for.
 const CRYPTOGRAPHERS: &[&str] = &[
-    "src/check/possession.rs", // keys compare in constant time
+    "src/check/possession.rs", // the secret of nonces is drawn
     "src/commands/demo/",      // an issuer signs
     "src/jose/key.rs",         // signatures are verified
     "src/jose/thumbprint.rs",  // SHA-256
