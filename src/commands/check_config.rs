@@ -2,6 +2,7 @@
 
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{self, Config, Listen, Problem};
+use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
     ClaimRule, HostPattern, Issuer, KeySource, Match, Policy, PolicySet, SenderConstraint,
     UpstreamAuthorization,
@@ -52,6 +53,10 @@ impl Display for Summary<'_> {
         let Config { listen, policies: rules, digest, warnings: _ } = self.0;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
+        if let Some(forward_auth) = &listen.forward_auth {
+            let (address, asker) = (&forward_auth.address, asker(&forward_auth.asker));
+            writeln!(f, "forward_auth        {address}{}, asked by {asker}", tls(listen))?;
+        }
         writeln!(f, "admin               {}", listen.admin)?;
         writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
         writeln!(f, "upstream            {}", upstream(rules))?;
@@ -76,6 +81,16 @@ fn tls(listen: &Listen) -> &'static str {
         Some(tls) if tls.client_ca.is_some() => ", mutual TLS",
         Some(_) => ", TLS",
     }
+}
+
+fn asker(asker: &Asker) -> String {
+    let flavour = match &asker.flavour {
+        Flavour::Nginx => "nginx".to_owned(),
+        Flavour::Traefik => "Traefik or Caddy".to_owned(),
+        Flavour::Envoy { path_prefix } if path_prefix.is_empty() => "Envoy".to_owned(),
+        Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
+    };
+    flavour + if asker.secret.is_some() { " with a secret" } else { "" }
 }
 
 fn source(source: &Source) -> String {

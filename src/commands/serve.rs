@@ -93,7 +93,8 @@ async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFai
     };
     let server = Server::start(setup, gate)?;
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
-    tracing::info!(%ext_authz, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    let forward_auth = server.forward_auth().map(tracing::field::display);
+    tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
     tokio::select! {
         ended = server.run(ready, stopped) => Ok(ended),
         () = signals.forward(stop) => Ok(Ended::AtOnce),

@@ -13,6 +13,7 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
+use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::PolicySet;
 use compile::Files;
@@ -38,10 +39,21 @@ pub struct Config {
 pub struct Listen {
     /// gRPC for Envoy.
     pub ext_authz: Address,
+    /// HTTP for proxies that ask by a subrequest; none: they cannot.
+    pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
-    /// TLS on `ext_authz`; none: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; none: plain text.
     pub tls: Option<Tls>,
+}
+
+/// The listener for proxies that ask by a subrequest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// Where it is.
+    pub address: Address,
+    /// Who asks there.
+    pub asker: Asker,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.

@@ -3,6 +3,7 @@
 
 mod client_certificate;
 mod files;
+mod forward_auth;
 mod issuers;
 mod listen;
 mod matching;
@@ -30,11 +31,14 @@ pub(super) fn compile(
     if file.dpop.is_some() {
         findings.problem(&root.key("dpop"), NOT_SUPPORTED_YET);
     }
-    let at = root.key("listen");
-    let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
+    let listen = file.listen.unwrap_or_default();
+    let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
     let at = root.key("client_certificate");
     let source = file.client_certificate.unwrap_or_default();
     let client_certificate = client_certificate::compile(source, &at, findings);
+    if let Some(forward_auth) = &listen.forward_auth {
+        forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
+    }
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
 
