@@ -1,18 +1,22 @@
 //! The whole service on one page: what is checked of a request, in order.
 
-use crate::clock::Clock;
+mod possession;
+mod vouching;
+
+pub use possession::{Dpop, NoRandomness};
+
+use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
-use crate::jose::jwk::KeySet;
-use crate::jose::jws::Unverified;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::claims;
-use crate::oauth::credentials::{Credentials, Scheme, Token};
-use crate::oauth::mtls;
-use crate::policy::{IssuerId, Policy, PolicySet};
+use crate::oauth::credentials::{Credentials, Scheme};
+use crate::oauth::introspection::Jwt;
+use crate::policy::{Mode, Policy, PolicySet};
 use crate::request::Request;
+use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
-use crate::state::token_cache::{Digest, Entry, TokenCache};
+use crate::state::token_cache::TokenCache;
 use std::sync::Arc;
 
 /// What decides, swapped as a whole when the configuration changes.
@@ -22,8 +26,12 @@ pub struct Rules {
     pub policies: PolicySet,
     /// The keys of each issuer, in the order of [`PolicySet::issuers`].
     pub keys: Vec<Arc<IssuerKeys>>,
+    /// Who asks each issuer about its tokens, in the same order; none where nobody does.
+    pub introspectors: Vec<Option<Arc<Introspector>>>,
     /// The tokens that were verified before.
     pub cache: Arc<TokenCache>,
+    /// What DPoP needs besides the proof.
+    pub dpop: Dpop,
     /// The claims that somebody will ask for.
     selection: Arc<[String]>,
 }
@@ -55,10 +63,18 @@ pub struct Facts {
     pub kid: Option<String>,
     /// The token, once it was verified.
     pub token: Option<Arc<AccessToken>>,
+    /// What goes upstream in place of an opaque token.
+    pub forward: Option<Arc<Jwt>>,
     /// The client certificate that the request came with, once it was looked at.
     pub certificate: Option<Thumbprint>,
     /// What the caller proved.
     pub proved: Proved,
+    /// The token was valid at the time of the check: its claims may be told to the upstream.
+    pub admitted: bool,
+    /// The proof's nonce will do for some time yet.
+    pub nonce_is_fresh: bool,
+    /// The nonce for the client's next proof.
+    pub nonce: Option<String>,
 }
 
 /// Of which keys the caller proved possession.
@@ -78,41 +94,43 @@ impl Checker {
 
     /// Checks one request under `rules`.
     pub async fn check(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
+        let now = self.clock.now();
         let mut facts = Facts::default();
-        let outcome = self.decide(rules, request, &mut facts).await;
+        let outcome = decide(rules, request, now, &mut facts).await;
+        facts.nonce = rules.nonce_to_send(outcome, &facts, now);
         Verdict { outcome, facts }
     }
+}
 
-    async fn decide(
-        &self,
-        rules: &Rules,
-        request: &Request<'_>,
-        facts: &mut Facts,
-    ) -> Result<(), Denial> {
-        let now = self.clock.now();
-        let policy = rules.policies.policy(request)?;
-        facts.policy = Some(Arc::clone(policy));
-        let credentials = Credentials::read(request)?;
-        facts.scheme = Some(credentials.scheme);
+async fn decide(
+    rules: &Rules,
+    request: &Request<'_>,
+    now: UnixTime,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let policy = rules.policies.policy(request)?;
+    facts.policy = Some(Arc::clone(policy));
+    let credentials = Credentials::read(request)?;
+    facts.scheme = Some(credentials.scheme);
 
-        let token = rules.verified(policy, credentials.token, facts).await?;
-        facts.token = Some(Arc::clone(&token));
-        token.admit(now)?;
-        token.admit_scopes(&policy.scopes)?;
-        admit_claims(&token, policy)?;
+    let token = rules.token(policy, credentials.token, facts).await?;
+    facts.token = Some(Arc::clone(&token));
+    token.admit(now)?;
+    facts.admitted = true;
+    token.admit_scopes(&policy.scopes)?;
+    admit_claims(&token, policy)?;
 
-        let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
-        if let Some(bound_to) = to_prove.certificate {
-            let shown = rules.policies.client_certificate.read(&request.evidence);
-            facts.certificate = shown.thumbprint();
-            mtls::verify(bound_to, shown)?;
-            facts.proved.certificate = true;
-        }
-        if to_prove.key.is_some() {
-            return Err(Denial::BindingUnsupported);
-        }
-        Ok(())
+    let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
+    let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
+    // The issuer is not asked for the sake of somebody who cannot use the token.
+    rules.admit_unrevoked(policy, &token, credentials.token, now).await?;
+    // Last, for it is the only step that leaves a mark: a request that is refused for another
+    // reason must not use up its proof.
+    if let Some(proof) = proof {
+        rules.use_up(&proof, now).await?;
+        facts.proved.dpop = true;
     }
+    Ok(())
 }
 
 /// Whether the token has every claim that the policy demands.
@@ -129,102 +147,34 @@ fn admit_claims(token: &AccessToken, policy: &Policy) -> Result<(), Denial> {
 }
 
 impl Rules {
-    /// Rules that demand what `policies` say and verify with `keys`, one for each issuer.
-    pub fn new(policies: PolicySet, keys: Vec<Arc<IssuerKeys>>, cache: Arc<TokenCache>) -> Self {
+    /// Rules that demand what `policies` say, verify with `keys` and ask `introspectors`
+    /// ([`crate::state::introspection::start_all`]), one of each for each issuer.
+    pub fn new(
+        policies: PolicySet,
+        keys: Vec<Arc<IssuerKeys>>,
+        introspectors: Vec<Option<Arc<Introspector>>>,
+        cache: Arc<TokenCache>,
+        dpop: Dpop,
+    ) -> Self {
         let selection = policies.claims_asked_for().into();
-        Self { policies, keys, cache, selection }
-    }
-
-    /// The token, once its signature and its claims have been verified, now or before.
-    async fn verified(
-        &self,
-        policy: &Policy,
-        token: Token<'_>,
-        facts: &mut Facts,
-    ) -> Result<Arc<AccessToken>, Denial> {
-        if token.as_bytes().len() > self.policies.limits.token_bytes {
-            return Err(Denial::TokenTooLarge);
-        }
-        let digest = Digest::of(token.as_bytes());
-        if let Some(token) = self.remembered(policy, &digest) {
-            return Ok(token);
-        }
-        let (token, key) = self.verify(policy, token, facts).await?;
-        let token = Arc::new(token);
-        self.cache.insert(digest, Entry { token: Arc::clone(&token), key });
-        Ok(token)
-    }
-
-    /// A token that was verified before, as long as it was under these very rules, by a key that
-    /// its issuer still has.
-    fn remembered(&self, policy: &Policy, digest: &Digest) -> Option<Arc<AccessToken>> {
-        let Entry { token, key } = self.cache.get(digest)?;
-        let issued = |id: &IssuerId| {
-            let issuer = self.policies.issuers.get(id.0);
-            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || *it == token.issuer)
-        };
-        let id = policy.issuers.iter().find(|it| issued(it))?;
-        let keys = self.keys.get(id.0)?.current()?;
-        let counts = keys.contains(key) && token.claims.are_selected_by(&self.selection);
-        counts.then_some(token)
-    }
-
-    /// The token and the thumbprint of the key that verified it.
-    async fn verify(
-        &self,
-        policy: &Policy,
-        token: Token<'_>,
-        facts: &mut Facts,
-    ) -> Result<(AccessToken, Thumbprint), Denial> {
-        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed))?;
-        let header = jws.header().clone();
-        facts.kid.clone_from(&header.kid);
-        // The issuer first, then its key, then the algorithm: a key is never looked up across.
-        let id = self.issuer(policy, &jws)?;
-        let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
-        else {
-            return Err(Denial::Internal);
-        };
-        let algorithm = header
-            .algorithm
-            .filter(|it| issuer.algorithms.contains(it))
-            .ok_or(Denial::TokenAlgorithmForbidden)?;
-        let kid = header.kid.as_deref();
-        let set = key_set(keys, kid).await?;
-        let mut candidates = set.candidates(kid, algorithm).peekable();
-        if candidates.peek().is_none() {
-            let named = kid.is_some_and(|it| set.knows(it));
-            return Err(if named {
-                Denial::TokenAlgorithmForbidden
-            } else {
-                Denial::TokenKeyUnknown
-            });
-        }
-        let (verified, key) =
-            jws.verify(algorithm, candidates).or(Err(Denial::TokenSignatureInvalid))?;
-        let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
-        Ok((token, key.id()))
-    }
-
-    /// The issuer that the token claims, if the policy accepts it.
-    fn issuer(&self, policy: &Policy, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
-        let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
-        let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
-        let is_claimed = |it: &IssuerId| {
-            self.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
-        };
-        policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
+        Self { policies, keys, introspectors, cache, dpop, selection }
     }
 }
 
-/// The keys of an issuer. Waits for the network only when there are none yet, or when none of them
-/// has the name that the token gives.
-async fn key_set(keys: &IssuerKeys, kid: Option<&str>) -> Result<Arc<KeySet>, Denial> {
-    let set = keys.available().await.ok_or(Denial::KeysUnavailable)?;
-    if kid.is_none_or(|it| set.knows(it)) {
-        return Ok(set);
+impl Verdict {
+    /// Why the request is refused, if it is: a policy may only report.
+    pub fn denied(&self) -> Option<Denial> {
+        self.outcome.err().filter(|_| !self.only_reports())
     }
-    Ok(keys.newer_than(&set).await.unwrap_or(set))
+
+    /// Why the request would be refused, if its policy did more than report.
+    pub fn would_deny(&self) -> Option<Denial> {
+        self.outcome.err().filter(|_| self.only_reports())
+    }
+
+    fn only_reports(&self) -> bool {
+        self.facts.policy.as_ref().is_some_and(|it| it.mode == Mode::Report)
+    }
 }
 
 impl Proved {

@@ -677,6 +677,7 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> Issuer {
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: 30 * SECOND,
         keys: KeyRules { source, ca: None, upkeep },
+        introspection: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Admin;
 use crate::gate::Standing;
-use crate::state::jwks;
+use crate::state::{introspection, jwks};
 use crate::telemetry::metrics::{CacheFigures, Metrics};
 use serde::Serialize;
 use std::sync::atomic::Ordering;
@@ -16,6 +16,7 @@ pub struct Status {
     uptime_seconds: u64,
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
+    introspection: Vec<introspection::Status>,
     policies: Vec<String>,
     token_cache: CacheFigures,
     checks_under_way: usize,
@@ -43,12 +44,18 @@ impl Status {
                 age_seconds: now.duration_since(standing.since).as_secs(),
             },
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
+            introspection: asking(&standing),
             policies: policies.policies.iter().map(|it| it.name.to_string()).collect(),
             token_cache: token_cache(&standing),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
         }
     }
+}
+
+/// Those issuers that are asked about their tokens.
+fn asking(standing: &Standing) -> Vec<introspection::Status> {
+    standing.rules.introspectors.iter().flatten().map(|it| it.status()).collect()
 }
 
 /// Brings the metrics that are kept elsewhere up to date.

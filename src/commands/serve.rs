@@ -1,11 +1,12 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::{Checker, Rules};
+use crate::check::{Checker, Dpop, Rules};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::gate::Gate;
 use crate::server::{Ended, Server, Setup, StartFailure};
+use crate::state::introspection;
 use crate::state::jwks::{self, IssuerKeys};
 use crate::state::token_cache::TokenCache;
 use crate::telemetry::log::{self, Format, Level, Sink};
@@ -81,7 +82,11 @@ async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFai
     let keys = jwks::start_all(&config.policies.issuers, &[], &clock, &Handle::current())?;
     let ready = all_ready(keys.clone());
     let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
-    let rules = Rules::new(config.policies, keys, cache);
+    let introspectors =
+        introspection::start_all(&config.policies, &keys, &[], &clock, &Handle::current())?;
+    let Config { policies, dpop, .. } = config;
+    let dpop = Dpop::start(&dpop.replay, dpop.nonce_keys, &Handle::current())?;
+    let rules = Rules::new(policies, keys, introspectors, cache, dpop);
     let metrics = Arc::new(Metrics::new()?);
     let checker = Checker::new(clock);
     let gate = Arc::new(Gate::new(checker, rules, config.digest, metrics));

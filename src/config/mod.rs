@@ -9,6 +9,7 @@ mod tree;
 mod values;
 mod yaml;
 
+pub use compile::Dpop;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
@@ -28,6 +29,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is demanded.
     pub policies: PolicySet,
+    /// What DPoP needs besides the policies.
+    pub dpop: Dpop,
     /// What is allowed and yet worth a second look, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
@@ -105,9 +108,9 @@ pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies)) if problems.is_empty() => {
+        Some((listen, policies, dpop)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, warnings, digest })
+            Ok(Config { listen, policies, dpop, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

@@ -23,6 +23,30 @@ pub struct AccessToken {
     begins: UnixTime,
 }
 
+/// What is asked of the audience of a token that was introspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// It must be said, and hold one of ours.
+    Demanded,
+    /// It must hold one of ours if it is said.
+    IfSaid,
+    /// Nothing: the token itself has told it.
+    Ignored,
+}
+
+/// Which claims must be there. Those that are there must be right in any case.
+#[derive(Clone, Copy)]
+struct Demands {
+    issuer: bool,
+    audience: Audience,
+    expiry: bool,
+}
+
+impl Demands {
+    /// RFC 9068 §4.
+    const RFC_9068: Self = Self { issuer: true, audience: Audience::Demanded, expiry: true };
+}
+
 impl AccessToken {
     /// Reads verified claims as an access token of `issuer`. Keeps the claims at `selection`.
     ///
@@ -36,7 +60,20 @@ impl AccessToken {
         if !issuer.token_types.iter().any(|it| header.is_type(it)) {
             return Err(Denial::TokenTypeWrong);
         }
-        Self::from_claims(verified.claims(), issuer, selection)
+        Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068)
+    }
+
+    /// Reads what `issuer` says about an active token as that token (RFC 7662 §2.2). What it says is
+    /// held to the same rules as the claims of a JWT; but it need not say `iss` and `exp`, since it
+    /// says that the token is its own and has not expired.
+    pub fn introspected(
+        claims: &Object,
+        issuer: &Arc<Issuer>,
+        selection: &Arc<[String]>,
+        audience: Audience,
+    ) -> Result<Self, Denial> {
+        let demands = Demands { issuer: false, audience, expiry: false };
+        Self::from_claims(claims, issuer, selection, demands)
     }
 
     /// Reads claims that the issuer vouches for.
@@ -44,17 +81,27 @@ impl AccessToken {
         claims: &Object,
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
+        demands: Demands,
     ) -> Result<Self, Denial> {
-        if required(claims, "iss")?.as_str() != Some(&issuer.name) {
+        if let Some(iss) = member(claims, "iss", demands.issuer)?
+            && iss.as_str() != Some(&issuer.name)
+        {
             return Err(Denial::TokenIssuerUnknown);
         }
-        admit_audience(required(claims, "aud")?, &issuer.audiences)?;
+        if demands.audience != Audience::Ignored
+            && let Some(aud) = member(claims, "aud", demands.audience == Audience::Demanded)?
+        {
+            admit_audience(aud, &issuer.audiences)?;
+        }
         for name in TEXTS {
             if claims.get(*name).is_some_and(|it| !it.is_string()) {
                 return Err(Denial::TokenMalformed);
             }
         }
-        let expires = time(required(claims, "exp")?, f64::floor)?;
+        let mut expires = UnixTime::from_millis(i64::MAX);
+        if let Some(claim) = member(claims, "exp", demands.expiry)? {
+            expires = time(claim, f64::floor)?;
+        }
         let mut begins = UnixTime::from_millis(i64::MIN);
         for name in ["nbf", "iat"] {
             if let Some(claim) = claims.get(name) {
@@ -110,8 +157,12 @@ impl AccessToken {
 /// Claims that are strings wherever they stand (RFC 9068 §2.2, RFC 8693 §4.2).
 const TEXTS: &[&str] = &["sub", "client_id", "scope", "jti"];
 
-fn required<'a>(claims: &'a Object, name: &str) -> Result<&'a Value, Denial> {
-    claims.get(name).ok_or(Denial::TokenClaimMissing)
+/// The claim, which may be absent only when it is not `demanded`.
+fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&'a Value>, Denial> {
+    match claims.get(name) {
+        None if demanded => Err(Denial::TokenClaimMissing),
+        found => Ok(found),
+    }
 }
 
 /// `aud` is a string or an array of strings, and one of them must be ours (RFC 7519 §4.1.3).
@@ -148,24 +199,11 @@ pub(super) fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Den
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::algorithm::Algorithm;
-    use crate::policy::{ALWAYS_ASKED_FOR, KeyRules, KeySource, KeyUpkeep};
+    use crate::oauth::examples::{issuer, selection};
     use serde_json::json;
-    use std::time::Duration;
 
     const NOW: i64 = 1_800_000_000;
     const LEEWAY: i64 = 30;
-
-    fn issuer() -> Arc<Issuer> {
-        Arc::new(Issuer {
-            name: "https://as.example.com".into(),
-            audiences: vec!["https://api.example.com".to_owned(), "api".to_owned()],
-            algorithms: vec![Algorithm::ES256],
-            token_types: vec!["at+jwt".to_owned()],
-            clock_leeway: Duration::from_secs(30),
-            keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
-        })
-    }
 
     fn claims() -> Value {
         json!({
@@ -179,10 +217,10 @@ mod tests {
     fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
         let mut claims = claims();
         edit(&mut claims);
-        let selection: Arc<[String]> = ALWAYS_ASKED_FOR.iter().map(ToString::to_string).collect();
-        let token = AccessToken::from_claims(claims.as_object().unwrap(), &issuer(), &selection);
+        let claims = claims.as_object().unwrap();
+        let token = AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068);
         let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
-        assert_eq!(found, expected, "{claims}");
+        assert_eq!(found, expected, "{claims:?}");
     }
 
     #[test]
@@ -264,12 +302,12 @@ mod tests {
 
     #[test]
     fn scopes_are_whole_words_and_all_of_them_are_needed() {
-        let selection: Arc<[String]> = ALWAYS_ASKED_FOR.iter().map(ToString::to_string).collect();
         let with = |scope: Value, wanted: &[&str]| {
             let mut claims = claims();
             claims["scope"] = scope;
             let claims = claims.as_object().unwrap();
-            let token = AccessToken::from_claims(claims, &issuer(), &selection).unwrap();
+            let read = AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068);
+            let token = read.unwrap();
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
             token.admit_scopes(&wanted).is_ok()
         };
@@ -281,5 +319,54 @@ mod tests {
         assert!(!with(json!("READ"), &["read"]));
         assert!(!with(json!("read\twrite"), &["read"]));
         assert!(!with(json!(""), &["read"]));
+    }
+
+    /// What becomes of a bare answer after one edit.
+    #[track_caller]
+    fn check_answer(
+        audience: Audience,
+        edit: impl FnOnce(&mut Value),
+        expected: Result<(), Denial>,
+    ) {
+        let mut claims = json!({"active": true, "aud": "api"});
+        edit(&mut claims);
+        let claims = claims.as_object().unwrap();
+        let token = AccessToken::introspected(claims, &issuer(), &selection(), audience);
+        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
+        assert_eq!(found, expected, "{claims:?}");
+    }
+
+    #[test]
+    fn an_answer_may_leave_out_what_being_active_says() {
+        check_answer(Audience::Demanded, |_| {}, Ok(()));
+        for (name, odd, denial) in [
+            ("iss", json!("https://other.example.com"), Denial::TokenIssuerUnknown),
+            ("iss", json!(null), Denial::TokenIssuerUnknown),
+            ("exp", json!(NOW - LEEWAY), Denial::TokenExpired),
+            ("exp", json!("never"), Denial::TokenMalformed),
+            ("nbf", json!(NOW + LEEWAY + 1), Denial::TokenPremature),
+            ("iat", json!("now"), Denial::TokenMalformed),
+            ("sub", json!(7), Denial::TokenMalformed),
+            ("client_id", json!(null), Denial::TokenMalformed),
+            ("scope", json!(["read"]), Denial::TokenMalformed),
+            ("jti", json!(1), Denial::TokenMalformed),
+            ("cnf", json!("x"), Denial::TokenMalformed),
+            ("cnf", json!({"x5t#S256": ""}), Denial::TokenMalformed),
+        ] {
+            check_answer(Audience::Demanded, |it| it[name] = odd, Err(denial));
+        }
+        check_answer(Audience::Demanded, |it| it["iss"] = json!("https://as.example.com"), Ok(()));
+        check_answer(Audience::Demanded, |it| it["exp"] = json!(NOW - LEEWAY + 1), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_leaves_out_the_audience_only_where_the_operator_says_so() {
+        let without = |it: &mut Value| drop(it.as_object_mut().unwrap().remove("aud"));
+        let other = |it: &mut Value| it["aud"] = json!("other");
+        check_answer(Audience::Demanded, without, Err(Denial::TokenClaimMissing));
+        check_answer(Audience::Demanded, other, Err(Denial::TokenAudienceMismatch));
+        check_answer(Audience::IfSaid, without, Ok(()));
+        check_answer(Audience::IfSaid, other, Err(Denial::TokenAudienceMismatch));
+        check_answer(Audience::Ignored, other, Ok(()));
     }
 }

@@ -7,5 +7,8 @@ pub mod claims;
 pub mod confirmation;
 pub mod credentials;
 pub mod dpop;
+#[cfg(test)]
+mod examples;
+pub mod introspection;
 pub mod mtls;
-pub mod target;
+pub mod nonce;

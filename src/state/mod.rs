@@ -3,5 +3,7 @@
 pub mod discovery;
 pub mod freshness;
 pub mod http;
+pub mod introspection;
 pub mod jwks;
+pub mod replay;
 pub mod token_cache;

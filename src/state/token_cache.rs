@@ -125,7 +125,7 @@ impl Weighter<Digest, Entry> for Cost {
 
 /// Hashes a digest by taking its first octets, which are as good as random.
 #[derive(Default)]
-struct Prefix(u64);
+pub(super) struct Prefix(u64);
 
 impl Hash for Digest {
     fn hash<H: Hasher>(&self, state: &mut H) {

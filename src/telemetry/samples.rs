@@ -1,11 +1,15 @@
 //! Knows a small set of policies, for tests.
 
+use crate::check::Dpop;
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
+use crate::oauth::nonce::NonceKeys;
 use crate::policy::{
-    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
+    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
     SenderConstraint, TokenCacheLimits, Upstream,
 };
+use crate::state::replay::ReplayStore;
+use crate::state::replay::memory::MemoryLimits;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +22,11 @@ pub(crate) fn policy_set() -> PolicySet {
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: Duration::ZERO,
         keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
+        introspection: None,
     };
     let payments = Policy {
-        name: "payments".into(),
-        matches: Match::default(),
-        sender_constraint: SenderConstraint::Certificate,
         issuers: vec![IssuerId(0)],
-        scopes: vec![],
-        claims: vec![],
+        ..Policy::new("payments", SenderConstraint::Certificate)
     };
     PolicySet {
         issuers: vec![Arc::new(issuer)],
@@ -38,5 +39,14 @@ pub(crate) fn policy_set() -> PolicySet {
             token_cache: TokenCacheLimits::default(),
         },
         upstream: Upstream::default(),
+        proofs: ProofRules::default(),
+    }
+}
+
+/// DPoP with a store in memory.
+pub(crate) fn dpop() -> Dpop {
+    Dpop {
+        replay: Arc::new(ReplayStore::in_memory(MemoryLimits::default())),
+        nonces: Arc::new(NonceKeys::from_octets(&[7; 32])),
     }
 }

@@ -47,6 +47,20 @@ impl Signer {
     }
 }
 
+impl Signer {
+    /// A DPoP proof with these claims (RFC 9449 §4.2).
+    pub fn prove(&self, claims: &Value) -> String {
+        let mut jwk = self.public.clone();
+        jwk.as_object_mut().unwrap().remove("kid");
+        let header = Header {
+            typ: Some("dpop+jwt".to_owned()),
+            jwk: Some(serde_json::from_value(jwk).unwrap()),
+            ..Header::new(self.algorithm)
+        };
+        jsonwebtoken::encode(&header, claims, &self.key).unwrap()
+    }
+}
+
 /// `token` with one bit of its signature turned.
 pub fn tampered(token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').unwrap();

@@ -1,9 +1,9 @@
 //! Knows how a proxy's question is answered.
 
 use super::{Asker, read, write};
-use crate::answer::Answer;
 use crate::denial::Denial;
 use crate::gate::{Gate, Passage};
+use crate::request::Field;
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -38,7 +38,7 @@ impl Endpoint {
     ) -> Response<Full<Bytes>> {
         let passage = self.gate.enter(Front::ForwardAuth);
         let checked = AssertUnwindSafe(self.check(&passage, question)).catch_unwind().await;
-        checked.unwrap_or_else(|_| self.written(&passage.refuse(Denial::Internal)))
+        checked.unwrap_or_else(|_| self.refused(&passage, Denial::Internal))
     }
 
     async fn check<B: Body<Data = Bytes>>(
@@ -54,11 +54,17 @@ impl Endpoint {
             let certificate_header = passage.standing().certificate_header();
             read::request(&question, &self.asker.flavour, certificate_header)
         };
-        let answer = match received.await {
-            Ok(request) => passage.check(&request).await,
-            Err(denial) => passage.refuse(denial),
-        };
-        self.written(&answer)
+        match received.await {
+            Ok(request) => {
+                let answer = passage.check(&request).await;
+                write::response(&answer, &self.asker.flavour, request.authorization)
+            }
+            Err(denial) => self.refused(passage, denial),
+        }
+    }
+
+    fn refused(&self, passage: &Passage<'_>, denial: Denial) -> Response<Full<Bytes>> {
+        write::response(&passage.refuse(denial), &self.asker.flavour, Field::Absent)
     }
 
     /// Refuses whoever is not the proxy. No policy is for what a stranger asks.
@@ -70,10 +76,6 @@ impl Endpoint {
             }
             Some(_) | None => Ok(()),
         }
-    }
-
-    fn written(&self, answer: &Answer) -> Response<Full<Bytes>> {
-        write::response(answer, &self.asker.flavour)
     }
 }
 
@@ -106,7 +108,7 @@ mod tests {
     fn endpoint(secret: Option<Secret>) -> Endpoint {
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], cache);
+        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
         let flavour = Flavour::Envoy { path_prefix: String::new() };

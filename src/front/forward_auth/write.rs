@@ -5,21 +5,33 @@
 
 use super::Flavour;
 use crate::answer::{Answer, Header};
+use crate::request::Field;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use std::sync::Arc;
 
-/// The response that tells `answer` to a proxy of this flavour.
+/// The response that tells `answer` to a proxy of this flavour, about a request that came with
+/// `authorization`.
 ///
 /// A header whose value holds control characters never goes out.
-pub fn response(answer: &Answer, flavour: &Flavour) -> Response<Full<Bytes>> {
+pub fn response(
+    answer: &Answer,
+    flavour: &Flavour,
+    authorization: Field<'_>,
+) -> Response<Full<Bytes>> {
     let mut response = match answer {
         Answer::Allow { set, remove, to_client, .. } => {
             let mut response = Response::new(Full::default());
             let headers = response.headers_mut();
-            identify(headers, set, remove, flavour);
+            match flavour {
+                Flavour::Envoy { .. } => list(headers, remove, set),
+                Flavour::Nginx | Flavour::Traefik => empty(headers, remove, set, authorization),
+            }
+            put(headers, set);
             put(headers, to_client);
             response
         }
@@ -33,28 +45,34 @@ pub fn response(answer: &Answer, flavour: &Flavour) -> Response<Full<Bytes>> {
     response
 }
 
-/// The request headers that the proxy is to set and to strip.
-fn identify(headers: &mut HeaderMap, set: &[Header], remove: &[Arc<str>], flavour: &Flavour) {
-    let (sendable, unsendable): (Vec<&Header>, Vec<&Header>) =
-        set.iter().partition(|it| it.is_sendable());
-    // What cannot be set must not be left to the client either.
-    let removed = remove.iter().chain(unsendable.iter().map(|it| &it.name));
-    match flavour {
-        Flavour::Envoy { .. } => {
-            let list = removed.map(|it| &**it).collect::<Vec<_>>().join(",");
-            if let (false, Ok(list)) = (list.is_empty(), HeaderValue::from_str(&list)) {
-                headers.insert(TO_REMOVE, list);
-            }
-        }
-        // They copy the headers that they are told to copy, and empty is as good as none.
-        Flavour::Nginx | Flavour::Traefik => {
-            let names = removed.filter_map(|it| HeaderName::try_from(&**it).ok());
-            for name in names.filter(|it| !OF_THE_CONNECTION.contains(&it.as_str())) {
-                headers.insert(name, HeaderValue::from_static(""));
-            }
-        }
+/// Lists the request headers that go. What cannot be set is not left to the client either.
+fn list(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header]) {
+    let names = removed(remove, set).collect::<Vec<_>>().join(",");
+    if let Some(names) = HeaderValue::try_from(names).ok().filter(|it| !it.is_empty()) {
+        headers.insert(TO_REMOVE, names);
     }
-    put(headers, sendable);
+}
+
+/// Tells the request headers that go as empty ones. These proxies put what the answer has in place
+/// of what the client sent, for every header that they are told to, and empty is as good as none.
+///
+/// So what is to stay must be told as well: they cannot be told to copy `authorization` only when
+/// it changes.
+fn empty(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header], authorization: Field<'_>) {
+    if let Field::One(value) = authorization
+        && let Ok(value) = HeaderValue::from_bytes(value)
+    {
+        headers.insert(AUTHORIZATION, value);
+    }
+    let names = removed(remove, set).filter_map(|it| HeaderName::try_from(it).ok());
+    for name in names.filter(|it| !OF_THE_CONNECTION.contains(&it.as_str())) {
+        headers.insert(name, HeaderValue::from_static(""));
+    }
+}
+
+fn removed<'a>(remove: &'a [Arc<str>], set: &'a [Header]) -> impl Iterator<Item = &'a str> {
+    let unsendable = set.iter().filter(|it| !it.is_sendable()).map(|it| &it.name);
+    remove.iter().chain(unsendable).map(|it| &**it)
 }
 
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
@@ -125,6 +143,7 @@ fn line(header: &Header) -> Option<(HeaderName, HeaderValue)> {
 mod tests {
     use super::*;
     use crate::denial::Denial;
+    use crate::telemetry::samples::policy_set;
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
     const FLAVOURS: [Flavour; 3] = [Flavour::Nginx, Flavour::Traefik, ENVOY];
@@ -145,7 +164,7 @@ mod tests {
     /// Status, headers in order and body of the response.
     fn told(answer: &Answer, flavour: &Flavour) -> (u16, Vec<String>, bool) {
         use http_body::Body;
-        let response = response(answer, flavour);
+        let response = response(answer, flavour, Field::One(b"Bearer a"));
         let mut lines: Vec<_> = response
             .headers()
             .iter()
@@ -159,7 +178,7 @@ mod tests {
     fn no_denial_is_read_as_an_allow() {
         for flavour in FLAVOURS {
             for denial in Denial::ALL {
-                let (status, ..) = told(&Answer::refused(*denial), &flavour);
+                let (status, ..) = told(&Answer::refused(*denial, &policy_set()), &flavour);
                 assert!((400..600).contains(&status), "{denial} {flavour:?}");
             }
             for status in [0, 200, 204, 302, 399, 600, u16::MAX] {
@@ -227,6 +246,7 @@ mod tests {
         for flavour in [Flavour::Nginx, Flavour::Traefik] {
             let (status, lines, _) = told(&answer, &flavour);
             let expected = [
+                "authorization: Bearer a",
                 "cache-control: no-store",
                 "dpop-nonce: n",
                 "dpop: ",
@@ -247,11 +267,24 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_copies_can_always_copy_the_token() {
+        for flavour in [Flavour::Nginx, Flavour::Traefik] {
+            let token = |set: &[(&str, &str)], remove: &[&str]| {
+                let lines = told(&allow(set, remove), &flavour).1;
+                lines.into_iter().filter(|it| it.starts_with("authorization")).collect::<Vec<_>>()
+            };
+            assert_eq!(token(&[], &[]), ["authorization: Bearer a"]);
+            assert_eq!(token(&[("authorization", "Bearer b")], &[]), ["authorization: Bearer b"]);
+            assert_eq!(token(&[], &["authorization"]), ["authorization: "]);
+        }
+    }
+
+    #[test]
     fn a_header_with_a_control_character_never_goes_out() {
         for value in ["a\r\nset-cookie: x", "a\nb", "\0", "a\tb", "\u{7f}", "\u{85}"] {
             let answer = allow(&[("x-auth-subject", value)], &[]);
             let lines = |flavour| told(&answer, &flavour).1;
-            assert_eq!(lines(Flavour::Nginx)[2], "x-auth-subject: ", "{value:?}");
+            assert_eq!(lines(Flavour::Nginx)[3], "x-auth-subject: ", "{value:?}");
             assert_eq!(lines(ENVOY)[2], "x-envoy-auth-headers-to-remove: x-auth-subject");
             for flavour in FLAVOURS {
                 let denied = told(&deny(401, &[("www-authenticate", value)]), &flavour);
@@ -263,6 +296,7 @@ mod tests {
     #[test]
     fn what_would_be_about_the_connection_is_left_out() {
         let (_, lines, _) = told(&allow(&[], &["connection", "upgrade", "x-a"]), &Flavour::Nginx);
-        assert_eq!(lines, ["cache-control: no-store", "dpop-nonce: n", "x-a: "]);
+        let left = ["authorization: Bearer a", "cache-control: no-store", "dpop-nonce: n", "x-a: "];
+        assert_eq!(lines, left);
     }
 }

@@ -14,6 +14,7 @@ mod schedule;
 mod snapshot;
 mod source;
 mod status;
+mod verification;
 
 pub use source::BadSource;
 pub use status::{LastError, Status};

@@ -1,0 +1,164 @@
+//! Knows how an issuer vouches for a token: by its signature, or by its word.
+
+use super::{Facts, Rules};
+use crate::clock::UnixTime;
+use crate::denial::Denial;
+use crate::jose::jws::Unverified;
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::access_token::AccessToken;
+use crate::oauth::confirmation::Confirmation;
+use crate::oauth::credentials::Token;
+use crate::policy::{IssuerId, Policy};
+use crate::state::introspection::Introspector;
+use crate::state::token_cache::{Digest, Entry};
+use std::sync::Arc;
+
+impl Rules {
+    /// The token, once its issuer has vouched for it: by signature or by word.
+    pub(super) async fn token(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        facts: &mut Facts,
+    ) -> Result<Arc<AccessToken>, Denial> {
+        if token.as_bytes().len() > self.policies.limits.token_bytes {
+            return Err(Denial::TokenTooLarge);
+        }
+        let digest = Digest::of(token.as_bytes());
+        if token.looks_like_jwt() {
+            self.verified(policy, token, digest, facts).await
+        } else {
+            self.introspected(policy, token, digest, facts).await
+        }
+    }
+
+    /// An opaque token, once an issuer called it active. The policy's issuers are asked in their
+    /// order, until one knows the token. One that cannot be asked may be the one that knows.
+    async fn introspected(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        digest: Digest,
+        facts: &mut Facts,
+    ) -> Result<Arc<AccessToken>, Denial> {
+        let mut refusal = Denial::TokenMalformed;
+        for introspector in policy.issuers.iter().filter_map(|it| self.introspector(*it)) {
+            let denial = match introspector.introspect(token, digest).await {
+                Ok(introspected) => {
+                    facts.forward = introspected.forward;
+                    return Ok(introspected.token);
+                }
+                Err(denial) => denial,
+            };
+            if !MAYBE_ANOTHERS.contains(&denial) {
+                return Err(denial);
+            }
+            if refusal != Denial::IntrospectionUnavailable {
+                refusal = denial;
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Whether the issuer of a JWT still calls it active, where the operator wants to know. The
+    /// claims of the JWT stay those that count; but the issuer must not say that it is bound to
+    /// another key than the JWT says.
+    pub(super) async fn admit_unrevoked(
+        &self,
+        policy: &Policy,
+        known: &AccessToken,
+        token: Token<'_>,
+        now: UnixTime,
+    ) -> Result<(), Denial> {
+        let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
+        if !asked || !token.looks_like_jwt() {
+            return Ok(());
+        }
+        let introspector = self.issued_by(policy, known).and_then(|it| self.introspector(it));
+        let introspector = introspector.ok_or(Denial::IntrospectionUnavailable)?;
+        let said = introspector.introspect(token, Digest::of(token.as_bytes())).await;
+        let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
+        let said = said.map_err(revoked)?.token;
+        said.admit(now)?;
+        if said.confirmation == Confirmation::default() || said.confirmation == known.confirmation {
+            Ok(())
+        } else {
+            Err(Denial::TokenMalformed)
+        }
+    }
+
+    fn introspector(&self, id: IssuerId) -> Option<&Introspector> {
+        self.introspectors.get(id.0)?.as_deref()
+    }
+
+    /// Which of the policy's issuers the token is from, as long as that stands as it stood then.
+    fn issued_by(&self, policy: &Policy, token: &AccessToken) -> Option<IssuerId> {
+        let issued = |id: &IssuerId| {
+            let issuer = self.policies.issuers.get(id.0);
+            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || *it == token.issuer)
+        };
+        policy.issuers.iter().copied().find(issued)
+    }
+
+    /// A JWT, once its signature and its claims have been verified, now or before.
+    async fn verified(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        digest: Digest,
+        facts: &mut Facts,
+    ) -> Result<Arc<AccessToken>, Denial> {
+        if let Some(token) = self.remembered(policy, &digest) {
+            return Ok(token);
+        }
+        let (token, key) = self.verify(policy, token, facts).await?;
+        let token = Arc::new(token);
+        self.cache.insert(digest, Entry { token: Arc::clone(&token), key });
+        Ok(token)
+    }
+
+    /// A token that was verified before, as long as it was under these very rules, by a key that
+    /// its issuer still has.
+    fn remembered(&self, policy: &Policy, digest: &Digest) -> Option<Arc<AccessToken>> {
+        let Entry { token, key } = self.cache.get(digest)?;
+        let id = self.issued_by(policy, &token)?;
+        let keys = self.keys.get(id.0)?.current()?;
+        let counts = keys.contains(key) && token.claims.are_selected_by(&self.selection);
+        counts.then_some(token)
+    }
+
+    /// The token and the thumbprint of the key that verified it.
+    async fn verify(
+        &self,
+        policy: &Policy,
+        token: Token<'_>,
+        facts: &mut Facts,
+    ) -> Result<(AccessToken, Thumbprint), Denial> {
+        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed))?;
+        let header = jws.header().clone();
+        facts.kid.clone_from(&header.kid);
+        // The issuer first, then its key, then the algorithm: a key is never looked up across.
+        let id = self.issuer(policy, &jws)?;
+        let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
+        else {
+            return Err(Denial::Internal);
+        };
+        let (verified, key) = keys.verify(jws, &issuer.algorithms).await?;
+        let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
+        Ok((token, key))
+    }
+
+    /// The issuer that the token claims, if the policy accepts it.
+    fn issuer(&self, policy: &Policy, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
+        let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
+        let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
+        let is_claimed = |it: &IssuerId| {
+            self.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
+        };
+        policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
+    }
+}
+
+/// What an issuer says of a token that it does not know, or nothing at all.
+const MAYBE_ANOTHERS: [Denial; 3] =
+    [Denial::TokenInactive, Denial::TokenIssuerUnknown, Denial::IntrospectionUnavailable];

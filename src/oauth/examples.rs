@@ -1,0 +1,22 @@
+//! Knows what the tests of this folder have in common.
+
+use crate::jose::algorithm::Algorithm;
+use crate::policy::{ALWAYS_ASKED_FOR, Issuer, KeyRules, KeySource, KeyUpkeep};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) fn issuer() -> Arc<Issuer> {
+    Arc::new(Issuer {
+        name: "https://as.example.com".into(),
+        audiences: vec!["https://api.example.com".to_owned(), "api".to_owned()],
+        algorithms: vec![Algorithm::ES256],
+        token_types: vec!["at+jwt".to_owned()],
+        clock_leeway: Duration::from_secs(30),
+        keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
+        introspection: None,
+    })
+}
+
+pub(super) fn selection() -> Arc<[String]> {
+    ALWAYS_ASKED_FOR.iter().map(ToString::to_string).collect()
+}

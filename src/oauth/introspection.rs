@@ -1,0 +1,315 @@
+//! Knows what an introspection endpoint answers (RFC 7662 §2.2, RFC 9701 §5).
+
+use crate::clock::UnixTime;
+use crate::jose::json::{self, Object};
+use crate::jose::jws::{Header, Verified};
+use crate::policy::Issuer;
+use serde_json::Value;
+use std::fmt;
+use std::time::Duration;
+
+/// What the issuer says about a token.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Statement {
+    /// It is active, and these are its claims.
+    Active(Object),
+    /// It is not: expired, revoked, of another issuer, or none at all.
+    Inactive,
+}
+
+/// The answer is not one that could be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odd {
+    /// Not a JSON object that everybody reads alike.
+    NotJson,
+    /// It does not say whether the token is active.
+    ActiveMissing,
+    /// A signed answer of another type.
+    TypeWrong,
+    /// A signed answer of another issuer.
+    IssuerMismatch,
+    /// A signed answer for another service.
+    AudienceMismatch,
+    /// A signed answer that was not made just now, or does not say when.
+    TimeWrong,
+    /// A signed answer without the answer.
+    StatementMissing,
+}
+
+/// The form in which an answer comes, by its media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON object (RFC 7662 §2.2).
+    Json,
+    /// A signed JSON object (RFC 9701 §5).
+    Signed,
+    /// The JWT that the opaque token stands for.
+    AccessToken,
+}
+
+/// A JWT that goes upstream in place of an opaque token: a secret, never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Jwt(Box<str>);
+
+impl Statement {
+    /// Reads an answer in JSON.
+    pub fn read(body: &[u8]) -> Result<Self, Odd> {
+        Self::of(json::object(body).or(Err(Odd::NotJson))?)
+    }
+
+    /// Reads an answer that `issuer` signed for the client `client_id`.
+    pub fn read_signed(
+        header: &Header,
+        verified: &Verified,
+        issuer: &Issuer,
+        client_id: &str,
+        now: UnixTime,
+    ) -> Result<Self, Odd> {
+        if !header.is_type(SIGNED_TYPE) {
+            return Err(Odd::TypeWrong);
+        }
+        Self::from_signed(verified.claims(), issuer, client_id, now)
+    }
+
+    fn from_signed(
+        claims: &Object,
+        issuer: &Issuer,
+        client_id: &str,
+        now: UnixTime,
+    ) -> Result<Self, Odd> {
+        if claims.get("iss").and_then(Value::as_str) != Some(&issuer.name) {
+            return Err(Odd::IssuerMismatch);
+        }
+        if !claims.get("aud").is_some_and(|it| is_for(it, client_id)) {
+            return Err(Odd::AudienceMismatch);
+        }
+        let made = claims.get("iat").and_then(Value::as_f64).ok_or(Odd::TimeWrong)?;
+        let leeway = issuer.clock_leeway;
+        // An answer that was kept for later could tell of a token that has been revoked since.
+        let earliest = seconds(now.saturating_sub(leeway.saturating_add(ANSWER_AGE)));
+        if made < earliest || seconds(now.saturating_add(leeway)) < made {
+            return Err(Odd::TimeWrong);
+        }
+        let statement = claims.get("token_introspection").and_then(Value::as_object);
+        Self::of(statement.cloned().ok_or(Odd::StatementMissing)?)
+    }
+
+    fn of(members: Object) -> Result<Self, Odd> {
+        match members.get("active") {
+            Some(Value::Bool(true)) => Ok(Self::Active(members)),
+            Some(Value::Bool(false)) => Ok(Self::Inactive),
+            Some(_) | None => Err(Odd::ActiveMissing),
+        }
+    }
+}
+
+/// RFC 7519 §4.1.3.
+fn is_for(aud: &Value, client_id: &str) -> bool {
+    match aud {
+        Value::String(aud) => aud == client_id,
+        Value::Array(members) => {
+            members.iter().all(Value::is_string) && members.iter().any(|it| it == client_id)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    }
+}
+
+#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "exact for ages to come")]
+fn seconds(time: UnixTime) -> f64 {
+    time.as_millis() as f64 / 1000.0
+}
+
+impl Form {
+    /// The form that a `Content-Type` names, without regard to case and parameters.
+    pub fn named(content_type: &[u8]) -> Option<Self> {
+        let essence = content_type.split(|it| *it == b';').next().unwrap_or_default();
+        let is = |it: &Self| essence.trim_ascii().eq_ignore_ascii_case(it.media_type().as_bytes());
+        [Self::Json, Self::Signed, Self::AccessToken].into_iter().find(is)
+    }
+
+    /// Its media type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Signed => "application/token-introspection+jwt",
+            Self::AccessToken => "application/jwt",
+        }
+    }
+}
+
+impl Jwt {
+    /// A JWT that was verified: parts in base64url and the dots between them.
+    pub fn verified(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Its characters, all of them ASCII.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Jwt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Jwt({} bytes)", self.0.len())
+    }
+}
+
+impl Odd {
+    /// The label in logs and in the status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::ActiveMissing => "active_missing",
+            Self::TypeWrong => "type_wrong",
+            Self::IssuerMismatch => "issuer_mismatch",
+            Self::AudienceMismatch => "audience_mismatch",
+            Self::TimeWrong => "time_wrong",
+            Self::StatementMissing => "statement_missing",
+        }
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotJson => "the answer is not a JSON object",
+            Self::ActiveMissing => "the answer does not say whether the token is active",
+            Self::TypeWrong => "the signed answer has another `typ`",
+            Self::IssuerMismatch => "the signed answer is that of another issuer",
+            Self::AudienceMismatch => "the signed answer is for another client",
+            Self::TimeWrong => "the signed answer was not made just now",
+            Self::StatementMissing => "the signed answer has no `token_introspection`",
+        })
+    }
+}
+
+/// RFC 9701 §5: the `typ` that keeps signed answers and access tokens apart.
+const SIGNED_TYPE: &str = "token-introspection+jwt";
+
+/// How old a signed answer may be, beside the leeway: it is made for the very call, but a cache at
+/// the issuer may lie in between.
+const ANSWER_AGE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oauth::examples;
+    use serde_json::json;
+
+    const NOW: i64 = 1_800_000_000;
+
+    #[test]
+    fn only_the_boolean_true_is_active() {
+        let check = |body: &str, expected| {
+            let found = Statement::read(body.as_bytes()).map(|it| it != Statement::Inactive);
+            assert_eq!(found, expected, "{body}");
+        };
+        check(r#"{"active":true}"#, Ok(true));
+        check(r#"{"active":false}"#, Ok(false));
+        check(r#"{"active":false,"sub":7}"#, Ok(false));
+        for odd in ["{}", r#"{"Active":true}"#, r#"{"error":"x"}"#] {
+            check(odd, Err(Odd::ActiveMissing));
+        }
+        for value in ["\"true\"", "1", "0", "null", "[]", "{}", "\"\""] {
+            check(&format!("{{\"active\":{value}}}"), Err(Odd::ActiveMissing));
+        }
+        for odd in [
+            "",
+            "true",
+            "null",
+            "[{\"active\":true}]",
+            "{\"active\":true",
+            "{\"active\":true}{}",
+            "{\"active\":false,\"active\":true}",
+            "<html>",
+        ] {
+            check(odd, Err(Odd::NotJson));
+        }
+    }
+
+    #[track_caller]
+    fn check_signed(edit: impl FnOnce(&mut Value), expected: Result<(), Odd>) {
+        let mut claims = json!({
+            "iss": "https://as.example.com", "aud": "gateway", "iat": NOW,
+            "token_introspection": {"active": true, "sub": "s"},
+        });
+        edit(&mut claims);
+        let now = UnixTime::from_secs(NOW);
+        let claims = claims.as_object().unwrap();
+        let found = Statement::from_signed(claims, &examples::issuer(), "gateway", now);
+        assert_eq!(found.map(|_| ()), expected, "{claims:?}");
+    }
+
+    #[test]
+    fn a_signed_answer_is_from_the_issuer_for_us_and_of_now() {
+        check_signed(|_| {}, Ok(()));
+        check_signed(|it| it["aud"] = json!(["other", "gateway"]), Ok(()));
+        check_signed(|it| it["token_introspection"] = json!({"active": false}), Ok(()));
+        for iss in [json!("https://as.example.com/"), json!("evil"), json!(null)] {
+            check_signed(|it| it["iss"] = iss, Err(Odd::IssuerMismatch));
+        }
+        for aud in [json!("other"), json!([]), json!(null), json!(["gateway", 7]), json!(7)] {
+            check_signed(|it| it["aud"] = aud, Err(Odd::AudienceMismatch));
+        }
+        for (iat, expected) in [
+            (json!(NOW + 30), Ok(())),
+            (json!(NOW + 31), Err(Odd::TimeWrong)),
+            (json!(NOW - 90), Ok(())),
+            (json!(NOW - 91), Err(Odd::TimeWrong)),
+            (json!(1e300), Err(Odd::TimeWrong)),
+            (json!("0"), Err(Odd::TimeWrong)),
+            (json!(null), Err(Odd::TimeWrong)),
+        ] {
+            check_signed(|it| it["iat"] = iat, expected);
+        }
+        for (name, odd) in [
+            ("iss", Odd::IssuerMismatch),
+            ("aud", Odd::AudienceMismatch),
+            ("iat", Odd::TimeWrong),
+            ("token_introspection", Odd::StatementMissing),
+        ] {
+            check_signed(|it| drop(it.as_object_mut().unwrap().remove(name)), Err(odd));
+        }
+    }
+
+    #[test]
+    fn what_a_signed_answer_says_stands_in_its_own_object() {
+        for (statement, odd) in [
+            (json!("x"), Odd::StatementMissing),
+            (json!(null), Odd::StatementMissing),
+            (json!({}), Odd::ActiveMissing),
+            (json!({"active": "true"}), Odd::ActiveMissing),
+        ] {
+            check_signed(|it| it["token_introspection"] = statement, Err(odd));
+        }
+        let beside = |it: &mut Value| {
+            it["active"] = json!(true);
+            drop(it.as_object_mut().unwrap().remove("token_introspection"));
+        };
+        check_signed(beside, Err(Odd::StatementMissing));
+    }
+
+    #[test]
+    fn media_types_compare_without_case_and_parameters() {
+        for (text, form) in [
+            ("application/json", Some(Form::Json)),
+            ("Application/JSON; charset=utf-8", Some(Form::Json)),
+            (" application/json ;x", Some(Form::Json)),
+            ("application/token-introspection+jwt", Some(Form::Signed)),
+            ("application/jwt;charset=UTF-8", Some(Form::AccessToken)),
+            ("", None),
+            ("text/html", None),
+            ("application/json2", None),
+            ("application/problem+json", None),
+            ("text/plain; application/json", None),
+        ] {
+            assert_eq!(Form::named(text.as_bytes()), form, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_jwt_is_not_printed() {
+        assert!(!format!("{:?}", Jwt::verified("a.b.secret")).contains("secret"));
+    }
+}

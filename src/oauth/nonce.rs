@@ -1,0 +1,304 @@
+//! Knows the nonces that a DPoP proof must carry on demand (RFC 9449 §8 and §9).
+//!
+//! A nonce is a slot of time and a MAC over it. Nothing is kept for it: every replica that has the
+//! secret knows every nonce. It is not tied to a client and may be used often, for it shows only
+//! when the proof was made; that a proof is used once is for the replay store to see.
+
+use crate::clock::UnixTime;
+use crate::jose::base64url;
+use aws_lc_rs::{constant_time, hmac};
+use std::fmt;
+
+/// The secrets behind the nonces.
+pub struct NonceKeys {
+    current: hmac::Key,
+    previous: Option<hmac::Key>,
+}
+
+/// What a proof's nonce says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// The proof was made just now.
+    Fresh,
+    /// The nonce still counts, but not for long: the client should be given another one.
+    Aging,
+    /// The nonce counts no longer, or has never been one of ours.
+    Stale,
+}
+
+/// Why a file holds no secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadSecret {
+    /// It has no line, or more than two.
+    Lines,
+    /// A line has fewer than 32 characters, or more than 1024.
+    Length,
+    /// A line has characters that cannot be seen, or are not ASCII.
+    Characters,
+}
+
+impl NonceKeys {
+    /// Reads a file of secrets: one in a line, as it stands, of 32 to 1024 visible ASCII
+    /// characters, as `openssl rand -base64 32` writes them. Empty lines do not count.
+    ///
+    /// The first secret makes nonces, the second is accepted too. So replicas are given a new
+    /// secret without a refusal in two steps: first behind the old one, everywhere, then before it.
+    pub fn parse(file: &[u8]) -> Result<Self, BadSecret> {
+        let lines = file.split(|it| *it == b'\n').map(<[u8]>::trim_ascii);
+        let mut secrets = lines.filter(|it| !it.is_empty()).map(secret);
+        let current = secrets.next().ok_or(BadSecret::Lines)??;
+        let previous = secrets.next().transpose()?;
+        if secrets.next().is_some() {
+            return Err(BadSecret::Lines);
+        }
+        Ok(Self { current, previous })
+    }
+
+    /// From octets that were drawn at random.
+    pub fn from_octets(secret: &[u8; 32]) -> Self {
+        Self { current: key(secret), previous: None }
+    }
+
+    /// The nonce for proofs that are made at `now`: 32 characters of base64url.
+    pub fn issue(&self, now: UnixTime) -> String {
+        let slot = slot_of(now).to_be_bytes();
+        base64url::encode(&[&slot[..], &mac(&self.current, slot)].concat())
+    }
+
+    /// What `nonce` says at `now` about the proof that carries it.
+    ///
+    /// It counts in the slot in which it was issued and in the next one: for one minute at least,
+    /// for two at most. It counts one slot early too, since the clocks of replicas differ.
+    pub fn check(&self, nonce: &str, now: UnixTime) -> Freshness {
+        let octets = base64url::decode(nonce.as_bytes()).unwrap_or_default();
+        let Some((slot, shown)) = octets.split_first_chunk() else { return Freshness::Stale };
+        let made_with =
+            |it: &hmac::Key| constant_time::verify_slices_are_equal(&mac(it, *slot), shown).is_ok();
+        let current = made_with(&self.current);
+        if !current && !self.previous.as_ref().is_some_and(made_with) {
+            return Freshness::Stale;
+        }
+        let (slot, here) = (i64::from_be_bytes(*slot), slot_of(now));
+        if slot < here.saturating_sub(1) || here.saturating_add(1) < slot {
+            Freshness::Stale
+        } else if slot < here || !current {
+            Freshness::Aging
+        } else {
+            Freshness::Fresh
+        }
+    }
+}
+
+impl fmt::Debug for NonceKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NonceKeys").finish_non_exhaustive()
+    }
+}
+
+fn secret(line: &[u8]) -> Result<hmac::Key, BadSecret> {
+    if !line.iter().all(u8::is_ascii_graphic) {
+        return Err(BadSecret::Characters);
+    }
+    if !(MIN_SECRET..=MAX_SECRET).contains(&line.len()) {
+        return Err(BadSecret::Length);
+    }
+    Ok(key(line))
+}
+
+fn key(secret: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret)
+}
+
+/// The number of the slot in which `now` lies.
+fn slot_of(now: UnixTime) -> i64 {
+    now.as_secs().div_euclid(SLOT_SECONDS)
+}
+
+/// Half of the HMAC-SHA-256, which nobody can guess either (RFC 2104 §5).
+fn mac(key: &hmac::Key, slot: [u8; 8]) -> [u8; 16] {
+    // The slot's length goes in as well: another release may cut time otherwise.
+    let input = [PURPOSE, &SLOT_SECONDS.to_be_bytes(), &slot].concat();
+    hmac::sign(key, &input).as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+impl fmt::Display for BadSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lines => "must hold one secret, or two, each in a line of its own",
+            Self::Length => "must hold secrets of 32 to 1024 characters",
+            Self::Characters => "must hold secrets of visible ASCII characters, such as base64",
+        })
+    }
+}
+
+impl std::error::Error for BadSecret {}
+
+/// Long enough for a client to use a nonce more than once, short enough that proofs made in advance
+/// soon lose their worth (RFC 9449 §11.2).
+const SLOT_SECONDS: i64 = 60;
+
+/// The secret may serve something else one day; its MACs must not be mistaken for nonces.
+const PURPOSE: &[u8] = b"keybound dpop nonce 1";
+
+/// 32 hexadecimal digits hold 128 bits, the length of the MAC.
+const MIN_SECRET: usize = 32;
+const MAX_SECRET: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The begin of a slot.
+    const NOW: i64 = 1_700_000_040;
+    const OLD: &[u8] = b"0123456789abcdef0123456789abcdef";
+    const NEW: &[u8] = b"fedcba9876543210fedcba9876543210";
+
+    fn at(millis: i64) -> UnixTime {
+        UnixTime::from_millis(millis.saturating_add(NOW * 1000))
+    }
+
+    fn keys(lines: &[&[u8]]) -> NonceKeys {
+        NonceKeys::parse(&lines.join(&b'\n')).unwrap()
+    }
+
+    #[test]
+    fn a_nonce_counts_in_its_slot_and_in_the_next_and_one_slot_early() {
+        let keys = keys(&[OLD]);
+        for issued in [0, 59_999] {
+            let nonce = keys.issue(at(issued));
+            for (now, expected) in [
+                (-60_001, Freshness::Stale),
+                (-60_000, Freshness::Fresh),
+                (-1, Freshness::Fresh),
+                (0, Freshness::Fresh),
+                (59_999, Freshness::Fresh),
+                (60_000, Freshness::Aging),
+                (119_999, Freshness::Aging),
+                (120_000, Freshness::Stale),
+            ] {
+                assert_eq!(keys.check(&nonce, at(now)), expected, "{issued} {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_at_the_ends_of_the_world_do_not_panic() {
+        let keys = keys(&[OLD]);
+        for millis in [i64::MIN, -1, 0, i64::MAX] {
+            let now = UnixTime::from_millis(millis);
+            assert_eq!(keys.check(&keys.issue(now), now), Freshness::Fresh, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_of_another_secret_is_stale() {
+        let (ours, theirs) = (keys(&[OLD]), keys(&[NEW]));
+        assert_eq!(ours.check(&theirs.issue(at(0)), at(0)), Freshness::Stale);
+    }
+
+    #[test]
+    fn replicas_with_the_same_secret_accept_each_others_nonces() {
+        let nonce = keys(&[OLD, b""]).issue(at(0));
+        assert_eq!(keys(&[b"", OLD]).check(&nonce, at(1)), Freshness::Fresh);
+    }
+
+    #[test]
+    fn a_secret_is_rotated_in_two_steps_without_a_refusal() {
+        let steps = [keys(&[OLD]), keys(&[OLD, NEW]), keys(&[NEW, OLD]), keys(&[NEW])];
+        for [before, after] in steps.windows(2).map(|it| [&it[0], &it[1]]) {
+            // While the step is under way, some replicas have taken it and some have not.
+            assert_ne!(before.check(&after.issue(at(0)), at(0)), Freshness::Stale);
+            assert_ne!(after.check(&before.issue(at(0)), at(0)), Freshness::Stale);
+        }
+    }
+
+    #[test]
+    fn a_nonce_of_the_second_secret_is_aging_for_as_long_as_it_counts() {
+        let nonce = keys(&[OLD]).issue(at(0));
+        let rotated = keys(&[NEW, OLD]);
+        for (now, expected) in
+            [(0, Freshness::Aging), (119_999, Freshness::Aging), (120_000, Freshness::Stale)]
+        {
+            assert_eq!(rotated.check(&nonce, at(now)), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_with_one_bit_changed_is_stale() {
+        let keys = keys(&[OLD]);
+        let nonce = base64url::decode(keys.issue(at(0)).as_bytes()).unwrap();
+        for bit in 0..nonce.len() * 8 {
+            let mut tampered = nonce.clone();
+            tampered[bit / 8] ^= 1 << (bit % 8);
+            let tampered = base64url::encode(&tampered);
+            assert_eq!(keys.check(&tampered, at(0)), Freshness::Stale, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_exactly_a_nonce_is_stale() {
+        let keys = keys(&[OLD]);
+        let nonce = keys.issue(at(0));
+        let cut: String = nonce.chars().take(31).collect();
+        let slot_only = base64url::encode(&slot_of(at(0)).to_be_bytes());
+        for odd in ["", "A", " ", "é", &cut, &slot_only, &format!("{nonce}="), &"A".repeat(10_000)]
+        {
+            assert_eq!(keys.check(odd, at(0)), Freshness::Stale, "{odd}");
+        }
+        for longer in [format!("{nonce}AAAA"), format!(" {nonce}"), format!("AAAA{nonce}")] {
+            assert_eq!(keys.check(&longer, at(0)), Freshness::Stale, "{longer}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_holds_only_characters_that_rfc_9449_allows() {
+        // RFC 9449 §8.1: 1*NQCHAR, %x21 / %x23-5B / %x5D-7E (RFC 6749, appendix A).
+        for minute in 0..1000 {
+            let nonce = keys(&[OLD]).issue(at(minute * 60_000));
+            let allowed = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            assert!(nonce.len() == 32 && nonce.bytes().all(allowed), "{nonce}");
+        }
+    }
+
+    #[test]
+    fn nonces_of_different_slots_differ() {
+        let keys = keys(&[OLD]);
+        assert_eq!(keys.issue(at(0)), keys.issue(at(59_999)));
+        assert_ne!(keys.issue(at(0)), keys.issue(at(60_000)));
+    }
+
+    #[test]
+    fn a_file_of_secrets_is_read_strictly() {
+        let (short, least) = ("x".repeat(31), "x".repeat(32));
+        let (most, long) = ("x".repeat(1024), "x".repeat(1025));
+        for (file, expected) in [
+            (String::new(), Err(BadSecret::Lines)),
+            ("\n \r\n".to_owned(), Err(BadSecret::Lines)),
+            (short.clone(), Err(BadSecret::Length)),
+            (least.clone(), Ok(())),
+            (most.clone(), Ok(())),
+            (long, Err(BadSecret::Length)),
+            (format!("{least}\n"), Ok(())),
+            (format!("\r\n {least}\r\n{most}\r\n\r\n"), Ok(())),
+            (format!("{least}\n{short}"), Err(BadSecret::Length)),
+            (format!("{least}\n{least}\n{least}"), Err(BadSecret::Lines)),
+            (format!("{least} {least}"), Err(BadSecret::Characters)),
+            (format!("{least}\0"), Err(BadSecret::Characters)),
+            (format!("{least}é"), Err(BadSecret::Characters)),
+        ] {
+            assert_eq!(NonceKeys::parse(file.as_bytes()).map(|_| ()), expected, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn drawn_secrets_serve_as_well() {
+        let (mine, other) = (NonceKeys::from_octets(&[1; 32]), NonceKeys::from_octets(&[2; 32]));
+        assert_eq!(mine.check(&mine.issue(at(0)), at(0)), Freshness::Fresh);
+        assert_eq!(other.check(&mine.issue(at(0)), at(0)), Freshness::Stale);
+    }
+
+    #[test]
+    fn debug_gives_nothing_away() {
+        assert_eq!(format!("{:?}", keys(&[OLD, NEW])), "NonceKeys { .. }");
+    }
+}

@@ -1,0 +1,396 @@
+//! Knows one call of an introspection endpoint: what is sent, and what an answer is worth
+//! (RFC 7662 §2, RFC 9701 §4).
+
+use super::answers::{Finding, Introspected};
+use super::breaker::Told;
+use super::endpoint::Place;
+use super::{BadEndpoint, endpoint};
+use crate::clock::{Clock, UnixTime};
+use crate::denial::Denial;
+use crate::jose::jws::{Header, Unverified, Verified};
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::access_token::{AccessToken, Audience};
+use crate::oauth::credentials::Token;
+use crate::oauth::introspection::{Form, Jwt, Odd, Statement};
+use crate::policy::Issuer;
+use crate::policy::introspection::{ClientAuthentication, IntrospectionRules};
+use crate::state::http::{self, Client, Credentials, Limits, Reply};
+use crate::state::jwks::IssuerKeys;
+use ::http::{HeaderValue, Method, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::{Request, Url};
+use std::fmt;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// Calls the endpoint of one issuer.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) rules: IntrospectionRules,
+    pub(super) keys: Arc<IssuerKeys>,
+    pub(super) selection: Arc<[String]>,
+    pub(super) clock: Arc<dyn Clock>,
+    place: watch::Receiver<Place>,
+    client: Client,
+    authorization: Option<HeaderValue>,
+}
+
+/// What the issuer is asked about a token. It holds the token, and is not shown.
+pub(super) struct Question {
+    form: String,
+    /// The token is a JWT, of which only the state is asked for.
+    signed: bool,
+}
+
+/// Why nothing was learnt about a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The issuer's metadata are not to be had or name no endpoint.
+    EndpointUnknown,
+    Http(http::Failure),
+    /// 401 or 403: it does not know us.
+    CredentialsRefused(StatusCode),
+    /// A media type that is no answer.
+    FormUnknown,
+    Odd(Odd),
+    /// A signed answer that does not pass for one of the issuer.
+    JwtRefused(Denial),
+    /// No JWT came where one is to go upstream.
+    JwtMissing,
+    /// The time was over before the keys were there that the answer needs.
+    KeysLate,
+    /// A fault of ours, or the end of this configuration.
+    Aborted,
+}
+
+impl Caller {
+    /// One who calls the endpoint of `issuer` as `rules` say, and who is to look for it.
+    pub(super) fn new(
+        issuer: &Arc<Issuer>,
+        rules: &IntrospectionRules,
+        keys: &Arc<IssuerKeys>,
+        selection: &Arc<[String]>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(Self, Option<endpoint::Seeker>), BadEndpoint> {
+        let (identity, authorization) = match &rules.authentication {
+            ClientAuthentication::MutualTls(pem) => (Some(pem.as_slice()), None),
+            ClientAuthentication::Secret(secret) => (None, Some(basic(&rules.client_id, secret))),
+        };
+        let credentials = Credentials { ca: issuer.keys.ca.as_deref(), identity };
+        let client = Client::new(credentials).map_err(BadEndpoint::Credentials)?;
+        let (place, seeker) = endpoint::of(issuer, rules.endpoint.as_deref(), &client)?;
+        let caller = Self {
+            issuer: Arc::clone(issuer),
+            rules: rules.clone(),
+            keys: Arc::clone(keys),
+            selection: Arc::clone(selection),
+            clock: Arc::clone(clock),
+            place,
+            client,
+            authorization: authorization.transpose()?,
+        };
+        Ok((caller, seeker))
+    }
+
+    /// What is to be asked about `token`.
+    pub(super) fn question(&self, token: Token<'_>) -> Question {
+        let mut form = String::from("token=");
+        form.push_str(&form_encoded(token.as_bytes()));
+        form.push_str("&token_type_hint=access_token");
+        if self.authorization.is_none() {
+            // RFC 8705 §2: without it, the certificate would be nobody's.
+            form.push_str("&client_id=");
+            form.push_str(&form_encoded(self.rules.client_id.as_bytes()));
+        }
+        Question { form, signed: token.looks_like_jwt() }
+    }
+
+    /// Asks the issuer, and takes no longer than the rules allow.
+    pub(super) async fn ask(&self, question: Question) -> Result<Finding, Failure> {
+        let now = Instant::now();
+        let deadline = now.checked_add(self.rules.upkeep.timeout).unwrap_or(now);
+        let url =
+            timeout_at(deadline, self.url()).await.unwrap_or(Err(Failure::EndpointUnknown))?;
+        let (signed, request) = (question.signed, self.request(url, question));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limits = Limits { bytes: MAX_BYTES, deadline: left };
+        let reply = self.client.send(request, limits).await.map_err(Failure::Http)?;
+        let reading = timeout_at(deadline, self.read(&reply, signed));
+        reading.await.unwrap_or(Err(Failure::KeysLate))
+    }
+
+    async fn url(&self) -> Result<Url, Failure> {
+        let mut place = self.place.clone();
+        // An error says that the seeker has gone with its runtime.
+        drop(place.wait_for(|it| *it != Place::Sought).await);
+        match &*place.borrow() {
+            Place::At(url) => Ok(url.clone()),
+            Place::Sought | Place::Unknown => Err(Failure::EndpointUnknown),
+        }
+    }
+
+    fn request(&self, url: Url, question: Question) -> Request {
+        let mut request = Request::new(Method::POST, url);
+        let accept = if self.forwards(question.signed) { ACCEPT_JWT } else { ACCEPT };
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        *request.body_mut() = Some(question.form.into());
+        request
+    }
+
+    /// Whether a JWT is to go upstream: in place of an opaque token only.
+    const fn forwards(&self, signed: bool) -> bool {
+        self.rules.forward_jwt && !signed
+    }
+
+    async fn read(&self, reply: &Reply, signed: bool) -> Result<Finding, Failure> {
+        match reply.status {
+            StatusCode::OK => {}
+            // How servers that were asked for a JWT say that there is none.
+            StatusCode::NO_CONTENT if self.forwards(signed) => return Ok(INACTIVE),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(Failure::CredentialsRefused(status));
+            }
+            status => return Err(Failure::Http(http::Failure::Status(status))),
+        }
+        let form = reply.headers.get(header::CONTENT_TYPE);
+        match form.and_then(|it| Form::named(it.as_bytes())).ok_or(Failure::FormUnknown)? {
+            Form::Json => {
+                let statement = Statement::read(&reply.body).map_err(Failure::Odd)?;
+                self.found(statement, None, signed)
+            }
+            Form::Signed => self.read_signed(&reply.body, signed).await,
+            Form::AccessToken => self.read_access_token(&reply.body, signed).await,
+        }
+    }
+
+    /// RFC 9701 §5.
+    async fn read_signed(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
+        let (header, verified, proof) = self.verified(body).await?;
+        let (issuer, client_id) = (&*self.issuer, &*self.rules.client_id);
+        let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now());
+        self.found(statement.map_err(Failure::Odd)?, Some(proof), signed)
+    }
+
+    /// The JWT that the token stands for, which is held to all rules for one that a client sends.
+    async fn read_access_token(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
+        let (header, verified, proof) = self.verified(body).await?;
+        let token = AccessToken::read(&header, &verified, &self.issuer, &self.selection);
+        match token {
+            // The client has no part in which JWT the issuer chose to answer with.
+            Err(Denial::TokenTypeWrong) => Err(Failure::JwtRefused(Denial::TokenTypeWrong)),
+            token => Ok(self.judged(token, Some(proof), signed)),
+        }
+    }
+
+    async fn verified(&self, body: &[u8]) -> Result<(Header, Verified, Proof), Failure> {
+        let text = std::str::from_utf8(body.trim_ascii()).unwrap_or_default();
+        let malformed = Failure::JwtRefused(Denial::TokenMalformed);
+        let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
+        let header = jws.header().clone();
+        let verified = self.keys.verify(jws, &self.issuer.algorithms).await;
+        let (verified, key) = verified.map_err(Failure::JwtRefused)?;
+        Ok((header, verified, Proof { key, jwt: Jwt::verified(text) }))
+    }
+
+    fn found(
+        &self,
+        statement: Statement,
+        proof: Option<Proof>,
+        signed: bool,
+    ) -> Result<Finding, Failure> {
+        let claims = match statement {
+            Statement::Inactive => return Ok(INACTIVE),
+            // An upstream that waits for a JWT must not get an opaque token.
+            Statement::Active(_) if proof.is_none() && self.forwards(signed) => {
+                return Err(Failure::JwtMissing);
+            }
+            Statement::Active(claims) => claims,
+        };
+        let audience = match (signed, self.rules.allow_missing_audience) {
+            (true, _) => Audience::Ignored,
+            (false, true) => Audience::IfSaid,
+            (false, false) => Audience::Demanded,
+        };
+        let token = AccessToken::introspected(&claims, &self.issuer, &self.selection, audience);
+        Ok(self.judged(token, proof, signed))
+    }
+
+    fn judged(
+        &self,
+        token: Result<AccessToken, Denial>,
+        proof: Option<Proof>,
+        signed: bool,
+    ) -> Finding {
+        let token = match token {
+            // It was sent as active, and will not come back to life.
+            Ok(token) if token.admit(self.now()) == Err(Denial::TokenExpired) => {
+                return Finding::Refused(Denial::TokenExpired);
+            }
+            Ok(token) => Arc::new(token),
+            Err(denial) => return Finding::Refused(denial),
+        };
+        let (key, jwt) = proof.map(|it| (it.key, it.jwt)).unzip();
+        let forward = jwt.filter(|_| self.forwards(signed)).map(Arc::new);
+        Finding::Active(Introspected { token, forward, key })
+    }
+
+    fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+}
+
+const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
+
+/// With what the issuer signed an answer.
+struct Proof {
+    key: Thumbprint,
+    jwt: Jwt,
+}
+
+/// RFC 6749 §2.3.1: both are encoded as in a form before they are joined.
+fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, BadEndpoint> {
+    let [client_id, secret] = [client_id, secret].map(|it| form_encoded(it.as_bytes()));
+    let value = format!("Basic {}", STANDARD.encode(format!("{client_id}:{secret}")));
+    let mut value = HeaderValue::try_from(value).or(Err(BadEndpoint::SecretUnusable))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// `application/x-www-form-urlencoded`.
+fn form_encoded(text: &[u8]) -> String {
+    let digit = |it: u8| char::from_digit(it.into(), 16).unwrap_or('0').to_ascii_uppercase();
+    let mut encoded = String::with_capacity(text.len());
+    for octet in text {
+        match octet {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
+                encoded.push(char::from(*octet));
+            }
+            b' ' => encoded.push('+'),
+            octet => encoded.extend(['%', digit(octet >> 4), digit(octet & 15)]),
+        }
+    }
+    encoded
+}
+
+impl Failure {
+    /// What it tells about the server. What hangs on the token tells nothing, lest one odd token
+    /// shut out all others.
+    pub(super) fn tells(&self) -> Told {
+        match self {
+            Self::CredentialsRefused(_) => Told::Fails,
+            Self::Http(failure) => match failure {
+                http::Failure::Status(status) => {
+                    if status.is_server_error() || status.as_u16() == 429 {
+                        Told::Fails
+                    } else {
+                        Told::Answers
+                    }
+                }
+                http::Failure::Unreachable(_)
+                | http::Failure::TimedOut
+                | http::Failure::NoAuthorities(_) => Told::Fails,
+                http::Failure::UrlRefused => Told::Nothing,
+                http::Failure::Redirected(_)
+                | http::Failure::TooLarge
+                | http::Failure::Compressed
+                | http::Failure::NotModifiedUnasked => Told::Answers,
+            },
+            Self::FormUnknown
+            | Self::Odd(_)
+            | Self::JwtRefused(_)
+            | Self::JwtMissing
+            | Self::KeysLate => Told::Answers,
+            Self::EndpointUnknown | Self::Aborted => Told::Nothing,
+        }
+    }
+
+    /// The label in the status and in metrics.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::EndpointUnknown => "endpoint_unknown",
+            Self::Http(failure) => failure.label(),
+            Self::CredentialsRefused(_) => "credentials_refused",
+            Self::FormUnknown => "form_unknown",
+            Self::Odd(odd) => odd.label(),
+            Self::JwtRefused(_) => "jwt_refused",
+            Self::JwtMissing => "jwt_missing",
+            Self::KeysLate => "keys_late",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndpointUnknown => f.write_str("the issuer's metadata name no endpoint"),
+            Self::Http(failure) => failure.fmt(f),
+            Self::CredentialsRefused(status) => {
+                write!(f, "the endpoint refuses our credentials with {}", status.as_u16())
+            }
+            Self::FormUnknown => f.write_str("the answer is neither JSON nor a JWT"),
+            Self::Odd(odd) => odd.fmt(f),
+            Self::JwtRefused(why) => write!(f, "the answer's JWT is not accepted: {why}"),
+            Self::JwtMissing => f.write_str("no JWT came that could go upstream"),
+            Self::KeysLate => f.write_str("the keys for the answer's JWT came too late"),
+            Self::Aborted => f.write_str("the call was broken off"),
+        }
+    }
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+const ACCEPT: &str = "application/json, application/token-introspection+jwt;q=0.9";
+
+/// JSON is the form of the answer that a token is not active.
+const ACCEPT_JWT: &str =
+    "application/jwt, application/token-introspection+jwt;q=0.9, application/json;q=0.1";
+
+/// The longest answer that is read: many times a token.
+const MAX_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_encoded_before_they_are_joined() {
+        // RFC 6749 Appendix B.
+        let text = " %&+£€".as_bytes();
+        assert_eq!(form_encoded(text), "+%25%26%2B%C2%A3%E2%82%AC");
+        let found = basic("a:b", "c d").unwrap();
+        assert_eq!(found, format!("Basic {}", STANDARD.encode("a%3Ab:c+d")));
+        assert!(found.is_sensitive());
+    }
+
+    #[test]
+    fn an_odd_token_does_not_speak_against_the_server() {
+        let status = |it| Failure::Http(http::Failure::Status(StatusCode::from_u16(it).unwrap()));
+        for (failure, told) in [
+            (status(500), Told::Fails),
+            (status(503), Told::Fails),
+            (status(429), Told::Fails),
+            (status(400), Told::Answers),
+            (status(404), Told::Answers),
+            (Failure::CredentialsRefused(StatusCode::UNAUTHORIZED), Told::Fails),
+            (Failure::Http(http::Failure::TimedOut), Told::Fails),
+            (Failure::Http(http::Failure::Unreachable(String::new())), Told::Fails),
+            (Failure::Http(http::Failure::TooLarge), Told::Answers),
+            (Failure::Odd(Odd::NotJson), Told::Answers),
+            (Failure::JwtMissing, Told::Answers),
+            (Failure::JwtRefused(Denial::TokenSignatureInvalid), Told::Answers),
+            (Failure::EndpointUnknown, Told::Nothing),
+            (Failure::Aborted, Told::Nothing),
+        ] {
+            assert_eq!(failure.tells(), told, "{failure}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Knows how to reach Redis: one server or a cluster, in the clear or over TLS.
+
+use super::rules::{RedisRules, RedisUrl};
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, RedisResult, TlsCertificates, Value};
+use std::fmt;
+use std::time::Duration;
+
+/// A connection. All copies share it.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// To one server.
+    Single(MultiplexedConnection),
+    /// To the servers of a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    /// Connects. What drives the connection runs where this is called.
+    pub(super) async fn open(rules: &RedisRules) -> RedisResult<Self> {
+        let certificates =
+            rules.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
+        if rules.cluster {
+            let builder = ClusterClientBuilder::new(rules.urls.iter().map(RedisUrl::reveal))
+                .connection_timeout(CONNECT)
+                .response_timeout(rules.deadline)
+                // Enough to follow a slot that has moved. A proof is not offered again and again.
+                .retries(1);
+            let builder = match certificates {
+                Some(certificates) => builder.certs(certificates),
+                None => builder,
+            };
+            return Ok(Self::Cluster(builder.build()?.get_async_connection().await?));
+        }
+        let url = rules.urls.first().map_or("", RedisUrl::reveal);
+        let client = match certificates {
+            Some(certificates) => Client::build_with_tls(url, certificates)?,
+            None => Client::open(url)?,
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            // Each command has a deadline of its own.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(UNDER_WAY);
+        Ok(Self::Single(client.get_multiplexed_async_connection_with_config(&config).await?))
+    }
+
+    /// Sends a command and waits for the answer, which is an error when Redis says so.
+    pub(super) async fn send(self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Single(mut connection) => command.query_async(&mut connection).await,
+            Self::Cluster(mut connection) => command.query_async(&mut connection).await,
+        }
+    }
+
+    /// Whether it replaces lost connections by itself.
+    pub(super) const fn heals(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.heals() { "Cluster" } else { "Single" })
+    }
+}
+
+/// A connection costs a few round trips, with TLS some more. It holds up no request.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
+
+/// How many commands may wait to be written before more of them wait for a place.
+const UNDER_WAY: usize = 1024;

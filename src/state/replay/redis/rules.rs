@@ -1,0 +1,196 @@
+//! Knows where Redis is and what it may cost, as the operator writes it.
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use std::fmt;
+use std::time::Duration;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+/// Where Redis is and what it may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisRules {
+    /// One, or some servers of a cluster.
+    pub(super) urls: Vec<RedisUrl>,
+    pub(super) cluster: bool,
+    pub(super) ca: Option<Vec<u8>>,
+    pub(super) deadline: Duration,
+}
+
+/// Why there can be no Redis by these rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRedis {
+    /// The file is not text, or has no line with a URL.
+    UrlMissing,
+    /// A URL is none, or not one of Redis.
+    UrlMalformed,
+    /// A URL asks for TLS that is not verified.
+    UrlInsecure,
+    /// Several URLs, but no cluster.
+    UrlsTooMany,
+    /// The URLs do not go together, or not with a cluster.
+    ClusterMalformed,
+    /// A certification authority, but no `rediss` URL.
+    CaUnused,
+    /// The certification authority's file holds no certificate.
+    CaMalformed,
+}
+
+/// A URL with a password in it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct RedisUrl(String);
+
+impl RedisRules {
+    /// How long a check waits for Redis unless told otherwise. A healthy Redis takes less than one
+    /// millisecond; the default for a whole check is 150.
+    pub const DEADLINE: Duration = Duration::from_millis(50);
+
+    /// Reads a file with a URL in each line, as in
+    ///
+    /// - `redis://user:password@host:6379/0`,
+    /// - `rediss://…` over TLS, verified against `ca` (PEM) or else the system's authorities,
+    /// - `redis+unix:///run/redis.sock?db=0&user=…&pass=…`.
+    ///
+    /// Only for a cluster there may be several, of some of its servers.
+    pub fn read(
+        file: &[u8],
+        cluster: bool,
+        ca: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Self, BadRedis> {
+        let text = std::str::from_utf8(file).or(Err(BadRedis::UrlMissing))?;
+        let lines = text.lines().map(str::trim).filter(|it| !it.is_empty());
+        let urls: Vec<_> = lines.map(|it| RedisUrl(it.to_owned())).collect();
+        let parsed = urls.iter().map(RedisUrl::parse).collect::<Result<Vec<_>, _>>()?;
+        match *parsed {
+            [] => return Err(BadRedis::UrlMissing),
+            [_, _, ..] if !cluster => return Err(BadRedis::UrlsTooMany),
+            [_, ..] => (),
+        }
+        if cluster {
+            let client = redis::cluster::ClusterClientBuilder::new(parsed.iter().cloned()).build();
+            drop(client.or(Err(BadRedis::ClusterMalformed))?);
+        }
+        if let Some(ca) = &ca {
+            if !parsed.iter().all(|it| matches!(it.addr(), ConnectionAddr::TcpTls { .. })) {
+                return Err(BadRedis::CaUnused);
+            }
+            let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca).collect();
+            if certificates.map_or(true, |it| it.is_empty()) {
+                return Err(BadRedis::CaMalformed);
+            }
+        }
+        Ok(Self { urls, cluster, ca, deadline })
+    }
+}
+
+impl RedisUrl {
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(&self) -> Result<ConnectionInfo, BadRedis> {
+        if self.0.contains('#') {
+            return Err(BadRedis::UrlInsecure);
+        }
+        self.0.as_str().into_connection_info().or(Err(BadRedis::UrlMalformed))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl")
+    }
+}
+
+impl fmt::Display for BadRedis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UrlMissing => "must hold the URL of a Redis, such as redis://user:password@host",
+            Self::UrlMalformed => "must hold nothing but redis, rediss or redis+unix URLs",
+            Self::UrlInsecure => "must not hold a URL with a fragment: TLS is always verified",
+            Self::UrlsTooMany => "must hold one URL, unless `cluster` is true",
+            Self::ClusterMalformed => {
+                "must hold URLs of one cluster, alike but for host and port, and without a database"
+            }
+            Self::CaUnused => "is of use only with rediss URLs",
+            Self::CaMalformed => "must hold certificates in PEM",
+        })
+    }
+}
+
+impl std::error::Error for BadRedis {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CA: &[u8] = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+
+    #[track_caller]
+    fn check(file: &str, cluster: bool, ca: Option<&[u8]>, expected: Result<usize, BadRedis>) {
+        let ca = ca.map(<[u8]>::to_vec);
+        let read = RedisRules::read(file.as_bytes(), cluster, ca, RedisRules::DEADLINE);
+        assert_eq!(read.map(|it| it.urls.len()), expected, "{file:?}");
+    }
+
+    #[test]
+    fn a_file_holds_one_url() {
+        for url in [
+            "redis://host",
+            "redis://user:p%40ss@host:6380/3",
+            "redis://[::1]:6379",
+            "rediss://:password@host",
+            "redis+unix:///run/redis.sock?db=1&user=u&pass=p",
+        ] {
+            check(&format!("\n  {url}\r\n\n"), false, None, Ok(1));
+        }
+        check("redis://a\nredis://b", false, None, Err(BadRedis::UrlsTooMany));
+    }
+
+    #[test]
+    fn what_is_not_a_redis_url_is_refused() {
+        check("", false, None, Err(BadRedis::UrlMissing));
+        check(" \n\n", false, None, Err(BadRedis::UrlMissing));
+        for odd in ["host:6379", "http://host", "redis://", "redis://host/x", "redis://host:x"] {
+            check(odd, false, None, Err(BadRedis::UrlMalformed));
+        }
+        let file = RedisRules::read(b"redis://\xff", false, None, RedisRules::DEADLINE);
+        assert_eq!(file, Err(BadRedis::UrlMissing));
+    }
+
+    #[test]
+    fn tls_without_verification_cannot_be_had() {
+        check("rediss://host/#insecure", false, None, Err(BadRedis::UrlInsecure));
+    }
+
+    #[test]
+    fn a_cluster_may_be_named_by_some_of_its_servers() {
+        check("redis://a", true, None, Ok(1));
+        check("redis://u:p@a:1\nredis://u:p@b:2", true, None, Ok(2));
+        for odd in [
+            "redis://u:p@a\nredis://u:other@b",
+            "redis://a\nrediss://b",
+            "redis+unix:///run/redis.sock",
+        ] {
+            check(odd, true, None, Err(BadRedis::ClusterMalformed));
+        }
+    }
+
+    #[test]
+    fn a_private_authority_goes_with_tls_only() {
+        check("rediss://host", false, Some(CA), Ok(1));
+        check("redis://host", false, Some(CA), Err(BadRedis::CaUnused));
+        check("redis+unix:///run/redis.sock", false, Some(CA), Err(BadRedis::CaUnused));
+        for odd in [&b""[..], b"text", b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----"]
+        {
+            check("rediss://host", false, Some(odd), Err(BadRedis::CaMalformed));
+        }
+    }
+
+    #[test]
+    fn debug_gives_no_password_away() {
+        let file = b"redis://user:secret@host";
+        let rules = RedisRules::read(file, false, None, RedisRules::DEADLINE).unwrap();
+        assert!(!format!("{rules:?}").contains("secret"));
+    }
+}
