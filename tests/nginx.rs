@@ -17,6 +17,8 @@ use keybound::commands::demo::pki::{Authority, Identity};
 use keybound::commands::demo::service::Service;
 use keybound::commands::demo::upstream;
 use keybound::denial::Denial;
+use keybound::jose::key::thumbprint;
+use keybound::jose::thumbprint::Thumbprint;
 use programs::provisioned;
 use rcgen::KeyPair;
 use reqwest::header::HeaderMap;
@@ -40,13 +42,18 @@ const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 /// How long an answer may take: whatever hangs, the test does not.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A policy in front of the deployed one: what is below `/admin` needs a scope that nobody has.
-const ADMIN: &str = "\
+/// Policies in front of the deployed one: what is below `/admin` needs a scope that nobody has, and
+/// below `/either` DPoP will do, with a nonce.
+const MORE: &str = "\
+dpop: {nonce: required}
 policies:
   - name: admin
     match: {path_prefix: /admin}
     sender_constraint: certificate
     scopes: [admin]
+  - name: either
+    match: {path_prefix: /either}
+    sender_constraint: either
 ";
 
 struct Installation {
@@ -178,14 +185,14 @@ fn put(text: &str, there: &str, instead: &str) -> String {
 }
 
 /// The deployed configuration of the service, with other addresses, with keys from a file and with
-/// one more policy.
+/// more policies.
 async fn serve(directory: &Path, forward_auth: &str) -> Service {
     let audiences = "audiences: [https://api.example.com]\n";
     let keys = format!("{audiences}    keys: {{jwks_file: jwks.json}}\n");
     let listen = format!("ext_authz: 127.0.0.1:0\n  forward_auth: {forward_auth}");
     let text = put(KEYBOUND, "forward_auth: 127.0.0.1:9002", &listen);
     let text = put(&text, "127.0.0.1:9003", "127.0.0.1:0");
-    let text = put(&put(&text, audiences, &keys), "policies:\n", ADMIN);
+    let text = put(&put(&text, audiences, &keys), "policies:\n", MORE);
     let config = directory.join("keybound.yaml");
     fs::write(&config, text).unwrap();
     let mut service =
@@ -297,6 +304,39 @@ async fn a_client_cannot_vouch_for_itself() {
         let [challenge] = admin.challenges()[..] else { panic!("{admin:?}") };
         assert!(challenge.contains("error=\"insufficient_scope\""), "{challenge}");
     }
+}
+
+#[tokio::test]
+async fn a_client_hears_of_the_nonce_that_its_proof_needs() {
+    let mut it = Installation::start().await;
+    let client = it.client();
+    let key = Signer::new(Algorithm::ES256, "client");
+    let jkt = thumbprint(key.jwk().as_object().unwrap()).unwrap().to_base64url();
+    let token = it.token(&client, |it| it["cnf"] = json!({"jkt": jkt}));
+    let token = token.replace("Bearer ", "");
+    let ath = Thumbprint::of(token.as_bytes()).to_base64url();
+    let mut proof = json!({
+        "jti": "1", "htm": "GET", "htu": format!("https://{HOST}:{}/either", it.address.port()),
+        "iat": SystemClock.now().as_secs(), "ath": ath,
+    });
+    let authorization = format!("DPoP {token}");
+    let call = async |it: &mut Installation, proof: &Value| {
+        let proof = key.prove(proof);
+        let headers = [("authorization", authorization.as_str()), ("dpop", &proof)];
+        it.call(Version::HTTP_2, None, "/either?x=1", &headers).await
+    };
+    let outcome = call(&mut it, &proof).await;
+    assert_eq!(outcome.status, 401, "{outcome:?}");
+    let [challenges] = outcome.challenges()[..] else { panic!("{outcome:?}") };
+    assert!(challenges.starts_with("Bearer realm=\"either\", DPoP realm"), "{challenges}");
+    assert!(challenges.contains("error=\"use_dpop_nonce\""), "{challenges}");
+
+    proof["nonce"] = outcome.headers["dpop-nonce"].to_str().unwrap().into();
+    let outcome = call(&mut it, &proof).await;
+    assert_eq!(outcome.status, 200, "{outcome:?}");
+    assert_eq!(outcome.seen("authorization"), [authorization.as_str()]);
+    let outcome = call(&mut it, &proof).await;
+    assert_eq!(outcome.status, 401, "used before: {outcome:?}");
 }
 
 #[tokio::test]
