@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod forward_auth;
 mod mutual_tls;
 mod service;
 mod traces;
