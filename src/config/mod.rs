@@ -14,8 +14,11 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
+use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::PolicySet;
+use crate::telemetry::collector::Collector;
+use crate::telemetry::sample::Share;
 use compile::Files;
 use problem::Findings;
 use std::fmt;
@@ -30,6 +33,8 @@ pub struct Config {
     pub policies: PolicySet,
     /// What DPoP needs besides the policies.
     pub dpop: Dpop,
+    /// What is told about checks.
+    pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
@@ -41,10 +46,31 @@ pub struct Config {
 pub struct Listen {
     /// gRPC for Envoy.
     pub ext_authz: Address,
+    /// HTTP for proxies that ask by a subrequest; none: they cannot.
+    pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
-    /// TLS on `ext_authz`; none: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; none: plain text.
     pub tls: Option<Tls>,
+}
+
+/// What is told about checks, besides the metrics and a log line for each denial. It takes effect
+/// at the start of the process, as the listeners do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where spans go; none: there are no traces.
+    pub collector: Option<Collector>,
+    /// How many allowed requests get a log line at level `info`.
+    pub log_allows: Share,
+}
+
+/// The listener for proxies that ask by a subrequest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// Where it is.
+    pub address: Address,
+    /// Who asks there.
+    pub asker: Asker,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.
@@ -96,9 +122,9 @@ pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies, dpop)) if problems.is_empty() => {
+        Some((listen, policies, dpop, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, dpop, warnings, digest })
+            Ok(Config { listen, policies, dpop, telemetry, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

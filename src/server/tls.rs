@@ -1,5 +1,5 @@
-//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, HTTP/2 only, and mutual
-//! when the configuration names a client CA.
+//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, and mutual when the
+//! configuration names a client CA.
 
 use crate::config::Tls;
 use std::fmt;
@@ -15,8 +15,9 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 #[derive(Debug)]
 pub struct BadTls(String);
 
-/// How TLS is spoken with what the configuration gives.
-pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
+/// How TLS is spoken with what the configuration gives, for `protocol` as ALPN names it (RFC 7301
+/// §6).
+pub fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -37,7 +38,7 @@ pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
     let mut config = builder
         .with_single_cert(certificates(&tls.certificate, "certificate_file")?, key)
         .map_err(|it| BadTls(format!("certificate_file and key_file: {it}")))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
 

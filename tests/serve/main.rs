@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod forward_auth;
 mod mutual_tls;
 mod service;
+mod traces;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

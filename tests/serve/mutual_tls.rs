@@ -21,9 +21,9 @@ use tonic::codegen::http::Uri;
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -36,7 +36,7 @@ fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
 }
 
 /// Writes what the service needs and makes the configuration name it.
-fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
+pub(crate) fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
     let (certificate, key) = issue(authority, "localhost");
     let files = [
         ("tls.pem", certificate.pem()),
@@ -54,13 +54,17 @@ fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
 
 /// Connects by TLS, with a certificate of `signer` if there is one.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     address: String,
     config: Arc<ClientConfig>,
 }
 
 impl Connector {
-    fn new(service: &Service, authority: &Authority, signer: Option<&Authority>) -> Self {
+    pub(crate) fn new(
+        service: &Service,
+        authority: &Authority,
+        signer: Option<&Authority>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -77,6 +81,20 @@ impl Connector {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         Self { address: service.ext_authz.clone(), config: Arc::new(config) }
+    }
+
+    /// The same for another listener, over HTTP/1.1.
+    pub(crate) fn to(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        self
+    }
+
+    /// A connection.
+    pub(crate) async fn connect(self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(self.config).connect(name, stream).await
     }
 
     async fn health(self) -> Option<ServingStatus> {
@@ -96,12 +114,8 @@ impl TowerService<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config } = self.clone();
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("localhost").unwrap();
-            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
-        })
+        let connecting = self.clone().connect();
+        Box::pin(async { connecting.await.map(TokioIo::new) })
     }
 }
 
