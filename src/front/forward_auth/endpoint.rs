@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
-    use crate::front::{Flavour, Secret};
+    use crate::front::forward_auth::{Flavour, Secret};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
