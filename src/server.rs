@@ -7,21 +7,28 @@
 //! ```
 
 pub mod connection;
+pub mod reload;
 pub mod shard;
 pub mod tls;
 
 use crate::admin::{ACCEPT_PAUSE, Admin};
-use crate::config::{Address, Listen};
+use crate::clock::Clock;
+use crate::config::watch::Watch;
+use crate::config::{Address, Ingredient, Listen};
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::ext_authz::endpoint::Endpoint;
 use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
 use crate::listener::Listener;
+use crate::telemetry::reloads::Reloads;
 use connection::Serving;
+use reload::Reloader;
 use shard::Shards;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::Spoken;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -46,9 +53,11 @@ pub struct Server {
     setup: Setup,
     ext_authz: Listener,
     admin: Listener,
+    tls: Option<Arc<Spoken>>,
     shards: Shards,
     health: Arc<Health>,
     gate: Arc<Gate>,
+    reloads: Arc<Reloads>,
     tasks: JoinSet<()>,
 }
 
@@ -67,20 +76,21 @@ pub type StartFailure = Box<dyn std::error::Error + Send + Sync>;
 impl Server {
     /// Listens, and starts the shards. To be called on the tokio runtime on which it will run.
     pub fn start(setup: Setup, gate: Arc<Gate>) -> Result<Self, StartFailure> {
-        let tls = setup.listen.tls.as_ref().map(tls::server).transpose()?;
+        let tls = setup.listen.tls.as_ref().map(Spoken::new).transpose()?.map(Arc::new);
         let ext_authz = Listener::bind(&setup.listen.ext_authz)?;
         let admin = Listener::bind(&setup.listen.admin)?;
         let health = Arc::new(Health::default());
         let (companions, reporter) = Companions::new()?;
         let serving = Serving {
             endpoint: Arc::new(Endpoint::new(Arc::clone(&gate), companions)),
-            tls,
+            tls: tls.clone(),
             phases: health.watch(),
         };
         let shards = Shards::start(setup.shards, &serving, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(companions::report(reporter, health.watch()));
-        Ok(Self { setup, ext_authz, admin, shards, health, gate, tasks })
+        let reloads = Arc::default();
+        Ok(Self { setup, ext_authz, admin, tls, shards, health, gate, reloads, tasks })
     }
 
     /// Where the gRPC service listens.
@@ -93,6 +103,24 @@ impl Server {
         self.admin.bound()
     }
 
+    /// What it does when the configuration in the file at `path` changes.
+    pub fn reloader(
+        &self,
+        path: &Path,
+        ingredients: Vec<Ingredient>,
+        clock: Arc<dyn Clock>,
+    ) -> Reloader {
+        Reloader {
+            path: path.to_owned(),
+            watch: Watch::over(ingredients),
+            clock,
+            gate: Arc::clone(&self.gate),
+            listen: self.setup.listen.clone(),
+            tls: self.tls.clone(),
+            reloads: Arc::clone(&self.reloads),
+        }
+    }
+
     /// Answers. It is ready once `ready` ends, drains at the first message on `stop` and ends at
     /// once at the second.
     pub async fn run(
@@ -100,12 +128,14 @@ impl Server {
         ready: impl Future<Output = ()> + Send + 'static,
         mut stop: mpsc::Receiver<()>,
     ) -> Ended {
-        let Self { setup, ext_authz, admin, shards, health, gate, mut tasks } = self;
+        let Self { setup, ext_authz, admin, tls: _, shards, health, gate, reloads, mut tasks } =
+            self;
         let pages = Admin {
             gate,
             health: Arc::clone(&health),
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
+            reloads,
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({

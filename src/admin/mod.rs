@@ -1,10 +1,12 @@
 //! Knows the admin listener: health, metrics and status over HTTP/1.1.
 
+mod policies;
 pub mod status;
 
 use crate::gate::Gate;
 use crate::health::{Health, Phase};
 use crate::listener::{Listener, Socket};
+use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
@@ -31,6 +33,8 @@ pub struct Admin {
     pub started: Instant,
     /// How many connections each shard has open.
     pub connections: Arc<[Arc<AtomicUsize>]>,
+    /// How the last attempt to reload the configuration ended.
+    pub reloads: Arc<Reloads>,
 }
 
 /// How many connections may be open at once. One more is closed.

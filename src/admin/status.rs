@@ -1,9 +1,10 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
-use super::Admin;
+use super::{Admin, policies};
 use crate::gate::Standing;
 use crate::state::{introspection, jwks};
 use crate::telemetry::metrics::{CacheFigures, Metrics};
+use crate::telemetry::reloads;
 use serde::Serialize;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ pub struct Status {
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
-    policies: Vec<String>,
+    policies: Vec<policies::Status>,
     token_cache: CacheFigures,
     checks_under_way: usize,
     connections: Vec<usize>,
@@ -27,13 +28,13 @@ pub struct Status {
 struct ConfigStatus {
     digest: String,
     age_seconds: u64,
+    last_reload: Option<reloads::Status>,
 }
 
 impl Status {
     /// The state of things at present.
     pub fn of(admin: &Admin) -> Self {
         let standing = admin.gate.standing();
-        let policies = &standing.rules.policies;
         let now = Instant::now();
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -42,10 +43,11 @@ impl Status {
             config: ConfigStatus {
                 digest: standing.digest.clone(),
                 age_seconds: now.duration_since(standing.since).as_secs(),
+                last_reload: admin.reloads.status(now),
             },
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
             introspection: asking(&standing),
-            policies: policies.policies.iter().map(|it| it.name.to_string()).collect(),
+            policies: policies::of(&standing.rules.policies),
             token_cache: token_cache(&standing),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),

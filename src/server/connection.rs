@@ -1,5 +1,6 @@
 //! Knows how one HTTP/2 connection is served, from its first byte to its last.
 
+use super::tls::Spoken;
 use crate::front::ext_authz::endpoint::Endpoint;
 use crate::health::{Phase, reached};
 use crate::listener::Socket;
@@ -15,8 +16,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 /// What every connection is served with.
 #[derive(Clone, Debug)]
@@ -24,7 +23,7 @@ pub struct Serving {
     /// What answers.
     pub endpoint: Arc<Endpoint>,
     /// TLS, if it is spoken.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Spoken>>,
     /// When to end.
     pub phases: watch::Receiver<Phase>,
 }
@@ -53,7 +52,7 @@ async fn try_serve(socket: Socket, serving: Serving) -> Result<(), Failure> {
     match serving.tls.clone() {
         None => speak_http2(stream, serving).await,
         Some(tls) => {
-            let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await??;
+            let stream = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
             speak_http2(stream, serving).await
         }
     }

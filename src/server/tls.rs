@@ -2,8 +2,10 @@
 //! when the configuration names a client CA.
 
 use crate::config::Tls;
+use arc_swap::ArcSwap;
 use std::fmt;
 use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +16,27 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 /// TLS cannot be spoken with what the configuration gives.
 #[derive(Debug)]
 pub struct BadTls(String);
+
+/// How TLS is spoken at present. Connections that are open keep what they began with.
+#[derive(Debug)]
+pub struct Spoken(ArcSwap<ServerConfig>);
+
+impl Spoken {
+    /// Speaks TLS with what `tls` gives.
+    pub fn new(tls: &Tls) -> Result<Self, BadTls> {
+        server(tls).map(|it| Self(ArcSwap::new(it)))
+    }
+
+    /// For the next connection.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.0.load_full())
+    }
+
+    /// Speaks as `config` says from the next connection on.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
+    }
+}
 
 /// How TLS is spoken with what the configuration gives.
 pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {

@@ -180,6 +180,23 @@ impl Metrics {
         raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
     }
 
+    /// Forgets what is known of an issuer's keys, which are no longer kept, or anew: what they
+    /// count starts at zero. `outcomes` are those of [`Self::set_refreshes`].
+    pub fn forget_keys(&self, issuer: &str, outcomes: impl IntoIterator<Item = &'static str>) {
+        // An error says that there was no such series.
+        drop(self.jwks_keys.remove_label_values(&[issuer]));
+        drop(self.jwks_age.remove_label_values(&[issuer]));
+        for outcome in outcomes {
+            drop(self.jwks_refreshes.remove_label_values(&[issuer, outcome]));
+        }
+    }
+
+    /// Forgets what is known of the token cache, for there is a new one that counts from zero.
+    pub fn forget_token_cache(&self) {
+        self.token_cache.hits.reset();
+        self.token_cache.misses.reset();
+    }
+
     /// Sets what is known of the token cache.
     pub fn set_token_cache(&self, found: CacheFigures) {
         raise(&self.token_cache.hits, found.hits);
@@ -206,7 +223,8 @@ impl Metrics {
 }
 
 impl Reload {
-    const fn label(self) -> &'static str {
+    /// The label in metrics and `/status`.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Refused => "refused",

@@ -7,5 +7,6 @@ pub mod check_log;
 pub mod log;
 pub mod meters;
 pub mod metrics;
+pub mod reloads;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -2,8 +2,15 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+#[path = "../support/identity_provider.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod identity_provider;
 mod mutual_tls;
+mod reload;
 mod service;
+#[path = "../support/tokens.rs"]
+#[expect(dead_code, unreachable_pub, reason = "shared between tests")]
+mod tokens;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

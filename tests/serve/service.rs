@@ -109,6 +109,21 @@ impl Service {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
+    /// Writes the configuration anew, as `edit` makes it of the present one.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(&str) -> String) {
+        let file = self.folder.path().join("keybound.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let new = edit(&text);
+        assert_ne!(new, text);
+        std::fs::write(file, new).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn has_metric(&self, line: &str) {
+        let (_, metrics) = self.page("GET", "/metrics");
+        assert!(metrics.contains(&format!("{line}\n")), "{line}\n{metrics}");
+    }
+
     pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.page("GET", "/status").1).unwrap()
     }
