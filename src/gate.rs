@@ -8,6 +8,7 @@ use crate::denial::Denial;
 use crate::policy::Limits;
 use crate::request::Request;
 use crate::telemetry::check_log;
+use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
 use arc_swap::ArcSwap;
@@ -25,6 +26,7 @@ pub struct Gate {
     standing: ArcSwap<Standing>,
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
+    denials: Denials,
 }
 
 /// What decides at present, and what goes with it.
@@ -53,7 +55,8 @@ impl Gate {
     /// A gate at which `rules` decide.
     pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
         let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
-        Self { checker, standing, under_way: AtomicUsize::new(0), metrics }
+        let under_way = AtomicUsize::new(0);
+        Self { checker, standing, under_way, metrics, denials: Denials::default() }
     }
 
     /// Lets `rules` decide from here on. Requests that are on their way keep the old ones.
@@ -69,6 +72,11 @@ impl Gate {
     /// All metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The last denials.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// How many requests are on their way.
@@ -157,6 +165,7 @@ impl Passage<'_> {
         let elapsed = self.started.elapsed();
         self.standing.meters.record(self.front, verdict, elapsed);
         check_log::write(self.front, request, verdict, elapsed);
+        self.gate.denials.note(self.front, request, verdict);
         Answer::of(verdict, &self.standing.rules.policies)
     }
 }

@@ -20,6 +20,7 @@ use crate::front::ext_authz::endpoint::Endpoint;
 use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
 use crate::listener::Listener;
+use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
 use connection::Serving;
 use reload::Reloader;
@@ -136,6 +137,7 @@ impl Server {
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
             reloads,
+            history: History::since(Instant::now()),
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({

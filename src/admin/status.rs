@@ -3,6 +3,8 @@
 use super::{Admin, policies};
 use crate::gate::Standing;
 use crate::state::{introspection, jwks};
+use crate::telemetry::denials;
+use crate::telemetry::history::LastHour;
 use crate::telemetry::metrics::{CacheFigures, Metrics};
 use crate::telemetry::reloads;
 use serde::Serialize;
@@ -19,6 +21,8 @@ pub struct Status {
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
     policies: Vec<policies::Status>,
+    last_hour: LastHour,
+    last_denials: Vec<denials::Status>,
     token_cache: CacheFigures,
     checks_under_way: usize,
     connections: Vec<usize>,
@@ -48,6 +52,8 @@ impl Status {
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
             introspection: asking(&standing),
             policies: policies::of(&standing.rules.policies),
+            last_hour: admin.history.last_hour(now),
+            last_denials: admin.gate.denials().status(now),
             token_cache: token_cache(&standing),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),

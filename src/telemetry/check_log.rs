@@ -66,12 +66,12 @@ fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, el
 }
 
 /// The beginning of a value of any length.
-fn shortened(value: &str) -> &str {
+pub(super) fn shortened(value: &str) -> &str {
     value.char_indices().nth(VALUE_CHARS).and_then(|(end, _)| value.get(..end)).unwrap_or(value)
 }
 
 /// The trace id in a `traceparent` header (W3C Trace Context §3.2.2), if it is one.
-fn trace_id(traceparent: &[u8]) -> Option<&str> {
+pub(super) fn trace_id(traceparent: &[u8]) -> Option<&str> {
     let text = str::from_utf8(traceparent).ok()?;
     let mut parts = text.split('-');
     let (version, id, parent) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,5 +1,7 @@
 //! Knows every metric by name (Prometheus).
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -77,6 +79,17 @@ pub struct ReplayFigures {
     pub repeats: u64,
     /// What it holds.
     pub entries: u64,
+}
+
+/// How often a policy decided for a reason since the start, by one of the fronts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decisions {
+    /// The policy; empty when none could be chosen.
+    pub policy: String,
+    /// The reason; `allowed` is one.
+    pub reason: String,
+    /// How often.
+    pub total: f64,
 }
 
 /// How an attempt to reload the configuration ended.
@@ -165,6 +178,23 @@ impl Metrics {
     /// The durations of checks that came in by `front`.
     pub(super) fn duration(&self, front: Front) -> Histogram {
         self.durations.with_label_values(&[front.label()])
+    }
+
+    /// Every decision so far.
+    pub fn decisions(&self) -> Vec<Decisions> {
+        let families = self.checks.collect();
+        let series = families.iter().flat_map(MetricFamily::get_metric);
+        series
+            .map(|it| {
+                let label = |name| it.get_label().iter().find(|it| it.name() == name);
+                let text = |name| label(name).map_or("", |it| it.value());
+                Decisions {
+                    policy: text("policy").to_owned(),
+                    reason: text("reason").to_owned(),
+                    total: it.get_counter().get_value(),
+                }
+            })
+            .collect()
     }
 
     /// Sets what is known of an issuer's keys.

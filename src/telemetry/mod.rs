@@ -4,6 +4,8 @@
 //! ever holds a token, a proof or a secret.
 
 pub mod check_log;
+pub mod denials;
+pub mod history;
 pub mod log;
 pub mod meters;
 pub mod metrics;

@@ -18,10 +18,11 @@ use envoy_types::pb::google;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::jose::thumbprint::Thumbprint;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::convert::Infallible;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
@@ -374,7 +375,8 @@ fn rewrite_until(end: Instant, service: &mut Service, versions: &Versions) -> Ve
     let mut delays = vec![];
     while Instant::now() < end {
         let version = versions.written.fetch_add(1, Ordering::SeqCst) + 1;
-        let (old, new) = if version % 2 == 0 { ("[two]", "[one]") } else { ("[one]", "[two]") };
+        let (old, new) =
+            if version.is_multiple_of(2) { ("[two]", "[one]") } else { ("[one]", "[two]") };
         let written = Instant::now();
         service.rewrite(|it| it.replace(old, new));
         service.wait_for(RELOADED);
@@ -401,15 +403,14 @@ fn a_reload_under_load_neither_drops_nor_mistakes_a_check() {
     let asked = callers.join().unwrap();
     delays.sort();
     let (median, most) = (delays[delays.len() / 2], delays[delays.len() - 1]);
+    let (took, reloads) = (begin.elapsed(), delays.len());
     let line = format!(
-        "{asked} checks in {:?}, {} reloads, in force within {median:?} (median), {most:?} (most)\n",
-        begin.elapsed(),
-        delays.len()
+        "{asked} checks in {took:?}, {reloads} reloads, in force within {median:?}, {most:?} at most\n"
     );
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+    io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(median < Duration::from_secs(1), "{delays:?}");
     assert_eq!(world.provider.fetches(), 1);
     assert_eq!(service.status()["checks_under_way"], 0);
-    let applied = Value::from(delays.len() + 1);
+    let applied = reloads + 1;
     service.has_metric(&format!("keybound_config_reloads_total{{outcome=\"applied\"}} {applied}"));
 }
