@@ -1,16 +1,18 @@
 //! The whole service on one page: what is checked of a request, in order.
 
+mod possession;
 mod vouching;
 
-use crate::clock::Clock;
+pub use possession::{Dpop, NoRandomness};
+
+use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::claims;
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
-use crate::oauth::mtls;
-use crate::policy::{Policy, PolicySet};
+use crate::policy::{Mode, Policy, PolicySet};
 use crate::request::Request;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
@@ -28,6 +30,8 @@ pub struct Rules {
     pub introspectors: Vec<Option<Arc<Introspector>>>,
     /// The tokens that were verified before.
     pub cache: Arc<TokenCache>,
+    /// What DPoP needs besides the proof.
+    pub dpop: Dpop,
     /// The claims that somebody will ask for.
     selection: Arc<[String]>,
 }
@@ -65,6 +69,12 @@ pub struct Facts {
     pub certificate: Option<Thumbprint>,
     /// What the caller proved.
     pub proved: Proved,
+    /// The token was valid at the time of the check: its claims may be told to the upstream.
+    pub admitted: bool,
+    /// The proof's nonce will do for some time yet.
+    pub nonce_is_fresh: bool,
+    /// The nonce for the client's next proof.
+    pub nonce: Option<String>,
 }
 
 /// Of which keys the caller proved possession.
@@ -84,42 +94,43 @@ impl Checker {
 
     /// Checks one request under `rules`.
     pub async fn check(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
+        let now = self.clock.now();
         let mut facts = Facts::default();
-        let outcome = self.decide(rules, request, &mut facts).await;
+        let outcome = decide(rules, request, now, &mut facts).await;
+        facts.nonce = rules.nonce_to_send(outcome, &facts, now);
         Verdict { outcome, facts }
     }
+}
 
-    async fn decide(
-        &self,
-        rules: &Rules,
-        request: &Request<'_>,
-        facts: &mut Facts,
-    ) -> Result<(), Denial> {
-        let now = self.clock.now();
-        let policy = rules.policies.policy(request)?;
-        facts.policy = Some(Arc::clone(policy));
-        let credentials = Credentials::read(request)?;
-        facts.scheme = Some(credentials.scheme);
+async fn decide(
+    rules: &Rules,
+    request: &Request<'_>,
+    now: UnixTime,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let policy = rules.policies.policy(request)?;
+    facts.policy = Some(Arc::clone(policy));
+    let credentials = Credentials::read(request)?;
+    facts.scheme = Some(credentials.scheme);
 
-        let token = rules.token(policy, credentials.token, facts).await?;
-        facts.token = Some(Arc::clone(&token));
-        token.admit(now)?;
-        token.admit_scopes(&policy.scopes)?;
-        admit_claims(&token, policy)?;
-        rules.admit_unrevoked(policy, &token, credentials.token, now).await?;
+    let token = rules.token(policy, credentials.token, facts).await?;
+    facts.token = Some(Arc::clone(&token));
+    token.admit(now)?;
+    facts.admitted = true;
+    token.admit_scopes(&policy.scopes)?;
+    admit_claims(&token, policy)?;
 
-        let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
-        if let Some(bound_to) = to_prove.certificate {
-            let shown = rules.policies.client_certificate.read(&request.evidence);
-            facts.certificate = shown.thumbprint();
-            mtls::verify(bound_to, shown)?;
-            facts.proved.certificate = true;
-        }
-        if to_prove.key.is_some() {
-            return Err(Denial::BindingUnsupported);
-        }
-        Ok(())
+    let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
+    let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
+    // The issuer is not asked for the sake of somebody who cannot use the token.
+    rules.admit_unrevoked(policy, &token, credentials.token, now).await?;
+    // Last, for it is the only step that leaves a mark: a request that is refused for another
+    // reason must not use up its proof.
+    if let Some(proof) = proof {
+        rules.use_up(&proof, now).await?;
+        facts.proved.dpop = true;
     }
+    Ok(())
 }
 
 /// Whether the token has every claim that the policy demands.
@@ -143,9 +154,26 @@ impl Rules {
         keys: Vec<Arc<IssuerKeys>>,
         introspectors: Vec<Option<Arc<Introspector>>>,
         cache: Arc<TokenCache>,
+        dpop: Dpop,
     ) -> Self {
         let selection = policies.claims_asked_for().into();
-        Self { policies, keys, introspectors, cache, selection }
+        Self { policies, keys, introspectors, cache, dpop, selection }
+    }
+}
+
+impl Verdict {
+    /// Why the request is refused, if it is: a policy may only report.
+    pub fn denied(&self) -> Option<Denial> {
+        self.outcome.err().filter(|_| !self.only_reports())
+    }
+
+    /// Why the request would be refused, if its policy did more than report.
+    pub fn would_deny(&self) -> Option<Denial> {
+        self.outcome.err().filter(|_| self.only_reports())
+    }
+
+    fn only_reports(&self) -> bool {
+        self.facts.policy.as_ref().is_some_and(|it| it.mode == Mode::Report)
     }
 }
 

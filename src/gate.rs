@@ -166,7 +166,7 @@ impl Passage<'_> {
         self.standing.meters.record(self.front, verdict, elapsed);
         check_log::write(self.front, request, verdict, elapsed);
         self.gate.denials.note(self.front, request, verdict);
-        Answer::of(verdict, &self.standing.rules.policies)
+        Answer::of(verdict, &self.standing.rules.policies, request)
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     fn gate() -> Gate {
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache);
+        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
         let metrics = Arc::new(Metrics::new().unwrap());
         Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
     }
@@ -235,7 +235,10 @@ mod tests {
         let passage = gate.enter(Front::ExtAuthz);
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        gate.replace(Rules::new(policies, vec![], vec![], cache), "new".to_owned());
+        gate.replace(
+            Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop()),
+            "new".to_owned(),
+        );
         assert_eq!(passage.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
     }

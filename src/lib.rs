@@ -28,3 +28,4 @@ pub mod request;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod uri;

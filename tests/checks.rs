@@ -15,21 +15,30 @@
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
+#[path = "support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
+
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
-use keybound::check::{Checker, Rules};
+use keybound::check::{Checker, Dpop, Rules};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock, UnixTime};
 use keybound::front::ext_authz::{encode, wire};
 use keybound::jose::algorithm::Algorithm;
+use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::{
-    ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
-    SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
+    ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Mode, NonceDemand,
+    Policy, PolicySet, ProofRules, SenderConstraint, TokenCacheLimits, Upstream,
+    UpstreamAuthorization,
 };
 use keybound::state::jwks;
+use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
+use keybound::uri::Origin;
+use proofs::prove;
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -43,6 +52,8 @@ const OTHER_ISSUER: &str = "https://other.example.com";
 
 /// An installation: two issuers whose keys have the same names, and policies of every kind.
 struct World {
+    /// The client's DPoP key.
+    key: Signer,
     es256: Signer,
     rs256: Signer,
     other: Signer,
@@ -89,15 +100,17 @@ impl World {
         for keys in &keys {
             keys.ready().await;
         }
+        let dpop = Dpop::start(&ReplayRules::default(), None, &runtime).unwrap();
         let limits = TokenCacheLimits::default();
         let cache = Arc::new(TokenCache::new(limits));
         Self {
+            key: Signer::new(Signing::ES256, "client"),
             es256,
             rs256,
             other,
             stranger,
             certificate: rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec(),
-            rules: Rules::new(policies(issuers), keys, vec![], cache),
+            rules: Rules::new(policies(issuers), keys, vec![], cache, dpop),
             checker: Checker::new(shared),
             clock,
             _files: files,
@@ -138,9 +151,9 @@ impl World {
         let answer = match wire::read(&message, None) {
             Ok(request) => {
                 let verdict = self.checker.check(&self.rules, &request).await;
-                Answer::of(&verdict, &self.rules.policies)
+                Answer::of(&verdict, &self.rules.policies, Some(&request))
             }
-            Err(denial) => Answer::refused(denial),
+            Err(denial) => Answer::refused(denial, &self.rules.policies),
         };
         auth::CheckResponse::decode(encode::response(&answer)).unwrap()
     }
@@ -166,14 +179,48 @@ struct Case {
     expected: String,
 }
 
+impl World {
+    fn jkt(&self) -> String {
+        thumbprint(self.key.jwk().as_object().unwrap()).unwrap().to_base64url()
+    }
+
+    /// A token that is bound to the client's DPoP key, and to nothing else.
+    fn dpop_token(&self) -> String {
+        self.token(|it| it["cnf"] = json!({"jkt": self.jkt()}))
+    }
+
+    fn dpop_request(&self, policy: &str, token: &str, proof: &str) -> auth::CheckRequest {
+        let mut request = named(without_certificate(self.request(token)), policy);
+        let headers = headers(&mut request);
+        headers.insert("authorization".to_owned(), format!("DPoP {token}"));
+        headers.insert("dpop".to_owned(), proof.to_owned());
+        request
+    }
+
+    /// A request under policy `dpop` whose proof has had one edit.
+    fn proved(&self, jti: &str, edit: impl FnOnce(&mut Value)) -> auth::CheckRequest {
+        let token = self.dpop_token();
+        let mut claims = proof_claims(jti, &token);
+        edit(&mut claims);
+        self.dpop_request("dpop", &token, &prove(&self.key, &claims))
+    }
+
+    async fn headers_to_client(&self, request: &auth::CheckRequest) -> Vec<String> {
+        let answer = self.answer(request).await;
+        let headers = match denied(&answer) {
+            Some(denied) => &denied.headers,
+            None => &allowed(&answer).response_headers_to_add,
+        };
+        let shown = headers.iter().map(|it| it.header.clone().unwrap());
+        shown.map(|it| format!("{}: {}", it.key, it.value)).collect()
+    }
+}
+
 fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
     let policy = |name: &str, sender_constraint| Policy {
-        name: name.into(),
         matches: Match { methods: vec!["NEVER".to_owned()], ..Match::default() },
-        sender_constraint,
         issuers: vec![IssuerId(0), IssuerId(1)],
-        scopes: vec![],
-        claims: vec![],
+        ..Policy::new(name, sender_constraint)
     };
     let demanding = Policy {
         scopes: vec!["read".to_owned(), "write".to_owned()],
@@ -194,6 +241,17 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             demanding,
             only,
             policy("dpop", SenderConstraint::Dpop),
+            Policy {
+                origin: Some(Origin::parse("https://public.example.com").unwrap()),
+                resource_metadata: Some("https://public.example.com/metadata".to_owned()),
+                realm: "public".to_owned(),
+                ..policy("public", SenderConstraint::Dpop)
+            },
+            Policy {
+                mode: Mode::Report,
+                scopes: vec!["read".to_owned()],
+                ..policy("report", SenderConstraint::Certificate)
+            },
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
             policy("none", SenderConstraint::None),
@@ -213,6 +271,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             headers: headers.map(|(name, path)| (name.into(), path.to_owned())).into(),
             remove: vec!["x-forwarded-client-cert".into()],
         },
+        proofs: ProofRules::default(),
     }
 }
 
@@ -511,4 +570,221 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
     let (status, headers, _) = told(named(world.request(&good), "unknown")).await;
     assert_eq!(status, 403);
     assert!(!headers.iter().any(|it| it.starts_with("www-authenticate")), "{headers:?}");
+}
+
+type Edit = fn(&mut Value);
+
+#[tokio::test]
+async fn a_proof_is_good_once_and_for_what_it_was_made() {
+    let world = World::new().await;
+    let first = world.proved("jti-1", |_| {});
+    let answer = world.answer(&first).await;
+    assert_eq!(told(&answer)["reason"], "allowed");
+    assert_eq!(told(&answer)["sender_constraint"], "dpop");
+    assert_eq!(world.reason(&first).await, "proof_replayed");
+    let mut other_query = world.proved("jti-1", |_| {});
+    http(&mut other_query).path = "/v1/things?x=2".to_owned();
+    assert_eq!(world.reason(&other_query).await, "proof_replayed");
+
+    let refused: [(&str, Edit, &str); 7] = [
+        ("method", |it| it["htm"] = json!("POST"), "proof_method_mismatch"),
+        (
+            "scheme",
+            |it| it["htu"] = json!("http://api.example.com/v1/things"),
+            "proof_target_mismatch",
+        ),
+        ("path", |it| it["htu"] = json!("https://api.example.com/v1"), "proof_target_mismatch"),
+        ("old", |it| it["iat"] = json!(NOW - 61), "proof_stale"),
+        ("early", |it| it["iat"] = json!(NOW + 61), "proof_stale"),
+        ("token", |it| it["ath"] = json!("x"), "proof_token_mismatch"),
+        ("jti", |it| it["jti"] = json!(""), "proof_malformed"),
+    ];
+    let mut cases = vec![];
+    for (what, edit, reason) in refused {
+        cases.push(case(what, &world.proved("jti-2", edit), reason));
+    }
+    hold(&world, cases).await;
+    // None of them used it up.
+    assert_eq!(world.reason(&world.proved("jti-2", |_| {})).await, "allowed");
+}
+
+#[tokio::test]
+async fn a_dpop_bound_token_needs_a_proof_of_its_own_key() {
+    let world = World::new().await;
+    let token = world.dpop_token();
+    let mut missing = world.dpop_request("dpop", &token, "x");
+    headers(&mut missing).remove("dpop");
+    let thief = Signer::new(Signing::ES256, "thief");
+    let claims = proof_claims("jti", &token);
+    let mut bearer = world.proved("jti", |_| {});
+    headers(&mut bearer).insert("authorization".to_owned(), format!("Bearer {token}"));
+    let both = world.token(|it| it["cnf"]["jkt"] = json!(world.jkt()));
+    let proof = |jti| prove(&world.key, &proof_claims(jti, &both));
+    let without = world.dpop_request("either", &both, &proof("a"));
+    let cases = vec![
+        case("no proof", &missing, "proof_missing"),
+        case(
+            "thief's",
+            &world.dpop_request("dpop", &token, &prove(&thief, &claims)),
+            "proof_key_mismatch",
+        ),
+        case("garbage", &world.dpop_request("dpop", &token, "x"), "proof_malformed"),
+        case("as Bearer", &bearer, "scheme_mismatch"),
+        case("both, one proved", &without, "certificate_missing"),
+    ];
+    hold(&world, cases).await;
+
+    let mut proved = world.dpop_request("either", &both, &proof("b"));
+    proved.attributes.as_mut().unwrap().source = world.request(&both).attributes.unwrap().source;
+    let answer = world.answer(&proved).await;
+    assert_eq!(told(&answer)["sender_constraint"], "certificate+dpop");
+}
+
+#[tokio::test]
+async fn the_target_is_at_the_origin_of_the_policy_and_forwarded_headers_never_count() {
+    let world = World::new().await;
+    let token = world.dpop_token();
+    let request = |htu: &str, jti: &str| {
+        let mut claims = proof_claims(jti, &token);
+        claims["htu"] = json!(htu);
+        let mut request = world.dpop_request("public", &token, &prove(&world.key, &claims));
+        headers(&mut request).insert("x-forwarded-host".to_owned(), "evil.example".to_owned());
+        request
+    };
+    let cases = [
+        ("https://public.example.com/v1/things", "allowed"),
+        ("https://PUBLIC.example.com:443/v1/./things?x=9", "allowed"),
+        ("https://api.example.com/v1/things", "proof_target_mismatch"),
+        ("https://evil.example/v1/things", "proof_target_mismatch"),
+    ];
+    for (place, (htu, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(world.reason(&request(htu, &place.to_string())).await, reason, "{htu}");
+    }
+    let told = world.headers_to_client(&request("https://evil.example/", "x")).await;
+    assert_eq!(
+        told[0],
+        "www-authenticate: DPoP realm=\"public\", algs=\"ES256 PS256 EdDSA\", \
+         error=\"invalid_dpop_proof\", error_description=\"the DPoP proof was made for another \
+         target\", resource_metadata=\"https://public.example.com/metadata\""
+    );
+    assert_eq!(told.iter().filter(|it| it.starts_with("www-authenticate")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_grpc_call_is_proved_like_any_other_request() {
+    let world = World::new().await;
+    let mut call = world.proved("jti", |it| {
+        it["htm"] = json!("POST");
+        it["htu"] = json!("https://api.example.com/pkg.Service/Method");
+    });
+    http(&mut call).method = "POST".to_owned();
+    http(&mut call).path = "/pkg.Service/Method".to_owned();
+    headers(&mut call).insert("content-type".to_owned(), "application/grpc".to_owned());
+    assert_eq!(world.reason(&call).await, "allowed");
+}
+
+#[tokio::test]
+async fn of_fifty_checks_with_one_proof_one_passes() {
+    let world = World::new().await;
+    let request = world.proved("jti", |_| {});
+    let all = futures_util::future::join_all((0..50).map(|_| world.reason(&request))).await;
+    assert_eq!(all.iter().filter(|it| *it == "allowed").count(), 1);
+    assert_eq!(all.iter().filter(|it| *it == "proof_replayed").count(), 49);
+}
+
+/// What a proof for the usual request with this token claims.
+fn proof_claims(jti: &str, token: &str) -> Value {
+    json!({
+        "jti": jti, "htm": "GET", "htu": "https://api.example.com/v1/things", "iat": NOW,
+        "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+    })
+}
+
+/// The nonce among the headers to the client.
+fn nonce_among(headers: &[String]) -> Option<String> {
+    headers.iter().find_map(|it| it.strip_prefix("dpop-nonce: ")).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_nonce_is_demanded_given_and_renewed() {
+    let mut world = World::new().await;
+    world.rules.policies.proofs.nonce = NonceDemand::Required;
+    let without = world.proved("jti-1", |_| {});
+    assert_eq!(world.reason(&without).await, "nonce_required");
+    let headers = world.headers_to_client(&without).await;
+    assert!(headers[0].contains("error=\"use_dpop_nonce\""), "{headers:?}");
+    let nonce = nonce_among(&headers).unwrap();
+
+    let with = |jti: &str, nonce: &str| world.proved(jti, |it| it["nonce"] = json!(nonce));
+    let fresh = with("jti-1", &nonce);
+    assert_eq!(nonce_among(&world.headers_to_client(&fresh).await), None, "it will do yet");
+    assert_eq!(world.reason(&fresh).await, "proof_replayed");
+    assert_eq!(world.reason(&with("jti-2", "forged")).await, "nonce_required");
+
+    world.clock.advance(Duration::from_secs(60));
+    let aging = with("jti-3", &nonce);
+    let renewed = nonce_among(&world.headers_to_client(&aging).await).unwrap();
+    assert_ne!(renewed, nonce);
+    world.clock.advance(Duration::from_secs(60));
+    let stale = world.proved("jti-4", |it| {
+        it["nonce"] = json!(nonce);
+        it["iat"] = json!(NOW + 120);
+    });
+    assert_eq!(world.reason(&stale).await, "nonce_required");
+}
+
+#[tokio::test]
+async fn an_offered_nonce_may_be_left_out_but_not_made_up() {
+    let mut world = World::new().await;
+    world.rules.policies.proofs.nonce = NonceDemand::Offered;
+    let headers = world.headers_to_client(&world.proved("jti-1", |_| {})).await;
+    assert!(nonce_among(&headers).is_some(), "{headers:?}");
+    let forged = world.proved("jti-2", |it| it["nonce"] = json!("forged"));
+    assert_eq!(world.reason(&forged).await, "nonce_required");
+    // A client that cannot come with a proof is not bothered.
+    let bound = world.request(&world.token(|_| {}));
+    assert_eq!(nonce_among(&world.headers_to_client(&bound).await), None);
+}
+
+#[tokio::test]
+async fn the_upstream_may_get_the_token_as_bearer_and_no_proof() {
+    let mut world = World::new().await;
+    world.rules.policies.upstream.authorization = UpstreamAuthorization::Bearer;
+    let request = world.proved("jti", |_| {});
+    let sent = request.attributes.clone().unwrap().request.unwrap().http.unwrap();
+    let token = sent.headers["authorization"].replace("DPoP ", "");
+    let answer = world.answer(&request).await;
+    let ok = allowed(&answer);
+    let authorization = ok.headers.iter().map(|it| it.header.clone().unwrap());
+    let authorization = authorization.into_iter().find(|it| it.key == "authorization").unwrap();
+    assert_eq!(authorization.value, format!("Bearer {token}"));
+    assert!(ok.headers_to_remove.contains(&"dpop".to_owned()));
+}
+
+#[tokio::test]
+async fn a_policy_that_reports_lets_through_and_tells() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let answer = world.answer(&named(good.clone(), "report")).await;
+    assert_eq!(told(&answer).get("would_deny"), None);
+    let tampered = tokens::tampered(&world.token(|_| {}));
+    let cases = [
+        (without_certificate(good), "certificate_missing", true),
+        (world.request(&tampered), "token_signature_invalid", false),
+        (world.request(&world.token(|it| it["exp"] = json!(NOW - 60))), "token_expired", false),
+        (world.request(&world.token(|it| it["scope"] = json!("x"))), "scope_insufficient", true),
+    ];
+    for (request, reason, identified) in cases {
+        let answer = world.answer(&named(request, "report")).await;
+        let (told, ok) = (told(&answer), allowed(&answer));
+        assert_eq!(answer.status.as_ref().unwrap().code, 0, "{reason}");
+        assert_eq!((&*told["decision"], &*told["would_deny"]), ("allow", reason));
+        // Who a token says it is counts when the token itself does.
+        assert_eq!(
+            ok.headers.iter().any(|it| it.header.as_ref().unwrap().key == "x-auth-subject"),
+            identified
+        );
+        let removed = ok.headers_to_remove.contains(&"x-auth-subject".to_owned());
+        assert_eq!(removed, !identified, "{reason}");
+    }
 }

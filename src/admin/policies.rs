@@ -1,6 +1,6 @@
 //! Knows what is told about the policies: whom they are for, and what they demand.
 
-use crate::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
+use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,7 +12,9 @@ pub(super) struct Status {
     hosts: Vec<String>,
     path_prefix: Option<String>,
     methods: Vec<String>,
+    mode: &'static str,
     sender_constraint: &'static str,
+    origin: Option<String>,
     issuers: Vec<String>,
     scopes: Vec<String>,
     claims: BTreeMap<String, Vec<Value>>,
@@ -33,6 +35,8 @@ fn status(policy: &Policy, set: &PolicySet) -> Status {
         path_prefix: path(path_prefix),
         methods: methods.clone(),
         sender_constraint: constraint(policy.sender_constraint),
+        mode: mode(policy.mode),
+        origin: policy.origin.as_ref().map(|it| it.as_str().to_owned()),
         issuers: issuers.map(|it| it.name.to_string()).collect(),
         scopes: policy.scopes.clone(),
         claims: claims.collect(),
@@ -50,6 +54,13 @@ fn host(pattern: &HostPattern) -> String {
 fn path(segments: &[Vec<u8>]) -> Option<String> {
     let text = |it: &Vec<u8>| format!("/{}", String::from_utf8_lossy(it));
     (!segments.is_empty()).then(|| segments.iter().map(text).collect())
+}
+
+const fn mode(it: Mode) -> &'static str {
+    match it {
+        Mode::Enforce => "enforce",
+        Mode::Report => "report",
+    }
 }
 
 /// As the configuration writes it.
@@ -85,7 +96,9 @@ mod tests {
             "hosts": ["a.example.com", "*.example.com"],
             "path_prefix": "/v1/pay ments",
             "methods": [],
+            "mode": "enforce",
             "sender_constraint": "certificate",
+            "origin": null,
             "issuers": ["https://as.example.com"],
             "scopes": ["pay"],
             "claims": {"acr": ["loa3"]},

@@ -5,7 +5,7 @@ use crate::gate::Standing;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
-use crate::telemetry::metrics::{CacheFigures, Metrics};
+use crate::telemetry::metrics::{CacheFigures, Metrics, ReplayFigures};
 use crate::telemetry::reloads;
 use serde::Serialize;
 use std::sync::atomic::Ordering;
@@ -24,8 +24,19 @@ pub struct Status {
     last_hour: LastHour,
     last_denials: Vec<denials::Status>,
     token_cache: CacheFigures,
+    replay: Replay,
     checks_under_way: usize,
     connections: Vec<usize>,
+}
+
+/// The used proofs.
+#[derive(Debug, Serialize)]
+struct Replay {
+    reachable: bool,
+    recorded: u64,
+    repeats: u64,
+    /// None when they are kept elsewhere.
+    entries: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +66,7 @@ impl Status {
             last_hour: admin.history.last_hour(now),
             last_denials: admin.gate.denials().status(now),
             token_cache: token_cache(&standing),
+            replay: Replay::of(&standing),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
         }
@@ -77,6 +89,21 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
         }
     }
     metrics.set_token_cache(token_cache(standing));
+    let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
+    let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
+    metrics.set_replay(ReplayFigures { recorded, repeats, entries });
+}
+
+impl Replay {
+    fn of(standing: &Standing) -> Self {
+        let store = &standing.rules.dpop.replay;
+        Self {
+            reachable: store.is_reachable(),
+            recorded: store.recorded(),
+            repeats: store.repeats(),
+            entries: store.entries(),
+        }
+    }
 }
 
 fn token_cache(standing: &Standing) -> CacheFigures {

@@ -1,11 +1,12 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
 use crate::client_certificate::{HeaderFormat, Source};
-use crate::config::{self, Config, Listen, Problem};
+use crate::config::{self, Config, Dpop, Listen, Problem};
 use crate::policy::{
-    ClaimRule, HostPattern, Issuer, KeySource, Match, Policy, PolicySet, SenderConstraint,
-    UpstreamAuthorization,
+    ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy, PolicySet,
+    ProofRules, SenderConstraint, UpstreamAuthorization,
 };
+use crate::state::replay::ReplayRules;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -49,11 +50,12 @@ struct Summary<'a>(&'a Config);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, policies: rules, digest, warnings: _ } = self.0;
+        let Config { listen, policies: rules, dpop, digest, warnings: _ } = self.0;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
         writeln!(f, "admin               {}", listen.admin)?;
         writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
+        writeln!(f, "DPoP proofs         {}", proofs(&rules.proofs, dpop))?;
         writeln!(f, "upstream            {}", upstream(rules))?;
         let limits = rules.limits;
         writeln!(
@@ -62,10 +64,11 @@ impl Display for Summary<'_> {
             limits.token_bytes, limits.check_deadline, limits.concurrent_checks
         )?;
         writeln!(f)?;
-        let head = ["issuer", "audiences", "algorithms", "token types", "leeway", "keys"];
+        let head =
+            ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
         table(f, head, rules.issuers.iter().map(|it| issuer(it)))?;
         writeln!(f)?;
-        let head = ["policy", "match", "sender constraint", "issuers", "scopes", "claims"];
+        let head = ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "mode"];
         table(f, head, rules.policies.iter().map(|it| policy(it, rules)))
     }
 }
@@ -98,6 +101,19 @@ const fn header_format(format: HeaderFormat) -> &'static str {
     }
 }
 
+fn proofs(rules: &ProofRules, dpop: &Dpop) -> String {
+    let nonce = match rules.nonce {
+        NonceDemand::Off => "no nonce",
+        NonceDemand::Offered => "nonce offered",
+        NonceDemand::Required => "nonce required",
+    };
+    let store = match dpop.replay {
+        ReplayRules::Memory(limits) => format!("up to {} recorded in memory", limits.capacity),
+        ReplayRules::Redis(_) => "recorded in Redis".to_owned(),
+    };
+    format!("{}, within {:?}, {nonce}, {store}", listed(&rules.algorithms), rules.window)
+}
+
 fn upstream(rules: &PolicySet) -> String {
     let authorization = match rules.upstream.authorization {
         UpstreamAuthorization::Keep => "authorization kept",
@@ -109,7 +125,7 @@ fn upstream(rules: &PolicySet) -> String {
     set.chain(removed).fold(authorization.to_owned(), |text, it| text + &it)
 }
 
-fn issuer(issuer: &Issuer) -> [String; 6] {
+fn issuer(issuer: &Issuer) -> [String; 7] {
     let keys = match &issuer.keys.source {
         KeySource::Discovery => "discovered".to_owned(),
         KeySource::Uri(uri) => uri.clone(),
@@ -122,10 +138,22 @@ fn issuer(issuer: &Issuer) -> [String; 6] {
         issuer.token_types.join(" "),
         format!("{:?}", issuer.clock_leeway),
         keys,
+        introspection(issuer),
     ]
 }
 
-fn policy(policy: &Policy, rules: &PolicySet) -> [String; 6] {
+fn introspection(issuer: &Issuer) -> String {
+    match &issuer.introspection {
+        None => "-".to_owned(),
+        Some(rules) => {
+            let tokens = if rules.always { "all tokens" } else { "opaque tokens" };
+            let forward = if rules.forward_jwt { ", JWT sent upstream" } else { "" };
+            format!("{tokens}{forward}")
+        }
+    }
+}
+
+fn policy(policy: &Policy, rules: &PolicySet) -> [String; 7] {
     let issuers = policy.issuers.iter().filter_map(|id| Some(&rules.issuers.get(id.0)?.name));
     let issuers: Vec<_> = issuers.collect();
     let all = issuers.len() == rules.issuers.len();
@@ -136,6 +164,10 @@ fn policy(policy: &Policy, rules: &PolicySet) -> [String; 6] {
         if all { "all".to_owned() } else { listed(&issuers) },
         or_dash(policy.scopes.join(" ")),
         or_dash(policy.claims.iter().map(claim).collect::<Vec<_>>().join(", ")),
+        match policy.mode {
+            Mode::Enforce => "enforce".to_owned(),
+            Mode::Report => "report".to_owned(),
+        },
     ]
 }
 

@@ -88,13 +88,14 @@ async fn answer(
     let signals = Signals::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let rules = reload::rules(config.policies, None, &clock, &Handle::current())?;
+    let Config { listen, policies, dpop, digest, .. } = config;
+    let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let ready = all_ready(rules.keys.clone());
     let metrics = Arc::new(Metrics::new()?);
     let checker = Checker::new(Arc::clone(&clock));
-    let gate = Arc::new(Gate::new(checker, rules, config.digest, metrics));
+    let gate = Arc::new(Gate::new(checker, rules, digest, metrics));
     let setup = Setup {
-        listen: config.listen,
+        listen,
         shards: arguments.shards.unwrap_or_else(cores),
         drain_delay: arguments.drain_delay,
         drain_deadline: arguments.drain_deadline,

@@ -20,7 +20,7 @@ pub(super) struct File {
     pub(super) issuers: Option<Vec<Issuer>>,
     /// Where the client certificate comes from.
     pub(super) client_certificate: Option<ClientCertificate>,
-    /// DPoP proofs (RFC 9449). Not supported yet.
+    /// DPoP proofs (RFC 9449).
     pub(super) dpop: Option<Dpop>,
     /// What requests must show. The proxy may name a policy (`context_extensions`, key `policy`);
     /// otherwise the first one that matches applies. A request without a policy is denied.
@@ -89,7 +89,7 @@ pub(super) struct Issuer {
     /// PEM file with the only authorities that count when something is fetched from this issuer;
     /// absent: those of the system.
     pub(super) ca_file: Option<String>,
-    /// How opaque tokens are looked up (RFC 7662); absent: they are refused. Not supported yet.
+    /// How opaque tokens are looked up (RFC 7662); absent: they are refused.
     pub(super) introspection: Option<Introspection>,
 }
 
@@ -133,7 +133,6 @@ pub(super) struct Keys {
 /// How opaque tokens are looked up (RFC 7662).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "refused as a whole until it is supported")]
 pub(super) struct Introspection {
     /// The https URL of the endpoint; absent: the one in the issuer's metadata.
     pub(super) endpoint: Option<String>,
@@ -145,8 +144,41 @@ pub(super) struct Introspection {
     pub(super) certificate_file: Option<String>,
     /// PEM file with the key of the certificate.
     pub(super) key_file: Option<String>,
-    /// Whether to ask for a JWT (RFC 9701) and send that upstream.
+    /// Whether to ask for a JWT (RFC 9701) and send that upstream in place of an opaque token.
+    #[schemars(extend("default" = false))]
     pub(super) forward_jwt: Option<bool>,
+    /// Which tokens are looked up.
+    #[schemars(extend("default" = "opaque"))]
+    pub(super) introspect: Option<Introspect>,
+    /// Whether an answer about an opaque token may say nothing of its audience.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_missing_audience: Option<bool>,
+    /// How long a check waits for an answer: less than `limits.check_deadline`.
+    #[schemars(extend("default" = "120ms"))]
+    pub(super) timeout: Option<Span>,
+    /// For how long a token counts as active once the issuer said so: a revoked one is accepted for
+    /// so long at most.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) cache_ttl: Option<Span>,
+    /// For how long a token is refused once the issuer said so.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) negative_ttl: Option<Span>,
+    /// How many tokens are remembered as active, and as many as refused.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    pub(super) cache_entries: Option<u64>,
+    /// How many look-ups may be under way at once.
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 100))]
+    pub(super) concurrency: Option<u64>,
+}
+
+/// Which tokens are looked up.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Introspect {
+    /// Those that are not JWTs.
+    Opaque,
+    /// JWTs as well, so that a revoked one is refused.
+    Always,
 }
 
 /// Where the client certificate comes from.
@@ -216,9 +248,8 @@ pub(super) enum CertificateFormat {
 }
 
 /// DPoP proofs (RFC 9449).
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "refused as a whole until it is supported")]
 pub(super) struct Dpop {
     /// The algorithms that proofs may be signed with.
     #[schemars(length(min = 1), extend("default" = ["ES256", "PS256", "EdDSA"]))]
@@ -249,18 +280,30 @@ pub(super) enum Nonce {
 }
 
 /// Where used proofs are remembered.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "refused as a whole until it is supported")]
 pub(super) struct Replay {
     /// Which store.
     #[schemars(extend("default" = "memory"))]
     pub(super) store: Option<ReplayStore>,
-    /// How many proofs the memory holds.
-    #[schemars(extend("default" = 1_000_000))]
+    /// How many proofs the memory holds. When it is full, proofs are refused.
+    #[schemars(range(min = 1000, max = 100_000_000), extend("default" = 1_000_000))]
     pub(super) capacity: Option<u64>,
-    /// A file with the URL of the Redis server.
+    /// How many proofs of one key the memory holds; absent: a twentieth of `capacity`, but at
+    /// least 1000.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub(super) per_key: Option<u64>,
+    /// A file with the URL of the Redis server: `redis://`, `rediss://` (TLS) or `redis+unix://`,
+    /// with user and password if there are any. For a cluster one URL in a line.
     pub(super) url_file: Option<String>,
+    /// Whether the URLs are of servers of a cluster.
+    #[schemars(extend("default" = false))]
+    pub(super) cluster: Option<bool>,
+    /// PEM file with the only authorities that count for `rediss://`; absent: the system's.
+    pub(super) ca_file: Option<String>,
+    /// How long a check waits for Redis.
+    #[schemars(extend("default" = "50ms"))]
+    pub(super) timeout: Option<Span>,
 }
 
 /// Which store remembers used proofs.
@@ -296,9 +339,12 @@ pub(super) struct Policy {
     /// By dotted path to a claim, the values of which the claim must equal one, or hold one.
     #[schemars(extend("default" = {}))]
     pub(super) claims: Option<BTreeMap<String, ClaimValues>>,
-    /// The public origin for the `htu` of DPoP proofs; absent: the request's scheme and host. Not
-    /// supported yet.
+    /// The public origin for the `htu` of DPoP proofs; absent: the request's scheme and host.
     pub(super) origin: Option<String>,
+    /// The `realm` of challenges; absent: the policy's name.
+    pub(super) realm: Option<String>,
+    /// The https URL of the resource's metadata (RFC 9728), for challenges.
+    pub(super) resource_metadata: Option<String>,
     /// Whether the policy is enforced.
     #[schemars(extend("default" = "enforce"))]
     pub(super) mode: Option<Mode>,

@@ -10,6 +10,7 @@ mod values;
 pub mod watch;
 mod yaml;
 
+pub use compile::Dpop;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
@@ -29,6 +30,8 @@ pub struct Config {
     pub listen: Listen,
     /// What is demanded.
     pub policies: PolicySet,
+    /// What DPoP needs besides the policies.
+    pub dpop: Dpop,
     /// What is allowed and yet worth a second look, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
@@ -143,9 +146,9 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies)) if problems.is_empty() => {
+        Some((listen, policies, dpop)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, warnings, digest })
+            Ok(Config { listen, policies, dpop, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

@@ -1,6 +1,7 @@
 //! Knows how a request carries its access token and its proof (RFC 6750 §2, RFC 9449 §7.1).
 
 use crate::denial::Denial;
+use crate::policy::SenderConstraint;
 use crate::request::{Field, Request};
 use std::fmt;
 
@@ -99,6 +100,17 @@ impl Scheme {
         [Self::Bearer, Self::Dpop]
             .into_iter()
             .find(|it| name.eq_ignore_ascii_case(it.name().as_bytes()))
+    }
+}
+
+impl SenderConstraint {
+    /// Whether tokens may come with this scheme under the constraint, by what it demands itself.
+    pub const fn accepts(self, scheme: Scheme) -> bool {
+        match self {
+            Self::Certificate | Self::None => matches!(scheme, Scheme::Bearer),
+            Self::Dpop => matches!(scheme, Scheme::Dpop),
+            Self::Either | Self::IfBound => true,
+        }
     }
 }
 

@@ -2,25 +2,15 @@
 
 use super::access_token;
 use super::credentials::{Proof, Token};
-use super::target::HttpUri;
 use crate::clock::UnixTime;
 use crate::denial::Denial;
-use crate::jose::algorithm::Algorithm;
 use crate::jose::json::Object;
 use crate::jose::jws::{Unverified, Verified};
 use crate::jose::key::{self, VerifyingKey};
 use crate::jose::thumbprint::Thumbprint;
+use crate::policy::ProofRules;
+use crate::uri::HttpUri;
 use serde_json::Value;
-use std::time::Duration;
-
-/// Which proofs are accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// With which they may be signed. Never empty.
-    pub algorithms: Vec<Algorithm>,
-    /// How far `iat` may be from now, in both directions.
-    pub window: Duration,
-}
 
 /// What a proof must be about.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +54,7 @@ pub struct ProofId {
 pub fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
-    rules: &Rules,
+    rules: &ProofRules,
     now: UnixTime,
     admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
 ) -> Result<Holding, Denial> {
@@ -110,7 +100,7 @@ pub fn verify(
 fn signed_by_the_bound_key(
     proof: Proof<'_>,
     bound_to: Thumbprint,
-    rules: &Rules,
+    rules: &ProofRules,
 ) -> Result<Verified, Denial> {
     // 2. One well-formed JWT.
     if PROOF_BYTES < proof.as_bytes().len() {
@@ -155,14 +145,17 @@ const PROOF_BYTES: usize = 8 * 1024;
 #[cfg(test)]
 mod tests {
     use super::super::credentials::Credentials;
-    use super::super::target::Origin;
     use super::*;
+    use crate::jose::algorithm::Algorithm;
     use crate::jose::base64url;
+    use crate::policy::NonceDemand;
     use crate::request::{Field, Request};
+    use crate::uri::Origin;
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
     use serde_json::json;
     use std::sync::LazyLock;
+    use std::time::Duration;
 
     const NOW: i64 = 1_800_000_000;
     const WINDOW: i64 = 60;
@@ -203,10 +196,11 @@ mod tests {
         format!("{input}.{}", base64url::encode(signature.as_ref()))
     }
 
-    fn rules() -> Rules {
-        Rules {
+    fn rules() -> ProofRules {
+        ProofRules {
             algorithms: vec![Algorithm::ES256, Algorithm::EdDSA],
             window: Duration::from_secs(60),
+            nonce: NonceDemand::Off,
         }
     }
 

@@ -12,4 +12,3 @@ mod examples;
 pub mod introspection;
 pub mod mtls;
 pub mod nonce;
-pub mod target;

@@ -6,6 +6,7 @@ mod selection;
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
+use crate::uri::Origin;
 use introspection::IntrospectionRules;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,40 @@ pub struct PolicySet {
     pub limits: Limits,
     /// What the upstream sees.
     pub upstream: Upstream,
+    /// Which DPoP proofs are accepted.
+    pub proofs: ProofRules,
+}
+
+/// Which DPoP proofs are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofRules {
+    /// With which they may be signed. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// How far `iat` may be from now, in both directions.
+    pub window: Duration,
+    /// Whether they need a nonce of this server.
+    pub nonce: NonceDemand,
+}
+
+impl Default for ProofRules {
+    fn default() -> Self {
+        Self {
+            algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
+            window: Duration::from_secs(60),
+            nonce: NonceDemand::Off,
+        }
+    }
+}
+
+/// Whether DPoP proofs need a nonce of this server (RFC 9449 §9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonceDemand {
+    /// They need none, and one that they have does not count.
+    Off,
+    /// They are given one, and may be without; one that they have must count.
+    Offered,
+    /// They need one.
+    Required,
 }
 
 /// Which issuer, by its place in [`PolicySet::issuers`].
@@ -31,7 +66,7 @@ pub struct PolicySet {
 pub struct IssuerId(pub usize);
 
 /// An authorization server whose tokens are accepted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
@@ -126,12 +161,49 @@ pub struct Policy {
     pub matches: Match,
     /// How the token must be bound.
     pub sender_constraint: SenderConstraint,
-    /// Whose tokens are accepted. Never empty.
+    /// Whose tokens are accepted. Never empty. Those of them that introspect are asked about an
+    /// opaque token in this order, until one knows it.
     pub issuers: Vec<IssuerId>,
     /// The scopes that the token must have, all of them.
     pub scopes: Vec<String>,
     /// The claims that the token must have, all of them.
     pub claims: Vec<ClaimRule>,
+    /// The public origin of the target of a DPoP proof; none: what the request says of itself.
+    pub origin: Option<Origin>,
+    /// Whether what it refuses is refused.
+    pub mode: Mode,
+    /// The `realm` of challenges.
+    pub realm: String,
+    /// The `resource_metadata` of challenges (RFC 9728 §5.1).
+    pub resource_metadata: Option<String>,
+}
+
+/// Whether what a policy refuses is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    #[default]
+    Enforce,
+    /// It is let through, and told.
+    Report,
+}
+
+impl Policy {
+    /// A policy for every request, without demands but for the binding, and without issuers.
+    pub fn new(name: &str, sender_constraint: SenderConstraint) -> Self {
+        Self {
+            name: name.into(),
+            matches: Match::default(),
+            sender_constraint,
+            issuers: vec![],
+            scopes: vec![],
+            claims: vec![],
+            origin: None,
+            mode: Mode::Enforce,
+            realm: name.to_owned(),
+            resource_metadata: None,
+        }
+    }
 }
 
 /// The demand that a claim has one of some values.

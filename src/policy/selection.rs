@@ -197,7 +197,6 @@ mod tests {
             };
             let some = |it: &&str| *it != "*";
             Arc::new(Policy {
-                name: columns[0].into(),
                 matches: Match {
                     hosts: columns.get(1).copied().filter(some).map(host).into_iter().collect(),
                     path_prefix: columns.get(2).copied().filter(some).map_or(vec![], |it| {
@@ -205,10 +204,7 @@ mod tests {
                     }),
                     methods: columns.get(3).map(|it| (*it).to_owned()).into_iter().collect(),
                 },
-                sender_constraint: SenderConstraint::Certificate,
-                issuers: vec![],
-                scopes: vec![],
-                claims: vec![],
+                ..Policy::new(columns[0], SenderConstraint::Certificate)
             })
         };
         rows.iter().map(read).collect()
@@ -226,6 +222,7 @@ mod tests {
                 token_cache: crate::policy::TokenCacheLimits::default(),
             },
             upstream: crate::policy::Upstream::default(),
+            proofs: crate::policy::ProofRules::default(),
         }
     }
 

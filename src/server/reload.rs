@@ -3,7 +3,7 @@
 
 use super::StartFailure;
 use super::tls::{self, Spoken};
-use crate::check::Rules;
+use crate::check::{Dpop, Rules};
 use crate::clock::Clock;
 use crate::config::watch::{Sight, Watch};
 use crate::config::{self, Attempt, Config, Listen};
@@ -56,6 +56,7 @@ const FIRST_KEYS: Duration = Duration::from_secs(5);
 /// over where it serves.
 pub fn rules(
     policies: PolicySet,
+    dpop: &config::Dpop,
     previous: Option<&Rules>,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
@@ -69,7 +70,12 @@ pub fn rules(
         Some(it) if it.policies.limits.token_cache == limits => Arc::clone(&it.cache),
         Some(_) | None => Arc::new(TokenCache::new(limits)),
     };
-    Ok(Rules::new(policies, keys, introspectors, cache))
+    // Last, for nothing may fail once a store has taken other limits.
+    let dpop = match previous {
+        Some(it) => it.dpop.under(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
+        None => Dpop::start(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
+    };
+    Ok(Rules::new(policies, keys, introspectors, cache, dpop))
 }
 
 impl Reloader {
@@ -166,7 +172,7 @@ impl Reloader {
 
     /// Whatever can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
-        let Config { listen, policies, warnings, digest } = config;
+        let Config { listen, policies, dpop, warnings, digest } = config;
         let old = self.gate.standing();
         let speak = match (&self.tls, &listen.tls) {
             (Some(_), Some(new)) if self.listen.tls.as_ref() != Some(new) => {
@@ -174,7 +180,7 @@ impl Reloader {
             }
             _ => None,
         };
-        let rules = rules(policies, Some(&old.rules), &self.clock, &Handle::current())?;
+        let rules = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
         first_keys(&rules.keys).await;
 
         forget(&old.rules, &rules, self.gate.metrics());
@@ -238,5 +244,11 @@ fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
     }
     if !Arc::ptr_eq(&old.cache, &new.cache) {
         metrics.forget_token_cache();
+    }
+    if !Arc::ptr_eq(&old.dpop.replay, &new.dpop.replay) {
+        tracing::warn!(
+            "used proofs are recorded in another store from here on: each may be used once more"
+        );
+        metrics.forget_replay();
     }
 }

@@ -33,6 +33,7 @@ fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, el
     let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
     if let Err(denial) = verdict.outcome {
         let reason = denial.label();
+        let message = if verdict.would_deny().is_some() { "would deny" } else { "denied" };
         info!(
             reason,
             front,
@@ -45,7 +46,7 @@ fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, el
             trace_id,
             request_id,
             micros,
-            "denied"
+            "{message}"
         );
     } else {
         debug!(

@@ -36,6 +36,8 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Facts {
     reason: &'static str,
+    /// The policy only reports, and the request went on.
+    let_through: bool,
     front: &'static str,
     policy: Option<String>,
     method: Option<String>,
@@ -51,7 +53,8 @@ struct Facts {
 }
 
 impl Denials {
-    /// Takes note of a check if it was denied. It never waits: when somebody else is at it, this
+    /// Takes note of a check if it was denied, or would be if its policy did more than report. It
+    /// never waits: when somebody else is at it, this
     /// denial is told in the log only.
     pub fn note(&self, front: Front, request: Option<&Request<'_>>, verdict: &Verdict) {
         let Err(denial) = verdict.outcome else { return };
@@ -88,6 +91,7 @@ impl Facts {
         let request_id = request.and_then(|it| str::from_utf8(it.request_id?).ok());
         Self {
             reason: "",
+            let_through: verdict.would_deny().is_some(),
             front: front.label(),
             policy: facts.policy.as_ref().map(|it| it.name.to_string()),
             method: target.map(|it| short(it.method)),
@@ -139,8 +143,8 @@ mod tests {
         assert_eq!(
             told,
             json!([{
-                "age_seconds": 0, "reason": "token_key_unknown", "front": "ext_authz",
-                "policy": null, "method": "GET", "host": "api.example.com", "path": "/payments",
+                "age_seconds": 0, "reason": "token_key_unknown", "let_through": false,
+                "front": "ext_authz", "policy": null, "method": "GET", "host": "api.example.com", "path": "/payments",
                 "issuer": null, "kid": "<img src=x>", "client_id": null, "certificate": null,
                 "proved": "none", "request_id": "7", "trace_id": null,
             }])

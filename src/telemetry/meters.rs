@@ -69,10 +69,14 @@ impl Meters {
     /// Counts a check that came in by `front` and took `elapsed`.
     pub fn record(&self, front: Front, verdict: &Verdict, elapsed: Duration) {
         let policy = self.policy(verdict.facts.policy.as_ref());
-        if let Some(counter) = policy.outcome(front, verdict.outcome, &self.checks) {
+        let outcome = verdict.denied().map_or(Ok(()), Err);
+        if let Some(counter) = policy.outcome(front, outcome, &self.checks) {
             counter.inc();
         }
-        if let Some(token) = &verdict.facts.token
+        if let Some(denial) = verdict.would_deny() {
+            policy.count_would_deny(denial, &self.would_deny);
+        }
+        if let Some(token) = verdict.facts.token.as_ref().filter(|_| verdict.facts.admitted)
             && let Some(issuer) = self.issuers.iter().find(|it| it.name == token.issuer.name)
             && let Some(counter) = issuer.bound.get(bound_index(&token.confirmation))
         {
@@ -80,16 +84,6 @@ impl Meters {
         }
         if let Some(durations) = self.durations.get(place(front)) {
             durations.observe(elapsed.as_secs_f64());
-        }
-    }
-
-    /// Counts a request that `policy` let through only because it reports.
-    pub fn record_would_deny(&self, policy: &Arc<Policy>, denial: Denial) {
-        let found = self.policy(Some(policy));
-        let cell = found.would_deny.get(row(denial));
-        let counter = || self.would_deny.with_label_values(&[found.name(), denial.label()]);
-        if let Some(cell) = cell {
-            cell.get_or_init(counter).inc();
         }
     }
 
@@ -110,6 +104,14 @@ impl PolicyMeters {
             by_front: Front::ALL
                 .map(|_| OutcomeMeters { allowed: OnceLock::new(), denied: cells() }),
             would_deny: cells(),
+        }
+    }
+
+    /// Counts a request that was let through only because the policy reports.
+    fn count_would_deny(&self, denial: Denial, would_deny: &IntCounterVec) {
+        let counter = || would_deny.with_label_values(&[self.name(), denial.label()]);
+        if let Some(cell) = self.would_deny.get(row(denial)) {
+            cell.get_or_init(counter).inc();
         }
     }
 
@@ -162,6 +164,7 @@ mod tests {
     use super::*;
     use crate::check::Facts;
     use crate::jose::thumbprint::Thumbprint;
+    use crate::policy::{Mode, SenderConstraint};
     use crate::telemetry::samples::policy_set;
 
     const FOUND: Duration = Duration::from_micros(60);
@@ -224,11 +227,19 @@ mod tests {
 
     #[test]
     fn a_policy_that_reports_counts_what_it_would_deny() {
-        check(
-            |meters, rules| meters.record_would_deny(&rules.policies[0], Denial::ProofMissing),
-            &["keybound_would_deny_total{policy=\"payments\",reason=\"proof_missing\"} 1\n"],
-            &[],
-        );
+        let metrics = Metrics::new().unwrap();
+        let reporting =
+            Policy { mode: Mode::Report, ..Policy::new("payments", SenderConstraint::Certificate) };
+        let policies = PolicySet { policies: vec![Arc::new(reporting)], ..policy_set() };
+        let found = verdict(policies.policies.first(), Err(Denial::ProofMissing));
+        Meters::new(&metrics, &policies).record(Front::ExtAuthz, &found, FOUND);
+        let text = metrics.exposition().unwrap();
+        for line in [
+            "keybound_would_deny_total{policy=\"payments\",reason=\"proof_missing\"} 1\n",
+            "{decision=\"allow\",front=\"ext_authz\",policy=\"payments\",reason=\"allowed\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -227,6 +227,12 @@ impl Metrics {
         self.token_cache.misses.reset();
     }
 
+    /// Forgets what is known of the replay store, for there is a new one that counts from zero.
+    pub fn forget_replay(&self) {
+        self.replay.recorded.reset();
+        self.replay.repeats.reset();
+    }
+
     /// Sets what is known of the token cache.
     pub fn set_token_cache(&self, found: CacheFigures) {
         raise(&self.token_cache.hits, found.hits);

@@ -1,11 +1,15 @@
 //! Knows a small set of policies, for tests.
 
+use crate::check::Dpop;
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
+use crate::oauth::nonce::NonceKeys;
 use crate::policy::{
-    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
+    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
     SenderConstraint, TokenCacheLimits, Upstream,
 };
+use crate::state::replay::ReplayStore;
+use crate::state::replay::memory::MemoryLimits;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +25,8 @@ pub(crate) fn policy_set() -> PolicySet {
         introspection: None,
     };
     let payments = Policy {
-        name: "payments".into(),
-        matches: Match::default(),
-        sender_constraint: SenderConstraint::Certificate,
         issuers: vec![IssuerId(0)],
-        scopes: vec![],
-        claims: vec![],
+        ..Policy::new("payments", SenderConstraint::Certificate)
     };
     PolicySet {
         issuers: vec![Arc::new(issuer)],
@@ -39,5 +39,12 @@ pub(crate) fn policy_set() -> PolicySet {
             token_cache: TokenCacheLimits::default(),
         },
         upstream: Upstream::default(),
+        proofs: ProofRules::default(),
     }
+}
+
+/// DPoP with a store in memory.
+pub(crate) fn dpop() -> Dpop {
+    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
+    Dpop::new(replay, Arc::new(NonceKeys::from_octets(&[7; 32])))
 }

@@ -7,6 +7,9 @@
 mod identity_provider;
 mod mutual_tls;
 mod page;
+#[path = "../support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
 mod reload;
 mod service;
 #[path = "../support/tokens.rs"]

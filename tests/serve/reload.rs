@@ -9,6 +9,7 @@
 
 use super::identity_provider::IdentityProvider;
 use super::mutual_tls::{Connector, authority, tls_files, with_tls};
+use super::proofs::prove;
 use super::service::{Service, request};
 use super::tokens::Signer;
 use super::{beside, block_on};
@@ -18,7 +19,7 @@ use envoy_types::pb::google;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::jose::thumbprint::Thumbprint;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs;
@@ -208,17 +209,41 @@ impl World {
     }
 
     fn token(&self, scope: &str) -> String {
+        let certificate = Thumbprint::of(&self.certificate).to_base64url();
+        self.bound_token(scope, &json!({"x5t#S256": certificate}))
+    }
+
+    fn bound_token(&self, scope: &str, confirmation: &Value) -> String {
         let now = SystemClock.now().as_secs();
         let claims = json!({
             "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "somebody",
             "client_id": "client", "jti": scope, "iat": now, "exp": now + 3600, "scope": scope,
-            "cnf": {"x5t#S256": Thumbprint::of(&self.certificate).to_base64url()},
+            "cnf": confirmation,
         });
-        format!("Bearer {}", self.signer.sign("at+jwt", &claims))
+        self.signer.sign("at+jwt", &claims)
     }
 
     fn request(&self, scope: &str) -> CheckRequest {
-        request(&self.token(scope), &url_encoded(&self.certificate))
+        request(&format!("Bearer {}", self.token(scope)), &url_encoded(&self.certificate))
+    }
+
+    /// With a token that is bound to `key`, and a proof by it.
+    fn proved_request(&self, key: &Signer) -> CheckRequest {
+        let jwk = key.jwk();
+        // RFC 7638 §3.2.
+        let members = json!({"crv": jwk["crv"], "kty": jwk["kty"], "x": jwk["x"], "y": jwk["y"]});
+        let jkt = Thumbprint::of(members.to_string().as_bytes()).to_base64url();
+        let token = self.bound_token("payments", &json!({"jkt": jkt}));
+        let claims = json!({
+            "jti": "once", "htm": "GET", "htu": "https://api.example.com/payments",
+            "iat": SystemClock.now().as_secs(),
+            "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+        });
+        let mut request = request(&format!("DPoP {token}"), "");
+        let attributes = request.attributes.as_mut().unwrap();
+        let http = attributes.request.as_mut().unwrap().http.as_mut().unwrap();
+        http.headers.insert("dpop".to_owned(), prove(key, &claims));
+        request
     }
 }
 
@@ -282,6 +307,21 @@ fn keys_and_verified_tokens_survive() {
 }
 
 #[test]
+fn used_proofs_survive() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| it.replace("sender_constraint: certificate", "sender_constraint: dpop"));
+    service.wait_for(RELOADED);
+    let request = world.proved_request(&Signer::new(Algorithm::ES256, "client"));
+    assert_eq!(reason(&service, request.clone()), "allowed");
+    service.rewrite(|it| format!("{it}dpop: {{replay: {{capacity: 2000}}}}\n"));
+    service.wait_for(RELOADED);
+    assert_eq!(reason(&service, request), "proof_replayed");
+    service.has_metric("keybound_replay_recorded 1");
+    service.has_metric("keybound_replay_repeats 1");
+}
+
+#[test]
 fn a_new_issuer_has_its_keys_when_it_comes_into_force() {
     let world = World::new();
     let mut service = Service::ready(&[]);
@@ -325,7 +365,8 @@ struct Load {
 
 impl Load {
     fn of(world: &World) -> Self {
-        let stolen = request(&world.token("one two"), &url_encoded(&certificate()));
+        let stolen =
+            request(&format!("Bearer {}", world.token("one two")), &url_encoded(&certificate()));
         let cases = vec![
             (world.request("one two"), ["allowed", "allowed"]),
             (stolen, ["certificate_mismatch", "certificate_mismatch"]),

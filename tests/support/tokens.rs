@@ -38,11 +38,13 @@ impl Signer {
 
     /// A token of type `typ` with these claims (RFC 7515 §7.1).
     pub fn sign(&self, typ: &str, claims: &Value) -> String {
-        let header = Header {
-            typ: Some(typ.to_owned()),
-            kid: Some(self.kid.clone()),
-            ..Header::new(self.algorithm)
-        };
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(self.algorithm) };
+        self.sign_as(typ, header, claims)
+    }
+
+    /// The same, with more of a header.
+    pub fn sign_as(&self, typ: &str, header: Header, claims: &Value) -> String {
+        let header = Header { typ: Some(typ.to_owned()), alg: self.algorithm, ..header };
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
 }

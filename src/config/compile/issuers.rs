@@ -2,7 +2,7 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, fetched, fetched_metadata};
-use super::{NOT_SUPPORTED_YET, is_token, upkeep};
+use super::{introspection, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::{AlgorithmName, Span};
@@ -43,11 +43,16 @@ fn issuer(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<Issuer> {
-    if given.introspection.is_some() {
-        findings.problem(&at.key("introspection"), NOT_SUPPORTED_YET);
-    }
     let name = name(given.issuer, &at.key("issuer"), findings);
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
+    let introspection = given.introspection.map(|it| {
+        let source = keys.as_ref().map(|it| &it.source);
+        introspection::compile(it, source, &at.key("introspection"), files, findings)
+    });
+    let introspection = match introspection {
+        None => Some(None),
+        Some(rules) => rules.map(Some),
+    };
     let audiences = audiences(given.audiences, &at.key("audiences"), findings);
     let algorithms = algorithms(given.algorithms, &at.key("algorithms"), findings);
     let token_types = token_types(given.token_types, &at.key("token_types"), findings);
@@ -59,7 +64,7 @@ fn issuer(
         token_types,
         clock_leeway,
         keys: keys?,
-        introspection: None,
+        introspection: introspection?,
     })
 }
 
@@ -90,7 +95,7 @@ fn audiences(
     Some(audiences)
 }
 
-fn algorithms(
+pub(super) fn algorithms(
     given: Option<Vec<AlgorithmName>>,
     at: &Path,
     findings: &mut Findings,

@@ -2,7 +2,9 @@
 //! part is looked at, whatever is wrong with the others.
 
 mod client_certificate;
+mod dpop;
 mod files;
+mod introspection;
 mod issuers;
 mod listen;
 mod matching;
@@ -11,13 +13,15 @@ mod upkeep;
 mod upstream;
 mod url;
 
+pub use dpop::Dpop;
 pub(super) use files::{Files, read_file};
 
 use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
-use crate::policy::{Limits, PolicySet, TokenCacheLimits};
+use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `file` says. Nothing when a part of it is missing, which is then among the findings.
@@ -25,11 +29,8 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet)> {
+) -> Option<(Listen, PolicySet, Dpop)> {
     let root = Path::default();
-    if file.dpop.is_some() {
-        findings.problem(&root.key("dpop"), NOT_SUPPORTED_YET);
-    }
     let at = root.key("listen");
     let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
     let at = root.key("client_certificate");
@@ -38,6 +39,8 @@ pub(super) fn compile(
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
 
+    let dpop = dpop::compile(file.dpop.unwrap_or_default(), &root.key("dpop"), files, findings);
+
     let at = root.key("issuers");
     let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
@@ -45,35 +48,57 @@ pub(super) fn compile(
     let at = root.key("policies");
     let policies = findings.required(file.policies, &at, "say what requests must show");
     let policies = policies.map(|it| policies::compile(it, &at, &names, findings));
-    let policies = PolicySet {
-        issuers: issuers??,
-        policies: policies??,
-        client_certificate,
-        limits,
-        upstream,
-    };
-    Some((listen, policies))
+    let (issuers, policies, (proofs, dpop)) = (issuers??, policies??, dpop?);
+    dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
+    warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
+    let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
+    Some((listen, policies, dpop))
 }
 
 /// What is not built is refused: nobody may rely on what is not done.
 const NOT_SUPPORTED_YET: &str = "is not supported yet: remove it";
 
+/// A check that waits for an issuer must have time left to say that it waited in vain.
+fn warn_of_slow_issuers(
+    issuers: &[Arc<Issuer>],
+    limits: &Limits,
+    at: &Path,
+    findings: &mut Findings,
+) {
+    for (index, issuer) in issuers.iter().enumerate() {
+        let timeout = issuer.introspection.as_ref().map(|it| it.upkeep.timeout);
+        if timeout.is_some_and(|it| limits.check_deadline <= it) {
+            let message = "must be less than limits.check_deadline, or checks end before it";
+            findings.problem(&at.index(index).key("introspection").key("timeout"), message);
+        }
+    }
+}
+
+/// A number within bounds, or the usual one.
+fn whole_number(
+    given: Option<u64>,
+    usual: usize,
+    within: RangeInclusive<u64>,
+    at: &Path,
+    findings: &mut Findings,
+) -> usize {
+    let Some(value) = given else { return usual };
+    if !within.contains(&value) {
+        let (least, most) = within.into_inner();
+        findings.problem(at, format!("must be {least} to {most}, not {value}"));
+    }
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
 fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
     /// Envoy's default `timeout` for its check.
     const ENVOY_WAITS: Duration = Duration::from_millis(200);
-    let mut number = |key, given: Option<u64>, default: u64, within: RangeInclusive<u64>| {
-        let value = given.unwrap_or(default);
-        if !within.contains(&value) {
-            let (least, most) = within.into_inner();
-            findings.problem(&at.key(key), format!("must be {least} to {most}, not {value}"));
-        }
-        usize::try_from(value).unwrap_or(usize::MAX)
-    };
+    let mut number =
+        |key, given, usual, within| whole_number(given, usual, within, &at.key(key), findings);
     let token_bytes = number("token_bytes", limits.token_bytes, 16_384, 256..=1_048_576);
     let concurrent_checks =
         number("concurrent_checks", limits.concurrent_checks, 10_000, 1..=1_000_000);
-    let usual = TokenCacheLimits::default();
-    let [entries, bytes] = [usual.entries, usual.bytes].map(|it| u64::try_from(it).unwrap_or(0));
+    let TokenCacheLimits { entries, bytes } = TokenCacheLimits::default();
     let token_cache = TokenCacheLimits {
         entries: number("token_cache_entries", limits.token_cache_entries, entries, 1..=10_000_000),
         bytes: number("token_cache_bytes", limits.token_cache_bytes, bytes, 65_536..=16 << 30),

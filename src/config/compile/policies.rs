@@ -1,11 +1,12 @@
 //! Knows what a policy must be.
 
 use super::issuers::Names;
-use super::{NOT_SUPPORTED_YET, matching};
+use super::matching;
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
-use crate::policy::{ClaimRule, IssuerId, Policy, SenderConstraint};
+use crate::policy::{ClaimRule, IssuerId, Mode, Policy, SenderConstraint};
+use crate::uri::Origin;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -42,12 +43,20 @@ fn policy(
     issuers: &Names,
     findings: &mut Findings,
 ) -> Option<Policy> {
-    if given.origin.is_some() {
-        findings.problem(&at.key("origin"), NOT_SUPPORTED_YET);
+    let origin = given.origin.and_then(|it| origin(&it, &at.key("origin"), findings));
+    let mode = given.mode.map_or(Mode::Enforce, Into::into);
+    if mode == Mode::Report {
+        findings
+            .warning(&at.key("mode"), "nothing is refused: what would be is let through, and told");
     }
-    if given.mode == Some(file::Mode::Report) {
-        let message = "`report` is not supported yet: write `enforce`, or remove it";
-        findings.problem(&at.key("mode"), message);
+    let realm = given.realm.or_else(|| given.name.clone()).unwrap_or_default();
+    quotable(&realm, &at.key("realm"), findings);
+    if let Some(url) = &given.resource_metadata {
+        let at = at.key("resource_metadata");
+        quotable(url, &at, findings);
+        if !url.starts_with("https://") {
+            findings.problem(&at, "must be an https URL (RFC 9728)");
+        }
     }
     let name = name(given.name, &at.key("name"), findings);
     let matches = matching::compile(given.matches.unwrap_or_default(), &at.key("match"), findings);
@@ -67,7 +76,27 @@ fn policy(
         issuers,
         scopes,
         claims,
+        origin,
+        mode,
+        realm,
+        resource_metadata: given.resource_metadata,
     })
+}
+
+fn origin(text: &str, at: &Path, findings: &mut Findings) -> Option<Origin> {
+    let origin = Origin::parse(text);
+    if origin.is_err() {
+        let message = format!("{} is no origin: write https://HOST, without a path", quoted(text));
+        findings.problem(at, message);
+    }
+    origin.ok()
+}
+
+/// Checks that a text can stand in quotes in a challenge as it is (RFC 9110 §5.6.4).
+fn quotable(text: &str, at: &Path, findings: &mut Findings) {
+    if !text.bytes().all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\') {
+        findings.problem(at, "must be visible ASCII without quotes and backslashes");
+    }
 }
 
 fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<String> {
@@ -87,13 +116,10 @@ fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<Str
 
 const fn doubt(constraint: file::SenderConstraint) -> Option<&'static str> {
     match constraint {
-        file::SenderConstraint::Certificate | file::SenderConstraint::IfBound => None,
-        file::SenderConstraint::Dpop => {
-            Some("DPoP is not supported yet: until it is, every request is denied")
-        }
-        file::SenderConstraint::Either => {
-            Some("DPoP is not supported yet: until it is, only a client certificate is proof")
-        }
+        file::SenderConstraint::Certificate
+        | file::SenderConstraint::Dpop
+        | file::SenderConstraint::Either
+        | file::SenderConstraint::IfBound => None,
         file::SenderConstraint::None => {
             Some("nothing is proved: whoever holds a token can use it, also one that is bound")
         }
@@ -186,6 +212,15 @@ fn warn_of_idle_issuers(policies: &[Arc<Policy>], issuers: &Names, findings: &mu
         if !policies.iter().any(|it| it.issuers.contains(&id)) {
             let at = Path::default().key("issuers").index(id.0);
             findings.warning(&at, "no policy accepts its tokens");
+        }
+    }
+}
+
+impl From<file::Mode> for Mode {
+    fn from(mode: file::Mode) -> Self {
+        match mode {
+            file::Mode::Enforce => Self::Enforce,
+            file::Mode::Report => Self::Report,
         }
     }
 }

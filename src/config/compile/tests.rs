@@ -1,9 +1,12 @@
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::jose::algorithm::Algorithm;
+use crate::policy::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::policy::{
-    HostPattern, IssuerId, KeySource, KeyUpkeep, SenderConstraint, UpstreamAuthorization,
+    HostPattern, IssuerId, KeySource, KeyUpkeep, NonceDemand, ProofRules, SenderConstraint,
+    UpstreamAuthorization,
 };
+use crate::state::replay::ReplayRules;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -124,7 +127,7 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     let explicit = json!({
         "listen": defaults("Listen"), "issuers": [issuer], "policies": [policy],
         "client_certificate": defaults("ClientCertificate"), "limits": defaults("Limits"),
-        "upstream": defaults("Upstream"),
+        "upstream": defaults("Upstream"), "dpop": defaults("Dpop"),
     });
     let (found, expected) = (config(&explicit.to_string()), config(MINIMAL));
     assert_eq!(format!("{:?}", found.listen), format!("{:?}", expected.listen));
@@ -186,8 +189,6 @@ fn a_token_is_meant_for_someone_and_signed_with_something() {
         ("clock_leeway: 30", "clock_leeway", "unit"),
         ("clock_leeway: 301s", "clock_leeway", "at most 5m"),
         ("clock_leeway: -1s", "clock_leeway", "not a duration"),
-        ("introspection: {}", "introspection", "not supported yet"),
-        ("introspection: {client_secret: x}", "introspection.client_secret", "client_secret_file"),
     ] {
         refuses(&format!("  audiences: [a]\n  {more}"), &format!("issuers[0].{path}"), 5, message);
     }
@@ -390,8 +391,8 @@ fn policies_have_names_and_say_what_must_be_proved() {
     let text = MINIMAL.replace("  sender_constraint: certificate\n", "");
     one(&read(&text).unwrap_err(), &text, (at, 7, "missing"));
     warns("  sender_constraint: none", at, 8, "nothing is proved");
-    warns("  sender_constraint: dpop", at, 8, "every request is denied");
-    warns("  sender_constraint: either", at, 8, "client certificate");
+    warns("  sender_constraint: dpop", "dpop.replay", 1, "several replicas");
+    warns("  sender_constraint: either", "dpop.replay", 1, "several replicas");
     let config = takes("  sender_constraint: if_bound");
     assert_eq!(config.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
 }
@@ -412,8 +413,10 @@ fn policies_demand_what_tokens_can_hold() {
         ("claims: {a..b: c}", r#"claims["a..b"]"#, "path of a claim"),
         ("claims: {'': c}", r#"claims[""]"#, "path of a claim"),
         ("claims: [acr]", "claims", "mapping"),
-        ("origin: https://api.example.com", "origin", "not supported yet"),
-        ("mode: report", "mode", "not supported yet"),
+        ("origin: api.example.com", "origin", "no origin"),
+        ("origin: https://api.example.com/v1", "origin", "no origin"),
+        ("realm: 'a\"b'", "realm", "without quotes"),
+        ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
         ("mode: observe", "mode", "`enforce`"),
         ("match: {hosts: []}", "match.hosts", "every host"),
         ("match: {hosts: ['a:443']}", "match.hosts[0]", "port"),
@@ -428,6 +431,16 @@ fn policies_demand_what_tokens_can_hold() {
         refuses(&edit, &format!("policies[0].{path}"), 9, message);
     }
     takes("  sender_constraint: certificate\n  mode: enforce");
+    let edit = "  sender_constraint: certificate\n  mode: report";
+    warns(edit, "policies[0].mode", 9, "nothing is refused");
+    let edit = "  sender_constraint: certificate
+  origin: HTTPS://api.example.com:443/
+  realm: payments of today
+  resource_metadata: https://api.example.com/.well-known/oauth-protected-resource";
+    let policy = Arc::clone(&takes(edit).policies.policies[0]);
+    assert_eq!(policy.origin.as_ref().unwrap().as_str(), "https://api.example.com");
+    assert_eq!(policy.realm, "payments of today");
+    assert!(policy.resource_metadata.is_some());
     let edit = "  sender_constraint: certificate
   match: {hosts: ['*.Example.com', a.example.], path_prefix: /pay%2Dments, methods: [GET]}
   issuers: [https://as.example.com, https://as.example.com]
@@ -547,11 +560,136 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
     assert_eq!(takes("upstream: {headers: {}}").policies.upstream.headers, []);
 }
 
+/// What becomes of a configuration with these lines at `dpop` or `introspection`, in a folder with
+/// files of every kind.
+fn with_files(edit: &str) -> Result<Config, Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["gateway".to_owned()]).unwrap();
+    for (name, text) in [
+        ("secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
+        ("short", "0123".to_owned()),
+        ("empty", "\n".to_owned()),
+        ("lines", "a\nb".to_owned()),
+        ("redis", "redis://127.0.0.1:6379/0\n".to_owned()),
+        ("rediss", "rediss://127.0.0.1:6379/0\n".to_owned()),
+        ("http", "http://127.0.0.1:6379\n".to_owned()),
+        ("ca.pem", made.cert.pem()),
+        ("key.pem", made.signing_key.serialize_pem()),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    from_str(&edited(edit), folder.path())
+        .map_err(|it| it.iter().map(ToString::to_string).collect())
+}
+
+#[track_caller]
+fn takes_with_files(edit: &str) -> Config {
+    with_files(edit).unwrap()
+}
+
+#[track_caller]
+fn refuses_with_files(edit: &str, path: &str, message: &str) {
+    let found = with_files(edit).unwrap_err();
+    let told = found.len() == 1 && found[0].contains(&format!(": {path}: "));
+    assert!(told && found[0].contains(message), "{edit}\n{found:#?}");
+}
+
 #[test]
-fn dpop_is_refused_until_it_is_supported() {
-    refuses("limits: {}\ndpop: {}", "dpop", 10, "not supported yet");
-    refuses("limits: {}\ndpop: {nonce: off}", "dpop", 10, "not supported yet");
-    refuses("limits: {}\ndpop: {nonce: false}", "dpop.nonce", 10, "expected a string");
+fn proofs_are_bounded_and_recorded() {
+    for (given, path, message) in [
+        ("{algorithms: []}", ".algorithms", "must not be empty"),
+        ("{algorithms: [HS256]}", ".algorithms[0]", "symmetric"),
+        ("{proof_window: 0s}", ".proof_window", "must be 1s"),
+        ("{proof_window: 301s}", ".proof_window", "must be 1s"),
+        ("{proof_window: 60}", ".proof_window", "unit"),
+        ("{nonce: on}", ".nonce", "`offered`"),
+        ("{nonce: false}", ".nonce", "expected a string"),
+        ("{nonce: required, nonce_secret_file: none}", ".nonce_secret_file", "cannot read"),
+        ("{nonce: required, nonce_secret_file: short}", ".nonce_secret_file", "32"),
+        ("{replay: {store: disk}}", ".replay.store", "`redis`"),
+        ("{replay: {capacity: 999}}", ".replay.capacity", "must be 1000"),
+        ("{replay: {per_key: 0}}", ".replay.per_key", "must be 1"),
+        ("{replay: {url_file: redis}}", ".replay.url_file", "`store: redis`"),
+        ("{replay: {timeout: 1s}}", ".replay.timeout", "`store: redis`"),
+        ("{replay: {store: redis}}", ".replay.url_file", "name a file"),
+        ("{replay: {store: redis, url_file: none}}", ".replay.url_file", "cannot read"),
+        ("{replay: {store: redis, url_file: http}}", ".replay.url_file", "redis"),
+        ("{replay: {store: redis, url_file: redis, capacity: 1000}}", ".replay.capacity", "memory"),
+        (
+            "{replay: {store: redis, url_file: redis, timeout: 0ms}}",
+            ".replay.timeout",
+            "must be 1ms",
+        ),
+        (
+            "{replay: {store: redis, url_file: redis, ca_file: ca.pem}}",
+            ".replay.url_file",
+            "rediss",
+        ),
+        ("{replay: {store: redis, url_file: rediss, ca_file: short}}", ".replay.ca_file", "PEM"),
+    ] {
+        refuses_with_files(
+            &format!("limits: {{}}\ndpop: {given}"),
+            &format!("dpop{path}"),
+            message,
+        );
+    }
+    let usual = takes_with_files("limits: {}\ndpop: {}");
+    assert_eq!(usual.policies.proofs, ProofRules::default());
+    assert_eq!(usual.dpop.replay, ReplayRules::default());
+    let given = "{algorithms: [ES384], proof_window: 300s, nonce: required,
+  nonce_secret_file: secret, replay: {store: redis, url_file: rediss, ca_file: ca.pem}}";
+    let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
+    assert_eq!(config.policies.proofs.algorithms, [Algorithm::ES384]);
+    assert_eq!(config.policies.proofs.nonce, NonceDemand::Required);
+    assert!(config.dpop.nonce_keys.is_some());
+    assert!(matches!(config.dpop.replay, ReplayRules::Redis(_)));
+    let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
+    assert!(unused.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
+    let at = "issuers[0].introspection";
+    let secret = "client_id: gateway, client_secret_file: secret";
+    let mutual = "client_id: gateway, certificate_file: ca.pem, key_file: key.pem";
+    for (given, path, message) in [
+        ("{client_secret_file: secret}".to_owned(), ".client_id", "name of this service"),
+        ("{client_id: gateway}".to_owned(), "", "client_secret_file, or else"),
+        (format!("{{{secret}, certificate_file: ca.pem}}"), "", "client_secret_file, or else"),
+        ("{client_id: a, certificate_file: ca.pem}".to_owned(), "", "client_secret_file, or else"),
+        (
+            "{client_id: a, client_secret_file: none}".to_owned(),
+            ".client_secret_file",
+            "cannot read",
+        ),
+        ("{client_id: a, client_secret_file: empty}".to_owned(), ".client_secret_file", "empty"),
+        ("{client_id: a, client_secret_file: lines}".to_owned(), ".client_secret_file", "one line"),
+        (format!("{{{secret}, endpoint: 'http://as.example.com/'}}"), ".endpoint", "https"),
+        (format!("{{{secret}, introspect: never}}"), ".introspect", "`always`"),
+        (format!("{{{secret}, timeout: 150ms}}"), ".timeout", "check_deadline"),
+        (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0ns"),
+        (format!("{{{secret}, concurrency: 0}}"), ".concurrency", "must be 1"),
+        (format!("{{{secret}, client_secret: x}}"), ".client_secret", "client_secret_file"),
+    ] {
+        let edit = format!("  audiences: [a]\n  introspection: {given}");
+        refuses_with_files(&edit, &format!("{at}{path}"), message);
+    }
+    let without = "  audiences: [a]\n  keys: {jwks_uri: 'https://as.example.com/jwks'}";
+    let edit = format!("{without}\n  introspection: {{{secret}}}");
+    refuses_with_files(&edit, "issuers[0].introspection.endpoint", "required");
+
+    let rules = |given: &str| {
+        let edit = format!("  audiences: [a]\n  introspection: {given}");
+        takes_with_files(&edit).policies.issuers[0].introspection.clone().unwrap()
+    };
+    let usual = rules(&format!("{{{secret}}}"));
+    assert_eq!(usual.upkeep, IntrospectionUpkeep::default());
+    let of_file = "0123456789abcdef0123456789abcdef".to_owned();
+    assert_eq!(usual.authentication, ClientAuthentication::Secret(of_file));
+    assert!(!usual.always && !usual.forward_jwt && !usual.allow_missing_audience);
+    let given = rules(&format!("{{{mutual}, introspect: always, forward_jwt: true}}"));
+    assert!(given.always && given.forward_jwt);
+    assert!(matches!(given.authentication, ClientAuthentication::MutualTls(_)));
 }
 
 /// Every key of the contract, also of what is not built.
@@ -609,17 +747,8 @@ fn of_the_contract_only_what_is_not_built_and_not_there_is_refused() {
         told.map(|it| it.path.as_str()).collect()
     };
     let (unsupported, unreadable) = (paths("not supported yet"), paths("cannot read"));
-    assert_eq!(
-        unsupported,
-        [
-            "listen.forward_auth",
-            "issuers[0].introspection",
-            "dpop",
-            "policies[0].origin",
-            "policies[0].mode"
-        ]
-    );
-    assert_eq!(unreadable.len(), 4, "{problems:#?}");
+    assert_eq!(unsupported, ["listen.forward_auth",]);
+    assert_eq!(unreadable.len(), 6, "{problems:#?}");
     assert_eq!(problems.len(), unsupported.len() + unreadable.len(), "{problems:#?}");
 }
 

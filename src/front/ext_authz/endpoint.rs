@@ -133,7 +133,7 @@ mod tests {
     fn endpoint() -> Endpoint {
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache);
+        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
         Endpoint::new(Arc::new(gate), Companions::new().unwrap().0)

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// How many records may live at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// All together. A record takes some 150 bytes.
+    /// All together. A record takes 70 to 190 bytes.
     pub capacity: usize,
     /// Of one key.
     pub per_key: usize,
@@ -170,7 +170,7 @@ impl Shard {
     ) -> Result<Use, Unavailable> {
         match self.records.get(&name).copied() {
             Some(known) if now <= known => return Ok(Use::Repeat),
-            Some(expired) => self.forget(name, expired),
+            Some(past) => self.forget(name, past),
             None => (),
         }
         if self.forgotten.is_some_and(|it| expires <= it) {

@@ -71,6 +71,12 @@ impl ReplayStore {
         Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0) }
     }
 
+    /// An empty store in memory.
+    pub fn in_memory(limits: MemoryLimits) -> Self {
+        let backend = Backend::Memory(MemoryStore::new(limits));
+        Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0) }
+    }
+
     /// Goes on under new rules, if this store can: otherwise another must be started. What memory
     /// holds is never given up for a change of its limits.
     pub fn adopt(&self, rules: &ReplayRules) -> bool {

@@ -1,0 +1,153 @@
+//! Knows which DPoP proofs are accepted, and where used ones are recorded.
+
+use super::files::{self, Files};
+use super::{issuers, whole_number};
+use crate::config::file;
+use crate::config::problem::{Findings, Path};
+use crate::oauth::nonce::NonceKeys;
+use crate::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
+use crate::state::replay::ReplayRules;
+use crate::state::replay::memory::MemoryLimits;
+use crate::state::replay::redis::RedisRules;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What DPoP needs besides the policies.
+#[derive(Clone, Debug, Default)]
+pub struct Dpop {
+    /// Where used proofs are recorded.
+    pub replay: ReplayRules,
+    /// The secrets that nonces are made with; none: drawn at start.
+    pub nonce_keys: Option<Arc<NonceKeys>>,
+}
+
+pub(super) fn compile(
+    given: file::Dpop,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<(ProofRules, Dpop)> {
+    /// Beyond five minutes, a stolen proof is worth stealing; RFC 9449 §11.1 speaks of seconds.
+    const WINDOW: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(300);
+    let usual = ProofRules::default();
+    let window = given.proof_window.map_or(usual.window, |it| it.0);
+    if !WINDOW.contains(&window) {
+        findings.problem(&at.key("proof_window"), format!("must be 1s to 5m, not {window:?}"));
+    }
+    let algorithms = issuers::algorithms(given.algorithms, &at.key("algorithms"), findings);
+    let nonce = given.nonce.map_or(usual.nonce, Into::into);
+    let file = at.key("nonce_secret_file");
+    if given.nonce_secret_file.is_some() && nonce == NonceDemand::Off {
+        findings.warning(&file, "has no effect: `nonce` is off");
+    }
+    let nonce_keys = given.nonce_secret_file.map(|name| {
+        let read = files.read(&name).and_then(|secrets| {
+            let keys = NonceKeys::parse(&secrets).map(Arc::new);
+            keys.map_err(|error| format!("{} {error}", files.path(&name).display()))
+        });
+        read.map_err(|message| findings.problem(&file, message)).ok()
+    });
+    let replay = replay(given.replay.unwrap_or_default(), &at.key("replay"), files, findings);
+    let nonce_keys = match nonce_keys {
+        None => None,
+        Some(keys) => Some(keys?),
+    };
+    Some((ProofRules { algorithms, window, nonce }, Dpop { replay: replay?, nonce_keys }))
+}
+
+fn replay(
+    given: file::Replay,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<ReplayRules> {
+    let redis = matches!(given.store, Some(file::ReplayStore::Redis));
+    let for_memory = [("capacity", given.capacity.is_some()), ("per_key", given.per_key.is_some())];
+    let for_redis = [
+        ("url_file", given.url_file.is_some()),
+        ("cluster", given.cluster.is_some()),
+        ("ca_file", given.ca_file.is_some()),
+        ("timeout", given.timeout.is_some()),
+    ];
+    let (others, store) =
+        if redis { (&for_memory[..], "memory") } else { (&for_redis[..], "redis") };
+    for (key, is_given) in others {
+        if *is_given {
+            findings.problem(&at.key(key), format!("is for `store: {store}`: remove it"));
+        }
+    }
+    if redis { in_redis(given, at, files, findings) } else { Some(in_memory(&given, at, findings)) }
+}
+
+fn in_memory(given: &file::Replay, at: &Path, findings: &mut Findings) -> ReplayRules {
+    let usual = MemoryLimits::default();
+    let capacity = whole_number(
+        given.capacity,
+        usual.capacity,
+        1000..=100_000_000,
+        &at.key("capacity"),
+        findings,
+    );
+    let share = MemoryLimits::share_of(capacity);
+    let per_key = whole_number(given.per_key, share, 1..=100_000_000, &at.key("per_key"), findings);
+    ReplayRules::Memory(MemoryLimits { capacity, per_key })
+}
+
+fn in_redis(
+    given: file::Replay,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<ReplayRules> {
+    const DEADLINE: std::ops::RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(10);
+    let deadline = given.timeout.map_or(RedisRules::DEADLINE, |it| it.0);
+    if !DEADLINE.contains(&deadline) {
+        findings.problem(&at.key("timeout"), format!("must be 1ms to 10s, not {deadline:?}"));
+    }
+    let ca = given.ca_file.map(|name| {
+        let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
+            Ok(()) => Ok(pem),
+            Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
+        });
+        ca.map_err(|message| findings.problem(&at.key("ca_file"), message)).ok()
+    });
+    let at = at.key("url_file");
+    let name = findings.required(given.url_file, &at, "name a file that holds the URL of Redis")?;
+    let urls = files.read(&name).map_err(|message| findings.problem(&at, message)).ok()?;
+    let ca = match ca {
+        None => None,
+        Some(ca) => Some(ca?),
+    };
+    let rules = RedisRules::read(&urls, given.cluster.unwrap_or(false), ca, deadline);
+    let bad = |error| format!("{} {error}", files.path(&name).display());
+    rules.map_err(|error| findings.problem(&at, bad(error))).ok().map(ReplayRules::Redis)
+}
+
+/// Says what a store in memory means, where a policy counts on it.
+pub(super) fn warn_of_replicas(
+    dpop: &Dpop,
+    policies: &[Arc<Policy>],
+    at: &Path,
+    findings: &mut Findings,
+) {
+    let counts = |it: &Arc<Policy>| {
+        matches!(it.sender_constraint, SenderConstraint::Dpop | SenderConstraint::Either)
+    };
+    if matches!(dpop.replay, ReplayRules::Memory(_)) && policies.iter().any(counts) {
+        let message = "used proofs are recorded in this process alone: with several replicas a \
+                       stolen proof passes once at each of them, unless `store` is redis";
+        findings.warning(&at.key("replay"), message);
+    }
+}
+
+impl From<file::Nonce> for NonceDemand {
+    fn from(nonce: file::Nonce) -> Self {
+        match nonce {
+            file::Nonce::Off => Self::Off,
+            file::Nonce::Offered => Self::Offered,
+            file::Nonce::Required => Self::Required,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Knows how an issuer may be asked about its tokens.
+
+use super::files::{self, Files};
+use super::url::{Fetched, fetched};
+use super::whole_number;
+use crate::config::file;
+use crate::config::problem::{Findings, Path};
+use crate::config::values::Span;
+use crate::policy::KeySource;
+use crate::policy::introspection::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+pub(super) fn compile(
+    given: file::Introspection,
+    keys: Option<&KeySource>,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<IntrospectionRules> {
+    let upkeep = upkeep(&given, at, findings);
+    let where_ = at.key("endpoint");
+    match given.endpoint.as_deref().map(fetched) {
+        Some(Ok(Fetched::Locally)) => findings
+            .warning(&where_, "tokens go over http: whoever controls this machine reads them"),
+        Some(Err(message)) => findings.problem(&where_, message),
+        None if keys.is_some_and(|it| *it != KeySource::Discovery) => findings.problem(
+            &where_,
+            "is required, unless the issuer's metadata is discovered (`keys: {discovery: true}`)",
+        ),
+        Some(Ok(Fetched::Https)) | None => (),
+    }
+    let what = "give the name of this service at the issuer";
+    let client_id = findings.required(given.client_id, &at.key("client_id"), what);
+    let secret = given.client_secret_file;
+    let identity = (given.certificate_file, given.key_file);
+    let authentication = match (secret, identity) {
+        (Some(name), (None, None)) => {
+            secret_in(&name, &at.key("client_secret_file"), files, findings)
+        }
+        (None, (Some(certificate), Some(key))) => {
+            identity_in(&certificate, &key, &at.key("certificate_file"), files, findings)
+        }
+        (Some(_), _) | (None, (None, _) | (_, None)) => {
+            let message = "must hold client_secret_file, or else certificate_file and key_file";
+            findings.problem(at, message);
+            None
+        }
+    };
+    if given.allow_missing_audience == Some(true) {
+        let message = "a token that the issuer made for another service passes, when the answer \
+                       says nothing of its audience";
+        findings.warning(&at.key("allow_missing_audience"), message);
+    }
+    Some(IntrospectionRules {
+        endpoint: given.endpoint,
+        client_id: client_id?,
+        authentication: authentication?,
+        forward_jwt: given.forward_jwt.unwrap_or(false),
+        always: given.introspect == Some(file::Introspect::Always),
+        allow_missing_audience: given.allow_missing_audience.unwrap_or(false),
+        upkeep,
+    })
+}
+
+fn secret_in(
+    name: &str,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<ClientAuthentication> {
+    let read = files.read(name).and_then(|bytes| {
+        let shown = files.path(name);
+        let text = String::from_utf8(bytes);
+        match text.as_deref().map(|it| it.trim_end_matches(['\r', '\n'])) {
+            Ok("") => Err(format!("{} is empty", shown.display())),
+            Ok(secret) if secret.contains(char::is_control) => {
+                Err(format!("{} must hold the secret in one line", shown.display()))
+            }
+            Ok(secret) => Ok(ClientAuthentication::Secret(secret.to_owned())),
+            Err(_) => Err(format!("{} is not UTF-8", shown.display())),
+        }
+    });
+    read.map_err(|message| findings.problem(at, message)).ok()
+}
+
+fn identity_in(
+    certificate: &str,
+    key: &str,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<ClientAuthentication> {
+    let read = files.read(certificate).and_then(|mut pem| {
+        let key = files.read(key)?;
+        files::identity(&pem, &key)?;
+        pem.push(b'\n');
+        pem.extend(key);
+        Ok(ClientAuthentication::MutualTls(pem))
+    });
+    read.map_err(|message| findings.problem(at, message)).ok()
+}
+
+fn upkeep(given: &file::Introspection, at: &Path, findings: &mut Findings) -> IntrospectionUpkeep {
+    const MILLI: Duration = Duration::from_millis(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    let usual = IntrospectionUpkeep::default();
+    let mut span = |key, given: Option<Span>, usual, within: RangeInclusive<Duration>| {
+        let span = given.map_or(usual, |it| it.0);
+        if !within.contains(&span) {
+            let (least, most) = within.into_inner();
+            findings.problem(&at.key(key), format!("must be {least:?} to {most:?}, not {span:?}"));
+        }
+        span
+    };
+    let timeout = span("timeout", given.timeout, usual.timeout, MILLI..=Duration::from_secs(60));
+    let cache_ttl = span("cache_ttl", given.cache_ttl, usual.cache_ttl, Duration::ZERO..=HOUR);
+    let negative_ttl =
+        span("negative_ttl", given.negative_ttl, usual.negative_ttl, Duration::ZERO..=HOUR);
+    let entries = at.key("cache_entries");
+    let cache_entries =
+        whole_number(given.cache_entries, usual.cache_entries, 1..=10_000_000, &entries, findings);
+    let calls = at.key("concurrency");
+    let concurrency =
+        whole_number(given.concurrency, usual.concurrency, 1..=10_000, &calls, findings);
+    IntrospectionUpkeep { timeout, cache_ttl, negative_ttl, cache_entries, concurrency }
+}

@@ -1,0 +1,936 @@
+//! Holds introspection to its promises, in whole checks against a stub of an endpoint.
+//!
+//! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
+//! nothing sleeps.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::arithmetic_side_effects, reason = "a test")]
+
+#[path = "support/introspection_endpoint.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod introspection_endpoint;
+#[path = "support/tokens.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod tokens;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
+use futures_util::future::{join, join_all};
+use introspection_endpoint::{IntrospectionEndpoint, Reply};
+use jsonwebtoken::Algorithm as Signing;
+use keybound::answer::{Answer, Header};
+use keybound::check::{Checker, Dpop, Rules, Verdict};
+use keybound::client_certificate::{HeaderFormat, Source};
+use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::denial::Denial;
+use keybound::jose::algorithm::Algorithm;
+use keybound::jose::thumbprint::Thumbprint;
+use keybound::policy::introspection::{
+    ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
+};
+use keybound::policy::{
+    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
+    SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
+};
+use keybound::request::{Evidence, Field, Request, Target};
+use keybound::state::introspection::{self, BadEndpoint, Introspector, Status};
+use keybound::state::jwks::{self, IssuerKeys};
+use keybound::state::replay::ReplayRules;
+use keybound::state::token_cache::TokenCache;
+use rcgen::{BasicConstraints, CertificateParams, IsCa};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokens::Signer;
+use tokio::runtime::Handle;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+const NOW: i64 = 1_800_000_000;
+const ISSUER: &str = "https://as.example.com";
+const OTHER_ISSUER: &str = "https://other.example.com";
+const SECOND: Duration = Duration::from_secs(1);
+
+// ---- one call for all ----
+
+#[tokio::test]
+async fn a_thousand_checks_of_a_new_token_cause_one_call() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    endpoint.hold();
+    let checks = join_all((0..1000).map(|_| site.check("opaque")));
+    let (found, ()) = join(checks, async {
+        endpoint.called(1).await;
+        endpoint.release();
+    })
+    .await;
+    assert!(found.iter().all(|it| *it == Ok(())));
+    assert_eq!(endpoint.calls(), 1);
+    assert_eq!(site.check("opaque").await, Ok(()));
+    assert_eq!(endpoint.calls(), 1, "it is remembered");
+    assert_eq!(site.check("another").await, Ok(()));
+    assert_eq!(endpoint.calls(), 2);
+}
+
+#[tokio::test]
+async fn one_who_goes_away_does_not_end_the_call_for_others() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    endpoint.hold();
+    let mut first = Box::pin(site.check("opaque"));
+    assert!(first.as_mut().now_or_never().is_none());
+    endpoint.called(1).await;
+    drop(first);
+    let (second, ()) = join(site.check("opaque"), async { endpoint.release() }).await;
+    assert_eq!((second, endpoint.calls()), (Ok(()), 1));
+}
+
+// ---- a slow server ----
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up_in_time_and_others_are_not_touched() {
+    let (slow, good) = two(active(|_| {}), active(|_| {})).await;
+    let site = Site::build(&[&slow, &good], |issuer| {
+        if *issuer.name == *ISSUER {
+            let rules = issuer.introspection.as_mut().unwrap();
+            rules.upkeep.timeout = Duration::from_millis(120);
+        }
+    })
+    .await;
+    slow.hold();
+    let start = tokio::time::Instant::now();
+    assert_eq!(site.check_of("first", "opaque").await, Err(Denial::IntrospectionUnavailable));
+    // The deadline of a check and Envoy's are later.
+    let waited = start.elapsed();
+    assert!(Duration::from_millis(119) < waited, "{waited:?}");
+    assert!(waited < 2 * SECOND, "{waited:?}");
+    // The call and who waits for it give up at that time, each for itself. Nothing is left behind.
+    while 0 < site.status(0).in_flight {
+        tokio::task::yield_now().await;
+    }
+
+    let mut waiting = Box::pin(site.check_of("first", "opaque"));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(site.check_of("second", "opaque").await, Ok(()));
+}
+
+#[tokio::test]
+async fn calls_under_way_are_bounded() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.upkeep.concurrency = 3).await;
+    endpoint.hold();
+    let mut waiting = Vec::new();
+    for token in ["a", "b", "c", "c"] {
+        let mut check = Box::pin(site.check(token));
+        assert!(check.as_mut().now_or_never().is_none());
+        waiting.push(check);
+    }
+    let surplus = site.check("d").now_or_never();
+    assert_eq!(surplus, Some(Err(Denial::IntrospectionUnavailable)), "at once");
+    assert_eq!(site.status(0).in_flight, 3);
+    assert_eq!(site.status(0).turned_away["busy"], 1);
+    endpoint.called(3).await;
+    endpoint.release();
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    assert_eq!(site.check("d").await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_left_alone_and_tried_again() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("known").await, Ok(()));
+    endpoint.reply(Reply::status(503));
+    for _ in 0..5 {
+        assert_eq!(site.check("new").await, Err(Denial::IntrospectionUnavailable));
+    }
+    assert_eq!((endpoint.calls(), site.status(0).breaker), (6, "open"));
+    let refused = site.check("new").now_or_never();
+    assert_eq!(refused, Some(Err(Denial::IntrospectionUnavailable)), "at once");
+    assert_eq!(site.check("known").await, Ok(()), "what it said before counts on");
+    assert_eq!(endpoint.calls(), 6);
+
+    jump(SECOND).await;
+    endpoint.hold();
+    let mut trial = Box::pin(site.check("new"));
+    assert!(trial.as_mut().now_or_never().is_none());
+    let refused = site.check("other").now_or_never();
+    assert_eq!(refused, Some(Err(Denial::IntrospectionUnavailable)), "one trial at a time");
+    assert_eq!(site.status(0).breaker, "half_open");
+    endpoint.reply(active(|_| {}));
+    endpoint.release();
+    assert_eq!(trial.await, Ok(()));
+    assert_eq!(site.status(0).breaker, "closed");
+    assert_eq!(site.check("other").await, Ok(()));
+    let status = site.status(0);
+    assert_eq!((status.calls["active"], status.calls["status"]), (3, 5));
+    assert_eq!(status.last_error.unwrap().what, "answered with 503");
+}
+
+#[tokio::test]
+async fn an_odd_token_does_not_shut_out_the_others() {
+    let endpoint = IntrospectionEndpoint::start(Reply::of("application/json", "{}")).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    for _ in 0..10 {
+        assert_eq!(site.check("odd").await, Err(Denial::IntrospectionUnavailable));
+    }
+    assert_eq!((endpoint.calls(), site.status(0).breaker), (10, "closed"));
+}
+
+// ---- time and memory ----
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_after_the_time_that_answers_are_kept() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    endpoint.reply(inactive());
+    jump(59 * SECOND).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    jump(SECOND).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::TokenInactive));
+    assert_eq!(endpoint.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_for_a_moment() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::TokenInactive));
+    endpoint.reply(active(|_| {}));
+    jump(4 * SECOND).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::TokenInactive));
+    assert_eq!(endpoint.calls(), 1);
+    jump(SECOND).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+}
+
+#[tokio::test]
+async fn no_answer_outlives_the_token() {
+    let endpoint = IntrospectionEndpoint::start(active(|it| it["exp"] = json!(NOW + 10))).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    // The leeway is 30 s. The wall clock moves, and the answer is still in memory.
+    site.clock.advance(40 * SECOND);
+    assert_eq!(site.check("opaque").await, Err(Denial::TokenExpired));
+    assert_eq!(endpoint.calls(), 1);
+    jump(40 * SECOND).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::TokenExpired));
+    assert_eq!(endpoint.calls(), 2, "it was forgotten");
+    assert_eq!(site.status(0).calls["refused"], 1);
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_bounded_and_garbage_displaces_no_token() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.upkeep.cache_entries = 10).await;
+    assert_eq!(site.check("good").await, Ok(()));
+    endpoint.reply(inactive());
+    for garbage in 0..100 {
+        let refused = site.check(&format!("garbage-{garbage}")).await;
+        assert_eq!(refused, Err(Denial::TokenInactive));
+    }
+    let status = site.status(0);
+    assert!((1..=10).contains(&status.refused_entries), "{status:?}");
+    let calls = endpoint.calls();
+    assert_eq!(site.check("good").await, Ok(()));
+    assert_eq!(endpoint.calls(), calls);
+    endpoint.reply(active(|_| {}));
+    for token in 0..100 {
+        assert_eq!(site.check(&format!("good-{token}")).await, Ok(()));
+    }
+    let status = site.status(0);
+    assert!((1..=10).contains(&status.active_entries), "{status:?}");
+}
+
+// ---- what is asked ----
+
+#[tokio::test]
+async fn the_token_goes_into_the_body_and_the_secret_into_a_header() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("a+b/c~d==").await, Ok(()));
+    let asked = endpoint.asked().remove(0);
+    assert_eq!((asked.method.as_str(), asked.uri.as_str()), ("POST", "/introspect"));
+    assert_eq!(asked.form, "token=a%2Bb%2Fc%7Ed%3D%3D&token_type_hint=access_token");
+    let header = |name| asked.headers.get(name).map(|it| it.to_str().unwrap());
+    let basic = format!("Basic {}", STANDARD.encode("gate+way:s%3Aecret"));
+    assert_eq!(header("authorization"), Some(basic.as_str()));
+    assert_eq!(header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert!(header("accept").unwrap().starts_with("application/json,"));
+    let printed = format!("{:?} {:?}", site.rules, site.status(0));
+    for secret in [":ecret", "3Aecret", "a+b/c", basic.trim_start_matches("Basic ")] {
+        assert!(!printed.contains(secret), "{secret}: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn with_mutual_tls_the_certificate_stands_for_the_client() {
+    let authority = Authority::new();
+    let endpoint = IntrospectionEndpoint::start_tls(authority.server(), active(|_| {})).await;
+    let identity = authority.client();
+    let site = Site::build(&[&endpoint], |issuer| {
+        issuer.keys.ca = Some(authority.pem.clone());
+        let rules = issuer.introspection.as_mut().unwrap();
+        rules.authentication = ClientAuthentication::MutualTls(identity.clone());
+    })
+    .await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    let asked = endpoint.asked().remove(0);
+    assert_eq!(asked.form, "token=opaque&token_type_hint=access_token&client_id=gate+way");
+    assert!(!asked.headers.contains_key("authorization"));
+
+    let without = Site::build(&[&endpoint], |it| it.keys.ca = Some(authority.pem.clone())).await;
+    assert_eq!(without.check("opaque").await, Err(Denial::IntrospectionUnavailable));
+    assert_eq!(endpoint.calls(), 1, "the handshake fails");
+}
+
+#[tokio::test]
+async fn the_place_comes_from_the_metadata_unless_it_is_given() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    for (named, expected) in [(true, Ok(())), (false, Err(Denial::IntrospectionUnavailable))] {
+        let metadata = IntrospectionEndpoint::start(Reply::status(404)).await;
+        let name = metadata.url();
+        let mut document = json!({ "issuer": name });
+        if named {
+            document["introspection_endpoint"] = endpoint.url().into();
+        }
+        metadata.reply(Reply::json(&document));
+        let site = Site::build(&[&endpoint], |issuer| {
+            issuer.name = name.clone().into();
+            issuer.introspection.as_mut().unwrap().endpoint = None;
+        })
+        .await;
+        assert_eq!(site.check("opaque").await, expected);
+        assert_eq!(endpoint.calls(), 1, "only the first time");
+        assert!(metadata.asked()[0].uri.starts_with("/.well-known/oauth-authorization-server"));
+    }
+}
+
+// ---- what an answer is worth ----
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_believed_is_none() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let good = r#"{"active":true,"aud":"api"}"#;
+    let json = |body: &str| Reply::of("application/json", body);
+    let mut table = vec![
+        (json(""), "not_json"),
+        (json("null"), "not_json"),
+        (json("<html>"), "not_json"),
+        (json(r#"{"active":true,"active":false}"#), "not_json"),
+        (json("{}"), "active_missing"),
+        (json(r#"{"active":"true"}"#), "active_missing"),
+        (json(r#"{"active":1}"#), "active_missing"),
+        (json(r#"{"active":null}"#), "active_missing"),
+        (json(&format!("{}{good}", " ".repeat(65_536))), "too_large"),
+        (Reply::of("text/html", good), "form_unknown"),
+        (Reply::of("application/problem+json", good), "form_unknown"),
+        (Reply::of("application/jwt", good), "jwt_refused"),
+        (Reply::status(204), "status"),
+        (Reply::status(302), "redirected"),
+        (Reply::status(401), "credentials_refused"),
+        (Reply::status(403), "credentials_refused"),
+    ];
+    table.extend([400, 404, 429, 500, 503].map(|it| (Reply::status(it), "status")));
+    for (reply, label) in table {
+        let site = Site::new(&[&endpoint], |_| {}).await;
+        endpoint.reply(reply.clone());
+        let found = site.check("opaque").await;
+        assert_eq!(found, Err(Denial::IntrospectionUnavailable), "{reply:?}");
+        assert_eq!(site.status(0).calls[label], 1, "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let table = [
+        ("aud", json!("other"), Denial::TokenAudienceMismatch),
+        ("aud", json!(null), Denial::TokenMalformed),
+        ("iss", json!("https://evil.example"), Denial::TokenIssuerUnknown),
+        ("exp", json!(NOW - 30), Denial::TokenExpired),
+        ("nbf", json!(NOW + 31), Denial::TokenPremature),
+        ("iat", json!("today"), Denial::TokenMalformed),
+        ("scope", json!(["read"]), Denial::TokenMalformed),
+        ("scope", json!("write"), Denial::ScopeInsufficient),
+        ("cnf", json!([]), Denial::TokenMalformed),
+        ("cnf", json!({"x5t#S256": "x"}), Denial::TokenMalformed),
+        ("cnf", json!({"x5t": "x"}), Denial::BindingUnsupported),
+    ];
+    for (place, (name, odd, denial)) in table.into_iter().enumerate() {
+        endpoint.reply(active(|it| it[name] = odd.clone()));
+        assert_eq!(site.check(&format!("{place}")).await, Err(denial), "{name} {odd}");
+    }
+    endpoint.reply(active(|it| drop(it.as_object_mut().unwrap().remove("aud"))));
+    assert_eq!(site.check("no-aud").await, Err(Denial::TokenClaimMissing));
+    let site = Site::new(&[&endpoint], |it| it.allow_missing_audience = true).await;
+    assert_eq!(site.check("no-aud").await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_binding_in_an_answer_is_enforced() {
+    let (mine, other) = (Thumbprint::of(b"mine"), Thumbprint::of(b"other"));
+    let bound = active(|it| it["cnf"] = json!({"x5t#S256": mine.to_base64url()}));
+    let endpoint = IntrospectionEndpoint::start(bound).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let with = |shown: Option<Thumbprint>| {
+        let site = &site;
+        async move { site.verdict("Bearer", "opaque", "first", shown).await }
+    };
+    let verdict = with(Some(mine)).await;
+    assert_eq!(verdict.outcome, Ok(()));
+    assert!(verdict.facts.proved.certificate);
+    assert_eq!(with(Some(other)).await.outcome, Err(Denial::CertificateMismatch));
+    assert_eq!(with(None).await.outcome, Err(Denial::CertificateMissing));
+    endpoint.reply(active(|it| it["cnf"] = json!({"jkt": mine.to_base64url()})));
+    assert_eq!(site.check("dpop-bound").await, Err(Denial::SchemeMismatch));
+    assert_eq!(endpoint.calls(), 2);
+}
+
+// ---- signed answers ----
+
+#[tokio::test]
+async fn a_signed_answer_counts_when_the_issuer_signed_it_for_us() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let statement = json!({"active": true, "aud": "api", "scope": "read"});
+    let claims = json!({
+        "iss": ISSUER, "aud": "gate way", "iat": NOW, "token_introspection": statement,
+    });
+    let typ = "token-introspection+jwt";
+    let signed = |jwt: String| Reply::of("Application/Token-Introspection+JWT; a=b", jwt);
+    let edited = |name: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[name] = value;
+        signed(site.signer.sign(typ, &claims))
+    };
+    let stranger = Signer::new(Signing::ES256, "key-1");
+    let other_algorithm = Signer::new(Signing::ES384, "key-2");
+    let unavailable = Err(Denial::IntrospectionUnavailable);
+    let table = [
+        (signed(site.signer.sign(typ, &claims)), Ok(())),
+        (edited("aud", json!(["gate way", "x"])), Ok(())),
+        (edited("token_introspection", json!({"active": false})), Err(Denial::TokenInactive)),
+        (
+            edited("token_introspection", json!({"active": true, "aud": "other"})),
+            Err(Denial::TokenAudienceMismatch),
+        ),
+        (edited("token_introspection", json!({"active": "true"})), unavailable),
+        (edited("token_introspection", json!(null)), unavailable),
+        (edited("iss", json!(OTHER_ISSUER)), unavailable),
+        (edited("aud", json!("api")), unavailable),
+        (edited("iat", json!(NOW + 31)), unavailable),
+        (edited("iat", json!(NOW - 3600)), unavailable),
+        (signed(site.signer.sign("at+jwt", &claims)), unavailable),
+        (signed(site.signer.sign("JWT", &claims)), unavailable),
+        (signed(stranger.sign(typ, &claims)), unavailable),
+        (signed(other_algorithm.sign(typ, &claims)), unavailable),
+        (signed(tokens::tampered(&site.signer.sign(typ, &claims))), unavailable),
+        (signed(statement.to_string()), unavailable),
+    ];
+    for (place, (reply, expected)) in table.into_iter().enumerate() {
+        endpoint.reply(reply);
+        assert_eq!(site.check(&format!("{place}")).await, expected, "row {place}");
+    }
+}
+
+#[tokio::test]
+async fn the_jwt_for_which_a_token_stands_goes_upstream_in_its_place() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
+    let jwt = site.signer.sign("at+jwt", &claims());
+    endpoint.reply(Reply::of("application/jwt;charset=UTF-8", format!("{jwt}\n")));
+    let bearer = Header { name: "authorization".into(), value: format!("Bearer {jwt}") };
+    for asked in [1, 1] {
+        let verdict = site.verdict("Bearer", "opaque", "first", None).await;
+        assert_eq!(verdict.outcome, Ok(()));
+        assert_eq!(verdict.facts.token.as_ref().unwrap().claims.text("sub"), Some("alice"));
+        let answer = Answer::of(&verdict, &site.rules.policies, None);
+        let Answer::Allow { set, remove, .. } = &answer else { panic!("{answer:?}") };
+        assert_eq!((set, remove), (&vec![bearer.clone()], &vec![]));
+        assert!(!format!("{verdict:?} {answer:?}").contains(&jwt), "it is a secret");
+        assert_eq!(endpoint.calls(), asked);
+    }
+    let accept = endpoint.asked()[0].headers["accept"].to_str().unwrap().to_owned();
+    assert!(accept.starts_with("application/jwt, application/token-introspection+jwt"), "{accept}");
+}
+
+#[tokio::test]
+async fn what_goes_upstream_is_the_operators_to_say() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    for (authorization, forward_jwt, sets, removes) in [
+        (UpstreamAuthorization::Keep, true, 1, 0),
+        (UpstreamAuthorization::Bearer, true, 1, 1),
+        (UpstreamAuthorization::Remove, true, 0, 2),
+        (UpstreamAuthorization::Keep, false, 0, 0),
+    ] {
+        let mut site = Site::new(&[&endpoint], |it| it.forward_jwt = forward_jwt).await;
+        site.rules.policies.upstream.authorization = authorization;
+        let jwt = site.signer.sign("at+jwt", &claims());
+        endpoint.reply(Reply::of("application/jwt", jwt));
+        let verdict = site.verdict("Bearer", "opaque", "first", None).await;
+        let answer = Answer::of(&verdict, &site.rules.policies, None);
+        let Answer::Allow { set, remove, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!((set.len(), remove.len()), (sets, removes), "{authorization:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_jwt_to_forward_is_an_access_token_or_nothing() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
+    let jwt = |jwt: String| Reply::of("application/jwt", jwt);
+    let edited = |name: &str, value: Value| {
+        let mut claims = claims();
+        claims[name] = value;
+        jwt(site.signer.sign("at+jwt", &claims))
+    };
+    let stranger = Signer::new(Signing::ES256, "key-1");
+    let unknown = Signer::new(Signing::ES256, "key-2");
+    let unavailable = Err(Denial::IntrospectionUnavailable);
+    let bound = json!({"x5t#S256": Thumbprint::of(b"mine").to_base64url()});
+    let table = [
+        (inactive(), Err(Denial::TokenInactive)),
+        (Reply::status(204), Err(Denial::TokenInactive)),
+        (active(|_| {}), unavailable),
+        (jwt(stranger.sign("at+jwt", &claims())), unavailable),
+        (jwt(unknown.sign("at+jwt", &claims())), unavailable),
+        (jwt(site.signer.sign("JWT", &claims())), unavailable),
+        (jwt(tokens::tampered(&site.signer.sign("at+jwt", &claims()))), unavailable),
+        (jwt("opaque".to_owned()), unavailable),
+        (jwt(String::new()), unavailable),
+        (edited("aud", json!("other")), Err(Denial::TokenAudienceMismatch)),
+        (edited("iss", json!(OTHER_ISSUER)), Err(Denial::TokenIssuerUnknown)),
+        (edited("exp", json!(NOW - 30)), Err(Denial::TokenExpired)),
+        (edited("cnf", json!("x")), Err(Denial::TokenMalformed)),
+        (edited("cnf", bound), Err(Denial::CertificateMissing)),
+    ];
+    for (place, (reply, expected)) in table.into_iter().enumerate() {
+        endpoint.reply(reply);
+        assert_eq!(site.check(&format!("{place}")).await, expected, "row {place}");
+    }
+}
+
+#[tokio::test]
+async fn a_signed_answer_goes_when_its_key_leaves_the_issuers_keys() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
+    endpoint.reply(Reply::of("application/jwt", site.signer.sign("at+jwt", &claims())));
+    assert_eq!(site.check("opaque").await, Ok(()));
+    let next = Signer::new(Signing::ES256, "key-2");
+    let keys = json!({ "keys": [next.jwk()] });
+    std::fs::write(site.files.path().join("keys-0.json"), keys.to_string()).unwrap();
+    let ended: u64 = site.rules.keys[0].refreshes().values().sum();
+    jump(5 * SECOND).await;
+    site.rules.keys[0].ended(ended + 1).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::IntrospectionUnavailable));
+    endpoint.reply(Reply::of("application/jwt", next.sign("at+jwt", &claims())));
+    assert_eq!(site.check("opaque").await, Ok(()));
+    assert_eq!(endpoint.calls(), 3);
+}
+
+// ---- which issuer ----
+
+#[tokio::test]
+async fn the_policys_issuers_are_asked_in_order_until_one_knows_the_token() {
+    let inactive_here = Err(Denial::TokenInactive);
+    let unavailable = Err(Denial::IntrospectionUnavailable);
+    let broken = || Reply::status(500);
+    let elsewhere = || active(|it| it["iss"] = json!("https://third.example.com"));
+    let not_for_us = || active(|it| it["aud"] = json!("other"));
+    for (first, second, expected, calls) in [
+        (active(|_| {}), active(|_| {}), Ok(()), (1, 0)),
+        (inactive(), active(|_| {}), Ok(()), (1, 1)),
+        (broken(), active(|_| {}), Ok(()), (1, 1)),
+        (elsewhere(), active(|_| {}), Ok(()), (1, 1)),
+        (inactive(), inactive(), inactive_here, (1, 1)),
+        (broken(), inactive(), unavailable, (1, 1)),
+        (inactive(), broken(), unavailable, (1, 1)),
+        (broken(), elsewhere(), unavailable, (1, 1)),
+        (inactive(), elsewhere(), Err(Denial::TokenIssuerUnknown), (1, 1)),
+        (not_for_us(), active(|_| {}), Err(Denial::TokenAudienceMismatch), (1, 0)),
+    ] {
+        let (a, b) = two(first, second).await;
+        let site = Site::new(&[&a, &b], |_| {}).await;
+        assert_eq!(site.check_of("both", "opaque").await, expected);
+        assert_eq!((a.calls(), b.calls()), calls);
+    }
+}
+
+#[tokio::test]
+async fn only_the_policys_issuers_are_asked() {
+    let (a, b) = two(active(|_| {}), active(|_| {})).await;
+    let site = Site::new(&[&a, &b], |_| {}).await;
+    assert_eq!(site.check_of("second", "opaque").await, Ok(()));
+    assert_eq!((a.calls(), b.calls()), (0, 1));
+}
+
+#[tokio::test]
+async fn without_introspection_an_opaque_token_is_none() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::build(&[&endpoint], |it| it.introspection = None).await;
+    for token in ["opaque", "a.b", "a.b.c.d.e"] {
+        assert_eq!(site.check(token).await, Err(Denial::TokenMalformed), "{token}");
+    }
+    assert_eq!(endpoint.calls(), 0);
+}
+
+#[tokio::test]
+async fn all_that_is_no_signed_jwt_is_opaque_up_to_its_bound() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let longest = "x".repeat(4096);
+    for token in ["opaque", "a.b", "a.b.c.d.e", &longest] {
+        assert_eq!(site.check(token).await, Ok(()), "{token}");
+    }
+    assert_eq!(endpoint.calls(), 4);
+    assert_eq!(site.check("a.b.c").await, Err(Denial::TokenMalformed));
+    assert_eq!(site.check(&format!("{longest}x")).await, Err(Denial::TokenTooLarge));
+    assert_eq!(endpoint.calls(), 4);
+}
+
+// ---- JWTs that may have been revoked ----
+
+#[tokio::test]
+async fn a_jwt_is_introspected_only_when_the_operator_says_so() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check(&site.signer.sign("at+jwt", &claims())).await, Ok(()));
+    assert_eq!(endpoint.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_revoked_jwt_is_refused_after_the_time_that_answers_are_kept() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.always = true).await;
+    let jwt = site.signer.sign("at+jwt", &claims());
+    assert_eq!(site.check(&jwt).await, Ok(()));
+    endpoint.reply(inactive());
+    jump(59 * SECOND).await;
+    assert_eq!(site.check(&jwt).await, Ok(()));
+    assert_eq!(endpoint.calls(), 1);
+    jump(SECOND).await;
+    assert_eq!(site.check(&jwt).await, Err(Denial::TokenRevoked));
+}
+
+#[tokio::test]
+async fn the_claims_of_a_jwt_count_and_the_answer_may_only_take_away() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let mine = json!({"x5t#S256": Thumbprint::of(b"mine").to_base64url()});
+    let other = json!({"x5t#S256": Thumbprint::of(b"other").to_base64url()});
+    let with = |name: &str, value: &Value| active(|it| it[name] = value.clone());
+    let unavailable = Err(Denial::IntrospectionUnavailable);
+    let table = [
+        (None, with("active", &json!(true)), Ok(())),
+        (None, with("aud", &json!("other")), Ok(())),
+        (None, with("scope", &json!("")), Ok(())),
+        (None, with("exp", &json!(NOW - 30)), Err(Denial::TokenExpired)),
+        (None, with("cnf", &mine), Err(Denial::TokenMalformed)),
+        (Some(&mine), with("cnf", &mine), Ok(())),
+        (Some(&mine), with("active", &json!(true)), Ok(())),
+        (Some(&mine), with("cnf", &other), Err(Denial::TokenMalformed)),
+        (Some(&mine), with("cnf", &json!({})), Err(Denial::TokenMalformed)),
+        (Some(&other), with("cnf", &other), Err(Denial::CertificateMismatch)),
+        (None, Reply::status(500), unavailable),
+        (None, inactive(), Err(Denial::TokenRevoked)),
+    ];
+    for (place, (cnf, reply, expected)) in table.into_iter().enumerate() {
+        let site = Site::new(&[&endpoint], |it| {
+            it.always = true;
+            it.forward_jwt = true;
+        })
+        .await;
+        let mut claims = claims();
+        claims["jti"] = place.to_string().into();
+        if let Some(cnf) = cnf {
+            claims["cnf"] = cnf.clone();
+        }
+        endpoint.reply(reply);
+        let jwt = site.signer.sign("at+jwt", &claims);
+        let verdict = site.verdict("Bearer", &jwt, "first", Some(Thumbprint::of(b"mine"))).await;
+        assert_eq!(verdict.outcome, expected, "row {place}");
+        assert!(verdict.facts.forward.is_none(), "the client's own JWT goes upstream");
+    }
+}
+
+#[tokio::test]
+async fn a_jwt_that_is_refused_anyway_is_not_asked_about() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.always = true).await;
+    let stranger = Signer::new(Signing::ES256, "key-1");
+    let mut expired = claims();
+    expired["exp"] = json!(NOW - 30);
+    for jwt in [stranger.sign("at+jwt", &claims()), site.signer.sign("at+jwt", &expired)] {
+        assert!(site.check(&jwt).await.is_err());
+    }
+    assert_eq!(endpoint.calls(), 0);
+}
+
+// ---- configuration ----
+
+#[tokio::test]
+async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
+    let (a, b) = two(active(|_| {}), active(|_| {})).await;
+    let site = Site::new(&[&a, &b], |_| {}).await;
+    let before = &site.rules.introspectors;
+    let again = site.start(&site.rules.policies, &site.rules.keys, before).unwrap();
+    assert_eq!(same(before, &again), [true, true]);
+
+    let mut policies = policies(site.rules.policies.issuers.clone());
+    let edited = Arc::make_mut(&mut policies.issuers[1]);
+    edited.introspection.as_mut().unwrap().client_id = "another".to_owned();
+    let again = site.start(&policies, &site.rules.keys, before).unwrap();
+    assert_eq!(same(before, &again), [true, false]);
+
+    policies.upstream.headers.push(("x-acr".into(), "acr".to_owned()));
+    let again = site.start(&policies, &site.rules.keys, before).unwrap();
+    assert_eq!(same(before, &again), [false, false], "other claims are kept now");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let start = |edit: &dyn Fn(&mut Issuer)| {
+        let mut policies = policies(site.rules.policies.issuers.clone());
+        edit(Arc::make_mut(&mut policies.issuers[0]));
+        site.start(&policies, &site.rules.keys, &[]).err()
+    };
+    for url in ["http://as.example.com/", "introspect", "", "https://a:b@as.example.com/"] {
+        let edit = |it: &mut Issuer| {
+            it.introspection.as_mut().unwrap().endpoint = Some(url.to_owned());
+        };
+        assert_eq!(start(&edit), Some(BadEndpoint::UrlRefused), "{url}");
+    }
+    let no_url = |it: &mut Issuer| {
+        it.name = "urn:example:as".into();
+        it.introspection.as_mut().unwrap().endpoint = None;
+    };
+    assert_eq!(start(&no_url), Some(BadEndpoint::UrlRefused));
+    let no_pem = |it: &mut Issuer| {
+        let rules = it.introspection.as_mut().unwrap();
+        rules.authentication = ClientAuthentication::MutualTls(b"not PEM".to_vec());
+    };
+    assert!(matches!(start(&no_pem), Some(BadEndpoint::Credentials(_))));
+    let no_keys = site.start(&site.rules.policies, &[], &[]).err();
+    assert_eq!(no_keys, Some(BadEndpoint::KeysMissing));
+}
+
+// ---- the installation ----
+
+/// One or two issuers with a key each, and three policies: for the first, the second, and both.
+struct Site {
+    rules: Rules,
+    checker: Checker,
+    clock: Arc<ManualClock>,
+    signer: Signer,
+    files: tempfile::TempDir,
+}
+
+impl Site {
+    async fn new(
+        endpoints: &[&IntrospectionEndpoint],
+        edit: impl Fn(&mut IntrospectionRules),
+    ) -> Self {
+        Self::build(endpoints, |it| edit(it.introspection.as_mut().unwrap())).await
+    }
+
+    async fn build(endpoints: &[&IntrospectionEndpoint], edit: impl Fn(&mut Issuer)) -> Self {
+        let signer = Signer::new(Signing::ES256, "key-1");
+        let files = tempfile::tempdir().unwrap();
+        let mut issuers = Vec::new();
+        for (place, (endpoint, name)) in endpoints.iter().zip([ISSUER, OTHER_ISSUER]).enumerate() {
+            let path = files.path().join(format!("keys-{place}.json"));
+            std::fs::write(&path, json!({ "keys": [signer.jwk()] }).to_string()).unwrap();
+            let mut issuer = issuer(name, KeySource::File(path), endpoint.url());
+            edit(&mut issuer);
+            issuers.push(Arc::new(issuer));
+        }
+        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
+        let shared: Arc<dyn Clock> = clock.clone();
+        let keys = jwks::start_all(&issuers, &[], &shared, &Handle::current()).unwrap();
+        for keys in &keys {
+            keys.ready().await;
+        }
+        let policies = policies(issuers);
+        let introspectors =
+            introspection::start_all(&policies, &keys, &[], &shared, &Handle::current()).unwrap();
+        let cache = Arc::new(TokenCache::new(TokenCacheLimits::default()));
+        let dpop = Dpop::start(&ReplayRules::default(), None, &Handle::current()).unwrap();
+        let rules = Rules::new(policies, keys, introspectors, cache, dpop);
+        Self { rules, checker: Checker::new(shared), clock, signer, files }
+    }
+
+    /// How a check ends that brings `token` to the first issuer's policy.
+    async fn check(&self, token: &str) -> Result<(), Denial> {
+        self.check_of("first", token).await
+    }
+
+    async fn check_of(&self, policy: &str, token: &str) -> Result<(), Denial> {
+        self.verdict("Bearer", token, policy, None).await.outcome
+    }
+
+    async fn verdict(
+        &self,
+        scheme: &str,
+        token: &str,
+        policy: &str,
+        certificate: Option<Thumbprint>,
+    ) -> Verdict {
+        let authorization = format!("{scheme} {token}");
+        let hex = certificate.map(|it| it.to_hex());
+        let header = hex.as_ref().map_or(Field::Absent, |it| Field::One(it.as_bytes()));
+        let request = Request {
+            policy: Some(policy),
+            target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+            authorization: Field::One(authorization.as_bytes()),
+            evidence: Evidence { header, ..Evidence::default() },
+            ..Request::default()
+        };
+        self.checker.check(&self.rules, &request).await
+    }
+
+    fn status(&self, issuer: usize) -> Status {
+        self.rules.introspectors[issuer].as_ref().unwrap().status()
+    }
+
+    fn start(
+        &self,
+        policies: &PolicySet,
+        keys: &[Arc<IssuerKeys>],
+        previous: &[Option<Arc<Introspector>>],
+    ) -> Result<Vec<Option<Arc<Introspector>>>, BadEndpoint> {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        introspection::start_all(policies, keys, previous, &clock, &Handle::current())
+    }
+}
+
+fn issuer(name: &str, source: KeySource, endpoint: String) -> Issuer {
+    Issuer {
+        name: name.into(),
+        audiences: vec!["api".to_owned()],
+        algorithms: vec![Algorithm::ES256],
+        token_types: vec!["at+jwt".to_owned()],
+        clock_leeway: 30 * SECOND,
+        keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
+        introspection: Some(IntrospectionRules {
+            endpoint: Some(endpoint),
+            client_id: "gate way".to_owned(),
+            authentication: ClientAuthentication::Secret("s:ecret".to_owned()),
+            forward_jwt: false,
+            always: false,
+            allow_missing_audience: false,
+            // A machine under load must not fail a test that is not about time.
+            upkeep: IntrospectionUpkeep { timeout: 30 * SECOND, ..IntrospectionUpkeep::default() },
+        }),
+    }
+}
+
+fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
+    let ids: Vec<_> = (0..issuers.len()).map(IssuerId).collect();
+    let policy = |name: &str, issuers: &[IssuerId]| {
+        Arc::new(Policy {
+            issuers: issuers.to_vec(),
+            scopes: vec!["read".to_owned()],
+            ..Policy::new(name, SenderConstraint::IfBound)
+        })
+    };
+    PolicySet {
+        policies: vec![
+            policy("first", &ids[..1]),
+            policy("second", &ids[ids.len() - 1..]),
+            policy("both", &ids),
+        ],
+        issuers,
+        client_certificate: Source::Header {
+            name: "x-client-cert".to_owned(),
+            format: HeaderFormat::Sha256Hex,
+        },
+        limits: Limits {
+            token_bytes: 4096,
+            check_deadline: Duration::from_millis(150),
+            concurrent_checks: 10_000,
+            token_cache: TokenCacheLimits::default(),
+        },
+        upstream: Upstream::default(),
+        proofs: ProofRules::default(),
+    }
+}
+
+fn claims() -> Value {
+    json!({"iss": ISSUER, "aud": "api", "exp": NOW + 300, "sub": "alice", "scope": "read"})
+}
+
+/// An answer about an active token, edited.
+fn active(edit: impl FnOnce(&mut Value)) -> Reply {
+    let mut answer = json!({"active": true, "aud": "api", "sub": "alice", "scope": "read"});
+    edit(&mut answer);
+    Reply::json(&answer)
+}
+
+fn inactive() -> Reply {
+    Reply::json(&json!({"active": false}))
+}
+
+async fn two(first: Reply, second: Reply) -> (IntrospectionEndpoint, IntrospectionEndpoint) {
+    (IntrospectionEndpoint::start(first).await, IntrospectionEndpoint::start(second).await)
+}
+
+/// Which of the introspectors are the same.
+fn same(a: &[Option<Arc<Introspector>>], b: &[Option<Arc<Introspector>>]) -> Vec<bool> {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| Arc::ptr_eq(a, b)).collect()
+}
+
+/// Lets `span` pass at once.
+async fn jump(span: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(span).await;
+    tokio::time::resume();
+}
+
+/// A certification authority for both ends of mutual TLS.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: Vec<u8>,
+    roots: RootCertStore,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let pem = certificate.pem().into_bytes();
+        Self { issuer: rcgen::Issuer::new(params, key), pem, roots }
+    }
+
+    /// A server at 127.0.0.1 that demands a certificate of this authority.
+    fn server(&self) -> ServerConfig {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+        let roots = Arc::new(self.roots.clone());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        config.with_client_cert_verifier(clients.unwrap()).with_single_cert(chain, key).unwrap()
+    }
+
+    /// PEM of a certificate of this authority and its key.
+    fn client(&self) -> Vec<u8> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().signed_by(&key, &self.issuer).unwrap();
+        format!("{}{}", certificate.pem(), key.serialize_pem()).into_bytes()
+    }
+}
