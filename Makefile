@@ -7,7 +7,8 @@ demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 test:
-	tests/provision.py envoy redis chromium
+	tests/provision.py envoy redis python-tools
+	-tests/provision.py chromium
 	cargo test --locked
 
 lint:

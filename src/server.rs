@@ -14,7 +14,7 @@ pub mod tls;
 use crate::admin::{ACCEPT_PAUSE, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
-use crate::config::{Address, Ingredient, Listen};
+use crate::config::{Address, Ingredient, Listen, Telemetry};
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::ext_authz::endpoint::Endpoint;
 use crate::gate::Gate;
@@ -104,11 +104,13 @@ impl Server {
         self.admin.bound()
     }
 
-    /// What it does when the configuration in the file at `path` changes.
+    /// What it does when the configuration in the file at `path` changes, which was made from
+    /// `ingredients`. `telemetry` is what it began with.
     pub fn reloader(
         &self,
         path: &Path,
         ingredients: Vec<Ingredient>,
+        telemetry: Telemetry,
         clock: Arc<dyn Clock>,
     ) -> Reloader {
         Reloader {
@@ -117,6 +119,7 @@ impl Server {
             clock,
             gate: Arc::clone(&self.gate),
             listen: self.setup.listen.clone(),
+            telemetry,
             tls: self.tls.clone(),
             reloads: Arc::clone(&self.reloads),
         }

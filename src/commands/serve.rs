@@ -3,13 +3,16 @@
 use super::{check_config, complain};
 use crate::check::Checker;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Attempt, Config, Ingredient};
+use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::gate::Gate;
 use crate::server::reload;
 use crate::server::{Ended, Server, Setup, StartFailure};
 use crate::state::jwks::IssuerKeys;
+use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outlets::Outlets;
+use crate::telemetry::spans::Spans;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,12 +91,13 @@ async fn answer(
     let signals = Signals::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Config { listen, policies, dpop, digest, .. } = config;
+    let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
     let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let ready = all_ready(rules.keys.clone());
     let metrics = Arc::new(Metrics::new()?);
+    let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
-    let gate = Arc::new(Gate::new(checker, rules, digest, metrics));
+    let gate = Arc::new(Gate::new(checker, rules, digest, metrics).telling(outlets));
     let setup = Setup {
         listen,
         shards: arguments.shards.unwrap_or_else(cores),
@@ -101,14 +105,32 @@ async fn answer(
         drain_deadline: arguments.drain_deadline,
     };
     let server = Server::start(setup, gate)?;
-    let reloader = server.reloader(&arguments.config, ingredients, clock);
+    let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     tracing::info!(%ext_authz, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
-    tokio::select! {
-        ended = server.run(ready, stopped) => Ok(ended),
-        () = signals.forward(stop) => Ok(Ended::AtOnce),
+    let ended = tokio::select! {
+        ended = server.run(ready, stopped) => ended,
+        () = signals.forward(stop) => Ended::AtOnce,
         never = reloader.run(hangup) => match never {},
+    };
+    if let Some(export) = export {
+        export.finish().await;
     }
+    Ok(ended)
+}
+
+/// Where checks are told, and what carries spans on from there.
+fn outlets(
+    telemetry: Telemetry,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<(Outlets, Option<Export>), StartFailure> {
+    let Some(collector) = telemetry.collector else {
+        return Ok((Outlets::new(None, telemetry.log_allows), None));
+    };
+    let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
+    let export = Export::start(collector, taken, metrics)?;
+    Ok((Outlets::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
 /// Waits until every issuer has had keys.

@@ -6,7 +6,7 @@ use super::tls::{self, Spoken};
 use crate::check::{Dpop, Rules};
 use crate::clock::Clock;
 use crate::config::watch::{Sight, Watch};
-use crate::config::{self, Attempt, Config, Listen};
+use crate::config::{self, Attempt, Config, Listen, Telemetry};
 use crate::gate::Gate;
 use crate::policy::PolicySet;
 use crate::state::introspection;
@@ -33,6 +33,8 @@ pub struct Reloader {
     pub(super) gate: Arc<Gate>,
     /// Where it listens, which stays as it is.
     pub(super) listen: Listen,
+    /// What is told about checks, which stays as well.
+    pub(super) telemetry: Telemetry,
     pub(super) tls: Option<Arc<Spoken>>,
     pub(super) reloads: Arc<Reloads>,
 }
@@ -172,7 +174,7 @@ impl Reloader {
 
     /// Whatever can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
-        let Config { listen, policies, dpop, warnings, digest } = config;
+        let Config { listen, policies, dpop, telemetry, warnings, digest } = config;
         let old = self.gate.standing();
         let speak = match (&self.tls, &listen.tls) {
             (Some(_), Some(new)) if self.listen.tls.as_ref() != Some(new) => {
@@ -193,7 +195,7 @@ impl Reloader {
         for warning in &warnings {
             tracing::warn!(%warning, "configuration");
         }
-        let remarks = self.for_a_restart(&listen);
+        let remarks = self.for_a_restart(&listen, &telemetry);
         for remark in &remarks {
             tracing::warn!(remark, "configuration");
         }
@@ -204,16 +206,17 @@ impl Reloader {
         Ok(())
     }
 
-    /// What of `listen` is not in force, since nothing listens elsewhere without a restart.
-    fn for_a_restart(&self, listen: &Listen) -> Vec<String> {
+    /// What of the configuration is not in force, since it is taken up at the start alone.
+    fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
         [
-            ("ext_authz", listen.ext_authz != self.listen.ext_authz),
-            ("admin", listen.admin != self.listen.admin),
-            ("tls", listen.tls.is_some() != self.listen.tls.is_some()),
+            ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
+            ("listen.admin", listen.admin != self.listen.admin),
+            ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
+            ("telemetry", *telemetry != self.telemetry),
         ]
         .into_iter()
         .filter(|(_, differs)| *differs)
-        .map(|(key, _)| format!("listen.{key}: changes only with a restart"))
+        .map(|(key, _)| format!("{key}: changes only with a restart"))
         .collect()
     }
 }
@@ -239,7 +242,7 @@ fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
     for keys in &old.keys {
         if !new.keys.iter().any(|it| Arc::ptr_eq(it, keys)) {
             let status = keys.status();
-            metrics.forget_keys(&status.issuer, status.refreshes.into_keys());
+            metrics.forget_refreshes(&status.issuer, status.refreshes.into_keys());
         }
     }
     if !Arc::ptr_eq(&old.cache, &new.cache) {

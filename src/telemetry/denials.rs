@@ -2,10 +2,9 @@
 //!
 //! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
 
-use super::check_log::{shortened, trace_id};
-use super::metrics::Front;
-use crate::check::Verdict;
-use crate::request::Request;
+use super::check_log::shortened;
+use super::outlets::Told;
+use crate::denial::Denial;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,9 +55,9 @@ impl Denials {
     /// Takes note of a check if it was denied, or would be if its policy did more than report. It
     /// never waits: when somebody else is at it, this
     /// denial is told in the log only.
-    pub fn note(&self, front: Front, request: Option<&Request<'_>>, verdict: &Verdict) {
-        let Err(denial) = verdict.outcome else { return };
-        let facts = Facts { reason: denial.label(), ..Facts::of(front, request, verdict) };
+    pub fn note(&self, told: &Told<'_>) {
+        let Err(denial) = told.verdict.outcome else { return };
+        let facts = Facts::of(denial, told);
         let noted = Arc::new(Noted { at: Instant::now(), facts });
         let Ok(mut kept) = self.0.try_lock() else { return };
         let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
@@ -83,14 +82,15 @@ impl Denials {
 }
 
 impl Facts {
-    fn of(front: Front, request: Option<&Request<'_>>, verdict: &Verdict) -> Self {
+    fn of(denial: Denial, told: &Told<'_>) -> Self {
+        let Told { front, request, verdict, .. } = told;
         let short = |it: &str| shortened(it).to_owned();
         let facts = &verdict.facts;
         let token = facts.token.as_deref();
         let target = request.map(|it| it.target);
         let request_id = request.and_then(|it| str::from_utf8(it.request_id?).ok());
         Self {
-            reason: "",
+            reason: denial.label(),
             let_through: verdict.would_deny().is_some(),
             front: front.label(),
             policy: facts.policy.as_ref().map(|it| it.name.to_string()),
@@ -103,7 +103,7 @@ impl Facts {
             certificate: facts.certificate.map(|it| it.to_base64url()),
             proved: facts.proved.label(),
             request_id: request_id.map(short),
-            trace_id: request.and_then(|it| trace_id(it.traceparent?)).map(str::to_owned),
+            trace_id: told.parent().map(|it| it.trace.to_hex()),
         }
     }
 }
@@ -111,10 +111,16 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Facts as Found;
-    use crate::denial::Denial;
-    use crate::request::{Field, Target};
+    use crate::check::{Facts as Found, Verdict};
+    use crate::request::{Field, Request, Target};
+    use crate::telemetry::metrics::Front;
     use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn note(denials: &Denials, request: Option<&Request<'_>>, verdict: &Verdict) {
+        let (front, elapsed) = (Front::ExtAuthz, Duration::ZERO);
+        denials.note(&Told { front, caller: None, request, verdict, elapsed });
+    }
 
     fn told(denials: &Denials) -> Value {
         serde_json::to_value(denials.status(Instant::now())).unwrap()
@@ -138,7 +144,7 @@ mod tests {
         let proof = Field::One(b"hidden");
         let request_id = Some(&b"7"[..]);
         let request = Request { target, authorization, proof, request_id, ..Request::default() };
-        denials.note(Front::ExtAuthz, Some(&request), &denied("<img src=x>"));
+        note(&denials, Some(&request), &denied("<img src=x>"));
         let told = told(&denials);
         assert_eq!(
             told,
@@ -155,7 +161,7 @@ mod tests {
     fn what_is_allowed_is_not_told() {
         let denials = Denials::default();
         let allowed = Verdict { outcome: Ok(()), facts: Found::default() };
-        denials.note(Front::ExtAuthz, None, &allowed);
+        note(&denials, None, &allowed);
         assert_eq!(told(&denials), json!([]));
     }
 
@@ -163,14 +169,14 @@ mod tests {
     fn only_the_last_are_kept_and_cut_to_a_length() {
         let denials = Denials::default();
         for number in 0..=KEPT {
-            denials.note(Front::ExtAuthz, None, &denied(&number.to_string()));
+            note(&denials, None, &denied(&number.to_string()));
         }
         let all = told(&denials);
         let all = all.as_array().unwrap();
         assert_eq!(all.len(), KEPT);
         assert_eq!(all[0]["kid"], KEPT.to_string());
         assert_eq!(all[KEPT - 1]["kid"], "1");
-        denials.note(Front::ExtAuthz, None, &denied(&"x".repeat(1000)));
+        note(&denials, None, &denied(&"x".repeat(1000)));
         assert_eq!(told(&denials)[0]["kid"], "x".repeat(64));
     }
 
@@ -178,7 +184,7 @@ mod tests {
     fn a_check_does_not_wait_for_those_who_read() {
         let denials = Denials::default();
         let reading = denials.0.lock().unwrap();
-        denials.note(Front::ExtAuthz, None, &denied("1"));
+        note(&denials, None, &denied("1"));
         drop(reading);
         assert_eq!(told(&denials), json!([]));
     }

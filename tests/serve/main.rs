@@ -15,6 +15,7 @@ mod service;
 #[path = "../support/tokens.rs"]
 #[expect(dead_code, unreachable_pub, clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
+mod traces;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

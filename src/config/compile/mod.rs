@@ -9,6 +9,7 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod telemetry;
 mod upkeep;
 mod upstream;
 mod url;
@@ -16,9 +17,9 @@ mod url;
 pub use dpop::Dpop;
 pub(super) use files::{Files, read_file};
 
-use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
+use super::{Listen, Telemetry};
 use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet, Dpop)> {
+) -> Option<(Listen, PolicySet, Dpop, Telemetry)> {
     let root = Path::default();
     let at = root.key("listen");
     let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
@@ -38,6 +39,8 @@ pub(super) fn compile(
     let client_certificate = client_certificate::compile(source, &at, findings);
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+    let at = root.key("telemetry");
+    let telemetry = telemetry::compile(file.telemetry.unwrap_or_default(), &at, files, findings);
 
     let dpop = dpop::compile(file.dpop.unwrap_or_default(), &root.key("dpop"), files, findings);
 
@@ -52,7 +55,7 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
-    Some((listen, policies, dpop))
+    Some((listen, policies, dpop, telemetry?))
 }
 
 /// What is not built is refused: nobody may rely on what is not done.
