@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The documented configuration, without what is not supported yet.
+/// The documented configuration.
 const FULL: &str = "\
 listen:
   ext_authz: 127.0.0.1:9001

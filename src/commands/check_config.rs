@@ -2,6 +2,7 @@
 
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
+use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
     ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy, PolicySet,
     ProofRules, SenderConstraint, UpstreamAuthorization,
@@ -53,6 +54,10 @@ impl Display for Summary<'_> {
         let Config { listen, policies: rules, dpop, telemetry, digest, warnings: _ } = self.0;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
+        if let Some(forward_auth) = &listen.forward_auth {
+            let (address, asker) = (&forward_auth.address, asker(&forward_auth.asker));
+            writeln!(f, "forward_auth        {address}{}, asked by {asker}", tls(listen))?;
+        }
         writeln!(f, "admin               {}", listen.admin)?;
         writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
         writeln!(f, "DPoP proofs         {}", proofs(&rules.proofs, dpop))?;
@@ -90,6 +95,16 @@ fn told(telemetry: &Telemetry) -> String {
         }
     };
     format!("{traces}; {} of allows logged", telemetry.log_allows.percent())
+}
+
+fn asker(asker: &Asker) -> String {
+    let flavour = match &asker.flavour {
+        Flavour::Nginx => "nginx".to_owned(),
+        Flavour::Traefik => "Traefik or Caddy".to_owned(),
+        Flavour::Envoy { path_prefix } if path_prefix.is_empty() => "Envoy".to_owned(),
+        Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
+    };
+    flavour + if asker.secret.is_some() { " with a secret" } else { "" }
 }
 
 fn source(source: &Source) -> String {

@@ -107,7 +107,8 @@ async fn answer(
     let server = Server::start(setup, gate)?;
     let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
-    tracing::info!(%ext_authz, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    let forward_auth = server.forward_auth().map(tracing::field::display);
+    tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
     let ended = tokio::select! {
         ended = server.run(ready, stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,

@@ -15,6 +15,7 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
+use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{Issuer, KeySource, PolicySet};
 use crate::telemetry::collector::Collector;
@@ -47,9 +48,11 @@ pub struct Config {
 pub struct Listen {
     /// gRPC for Envoy.
     pub ext_authz: Address,
+    /// HTTP for proxies that ask by a subrequest; none: they cannot.
+    pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
-    /// TLS on `ext_authz`; none: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; none: plain text.
     pub tls: Option<Tls>,
 }
 
@@ -61,6 +64,15 @@ pub struct Telemetry {
     pub collector: Option<Collector>,
     /// How many allowed requests get a log line at level `info`.
     pub log_allows: Share,
+}
+
+/// The listener for proxies that ask by a subrequest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// Where it is.
+    pub address: Address,
+    /// Who asks there.
+    pub asker: Asker,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.

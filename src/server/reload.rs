@@ -2,11 +2,11 @@
 //! beside it, swapped in whole, or not at all.
 
 use super::StartFailure;
-use super::tls::{self, Spoken};
+use super::tls::Spoken;
 use crate::check::{Dpop, Rules};
 use crate::clock::Clock;
 use crate::config::watch::{Sight, Watch};
-use crate::config::{self, Attempt, Config, Listen, Telemetry};
+use crate::config::{self, Attempt, Config, Listen, Telemetry, Tls};
 use crate::gate::Gate;
 use crate::policy::PolicySet;
 use crate::state::introspection;
@@ -35,7 +35,8 @@ pub struct Reloader {
     pub(super) listen: Listen,
     /// What is told about checks, which stays as well.
     pub(super) telemetry: Telemetry,
-    pub(super) tls: Option<Arc<Spoken>>,
+    /// TLS, for each listener that speaks it.
+    pub(super) tls: Vec<Arc<Spoken>>,
     pub(super) reloads: Arc<Reloads>,
 }
 
@@ -176,19 +177,16 @@ impl Reloader {
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
         let Config { listen, policies, dpop, telemetry, warnings, digest } = config;
         let old = self.gate.standing();
-        let speak = match (&self.tls, &listen.tls) {
-            (Some(_), Some(new)) if self.listen.tls.as_ref() != Some(new) => {
-                Some(tls::server(new)?)
-            }
-            _ => None,
-        };
+        let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
+        let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
+        let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
         let rules = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
         first_keys(&rules.keys).await;
 
         forget(&old.rules, &rules, self.gate.metrics());
         self.gate.replace(rules, digest);
-        if let (Some(spoken), Some(new)) = (&self.tls, speak) {
-            spoken.replace(new);
+        if !spoken.is_empty() {
+            self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
             self.listen.tls.clone_from(&listen.tls);
             tracing::info!("TLS certificate and authorities replaced, for new connections");
         }
@@ -210,6 +208,7 @@ impl Reloader {
     fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
         [
             ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
+            ("listen.forward_auth", listen.forward_auth != self.listen.forward_auth),
             ("listen.admin", listen.admin != self.listen.admin),
             ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
             ("telemetry", *telemetry != self.telemetry),

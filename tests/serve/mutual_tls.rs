@@ -88,6 +88,20 @@ impl Connector {
         Endpoint::from_static("http://localhost").connect_with_connector(self).await.ok()
     }
 
+    /// The same for another listener, over HTTP/1.1.
+    pub(crate) fn to(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        self
+    }
+
+    /// A connection.
+    pub(crate) async fn connect(self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(self.config).connect(name, stream).await
+    }
+
     pub(crate) async fn health(self) -> Option<ServingStatus> {
         health(self.channel().await?, AUTHORIZATION).await.ok()
     }
@@ -103,12 +117,8 @@ impl TowerService<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config } = self.clone();
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("localhost").unwrap();
-            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
-        })
+        let connecting = self.clone().connect();
+        Box::pin(async { connecting.await.map(TokioIo::new) })
     }
 }
 

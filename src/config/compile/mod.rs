@@ -4,6 +4,7 @@
 mod client_certificate;
 mod dpop;
 mod files;
+mod forward_auth;
 mod introspection;
 mod issuers;
 mod listen;
@@ -32,11 +33,14 @@ pub(super) fn compile(
     findings: &mut Findings,
 ) -> Option<(Listen, PolicySet, Dpop, Telemetry)> {
     let root = Path::default();
-    let at = root.key("listen");
-    let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
+    let listen = file.listen.unwrap_or_default();
+    let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
     let at = root.key("client_certificate");
     let source = file.client_certificate.unwrap_or_default();
     let client_certificate = client_certificate::compile(source, &at, findings);
+    if let Some(forward_auth) = &listen.forward_auth {
+        forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
+    }
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
     let at = root.key("telemetry");
@@ -57,9 +61,6 @@ pub(super) fn compile(
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
     Some((listen, policies, dpop, telemetry?))
 }
-
-/// What is not built is refused: nobody may rely on what is not done.
-const NOT_SUPPORTED_YET: &str = "is not supported yet: remove it";
 
 /// A check that waits for an issuer must have time left to say that it waited in vain.
 fn warn_of_slow_issuers(
