@@ -19,6 +19,10 @@ mod subrequest;
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
+#[path = "support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
+
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
@@ -38,6 +42,7 @@ use keybound::state::jwks;
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
 use keybound::uri::Origin;
+use proofs::prove;
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -206,7 +211,7 @@ impl World {
         let token = self.dpop_token();
         let mut claims = proof_claims(jti, &token);
         edit(&mut claims);
-        self.dpop_request("dpop", &token, &self.key.prove(&claims))
+        self.dpop_request("dpop", &token, &prove(&self.key, &claims))
     }
 
     async fn headers_to_client(&self, request: &auth::CheckRequest) -> Vec<String> {
@@ -576,6 +581,8 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
     assert!(!headers.iter().any(|it| it.starts_with("www-authenticate")), "{headers:?}");
 }
 
+type Edit = fn(&mut Value);
+
 #[tokio::test]
 async fn a_proof_is_good_once_and_for_what_it_was_made() {
     let world = World::new().await;
@@ -588,7 +595,6 @@ async fn a_proof_is_good_once_and_for_what_it_was_made() {
     http(&mut other_query).path = "/v1/things?x=2".to_owned();
     assert_eq!(world.reason(&other_query).await, "proof_replayed");
 
-    type Edit = fn(&mut Value);
     let refused: [(&str, Edit, &str); 7] = [
         ("method", |it| it["htm"] = json!("POST"), "proof_method_mismatch"),
         (
@@ -622,13 +628,13 @@ async fn a_dpop_bound_token_needs_a_proof_of_its_own_key() {
     let mut bearer = world.proved("jti", |_| {});
     headers(&mut bearer).insert("authorization".to_owned(), format!("Bearer {token}"));
     let both = world.token(|it| it["cnf"]["jkt"] = json!(world.jkt()));
-    let proof = |jti| world.key.prove(&proof_claims(jti, &both));
+    let proof = |jti| prove(&world.key, &proof_claims(jti, &both));
     let without = world.dpop_request("either", &both, &proof("a"));
     let cases = vec![
         case("no proof", &missing, "proof_missing"),
         case(
             "thief's",
-            &world.dpop_request("dpop", &token, &thief.prove(&claims)),
+            &world.dpop_request("dpop", &token, &prove(&thief, &claims)),
             "proof_key_mismatch",
         ),
         case("garbage", &world.dpop_request("dpop", &token, "x"), "proof_malformed"),
@@ -650,7 +656,7 @@ async fn the_target_is_at_the_origin_of_the_policy_and_forwarded_headers_never_c
     let request = |htu: &str, jti: &str| {
         let mut claims = proof_claims(jti, &token);
         claims["htu"] = json!(htu);
-        let mut request = world.dpop_request("public", &token, &world.key.prove(&claims));
+        let mut request = world.dpop_request("public", &token, &prove(&world.key, &claims));
         headers(&mut request).insert("x-forwarded-host".to_owned(), "evil.example".to_owned());
         request
     };

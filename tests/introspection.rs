@@ -20,7 +20,7 @@ use futures_util::future::{join, join_all};
 use introspection_endpoint::{IntrospectionEndpoint, Reply};
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::{Answer, Header};
-use keybound::check::{Checker, Rules, Verdict};
+use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::clock::{Clock, ManualClock, UnixTime};
 use keybound::denial::Denial;
@@ -30,12 +30,13 @@ use keybound::policy::introspection::{
     ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
 };
 use keybound::policy::{
-    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Policy, PolicySet,
+    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
     SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
 use keybound::request::{Evidence, Field, Request, Target};
 use keybound::state::introspection::{self, BadEndpoint, Introspector, Status};
 use keybound::state::jwks::{self, IssuerKeys};
+use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
@@ -448,7 +449,7 @@ async fn the_jwt_for_which_a_token_stands_goes_upstream_in_its_place() {
         let verdict = site.verdict("Bearer", "opaque", "first", None).await;
         assert_eq!(verdict.outcome, Ok(()));
         assert_eq!(verdict.facts.token.as_ref().unwrap().claims.text("sub"), Some("alice"));
-        let answer = Answer::of(&verdict, &site.rules.policies);
+        let answer = Answer::of(&verdict, &site.rules.policies, None);
         let Answer::Allow { set, remove, .. } = &answer else { panic!("{answer:?}") };
         assert_eq!((set, remove), (&vec![bearer.clone()], &vec![]));
         assert!(!format!("{verdict:?} {answer:?}").contains(&jwt), "it is a secret");
@@ -463,8 +464,8 @@ async fn what_goes_upstream_is_the_operators_to_say() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     for (authorization, forward_jwt, sets, removes) in [
         (UpstreamAuthorization::Keep, true, 1, 0),
-        (UpstreamAuthorization::Bearer, true, 1, 0),
-        (UpstreamAuthorization::Remove, true, 0, 1),
+        (UpstreamAuthorization::Bearer, true, 1, 1),
+        (UpstreamAuthorization::Remove, true, 0, 2),
         (UpstreamAuthorization::Keep, false, 0, 0),
     ] {
         let mut site = Site::new(&[&endpoint], |it| it.forward_jwt = forward_jwt).await;
@@ -472,7 +473,7 @@ async fn what_goes_upstream_is_the_operators_to_say() {
         let jwt = site.signer.sign("at+jwt", &claims());
         endpoint.reply(Reply::of("application/jwt", jwt));
         let verdict = site.verdict("Bearer", "opaque", "first", None).await;
-        let answer = Answer::of(&verdict, &site.rules.policies);
+        let answer = Answer::of(&verdict, &site.rules.policies, None);
         let Answer::Allow { set, remove, .. } = answer else { panic!("{answer:?}") };
         assert_eq!((set.len(), remove.len()), (sets, removes), "{authorization:?}");
     }
@@ -759,7 +760,8 @@ impl Site {
         let introspectors =
             introspection::start_all(&policies, &keys, &[], &shared, &Handle::current()).unwrap();
         let cache = Arc::new(TokenCache::new(TokenCacheLimits::default()));
-        let rules = Rules::new(policies, keys, introspectors, cache);
+        let dpop = Dpop::start(&ReplayRules::default(), None, &Handle::current()).unwrap();
+        let rules = Rules::new(policies, keys, introspectors, cache, dpop);
         Self { rules, checker: Checker::new(shared), clock, signer, files }
     }
 
@@ -832,12 +834,9 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
     let ids: Vec<_> = (0..issuers.len()).map(IssuerId).collect();
     let policy = |name: &str, issuers: &[IssuerId]| {
         Arc::new(Policy {
-            name: name.into(),
-            matches: Match::default(),
-            sender_constraint: SenderConstraint::IfBound,
             issuers: issuers.to_vec(),
             scopes: vec!["read".to_owned()],
-            claims: vec![],
+            ..Policy::new(name, SenderConstraint::IfBound)
         })
     };
     PolicySet {
@@ -858,6 +857,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             token_cache: TokenCacheLimits::default(),
         },
         upstream: Upstream::default(),
+        proofs: ProofRules::default(),
     }
 }
 

@@ -7,6 +7,9 @@
 #[path = "support/programs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
+#[path = "support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
 #[path = "support/tokens.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
@@ -20,6 +23,7 @@ use keybound::denial::Denial;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use programs::provisioned;
+use proofs::prove;
 use rcgen::KeyPair;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode, Version};
@@ -321,7 +325,7 @@ async fn a_client_hears_of_the_nonce_that_its_proof_needs() {
     });
     let authorization = format!("DPoP {token}");
     let call = async |it: &mut Installation, proof: &Value| {
-        let proof = key.prove(proof);
+        let proof = prove(&key, proof);
         let headers = [("authorization", authorization.as_str()), ("dpop", &proof)];
         it.call(Version::HTTP_2, None, "/either?x=1", &headers).await
     };

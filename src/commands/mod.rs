@@ -5,6 +5,7 @@ pub mod demo;
 pub mod healthcheck;
 mod schema;
 pub mod serve;
+pub mod thumbprint;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Says everything that is wrong with a configuration file, or what it would enforce
     CheckConfig(check_config::Arguments),
+    /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
+    Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
     Schema,
     /// Asks a running service whether it is ready, for probes without a shell
@@ -31,6 +34,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
             Self::CheckConfig(arguments) => check_config::run(arguments),
+            Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),
         }

@@ -38,25 +38,13 @@ impl Signer {
 
     /// A token of type `typ` with these claims (RFC 7515 §7.1).
     pub fn sign(&self, typ: &str, claims: &Value) -> String {
-        let header = Header {
-            typ: Some(typ.to_owned()),
-            kid: Some(self.kid.clone()),
-            ..Header::new(self.algorithm)
-        };
-        jsonwebtoken::encode(&header, claims, &self.key).unwrap()
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(self.algorithm) };
+        self.sign_as(typ, header, claims)
     }
-}
 
-impl Signer {
-    /// A DPoP proof with these claims (RFC 9449 §4.2).
-    pub fn prove(&self, claims: &Value) -> String {
-        let mut jwk = self.public.clone();
-        jwk.as_object_mut().unwrap().remove("kid");
-        let header = Header {
-            typ: Some("dpop+jwt".to_owned()),
-            jwk: Some(serde_json::from_value(jwk).unwrap()),
-            ..Header::new(self.algorithm)
-        };
+    /// The same, with more of a header.
+    pub fn sign_as(&self, typ: &str, header: Header, claims: &Value) -> String {
+        let header = Header { typ: Some(typ.to_owned()), alg: self.algorithm, ..header };
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
 }
