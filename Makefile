@@ -7,7 +7,7 @@ demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 test:
-	tests/provision.py envoy nginx redis
+	tests/provision.py envoy nginx redis python-tools
 	cargo test --locked
 
 lint:

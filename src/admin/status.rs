@@ -61,6 +61,7 @@ fn asking(standing: &Standing) -> Vec<introspection::Status> {
 /// Brings the metrics that are kept elsewhere up to date.
 pub fn gather(standing: &Standing, metrics: &Metrics) {
     let rules = &standing.rules;
+    metrics.forget_keys();
     for (issuer, keys) in rules.policies.issuers.iter().zip(&rules.keys) {
         let status = keys.status();
         metrics.set_keys(&issuer.name, status.keys, status.age_seconds);

@@ -1,7 +1,7 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
 use crate::client_certificate::{HeaderFormat, Source};
-use crate::config::{self, Config, Dpop, Listen, Problem};
+use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
     ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy, PolicySet,
@@ -51,7 +51,7 @@ struct Summary<'a>(&'a Config);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, policies: rules, dpop, digest, warnings: _ } = self.0;
+        let Config { listen, policies: rules, dpop, telemetry, digest, warnings: _ } = self.0;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
         if let Some(forward_auth) = &listen.forward_auth {
@@ -68,6 +68,7 @@ impl Display for Summary<'_> {
             "limits              tokens of {} bytes, {:?} per check, {} checks at once",
             limits.token_bytes, limits.check_deadline, limits.concurrent_checks
         )?;
+        writeln!(f, "telemetry           {}", told(telemetry))?;
         writeln!(f)?;
         let head =
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
@@ -94,6 +95,16 @@ fn asker(asker: &Asker) -> String {
         Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
     };
     flavour + if asker.secret.is_some() { " with a secret" } else { "" }
+}
+
+fn told(telemetry: &Telemetry) -> String {
+    let traces = match &telemetry.collector {
+        None => "no traces".to_owned(),
+        Some(it) => {
+            format!("traces to {}, {} of them begun here", it.endpoint, it.sample.percent())
+        }
+    };
+    format!("{traces}; {} of allows logged", telemetry.log_allows.percent())
 }
 
 fn source(source: &Source) -> String {

@@ -3,14 +3,17 @@
 use super::{check_config, complain};
 use crate::check::{Checker, Dpop, Rules};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Telemetry};
 use crate::gate::Gate;
 use crate::server::{Ended, Server, Setup, StartFailure};
 use crate::state::introspection;
 use crate::state::jwks::{self, IssuerKeys};
 use crate::state::token_cache::TokenCache;
+use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outlets::Outlets;
+use crate::telemetry::spans::Spans;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,8 +91,10 @@ async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFai
     let dpop = Dpop::start(&dpop.replay, dpop.nonce_keys, &Handle::current())?;
     let rules = Rules::new(policies, keys, introspectors, cache, dpop);
     let metrics = Arc::new(Metrics::new()?);
+    let (outlets, export) = outlets(config.telemetry, &clock, &metrics)?;
     let checker = Checker::new(clock);
-    let gate = Arc::new(Gate::new(checker, rules, config.digest, metrics));
+    let gate = Gate::new(checker, rules, config.digest, metrics).telling(outlets);
+    let gate = Arc::new(gate);
     let setup = Setup {
         listen: config.listen,
         shards: arguments.shards.unwrap_or_else(cores),
@@ -100,10 +105,28 @@ async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFai
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
     tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
-    tokio::select! {
-        ended = server.run(ready, stopped) => Ok(ended),
-        () = signals.forward(stop) => Ok(Ended::AtOnce),
+    let ended = tokio::select! {
+        ended = server.run(ready, stopped) => ended,
+        () = signals.forward(stop) => Ended::AtOnce,
+    };
+    if let Some(export) = export {
+        export.finish().await;
     }
+    Ok(ended)
+}
+
+/// Where checks are told, and what carries spans on from there.
+fn outlets(
+    telemetry: Telemetry,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<(Outlets, Option<Export>), StartFailure> {
+    let Some(collector) = telemetry.collector else {
+        return Ok((Outlets::new(None, telemetry.log_allows), None));
+    };
+    let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
+    let export = Export::start(collector, taken, metrics)?;
+    Ok((Outlets::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
 /// Waits until every issuer has had keys.

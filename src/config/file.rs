@@ -3,6 +3,8 @@
 //! Every field is an option, also where a value is required: what is missing is found in
 //! `compile`, together with everything else that is wrong.
 
+pub(super) mod telemetry;
+
 use super::values::{Address, AlgorithmName, ClaimValues, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -32,6 +34,8 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     /// What the upstream sees of an allowed request.
     pub(super) upstream: Option<Upstream>,
+    /// What is told about checks, besides the metrics and a log line for each denial.
+    pub(super) telemetry: Option<telemetry::Telemetry>,
 }
 
 /// Where the service listens.

@@ -17,6 +17,8 @@ pub use values::Address;
 use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::PolicySet;
+use crate::telemetry::collector::Collector;
+use crate::telemetry::sample::Share;
 use compile::Files;
 use problem::Findings;
 use std::fmt;
@@ -31,6 +33,8 @@ pub struct Config {
     pub policies: PolicySet,
     /// What DPoP needs besides the policies.
     pub dpop: Dpop,
+    /// What is told about checks.
+    pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
@@ -57,6 +61,16 @@ pub struct ForwardAuth {
     pub address: Address,
     /// Who asks there.
     pub asker: Asker,
+}
+
+/// What is told about checks, besides the metrics and a log line for each denial. It takes effect
+/// at the start of the process, as the listeners do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where spans go; none: there are no traces.
+    pub collector: Option<Collector>,
+    /// How many allowed requests get a log line at level `info`.
+    pub log_allows: Share,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.
@@ -108,9 +122,9 @@ pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies, dpop)) if problems.is_empty() => {
+        Some((listen, policies, dpop, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, dpop, warnings, digest })
+            Ok(Config { listen, policies, dpop, telemetry, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

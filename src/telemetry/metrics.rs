@@ -41,6 +41,7 @@ pub struct Metrics {
     token_cache: CacheMetrics,
     replay: ReplayMetrics,
     config_reloads: IntCounterVec,
+    spans: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,17 @@ pub enum Reload {
     Applied,
     /// The new file is bad; the old one goes on deciding.
     Refused,
+}
+
+/// What becomes of the span of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanFate {
+    /// The collector has it.
+    Exported,
+    /// There was no room for it.
+    Dropped,
+    /// The collector could not be reached or did not take it.
+    Failed,
 }
 
 /// A check is a matter of microseconds, unless something must be fetched: 25 µs to 1 s.
@@ -151,8 +163,16 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["outcome"],
             )?,
+            spans: new.counters(
+                "keybound_spans_total",
+                "Spans of sampled checks, by what became of them.",
+                &["outcome"],
+            )?,
             registry: registry.clone(),
         };
+        for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
+            metrics.spans(fate);
+        }
         for outcome in [Reload::Applied, Reload::Refused] {
             metrics.config_reloads.with_label_values(&[outcome.label()]);
         }
@@ -165,6 +185,13 @@ impl Metrics {
     /// The durations of checks that came in by `front`.
     pub(super) fn duration(&self, front: Front) -> Histogram {
         self.durations.with_label_values(&[front.label()])
+    }
+
+    /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured
+    /// does not stand there with the age that its keys had.
+    pub fn forget_keys(&self) {
+        self.jwks_keys.reset();
+        self.jwks_age.reset();
     }
 
     /// Sets what is known of an issuer's keys.
@@ -199,6 +226,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// The spans that came to this end.
+    pub fn spans(&self, fate: SpanFate) -> IntCounter {
+        self.spans.with_label_values(&[fate.label()])
+    }
+
     /// The text exposition of everything.
     pub fn exposition(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -210,6 +242,16 @@ impl Reload {
         match self {
             Self::Applied => "applied",
             Self::Refused => "refused",
+        }
+    }
+}
+
+impl SpanFate {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Exported => "exported",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
         }
     }
 }
@@ -281,6 +323,51 @@ mod tests {
         assert!(text.contains("keybound_token_cache_hits 3\n"), "{text}");
         assert!(text.contains("keybound_token_cache_misses 5\n"), "{text}");
         assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
+    }
+
+    #[test]
+    fn an_issuer_that_is_gone_leaves_no_age_behind() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_keys("https://old.example.com", 2, Some(7));
+        metrics.forget_keys();
+        metrics.set_keys("https://as.example.com", 1, None);
+        let text = metrics.exposition().unwrap();
+        assert!(!text.contains("old.example.com"), "{text}");
+        assert!(text.contains("keybound_jwks_keys{issuer=\"https://as.example.com\"} 1\n"));
+    }
+
+    #[test]
+    fn the_names_and_types_are_those_that_dashboards_know() {
+        let metrics = Metrics::new().unwrap();
+        for (vector, labels) in
+            [(&metrics.checks, 4), (&metrics.would_deny, 2), (&metrics.tokens, 2)]
+        {
+            vector.with_label_values(&vec!["x"; labels]);
+        }
+        metrics.set_keys("x", 1, Some(1));
+        metrics.set_refreshes("x", "changed", 1);
+        let text = metrics.exposition().unwrap();
+        let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
+        assert_eq!(
+            types,
+            [
+                "keybound_check_duration_seconds histogram",
+                "keybound_checks_total counter",
+                "keybound_config_reloads_total counter",
+                "keybound_jwks_age_seconds gauge",
+                "keybound_jwks_keys gauge",
+                "keybound_jwks_refreshes_total counter",
+                "keybound_replay_entries gauge",
+                "keybound_replay_recorded counter",
+                "keybound_replay_repeats counter",
+                "keybound_spans_total counter",
+                "keybound_token_cache_entries gauge",
+                "keybound_token_cache_hits counter",
+                "keybound_token_cache_misses counter",
+                "keybound_tokens_total counter",
+                "keybound_would_deny_total counter",
+            ]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod forward_auth;
 mod mutual_tls;
 mod service;
+mod traces;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -61,10 +61,20 @@ impl Envoy {
         edge: &Edge,
         client: &reqwest::Client,
     ) -> Result<Self, Failure> {
-        let directory = &edge.directory;
-        let config = directory.join("envoy.json");
+        let config = edge.directory.join("envoy.json");
         fs::write(&config, format!("{:#}\n", edge.bootstrap()))
             .map_err(|cause| Failure::new("writing Envoy's bootstrap", cause))?;
+        Self::run(binary, &config, client).await
+    }
+
+    /// Starts `binary` with the bootstrap `config`, which must have an `admin` listener, and waits
+    /// until it serves. Its own files go beside `config`.
+    pub async fn run(
+        binary: &Path,
+        config: &Path,
+        client: &reqwest::Client,
+    ) -> Result<Self, Failure> {
+        let directory = config.parent().unwrap_or_else(|| Path::new("/"));
         let admin_address = directory.join("envoy-admin");
         let mut command = Command::new(binary);
         command
@@ -73,7 +83,7 @@ impl Envoy {
             .arg("--admin-address-path")
             .arg(&admin_address)
             .arg("--config-path")
-            .arg(&config);
+            .arg(config);
         let mut process = Process::start("envoy", &mut command, &directory.join("envoy.log"))?;
         let listeners = process
             .until("live", async |_| {
@@ -84,7 +94,7 @@ impl Envoy {
                 serde_json::from_slice(&listeners.send().await.ok()?.bytes().await.ok()?).ok()
             })
             .await?;
-        Ok(Self { process, access_log: edge.access_log(), listeners })
+        Ok(Self { process, access_log: access_log_below(directory), listeners })
     }
 
     /// Where the listener `name` really listens.
@@ -119,10 +129,6 @@ impl Envoy {
 }
 
 impl Edge {
-    fn access_log(&self) -> PathBuf {
-        self.directory.join("access.log")
-    }
-
     fn bootstrap(&self) -> Value {
         let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
         let upstream = json!({"socket_address": address(self.upstream)});
@@ -293,10 +299,14 @@ fn cluster(name: &str, address: &Value, options: &Value) -> Value {
     })
 }
 
+fn access_log_below(directory: &Path) -> PathBuf {
+    directory.join("access.log")
+}
+
 fn access_log(edge: &Edge) -> Value {
     json!({"name": "envoy.access_loggers.file", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        "path": edge.access_log(),
+        "path": access_log_below(&edge.directory),
         "log_format": {"json_format": {
             "scenario": "%REQ(X-SCENARIO)%",
             "protocol": "%PROTOCOL%",

@@ -10,6 +10,7 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod telemetry;
 mod upkeep;
 mod upstream;
 mod url;
@@ -17,9 +18,9 @@ mod url;
 pub use dpop::Dpop;
 pub(super) use files::{Files, read_file};
 
-use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
+use super::{Listen, Telemetry};
 use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet, Dpop)> {
+) -> Option<(Listen, PolicySet, Dpop, Telemetry)> {
     let root = Path::default();
     let listen = file.listen.unwrap_or_default();
     let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
@@ -42,6 +43,8 @@ pub(super) fn compile(
     }
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+    let at = root.key("telemetry");
+    let telemetry = telemetry::compile(file.telemetry.unwrap_or_default(), &at, files, findings);
 
     let dpop = dpop::compile(file.dpop.unwrap_or_default(), &root.key("dpop"), files, findings);
 
@@ -56,7 +59,7 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
-    Some((listen, policies, dpop))
+    Some((listen, policies, dpop, telemetry?))
 }
 
 /// A check that waits for an issuer must have time left to say that it waited in vain.

@@ -91,10 +91,10 @@ async fn read_past<B: Body<Data = Bytes>>(body: B) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Flavour, Secret};
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
+    use crate::front::forward_auth::{Flavour, Secret};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
