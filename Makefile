@@ -1,6 +1,6 @@
 # Knows what is done with this repository from day to day.
 
-.PHONY: demo test lint
+.PHONY: bench demo test lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools.
 demo:
@@ -9,6 +9,10 @@ demo:
 test:
 	tests/provision.py envoy nginx redis python-tools
 	cargo test --locked
+
+# What a check costs in this process, as differences and ratios within one run.
+bench:
+	cargo bench --locked --bench checks
 
 lint:
 	cargo fmt --check

@@ -23,7 +23,6 @@ use keybound::denial::Denial;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use programs::provisioned;
-use proofs::prove;
 use rcgen::KeyPair;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode, Version};
@@ -325,7 +324,7 @@ async fn a_client_hears_of_the_nonce_that_its_proof_needs() {
     });
     let authorization = format!("DPoP {token}");
     let call = async |it: &mut Installation, proof: &Value| {
-        let proof = prove(&key, proof);
+        let proof = proofs::prove(&key, proof);
         let headers = [("authorization", authorization.as_str()), ("dpop", &proof)];
         it.call(Version::HTTP_2, None, "/either?x=1", &headers).await
     };

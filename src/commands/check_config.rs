@@ -87,16 +87,6 @@ fn tls(listen: &Listen) -> &'static str {
     }
 }
 
-fn asker(asker: &Asker) -> String {
-    let flavour = match &asker.flavour {
-        Flavour::Nginx => "nginx".to_owned(),
-        Flavour::Traefik => "Traefik or Caddy".to_owned(),
-        Flavour::Envoy { path_prefix } if path_prefix.is_empty() => "Envoy".to_owned(),
-        Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
-    };
-    flavour + if asker.secret.is_some() { " with a secret" } else { "" }
-}
-
 fn told(telemetry: &Telemetry) -> String {
     let traces = match &telemetry.collector {
         None => "no traces".to_owned(),
@@ -105,6 +95,16 @@ fn told(telemetry: &Telemetry) -> String {
         }
     };
     format!("{traces}; {} of allows logged", telemetry.log_allows.percent())
+}
+
+fn asker(asker: &Asker) -> String {
+    let flavour = match &asker.flavour {
+        Flavour::Nginx => "nginx".to_owned(),
+        Flavour::Traefik => "Traefik or Caddy".to_owned(),
+        Flavour::Envoy { path_prefix } if path_prefix.is_empty() => "Envoy".to_owned(),
+        Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
+    };
+    flavour + if asker.secret.is_some() { " with a secret" } else { "" }
 }
 
 fn source(source: &Source) -> String {

@@ -54,15 +54,6 @@ pub struct Listen {
     pub tls: Option<Tls>,
 }
 
-/// The listener for proxies that ask by a subrequest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardAuth {
-    /// Where it is.
-    pub address: Address,
-    /// Who asks there.
-    pub asker: Asker,
-}
-
 /// What is told about checks, besides the metrics and a log line for each denial. It takes effect
 /// at the start of the process, as the listeners do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +62,15 @@ pub struct Telemetry {
     pub collector: Option<Collector>,
     /// How many allowed requests get a log line at level `info`.
     pub log_allows: Share,
+}
+
+/// The listener for proxies that ask by a subrequest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// Where it is.
+    pub address: Address,
+    /// Who asks there.
+    pub asker: Asker,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.
