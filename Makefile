@@ -8,6 +8,7 @@ demo:
 
 test:
 	tests/provision.py envoy nginx redis python-tools
+	-tests/provision.py chromium
 	cargo test --locked
 
 # What a check costs in this process, as differences and ratios within one run.

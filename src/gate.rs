@@ -7,6 +7,7 @@ use crate::client_certificate::Source;
 use crate::denial::Denial;
 use crate::policy::Limits;
 use crate::request::Request;
+use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::outlets::{Outlets, Told};
@@ -27,6 +28,7 @@ pub struct Gate {
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
     outlets: Outlets,
+    denials: Denials,
 }
 
 /// What decides at present, and what goes with it.
@@ -56,8 +58,8 @@ impl Gate {
     /// A gate at which `rules` decide.
     pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
         let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
-        let outlets = Outlets::default();
-        Self { checker, standing, under_way: AtomicUsize::new(0), metrics, outlets }
+        let (outlets, denials) = (Outlets::default(), Denials::default());
+        Self { checker, standing, under_way: AtomicUsize::new(0), metrics, outlets, denials }
     }
 
     /// The same gate, which tells about checks there.
@@ -79,6 +81,11 @@ impl Gate {
     /// All metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The last denials.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// How many requests are on their way.
@@ -174,7 +181,9 @@ impl Passage<'_> {
         let elapsed = self.started.elapsed();
         self.standing.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
-        self.gate.outlets.tell(&Told { front, caller, request, verdict, elapsed });
+        let told = Told { front, caller, request, verdict, elapsed };
+        self.gate.outlets.tell(&told);
+        self.gate.denials.note(&told);
         Answer::of(verdict, &self.standing.rules.policies, request)
     }
 }

@@ -7,22 +7,30 @@
 //! ```
 
 pub mod connection;
+pub mod reload;
 pub mod shard;
 pub mod tls;
 
 use crate::admin::{ACCEPT_PAUSE, Admin};
-use crate::config::{Address, Listen};
+use crate::clock::Clock;
+use crate::config::watch::Watch;
+use crate::config::{Address, Ingredient, Listen, Telemetry};
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
 use crate::listener::Listener;
+use crate::telemetry::history::History;
+use crate::telemetry::reloads::Reloads;
 use connection::{Front, Serving};
 use futures_util::future::join_all;
+use reload::Reloader;
 use shard::Shards;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::Spoken;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -51,6 +59,7 @@ pub struct Server {
     shards: Shards,
     health: Arc<Health>,
     gate: Arc<Gate>,
+    reloads: Arc<Reloads>,
     tasks: JoinSet<()>,
 }
 
@@ -93,7 +102,8 @@ impl Server {
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(companions::report(reporter, health.watch()));
-        Ok(Self { setup, ext_authz, forward_auth, admin, shards, health, gate, tasks })
+        let reloads = Arc::default();
+        Ok(Self { setup, ext_authz, forward_auth, admin, shards, health, gate, reloads, tasks })
     }
 
     /// Where the gRPC service listens.
@@ -111,6 +121,28 @@ impl Server {
         self.admin.bound()
     }
 
+    /// What it does when the configuration in the file at `path` changes, which was made from
+    /// `ingredients`. `telemetry` is what it began with.
+    pub fn reloader(
+        &self,
+        path: &Path,
+        ingredients: Vec<Ingredient>,
+        telemetry: Telemetry,
+        clock: Arc<dyn Clock>,
+    ) -> Reloader {
+        let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
+        Reloader {
+            path: path.to_owned(),
+            watch: Watch::over(ingredients),
+            clock,
+            gate: Arc::clone(&self.gate),
+            listen: self.setup.listen.clone(),
+            telemetry,
+            tls: doors.filter_map(|it| it.serving.tls.clone()).collect(),
+            reloads: Arc::clone(&self.reloads),
+        }
+    }
+
     /// Answers. It is ready once `ready` ends, drains at the first message on `stop` and ends at
     /// once at the second.
     pub async fn run(
@@ -118,12 +150,24 @@ impl Server {
         ready: impl Future<Output = ()> + Send + 'static,
         mut stop: mpsc::Receiver<()>,
     ) -> Ended {
-        let Self { setup, ext_authz, forward_auth, admin, shards, health, gate, mut tasks } = self;
+        let Self {
+            setup,
+            ext_authz,
+            forward_auth,
+            admin,
+            shards,
+            health,
+            gate,
+            reloads,
+            mut tasks,
+        } = self;
         let pages = Admin {
             gate,
             health: Arc::clone(&health),
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
+            reloads,
+            history: History::since(Instant::now()),
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({
@@ -172,7 +216,8 @@ impl Door {
             Front::ExtAuthz(_) => ("ext_authz", &b"h2"[..]),
             Front::ForwardAuth(_) => ("forward_auth", &b"http/1.1"[..]),
         };
-        let tls = listen.tls.as_ref().map(|it| tls::server(it, protocol)).transpose()?;
+        let tls =
+            listen.tls.as_ref().map(|it| Spoken::new(it, protocol)).transpose()?.map(Arc::new);
         let listener = Listener::bind(address)?;
         Ok(Self { name, listener, serving: Serving { front, tls, phases: health.watch() } })
     }

@@ -193,7 +193,7 @@ PROGRAMS = {
         "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
     ),
     "nginx": ("nginx", "nginx", "nginx", debian("nginx", "usr/sbin/nginx")),
-    "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/bin/chromium")),
+    "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/lib/chromium/chromium")),
     "cargo-deny": (
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
     ),

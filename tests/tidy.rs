@@ -233,6 +233,7 @@ fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     files(&root().join("src"), &mut found);
     let read = |it: PathBuf| Source { path: relative(&it), text: fs::read_to_string(it).unwrap() };
+    found.retain(|it| it.extension().is_some_and(|it| it == "rs"));
     let found: Vec<_> = found.into_iter().map(read).collect();
     assert!(50 < found.len());
     found

@@ -413,7 +413,7 @@ pub(super) struct Match {
 pub(super) enum SenderConstraint {
     /// To a client certificate (RFC 8705).
     Certificate,
-    /// To a DPoP key (RFC 9449). Not supported yet: every request is denied.
+    /// To a DPoP key (RFC 9449).
     Dpop,
     /// To one of the two.
     Either,
@@ -429,7 +429,7 @@ pub(super) enum SenderConstraint {
 pub(super) enum Mode {
     /// It is.
     Enforce,
-    /// It lets through what would be denied, and tells. Not supported yet.
+    /// It lets through what would be denied, and tells.
     Report,
 }
 

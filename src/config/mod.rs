@@ -7,6 +7,7 @@ mod problem;
 mod schema;
 mod tree;
 mod values;
+pub mod watch;
 mod yaml;
 
 pub use compile::Dpop;
@@ -16,13 +17,14 @@ pub use values::Address;
 
 use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
-use crate::policy::PolicySet;
+use crate::policy::{Issuer, KeySource, PolicySet};
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;
 use compile::Files;
 use problem::Findings;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A configuration that can be put into effect.
 #[derive(Debug)]
@@ -94,14 +96,58 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// An attempt to make a configuration of a file.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The configuration, or all of its problems in the order of the file.
+    pub outcome: Result<Config, Vec<Problem>>,
+    /// What it was made from: were one of these files another, the outcome might be, too. The
+    /// first is the configuration file. Files of keys that are in use are not among them, for
+    /// [`crate::state::jwks`] reads those anew by itself.
+    pub ingredients: Vec<Ingredient>,
+}
+
+/// A file that a configuration is made from, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingredient {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of what was in it; none: it could not be read.
+    pub content: Option<Thumbprint>,
+}
+
 /// The configuration in the file at `path`, with the files that it names relative to its folder.
 ///
 /// The errors are all of its problems, in the order of the file.
 pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let bytes = compile::read_file(path).map_err(|message| vec![Problem::of_file(message)])?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => from_str(text, folder),
+    attempt(path).outcome
+}
+
+/// Makes a configuration of the file at `path`, and says of what files it is made.
+pub fn attempt(path: &Path) -> Attempt {
+    let found = compile::read_file(path);
+    let content = found.as_deref().ok().map(Thumbprint::of);
+    let files = Files::below(path.parent().unwrap_or_else(|| Path::new("")));
+    let outcome = match found {
+        Ok(bytes) => from_bytes(&bytes, &files),
+        Err(message) => Err(vec![Problem::of_file(message)]),
+    };
+    let mut ingredients = vec![Ingredient { path: path.to_owned(), content }];
+    ingredients.extend(files.into_ingredients());
+    if let Ok(config) = &outcome {
+        let is_of_keys = |it: &Ingredient| {
+            let source =
+                |issuer: &Arc<Issuer>| issuer.keys.source == KeySource::File(it.path.clone());
+            config.policies.issuers.iter().any(source)
+        };
+        ingredients.retain(|it| !is_of_keys(it));
+    }
+    Attempt { outcome, ingredients }
+}
+
+fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
+    match str::from_utf8(bytes) {
+        Ok(text) => from_text(text, files),
         Err(error) => {
             let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = good.split(|it| *it == b'\n').count();
@@ -115,10 +161,14 @@ pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
 ///
 /// The errors are all of its problems, in the order of the text.
 pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
+    from_text(text, &Files::below(folder))
+}
+
+fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     let mut findings = Findings::default();
     let compiled = yaml::read(text, &mut findings).and_then(|tree| {
         let file = tree::read(tree, &mut findings)?;
-        compile::compile(file, &Files::below(folder), &mut findings)
+        compile::compile(file, files, &mut findings)
     });
     let (problems, warnings) = findings.finish();
     match compiled {

@@ -1,6 +1,7 @@
 //! Knows how one connection is served, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1
 //! for proxies that ask by subrequest.
 
+use super::tls::Spoken;
 use crate::front::{ext_authz, forward_auth};
 use crate::health::{Phase, reached};
 use crate::listener::Socket;
@@ -16,8 +17,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 /// What the connections of a listener are served with.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ pub struct Serving {
     /// What answers.
     pub front: Front,
     /// TLS, if it is spoken.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Spoken>>,
     /// When to end.
     pub phases: watch::Receiver<Phase>,
 }
@@ -75,7 +74,7 @@ async fn try_serve(socket: Socket, serving: Serving) -> Result<(), Failure> {
     match serving.tls.clone() {
         None => speak(stream, serving).await,
         Some(tls) => {
-            let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await??;
+            let stream = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
             speak(stream, serving).await
         }
     }

@@ -80,7 +80,7 @@ fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
 }
 
 /// The beginning of a value of any length.
-fn shortened(value: &str) -> &str {
+pub(super) fn shortened(value: &str) -> &str {
     value.char_indices().nth(VALUE_CHARS).and_then(|(end, _)| value.get(..end)).unwrap_or(value)
 }
 

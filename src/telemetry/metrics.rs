@@ -1,5 +1,7 @@
 //! Knows every metric by name (Prometheus).
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -78,6 +80,17 @@ pub struct ReplayFigures {
     pub repeats: u64,
     /// What it holds.
     pub entries: u64,
+}
+
+/// How often a policy decided for a reason since the start, by one of the fronts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decisions {
+    /// The policy; empty when none could be chosen.
+    pub policy: String,
+    /// The reason; `allowed` is one.
+    pub reason: String,
+    /// How often.
+    pub total: f64,
 }
 
 /// How an attempt to reload the configuration ended.
@@ -187,6 +200,23 @@ impl Metrics {
         self.durations.with_label_values(&[front.label()])
     }
 
+    /// Every decision so far.
+    pub fn decisions(&self) -> Vec<Decisions> {
+        let families = self.checks.collect();
+        let series = families.iter().flat_map(MetricFamily::get_metric);
+        series
+            .map(|it| {
+                let label = |name| it.get_label().iter().find(|it| it.name() == name);
+                let text = |name| label(name).map_or("", |it| it.value());
+                Decisions {
+                    policy: text("policy").to_owned(),
+                    reason: text("reason").to_owned(),
+                    total: it.get_counter().get_value(),
+                }
+            })
+            .collect()
+    }
+
     /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured
     /// does not stand there with the age that its keys had.
     pub fn forget_keys(&self) {
@@ -205,6 +235,27 @@ impl Metrics {
     /// Brings the count of refreshes that ended with `outcome` up to `total`.
     pub fn set_refreshes(&self, issuer: &str, outcome: &str, total: u64) {
         raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
+    }
+
+    /// Forgets the refreshes of an issuer's keys that are no longer kept, or kept anew: what comes
+    /// next counts from zero. `outcomes` are those of [`Self::set_refreshes`].
+    pub fn forget_refreshes(&self, issuer: &str, outcomes: impl IntoIterator<Item = &'static str>) {
+        for outcome in outcomes {
+            // An error says that there was no such series.
+            drop(self.jwks_refreshes.remove_label_values(&[issuer, outcome]));
+        }
+    }
+
+    /// Forgets what is known of the token cache, for there is a new one that counts from zero.
+    pub fn forget_token_cache(&self) {
+        self.token_cache.hits.reset();
+        self.token_cache.misses.reset();
+    }
+
+    /// Forgets what is known of the replay store, for there is a new one that counts from zero.
+    pub fn forget_replay(&self) {
+        self.replay.recorded.reset();
+        self.replay.repeats.reset();
     }
 
     /// Sets what is known of the token cache.
@@ -238,7 +289,8 @@ impl Metrics {
 }
 
 impl Reload {
-    const fn label(self) -> &'static str {
+    /// The label in metrics and `/status`.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Refused => "refused",

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::codegen::Service as TowerService;
 use tonic::codegen::http::Uri;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -35,14 +35,15 @@ fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
     (params.signed_by(&key, authority).unwrap(), key)
 }
 
+/// What the service needs: a certificate for `localhost`, its key, and the clients' authority.
+pub(crate) fn tls_files(authority: &Authority) -> [(&'static str, String); 3] {
+    let (certificate, key) = issue(authority, "localhost");
+    [("tls.pem", certificate.pem()), ("key.pem", key.serialize_pem()), ("ca.pem", authority.pem())]
+}
+
 /// Writes what the service needs and makes the configuration name it.
 pub(crate) fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
-    let (certificate, key) = issue(authority, "localhost");
-    let files = [
-        ("tls.pem", certificate.pem()),
-        ("key.pem", key.serialize_pem()),
-        ("ca.pem", authority.pem()),
-    ];
+    let files = tls_files(authority);
     move |folder, config| {
         for (name, content) in files {
             std::fs::write(folder.join(name), content).unwrap();
@@ -83,6 +84,10 @@ impl Connector {
         Self { address: service.ext_authz.clone(), config: Arc::new(config) }
     }
 
+    pub(crate) async fn channel(self) -> Option<Channel> {
+        Endpoint::from_static("http://localhost").connect_with_connector(self).await.ok()
+    }
+
     /// The same for another listener, over HTTP/1.1.
     pub(crate) fn to(mut self, address: &str) -> Self {
         address.clone_into(&mut self.address);
@@ -97,10 +102,8 @@ impl Connector {
         TlsConnector::from(self.config).connect(name, stream).await
     }
 
-    async fn health(self) -> Option<ServingStatus> {
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(self).await.ok()?;
-        health(channel, AUTHORIZATION).await.ok()
+    pub(crate) async fn health(self) -> Option<ServingStatus> {
+        health(self.channel().await?, AUTHORIZATION).await.ok()
     }
 }
 

@@ -69,7 +69,7 @@ impl Twin {
             upstream: told.upstream.clone(),
             proofs: told.proofs.clone(),
         };
-        let dpop = Dpop { nonces: Arc::clone(&rules.dpop.nonces), ..self.dpop.clone() };
+        let dpop = Dpop::new(Arc::clone(&self.dpop.replay), Arc::clone(&rules.dpop.nonces));
         Rules::new(policies, rules.keys.clone(), vec![], Arc::clone(&self.cache), dpop)
     }
 }

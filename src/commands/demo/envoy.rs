@@ -41,6 +41,8 @@ pub struct Edge {
     pub listeners: Vec<Listener>,
     /// Where their requests go.
     pub upstream: SocketAddr,
+    /// Whether they go there by HTTP/2, as gRPC must.
+    pub upstream_http2: bool,
     /// Holds `edge.pem` and `edge.key`, with which it serves, and `ca.pem`, which its clients'
     /// certificates must come from. Its own files go there as well.
     pub directory: PathBuf,
@@ -132,7 +134,14 @@ impl Edge {
     fn bootstrap(&self) -> Value {
         let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
         let upstream = json!({"socket_address": address(self.upstream)});
-        let mut clusters = vec![cluster("upstream", &upstream, &json!({}))];
+        // gRPC is HTTP/2, which Envoy must be told to speak.
+        let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }});
+        let usual = json!({});
+        let protocol = if self.upstream_http2 { &h2 } else { &usual };
+        let mut clusters = vec![cluster("upstream", &upstream, protocol)];
         for listener in &self.listeners {
             let authorizer = match &listener.authorizer {
                 Authorizer::Tcp(it) | Authorizer::Http(it) => {
@@ -140,16 +149,11 @@ impl Edge {
                 }
                 Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
             };
-            // gRPC is HTTP/2, which Envoy must be told to speak.
-            let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }});
-            let options = match &listener.authorizer {
-                Authorizer::Tcp(_) | Authorizer::Unix(_) => h2,
-                Authorizer::Http(_) => json!({}),
+            let protocol = match &listener.authorizer {
+                Authorizer::Tcp(_) | Authorizer::Unix(_) => &h2,
+                Authorizer::Http(_) => &usual,
             };
-            clusters.push(cluster(&listener.cluster(), &authorizer, &options));
+            clusters.push(cluster(&listener.cluster(), &authorizer, protocol));
         }
         json!({
             "admin": {"address": any_port()},
