@@ -172,6 +172,11 @@ impl Passage<'_> {
         self.tell(Some(request), &verdict)
     }
 
+    /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
+    pub fn unheard(&self) -> Answer {
+        Answer::refused(Denial::RequestMalformed, &self.standing.rules.policies)
+    }
+
     /// Refuses a request that never became one, and tells about it.
     pub fn refuse(&self, denial: Denial) -> Answer {
         self.tell(None, &Verdict { outcome: Err(denial), facts: Facts::default() })

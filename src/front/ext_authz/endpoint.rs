@@ -1,7 +1,7 @@
 //! Knows the methods that gRPC clients may call here, and how a check is answered.
 
 use super::companions::{AUTHORIZATION, Companions};
-use super::grpc::{self, MESSAGE_BYTES, Reply};
+use super::grpc::{self, Fault, MESSAGE_BYTES, Reply};
 use super::{encode, wire};
 use crate::answer::Answer;
 use crate::denial::Denial;
@@ -64,7 +64,10 @@ fn is_check(path: &str) -> bool {
 
 async fn check<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Bytes {
     let message = match receive(passage, body).await {
-        Ok(message) => message,
+        Ok(Ok(message)) => message,
+        // Who breaks the stream has given up: there is nobody to deny anything to.
+        Ok(Err(Fault::Broken)) => return encoded(&passage.unheard()),
+        Ok(Err(fault)) => return encoded(&passage.refuse(fault.into())),
         Err(denial) => return encoded(&passage.refuse(denial)),
     };
     let answer = match wire::read(&message, passage.standing().certificate_header()) {
@@ -74,9 +77,12 @@ async fn check<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Bytes {
     encoded(&answer)
 }
 
-async fn receive<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Result<Bytes, Denial> {
+async fn receive<B: Body<Data = Bytes>>(
+    passage: &Passage<'_>,
+    body: B,
+) -> Result<Result<Bytes, Fault>, Denial> {
     passage.admit()?;
-    Ok(passage.in_time(grpc::read_message(body, MESSAGE_BYTES)).await??)
+    passage.in_time(grpc::read_message(body, MESSAGE_BYTES)).await
 }
 
 fn encoded(answer: &Answer) -> Bytes {
