@@ -137,7 +137,7 @@ async fn decide(
 
     let constraint = policy.sender_constraint;
     let to_prove = token.confirmation.to_prove(constraint, credentials.scheme);
-    let binding = || steps::binding(&token.confirmation, constraint);
+    let binding = || steps::binding(&token.confirmation, constraint, credentials.scheme);
     let to_prove = facts.trail.tell(to_prove, |_| binding())?;
     let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
     // The issuer is not asked for the sake of somebody who cannot use the token.

@@ -6,7 +6,7 @@ use crate::jose::jws::Header;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
-use crate::oauth::credentials::{Credentials, Token};
+use crate::oauth::credentials::{Credentials, Scheme, Token};
 use crate::policy::{ClaimRule, SenderConstraint};
 use crate::request::{Evidence, Field, Request};
 use crate::trail::Finding;
@@ -62,7 +62,11 @@ pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
 }
 
 /// What the token is bound to, and what the policy makes of that.
-pub(super) fn binding(confirmation: &Confirmation, constraint: SenderConstraint) -> Finding {
+pub(super) fn binding(
+    confirmation: &Confirmation,
+    constraint: SenderConstraint,
+    scheme: Scheme,
+) -> Finding {
     let Confirmation { x5t_s256, jkt, unknown_only } = confirmation;
     let certificate = x5t_s256.map(|_| "a certificate (cnf.x5t#S256)");
     let key = jkt.map(|_| "a DPoP key (cnf.jkt)");
@@ -70,14 +74,14 @@ pub(super) fn binding(confirmation: &Confirmation, constraint: SenderConstraint)
     let bound: Vec<_> = [certificate, key, unknown].into_iter().flatten().collect();
     let found = if bound.is_empty() { "to nothing".to_owned() } else { bound.join(" and ") };
     let wanted = match constraint {
-        SenderConstraint::Certificate => "a certificate; all that it is bound to is proved",
-        SenderConstraint::Dpop => "a DPoP key; all that it is bound to is proved",
-        SenderConstraint::Either => "either; all that it is bound to is proved",
-        SenderConstraint::IfBound => "anything; what it is bound to is proved",
-        SenderConstraint::None => "anything, and nothing is proved",
+        SenderConstraint::Certificate => "a certificate",
+        SenderConstraint::Dpop => "a DPoP key",
+        SenderConstraint::Either => "a certificate or a DPoP key",
+        SenderConstraint::IfBound => "anything, or nothing",
+        SenderConstraint::None => "anything, for the policy has nothing proved",
     };
-    Finding::new("binding", "cnf", found)
-        .wanting(format!("{wanted}; a DPoP key comes as DPoP, and nothing else does"))
+    Finding::new("binding", "cnf", format!("{found}, sent as {}", scheme.name()))
+        .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
 }
 
 /// Where the client certificate would be, and what is there.

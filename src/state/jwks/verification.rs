@@ -54,7 +54,7 @@ impl IssuerKeys {
     fn set_finding(&self) -> Finding {
         let status = self.status();
         let had = match status.age_seconds {
-            Some(age) => format!("{} keys, {age}s old", status.keys),
+            Some(age) => format!("keys: {}, {age}s old", status.keys),
             None => "none so far".to_owned(),
         };
         let error = status.last_error.map_or_else(String::new, |it| format!("; {}", it.what));
