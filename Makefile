@@ -1,14 +1,19 @@
 # Knows what is done with this repository from day to day.
 
-.PHONY: demo test lint
+.PHONY: bench demo test lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools.
 demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 test:
-	tests/provision.py envoy redis
+	tests/provision.py envoy redis python-tools
+	-tests/provision.py chromium
 	cargo test --locked
+
+# What a check costs in this process, as differences and ratios within one run.
+bench:
+	cargo bench --locked --bench checks
 
 lint:
 	cargo fmt --check

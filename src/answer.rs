@@ -22,6 +22,14 @@ pub struct Header {
     pub value: String,
 }
 
+impl Header {
+    /// Whether it may go out. A control character would be written as it stands: a line break would
+    /// begin another header.
+    pub fn is_sendable(&self) -> bool {
+        !self.value.chars().any(char::is_control)
+    }
+}
+
 /// What is told to the proxy about the decision, as dynamic metadata.
 pub type Metadata = Vec<(&'static str, Cow<'static, str>)>;
 

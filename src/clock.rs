@@ -153,6 +153,11 @@ impl fmt::Display for UnixTime {
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The current time.
     fn now(&self) -> UnixTime;
+
+    /// The current time in nanoseconds since the epoch, for traces. No check looks at it.
+    fn unix_nanos(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(0).saturating_mul(1_000_000)
+    }
 }
 
 /// The machine's clock.
@@ -160,11 +165,18 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     fn now(&self) -> UnixTime {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixTime(millis(since))
+        UnixTime(millis(since_the_epoch()))
     }
+
+    fn unix_nanos(&self) -> u64 {
+        u64::try_from(since_the_epoch().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+fn since_the_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A clock that stands still until it is told otherwise, for `explain --at` and for tests.

@@ -7,9 +7,11 @@ use crate::client_certificate::Source;
 use crate::denial::Denial;
 use crate::policy::Limits;
 use crate::request::Request;
-use crate::telemetry::check_log;
+use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
+use crate::telemetry::outlets::{Outlets, Told};
+use crate::telemetry::trace_context::TraceParent;
 use arc_swap::ArcSwap;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -25,6 +27,8 @@ pub struct Gate {
     standing: ArcSwap<Standing>,
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
+    outlets: Outlets,
+    denials: Denials,
 }
 
 /// What decides at present, and what goes with it.
@@ -47,13 +51,21 @@ pub struct Passage<'g> {
     front: Front,
     started: Instant,
     crowded: bool,
+    caller: Option<TraceParent>,
 }
 
 impl Gate {
     /// A gate at which `rules` decide.
     pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
         let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
-        Self { checker, standing, under_way: AtomicUsize::new(0), metrics }
+        let (outlets, denials) = (Outlets::default(), Denials::default());
+        Self { checker, standing, under_way: AtomicUsize::new(0), metrics, outlets, denials }
+    }
+
+    /// The same gate, which tells about checks there.
+    #[must_use]
+    pub fn telling(self, outlets: Outlets) -> Self {
+        Self { outlets, ..self }
     }
 
     /// Lets `rules` decide from here on. Requests that are on their way keep the old ones.
@@ -71,6 +83,11 @@ impl Gate {
         &self.metrics
     }
 
+    /// The last denials.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
     /// How many requests are on their way.
     pub fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
@@ -82,7 +99,7 @@ impl Gate {
         let standing = self.standing();
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         let crowded = standing.limits().concurrent_checks <= before;
-        Passage { gate: self, standing, front, started, crowded }
+        Passage { gate: self, standing, front, started, crowded, caller: None }
     }
 }
 
@@ -106,6 +123,13 @@ impl Standing {
 }
 
 impl Passage<'_> {
+    /// The same passage, made in the span that the `traceparent` of the proxy's call names.
+    #[must_use]
+    pub fn within(mut self, traceparent: Option<&[u8]>) -> Self {
+        self.caller = traceparent.and_then(TraceParent::read);
+        self
+    }
+
     /// What decides about this request.
     pub fn standing(&self) -> &Standing {
         &self.standing
@@ -156,7 +180,10 @@ impl Passage<'_> {
     fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) -> Answer {
         let elapsed = self.started.elapsed();
         self.standing.meters.record(self.front, verdict, elapsed);
-        check_log::write(self.front, request, verdict, elapsed);
+        let (front, caller) = (self.front, self.caller);
+        let told = Told { front, caller, request, verdict, elapsed };
+        self.gate.outlets.tell(&told);
+        self.gate.denials.note(&told);
         Answer::of(verdict, &self.standing.rules.policies, request)
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// A request under check.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The policy that the proxy's own configuration names for this route, if it names one.
     pub policy: Option<&'a str>,
@@ -84,7 +84,7 @@ impl fmt::Debug for Field<'_> {
 
 /// All that may tell the client's certificate. What of it counts is the operator's to say
 /// ([`crate::client_certificate::Source`]).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence<'a> {
     /// The certificate of the peer of the proxy's connection: URL-encoded PEM; empty if none.
     pub peer_certificate: &'a [u8],

@@ -7,22 +7,31 @@
 //! ```
 
 pub mod connection;
+pub mod reload;
 pub mod shard;
 pub mod tls;
 
 use crate::admin::{ACCEPT_PAUSE, Admin};
-use crate::config::{Address, Listen};
+use crate::clock::Clock;
+use crate::config::watch::Watch;
+use crate::config::{Address, Ingredient, Listen, Telemetry};
 use crate::front::ext_authz::companions::{self, Companions};
-use crate::front::ext_authz::endpoint::Endpoint;
+use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
 use crate::listener::Listener;
-use connection::Serving;
+use crate::telemetry::history::History;
+use crate::telemetry::reloads::Reloads;
+use connection::{Front, Serving};
+use futures_util::future::join_all;
+use reload::Reloader;
 use shard::Shards;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tls::Spoken;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -44,12 +53,22 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Server {
     setup: Setup,
-    ext_authz: Listener,
+    ext_authz: Door,
+    forward_auth: Option<Door>,
     admin: Listener,
     shards: Shards,
     health: Arc<Health>,
     gate: Arc<Gate>,
+    reloads: Arc<Reloads>,
     tasks: JoinSet<()>,
+}
+
+/// Where proxies come in.
+#[derive(Debug)]
+struct Door {
+    name: &'static str,
+    listener: Listener,
+    serving: Serving,
 }
 
 /// How a run ended.
@@ -67,30 +86,61 @@ pub type StartFailure = Box<dyn std::error::Error + Send + Sync>;
 impl Server {
     /// Listens, and starts the shards. To be called on the tokio runtime on which it will run.
     pub fn start(setup: Setup, gate: Arc<Gate>) -> Result<Self, StartFailure> {
-        let tls = setup.listen.tls.as_ref().map(tls::server).transpose()?;
-        let ext_authz = Listener::bind(&setup.listen.ext_authz)?;
-        let admin = Listener::bind(&setup.listen.admin)?;
         let health = Arc::new(Health::default());
         let (companions, reporter) = Companions::new()?;
-        let serving = Serving {
-            endpoint: Arc::new(Endpoint::new(Arc::clone(&gate), companions)),
-            tls,
-            phases: health.watch(),
-        };
-        let shards = Shards::start(setup.shards, &serving, setup.drain_deadline)?;
+        let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), companions);
+        let front = Front::ExtAuthz(Arc::new(endpoint));
+        let ext_authz = Door::open(&setup.listen.ext_authz, front, &setup.listen, &health)?;
+        let forward_auth = setup.listen.forward_auth.as_ref().map(|it| {
+            let asker = it.asker.clone();
+            let endpoint = forward_auth::endpoint::Endpoint::new(Arc::clone(&gate), asker);
+            let front = Front::ForwardAuth(Arc::new(endpoint));
+            Door::open(&it.address, front, &setup.listen, &health)
+        });
+        let forward_auth = forward_auth.transpose()?;
+        let admin = Listener::bind(&setup.listen.admin)?;
+        let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(companions::report(reporter, health.watch()));
-        Ok(Self { setup, ext_authz, admin, shards, health, gate, tasks })
+        let reloads = Arc::default();
+        Ok(Self { setup, ext_authz, forward_auth, admin, shards, health, gate, reloads, tasks })
     }
 
     /// Where the gRPC service listens.
     pub fn ext_authz(&self) -> &Address {
-        self.ext_authz.bound()
+        self.ext_authz.listener.bound()
+    }
+
+    /// Where the HTTP service for subrequests listens, if it does.
+    pub fn forward_auth(&self) -> Option<&Address> {
+        self.forward_auth.as_ref().map(|it| it.listener.bound())
     }
 
     /// Where the admin pages are.
     pub fn admin(&self) -> &Address {
         self.admin.bound()
+    }
+
+    /// What it does when the configuration in the file at `path` changes, which was made from
+    /// `ingredients`. `telemetry` is what it began with.
+    pub fn reloader(
+        &self,
+        path: &Path,
+        ingredients: Vec<Ingredient>,
+        telemetry: Telemetry,
+        clock: Arc<dyn Clock>,
+    ) -> Reloader {
+        let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
+        Reloader {
+            path: path.to_owned(),
+            watch: Watch::over(ingredients),
+            clock,
+            gate: Arc::clone(&self.gate),
+            listen: self.setup.listen.clone(),
+            telemetry,
+            tls: doors.filter_map(|it| it.serving.tls.clone()).collect(),
+            reloads: Arc::clone(&self.reloads),
+        }
     }
 
     /// Answers. It is ready once `ready` ends, drains at the first message on `stop` and ends at
@@ -100,12 +150,24 @@ impl Server {
         ready: impl Future<Output = ()> + Send + 'static,
         mut stop: mpsc::Receiver<()>,
     ) -> Ended {
-        let Self { setup, ext_authz, admin, shards, health, gate, mut tasks } = self;
+        let Self {
+            setup,
+            ext_authz,
+            forward_auth,
+            admin,
+            shards,
+            health,
+            gate,
+            reloads,
+            mut tasks,
+        } = self;
         let pages = Admin {
             gate,
             health: Arc::clone(&health),
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
+            reloads,
+            history: History::since(Instant::now()),
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({
@@ -117,7 +179,8 @@ impl Server {
             }
         });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(ext_authz, shards, health.watch()));
+        let doors = [ext_authz].into_iter().chain(forward_auth).collect();
+        accepting.spawn(accept(doors, shards));
 
         stop.recv().await;
         tokio::select! {
@@ -137,19 +200,42 @@ async fn drain(health: &Health, delay: Duration, accepting: &mut JoinSet<()>) {
 }
 
 /// Deals out connections until the process drains, then waits for the last to end.
-async fn accept(listener: Listener, shards: Shards, mut phases: watch::Receiver<Phase>) {
-    loop {
-        tokio::select! {
-            () = reached(&mut phases, Phase::Draining) => break,
-            accepted = listener.accept() => match accepted {
-                Ok(socket) => shards.deal(socket),
-                Err(error) => {
-                    tracing::warn!(%error, listener = "ext_authz", "connection not accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+async fn accept(doors: Vec<Door>, shards: Shards) {
+    join_all(doors.into_iter().map(|it| it.admit(&shards))).await;
+    shards.drain().await;
+}
+
+impl Door {
+    fn open(
+        address: &Address,
+        front: Front,
+        listen: &Listen,
+        health: &Health,
+    ) -> Result<Self, StartFailure> {
+        let (name, protocol) = match &front {
+            Front::ExtAuthz(_) => ("ext_authz", &b"h2"[..]),
+            Front::ForwardAuth(_) => ("forward_auth", &b"http/1.1"[..]),
+        };
+        let tls =
+            listen.tls.as_ref().map(|it| Spoken::new(it, protocol)).transpose()?.map(Arc::new);
+        let listener = Listener::bind(address)?;
+        Ok(Self { name, listener, serving: Serving { front, tls, phases: health.watch() } })
+    }
+
+    /// Deals out connections until the process drains, and closes.
+    async fn admit(self, shards: &Shards) {
+        let mut phases = self.serving.phases.clone();
+        loop {
+            tokio::select! {
+                () = reached(&mut phases, Phase::Draining) => break,
+                accepted = self.listener.accept() => match accepted {
+                    Ok(socket) => shards.deal(socket, self.serving.clone()),
+                    Err(error) => {
+                        tracing::warn!(%error, listener = self.name, "connection not accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
         }
     }
-    drop(listener);
-    shards.drain().await;
 }

@@ -1,4 +1,5 @@
 //! Whole checks: a `CheckRequest` as Envoy sends it goes in, the answer that Envoy gets comes out.
+//! Each is made over HTTP as well, as other proxies ask, with the same answer.
 //!
 //! Each case is one edit of a request that is allowed.
 
@@ -11,6 +12,9 @@
     reason = "a test may panic"
 )]
 
+#[path = "support/subrequest.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod subrequest;
 #[path = "support/tokens.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
@@ -45,6 +49,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use subrequest::Twin;
 use tokens::Signer;
 
 const NOW: i64 = 1_800_000_000;
@@ -62,6 +67,8 @@ struct World {
     certificate: Vec<u8>,
     rules: Rules,
     checker: Checker,
+    /// The same installation, for proxies that ask over HTTP.
+    twin: Twin,
     clock: Arc<ManualClock>,
     _files: tempfile::TempDir,
 }
@@ -113,6 +120,7 @@ impl World {
             certificate: rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec(),
             rules: Rules::new(policies(issuers), keys, vec![], cache, dpop),
             checker: Checker::new(shared),
+            twin: Twin::start(&runtime),
             clock,
             _files: files,
         }
@@ -156,6 +164,7 @@ impl World {
             }
             Err(denial) => Answer::refused(denial, &self.rules.policies),
         };
+        self.twin.agrees(&self.checker, &self.rules, request, &answer).await;
         auth::CheckResponse::decode(encode::response(&answer)).unwrap()
     }
 

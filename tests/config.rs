@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The documented configuration, without what is not supported yet.
+/// The documented configuration.
 const FULL: &str = "\
 listen:
   ext_authz: 127.0.0.1:9001
@@ -84,17 +84,21 @@ fn a_good_file_is_summed_up_and_warned_of() {
     };
     assert_eq!(line("ext_authz"), "ext_authz 127.0.0.1:9001, mutual TLS");
     assert_eq!(line("admin"), "admin 127.0.0.1:9003");
+    assert_eq!(
+        line("DPoP"),
+        "DPoP proofs ES256 PS256 EdDSA, within 60s, no nonce, up to 1000000 recorded in memory"
+    );
     assert_eq!(line("client cert"), "client certificate header client-cert (rfc9440)");
     assert_eq!(
         line("https://as"),
-        "https://as.example.com https://api.example.com ES256 PS256 EdDSA at+jwt 30s jwks.json"
+        "https://as.example.com https://api.example.com ES256 PS256 EdDSA at+jwt 30s jwks.json -"
     );
     assert_eq!(
         line("payments"),
         "payments GET|POST api.example.com /payments certificate https://as.example.com payments \
-         acr = \"urn:example:loa3\""
+         acr = \"urn:example:loa3\" enforce"
     );
-    assert_eq!(line("rest"), "rest every request none all - -");
+    assert_eq!(line("rest"), "rest every request none all - - enforce");
 }
 
 #[test]

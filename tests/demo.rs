@@ -9,7 +9,8 @@ mod programs;
 use keybound::commands::demo::scenarios;
 use programs::provisioned;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -51,10 +52,14 @@ fn it_stays_until_it_is_interrupted_and_leaves_nothing_behind() {
     let mut child = command.arg("--stay").stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    while !line.contains("curl") {
+    while !line.contains("proof=$(curl -s http://") {
         line.clear();
         assert_ne!(output.read_line(&mut line).unwrap(), 0, "it ended by itself");
     }
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap();
+    let proofs = [body_from(address), body_from(address)];
+    assert!(proofs.iter().all(|it| it.split('.').count() == 3), "{proofs:?}");
+    assert_ne!(proofs[0], proofs[1], "each is new");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     output.read_to_string(&mut line).unwrap();
@@ -88,6 +93,14 @@ fn demo(scratch: &TempDir, envoy: Option<&Path>) -> Command {
 fn run(mut command: Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn body_from(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 #[track_caller]

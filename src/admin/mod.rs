@@ -1,10 +1,14 @@
-//! Knows the admin listener: health, metrics and status over HTTP/1.1.
+//! Knows the admin listener: health, metrics, status and a page for people over HTTP/1.1.
 
+mod page;
+mod policies;
 pub mod status;
 
 use crate::gate::Gate;
 use crate::health::{Health, Phase};
 use crate::listener::{Listener, Socket};
+use crate::telemetry::history::History;
+use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode};
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 /// What the admin listener tells about.
 #[derive(Debug)]
@@ -31,6 +35,10 @@ pub struct Admin {
     pub started: Instant,
     /// How many connections each shard has open.
     pub connections: Arc<[Arc<AtomicUsize>]>,
+    /// How the last attempt to reload the configuration ended.
+    pub reloads: Arc<Reloads>,
+    /// The decisions of the last hour.
+    pub history: History,
 }
 
 /// How many connections may be open at once. One more is closed.
@@ -38,6 +46,9 @@ const CONNECTIONS: usize = 64;
 
 /// How long a connection may last. It carries one request, so that nobody holds a place for long.
 const CONNECTION: Duration = Duration::from_secs(10);
+
+/// How often the counters are looked at, so that a decision is told in its minute.
+const SAMPLE: Duration = Duration::from_secs(5);
 
 /// How long a client may take to send its request.
 const REQUEST_HEAD: Duration = Duration::from_secs(5);
@@ -49,8 +60,10 @@ impl Admin {
     /// Answers on `listener` until it is dropped.
     pub async fn serve(self: Arc<Self>, listener: Listener) {
         let mut connections = JoinSet::new();
+        let mut samples = interval(SAMPLE);
         loop {
             tokio::select! {
+                _ = samples.tick() => self.sample(),
                 accepted = listener.accept() => match accepted {
                     Ok(socket) if connections.len() < CONNECTIONS => {
                         connections.spawn(serve_one(Arc::clone(&self), socket));
@@ -73,13 +86,17 @@ impl Admin {
             "/readyz" => self.readiness(),
             "/metrics" => self.metrics(),
             "/status" => self.status(),
-            "/" => text(StatusCode::OK, INDEX),
+            "/" => page::answer(),
             _ => return text(StatusCode::NOT_FOUND, "no such page\n"),
         };
         match *method {
             Method::GET | Method::HEAD => answer,
             _ => not_allowed(),
         }
+    }
+
+    fn sample(&self) {
+        self.history.sample(&self.gate.metrics().decisions(), Instant::now());
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
@@ -94,14 +111,15 @@ impl Admin {
         let metrics = self.gate.metrics();
         status::gather(&self.gate.standing(), metrics);
         match metrics.exposition() {
-            Ok(found) => page(StatusCode::OK, prometheus::TEXT_FORMAT, found),
+            Ok(found) => document(StatusCode::OK, prometheus::TEXT_FORMAT, found),
             Err(error) => failed(&error),
         }
     }
 
     fn status(&self) -> Response<Full<Bytes>> {
+        self.sample();
         match serde_json::to_string_pretty(&status::Status::of(self)) {
-            Ok(found) => page(StatusCode::OK, "application/json", found + "\n"),
+            Ok(found) => document(StatusCode::OK, "application/json", found + "\n"),
             Err(error) => failed(&error),
         }
     }
@@ -136,10 +154,10 @@ fn not_allowed() -> Response<Full<Bytes>> {
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    page(status, "text/plain; charset=utf-8", body)
+    document(status, "text/plain; charset=utf-8", body)
 }
 
-fn page(
+fn document(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
@@ -151,11 +169,3 @@ fn page(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
-
-const INDEX: &str = "\
-keybound
-/livez    is it alive
-/readyz   should requests come here
-/metrics  for Prometheus
-/status   what it enforces, in JSON
-";

@@ -1,9 +1,12 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
-use super::Admin;
+use super::{Admin, policies};
 use crate::gate::Standing;
 use crate::state::{introspection, jwks};
-use crate::telemetry::metrics::{CacheFigures, Metrics};
+use crate::telemetry::denials;
+use crate::telemetry::history::LastHour;
+use crate::telemetry::metrics::{CacheFigures, Metrics, ReplayFigures};
+use crate::telemetry::reloads;
 use serde::Serialize;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -17,23 +20,36 @@ pub struct Status {
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
-    policies: Vec<String>,
+    policies: Vec<policies::Status>,
+    last_hour: LastHour,
+    last_denials: Vec<denials::Status>,
     token_cache: CacheFigures,
+    replay: Replay,
     checks_under_way: usize,
     connections: Vec<usize>,
+}
+
+/// The used proofs.
+#[derive(Debug, Serialize)]
+struct Replay {
+    reachable: bool,
+    recorded: u64,
+    repeats: u64,
+    /// None when they are kept elsewhere.
+    entries: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
 struct ConfigStatus {
     digest: String,
     age_seconds: u64,
+    last_reload: Option<reloads::Status>,
 }
 
 impl Status {
     /// The state of things at present.
     pub fn of(admin: &Admin) -> Self {
         let standing = admin.gate.standing();
-        let policies = &standing.rules.policies;
         let now = Instant::now();
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -42,11 +58,15 @@ impl Status {
             config: ConfigStatus {
                 digest: standing.digest.clone(),
                 age_seconds: now.duration_since(standing.since).as_secs(),
+                last_reload: admin.reloads.status(now),
             },
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
             introspection: asking(&standing),
-            policies: policies.policies.iter().map(|it| it.name.to_string()).collect(),
+            policies: policies::of(&standing.rules.policies),
+            last_hour: admin.history.last_hour(now),
+            last_denials: admin.gate.denials().status(now),
             token_cache: token_cache(&standing),
+            replay: Replay::of(&standing),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
         }
@@ -61,6 +81,7 @@ fn asking(standing: &Standing) -> Vec<introspection::Status> {
 /// Brings the metrics that are kept elsewhere up to date.
 pub fn gather(standing: &Standing, metrics: &Metrics) {
     let rules = &standing.rules;
+    metrics.forget_keys();
     for (issuer, keys) in rules.policies.issuers.iter().zip(&rules.keys) {
         let status = keys.status();
         metrics.set_keys(&issuer.name, status.keys, status.age_seconds);
@@ -69,6 +90,21 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
         }
     }
     metrics.set_token_cache(token_cache(standing));
+    let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
+    let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
+    metrics.set_replay(ReplayFigures { recorded, repeats, entries });
+}
+
+impl Replay {
+    fn of(standing: &Standing) -> Self {
+        let store = &standing.rules.dpop.replay;
+        Self {
+            reachable: store.is_reachable(),
+            recorded: store.recorded(),
+            repeats: store.repeats(),
+            entries: store.entries(),
+        }
+    }
 }
 
 fn token_cache(standing: &Standing) -> CacheFigures {

@@ -25,9 +25,16 @@ pub struct Dpop {
     pub replay: Arc<ReplayStore>,
     /// The secrets behind the nonces.
     pub nonces: Arc<NonceKeys>,
+    /// Whether that secret was drawn, and is nobody else's.
+    drawn: bool,
 }
 
 impl Dpop {
+    /// Proofs are recorded in `replay`, and nonces made with `nonces`.
+    pub const fn new(replay: Arc<ReplayStore>, nonces: Arc<NonceKeys>) -> Self {
+        Self { replay, nonces, drawn: false }
+    }
+
     /// What DPoP needs, under `rules`. Nonces are made with `keys`, or else with a secret that is
     /// drawn now.
     pub fn start(
@@ -35,11 +42,34 @@ impl Dpop {
         keys: Option<Arc<NonceKeys>>,
         runtime: &Handle,
     ) -> Result<Self, NoRandomness> {
+        let drawn = keys.is_none();
         let nonces = match keys {
             Some(keys) => keys,
-            None => Arc::new(NonceKeys::from_octets(&drawn()?)),
+            None => Arc::new(NonceKeys::from_octets(&random()?)),
         };
-        Ok(Self { replay: Arc::new(ReplayStore::start(rules, runtime)), nonces })
+        Ok(Self { replay: Arc::new(ReplayStore::start(rules, runtime)), nonces, drawn })
+    }
+
+    /// The same under new `rules` and with new `keys`. Used proofs and a secret that was drawn
+    /// stay where they are, as long as the rules allow it.
+    pub fn under(
+        &self,
+        rules: &ReplayRules,
+        keys: Option<Arc<NonceKeys>>,
+        runtime: &Handle,
+    ) -> Result<Self, NoRandomness> {
+        let drawn = keys.is_none();
+        let nonces = match keys {
+            Some(keys) => keys,
+            None if self.drawn => Arc::clone(&self.nonces),
+            None => Arc::new(NonceKeys::from_octets(&random()?)),
+        };
+        let replay = if self.replay.adopt(rules) {
+            Arc::clone(&self.replay)
+        } else {
+            Arc::new(ReplayStore::start(rules, runtime))
+        };
+        Ok(Self { replay, nonces, drawn })
     }
 }
 
@@ -55,7 +85,7 @@ impl fmt::Display for NoRandomness {
 
 impl std::error::Error for NoRandomness {}
 
-fn drawn() -> Result<[u8; 32], NoRandomness> {
+fn random() -> Result<[u8; 32], NoRandomness> {
     let mut octets = [0; 32];
     aws_lc_rs::rand::fill(&mut octets).or(Err(NoRandomness))?;
     Ok(octets)
@@ -180,4 +210,45 @@ fn target(policy: &Policy, request: &Request<'_>) -> Option<HttpUri> {
             .and_then(|origin| HttpUri::new(&origin, target.path)),
     }
     .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::replay::memory::MemoryLimits;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn limits(capacity: usize) -> ReplayRules {
+        ReplayRules::Memory(MemoryLimits { capacity, per_key: 10 })
+    }
+
+    fn keys(octet: u8) -> Arc<NonceKeys> {
+        Arc::new(NonceKeys::from_octets(&[octet; 32]))
+    }
+
+    #[tokio::test]
+    async fn used_proofs_outlive_a_change_of_limits() {
+        let runtime = Handle::current();
+        let old = Dpop::start(&limits(1000), None, &runtime).unwrap();
+        let new = old.under(&limits(2000), None, &runtime).unwrap();
+        assert!(Arc::ptr_eq(&old.replay, &new.replay));
+    }
+
+    #[tokio::test]
+    async fn nonces_outlive_a_change_unless_their_secret_changes() {
+        let runtime = Handle::current();
+        let lives = |old: Option<Arc<NonceKeys>>, new| {
+            let old = Dpop::start(&limits(1000), old, &runtime).unwrap();
+            let nonce = old.nonces.issue(NOW);
+            let new = old.under(&limits(1000), new, &runtime).unwrap();
+            new.nonces.check(&nonce, NOW) == Freshness::Fresh
+        };
+        assert!(lives(None, None));
+        assert!(lives(Some(keys(1)), Some(keys(1))));
+        assert!(!lives(Some(keys(1)), Some(keys(2))));
+        assert!(!lives(None, Some(keys(2))));
+        // A secret that was taken away may have been given away.
+        assert!(!lives(Some(keys(1)), None));
+    }
 }

@@ -56,9 +56,9 @@ const STRUCTURED: GeneralPurpose = GeneralPurpose::new(
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::{RFC8705, RFC9440};
     use super::HeaderFormat::*;
     use super::*;
+    use crate::client_certificate::examples::{RFC8705, RFC9440};
 
     /// The certificate of RFC 9440 in every format.
     fn spelled(format: HeaderFormat) -> String {

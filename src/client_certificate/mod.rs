@@ -92,6 +92,11 @@ impl Source {
     }
 }
 
+/// The thumbprint of a certificate in DER; none if it is not one, by its outer form.
+pub fn thumbprint_of_der(der: &[u8]) -> Option<Thumbprint> {
+    der::thumbprint(der)
+}
+
 /// Why what is there is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unusable {

@@ -17,8 +17,8 @@ pub(super) fn read(certificate: &[u8]) -> Result<Option<Thumbprint>, Unusable> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::RFC8705;
     use super::*;
+    use crate::client_certificate::examples::RFC8705;
 
     fn envoy(pem: &str) -> String {
         pem.replace('+', "%2B")

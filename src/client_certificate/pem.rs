@@ -41,8 +41,8 @@ const END: &[u8] = b"-----END CERTIFICATE-----";
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::{RFC8705, RFC9440};
     use super::*;
+    use crate::client_certificate::examples::{RFC8705, RFC9440};
 
     fn read(text: &str) -> Option<String> {
         thumbprint(text.as_bytes()).map(|it| it.to_base64url())

@@ -1,7 +1,8 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
 use crate::client_certificate::{HeaderFormat, Source};
-use crate::config::{self, Config, Dpop, Listen, Problem};
+use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
+use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
     ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy, PolicySet,
     ProofRules, SenderConstraint, UpstreamAuthorization,
@@ -50,9 +51,13 @@ struct Summary<'a>(&'a Config);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, policies: rules, dpop, digest, warnings: _ } = self.0;
+        let Config { listen, policies: rules, dpop, telemetry, digest, warnings: _ } = self.0;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
+        if let Some(forward_auth) = &listen.forward_auth {
+            let (address, asker) = (&forward_auth.address, asker(&forward_auth.asker));
+            writeln!(f, "forward_auth        {address}{}, asked by {asker}", tls(listen))?;
+        }
         writeln!(f, "admin               {}", listen.admin)?;
         writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
         writeln!(f, "DPoP proofs         {}", proofs(&rules.proofs, dpop))?;
@@ -63,6 +68,7 @@ impl Display for Summary<'_> {
             "limits              tokens of {} bytes, {:?} per check, {} checks at once",
             limits.token_bytes, limits.check_deadline, limits.concurrent_checks
         )?;
+        writeln!(f, "telemetry           {}", told(telemetry))?;
         writeln!(f)?;
         let head =
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
@@ -79,6 +85,26 @@ fn tls(listen: &Listen) -> &'static str {
         Some(tls) if tls.client_ca.is_some() => ", mutual TLS",
         Some(_) => ", TLS",
     }
+}
+
+fn told(telemetry: &Telemetry) -> String {
+    let traces = match &telemetry.collector {
+        None => "no traces".to_owned(),
+        Some(it) => {
+            format!("traces to {}, {} of them begun here", it.endpoint, it.sample.percent())
+        }
+    };
+    format!("{traces}; {} of allows logged", telemetry.log_allows.percent())
+}
+
+fn asker(asker: &Asker) -> String {
+    let flavour = match &asker.flavour {
+        Flavour::Nginx => "nginx".to_owned(),
+        Flavour::Traefik => "Traefik or Caddy".to_owned(),
+        Flavour::Envoy { path_prefix } if path_prefix.is_empty() => "Envoy".to_owned(),
+        Flavour::Envoy { path_prefix } => format!("Envoy below {path_prefix}"),
+    };
+    flavour + if asker.secret.is_some() { " with a secret" } else { "" }
 }
 
 fn source(source: &Source) -> String {

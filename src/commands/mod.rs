@@ -6,6 +6,7 @@ pub mod explain;
 pub mod healthcheck;
 mod schema;
 pub mod serve;
+pub mod thumbprint;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ pub enum Command {
     CheckConfig(check_config::Arguments),
     /// Tells step by step what would become of a request, and why
     Explain(explain::Arguments),
+    /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
+    Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
     Schema,
     /// Asks a running service whether it is ready, for probes without a shell
@@ -35,6 +38,7 @@ impl Command {
             Self::Demo(arguments) => demo::run(arguments),
             Self::CheckConfig(arguments) => check_config::run(arguments),
             Self::Explain(arguments) => explain::run(arguments),
+            Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),
         }

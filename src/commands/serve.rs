@@ -1,16 +1,18 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::{Checker, Dpop, Rules};
+use crate::check::Checker;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::gate::Gate;
+use crate::server::reload;
 use crate::server::{Ended, Server, Setup, StartFailure};
-use crate::state::introspection;
-use crate::state::jwks::{self, IssuerKeys};
-use crate::state::token_cache::TokenCache;
+use crate::state::jwks::IssuerKeys;
+use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outlets::Outlets;
+use crate::telemetry::spans::Spans;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +47,8 @@ pub struct Arguments {
 
 /// Runs the service until it is told to stop.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let config = match config::load(&arguments.config) {
+    let Attempt { outcome, ingredients } = config::attempt(&arguments.config);
+    let config = match outcome {
         Ok(config) => config,
         Err(problems) => {
             // Nobody is left to be told that standard error is gone.
@@ -53,7 +56,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serve(arguments, config) {
+    match serve(arguments, config, ingredients) {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(failure) => {
@@ -63,46 +66,72 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn serve(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
+fn serve(
+    arguments: &Arguments,
+    config: Config,
+    ingredients: Vec<Ingredient>,
+) -> Result<Ended, StartFailure> {
     let (sink, writer) = Sink::to(std::io::stderr())?;
     log::install(arguments.log_format, arguments.log_level, sink)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(answer(arguments, config));
+    let ended = runtime.block_on(answer(arguments, config, ingredients));
     writer.finish();
     ended
 }
 
-async fn answer(arguments: &Arguments, config: Config) -> Result<Ended, StartFailure> {
+async fn answer(
+    arguments: &Arguments,
+    config: Config,
+    ingredients: Vec<Ingredient>,
+) -> Result<Ended, StartFailure> {
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
     let (stop, stopped) = mpsc::channel(2);
     let signals = Signals::new()?;
+    let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let keys = jwks::start_all(&config.policies.issuers, &[], &clock, &Handle::current())?;
-    let ready = all_ready(keys.clone());
-    let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
-    let introspectors =
-        introspection::start_all(&config.policies, &keys, &[], &clock, &Handle::current())?;
-    let Config { policies, dpop, .. } = config;
-    let dpop = Dpop::start(&dpop.replay, dpop.nonce_keys, &Handle::current())?;
-    let rules = Rules::new(policies, keys, introspectors, cache, dpop);
+    let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
+    let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
+    let ready = all_ready(rules.keys.clone());
     let metrics = Arc::new(Metrics::new()?);
-    let checker = Checker::new(clock);
-    let gate = Arc::new(Gate::new(checker, rules, config.digest, metrics));
+    let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
+    let checker = Checker::new(Arc::clone(&clock));
+    let gate = Arc::new(Gate::new(checker, rules, digest, metrics).telling(outlets));
     let setup = Setup {
-        listen: config.listen,
+        listen,
         shards: arguments.shards.unwrap_or_else(cores),
         drain_delay: arguments.drain_delay,
         drain_deadline: arguments.drain_deadline,
     };
     let server = Server::start(setup, gate)?;
+    let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
-    tracing::info!(%ext_authz, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
-    tokio::select! {
-        ended = server.run(ready, stopped) => Ok(ended),
-        () = signals.forward(stop) => Ok(Ended::AtOnce),
+    let forward_auth = server.forward_auth().map(tracing::field::display);
+    tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    let ended = tokio::select! {
+        ended = server.run(ready, stopped) => ended,
+        () = signals.forward(stop) => Ended::AtOnce,
+        never = reloader.run(hangup) => match never {},
+    };
+    if let Some(export) = export {
+        export.finish().await;
     }
+    Ok(ended)
+}
+
+/// Where checks are told, and what carries spans on from there.
+fn outlets(
+    telemetry: Telemetry,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<(Outlets, Option<Export>), StartFailure> {
+    let Some(collector) = telemetry.collector else {
+        return Ok((Outlets::new(None, telemetry.log_allows), None));
+    };
+    let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
+    let export = Export::start(collector, taken, metrics)?;
+    Ok((Outlets::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
 /// Waits until every issuer has had keys.

@@ -3,6 +3,8 @@
 //! Every field is an option, also where a value is required: what is missing is found in
 //! `compile`, together with everything else that is wrong.
 
+pub(super) mod telemetry;
+
 use super::values::{Address, AlgorithmName, ClaimValues, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,6 +17,8 @@ use std::collections::BTreeMap;
 pub(super) struct File {
     /// Where the service listens.
     pub(super) listen: Option<Listen>,
+    /// How the proxy asks that talks to `listen.forward_auth`.
+    pub(super) forward_auth: Option<ForwardAuth>,
     /// The authorization servers whose access tokens are accepted. Their names must differ.
     #[schemars(required, length(min = 1))]
     pub(super) issuers: Option<Vec<Issuer>>,
@@ -30,6 +34,8 @@ pub(super) struct File {
     pub(super) limits: Option<Limits>,
     /// What the upstream sees of an allowed request.
     pub(super) upstream: Option<Upstream>,
+    /// What is told about checks, besides the metrics and a log line for each denial.
+    pub(super) telemetry: Option<telemetry::Telemetry>,
 }
 
 /// Where the service listens.
@@ -39,13 +45,48 @@ pub(super) struct Listen {
     /// The gRPC listener for Envoy.
     #[schemars(extend("default" = "127.0.0.1:9001"))]
     pub(super) ext_authz: Option<Address>,
-    /// The HTTP listener for proxies that ask by a subrequest; absent: none. Not supported yet.
+    /// The HTTP listener for proxies that ask by a subrequest; absent: none.
     pub(super) forward_auth: Option<Address>,
     /// The listener for health, metrics and status.
     #[schemars(extend("default" = "127.0.0.1:9003"))]
     pub(super) admin: Option<Address>,
     /// TLS on `ext_authz` and `forward_auth`; absent: plain text.
     pub(super) tls: Option<Tls>,
+}
+
+/// How the proxy asks that talks to `listen.forward_auth`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForwardAuth {
+    /// Which proxy it is. That says which headers tell the request under check; all others may be
+    /// the client's own.
+    #[schemars(extend("default" = "envoy"))]
+    pub(super) flavour: Option<Flavour>,
+    /// For flavour `envoy`: the `path_prefix` of its `http_service`; absent: none.
+    #[schemars(regex(pattern = "^/"))]
+    pub(super) path_prefix: Option<String>,
+    /// A file with a secret that the proxy shows with every request, of 16 characters at least;
+    /// absent: whoever reaches the listener is taken for the proxy.
+    pub(super) secret_file: Option<String>,
+    /// The header in which the proxy shows the secret.
+    #[schemars(extend("default" = "x-keybound-secret"))]
+    pub(super) secret_header: Option<String>,
+}
+
+/// A proxy that asks by a subrequest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Flavour {
+    /// `http_service` of Envoy, `envoyExtAuthzHttp` of Istio: the request itself, without body.
+    #[default]
+    Envoy,
+    /// `auth_request` of nginx: `X-Original-Method`, `X-Original-URI`, `X-Forwarded-Host`,
+    /// `X-Forwarded-Proto`.
+    Nginx,
+    /// `forwardAuth` of Traefik: `X-Forwarded-Method`, `-Uri`, `-Host`, `-Proto`.
+    Traefik,
+    /// `forward_auth` of Caddy: the same as Traefik.
+    Caddy,
 }
 
 /// TLS of the listeners that proxies talk to.
@@ -372,7 +413,7 @@ pub(super) struct Match {
 pub(super) enum SenderConstraint {
     /// To a client certificate (RFC 8705).
     Certificate,
-    /// To a DPoP key (RFC 9449). Not supported yet: every request is denied.
+    /// To a DPoP key (RFC 9449).
     Dpop,
     /// To one of the two.
     Either,
@@ -388,7 +429,7 @@ pub(super) enum SenderConstraint {
 pub(super) enum Mode {
     /// It is.
     Enforce,
-    /// It lets through what would be denied, and tells. Not supported yet.
+    /// It lets through what would be denied, and tells.
     Report,
 }
 

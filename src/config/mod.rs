@@ -7,6 +7,7 @@ mod problem;
 mod schema;
 mod tree;
 mod values;
+pub mod watch;
 mod yaml;
 
 pub use compile::Dpop;
@@ -14,12 +15,16 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
+use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
-use crate::policy::PolicySet;
+use crate::policy::{Issuer, KeySource, PolicySet};
+use crate::telemetry::collector::Collector;
+use crate::telemetry::sample::Share;
 use compile::Files;
 use problem::Findings;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A configuration that can be put into effect.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Config {
     pub policies: PolicySet,
     /// What DPoP needs besides the policies.
     pub dpop: Dpop,
+    /// What is told about checks.
+    pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
@@ -41,10 +48,31 @@ pub struct Config {
 pub struct Listen {
     /// gRPC for Envoy.
     pub ext_authz: Address,
+    /// HTTP for proxies that ask by a subrequest; none: they cannot.
+    pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
-    /// TLS on `ext_authz`; none: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; none: plain text.
     pub tls: Option<Tls>,
+}
+
+/// What is told about checks, besides the metrics and a log line for each denial. It takes effect
+/// at the start of the process, as the listeners do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Where spans go; none: there are no traces.
+    pub collector: Option<Collector>,
+    /// How many allowed requests get a log line at level `info`.
+    pub log_allows: Share,
+}
+
+/// The listener for proxies that ask by a subrequest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// Where it is.
+    pub address: Address,
+    /// Who asks there.
+    pub asker: Asker,
 }
 
 /// What a TLS listener needs. Its key belongs to its certificate.
@@ -68,14 +96,58 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// An attempt to make a configuration of a file.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The configuration, or all of its problems in the order of the file.
+    pub outcome: Result<Config, Vec<Problem>>,
+    /// What it was made from: were one of these files another, the outcome might be, too. The
+    /// first is the configuration file. Files of keys that are in use are not among them, for
+    /// [`crate::state::jwks`] reads those anew by itself.
+    pub ingredients: Vec<Ingredient>,
+}
+
+/// A file that a configuration is made from, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingredient {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of what was in it; none: it could not be read.
+    pub content: Option<Thumbprint>,
+}
+
 /// The configuration in the file at `path`, with the files that it names relative to its folder.
 ///
 /// The errors are all of its problems, in the order of the file.
 pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let bytes = compile::read_file(path).map_err(|message| vec![Problem::of_file(message)])?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => from_str(text, folder),
+    attempt(path).outcome
+}
+
+/// Makes a configuration of the file at `path`, and says of what files it is made.
+pub fn attempt(path: &Path) -> Attempt {
+    let found = compile::read_file(path);
+    let content = found.as_deref().ok().map(Thumbprint::of);
+    let files = Files::below(path.parent().unwrap_or_else(|| Path::new("")));
+    let outcome = match found {
+        Ok(bytes) => from_bytes(&bytes, &files),
+        Err(message) => Err(vec![Problem::of_file(message)]),
+    };
+    let mut ingredients = vec![Ingredient { path: path.to_owned(), content }];
+    ingredients.extend(files.into_ingredients());
+    if let Ok(config) = &outcome {
+        let is_of_keys = |it: &Ingredient| {
+            let source =
+                |issuer: &Arc<Issuer>| issuer.keys.source == KeySource::File(it.path.clone());
+            config.policies.issuers.iter().any(source)
+        };
+        ingredients.retain(|it| !is_of_keys(it));
+    }
+    Attempt { outcome, ingredients }
+}
+
+fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
+    match str::from_utf8(bytes) {
+        Ok(text) => from_text(text, files),
         Err(error) => {
             let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = good.split(|it| *it == b'\n').count();
@@ -89,16 +161,20 @@ pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
 ///
 /// The errors are all of its problems, in the order of the text.
 pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
+    from_text(text, &Files::below(folder))
+}
+
+fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     let mut findings = Findings::default();
     let compiled = yaml::read(text, &mut findings).and_then(|tree| {
         let file = tree::read(tree, &mut findings)?;
-        compile::compile(file, &Files::below(folder), &mut findings)
+        compile::compile(file, files, &mut findings)
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies, dpop)) if problems.is_empty() => {
+        Some((listen, policies, dpop, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, dpop, warnings, digest })
+            Ok(Config { listen, policies, dpop, telemetry, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

@@ -218,10 +218,10 @@ const TYPE: &str = "dpop+jwt";
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::Credentials;
     use super::*;
     use crate::jose::algorithm::Algorithm;
     use crate::jose::base64url;
+    use crate::oauth::credentials::Credentials;
     use crate::policy::NonceDemand;
     use crate::request::{Field, Request};
     use crate::uri::Origin;

@@ -1,9 +1,11 @@
-//! Knows how one HTTP/2 connection is served, from its first byte to its last.
+//! Knows how one connection is served, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1
+//! for proxies that ask by subrequest.
 
-use crate::front::ext_authz::endpoint::Endpoint;
+use super::tls::Spoken;
+use crate::front::{ext_authz, forward_auth};
 use crate::health::{Phase, reached};
 use crate::listener::Socket;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -15,18 +17,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
-/// What every connection is served with.
+/// What the connections of a listener are served with.
 #[derive(Clone, Debug)]
 pub struct Serving {
     /// What answers.
-    pub endpoint: Arc<Endpoint>,
+    pub front: Front,
     /// TLS, if it is spoken.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Spoken>>,
     /// When to end.
     pub phases: watch::Receiver<Phase>,
+}
+
+/// What answers the requests of a connection.
+#[derive(Clone, Debug)]
+pub enum Front {
+    /// gRPC for Envoy.
+    ExtAuthz(Arc<ext_authz::endpoint::Endpoint>),
+    /// HTTP for proxies that ask by subrequest.
+    ForwardAuth(Arc<forward_auth::endpoint::Endpoint>),
 }
 
 /// How long a client may take for its part of the TLS handshake.
@@ -37,6 +46,18 @@ const PREFACE: Duration = Duration::from_secs(10);
 
 /// `PRI * HTTP/2.0 …` (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
+
+/// How long a proxy may leave a connection idle, or take for the head of a request. nginx closes a
+/// connection that it keeps after 60 s by itself, so that none is closed while it is taken up again.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// The longest head of a request over HTTP/1.1, in bytes: a certificate in a header of what proxies
+/// take altogether, and a token.
+const HEAD_BYTES: usize = 128 * 1024;
+
+/// How many headers a request over HTTP/1.1 may have. Envoy takes 100 from its clients, and proxies
+/// add some.
+const HEADERS: usize = 256;
 
 /// Serves the connection behind `socket` until it ends.
 pub async fn serve(socket: Socket, serving: Serving) {
@@ -51,19 +72,59 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn try_serve(socket: Socket, serving: Serving) -> Result<(), Failure> {
     let stream = socket.into_stream()?;
     match serving.tls.clone() {
-        None => speak_http2(stream, serving).await,
+        None => speak(stream, serving).await,
         Some(tls) => {
-            let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await??;
-            speak_http2(stream, serving).await
+            let stream = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
+            speak(stream, serving).await
         }
     }
 }
 
-async fn speak_http2<S>(stream: S, serving: Serving) -> Result<(), Failure>
+async fn speak<S>(stream: S, serving: Serving) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Serving { endpoint, mut phases, .. } = serving;
+    match serving.front {
+        Front::ExtAuthz(endpoint) => speak_http2(stream, endpoint, serving.phases).await,
+        Front::ForwardAuth(endpoint) => speak_http1(stream, endpoint, serving.phases).await,
+    }
+}
+
+async fn speak_http1<S>(
+    stream: S,
+    endpoint: Arc<forward_auth::endpoint::Endpoint>,
+    mut phases: watch::Receiver<Phase>,
+) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let endpoint = Arc::clone(&endpoint);
+        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE)
+            .max_buf_size(HEAD_BYTES)
+            .max_headers(HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = reached(&mut phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+async fn speak_http2<S>(
+    stream: S,
+    endpoint: Arc<ext_authz::endpoint::Endpoint>,
+    mut phases: watch::Receiver<Phase>,
+) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(endpoint.answer(request).await) }

@@ -35,6 +35,7 @@ struct Shard {
 /// A connection on its way to its shard.
 struct Dealt {
     socket: Socket,
+    serving: Serving,
     place: Place,
 }
 
@@ -47,15 +48,15 @@ const CONNECTIONS: usize = 10_000;
 
 impl Shards {
     /// Starts `count` shards. When they drain, connections get `drain` to end.
-    pub fn start(count: NonZero<usize>, serving: &Serving, drain: Duration) -> io::Result<Self> {
+    pub fn start(count: NonZero<usize>, drain: Duration) -> io::Result<Self> {
         let (running, done) = mpsc::channel(1);
         let start = |index: usize| {
             let (connections, dealt) = mpsc::unbounded_channel();
-            let (serving, running) = (serving.clone(), running.clone());
+            let running = running.clone();
             // Made here, so that a system that has no more to give stops the start.
             let runtime = Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-                run(&runtime, dealt, &serving, drain);
+                run(&runtime, dealt, drain);
                 drop(running);
             })?;
             Ok(Shard { connections, open: Arc::default() })
@@ -66,7 +67,7 @@ impl Shards {
     }
 
     /// Gives a new connection to the shard with the fewest. One too many is closed.
-    pub fn deal(&self, socket: Socket) {
+    pub fn deal(&self, socket: Socket, serving: Serving) {
         let open: usize = self.open.iter().map(|it| it.load(Ordering::Relaxed)).sum();
         if CONNECTIONS <= open {
             tracing::warn!(limit = CONNECTIONS, "connection refused: too many are open");
@@ -76,7 +77,7 @@ impl Shards {
             return;
         };
         shard.open.fetch_add(1, Ordering::Relaxed);
-        let dealt = Dealt { socket, place: Place(Arc::clone(&shard.open)) };
+        let dealt = Dealt { socket, serving, place: Place(Arc::clone(&shard.open)) };
         if shard.connections.send(dealt).is_err() {
             tracing::error!("connection refused: its shard has ended");
         }
@@ -95,19 +96,14 @@ impl Shards {
     }
 }
 
-fn run(
-    runtime: &Runtime,
-    mut dealt: mpsc::UnboundedReceiver<Dealt>,
-    serving: &Serving,
-    drain: Duration,
-) {
+fn run(runtime: &Runtime, mut dealt: mpsc::UnboundedReceiver<Dealt>, drain: Duration) {
     runtime.block_on(async {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 next = dealt.recv() => match next {
                     Some(next) => {
-                        connections.spawn(serve(next, serving.clone()));
+                        connections.spawn(serve(next));
                     }
                     None => break,
                 },
@@ -121,8 +117,8 @@ fn run(
     });
 }
 
-async fn serve(dealt: Dealt, serving: Serving) {
-    let Dealt { socket, place } = dealt;
+async fn serve(dealt: Dealt) {
+    let Dealt { socket, serving, place } = dealt;
     connection::serve(socket, serving).await;
     drop(place);
 }

@@ -1,9 +1,11 @@
-//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, HTTP/2 only, and mutual
-//! when the configuration names a client CA.
+//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, and mutual when the
+//! configuration names a client CA.
 
 use crate::config::Tls;
+use arc_swap::ArcSwap;
 use std::fmt;
 use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,8 +17,37 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 #[derive(Debug)]
 pub struct BadTls(String);
 
-/// How TLS is spoken with what the configuration gives.
-pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
+/// How TLS is spoken at present. Connections that are open keep what they began with.
+#[derive(Debug)]
+pub struct Spoken {
+    protocol: &'static [u8],
+    present: ArcSwap<ServerConfig>,
+}
+
+impl Spoken {
+    /// Speaks TLS with what `tls` gives, for `protocol` as ALPN names it (RFC 7301 §6).
+    pub fn new(tls: &Tls, protocol: &'static [u8]) -> Result<Self, BadTls> {
+        let present = ArcSwap::new(server(tls, protocol)?);
+        Ok(Self { protocol, present })
+    }
+
+    /// For the next connection.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.present.load_full())
+    }
+
+    /// How it would be spoken with what `tls` gives.
+    pub fn with(&self, tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
+        server(tls, self.protocol)
+    }
+
+    /// Speaks as `config` says from the next connection on.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.present.store(config);
+    }
+}
+
+fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -37,7 +68,7 @@ pub fn server(tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
     let mut config = builder
         .with_single_cert(certificates(&tls.certificate, "certificate_file")?, key)
         .map_err(|it| BadTls(format!("certificate_file and key_file: {it}")))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -1,40 +1,52 @@
 //! Knows the line that is written about one check.
 
-use super::metrics::Front;
-use crate::check::Verdict;
-use crate::request::Request;
-use std::time::Duration;
+use super::outlets::Told;
+use super::trace_context::{SpanId, TraceId};
 use tracing::{debug, info};
 
 /// How many characters of a value that the client chose go into a line.
 const VALUE_CHARS: usize = 64;
 
-/// Writes a line about a check: denials at `info`, allows at `debug`.
-pub fn write(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, elapsed: Duration) {
-    match verdict.outcome {
-        Err(_) if !tracing::enabled!(tracing::Level::INFO) => (),
-        Ok(()) if !tracing::enabled!(tracing::Level::DEBUG) => (),
-        Ok(()) | Err(_) => write_line(front, request, verdict, elapsed),
+/// Writes a line about a check: denials and `sampled` allows at `info`, other allows at `debug`.
+///
+/// It names `span`, or what caused the check when that has no span of its own.
+pub fn write(told: &Told<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
+    let loud = told.verdict.outcome.is_err() || sampled;
+    let enabled = if loud {
+        tracing::enabled!(tracing::Level::INFO)
+    } else {
+        tracing::enabled!(tracing::Level::DEBUG)
+    };
+    if enabled {
+        write_line(told, span, loud);
     }
 }
 
-fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, elapsed: Duration) {
-    let facts = &verdict.facts;
+fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
+    let (message, reason) = match told.verdict.outcome {
+        Ok(()) => ("allowed", "allowed"),
+        Err(denial) if told.verdict.would_deny().is_some() => ("would deny", denial.label()),
+        Err(denial) => ("denied", denial.label()),
+    };
+    let facts = &told.verdict.facts;
     let token = facts.token.as_deref();
-    let front = front.label();
+    let front = told.front.label();
     let policy = facts.policy.as_ref().map(|it| &*it.name);
     let issuer = token.map(|it| &*it.issuer.name);
     let kid = facts.kid.as_deref().map(shortened);
     let client_id = token.and_then(|it| it.claims.text("client_id")).map(shortened);
     let certificate = facts.certificate.map(|it| it.to_base64url());
     let proved = facts.proved.label();
-    let trace_id = request.and_then(|it| trace_id(it.traceparent?));
-    let request_id = request.and_then(|it| Some(shortened(str::from_utf8(it.request_id?).ok()?)));
-    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-    if let Err(denial) = verdict.outcome {
-        let reason = denial.label();
-        let message = if verdict.would_deny().is_some() { "would deny" } else { "denied" };
+    let (trace_id, span_id) = span
+        .or_else(|| told.parent().map(|it| (it.trace, it.span)))
+        .map(|(trace, span)| (trace.to_hex(), span.to_hex()))
+        .unzip();
+    let request_id =
+        told.request.and_then(|it| Some(shortened(str::from_utf8(it.request_id?).ok()?)));
+    let micros = u64::try_from(told.elapsed.as_micros()).unwrap_or(u64::MAX);
+    if loud {
         info!(
+            message,
             reason,
             front,
             policy,
@@ -44,13 +56,14 @@ fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, el
             certificate,
             proved,
             trace_id,
+            span_id,
             request_id,
             micros,
-            "{message}"
         );
     } else {
         debug!(
-            reason = "allowed",
+            message,
+            reason,
             front,
             policy,
             issuer,
@@ -59,53 +72,21 @@ fn write_line(front: Front, request: Option<&Request<'_>>, verdict: &Verdict, el
             certificate,
             proved,
             trace_id,
+            span_id,
             request_id,
             micros,
-            "allowed"
         );
     }
 }
 
 /// The beginning of a value of any length.
-fn shortened(value: &str) -> &str {
+pub(super) fn shortened(value: &str) -> &str {
     value.char_indices().nth(VALUE_CHARS).and_then(|(end, _)| value.get(..end)).unwrap_or(value)
-}
-
-/// The trace id in a `traceparent` header (W3C Trace Context §3.2.2), if it is one.
-fn trace_id(traceparent: &[u8]) -> Option<&str> {
-    let text = str::from_utf8(traceparent).ok()?;
-    let mut parts = text.split('-');
-    let (version, id, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let hex = |it: &str, length: usize| {
-        it.len() == length && it.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let known = hex(version, 2) && version != "ff" && hex(id, 32) && hex(parent, 16);
-    (known && id.bytes().any(|it| it != b'0')).then_some(id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-
-    #[test]
-    fn a_trace_id_is_taken_only_from_a_traceparent() {
-        let found = format!("00-{TRACE}-b7ad6b7169203331-01");
-        assert_eq!(trace_id(found.as_bytes()), Some(TRACE));
-        for odd in [
-            "",
-            TRACE,
-            &found.replace("00-", "ff-"),
-            &found.replace("0af7", "0AF7"),
-            &found.replace("0af7", "0a\n7"),
-            &found.replace("0af7", "0af"),
-            &found.replace(TRACE, &"0".repeat(32)),
-            &found.replace("b7ad", "b7a"),
-        ] {
-            assert_eq!(trace_id(odd.as_bytes()), None, "{odd}");
-        }
-    }
 
     #[test]
     fn a_long_value_is_cut_between_characters() {

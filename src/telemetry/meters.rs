@@ -56,9 +56,14 @@ impl Meters {
             name: Arc::clone(name),
             bound: BOUND.map(|bound| metrics.tokens.with_label_values(&[name, bound])),
         };
+        let unclaimed = PolicyMeters::new(None);
+        for front in Front::ALL {
+            // One is enough for an alarm, and Prometheus sees no rise in what begins at one.
+            unclaimed.outcome(front, Err(Denial::Internal), &metrics.checks);
+        }
         Self {
             policies: policies.policies.iter().map(|it| PolicyMeters::new(Some(it))).collect(),
-            unclaimed: PolicyMeters::new(None),
+            unclaimed,
             issuers: policies.issuers.iter().map(|it| issuer(&it.name)).collect(),
             durations: Front::ALL.map(|it| metrics.duration(it)),
             checks: metrics.checks.clone(),
@@ -204,10 +209,11 @@ mod tests {
                 "{decision=\"deny\",front=\"ext_authz\",policy=\"payments\",reason=\"token_expired\"} 2\n",
                 "{decision=\"deny\",front=\"forward_auth\",policy=\"payments\",reason=\"token_expired\"} 1\n",
                 "{decision=\"deny\",front=\"ext_authz\",policy=\"\",reason=\"policy_unknown\"} 1\n",
+                "{decision=\"deny\",front=\"ext_authz\",policy=\"\",reason=\"internal\"} 0\n",
                 "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.00005\"} 0\n",
                 "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.0001\"} 4\n",
             ],
-            &["reason=\"internal\""],
+            &["reason=\"token_premature\""],
         );
     }
 

@@ -1,5 +1,7 @@
 //! Knows every metric by name (Prometheus).
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -41,6 +43,7 @@ pub struct Metrics {
     token_cache: CacheMetrics,
     replay: ReplayMetrics,
     config_reloads: IntCounterVec,
+    spans: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,17 @@ pub struct ReplayFigures {
     pub entries: u64,
 }
 
+/// How often a policy decided for a reason since the start, by one of the fronts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decisions {
+    /// The policy; empty when none could be chosen.
+    pub policy: String,
+    /// The reason; `allowed` is one.
+    pub reason: String,
+    /// How often.
+    pub total: f64,
+}
+
 /// How an attempt to reload the configuration ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
@@ -86,6 +100,17 @@ pub enum Reload {
     Applied,
     /// The new file is bad; the old one goes on deciding.
     Refused,
+}
+
+/// What becomes of the span of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanFate {
+    /// The collector has it.
+    Exported,
+    /// There was no room for it.
+    Dropped,
+    /// The collector could not be reached or did not take it.
+    Failed,
 }
 
 /// A check is a matter of microseconds, unless something must be fetched: 25 µs to 1 s.
@@ -151,8 +176,16 @@ impl Metrics {
                 "Attempts to reload the configuration.",
                 &["outcome"],
             )?,
+            spans: new.counters(
+                "keybound_spans_total",
+                "Spans of sampled checks, by what became of them.",
+                &["outcome"],
+            )?,
             registry: registry.clone(),
         };
+        for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
+            metrics.spans(fate);
+        }
         for outcome in [Reload::Applied, Reload::Refused] {
             metrics.config_reloads.with_label_values(&[outcome.label()]);
         }
@@ -167,6 +200,30 @@ impl Metrics {
         self.durations.with_label_values(&[front.label()])
     }
 
+    /// Every decision so far.
+    pub fn decisions(&self) -> Vec<Decisions> {
+        let families = self.checks.collect();
+        let series = families.iter().flat_map(MetricFamily::get_metric);
+        series
+            .map(|it| {
+                let label = |name| it.get_label().iter().find(|it| it.name() == name);
+                let text = |name| label(name).map_or("", |it| it.value());
+                Decisions {
+                    policy: text("policy").to_owned(),
+                    reason: text("reason").to_owned(),
+                    total: it.get_counter().get_value(),
+                }
+            })
+            .collect()
+    }
+
+    /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured
+    /// does not stand there with the age that its keys had.
+    pub fn forget_keys(&self) {
+        self.jwks_keys.reset();
+        self.jwks_age.reset();
+    }
+
     /// Sets what is known of an issuer's keys.
     pub fn set_keys(&self, issuer: &str, keys: usize, age_seconds: Option<u64>) {
         self.jwks_keys.with_label_values(&[issuer]).set(gauge(keys));
@@ -178,6 +235,27 @@ impl Metrics {
     /// Brings the count of refreshes that ended with `outcome` up to `total`.
     pub fn set_refreshes(&self, issuer: &str, outcome: &str, total: u64) {
         raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
+    }
+
+    /// Forgets the refreshes of an issuer's keys that are no longer kept, or kept anew: what comes
+    /// next counts from zero. `outcomes` are those of [`Self::set_refreshes`].
+    pub fn forget_refreshes(&self, issuer: &str, outcomes: impl IntoIterator<Item = &'static str>) {
+        for outcome in outcomes {
+            // An error says that there was no such series.
+            drop(self.jwks_refreshes.remove_label_values(&[issuer, outcome]));
+        }
+    }
+
+    /// Forgets what is known of the token cache, for there is a new one that counts from zero.
+    pub fn forget_token_cache(&self) {
+        self.token_cache.hits.reset();
+        self.token_cache.misses.reset();
+    }
+
+    /// Forgets what is known of the replay store, for there is a new one that counts from zero.
+    pub fn forget_replay(&self) {
+        self.replay.recorded.reset();
+        self.replay.repeats.reset();
     }
 
     /// Sets what is known of the token cache.
@@ -199,6 +277,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// The spans that came to this end.
+    pub fn spans(&self, fate: SpanFate) -> IntCounter {
+        self.spans.with_label_values(&[fate.label()])
+    }
+
     /// The text exposition of everything.
     pub fn exposition(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -206,10 +289,21 @@ impl Metrics {
 }
 
 impl Reload {
-    const fn label(self) -> &'static str {
+    /// The label in metrics and `/status`.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Refused => "refused",
+        }
+    }
+}
+
+impl SpanFate {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Exported => "exported",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
         }
     }
 }
@@ -281,6 +375,51 @@ mod tests {
         assert!(text.contains("keybound_token_cache_hits 3\n"), "{text}");
         assert!(text.contains("keybound_token_cache_misses 5\n"), "{text}");
         assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
+    }
+
+    #[test]
+    fn an_issuer_that_is_gone_leaves_no_age_behind() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_keys("https://old.example.com", 2, Some(7));
+        metrics.forget_keys();
+        metrics.set_keys("https://as.example.com", 1, None);
+        let text = metrics.exposition().unwrap();
+        assert!(!text.contains("old.example.com"), "{text}");
+        assert!(text.contains("keybound_jwks_keys{issuer=\"https://as.example.com\"} 1\n"));
+    }
+
+    #[test]
+    fn the_names_and_types_are_those_that_dashboards_know() {
+        let metrics = Metrics::new().unwrap();
+        for (vector, labels) in
+            [(&metrics.checks, 4), (&metrics.would_deny, 2), (&metrics.tokens, 2)]
+        {
+            vector.with_label_values(&vec!["x"; labels]);
+        }
+        metrics.set_keys("x", 1, Some(1));
+        metrics.set_refreshes("x", "changed", 1);
+        let text = metrics.exposition().unwrap();
+        let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
+        assert_eq!(
+            types,
+            [
+                "keybound_check_duration_seconds histogram",
+                "keybound_checks_total counter",
+                "keybound_config_reloads_total counter",
+                "keybound_jwks_age_seconds gauge",
+                "keybound_jwks_keys gauge",
+                "keybound_jwks_refreshes_total counter",
+                "keybound_replay_entries gauge",
+                "keybound_replay_recorded counter",
+                "keybound_replay_repeats counter",
+                "keybound_spans_total counter",
+                "keybound_token_cache_entries gauge",
+                "keybound_token_cache_hits counter",
+                "keybound_token_cache_misses counter",
+                "keybound_tokens_total counter",
+                "keybound_would_deny_total counter",
+            ]
+        );
     }
 
     #[test]

@@ -4,8 +4,17 @@
 //! ever holds a token, a proof or a secret.
 
 pub mod check_log;
+pub mod collector;
+pub mod denials;
+pub mod history;
 pub mod log;
 pub mod meters;
 pub mod metrics;
+pub mod otlp;
+pub mod outlets;
+pub mod reloads;
+pub mod sample;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod spans;
+pub mod trace_context;

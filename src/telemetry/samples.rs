@@ -45,8 +45,6 @@ pub(crate) fn policy_set() -> PolicySet {
 
 /// DPoP with a store in memory.
 pub(crate) fn dpop() -> Dpop {
-    Dpop {
-        replay: Arc::new(ReplayStore::in_memory(MemoryLimits::default())),
-        nonces: Arc::new(NonceKeys::from_octets(&[7; 32])),
-    }
+    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
+    Dpop::new(replay, Arc::new(NonceKeys::from_octets(&[7; 32])))
 }

@@ -2,8 +2,21 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod forward_auth;
+#[path = "../support/identity_provider.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod identity_provider;
 mod mutual_tls;
+mod page;
+#[path = "../support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
+mod reload;
 mod service;
+#[path = "../support/tokens.rs"]
+#[expect(dead_code, unreachable_pub, clippy::indexing_slicing, reason = "shared between tests")]
+mod tokens;
+mod traces;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +26,8 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use service::{Service, SlowKeys, folder, keybound, request};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -174,6 +188,18 @@ fn a_denial_is_told_without_the_token() {
     let log = format!("{:?}", service.log);
     for part in forged_token().split('.') {
         assert!(!log.contains(part), "{log}");
+    }
+}
+
+/// The program `name`, fetched if need be, or why it cannot be had.
+fn provision(name: &str) -> Result<PathBuf, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provision.py");
+    let output = Command::new(script).arg(name).output().unwrap();
+    let told = |it: &[u8]| String::from_utf8_lossy(it).trim().to_owned();
+    if output.status.success() {
+        Ok(PathBuf::from(told(&output.stdout)))
+    } else {
+        Err(told(&output.stderr))
     }
 }
 

@@ -18,12 +18,12 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::codegen::Service as TowerService;
 use tonic::codegen::http::Uri;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -35,14 +35,15 @@ fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
     (params.signed_by(&key, authority).unwrap(), key)
 }
 
-/// Writes what the service needs and makes the configuration name it.
-fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
+/// What the service needs: a certificate for `localhost`, its key, and the clients' authority.
+pub(crate) fn tls_files(authority: &Authority) -> [(&'static str, String); 3] {
     let (certificate, key) = issue(authority, "localhost");
-    let files = [
-        ("tls.pem", certificate.pem()),
-        ("key.pem", key.serialize_pem()),
-        ("ca.pem", authority.pem()),
-    ];
+    [("tls.pem", certificate.pem()), ("key.pem", key.serialize_pem()), ("ca.pem", authority.pem())]
+}
+
+/// Writes what the service needs and makes the configuration name it.
+pub(crate) fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
+    let files = tls_files(authority);
     move |folder, config| {
         for (name, content) in files {
             std::fs::write(folder.join(name), content).unwrap();
@@ -54,13 +55,17 @@ fn with_tls(authority: &Authority) -> impl FnOnce(&Path, String) -> String {
 
 /// Connects by TLS, with a certificate of `signer` if there is one.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     address: String,
     config: Arc<ClientConfig>,
 }
 
 impl Connector {
-    fn new(service: &Service, authority: &Authority, signer: Option<&Authority>) -> Self {
+    pub(crate) fn new(
+        service: &Service,
+        authority: &Authority,
+        signer: Option<&Authority>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -79,10 +84,26 @@ impl Connector {
         Self { address: service.ext_authz.clone(), config: Arc::new(config) }
     }
 
-    async fn health(self) -> Option<ServingStatus> {
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(self).await.ok()?;
-        health(channel, AUTHORIZATION).await.ok()
+    pub(crate) async fn channel(self) -> Option<Channel> {
+        Endpoint::from_static("http://localhost").connect_with_connector(self).await.ok()
+    }
+
+    /// The same for another listener, over HTTP/1.1.
+    pub(crate) fn to(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        self
+    }
+
+    /// A connection.
+    pub(crate) async fn connect(self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(self.config).connect(name, stream).await
+    }
+
+    pub(crate) async fn health(self) -> Option<ServingStatus> {
+        health(self.channel().await?, AUTHORIZATION).await.ok()
     }
 }
 
@@ -96,12 +117,8 @@ impl TowerService<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config } = self.clone();
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("localhost").unwrap();
-            TlsConnector::from(config).connect(name, stream).await.map(TokioIo::new)
-        })
+        let connecting = self.clone().connect();
+        Box::pin(async { connecting.await.map(TokioIo::new) })
     }
 }
 

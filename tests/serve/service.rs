@@ -101,12 +101,33 @@ impl Service {
 
     /// The status and the body of an admin page.
     pub(crate) fn page(&self, method: &str, path: &str) -> (u16, String) {
+        let (status, _, body) = self.answer(method, path);
+        (status, body)
+    }
+
+    /// The status, the head and the body of an admin page.
+    pub(crate) fn answer(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.admin).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+    }
+
+    /// Writes the configuration anew, as `edit` makes it of the present one.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(&str) -> String) {
+        let file = self.folder.path().join("keybound.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let new = edit(&text);
+        assert_ne!(new, text);
+        std::fs::write(file, new).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn has_metric(&self, line: &str) {
+        let (_, metrics) = self.page("GET", "/metrics");
+        assert!(metrics.contains(&format!("{line}\n")), "{line}\n{metrics}");
     }
 
     pub(crate) fn status(&self) -> Value {

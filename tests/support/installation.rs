@@ -14,6 +14,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, StatusCode, Version};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -35,6 +36,15 @@ pub struct Installation {
     calls: usize,
     directory: TempDir,
     _upstream: JoinSet<()>,
+}
+
+/// Where requests go that were let through.
+pub struct Upstream {
+    pub address: SocketAddr,
+    /// Whether it speaks HTTP/2.
+    pub http2: bool,
+    /// What runs it. It ends with this.
+    pub tasks: JoinSet<()>,
 }
 
 /// A listener of Envoy's, and the service that it asks.
@@ -69,6 +79,25 @@ pub struct Outcome {
 impl Installation {
     /// Starts all of it, with a service for each door.
     pub async fn start(doors: &[Door]) -> Self {
+        Self::start_with(doors, |_, _| {}).await
+    }
+
+    /// The same, with services whose configuration is edited. The files that it names are for the
+    /// edit to write, into the directory that it gets.
+    pub async fn start_with(doors: &[Door], edit: impl Fn(&Path, &mut Value)) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(upstream::echo().serve(listener));
+        Self::in_front_of(Upstream { address, http2: false, tasks }, doors, edit).await
+    }
+
+    /// The same, with another upstream than the one that tells what it saw.
+    pub async fn in_front_of(
+        upstream: Upstream,
+        doors: &[Door],
+        edit: impl Fn(&Path, &mut Value),
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let write = |name: &str, text: &str| {
             let path = directory.path().join(name);
@@ -83,16 +112,12 @@ impl Installation {
         let signer = Signer::new(Algorithm::ES256, "test");
         let jwks = write("jwks.json", &json!({"keys": [signer.jwk()]}).to_string());
 
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let upstream = listener.local_addr().unwrap();
-        let mut sites = JoinSet::new();
-        sites.spawn(upstream::echo().serve(listener));
-
         let mut services = vec![];
         let mut listeners = vec![];
         for door in doors {
             let socket = directory.path().join(format!("{}.sock", door.name));
-            let config = configuration(&socket, &jwks, door.source);
+            let mut config = configuration(&socket, &jwks, door.source);
+            edit(directory.path(), &mut config);
             let config = write(&format!("{}.yaml", door.name), &config.to_string());
             services.push(Some(serve(&config).await));
             listeners.push(Listener {
@@ -102,9 +127,14 @@ impl Installation {
                 certificate_required: door.certificate_required,
             });
         }
-        let edge = Edge { listeners, upstream, directory: directory.path().to_owned() };
+        let edge = Edge {
+            listeners,
+            upstream: upstream.address,
+            upstream_http2: upstream.http2,
+            directory: directory.path().to_owned(),
+        };
         let envoy = Envoy::start(&provisioned("envoy"), &edge, &plain_client()).await.unwrap();
-        Self { authority, signer, services, envoy, calls: 0, directory, _upstream: sites }
+        Self { authority, signer, services, envoy, calls: 0, directory, _upstream: upstream.tasks }
     }
 
     /// Stops the service behind the door `index`, at once.
@@ -128,12 +158,16 @@ impl Installation {
         self.signer.sign("at+jwt", &claims(identity))
     }
 
+    /// The URL of `path` behind a door.
+    pub fn url(&self, door: &str, path: &str) -> String {
+        format!("https://{}{path}", self.envoy.address(door).unwrap())
+    }
+
     /// Makes `call`. An error is one of the connection: there was no answer.
     pub async fn call(&mut self, call: &Call<'_>) -> Result<Outcome, reqwest::Error> {
         self.calls += 1;
         let scenario = self.calls.to_string();
-        let address = self.envoy.address(call.door).unwrap();
-        let url = format!("https://{address}{}", call.path);
+        let url = self.url(call.door, call.path);
         let mut request = self.https_client(call).get(url).header("x-scenario", &scenario);
         for (name, value) in &call.headers {
             request = request.header(*name, value);

@@ -1,8 +1,8 @@
 //! Knows the JSON form of `x-forwarded-client-cert` (Envoy 1.40, `format: JSON`). It escapes what
 //! it carries, so any SAN can be told.
 
-use super::super::{Unusable, pem};
 use super::Element;
+use crate::client_certificate::{Unusable, pem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::borrow::Cow;

@@ -131,8 +131,8 @@ fn agree(last: &Element<'_>, evidence: &Evidence<'_>) -> Result<bool, Unusable> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::examples::RFC8705;
     use super::*;
+    use crate::client_certificate::examples::RFC8705;
 
     const US: &str = "spiffe://lab/us";
     const EDGE: &str = "spiffe://lab/edge";

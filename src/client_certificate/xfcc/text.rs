@@ -5,8 +5,8 @@
 //! characters that could need them. A certificate with `,` `;` or `"` in a SAN is therefore
 //! refused where a proxy forwards its SANs.
 
-use super::super::{Unusable, pem};
 use super::Element;
+use crate::client_certificate::{Unusable, pem};
 use std::borrow::Cow;
 
 /// The elements, from the client on. The iterator ends behind the first that cannot be read.

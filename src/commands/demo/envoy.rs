@@ -39,6 +39,8 @@ pub struct Edge {
     pub listeners: Vec<Listener>,
     /// Where their requests go.
     pub upstream: SocketAddr,
+    /// Whether they go there by HTTP/2, as gRPC must.
+    pub upstream_http2: bool,
     /// Holds `edge.pem` and `edge.key`, with which it serves, and `ca.pem`, which its clients'
     /// certificates must come from. Its own files go there as well.
     pub directory: PathBuf,
@@ -59,10 +61,20 @@ impl Envoy {
         edge: &Edge,
         client: &reqwest::Client,
     ) -> Result<Self, Failure> {
-        let directory = &edge.directory;
-        let config = directory.join("envoy.json");
+        let config = edge.directory.join("envoy.json");
         fs::write(&config, format!("{:#}\n", edge.bootstrap()))
             .map_err(|cause| Failure::new("writing Envoy's bootstrap", cause))?;
+        Self::run(binary, &config, client).await
+    }
+
+    /// Starts `binary` with the bootstrap `config`, which must have an `admin` listener, and waits
+    /// until it serves. Its own files go beside `config`.
+    pub async fn run(
+        binary: &Path,
+        config: &Path,
+        client: &reqwest::Client,
+    ) -> Result<Self, Failure> {
+        let directory = config.parent().unwrap_or_else(|| Path::new("/"));
         let admin_address = directory.join("envoy-admin");
         let mut command = Command::new(binary);
         command
@@ -71,7 +83,7 @@ impl Envoy {
             .arg("--admin-address-path")
             .arg(&admin_address)
             .arg("--config-path")
-            .arg(&config);
+            .arg(config);
         let mut process = Process::start("envoy", &mut command, &directory.join("envoy.log"))?;
         let listeners = process
             .until("live", async |_| {
@@ -82,7 +94,7 @@ impl Envoy {
                 serde_json::from_slice(&listeners.send().await.ok()?.bytes().await.ok()?).ok()
             })
             .await?;
-        Ok(Self { process, access_log: edge.access_log(), listeners })
+        Ok(Self { process, access_log: access_log_below(directory), listeners })
     }
 
     /// Where the listener `name` really listens.
@@ -117,24 +129,22 @@ impl Envoy {
 }
 
 impl Edge {
-    fn access_log(&self) -> PathBuf {
-        self.directory.join("access.log")
-    }
-
     fn bootstrap(&self) -> Value {
         let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
         let upstream = json!({"socket_address": address(self.upstream)});
-        let mut clusters = vec![cluster("upstream", &upstream, &json!({}))];
+        // gRPC is HTTP/2, which Envoy must be told to speak.
+        let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }});
+        let usual = json!({});
+        let protocol = if self.upstream_http2 { &h2 } else { &usual };
+        let mut clusters = vec![cluster("upstream", &upstream, protocol)];
         for listener in &self.listeners {
             let authorizer = match &listener.authorizer {
                 Authorizer::Tcp(it) => json!({"socket_address": address(*it)}),
                 Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
             };
-            // gRPC is HTTP/2, which Envoy must be told to speak.
-            let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }});
             clusters.push(cluster(&listener.cluster(), &authorizer, &h2));
         }
         json!({
@@ -252,10 +262,14 @@ fn cluster(name: &str, address: &Value, options: &Value) -> Value {
     })
 }
 
+fn access_log_below(directory: &Path) -> PathBuf {
+    directory.join("access.log")
+}
+
 fn access_log(edge: &Edge) -> Value {
     json!({"name": "envoy.access_loggers.file", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        "path": edge.access_log(),
+        "path": access_log_below(&edge.directory),
         "log_format": {"json_format": {
             "scenario": "%REQ(X-SCENARIO)%",
             "protocol": "%PROTOCOL%",

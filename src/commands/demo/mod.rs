@@ -1,6 +1,8 @@
 //! Knows how to show the whole thing on one machine: an issuer, a client, a thief, the service, and
 //! an Envoy if there is one.
 
+pub mod cast;
+pub mod dpop;
 pub mod envoy;
 pub mod issuer;
 pub mod pki;

@@ -1,12 +1,7 @@
 //! Knows what the demo shows: who calls with which token, and what must come of it.
 
-use super::Failure;
-use super::issuer::SigningKey;
-use super::pki::{Authority, Identity};
-use crate::clock::UnixTime;
+use super::cast::{Cast, Token};
 use crate::denial::Denial;
-use rcgen::KeyPair;
-use serde_json::{Value, json};
 
 /// The audience of the demo's resource.
 pub const AUDIENCE: &str = "https://payments.demo.test";
@@ -26,6 +21,8 @@ pub struct Scenario {
     pub caller: Caller,
     /// The token that comes with it.
     pub token: Token,
+    /// The DPoP proof that comes with the token; with none, the token comes as `Bearer`.
+    pub proof: Proof,
     /// What else the caller tries.
     pub trick: Trick,
     /// How it must end.
@@ -45,23 +42,19 @@ pub enum Caller {
     Nobody,
 }
 
-/// A token that the issuer has issued.
+/// A DPoP proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Token {
-    /// In order, and bound to the client's certificate.
-    Bound,
-    /// Bound to nothing.
-    Unbound,
-    /// In order, but an hour ago.
-    Expired,
-    /// For another audience.
-    Elsewhere,
-    /// Without the scope.
-    Unscoped,
-    /// Someone wrote another subject into it.
-    Tampered,
+pub enum Proof {
     /// There is none.
     Absent,
+    /// A new one by the client's key, for the very request.
+    Good,
+    /// The same, when it has been used.
+    Again,
+    /// By the thief's key.
+    OfThief,
+    /// By the client's key, for another URL.
+    Elsewhere,
 }
 
 /// What a caller tries besides.
@@ -89,7 +82,8 @@ pub struct Observed {
 /// Every scenario, in the order in which they are told.
 pub const ALL: &[Scenario] = {
     use Caller::{Client, Nobody, Renewed, Thief};
-    use Token::{Absent, Bound, Elsewhere, Expired, Tampered, Unbound, Unscoped};
+    use Proof::{Again, Good, OfThief};
+    use Token::{Absent, Bound, DpopBound, Elsewhere, Expired, Tampered, Unbound, Unscoped};
     use Trick::{ForgedIdentity, ForgedXfcc};
     &[
         of("its own token and certificate", Client, Bound),
@@ -105,6 +99,18 @@ pub const ALL: &[Scenario] = {
             .denied(Denial::CertificateMissing),
         of("its own token, a renewed certificate", Renewed, Bound)
             .denied(Denial::CertificateMismatch),
+        of("its own DPoP token and a proof", Nobody, DpopBound).proved(Good),
+        of("… and the same proof again", Nobody, DpopBound)
+            .proved(Again)
+            .denied(Denial::ProofReplayed),
+        of("… and a proof made for another URL", Nobody, DpopBound)
+            .proved(Proof::Elsewhere)
+            .denied(Denial::ProofTargetMismatch),
+        of("a stolen DPoP token, the thief's proof", Thief, DpopBound)
+            .proved(OfThief)
+            .denied(Denial::ProofKeyMismatch),
+        of("… and as a bearer token, without a proof", Thief, DpopBound)
+            .denied(Denial::SchemeMismatch),
         of("a token that is bound to nothing", Client, Unbound).denied(Denial::BindingMissing),
         of("no token", Client, Absent).denied(Denial::CredentialsMissing),
         of("a token with another subject written in", Client, Tampered)
@@ -116,12 +122,17 @@ pub const ALL: &[Scenario] = {
 };
 
 const fn of(title: &'static str, caller: Caller, token: Token) -> Scenario {
-    Scenario { title, caller, token, trick: Trick::Honest, expected: Ok(()) }
+    let (proof, trick, expected) = (Proof::Absent, Trick::Honest, Ok(()));
+    Scenario { title, caller, token, proof, trick, expected }
 }
 
 impl Scenario {
     const fn with(self, trick: Trick) -> Self {
         Self { trick, ..self }
+    }
+
+    const fn proved(self, proof: Proof) -> Self {
+        Self { proof, ..self }
     }
 
     const fn denied(self, denial: Denial) -> Self {
@@ -142,136 +153,25 @@ impl Scenario {
         (observed.status, &*observed.reason) == self.expected() && observed.subjects == subjects
     }
 
-    /// The headers of the request, besides the token.
+    /// The headers of the request.
     pub fn headers(&self, cast: &Cast) -> Vec<(&'static str, String)> {
+        let proof = cast.proof(self.proof);
+        let scheme = if proof.is_some() { "DPoP" } else { "Bearer" };
+        let token = cast.jwt(self.token).map(|it| ("authorization", format!("{scheme} {it}")));
+        let proof = proof.map(|it| ("dpop", it.to_owned()));
+        self.forged(cast).into_iter().chain(token).chain(proof).collect()
+    }
+
+    fn forged(&self, cast: &Cast) -> Option<(&'static str, String)> {
         match self.trick {
-            Trick::Honest => vec![],
-            Trick::ForgedIdentity => vec![("x-auth-subject", "admin".to_owned())],
+            Trick::Honest => None,
+            Trick::ForgedIdentity => Some(("x-auth-subject", "admin".to_owned())),
             Trick::ForgedXfcc => {
-                let hash = cast.client.thumbprint().to_hex();
-                vec![("x-forwarded-client-cert", format!("Hash={hash}"))]
+                let hash = cast.client().thumbprint().to_hex();
+                Some(("x-forwarded-client-cert", format!("Hash={hash}")))
             }
         }
     }
-}
-
-impl Token {
-    /// Every token that there is.
-    pub const ALL: [Self; 6] = [
-        Self::Bound,
-        Self::Unbound,
-        Self::Expired,
-        Self::Elsewhere,
-        Self::Unscoped,
-        Self::Tampered,
-    ];
-
-    /// Its name, for a file.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bound => "bound",
-            Self::Unbound => "unbound",
-            Self::Expired => "expired",
-            Self::Elsewhere => "elsewhere",
-            Self::Unscoped => "unscoped",
-            Self::Tampered => "tampered",
-            Self::Absent => "absent",
-        }
-    }
-
-    fn edit(self, claims: &mut Value) {
-        let (claim, value) = match self {
-            Self::Bound | Self::Absent => return,
-            Self::Tampered => ("sub", json!("admin")),
-            Self::Unbound => ("cnf", Value::Null),
-            Self::Expired => ("exp", json!(claims["iat"].as_i64().map(|it| it.saturating_sub(60)))),
-            Self::Elsewhere => ("aud", json!("https://blog.demo.test")),
-            Self::Unscoped => ("scope", json!("statements")),
-        };
-        match (claims.as_object_mut(), value) {
-            (Some(claims), Value::Null) => drop(claims.remove(claim)),
-            (Some(claims), value) => drop(claims.insert(claim.to_owned(), value)),
-            (None, _) => (),
-        }
-    }
-}
-
-/// Everybody and everything that appears in the scenarios.
-#[derive(Debug)]
-pub struct Cast {
-    client: Identity,
-    renewed: Identity,
-    thief: Identity,
-    tokens: Vec<(Token, String)>,
-}
-
-impl Cast {
-    /// Clients of `authority`, and the tokens that `issuer` issues to the first of them at `now`,
-    /// signed with `key`.
-    pub fn new(
-        authority: &Authority,
-        issuer: &str,
-        key: &SigningKey,
-        now: UnixTime,
-    ) -> Result<Self, Failure> {
-        let failure = |cause| Failure::new("making certificates", cause);
-        let new_client = |name| authority.client(name, KeyPair::generate()?);
-        let client = new_client("client").map_err(failure)?;
-        let renewed = authority.renew(&client).map_err(failure)?;
-        let thief = new_client("thief").map_err(failure)?;
-        let mut tokens = vec![];
-        for token in Token::ALL {
-            tokens.push((token, issue(token, &client, issuer, key, now)?));
-        }
-        Ok(Self { client, renewed, thief, tokens })
-    }
-
-    /// The certificate and key of `caller`, unless it has none.
-    pub const fn identity(&self, caller: Caller) -> Option<&Identity> {
-        match caller {
-            Caller::Client => Some(&self.client),
-            Caller::Renewed => Some(&self.renewed),
-            Caller::Thief => Some(&self.thief),
-            Caller::Nobody => None,
-        }
-    }
-
-    /// The JWT of `token`, unless it is [`Token::Absent`].
-    pub fn jwt(&self, token: Token) -> Option<&str> {
-        self.tokens.iter().find(|(it, _)| *it == token).map(|(_, jwt)| jwt.as_str())
-    }
-}
-
-fn issue(
-    token: Token,
-    client: &Identity,
-    issuer: &str,
-    key: &SigningKey,
-    now: UnixTime,
-) -> Result<String, Failure> {
-    let mut claims = json!({
-        "iss": issuer,
-        "aud": AUDIENCE,
-        "sub": SUBJECT,
-        "client_id": "shop",
-        "scope": SCOPE,
-        "iat": now.as_secs(),
-        "exp": now.as_secs().saturating_add(3600),
-        "jti": token.name(),
-        "cnf": {"x5t#S256": client.thumbprint().to_base64url()},
-    });
-    let honest = key.sign("at+jwt", &claims)?;
-    token.edit(&mut claims);
-    let edited = key.sign("at+jwt", &claims)?;
-    Ok(if token == Token::Tampered { spliced(&honest, &edited) } else { edited })
-}
-
-/// The claims of one token with the signature of another.
-fn spliced(signed: &str, claims: &str) -> String {
-    let header = signed.split('.').next().unwrap_or_default();
-    let signature = signed.rsplit('.').next().unwrap_or_default();
-    let claims = claims.split('.').nth(1).unwrap_or_default();
-    format!("{header}.{claims}.{signature}")
 }
 
 #[cfg(test)]
@@ -297,11 +197,5 @@ mod tests {
         check(stolen, 401, "certificate_missing", &[], false);
         check(stolen, 403, "certificate_mismatch", &[], false);
         check(stolen, 401, "certificate_mismatch", &[SUBJECT], false);
-    }
-
-    #[test]
-    fn a_tampered_token_differs_in_its_claims_alone() {
-        let spliced = spliced("header.honest.signature", "header.edited.other");
-        assert_eq!(spliced, "header.edited.signature");
     }
 }

@@ -2,14 +2,16 @@
 //! service, an Envoy.
 
 use super::Failure;
+use super::cast::{Cast, Token};
+use super::dpop;
 use super::envoy::{Authorizer, Edge, Envoy, Listener};
 use super::issuer::{self, SigningKey};
 use super::pki::{Authority, Identity};
-use super::scenarios::{AUDIENCE, Caller, Cast, Observed, PATH, SCOPE, Scenario, Token};
+use super::scenarios::{AUDIENCE, Caller, Observed, PATH, SCOPE, Scenario};
 use super::service::Service;
 use super::upstream;
 use super::way::{Door, Way};
-use crate::clock::UnixTime;
+use crate::clock::{Clock, SystemClock, UnixTime};
 use std::fs::{self, DirBuilder};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
@@ -24,6 +26,8 @@ pub(super) struct Stage {
     way: Way,
     cast: Cast,
     service: Service,
+    /// Where proofs can be had.
+    proofs: SocketAddr,
     // Behind those who write into it: fields are dropped in this order.
     directory: Directory,
     _sites: JoinSet<()>,
@@ -44,7 +48,7 @@ impl Stage {
         let (listener, upstream) = listen().await?;
         sites.spawn(upstream::echo().serve(listener));
 
-        let cast = Cast::new(&authority, &issuer, &key, now)?;
+        let mut cast = Cast::new(&authority, &issuer, &key, now)?;
         directory.write("ca.pem", &authority.certificate_pem())?;
         directory.write_identity("edge", &server)?;
         directory.write_cast(&cast)?;
@@ -65,7 +69,11 @@ impl Stage {
                 Way::Envoy(envoy, Door { origin, ca: authority.certificate_pem() })
             }
         };
-        Ok(Self { way, cast, service, directory, _sites: sites })
+        cast.prove(&way.url(), SystemClock.now())?;
+        let (listener, proofs) = listen().await?;
+        let token = cast.jwt(Token::DpopBound).unwrap_or_default().to_owned();
+        sites.spawn(dpop::site(cast.dpop_key().clone(), way.url(), token).serve(listener));
+        Ok(Self { way, cast, service, proofs, directory, _sites: sites })
     }
 
     /// Plays `scenario`, and tells how it ended.
@@ -107,6 +115,7 @@ impl Stage {
                 curl("the client with its own token", "client", Token::Bound)
                     + &curl("a thief with that token", "thief", Token::Bound)
                     + &curl("a token that is bound to nothing", "client", Token::Unbound)
+                    + &self.dpop_invitation()
             }
             Way::Direct(address) => {
                 format!("\n  # what it speaks\n  grpcurl -plaintext {address} list\n")
@@ -116,6 +125,16 @@ impl Stage {
             "\nIt stays up until Ctrl-C. Certificates, tokens, configurations and logs are in its \
              directory:\n\n  cd {directory}\n{tries}\n  # the service itself\n  curl \
              http://{admin}/status\n  tail -f keybound.log\n"
+        )
+    }
+
+    fn dpop_invitation(&self) -> String {
+        let (proofs, token, url) = (self.proofs, Token::DpopBound.name(), self.way.url());
+        format!(
+            "\n  # a DPoP token with a new proof, good for a minute, and the same proof again\n  \
+             proof=$(curl -s http://{proofs}/)\n  for i in 1 2; do\n    curl -i --cacert ca.pem -H \
+             \"Authorization: DPoP $(cat {token}.jwt)\" \\\n      -H \"DPoP: $proof\" {url}; \
+             echo\n  done\n"
         )
     }
 }
@@ -143,7 +162,12 @@ fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge 
         // So that the scenarios without one get as far as the service.
         certificate_required: false,
     };
-    Edge { listeners: vec![listener], upstream, directory: directory.to_owned() }
+    Edge {
+        listeners: vec![listener],
+        upstream,
+        upstream_http2: false,
+        directory: directory.to_owned(),
+    }
 }
 
 fn configuration(issuer: &str, directory: &Path) -> String {
@@ -162,7 +186,7 @@ client_certificate:
 policies:
   - name: payments
     match: {{path_prefix: {PATH}}}
-    sender_constraint: certificate
+    sender_constraint: either
     scopes: [{SCOPE}]
 limits:
   check_deadline: 900ms

@@ -2,9 +2,10 @@
 //! `CheckRequest` such as Envoy would send.
 
 use super::Failure;
+use super::cast::Cast;
 use super::envoy::Envoy;
 use super::pki::Identity;
-use super::scenarios::{Cast, Observed, PATH, Scenario};
+use super::scenarios::{Observed, PATH, Scenario};
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::{
     HttpRequest, Peer, Request,
@@ -26,6 +27,9 @@ use tokio::net::TcpStream;
 /// How long an answer may take: whatever hangs, the demo does not.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The host that requests name when there is no Envoy to know its own.
+const HOST: &str = "payments.demo.test";
+
 /// How a scenario's request reaches the authorizer.
 #[derive(Debug)]
 pub(super) enum Way {
@@ -45,6 +49,14 @@ pub(super) struct Door {
 }
 
 impl Way {
+    /// The URL to which the requests go.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Envoy(_, door) => format!("{}{PATH}", door.origin),
+            Self::Direct(_) => format!("https://{HOST}{PATH}"),
+        }
+    }
+
     /// Plays `scenario`, and tells how it ended.
     pub(super) async fn play(
         &mut self,
@@ -82,9 +94,10 @@ async fn through_envoy(
 ) -> Result<Observed, Failure> {
     let client = door.client(cast.identity(scenario.caller))?;
     // Titles repeat ("… and"), and the access log must tell one from another.
-    let id = format!("{:?}-{:?}-{:?}", scenario.caller, scenario.token, scenario.trick);
+    let Scenario { caller, token, proof, trick, .. } = scenario;
+    let id = format!("{caller:?}-{token:?}-{proof:?}-{trick:?}");
     let mut request = client.get(format!("{}{PATH}", door.origin)).header("x-scenario", &id);
-    for (name, value) in headers(scenario, cast) {
+    for (name, value) in scenario.headers(cast) {
         request = request.header(name, value);
     }
     let response = match request.send().await {
@@ -106,11 +119,6 @@ fn subjects_in_echo(body: &[u8]) -> Vec<String> {
     let seen: Value = serde_json::from_slice(body).unwrap_or_default();
     let subjects = seen.pointer("/headers/x-auth-subject").and_then(Value::as_array);
     subjects.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-fn headers(scenario: &Scenario, cast: &Cast) -> Vec<(&'static str, String)> {
-    let token = cast.jwt(scenario.token).map(|it| ("authorization", format!("Bearer {it}")));
-    scenario.headers(cast).into_iter().chain(token).collect()
 }
 
 async fn direct(
@@ -145,7 +153,7 @@ async fn direct(
 }
 
 fn check_request(scenario: &Scenario, cast: &Cast) -> CheckRequest {
-    let headers = headers(scenario, cast).into_iter().map(|(name, value)| HeaderValue {
+    let headers = scenario.headers(cast).into_iter().map(|(name, value)| HeaderValue {
         key: name.to_owned(),
         raw_value: value.into_bytes(),
         ..HeaderValue::default()
@@ -158,7 +166,7 @@ fn check_request(scenario: &Scenario, cast: &Cast) -> CheckRequest {
                 http: Some(HttpRequest {
                     method: "GET".to_owned(),
                     scheme: "https".to_owned(),
-                    host: "payments.demo.test".to_owned(),
+                    host: HOST.to_owned(),
                     path: PATH.to_owned(),
                     protocol: "HTTP/2".to_owned(),
                     header_map: Some(HeaderMap { headers: headers.collect() }),

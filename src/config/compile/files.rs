@@ -1,5 +1,8 @@
 //! Knows the files that a configuration names, and what must be in them.
 
+use crate::config::Ingredient;
+use crate::jose::thumbprint::Thumbprint;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,11 +19,17 @@ const LONGEST: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(in crate::config) struct Files {
     folder: PathBuf,
+    read: RefCell<Vec<Ingredient>>,
 }
 
 impl Files {
     pub(in crate::config) fn below(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), read: RefCell::default() }
+    }
+
+    /// Every file that was read so far, as it was then.
+    pub(in crate::config) fn into_ingredients(self) -> Vec<Ingredient> {
+        self.read.into_inner()
     }
 
     /// Where the file of this name is.
@@ -33,7 +42,11 @@ impl Files {
         if name.is_empty() {
             return Err("must be the name of a file".to_owned());
         }
-        read_file(&self.path(name))
+        let path = self.path(name);
+        let found = read_file(&path);
+        let content = found.as_deref().ok().map(Thumbprint::of);
+        self.read.borrow_mut().push(Ingredient { path, content });
+        found
     }
 }
 

@@ -1,30 +1,27 @@
 //! Knows where the service may listen.
 
-use super::NOT_SUPPORTED_YET;
 use super::files::{self, Files};
+use super::forward_auth;
 use crate::config::problem::{Findings, Path};
 use crate::config::{Address, Listen, Tls, file};
 use std::net::{Ipv4Addr, SocketAddr};
 
 pub(super) fn compile(
     listen: file::Listen,
-    at: &Path,
+    asker: Option<file::ForwardAuth>,
+    root: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Listen {
-    if listen.forward_auth.is_some() {
-        findings.problem(&at.key("forward_auth"), NOT_SUPPORTED_YET);
-    }
+    let at = &root.key("listen");
     let given_tls = listen.tls.is_some() || findings.is_incomplete(&at.key("tls"));
     let compiled = Listen {
         ext_authz: listen.ext_authz.unwrap_or_else(|| local(9001)),
+        forward_auth: forward_auth::compile(listen.forward_auth, asker, root, files, findings),
         admin: listen.admin.unwrap_or_else(|| local(9003)),
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
     };
-    if overlap(&compiled.ext_authz, &compiled.admin) {
-        let message = format!("is the address of ext_authz, {}, as well", compiled.ext_authz);
-        findings.problem(&at.key("admin"), message);
-    }
+    keep_apart(&compiled, at, findings);
     if let Address::Tcp(address) = compiled.ext_authz
         && !address.ip().is_loopback()
         && !given_tls
@@ -35,7 +32,28 @@ pub(super) fn compile(
         );
         findings.warning(&at.key("ext_authz"), message);
     }
+    if let Some(forward_auth) = &compiled.forward_auth {
+        let client_ca = compiled.tls.as_ref().map(|it| it.client_ca.is_some());
+        let tls = client_ca.or_else(|| given_tls.then_some(true));
+        forward_auth::warn_of_reach(forward_auth, tls, &at.key("forward_auth"), findings);
+    }
     compiled
+}
+
+fn keep_apart(listen: &Listen, at: &Path, findings: &mut Findings) {
+    let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
+    for (key, address, other_key, other) in [
+        ("admin", Some(&listen.admin), "ext_authz", Some(&listen.ext_authz)),
+        ("forward_auth", forward_auth, "ext_authz", Some(&listen.ext_authz)),
+        ("forward_auth", forward_auth, "admin", Some(&listen.admin)),
+    ] {
+        if let (Some(address), Some(other)) = (address, other)
+            && overlap(address, other)
+        {
+            let message = format!("is the address of {other_key}, {other}, as well");
+            findings.problem(&at.key(key), message);
+        }
+    }
 }
 
 fn local(port: u16) -> Address {

@@ -4,11 +4,13 @@
 mod client_certificate;
 mod dpop;
 mod files;
+mod forward_auth;
 mod introspection;
 mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod telemetry;
 mod upkeep;
 mod upstream;
 mod url;
@@ -16,9 +18,9 @@ mod url;
 pub use dpop::Dpop;
 pub(super) use files::{Files, read_file};
 
-use super::Listen;
 use super::file::{self, File};
 use super::problem::{Findings, Path};
+use super::{Listen, Telemetry};
 use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -29,15 +31,20 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet, Dpop)> {
+) -> Option<(Listen, PolicySet, Dpop, Telemetry)> {
     let root = Path::default();
-    let at = root.key("listen");
-    let listen = listen::compile(file.listen.unwrap_or_default(), &at, files, findings);
+    let listen = file.listen.unwrap_or_default();
+    let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
     let at = root.key("client_certificate");
     let source = file.client_certificate.unwrap_or_default();
     let client_certificate = client_certificate::compile(source, &at, findings);
+    if let Some(forward_auth) = &listen.forward_auth {
+        forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
+    }
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+    let at = root.key("telemetry");
+    let telemetry = telemetry::compile(file.telemetry.unwrap_or_default(), &at, files, findings);
 
     let dpop = dpop::compile(file.dpop.unwrap_or_default(), &root.key("dpop"), files, findings);
 
@@ -52,11 +59,8 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
-    Some((listen, policies, dpop))
+    Some((listen, policies, dpop, telemetry?))
 }
-
-/// What is not built is refused: nobody may rely on what is not done.
-const NOT_SUPPORTED_YET: &str = "is not supported yet: remove it";
 
 /// A check that waits for an issuer must have time left to say that it waited in vain.
 fn warn_of_slow_issuers(

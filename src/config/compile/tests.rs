@@ -1,5 +1,6 @@
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
+use crate::front::forward_auth::{Asker, Flavour, Secret};
 use crate::jose::algorithm::Algorithm;
 use crate::policy::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::policy::{
@@ -7,6 +8,8 @@ use crate::policy::{
     UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
+use crate::telemetry::sample::Share;
+use http::HeaderName;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -24,6 +27,7 @@ policies:
   sender_constraint: certificate
 limits: {}
 upstream: {}
+telemetry: {}
 ";
 
 /// The minimal configuration with `edit` for the one line that begins as it does.
@@ -146,7 +150,14 @@ fn listeners_have_addresses_of_their_own() {
     refuses("listen: {ext_authz: 'unix:x'}", "listen.ext_authz", 1, "absolute");
     refuses("listen: {admin: 127.0.0.1:9001}", "listen.admin", 1, "as well");
     refuses("listen: {admin: 0.0.0.0:9001}", "listen.admin", 1, "as well");
-    refuses("listen: {forward_auth: 127.0.0.1:9002}", "listen.forward_auth", 1, "not supported");
+    for taken in ["127.0.0.1:9001", "127.0.0.1:9003", "0.0.0.0:9001"] {
+        refuses(
+            &format!("listen: {{forward_auth: '{taken}'}}"),
+            "listen.forward_auth",
+            1,
+            "as well",
+        );
+    }
     refuses("listen: {grpc: 127.0.0.1:9002}", "listen.grpc", 1, "unknown key");
     refuses("listen: {ext_auth: 127.0.0.1:1}", "listen.ext_auth", 1, "`ext_authz`");
     warns("listen: {ext_authz: 0.0.0.0:9001}", "listen.ext_authz", 1, "no TLS");
@@ -154,6 +165,122 @@ fn listeners_have_addresses_of_their_own() {
     let listen = takes("listen: {ext_authz: unix:/run/x.sock, admin: '0.0.0.0:9003'}").listen;
     assert_eq!(listen.ext_authz, Address::Unix("/run/x.sock".into()));
     takes("listen: {ext_authz: 127.0.0.1:0, admin: 127.0.0.1:0}");
+}
+
+/// What is warned of, where the rest of the minimal configuration speaks of a certificate in a
+/// header.
+fn forward_auth(listen: &str, section: &str) -> Result<(Asker, Vec<String>), Vec<Problem>> {
+    let text = edited(&format!("listen: {{forward_auth: '{listen}'}}\nforward_auth: {section}"))
+        .replace("client_certificate: {}", "client_certificate: {source: header}");
+    let config = read(&text)?;
+    let warnings = config.warnings.into_iter().map(|it| it.path + ": " + &it.message).collect();
+    Ok((config.listen.forward_auth.unwrap().asker, warnings))
+}
+
+#[test]
+fn a_proxy_that_asks_by_subrequest_says_how() {
+    let here = "127.0.0.1:9002";
+    let flavour = |section| forward_auth(here, section).unwrap().0.flavour;
+    let envoy = |prefix: &str| Flavour::Envoy { path_prefix: prefix.to_owned() };
+    assert_eq!(flavour("{}"), envoy(""));
+    assert_eq!(flavour("{flavour: envoy, path_prefix: /check}"), envoy("/check"));
+    assert_eq!(flavour("{flavour: nginx}"), Flavour::Nginx);
+    assert_eq!(flavour("{flavour: traefik}"), Flavour::Traefik);
+    assert_eq!(flavour("{flavour: caddy}"), Flavour::Traefik);
+    for (section, path, message) in [
+        ("{flavour: apache}", "forward_auth.flavour", "nginx"),
+        ("{flavour: nginx, path_prefix: /check}", "forward_auth.path_prefix", "`flavour: envoy`"),
+        ("{path_prefix: check}", "forward_auth.path_prefix", "slash"),
+        ("{path_prefix: /check/}", "forward_auth.path_prefix", "slash"),
+        ("{path_prefix: ''}", "forward_auth.path_prefix", "slash"),
+        ("{secret_header: x-secret}", "forward_auth.secret_header", "`secret_file`"),
+        ("{secret_file: missing}", "forward_auth.secret_file", "cannot read"),
+    ] {
+        one(&forward_auth(here, section).unwrap_err(), section, (path, 2, message));
+    }
+    refuses("listen: {}\nforward_auth: {}", "forward_auth", 2, "has no effect");
+    assert_eq!(config(MINIMAL).listen.forward_auth, None);
+}
+
+#[test]
+fn a_secret_is_long_and_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |secret: &str, header: &str| {
+        fs::write(folder.path().join("secret"), secret).unwrap();
+        let section = format!("{{secret_file: secret{header}}}");
+        let listen = "listen: {forward_auth: 127.0.0.1:9002}";
+        let text = edited(&format!("{listen}\nforward_auth: {section}"));
+        from_str(&text, folder.path())
+            .map(|it| it.listen.forward_auth.unwrap().asker.secret)
+            .map_err(|it| it.into_iter().map(|it| it.path).collect::<Vec<_>>())
+    };
+    let of = |header| Some(Secret::new(HeaderName::from_static(header), b"sixteen-letters!"));
+    assert_eq!(read("sixteen-letters!\n", ""), Ok(of("x-keybound-secret")));
+    assert_eq!(read("sixteen-letters!", ", secret_header: X-Other"), Ok(of("x-other")));
+    for odd in ["", "\n", "fifteen-letters", "sixteen-letters!\nsixteen", "sixteen letters!"] {
+        assert_eq!(read(odd, ""), Err(vec!["forward_auth.secret_file".to_owned()]), "{odd}");
+    }
+    for odd in ["'a b'", "Authorization", "dpop"] {
+        let found = read("sixteen-letters!", &format!(", secret_header: {odd}"));
+        assert_eq!(found, Err(vec!["forward_auth.secret_header".to_owned()]), "{odd}");
+    }
+}
+
+#[test]
+fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
+    let everywhere = "0.0.0.0:9002";
+    let warnings = |listen| forward_auth(listen, "{flavour: nginx}").unwrap().1;
+    assert_eq!(warnings("127.0.0.1:9002"), [""; 0]);
+    assert_eq!(warnings("[::1]:9002"), [""; 0]);
+    assert_eq!(warnings("unix:/run/keybound.sock"), [""; 0]);
+    let [warning] = &warnings(everywhere)[..] else { panic!("one warning") };
+    assert!(warning.starts_with("listen.forward_auth: 0.0.0.0:9002"), "{warning}");
+    assert!(warning.contains("invent"), "{warning}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("tls.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("tls-key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(folder.path().join("secret"), "sixteen-letters!").unwrap();
+    let warned = |tls: &str, section: &str| {
+        let listen = format!("listen: {{forward_auth: '{everywhere}'{tls}}}");
+        let text = edited(&format!("{listen}\nforward_auth: {{flavour: nginx{section}}}"))
+            .replace("client_certificate: {}", "client_certificate: {source: header}");
+        let config = from_str(&text, folder.path()).unwrap();
+        config.warnings.into_iter().map(|it| it.message).collect::<String>()
+    };
+    let tls = ", tls: {certificate_file: tls.pem, key_file: tls-key.pem}";
+    let mutual =
+        ", tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem}";
+    let secret = ", secret_file: secret";
+    assert!(warned(tls, "").contains("invent"));
+    assert!(warned("", secret).contains("in the clear"));
+    assert_eq!(warned(tls, secret), "");
+    assert_eq!(warned(mutual, ""), "");
+}
+
+#[test]
+fn a_proxy_must_be_able_to_tell_the_certificate() {
+    let warned = |flavour: &str, source: &str| {
+        let listen = "listen: {forward_auth: 127.0.0.1:9002}";
+        let text = edited(&format!("{listen}\nforward_auth: {{flavour: {flavour}}}"))
+            .replace("client_certificate: {}", &format!("client_certificate: {{{source}}}"));
+        let warnings = config(&text).warnings;
+        assert!(warnings.iter().all(|it| it.path == "client_certificate.source"), "{warnings:?}");
+        !warnings.is_empty()
+    };
+    for (flavour, source, expected) in [
+        ("nginx", "source: header", false),
+        ("nginx", "source: xfcc", true),
+        ("nginx", "source: peer", true),
+        ("traefik", "source: xfcc", true),
+        ("envoy", "source: header", false),
+        ("envoy", "source: xfcc", false),
+        ("envoy", "source: xfcc, xfcc: {behind: [a]}", true),
+        ("envoy", "source: peer", true),
+    ] {
+        assert_eq!(warned(flavour, source), expected, "{flavour} {source}");
+    }
 }
 
 #[test]
@@ -692,13 +819,14 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
     assert!(matches!(given.authentication, ClientAuthentication::MutualTls(_)));
 }
 
-/// Every key of the contract, also of what is not built.
+/// Every key of the contract.
 const WHOLE: &str = "\
 listen:
   ext_authz: 127.0.0.1:9001
   forward_auth: 127.0.0.1:9002
   admin: 127.0.0.1:9003
   tls: {certificate_file: a.pem, key_file: b.pem, client_ca_file: c.pem}
+forward_auth: {flavour: envoy}
 issuers:
   - issuer: https://as.example.com
     audiences: [https://api.example.com]
@@ -740,16 +868,10 @@ upstream:
 ";
 
 #[test]
-fn of_the_contract_only_what_is_not_built_and_not_there_is_refused() {
+fn of_the_contract_only_what_is_not_there_is_refused() {
     let problems = read(WHOLE).unwrap_err();
-    let paths = |told: &str| -> Vec<_> {
-        let told = problems.iter().filter(|it| it.message.contains(told));
-        told.map(|it| it.path.as_str()).collect()
-    };
-    let (unsupported, unreadable) = (paths("not supported yet"), paths("cannot read"));
-    assert_eq!(unsupported, ["listen.forward_auth",]);
-    assert_eq!(unreadable.len(), 6, "{problems:#?}");
-    assert_eq!(problems.len(), unsupported.len() + unreadable.len(), "{problems:#?}");
+    assert!(problems.iter().all(|it| it.message.contains("cannot read")), "{problems:#?}");
+    assert_eq!(problems.len(), 6, "{problems:#?}");
 }
 
 #[test]
@@ -799,5 +921,71 @@ fn a_file_cut_off_anywhere_is_read_without_a_panic() {
                 assert!(problems.is_none_or(|it| !it.is_empty()), "{text}");
             }
         }
+    }
+}
+
+#[test]
+fn nothing_is_told_to_others_unless_asked_for() {
+    let telemetry = config(MINIMAL).telemetry;
+    assert_eq!((telemetry.collector, telemetry.log_allows), (None, Share::NONE));
+    let edit = "telemetry: {otlp: {endpoint: 'https://otel.example.com/v1/traces'}}";
+    let collector = takes(edit).telemetry.collector.unwrap();
+    assert_eq!(collector.endpoint.as_str(), "https://otel.example.com/v1/traces");
+    assert_eq!((collector.ca, collector.headers.len()), (None, 0));
+    assert_eq!((collector.sample.percent(), &*collector.service_name), ("1%".into(), "keybound"));
+    let telemetry = takes("telemetry: {log: {allow_sample: 0.001}}").telemetry;
+    assert_eq!(telemetry.log_allows.percent(), "0.1%");
+}
+
+#[test]
+fn a_collector_must_be_one_that_may_know() {
+    let otlp = |inside: &str| format!("telemetry: {{otlp: {{{inside}}}}}");
+    let here = "endpoint: 'http://127.0.0.1:4318/v1/traces'";
+    takes(&otlp(here));
+    takes(&otlp(&format!("{here}, sample_ratio: 0, service_name: edge")));
+    takes(&otlp(&format!("{here}, sample_ratio: 1")));
+    for (inside, key, message) in [
+        ("sample_ratio: 1", "endpoint", "give the URL"),
+        ("endpoint: 'http://otel.example.com/v1/traces'", "endpoint", "must be https"),
+        ("endpoint: 'http://127.0.0.1:4318'", "endpoint", "has no path"),
+        ("endpoint: 'https://u:p@otel.example.com/x'", "endpoint", "credentials"),
+        (&format!("{here}, sample_ratio: 1.1"), "sample_ratio", "0 to 1"),
+        (&format!("{here}, sample_ratio: -0.1"), "sample_ratio", "0 to 1"),
+        (&format!("{here}, sample_ratio: .nan"), "sample_ratio", ""),
+        (&format!("{here}, service_name: ''"), "service_name", "empty"),
+        (&format!("{here}, ca_file: missing.pem"), "ca_file", "cannot read"),
+        (&format!("{here}, ca_file: Cargo.toml"), "ca_file", "holds no certificate"),
+        (&format!("{here}, headers_file: missing"), "headers_file", "cannot read"),
+        (&format!("{here}, headers_file: README.md"), "headers_file", "no header in line"),
+    ] {
+        refuses(&otlp(inside), &format!("telemetry.otlp.{key}"), 11, message);
+    }
+    refuses("telemetry: {log: {allow_sample: 2}}", "telemetry.log.allow_sample", 11, "0 to 1");
+}
+
+#[test]
+fn headers_for_the_collector_come_from_a_file_and_are_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = edited(
+        "telemetry: {otlp: {endpoint: 'https://otel.example.com/x', headers_file: headers}}",
+    );
+    let read = |lines: &str| {
+        fs::write(folder.path().join("headers"), lines).unwrap();
+        from_str(&text, folder.path()).map(|it| it.telemetry.collector.unwrap().headers)
+    };
+    let headers = read("# a key\n\nX-Api-Key: k:1 \nx-scope:eu\n").unwrap();
+    let told: Vec<_> = headers.iter().map(|it| (it.0.as_str(), it.1.as_bytes())).collect();
+    assert_eq!(told, [("x-api-key", &b"k:1"[..]), ("x-scope", b"eu")]);
+    assert!(!format!("{headers:?}").contains("k:1"));
+    for (lines, message) in [
+        ("secret", "no header in line 1"),
+        ("a: b\nsecret text: x", "no header in line 2"),
+        ("a: \u{7f}secret", "no header in line 1"),
+        ("Content-Type: text/plain", "not free"),
+        ("host: secret", "not free"),
+    ] {
+        let problems = read(lines).unwrap_err();
+        one(&problems, lines, ("telemetry.otlp.headers_file", 11, message));
+        assert!(!problems[0].message.contains("secret"), "{problems:?}");
     }
 }

@@ -57,13 +57,13 @@ const UNAUTHENTICATED: i32 = 16;
 
 fn allowed(set: &[Header], remove: &[Arc<str>], to_client: &[Header]) -> OkHttpResponse {
     let (sendable, unsendable): (Vec<&Header>, Vec<&Header>) =
-        set.iter().partition(|it| is_sendable(it));
+        set.iter().partition(|it| it.is_sendable());
     // What cannot be set must not be left to the client either.
     let removed = remove.iter().chain(unsendable.iter().map(|it| &it.name));
     OkHttpResponse {
         headers: sendable.into_iter().map(to_upstream).collect(),
         headers_to_remove: removed.map(|it| String::from(&**it)).collect(),
-        response_headers_to_add: to_client.iter().filter(|it| is_sendable(it)).map(sole).collect(),
+        response_headers_to_add: to_client.iter().filter(|it| it.is_sendable()).map(sole).collect(),
         ..OkHttpResponse::default()
     }
 }
@@ -71,13 +71,9 @@ fn allowed(set: &[Header], remove: &[Arc<str>], to_client: &[Header]) -> OkHttpR
 fn denied(status: u16, to_client: &[Header], body: String) -> DeniedHttpResponse {
     DeniedHttpResponse {
         status: Some(HttpStatus { code: status.into() }),
-        headers: to_client.iter().filter(|it| is_sendable(it)).map(to_denied_client).collect(),
+        headers: to_client.iter().filter(|it| it.is_sendable()).map(to_denied_client).collect(),
         body,
     }
-}
-
-fn is_sendable(header: &Header) -> bool {
-    !header.value.chars().any(char::is_control)
 }
 
 /// A request header in place of all that the client sent under its name. Some Envoys go by

@@ -9,7 +9,7 @@ use crate::gate::{Gate, Passage};
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::panic::AssertUnwindSafe;
@@ -34,7 +34,10 @@ impl Endpoint {
     /// Answers one call.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<EndpointBody> {
         if is_check(request.uri().path()) {
-            return self.check(request.into_body()).await.map(EndpointBody::Ours);
+            let (head, body) = request.into_parts();
+            let passage = self.gate.enter(Front::ExtAuthz);
+            let passage = passage.within(head.headers.get(TRACEPARENT).map(HeaderValue::as_bytes));
+            return Self::check(passage, body).await.map(EndpointBody::Ours);
         }
         match self.companions.answer(request) {
             Some(answering) => answering.await.map(EndpointBody::Companion),
@@ -44,13 +47,15 @@ impl Endpoint {
 
     /// Whatever goes wrong, the answer is a denial in a call that ends well: on a call that fails,
     /// the proxy may be told to let the request through.
-    async fn check<B: Body<Data = Bytes>>(&self, body: B) -> Response<Reply> {
-        let passage = self.gate.enter(Front::ExtAuthz);
+    async fn check<B: Body<Data = Bytes>>(passage: Passage<'_>, body: B) -> Response<Reply> {
         let checked = AssertUnwindSafe(check(&passage, body)).catch_unwind().await;
         let message = checked.unwrap_or_else(|_| encoded(&passage.refuse(Denial::Internal)));
         grpc::reply(message)
     }
 }
+
+/// A proxy that traces names its own span for the call here (W3C Trace Context §3.2).
+const TRACEPARENT: &str = "traceparent";
 
 fn is_check(path: &str) -> bool {
     let method = path.strip_prefix('/').and_then(|it| it.strip_prefix(AUTHORIZATION));
@@ -118,10 +123,10 @@ impl Body for EndpointBody {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pb::envoy::service::auth::v3::CheckResponse;
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
+    use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckResponse;
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
@@ -150,7 +155,11 @@ mod tests {
 
     async fn check<B: Body<Data = Bytes>>(body: B, reason: &str) {
         let endpoint = endpoint();
-        let response = endpoint.check(body).await.collect().await.unwrap();
+        let response = Endpoint::check(endpoint.gate.enter(Front::ExtAuthz), body)
+            .await
+            .collect()
+            .await
+            .unwrap();
         let ok = response.trailers().unwrap().get("grpc-status").unwrap().clone();
         assert_eq!(ok, "0");
         assert_refused(&endpoint, &response.to_bytes(), reason);
@@ -182,7 +191,8 @@ mod tests {
         let endpoint = endpoint();
         let places = [(); 2].map(|()| endpoint.gate.enter(Front::ExtAuthz));
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let response = endpoint.check(StreamBody::new(stalls)).await;
+        let passage = endpoint.gate.enter(Front::ExtAuthz);
+        let response = Endpoint::check(passage, StreamBody::new(stalls)).await;
         drop(places);
         assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
     }
@@ -191,7 +201,10 @@ mod tests {
     async fn a_caller_that_gives_up_leaves_nothing_behind() {
         let endpoint = endpoint();
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let mut answering = Box::pin(endpoint.check(StreamBody::new(stalls)));
+        let mut answering = Box::pin(Endpoint::check(
+            endpoint.gate.enter(Front::ExtAuthz),
+            StreamBody::new(stalls),
+        ));
         assert!(answering.as_mut().now_or_never().is_none());
         assert_eq!(endpoint.gate.under_way(), 1);
         drop(answering);

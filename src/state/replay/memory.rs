@@ -20,7 +20,7 @@ use std::time::Duration;
 /// How many records may live at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// All together. A record takes some 150 bytes.
+    /// All together. A record takes 70 to 190 bytes.
     pub capacity: usize,
     /// Of one key.
     pub per_key: usize,

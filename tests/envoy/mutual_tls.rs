@@ -1,36 +1,14 @@
-//! End to end: a client with mutual TLS, a real Envoy, the real service, an upstream.
+//! Tokens that are bound to client certificates.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-
-#[path = "support/installation.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod installation;
-#[path = "support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod programs;
-#[path = "support/tokens.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod tokens;
-
-use installation::{Call, Door, Installation, Outcome, claims};
+use super::installation::{Call, Door, Installation, claims};
+use super::tokens::tampered;
+use super::{BOTH, OPTIONAL, check};
 use keybound::commands::demo::pki::Identity;
 use keybound::denial::Denial;
 use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256};
 use reqwest::Version;
 use serde_json::{Value, json};
-use tokens::tampered;
 
-const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
-
-/// Clients may come without a certificate; the service hears of theirs from Envoy itself.
-const OPTIONAL: Door = Door {
-    name: "optional",
-    source: "peer",
-    forward_client_cert: "SANITIZE",
-    certificate_required: false,
-};
 /// Clients must have a certificate.
 const REQUIRED: Door = Door { name: "required", certificate_required: true, ..OPTIONAL };
 /// The service hears of the certificate from `x-forwarded-client-cert`, which Envoy writes.
@@ -184,22 +162,4 @@ async fn an_outage_lets_nothing_through_and_ends() {
 
     it.restart(0, &OPTIONAL).await;
     check(&mut it, &call, Ok(())).await;
-}
-
-/// Makes `call` and holds the answer against `expected`: its status, its reason in the metadata that
-/// Envoy logs, and the challenge.
-async fn check(it: &mut Installation, call: &Call<'_>, expected: Result<(), Denial>) -> Outcome {
-    let outcome = it.call(call).await.unwrap();
-    let context = format!("{} {:?} {}: {outcome:?}", call.door, call.http, call.path);
-    let (status, reason) = match expected {
-        Ok(()) => (200, "allowed"),
-        Err(denial) => (denial.status(), denial.label()),
-    };
-    assert_eq!((outcome.status.as_u16(), outcome.reason()), (status, reason), "{context}");
-    if let Err(denial) = expected {
-        assert_eq!(outcome.body["error_description"], denial.sentence(), "{context}");
-        let challenged = outcome.headers.contains_key("www-authenticate");
-        assert_eq!(challenged, status == 401 || denial.error().is_some(), "{context}");
-    }
-    outcome
 }

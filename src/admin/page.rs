@@ -1,0 +1,86 @@
+//! Knows the page for people. It shows what `/status` tells, and asks for that itself.
+
+use super::document;
+use crate::jose::thumbprint::Thumbprint;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{
+    CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use std::sync::LazyLock;
+
+const PAGE: &str = include_str!("page.html");
+
+/// The page. It comes from here alone, and nothing in it comes from elsewhere.
+pub(super) fn answer() -> Response<Full<Bytes>> {
+    let mut answer = document(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    answer
+}
+
+/// The page's own style and script, by their hashes (CSP Level 3 §2.3.1), and requests to where it
+/// came from. Text that a stranger chose cannot become anything else than text.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let (style, script) = (hash_of("style"), hash_of("script"));
+    let policy = format!(
+        "default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'"
+    );
+    // Nothing would run under it: a page that shows nothing rather than one without a policy.
+    HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+/// The hash source of what is in the only element of this name.
+fn hash_of(element: &str) -> String {
+    let (begin, end) = (format!("<{element}>"), format!("</{element}>"));
+    let inside = PAGE.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
+    let text = inside.map_or("", |(inside, _)| inside);
+    format!("'sha256-{}'", STANDARD.encode(Thumbprint::of(text.as_bytes()).octets()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_comes_from_elsewhere_and_nothing_is_made_of_text() {
+        // The name of SVG looks like an address and is none.
+        let page = PAGE.replace("http://www.w3.org/2000/svg", "");
+        for word in [
+            "http:",
+            "https:",
+            "src=",
+            "@import",
+            "url(",
+            "style=",
+            "onclick",
+            "innerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "DOMParser",
+        ] {
+            assert!(!page.contains(word), "{word}");
+        }
+        assert_eq!(PAGE.matches("<style>").count(), 1);
+        assert_eq!(PAGE.matches("<script>").count(), 1);
+        assert_eq!(PAGE.matches("<script").count(), 1);
+    }
+
+    #[test]
+    fn the_policy_names_what_is_in_the_page() {
+        let policy = POLICY.to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        let nothing = STANDARD.encode(Thumbprint::of(b"").octets());
+        assert!(!policy.contains(&nothing), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+}

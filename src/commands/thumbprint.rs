@@ -1,0 +1,118 @@
+//! Knows the command `thumbprint`: what a token's `cnf` must hold for a certificate or a key.
+
+use super::complain;
+use crate::client_certificate;
+use crate::jose::json;
+use crate::jose::jwk::KeySet;
+use crate::jose::key::{self, OddKey};
+use crate::jose::thumbprint::Thumbprint;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+/// What `thumbprint` is about.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A certificate (PEM or DER) or a JWK
+    file: PathBuf,
+}
+
+/// Writes the thumbprint to standard output, in both of its spellings.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let found = read(&arguments.file).and_then(|bytes| thumbprint(&bytes));
+    match found {
+        Ok((name, thumbprint)) => {
+            let (base64url, hex) = (thumbprint.to_base64url(), thumbprint.to_hex());
+            match write!(std::io::stdout().lock(), "{name}  {base64url}\nhex       {hex}\n") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err(message) => {
+            complain(&format!("{}: {message}", arguments.file.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
+}
+
+/// The thumbprint of whatever `bytes` are, and its name in a token's `cnf`.
+fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
+    if let Ok(jwk) = json::object(bytes) {
+        return match key::thumbprint(&jwk) {
+            Ok(thumbprint) => Ok(("jkt     ", thumbprint)),
+            Err(_) if KeySet::parse(bytes).is_ok() => {
+                Err("is a JWK Set: give one of its keys alone".to_owned())
+            }
+            Err(odd) => Err(format!("is no JWK that can be used: {}", story(odd))),
+        };
+    }
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes).flatten().collect();
+    let found = match certificates.as_slice() {
+        [] => client_certificate::thumbprint_of_der(bytes),
+        [one] => client_certificate::thumbprint_of_der(one),
+        // Which of them the client will show is not for us to guess.
+        [_, _, ..] => {
+            return Err("holds several certificates: give the client's alone".to_owned());
+        }
+    };
+    let found = found.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
+    Ok(("x5t#S256", found))
+}
+
+const fn story(odd: OddKey) -> &'static str {
+    match odd {
+        OddKey::Type => "its type or curve is unknown, or it is symmetric",
+        OddKey::Weak => "it is weak",
+        OddKey::Use | OddKey::Algorithm | OddKey::Private | OddKey::Malformed | OddKey::Surplus => {
+            "a member is missing or malformed"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    /// RFC 8037 Appendix A.3.
+    const JKT: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+
+    #[test]
+    fn a_certificate_and_a_key_are_told_apart() {
+        let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        let expected = Ok(("x5t#S256", Thumbprint::of(made.cert.der())));
+        assert_eq!(thumbprint(made.cert.pem().as_bytes()), expected);
+        assert_eq!(thumbprint(made.cert.der()), expected);
+        let with_key = made.signing_key.serialize_pem() + &made.cert.pem();
+        assert_eq!(thumbprint(with_key.as_bytes()), expected);
+        let jkt = Ok(("jkt     ", Thumbprint::from_base64url(JKT).unwrap()));
+        assert_eq!(thumbprint(JWK.as_bytes()), jkt);
+        let private = JWK.replace("\"kty\"", "\"d\":\"AA\",\"kty\"");
+        assert_eq!(thumbprint(private.as_bytes()), jkt, "that of the public half");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_a_reason() {
+        let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        let two = made.cert.pem() + &made.cert.pem();
+        for (bytes, reason) in [
+            (&b""[..], "neither"),
+            (b"text", "neither"),
+            (made.signing_key.serialize_pem().as_bytes(), "neither"),
+            (two.as_bytes(), "several"),
+            (br#"{"keys":[]}"#, "JWK Set"),
+            (br#"{"kty":"oct","k":"AA"}"#, "symmetric"),
+            (b"{}", "missing"),
+        ] {
+            let found = thumbprint(bytes).unwrap_err();
+            assert!(found.contains(reason), "{found}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Knows how a proxy may ask that asks by a subrequest, and who can reach where it does.
+
+use super::files::Files;
+use crate::client_certificate::Source;
+use crate::config::file::{self, Flavour as Named};
+use crate::config::problem::{Findings, Path, quoted};
+use crate::config::{Address, ForwardAuth};
+use crate::front::forward_auth::{Asker, Flavour, Secret};
+use http::HeaderName;
+
+pub(super) fn compile(
+    address: Option<Address>,
+    given: Option<file::ForwardAuth>,
+    root: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<ForwardAuth> {
+    let at = root.key("forward_auth");
+    let listens = root.key("listen").key("forward_auth");
+    if given.is_some() && address.is_none() && !findings.is_incomplete(&listens) {
+        findings.problem(&at, "has no effect: `listen.forward_auth` does not say where to listen");
+    }
+    let given = given.unwrap_or_default();
+    let secret = secret(&given, &at, files, findings);
+    let flavour = flavour(&given, &at, findings);
+    Some(ForwardAuth { address: address?, asker: Asker { flavour, secret } })
+}
+
+fn flavour(given: &file::ForwardAuth, at: &Path, findings: &mut Findings) -> Flavour {
+    let prefix_at = at.key("path_prefix");
+    let named = given.flavour.unwrap_or_default();
+    // A flavour that cannot be read is unknown: then nothing can be said about what goes with it.
+    let known = given.flavour.is_some() || !findings.is_incomplete(&at.key("flavour"));
+    if let Some(prefix) = &given.path_prefix {
+        if known && named != Named::Envoy {
+            findings.problem(&prefix_at, "has no effect: it is for `flavour: envoy`");
+        } else if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#']) {
+            let message =
+                format!("{} must begin with a slash and not end with one", quoted(prefix));
+            findings.problem(&prefix_at, message);
+        }
+    }
+    match named {
+        Named::Nginx => Flavour::Nginx,
+        Named::Traefik | Named::Caddy => Flavour::Traefik,
+        Named::Envoy => {
+            Flavour::Envoy { path_prefix: given.path_prefix.clone().unwrap_or_default() }
+        }
+    }
+}
+
+fn secret(
+    given: &file::ForwardAuth,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<Secret> {
+    let header = given.secret_header.as_deref().unwrap_or("x-keybound-secret");
+    let header_at = at.key("secret_header");
+    let Some(file) = &given.secret_file else {
+        if given.secret_header.is_some() && !findings.is_incomplete(&at.key("secret_file")) {
+            findings.problem(&header_at, "has no effect: `secret_file` holds no secret to show");
+        }
+        return None;
+    };
+    let name = HeaderName::from_bytes(header.as_bytes()).ok();
+    match name.as_ref().map(HeaderName::as_str) {
+        None => findings.problem(&header_at, format!("{} is no name of a header", quoted(header))),
+        Some(it) if CARRIES_SOMETHING_ELSE.contains(&it) => {
+            findings.problem(&header_at, format!("`{it}` carries something else"));
+        }
+        Some(_) => (),
+    }
+    match files.read(file).and_then(|it| usable(&it)) {
+        Ok(secret) => Some(Secret::new(name?, &secret)),
+        Err(message) => {
+            findings.problem(&at.key("secret_file"), message);
+            None
+        }
+    }
+}
+
+/// What a file holds, without the line break at its end.
+fn usable(text: &[u8]) -> Result<Vec<u8>, String> {
+    /// Longer than anybody guesses, who has to ask over the network.
+    const SHORTEST: usize = 16;
+    let secret = text.trim_ascii_end();
+    if SHORTEST <= secret.len() && secret.iter().all(u8::is_ascii_graphic) {
+        Ok(secret.to_owned())
+    } else {
+        // Nothing of it is shown.
+        Err(format!("the file must hold {SHORTEST} visible characters at least, on one line"))
+    }
+}
+
+const CARRIES_SOMETHING_ELSE: [&str; 5] =
+    ["authorization", "cookie", "dpop", "host", "x-forwarded-client-cert"];
+
+/// Warns of a listener that others than the proxy can reach. `tls` is whether clients need a
+/// certificate, where TLS is spoken.
+pub(super) fn warn_of_reach(
+    forward_auth: &ForwardAuth,
+    tls: Option<bool>,
+    at: &Path,
+    findings: &mut Findings,
+) {
+    let Address::Tcp(address) = &forward_auth.address else { return };
+    let is_proved = tls == Some(true) || forward_auth.asker.secret.is_some();
+    if address.ip().is_loopback() {
+        return;
+    }
+    if !is_proved {
+        let message = format!(
+            "{address} can be reached from other machines, and whoever asks there can invent a \
+             client certificate: demand `listen.tls.client_ca_file` or `forward_auth.secret_file`"
+        );
+        findings.warning(at, message);
+    } else if tls.is_none() {
+        let message = format!(
+            "{address} can be reached from other machines and has no TLS: tokens and the secret \
+             pass it in the clear"
+        );
+        findings.warning(at, message);
+    }
+}
+
+/// Warns of a source of the client certificate that this proxy cannot serve.
+pub(super) fn warn_of_source(asker: &Asker, source: &Source, at: &Path, findings: &mut Findings) {
+    let cannot = match (source, &asker.flavour) {
+        (Source::Header { .. }, _) => return,
+        (Source::Xfcc { behind }, Flavour::Envoy { .. }) if behind.is_empty() => return,
+        (Source::Xfcc { .. }, Flavour::Envoy { .. }) => {
+            "over HTTP Envoy does not name its peer, so that `behind` cannot be checked"
+        }
+        (Source::Xfcc { .. }, Flavour::Nginx | Flavour::Traefik) => {
+            "only Envoy writes that header, and other proxies hand on what the client wrote: \
+             write `source: header`"
+        }
+        (Source::Peer, Flavour::Envoy { .. }) => {
+            "over HTTP Envoy does not tell the certificate of its peer: write `source: xfcc`"
+        }
+        (Source::Peer, Flavour::Nginx | Flavour::Traefik) => {
+            "such a proxy tells the certificate in a header: write `source: header`"
+        }
+    };
+    let message =
+        format!("{cannot}. On `listen.forward_auth`, tokens bound to a certificate are refused");
+    findings.warning(&at.key("source"), message);
+}

@@ -1,0 +1,46 @@
+//! Knows the shape of the part of the configuration that says what is told about checks.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// What is told about checks, besides the metrics and a log line for each denial.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Telemetry {
+    /// Traces by OpenTelemetry; absent: none.
+    pub(in crate::config) otlp: Option<Otlp>,
+    /// The log.
+    pub(in crate::config) log: Option<Log>,
+}
+
+/// How spans get to a collector: OTLP over HTTP, in protobuf.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Otlp {
+    /// The URL that takes them, such as <http://127.0.0.1:4318/v1/traces>: https, or http to this
+    /// machine.
+    #[schemars(required)]
+    pub(in crate::config) endpoint: Option<String>,
+    /// PEM file with the only authorities that count for the endpoint; absent: those of the
+    /// system.
+    pub(in crate::config) ca_file: Option<String>,
+    /// A file with more headers for each request, one `name: value` on a line, such as a key.
+    pub(in crate::config) headers_file: Option<String>,
+    /// The share of checks that begin a trace, 0 to 1, where the proxy traces nothing. Where it
+    /// does, its decision is followed.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0.01))]
+    pub(in crate::config) sample_ratio: Option<f64>,
+    /// As which service the spans are told.
+    #[schemars(length(min = 1), extend("default" = "keybound"))]
+    pub(in crate::config) service_name: Option<String>,
+}
+
+/// The log.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Log {
+    /// The share of allowed requests, 0 to 1, that get a line at level `info`. Each denial has
+    /// one.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0))]
+    pub(in crate::config) allow_sample: Option<f64>,
+}

@@ -1,0 +1,383 @@
+//! Knows where in a proxy's question to find the request under check.
+//!
+//! Most proxies copy the client's headers into the question. So what tells the request is read
+//! from the headers that this proxy overwrites, and from nowhere else; what should be there and is
+//! not, or is there twice, is refused.
+
+use super::Flavour;
+use crate::denial::Denial;
+use crate::request::{Evidence, Field, Request, Target};
+use http::Method;
+use http::header::{HOST, HeaderMap};
+use http::request::Parts;
+
+/// Reads the request that a proxy of this flavour asks about.
+///
+/// `certificate_header` is the header that carries the client certificate, if one does.
+///
+/// # Errors
+///
+/// [`Denial::RequestMalformed`]: the question does not tell one request.
+pub fn request<'a>(
+    question: &'a Parts,
+    flavour: &Flavour,
+    certificate_header: Option<&str>,
+) -> Result<Request<'a>, Denial> {
+    read(question, flavour, certificate_header).ok_or(Denial::RequestMalformed)
+}
+
+fn read<'a>(
+    question: &'a Parts,
+    flavour: &Flavour,
+    certificate_header: Option<&str>,
+) -> Option<Request<'a>> {
+    let headers = &question.headers;
+    let policy = match flavour {
+        Flavour::Nginx | Flavour::Traefik => policy(question.uri.path()).ok()?,
+        // The path is the client's: it names no policy.
+        Flavour::Envoy { .. } => None,
+    };
+    let target = match flavour {
+        Flavour::Nginx => told(headers, "x-original-method", "x-original-uri")?,
+        Flavour::Traefik => told(headers, "x-forwarded-method", "x-forwarded-uri")?,
+        Flavour::Envoy { path_prefix } => own(question, path_prefix)?,
+    };
+    Some(Request {
+        policy,
+        target,
+        authorization: field(headers, "authorization"),
+        proof: field(headers, "dpop"),
+        evidence: evidence(headers, flavour, certificate_header)?,
+        traceparent: sole(field(headers, "traceparent")),
+        request_id: sole(field(headers, "x-request-id")),
+    })
+}
+
+/// The policy that the question's own path names, which the proxy's configuration has from its
+/// operator: `/check` none, `/check/NAME` that.
+fn policy(path: &str) -> Result<Option<&str>, Denial> {
+    match path.strip_prefix("/check").map(|it| it.split_at_checked(1)) {
+        Some(None) => Ok(None),
+        Some(Some(("/", name))) if !name.is_empty() => Ok(Some(name)),
+        Some(Some(_)) | None => Err(Denial::RequestMalformed),
+    }
+}
+
+/// A target that the proxy tells in headers.
+fn told<'a>(headers: &'a HeaderMap, method: &str, uri: &str) -> Option<Target<'a>> {
+    let target = Target {
+        method: one(headers, method)?,
+        scheme: scheme(one(headers, "x-forwarded-proto")?)?,
+        authority: one(headers, "x-forwarded-host")?,
+        path: one(headers, uri)?,
+    };
+    is_plain(&target).then_some(target)
+}
+
+/// The target of the question itself.
+fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
+    let headers = &question.headers;
+    // Envoy sends none of these unless told to; nginx and the others always do. A proxy of
+    // another flavour would have every request checked as one for the same path.
+    let other = ["x-original-method", "x-original-uri", "x-forwarded-method", "x-forwarded-uri"];
+    if other.iter().any(|it| headers.contains_key(*it)) || question.uri.authority().is_some() {
+        return None;
+    }
+    let scheme = match field(headers, "x-forwarded-proto") {
+        Field::Absent => "",
+        Field::One(value) => scheme(str::from_utf8(value).ok()?)?,
+        Field::Many => return None,
+    };
+    let target = Target {
+        method: question.method.as_str(),
+        scheme,
+        authority: one(headers, HOST.as_str())?,
+        path: question.uri.path_and_query()?.as_str().strip_prefix(path_prefix)?,
+    };
+    // What answers a CONNECT with success turns its connection into a tunnel.
+    (is_plain(&target) && question.method != Method::CONNECT).then_some(target)
+}
+
+/// Whether the method is a token (RFC 9110 §9.1), and the path no other form of a request's target.
+fn is_plain(target: &Target<'_>) -> bool {
+    Method::from_bytes(target.method.as_bytes()).is_ok() && target.path.starts_with('/')
+}
+
+fn scheme(text: &str) -> Option<&str> {
+    matches!(text, "http" | "https").then_some(text)
+}
+
+fn evidence<'a>(
+    headers: &'a HeaderMap,
+    flavour: &Flavour,
+    certificate_header: Option<&str>,
+) -> Option<Evidence<'a>> {
+    let header = certificate_header.map_or(Field::Absent, |it| field(headers, it));
+    Some(match flavour {
+        Flavour::Nginx if has_no_certificate(headers)? => Evidence::default(),
+        Flavour::Nginx | Flavour::Traefik => Evidence { header, ..Evidence::default() },
+        // Only Envoy writes this header. The others hand on what the client wrote.
+        Flavour::Envoy { .. } => {
+            let xfcc = field(headers, "x-forwarded-client-cert");
+            Evidence { xfcc, header, ..Evidence::default() }
+        }
+    })
+}
+
+/// Whether nginx says (`$ssl_client_verify`) that the client presented no certificate. A header
+/// that carries one is then the client's own invention.
+///
+/// A certificate that nginx did not find in order counts all the same: what binds a token is the
+/// possession of the key, which the handshake proved (RFC 8705 §2.2, §6.2).
+fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
+    match field(headers, "x-ssl-client-verify") {
+        Field::Absent | Field::One(b"SUCCESS") => Some(false),
+        Field::One(b"NONE") => Some(true),
+        Field::One(other) => other.starts_with(b"FAILED").then_some(false),
+        Field::Many => None,
+    }
+}
+
+/// The value of a header that must be there, once, and not be empty.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let value = sole(field(headers, name)).filter(|it| !it.is_empty())?;
+    str::from_utf8(value).ok()
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &str) -> Field<'a> {
+    headers.get_all(name).iter().fold(Field::Absent, |field, it| field.and(it.as_bytes()))
+}
+
+fn sole(field: Field<'_>) -> Option<&[u8]> {
+    match field {
+        Field::One(value) => Some(value),
+        Field::Absent | Field::Many => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
+
+    /// What each proxy asks about `POST https://api.test/a?x=1`, after a client sent headers of all
+    /// the others.
+    fn question(flavour: &Flavour) -> http::request::Builder {
+        let question = http::Request::builder();
+        match flavour {
+            Flavour::Nginx => question
+                .uri("/check")
+                .header("x-original-method", "POST")
+                .header("x-original-uri", "/a?x=1")
+                .header("x-forwarded-host", "api.test")
+                .header("x-forwarded-proto", "https")
+                .header("x-forwarded-method", "PUT")
+                .header("x-forwarded-uri", "/forged")
+                .header("x-forwarded-client-cert", "forged"),
+            Flavour::Traefik => question
+                .uri("/check")
+                .header("x-forwarded-method", "POST")
+                .header("x-forwarded-uri", "/a?x=1")
+                .header("x-forwarded-host", "api.test")
+                .header("x-forwarded-proto", "https")
+                .header("x-original-method", "PUT")
+                .header("x-original-uri", "/forged")
+                .header("x-forwarded-client-cert", "forged"),
+            Flavour::Envoy { path_prefix } => question
+                .method("POST")
+                .uri(format!("{path_prefix}/a?x=1"))
+                .header("host", "api.test")
+                .header("x-forwarded-host", "forged.test")
+                .header("x-forwarded-proto", "https"),
+        }
+    }
+
+    fn flavours() -> [Flavour; 4] {
+        [
+            Flavour::Nginx,
+            Flavour::Traefik,
+            ENVOY,
+            Flavour::Envoy { path_prefix: "/check".to_owned() },
+        ]
+    }
+
+    type Edit<'e> = &'e dyn Fn(&mut http::Request<()>);
+
+    #[track_caller]
+    fn with<T>(
+        flavour: &Flavour,
+        edit: Edit<'_>,
+        look: impl FnOnce(Request<'_>) -> T,
+    ) -> Option<T> {
+        let mut question = question(flavour).body(()).unwrap();
+        edit(&mut question);
+        let (parts, ()) = question.into_parts();
+        let found = request(&parts, flavour, Some("x-ssl-client-cert"));
+        assert!(matches!(found, Ok(_) | Err(Denial::RequestMalformed)), "{found:?}");
+        found.ok().map(look)
+    }
+
+    #[track_caller]
+    fn refuses(flavour: &Flavour, edit: Edit<'_>) {
+        assert_eq!(with(flavour, edit, |it| format!("{it:?}")), None, "{flavour:?}");
+    }
+
+    fn set(name: &'static str, value: &'static str) -> impl Fn(&mut http::Request<()>) {
+        move |it| drop(it.headers_mut().insert(name, value.parse().unwrap()))
+    }
+
+    fn add(name: &'static str, value: &'static str) -> impl Fn(&mut http::Request<()>) {
+        move |it| {
+            it.headers_mut().append(name, value.parse().unwrap());
+        }
+    }
+
+    fn drop_header(name: &'static str) -> impl Fn(&mut http::Request<()>) {
+        move |it| drop(it.headers_mut().remove(name))
+    }
+
+    fn uri(text: &'static str) -> impl Fn(&mut http::Request<()>) {
+        move |it| *it.uri_mut() = text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_proxy_tells_the_same_target() {
+        for flavour in flavours() {
+            let target = with(&flavour, &|_| (), |it| {
+                assert_eq!(it.policy, None);
+                format!("{:?}", it.target)
+            });
+            let expected =
+                Target { method: "POST", scheme: "https", authority: "api.test", path: "/a?x=1" };
+            assert_eq!(target, Some(format!("{expected:?}")), "{flavour:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_proxy_should_tell_and_does_not_is_not_taken_from_elsewhere() {
+        let [nginx, traefik, envoy, prefixed] = &flavours();
+        let rows = [
+            (nginx, &["x-original-method", "x-original-uri"]),
+            (nginx, &["x-forwarded-host", "x-forwarded-proto"]),
+            (traefik, &["x-forwarded-method", "x-forwarded-uri"]),
+            (traefik, &["x-forwarded-host", "x-forwarded-proto"]),
+            (envoy, &["host", "host"]),
+        ];
+        for (flavour, names) in rows {
+            for name in *names {
+                refuses(flavour, &drop_header(name));
+                refuses(flavour, &set(name, ""));
+                refuses(flavour, &add(name, "again"));
+            }
+        }
+        refuses(envoy, &add("x-forwarded-proto", "https"));
+        refuses(prefixed, &uri("/other/a"));
+        refuses(prefixed, &uri("/checkout"));
+    }
+
+    #[test]
+    fn envoy_need_not_tell_the_scheme() {
+        let scheme = with(&ENVOY, &drop_header("x-forwarded-proto"), |it| it.target.scheme.len());
+        assert_eq!(scheme, Some(0));
+    }
+
+    #[test]
+    fn a_target_has_one_form() {
+        for (flavour, name) in
+            [(Flavour::Nginx, "x-original-uri"), (Flavour::Traefik, "x-forwarded-uri")]
+        {
+            for odd in ["*", "a", "https://api.test/a", "?x", " /a"] {
+                refuses(&flavour, &set(name, odd));
+            }
+            // Where policies choose by path it is refused; where none does, it is not ours to judge.
+            let raw = with(&flavour, &set(name, "//a/../b#c"), |it| it.target.path.to_owned());
+            assert_eq!(raw.as_deref(), Some("//a/../b#c"));
+        }
+        for odd in ["HTTPS", "wss", "https,http", "ftp"] {
+            for flavour in flavours() {
+                refuses(&flavour, &set("x-forwarded-proto", odd));
+            }
+        }
+        for odd in ["GE T", "GET,PUT", "\u{e9}"] {
+            refuses(&Flavour::Nginx, &set("x-original-method", odd));
+        }
+        refuses(&ENVOY, &uri("https://api.test/a"));
+        refuses(&ENVOY, &|it| *it.method_mut() = Method::CONNECT);
+    }
+
+    #[test]
+    fn a_proxy_of_another_flavour_than_envoy_is_not_taken_for_envoy() {
+        for name in ["x-original-method", "x-original-uri", "x-forwarded-method", "x-forwarded-uri"]
+        {
+            refuses(&ENVOY, &set(name, "GET"));
+        }
+    }
+
+    #[test]
+    fn the_path_of_the_question_names_the_policy_unless_it_is_the_clients() {
+        for flavour in [Flavour::Nginx, Flavour::Traefik] {
+            let named = |path| with(&flavour, &uri(path), |it| it.policy.map(str::to_owned));
+            assert_eq!(named("/check"), Some(None));
+            assert_eq!(named("/check?x=/y"), Some(None));
+            assert_eq!(named("/check/payments"), Some(Some("payments".to_owned())));
+            for odd in ["/", "/check/", "/checks", "/Check", "/auth", "//check"] {
+                assert_eq!(named(odd), None, "{odd}");
+            }
+        }
+        assert_eq!(with(&ENVOY, &uri("/check/payments"), |it| it.policy.is_none()), Some(true));
+    }
+
+    #[test]
+    fn credentials_that_come_twice_are_seen_twice() {
+        for flavour in flavours() {
+            let seen = |edit: Edit<'_>| {
+                with(&flavour, edit, |it| [it.authorization, it.proof].map(|it| format!("{it:?}")))
+                    .unwrap()
+            };
+            assert_eq!(seen(&|_| ()), ["Absent", "Absent"]);
+            assert_eq!(seen(&set("authorization", "Bearer a")), ["One(8 bytes)", "Absent"]);
+            let twice = |it: &mut _| {
+                add("authorization", "Bearer a")(it);
+                add("authorization", "Bearer a")(it);
+                add("dpop", "p")(it);
+            };
+            assert_eq!(seen(&twice), ["Many", "One(1 bytes)"]);
+        }
+    }
+
+    #[test]
+    fn only_envoy_is_believed_about_forwarded_client_certificates() {
+        for flavour in flavours() {
+            let xfcc = with(&flavour, &set("x-forwarded-client-cert", "Hash=00"), |it| {
+                it.evidence.xfcc == Field::One(b"Hash=00")
+            });
+            assert_eq!(xfcc, Some(matches!(flavour, Flavour::Envoy { .. })), "{flavour:?}");
+        }
+    }
+
+    #[test]
+    fn where_nginx_says_that_there_is_no_certificate_there_is_none() {
+        let carried = |verify: &'static str| {
+            let edit = move |it: &mut _| {
+                set("x-ssl-client-cert", "pem")(it);
+                set("x-ssl-client-verify", verify)(it);
+            };
+            with(&Flavour::Nginx, &edit, |it| it.evidence.header == Field::One(b"pem"))
+        };
+        assert_eq!(carried("SUCCESS"), Some(true));
+        assert_eq!(carried("FAILED:self signed certificate"), Some(true));
+        assert_eq!(carried("NONE"), Some(false));
+        for odd in ["", "none", "SUCCESS,NONE", "OK"] {
+            assert_eq!(carried(odd), None, "{odd}");
+        }
+        refuses(&Flavour::Nginx, &|it| {
+            add("x-ssl-client-verify", "NONE")(it);
+            add("x-ssl-client-verify", "SUCCESS")(it);
+        });
+        let unasked = with(&Flavour::Nginx, &set("x-ssl-client-cert", "pem"), |it| {
+            it.evidence.header == Field::One(b"pem")
+        });
+        assert_eq!(unasked, Some(true));
+    }
+}

@@ -1,0 +1,256 @@
+//! Knows how a new configuration takes the place of the old one while requests come in: made
+//! beside it, swapped in whole, or not at all.
+
+use super::StartFailure;
+use super::tls::Spoken;
+use crate::check::{Dpop, Rules};
+use crate::clock::Clock;
+use crate::config::watch::{Sight, Watch};
+use crate::config::{self, Attempt, Config, Listen, Telemetry, Tls};
+use crate::gate::Gate;
+use crate::policy::PolicySet;
+use crate::state::introspection;
+use crate::state::jwks::{self, IssuerKeys};
+use crate::state::token_cache::TokenCache;
+use crate::telemetry::metrics::{Metrics, Reload};
+use crate::telemetry::reloads::Reloads;
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::signal::unix::Signal;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+/// Puts the configuration into effect whenever it changes.
+#[derive(Debug)]
+pub struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) watch: Watch,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) gate: Arc<Gate>,
+    /// Where it listens, which stays as it is.
+    pub(super) listen: Listen,
+    /// What is told about checks, which stays as well.
+    pub(super) telemetry: Telemetry,
+    /// TLS, for each listener that speaks it.
+    pub(super) tls: Vec<Arc<Spoken>>,
+    pub(super) reloads: Arc<Reloads>,
+}
+
+/// How long to wait between two looks at the files. With [`SETTLE`] it leaves most of a second for
+/// what else a reload takes.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Two looks so far apart must see the same, for half of a file can be a whole configuration that
+/// demands less.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// After so many looks at files that never settle, others come first.
+const SETTLING: usize = 20;
+
+/// How long the first keys of a new issuer are waited for, so that its tokens find them there. An
+/// issuer that is down must not keep the other changes from taking effect.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
+
+/// What demands what `policies` say. Keys, caches and all else that `previous` rules hold is taken
+/// over where it serves.
+pub fn rules(
+    policies: PolicySet,
+    dpop: &config::Dpop,
+    previous: Option<&Rules>,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Rules, StartFailure> {
+    let (keys, introspectors) =
+        previous.map_or((&[][..], &[][..]), |it| (&it.keys, &it.introspectors));
+    let keys = jwks::start_all(&policies.issuers, keys, clock, runtime)?;
+    let introspectors = introspection::start_all(&policies, &keys, introspectors, clock, runtime)?;
+    let limits = policies.limits.token_cache;
+    let cache = match previous {
+        Some(it) if it.policies.limits.token_cache == limits => Arc::clone(&it.cache),
+        Some(_) | None => Arc::new(TokenCache::new(limits)),
+    };
+    // Last, for nothing may fail once a store has taken other limits.
+    let dpop = match previous {
+        Some(it) => it.dpop.under(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
+        None => Dpop::start(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
+    };
+    Ok(Rules::new(policies, keys, introspectors, cache, dpop))
+}
+
+impl Reloader {
+    /// Reloads at each `hangup`, and when a file has changed.
+    pub async fn run(mut self, mut hangup: Signal) -> Infallible {
+        let mut told_missing = false;
+        loop {
+            tokio::select! {
+                Some(()) = hangup.recv() => {
+                    tracing::info!(signal = "SIGHUP", "told to reload");
+                    self.reload().await;
+                }
+                () = sleep(LOOK) => {
+                    let sight = self.settled().await;
+                    told_missing = self.follow(sight, told_missing).await;
+                }
+            }
+        }
+    }
+
+    /// Reloads if there is something new in `sight`. Says whether files are known to be missing.
+    async fn follow(&mut self, sight: io::Result<Option<Sight>>, told_missing: bool) -> bool {
+        let sight = match sight {
+            Ok(Some(sight)) => sight,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(%error, "configuration not watched");
+                return told_missing;
+            }
+        };
+        let files = self.watch.missing(&sight);
+        if files.is_empty() {
+            self.reload().await;
+            return false;
+        }
+        if !told_missing {
+            tracing::warn!(?files, "configuration missing: the old one stays");
+        }
+        true
+    }
+
+    /// What is in the files, once they have changed and settled.
+    async fn settled(&mut self) -> io::Result<Option<Sight>> {
+        let mut sight = self.look().await?;
+        for _ in 0..SETTLING {
+            if self.watch.is_same(&sight) {
+                return Ok(None);
+            }
+            sleep(SETTLE).await;
+            let again = self.look().await?;
+            if again == sight {
+                return Ok(Some(sight));
+            }
+            sight = again;
+        }
+        Ok(None)
+    }
+
+    /// A disk may take its time, and this thread has more to do.
+    async fn look(&mut self) -> io::Result<Sight> {
+        let mut watch = self.watch.clone();
+        let look = move || (watch.look(), watch);
+        let (sight, watch) = spawn_blocking(look).await?;
+        self.watch = watch;
+        Ok(sight)
+    }
+
+    async fn reload(&mut self) {
+        let path = self.path.clone();
+        let Attempt { outcome, ingredients } =
+            match spawn_blocking(move || config::attempt(&path)).await {
+                Ok(attempt) => attempt,
+                Err(error) => return self.refuse(vec![error.to_string()]),
+            };
+        self.watch = Watch::over(ingredients);
+        match outcome {
+            Ok(config) => {
+                if let Err(failure) = self.apply(config).await {
+                    self.refuse(vec![failure.to_string()]);
+                }
+            }
+            Err(problems) => self.refuse(problems.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    fn refuse(&self, problems: Vec<String>) {
+        for problem in &problems {
+            tracing::error!(problem, "configuration");
+        }
+        tracing::error!(problems = problems.len(), "configuration refused: the old one stays");
+        self.gate.metrics().reloaded(Reload::Refused);
+        self.reloads.ended(Reload::Refused, problems);
+    }
+
+    /// Whatever can fail comes first, and changes nothing.
+    async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
+        let Config { listen, policies, dpop, telemetry, warnings, digest } = config;
+        let old = self.gate.standing();
+        let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
+        let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
+        let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
+        let rules = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
+        first_keys(&rules.keys).await;
+
+        forget(&old.rules, &rules, self.gate.metrics());
+        self.gate.replace(rules, digest);
+        if !spoken.is_empty() {
+            self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
+            self.listen.tls.clone_from(&listen.tls);
+            tracing::info!("TLS certificate and authorities replaced, for new connections");
+        }
+        for warning in &warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        let remarks = self.for_a_restart(&listen, &telemetry);
+        for remark in &remarks {
+            tracing::warn!(remark, "configuration");
+        }
+        let digest = &*self.gate.standing().digest;
+        tracing::info!(digest, "configuration reloaded");
+        self.gate.metrics().reloaded(Reload::Applied);
+        self.reloads.ended(Reload::Applied, remarks);
+        Ok(())
+    }
+
+    /// What of the configuration is not in force, since it is taken up at the start alone.
+    fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
+        [
+            ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
+            ("listen.forward_auth", listen.forward_auth != self.listen.forward_auth),
+            ("listen.admin", listen.admin != self.listen.admin),
+            ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
+            ("telemetry", *telemetry != self.telemetry),
+        ]
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| format!("{key}: changes only with a restart"))
+        .collect()
+    }
+}
+
+/// Waits until every issuer has had its first keys, or failed to, but no longer than is good for
+/// the others.
+async fn first_keys(keys: &[Arc<IssuerKeys>]) {
+    let all = async {
+        for keys in keys {
+            keys.ended(1).await;
+        }
+    };
+    if timeout(FIRST_KEYS, all).await.is_err() {
+        for keys in keys.iter().filter(|it| !it.is_ready()) {
+            let issuer = keys.status().issuer;
+            tracing::warn!(issuer, "its keys are not there yet, and the others wait no longer");
+        }
+    }
+}
+
+/// Drops the figures of what does not live on, before they are taken for those of what follows.
+fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
+    for keys in &old.keys {
+        if !new.keys.iter().any(|it| Arc::ptr_eq(it, keys)) {
+            let status = keys.status();
+            metrics.forget_refreshes(&status.issuer, status.refreshes.into_keys());
+        }
+    }
+    if !Arc::ptr_eq(&old.cache, &new.cache) {
+        metrics.forget_token_cache();
+    }
+    if !Arc::ptr_eq(&old.dpop.replay, &new.dpop.replay) {
+        tracing::warn!(
+            "used proofs are recorded in another store from here on: each may be used once more"
+        );
+        metrics.forget_replay();
+    }
+}

@@ -1,0 +1,191 @@
+//! Knows the last denials, for people who look at what goes wrong at present.
+//!
+//! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
+
+use super::check_log::shortened;
+use super::outlets::Told;
+use crate::denial::Denial;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::Instant;
+
+/// How many denials are kept.
+const KEPT: usize = 100;
+
+/// The last denials.
+#[derive(Debug, Default)]
+pub struct Denials(Mutex<VecDeque<Arc<Noted>>>);
+
+#[derive(Debug)]
+struct Noted {
+    at: Instant,
+    facts: Facts,
+}
+
+/// A denial as `/status` tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// How long ago it was, in seconds.
+    age_seconds: u64,
+    #[serde(flatten)]
+    facts: Facts,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Facts {
+    reason: &'static str,
+    /// The policy only reports, and the request went on.
+    let_through: bool,
+    front: &'static str,
+    policy: Option<String>,
+    method: Option<String>,
+    host: Option<String>,
+    path: Option<String>,
+    issuer: Option<String>,
+    kid: Option<String>,
+    client_id: Option<String>,
+    certificate: Option<String>,
+    proved: &'static str,
+    request_id: Option<String>,
+    trace_id: Option<String>,
+}
+
+impl Denials {
+    /// Takes note of a check if it was denied, or would be if its policy did more than report. It
+    /// never waits: when somebody else is at it, this
+    /// denial is told in the log only.
+    pub fn note(&self, told: &Told<'_>) {
+        let Err(denial) = told.verdict.outcome else { return };
+        let facts = Facts::of(denial, told);
+        let noted = Arc::new(Noted { at: Instant::now(), facts });
+        let Ok(mut kept) = self.0.try_lock() else { return };
+        let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
+        kept.push_back(noted);
+        drop(kept);
+        // Not under the lock: it may be the last of its memory.
+        drop(oldest);
+    }
+
+    /// The denials as they are told at `now`, the last first.
+    pub fn status(&self, now: Instant) -> Vec<Status> {
+        let kept: Vec<_> = {
+            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.iter().rev().map(Arc::clone).collect()
+        };
+        let status = |it: &Arc<Noted>| Status {
+            age_seconds: now.saturating_duration_since(it.at).as_secs(),
+            facts: it.facts.clone(),
+        };
+        kept.iter().map(status).collect()
+    }
+}
+
+impl Facts {
+    fn of(denial: Denial, told: &Told<'_>) -> Self {
+        let Told { front, request, verdict, .. } = told;
+        let short = |it: &str| shortened(it).to_owned();
+        let facts = &verdict.facts;
+        let token = facts.token.as_deref();
+        let target = request.map(|it| it.target);
+        let request_id = request.and_then(|it| str::from_utf8(it.request_id?).ok());
+        Self {
+            reason: denial.label(),
+            let_through: verdict.would_deny().is_some(),
+            front: front.label(),
+            policy: facts.policy.as_ref().map(|it| it.name.to_string()),
+            method: target.map(|it| short(it.method)),
+            host: target.map(|it| short(it.authority)),
+            path: target.map(|it| short(it.path_only())),
+            issuer: token.map(|it| it.issuer.name.to_string()),
+            kid: facts.kid.as_deref().map(short),
+            client_id: token.and_then(|it| it.claims.text("client_id")).map(short),
+            certificate: facts.certificate.map(|it| it.to_base64url()),
+            proved: facts.proved.label(),
+            request_id: request_id.map(short),
+            trace_id: told.parent().map(|it| it.trace.to_hex()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Facts as Found, Verdict};
+    use crate::request::{Field, Request, Target};
+    use crate::telemetry::metrics::Front;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn note(denials: &Denials, request: Option<&Request<'_>>, verdict: &Verdict) {
+        let (front, elapsed) = (Front::ExtAuthz, Duration::ZERO);
+        denials.note(&Told { front, caller: None, request, verdict, elapsed });
+    }
+
+    fn told(denials: &Denials) -> Value {
+        serde_json::to_value(denials.status(Instant::now())).unwrap()
+    }
+
+    fn denied(kid: &str) -> Verdict {
+        let facts = Found { kid: Some(kid.to_owned()), ..Found::default() };
+        Verdict { outcome: Err(Denial::TokenKeyUnknown), facts }
+    }
+
+    #[test]
+    fn a_denial_is_told_by_its_facts_and_without_its_secrets() {
+        let denials = Denials::default();
+        let target = Target {
+            method: "GET",
+            scheme: "https",
+            authority: "api.example.com",
+            path: "/payments?access_token=hidden",
+        };
+        let authorization = Field::One(b"Bearer hidden");
+        let proof = Field::One(b"hidden");
+        let request_id = Some(&b"7"[..]);
+        let request = Request { target, authorization, proof, request_id, ..Request::default() };
+        note(&denials, Some(&request), &denied("<img src=x>"));
+        let told = told(&denials);
+        assert_eq!(
+            told,
+            json!([{
+                "age_seconds": 0, "reason": "token_key_unknown", "let_through": false,
+                "front": "ext_authz", "policy": null, "method": "GET", "host": "api.example.com", "path": "/payments",
+                "issuer": null, "kid": "<img src=x>", "client_id": null, "certificate": null,
+                "proved": "none", "request_id": "7", "trace_id": null,
+            }])
+        );
+    }
+
+    #[test]
+    fn what_is_allowed_is_not_told() {
+        let denials = Denials::default();
+        let allowed = Verdict { outcome: Ok(()), facts: Found::default() };
+        note(&denials, None, &allowed);
+        assert_eq!(told(&denials), json!([]));
+    }
+
+    #[test]
+    fn only_the_last_are_kept_and_cut_to_a_length() {
+        let denials = Denials::default();
+        for number in 0..=KEPT {
+            note(&denials, None, &denied(&number.to_string()));
+        }
+        let all = told(&denials);
+        let all = all.as_array().unwrap();
+        assert_eq!(all.len(), KEPT);
+        assert_eq!(all[0]["kid"], KEPT.to_string());
+        assert_eq!(all[KEPT - 1]["kid"], "1");
+        note(&denials, None, &denied(&"x".repeat(1000)));
+        assert_eq!(told(&denials)[0]["kid"], "x".repeat(64));
+    }
+
+    #[test]
+    fn a_check_does_not_wait_for_those_who_read() {
+        let denials = Denials::default();
+        let reading = denials.0.lock().unwrap();
+        note(&denials, None, &denied("1"));
+        drop(reading);
+        assert_eq!(told(&denials), json!([]));
+    }
+}

@@ -1,0 +1,186 @@
+//! Knows how spans look on the wire: the part of OTLP 1.x (protobuf) that is written here, and the
+//! answer of a collector.
+
+use super::spans::Span;
+use crate::denial::Denial;
+use prost::Message;
+
+/// The request that tells a collector about `spans` of the service named `service`.
+pub fn request(service: &str, spans: &[Span]) -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    let resource = vec![text("service.name", service), text("service.version", version)];
+    let scope = Scope { name: "keybound".to_owned(), version: version.to_owned() };
+    let spans = spans.iter().map(WireSpan::of).collect();
+    let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+    let resource_spans =
+        vec![ResourceSpans { resource: Some(Resource { attributes: resource }), scope_spans }];
+    Request { resource_spans }.encode_to_vec()
+}
+
+/// How many spans the collector did not take, by what it answers to a request that went well.
+/// An answer that cannot be read says that it took all.
+pub fn rejected(answer: &[u8]) -> u64 {
+    let partial = Response::decode(answer).ok().and_then(|it| it.partial_success);
+    partial.and_then(|it| u64::try_from(it.rejected_spans).ok()).unwrap_or(0)
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, repeated, tag = "1")]
+    resource_spans: Vec<ResourceSpans>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceSpans {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scope_spans: Vec<ScopeSpans>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScopeSpans {
+    #[prost(message, optional, tag = "1")]
+    scope: Option<Scope>,
+    #[prost(message, repeated, tag = "2")]
+    spans: Vec<WireSpan>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scope {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    version: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireSpan {
+    #[prost(bytes = "vec", tag = "1")]
+    trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    span_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    parent_span_id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    name: String,
+    #[prost(int32, tag = "6")]
+    kind: i32,
+    #[prost(fixed64, tag = "7")]
+    start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "8")]
+    end_time_unix_nano: u64,
+    #[prost(message, repeated, tag = "9")]
+    attributes: Vec<Attribute>,
+    #[prost(message, optional, tag = "15")]
+    status: Option<Status>,
+    #[prost(fixed32, tag = "16")]
+    flags: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Attribute {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<AnyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyValue {
+    #[prost(oneof = "Value", tags = "1, 3")]
+    value: Option<Value>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Value {
+    #[prost(string, tag = "1")]
+    Text(String),
+    #[prost(int64, tag = "3")]
+    Number(i64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(int32, tag = "3")]
+    code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected_spans: i64,
+}
+
+/// The span of the side that answers.
+const SERVER: i32 = 2;
+
+/// The status of a span that failed.
+const ERROR: i32 = 2;
+
+/// The flag of a span that is sampled.
+const SAMPLED: u32 = 1;
+
+impl WireSpan {
+    fn of(span: &Span) -> Self {
+        Self {
+            trace_id: span.trace.0.to_vec(),
+            span_id: span.id.0.to_vec(),
+            parent_span_id: span.parent.map(|it| it.0.to_vec()).unwrap_or_default(),
+            name: "keybound check".to_owned(),
+            kind: SERVER,
+            start_time_unix_nano: span.start,
+            end_time_unix_nano: span.end,
+            attributes: attributes(span),
+            status: span.denied.and_then(failed),
+            flags: SAMPLED,
+        }
+    }
+}
+
+fn attributes(span: &Span) -> Vec<Attribute> {
+    let (decision, reason) = match span.denied {
+        None => ("allow", "allowed"),
+        Some(denial) => ("deny", denial.label()),
+    };
+    let mut attributes = vec![
+        text("keybound.front", span.front.label()),
+        text("keybound.decision", decision),
+        text("keybound.reason", reason),
+        text("keybound.sender_constraint", span.proved.label()),
+    ];
+    attributes.extend(span.policy.as_deref().map(|it| text("keybound.policy", it)));
+    attributes.extend(span.issuer.as_deref().map(|it| text("keybound.issuer", it)));
+    attributes.extend(span.would_deny.map(|it| text("keybound.would_deny", it.label())));
+    if let Some(denial) = span.denied {
+        let value = Some(Value::Number(denial.status().into()));
+        let key = "http.response.status_code".to_owned();
+        attributes.push(Attribute { key, value: Some(AnyValue { value }) });
+    }
+    attributes
+}
+
+/// A denial is the answer that was asked for; only an outage on this side is an error.
+fn failed(denial: Denial) -> Option<Status> {
+    let message = denial.sentence().to_owned();
+    (500 <= denial.status()).then_some(Status { message, code: ERROR })
+}
+
+fn text(key: &str, value: &str) -> Attribute {
+    let value = AnyValue { value: Some(Value::Text(value.to_owned())) };
+    Attribute { key: key.to_owned(), value: Some(value) }
+}

@@ -1,0 +1,139 @@
+//! Knows where it is told how one check went, besides the metrics: a line in the log, a span.
+
+use super::check_log;
+use super::metrics::Front;
+use super::sample::{Sample, Share};
+use super::spans::Spans;
+use super::trace_context::TraceParent;
+use crate::check::Verdict;
+use crate::request::Request;
+use std::time::Duration;
+
+/// Where checks are told.
+#[derive(Debug, Default)]
+pub struct Outlets {
+    spans: Option<Spans>,
+    allows: Sample,
+}
+
+/// A check that has ended.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// How the request came in.
+    pub front: Front,
+    /// The span in which the proxy made the call, when it said so.
+    pub caller: Option<TraceParent>,
+    /// The request, unless it could not even be read.
+    pub request: Option<&'a Request<'a>>,
+    /// How the check ended.
+    pub verdict: &'a Verdict,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Outlets {
+    /// Denials are lines, and of the allows this share; sampled checks go to `spans`, if there is
+    /// such a thing.
+    pub fn new(spans: Option<Spans>, allows: Share) -> Self {
+        Self { spans, allows: Sample::new(allows) }
+    }
+
+    /// Tells about a check.
+    pub fn tell(&self, told: &Told<'_>) {
+        let span = self.spans.as_ref().and_then(|spans| {
+            spans.take(told.parent().as_ref(), told.front, told.verdict, told.elapsed)
+        });
+        let sampled = told.verdict.outcome.is_ok() && self.allows.takes();
+        check_log::write(told, span, sampled);
+    }
+}
+
+impl Told<'_> {
+    /// What caused the check. The proxy's own span for the call is nearer than what the request
+    /// itself carries, which may come from the client.
+    pub fn parent(&self) -> Option<TraceParent> {
+        let header = || TraceParent::read(self.request?.traceparent?);
+        self.caller.or_else(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Facts;
+    use crate::denial::Denial;
+    use crate::telemetry::log::{Format, Level, Sink, subscriber};
+    use serde_json::Value;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `outlets` writes about checks with these outcomes.
+    fn lines(
+        outlets: &Outlets,
+        caller: Option<&str>,
+        outcomes: &[Result<(), Denial>],
+    ) -> Vec<Value> {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let request = Request { traceparent: Some(HEADER.as_bytes()), ..Request::default() };
+        let caller = caller.and_then(|it| TraceParent::read(it.as_bytes()));
+        tracing::subscriber::with_default(subscriber(Format::Json, Level::Info, sink), || {
+            for outcome in outcomes {
+                let verdict = Verdict { outcome: *outcome, facts: Facts::default() };
+                outlets.tell(&Told {
+                    front: Front::ExtAuthz,
+                    caller,
+                    request: Some(&request),
+                    verdict: &verdict,
+                    elapsed: Duration::from_micros(60),
+                });
+            }
+        });
+        writer.finish();
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|it| serde_json::from_str(it).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_denial_has_a_line_and_of_the_allows_a_share() {
+        let outlets = Outlets::new(None, Share::of(0.5).unwrap());
+        let outcomes = [Ok(()), Ok(()), Err(Denial::TokenExpired), Ok(()), Ok(())];
+        let told: Vec<_> = lines(&outlets, None, &outcomes)
+            .into_iter()
+            .map(|it| (it["message"].clone(), it["reason"].clone()))
+            .collect();
+        let (allowed, denied) = (("allowed", "allowed"), ("denied", "token_expired"));
+        let expected = [allowed, denied, allowed].map(|(it, why)| (it.into(), why.into()));
+        assert_eq!(told, expected);
+        assert_eq!(lines(&Outlets::default(), None, &[Ok(()); 9]).len(), 0);
+    }
+
+    #[test]
+    fn a_line_names_what_caused_the_check() {
+        for (caller, expected) in [(None, HEADER), (Some("odd"), HEADER), (Some(CALL), CALL)] {
+            let told = lines(&Outlets::default(), caller, &[Err(Denial::TokenExpired)]);
+            let named = format!(
+                "00-{}-{}-01",
+                told[0]["trace_id"].as_str().unwrap(),
+                told[0]["span_id"].as_str().unwrap()
+            );
+            assert_eq!(named, expected);
+        }
+    }
+}

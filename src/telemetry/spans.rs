@@ -1,0 +1,165 @@
+//! Knows which checks become spans of a trace, and keeps a bounded number of them until they are
+//! exported.
+
+use super::metrics::{Front, Metrics, SpanFate};
+use super::sample::{Sample, Share};
+use super::trace_context::{SpanId, TraceId, TraceParent};
+use crate::check::{Proved, Verdict};
+use crate::clock::Clock;
+use crate::denial::Denial;
+use prometheus::IntCounter;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+/// Takes the spans of sampled checks. It never waits.
+#[derive(Debug)]
+pub struct Spans {
+    queue: Sender<Span>,
+    roots: Sample,
+    clock: Arc<dyn Clock>,
+    dropped: IntCounter,
+}
+
+/// One check, as a span. All that it holds comes from closed sets or from the configuration.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// The trace that it is a part of.
+    pub trace: TraceId,
+    /// Its name there.
+    pub id: SpanId,
+    /// What caused it; none: it begins the trace.
+    pub parent: Option<SpanId>,
+    /// When the request came, in nanoseconds since the epoch.
+    pub start: u64,
+    /// When the answer was known, in nanoseconds since the epoch.
+    pub end: u64,
+    /// How the request came in.
+    pub front: Front,
+    /// The policy that applied.
+    pub policy: Option<Arc<str>>,
+    /// Whose token it was, once it was verified.
+    pub issuer: Option<Arc<str>>,
+    /// Why the request was denied, if it was.
+    pub denied: Option<Denial>,
+    /// Why it would have been, if its policy did more than report.
+    pub would_deny: Option<Denial>,
+    /// What the caller proved.
+    pub proved: Proved,
+}
+
+/// How many spans may wait. An exporter that keeps up never sees so many.
+pub const QUEUE: usize = 2048;
+
+impl Spans {
+    /// What takes spans, and where they come out. Of the traces that begin here, `roots` are
+    /// sampled.
+    pub fn new(roots: Share, clock: Arc<dyn Clock>, metrics: &Metrics) -> (Self, Receiver<Span>) {
+        let (queue, spans) = channel(QUEUE);
+        let dropped = metrics.spans(SpanFate::Dropped);
+        (Self { queue, roots: Sample::new(roots), clock, dropped }, spans)
+    }
+
+    /// Makes a span of a check that has just ended, if it is sampled: when `parent` is, or by
+    /// share when there is none.
+    pub fn take(
+        &self,
+        parent: Option<&TraceParent>,
+        front: Front,
+        verdict: &Verdict,
+        elapsed: Duration,
+    ) -> Option<(TraceId, SpanId)> {
+        if !parent.map_or_else(|| self.roots.takes(), |it| it.sampled) {
+            return None;
+        }
+        let trace = match parent {
+            Some(parent) => parent.trace,
+            None => TraceId(drawn()?),
+        };
+        let id = SpanId(drawn()?);
+        let end = self.clock.unix_nanos();
+        let facts = &verdict.facts;
+        let span = Span {
+            trace,
+            id,
+            parent: parent.map(|it| it.span),
+            start: end.saturating_sub(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)),
+            end,
+            front,
+            policy: facts.policy.as_ref().map(|it| Arc::clone(&it.name)),
+            issuer: facts.token.as_ref().map(|it| Arc::clone(&it.issuer.name)),
+            denied: verdict.denied(),
+            would_deny: verdict.would_deny(),
+            proved: facts.proved,
+        };
+        if self.queue.try_send(span).is_err() {
+            self.dropped.inc();
+        }
+        Some((trace, id))
+    }
+}
+
+/// A name that nothing else has.
+fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    (bytes != [0; BYTES]).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Facts;
+    use crate::clock::{ManualClock, UnixTime};
+
+    const PARENT: TraceParent =
+        TraceParent { trace: TraceId([7; 16]), span: SpanId([9; 8]), sampled: true };
+
+    fn spans(roots: f64) -> (Spans, Receiver<Span>, Metrics) {
+        let metrics = Metrics::new().unwrap();
+        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(100)));
+        let (spans, taken) = Spans::new(Share::of(roots).unwrap(), clock, &metrics);
+        (spans, taken, metrics)
+    }
+
+    fn take(spans: &Spans, parent: Option<&TraceParent>) -> Option<(TraceId, SpanId)> {
+        let verdict = Verdict { outcome: Ok(()), facts: Facts::default() };
+        spans.take(parent, Front::ExtAuthz, &verdict, Duration::from_micros(60))
+    }
+
+    #[test]
+    fn a_span_joins_the_trace_of_its_parent() {
+        let (spans, mut taken, _) = spans(0.0);
+        let (trace, id) = take(&spans, Some(&PARENT)).unwrap();
+        let span = taken.try_recv().unwrap();
+        assert_eq!((span.trace, span.id, span.parent), (trace, id, Some(PARENT.span)));
+        assert_eq!((trace, id == PARENT.span), (PARENT.trace, false));
+        assert_eq!((span.start, span.end), (99_999_940_000, 100_000_000_000));
+    }
+
+    #[test]
+    fn a_parent_that_is_not_sampled_has_no_children() {
+        let (spans, mut taken, _) = spans(1.0);
+        assert_eq!(take(&spans, Some(&TraceParent { sampled: false, ..PARENT })), None);
+        assert!(taken.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_check_without_a_parent_begins_a_trace_now_and_then() {
+        let (spans, mut taken, _) = spans(0.5);
+        let (first, second) = (take(&spans, None), take(&spans, None));
+        assert_eq!(first, None);
+        let span = taken.try_recv().unwrap();
+        assert_eq!((Some((span.trace, span.id)), span.parent), (second, None));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let (spans, mut taken, metrics) = spans(0.0);
+        for _ in 0..QUEUE.saturating_add(3) {
+            take(&spans, Some(&PARENT));
+        }
+        assert_eq!(metrics.spans(SpanFate::Dropped).get(), 3);
+        assert_eq!(std::iter::from_fn(|| taken.try_recv().ok()).count(), QUEUE);
+    }
+}

@@ -1,0 +1,213 @@
+//! Knows what the files for Envoy must do: with the real Envoy, the real service, and requests.
+
+use crate::programs::provisioned;
+use crate::tokens::Signer;
+use crate::{deploy, replaced, succeeds};
+use jsonwebtoken::Algorithm;
+use keybound::clock::{Clock, SystemClock};
+use keybound::commands::demo::envoy::Envoy;
+use keybound::commands::demo::pki::{Authority, Identity};
+use keybound::commands::demo::service::Service;
+use keybound::commands::demo::upstream;
+use keybound::denial::Denial;
+use rcgen::KeyPair;
+use reqwest::{Certificate, Client};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// Whatever hangs, the test does not.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Files of a folder of `deploy/envoy`, at work.
+struct Deployed {
+    authority: Authority,
+    signer: Signer,
+    address: SocketAddr,
+    _running: (Envoy, Service, JoinSet<()>, TempDir),
+}
+
+impl Deployed {
+    async fn start(folder: &str) -> Self {
+        let files = TempDir::new().unwrap();
+        let authority = Authority::new("test authority").unwrap();
+        let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
+        let signer = Signer::new(Algorithm::ES256, "test");
+        let jwks = json!({"keys": [signer.jwk()]}).to_string();
+        for (name, text) in [
+            ("client-ca.crt", authority.certificate_pem()),
+            ("server.crt", server.certificate_pem()),
+            ("server.key", server.key_pem()),
+            ("jwks.json", jwks),
+        ] {
+            fs::write(files.path().join(name), text).unwrap();
+        }
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let mut sites = JoinSet::new();
+        sites.spawn(upstream::echo().serve(listener));
+
+        let source = deploy("envoy").join(folder);
+        let config = place(&source, &files, "keybound.yaml", |it| keybound(it, files.path()));
+        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut service =
+            Service::start(Path::new(env!("CARGO_BIN_EXE_keybound")), &config).await.unwrap();
+        service.ready(&client).await.unwrap();
+
+        let binary = provisioned("envoy");
+        let bootstrap = place(&source, &files, "envoy.yaml", str::to_owned);
+        let mut validate = Command::new(&binary);
+        validate.current_dir(files.path()).args(["--mode", "validate", "--log-level", "warning"]);
+        succeeds(validate.arg("-c").arg(&bootstrap));
+        let authorizer = service.address("ext_authz").unwrap();
+        let bootstrap = place(&source, &files, "envoy.yaml", |it| {
+            envoy(it, files.path(), authorizer, upstream)
+        });
+        let envoy = Envoy::run(&binary, &bootstrap, &client).await.unwrap();
+        let address = envoy.address("https").unwrap();
+        Self { authority, signer, address, _running: (envoy, service, sites, files) }
+    }
+
+    fn client(&self, name: &str) -> Identity {
+        self.authority.client(name, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A token bound to `identity`, with these scopes.
+    fn token(&self, identity: &Identity, scope: &str) -> String {
+        let now = SystemClock.now().as_secs();
+        let claims = json!({
+            "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "alice",
+            "client_id": "app", "scope": scope, "iat": now, "exp": now.saturating_add(300),
+            "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
+        });
+        format!("Bearer {}", self.signer.sign("at+jwt", &claims))
+    }
+
+    /// The status and the body, over mutual TLS as `identity`.
+    async fn get(
+        &self,
+        identity: Option<&Identity>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value), reqwest::Error> {
+        let ca = self.authority.certificate_pem();
+        let ca = Certificate::from_pem(ca.as_bytes()).unwrap();
+        let mut builder = Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([ca]);
+        if let Some(identity) = identity {
+            let pem = identity.certificate_pem() + &identity.key_pem();
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        }
+        let mut request = builder.build().unwrap().get(format!("https://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
+    }
+
+    async fn refuses(
+        &self,
+        denial: Denial,
+        identity: &Identity,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) {
+        let (status, body) = self.get(Some(identity), path, headers).await.unwrap();
+        let found = (status, body["error_description"].as_str().unwrap_or_default());
+        assert_eq!(found, (denial.status(), denial.sentence()), "{path}");
+    }
+}
+
+/// Puts a file of `source`, edited, among `files`.
+fn place(source: &Path, files: &TempDir, name: &str, edit: impl FnOnce(&str) -> String) -> PathBuf {
+    let path = files.path().join(name);
+    fs::write(&path, edit(&fs::read_to_string(source.join(name)).unwrap())).unwrap();
+    path
+}
+
+/// The configuration with addresses and files of this test, and patience for a busy machine.
+fn keybound(text: &str, files: &Path) -> String {
+    let audiences = "    audiences: [https://api.example.com]\n";
+    let keys = format!("{audiences}    keys: {{jwks_file: jwks.json}}\n");
+    let text = replaced(text, audiences, &keys) + "\nlimits: {check_deadline: 10s}\n";
+    text.replace("/run/keybound/", &format!("{}/", files.display()))
+        .replace("127.0.0.1:9001", "127.0.0.1:0")
+        .replace("127.0.0.1:9003", "127.0.0.1:0")
+        .replace("0.0.0.0:9003", "127.0.0.1:0")
+        .replace("spiffe://example.com/edge", "spiffe://demo.test/clients/edge")
+}
+
+/// The same for the bootstrap.
+fn envoy(text: &str, files: &Path, authorizer: &str, upstream: SocketAddr) -> String {
+    let folder = format!("{}/", files.display());
+    let mut text = replaced(text, "address: 0.0.0.0, port_value: 8443", ANY_PORT);
+    for name in ["server.crt", "server.key", "client-ca.crt"] {
+        text = replaced(&text, &format!("filename: {name}"), &format!("filename: {folder}{name}"));
+    }
+    text = replaced(&text, "port_value: 8080", &format!("port_value: {}", upstream.port()));
+    text = replaced(&text, "timeout: 0.25s", "timeout: 15s");
+    text = match authorizer.rsplit_once(':') {
+        Some(("unix", _)) => replaced(&text, "/run/keybound/", &folder),
+        Some((_, port)) => replaced(&text, "port_value: 9001", &format!("port_value: {port}")),
+        None => panic!("{authorizer}"),
+    };
+    text = text.replace("spiffe://example.com/edge", "spiffe://demo.test/clients/edge");
+    format!("{text}admin: {{address: {{socket_address: {{{ANY_PORT}}}}}}}\n")
+}
+
+const ANY_PORT: &str = "address: 127.0.0.1, port_value: 0";
+
+#[tokio::test]
+async fn at_the_edge_a_token_is_good_with_its_certificate_alone() {
+    let it = Deployed::start(".").await;
+    let [client, thief] = ["client", "thief"].map(|name| it.client(name));
+    let token = it.token(&client, "payments");
+    let bearer = [("authorization", token.as_str())];
+    let (status, body) = it.get(Some(&client), "/", &bearer).await.unwrap();
+    assert_eq!((status, &body["headers"]["x-auth-subject"]), (200, &json!(["alice"])));
+    it.refuses(Denial::CertificateMismatch, &thief, "/", &bearer).await;
+    it.refuses(Denial::CredentialsMissing, &client, "/", &[]).await;
+    assert!(it.get(None, "/", &bearer).await.is_err(), "no certificate, no connection");
+}
+
+#[tokio::test]
+async fn at_the_edge_over_a_socket_routes_name_policies() {
+    let it = Deployed::start("edge-uds").await;
+    let [client, thief] = ["client", "thief"].map(|name| it.client(name));
+    let [reader, payer] = ["read", "payments"].map(|scope| it.token(&client, scope));
+    let reader = [("authorization", reader.as_str())];
+    let payer = [("authorization", payer.as_str())];
+    assert_eq!(it.get(Some(&client), "/", &reader).await.unwrap().0, 200);
+    assert_eq!(it.get(Some(&client), "/payments/1", &payer).await.unwrap().0, 200);
+    it.refuses(Denial::ScopeInsufficient, &client, "/payments/1", &reader).await;
+    it.refuses(Denial::ScopeInsufficient, &client, "/x/%2e%2e//payments", &reader).await;
+    it.refuses(Denial::CertificateMismatch, &thief, "/", &reader).await;
+    assert_eq!(it.get(Some(&thief), "/healthz", &[]).await.unwrap().0, 200);
+    it.refuses(Denial::CredentialsMissing, &thief, "/healthz/x", &[]).await;
+}
+
+#[tokio::test]
+async fn at_a_sidecar_the_client_is_the_one_that_the_edge_tells_of() {
+    let it = Deployed::start("sidecar").await;
+    let [edge, client, thief] = ["edge", "client", "thief"].map(|name| it.client(name));
+    let token = it.token(&client, "read");
+    let [of_client, of_thief] =
+        [&client, &thief].map(|it| format!("Hash={}", it.thumbprint().to_hex()));
+    let told = |xfcc| [("authorization", token.as_str()), ("x-forwarded-client-cert", xfcc)];
+
+    let (status, body) = it.get(Some(&edge), "/", &told(&of_client)).await.unwrap();
+    assert_eq!((status, body["headers"].get("x-forwarded-client-cert")), (200, None));
+    it.refuses(Denial::CertificateMismatch, &edge, "/", &told(&of_thief)).await;
+    let longer = format!("{of_client},{of_thief}");
+    it.refuses(Denial::CertificateConflict, &edge, "/", &told(&longer)).await;
+    let untold = [("authorization", token.as_str())];
+    it.refuses(Denial::CertificateConflict, &edge, "/", &untold).await;
+    assert!(it.get(Some(&thief), "/", &told(&of_client)).await.is_err(), "it is not the edge");
+}

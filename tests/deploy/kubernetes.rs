@@ -1,0 +1,67 @@
+//! Knows what the Kubernetes objects must be. `objects.py` judges them.
+
+use crate::programs::provisioned;
+use crate::shared::shared;
+use crate::succeeds;
+use keybound::commands::demo::pki::Authority;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// The check `name` of `objects.py`.
+#[track_caller]
+fn check(name: &str, schemas: Option<&Path>) {
+    let files = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test authority").unwrap();
+    let server = authority.server(&["keybound.keybound.svc"]).unwrap();
+    for (name, text) in [
+        ("ca.crt", authority.certificate_pem()),
+        ("tls.crt", server.certificate_pem()),
+        ("tls.key", server.key_pem()),
+        ("client-secret", "secret".to_owned()),
+        ("secret", "0123456789abcdef0123456789abcdef".to_owned()),
+        ("url", "rediss://user:password@redis.keybound.svc:6379".to_owned()),
+    ] {
+        fs::write(files.path().join(name), text).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/objects.py");
+    let mut command = Command::new(provisioned("python-tools"));
+    command.arg(script).args([name, env!("CARGO_BIN_EXE_keybound")]).arg(files.path());
+    succeeds(command.args(schemas));
+}
+
+#[test]
+fn every_object_of_kubernetes_own_kinds_is_as_its_schema_says() {
+    check("manifests", None);
+}
+
+#[test]
+fn every_object_of_istio_and_of_envoy_gateway_is_as_its_schema_says() {
+    let Some(schemas) = shared("schemas") else { return };
+    check("foreign_manifests", Some(&schemas));
+}
+
+#[test]
+fn for_every_file_of_values_the_chart_renders_what_can_be_applied_and_run() {
+    check("chart", None);
+}
+
+#[test]
+fn what_the_chart_can_turn_on_and_off_is_there_and_is_not() {
+    check("switches", None);
+}
+
+#[test]
+fn what_is_not_safe_is_said_at_the_end_of_an_installation() {
+    check("warnings", None);
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_refused_by_name() {
+    check("refusals", None);
+}
+
+#[test]
+fn proxies_ask_the_service_that_the_chart_makes_and_refuse_when_it_does_not_answer() {
+    check("providers", None);
+}

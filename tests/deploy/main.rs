@@ -1,0 +1,85 @@
+//! What an operator copies from `deploy/` works as it stands.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
+
+mod container;
+mod envoy;
+mod kubernetes;
+#[path = "../support/programs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod programs;
+#[path = "../support/shared.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod shared;
+mod systemd;
+#[path = "../support/tokens.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+mod tokens;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The file or folder `path` of `deploy/`.
+fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
+}
+
+/// Runs `command`, which must succeed.
+#[track_caller]
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
+
+/// Whether `program` is content with `argument`. If not, a line says that `what` is skipped.
+fn is_there(program: &str, argument: &str, what: &str) -> bool {
+    let there = Command::new(program).arg(argument).output().is_ok_and(|it| it.status.success());
+    if !there {
+        skipped(&format!("{what}, for `{program} {argument}` does not work here"));
+    }
+    there
+}
+
+fn skipped(what: &str) {
+    // Not by a print macro: the harness would swallow the line.
+    io::stderr().write_all(format!("skipped: {what}\n").as_bytes()).unwrap();
+}
+
+/// `text` with `from`, which must be there, replaced by `to`.
+#[track_caller]
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from} is not in\n{text}");
+    text.replace(from, to)
+}
+
+#[test]
+fn every_configuration_is_one() {
+    let mut found = vec![];
+    configurations(&deploy(""), &mut found);
+    assert!(4 <= found.len(), "{found:?}");
+    for file in found {
+        succeeds(Command::new(env!("CARGO_BIN_EXE_keybound")).arg("check-config").arg(file));
+    }
+}
+
+/// The files `keybound.yaml` below `folder`.
+fn configurations(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            configurations(&path, found);
+        } else if path.ends_with("keybound.yaml") {
+            found.push(path);
+        }
+    }
+}

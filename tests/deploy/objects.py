@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+"""Knows what the Kubernetes objects in deploy/ must be, those that the chart renders among them.
+
+    objects.py CHECK KEYBOUND FILES [SCHEMAS]
+
+CHECK is one of those at the end. KEYBOUND is the program, which judges configurations. FILES is a
+folder with what Secrets and ConfigMaps would hold, by the name of the key. SCHEMAS is a folder with
+the schemas of Istio's, Envoy Gateway's and the Gateway API's objects, and `index.json`.
+"""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import helm_python
+import jsonschema
+import kubernetes_validate
+import yaml
+
+DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+CHART = DEPLOY / "helm/keybound"
+
+# The oldest that the chart admits, and the newest that is known.
+KUBERNETES = ("1.29", kubernetes_validate.latest_version())
+# The groups that it knows of itself.
+CORE = {"", "apps", "autoscaling", "networking.k8s.io", "policy"}
+
+def manifests(_world, _schemas):
+    """Every object of a kind that Kubernetes knows of itself is as its schema says."""
+    check_written([it for it in written() if not is_foreign(it[1])], None, {"Deployment"})
+
+
+def foreign_manifests(_world, schemas):
+    """The same for those that come with Istio, Envoy Gateway and the Gateway API."""
+    expect(schemas, "no schemas")
+    kinds = {
+        "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "Gateway", "HTTPRoute",
+        "PeerAuthentication", "ReferenceGrant", "SecurityPolicy", "VirtualService",
+    }
+    check_written([it for it in written() if is_foreign(it[1])], schemas, kinds)
+
+
+def check_written(documents, schemas, kinds):
+    missing = kinds - {it["kind"] for _, it in documents}
+    expect(not missing, f"there is no {missing}")
+    for path, document in documents:
+        validate(document, schemas, path)
+        with_typo = copy.deepcopy(document)
+        with_typo["spec"]["typo"] = True
+        expect(refused(with_typo, schemas), f"{path}: {document['kind']} may have unknown fields")
+
+
+def chart(world, schemas):
+    """For every file of values there is, the chart renders what can be applied and run."""
+    files = [*sorted((CHART / "ci").glob("*.yaml")), *sorted(DEPLOY.rglob("keybound-values.yaml"))]
+    expect(8 <= len(files), f"{files}")
+    for path in files:
+        values = yaml.safe_load(path.read_text())
+        report = helm_python.lint(CHART, values, strict=True, namespace="keybound")
+        expect(not report["errors"], f"{path}: {report}")
+        objects = {it["kind"]: it for it in render(values)}
+        for document in objects.values():
+            validate(document, schemas, path)
+        holds_together(objects, path)
+        is_confined(objects.get("Deployment") or objects.get("DaemonSet"), path)
+        configuration_is_good(objects, world, path)
+
+
+def switches(_world, _schemas):
+    """What can be turned on and off is there, and is not."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    for edit, kinds in (
+        ({}, "ConfigMap Deployment NetworkPolicy PodDisruptionBudget Service ServiceAccount"),
+        ({"kind": "DaemonSet"}, "ConfigMap DaemonSet NetworkPolicy Service ServiceAccount"),
+        (
+            {
+                "autoscaling": {"enabled": True}, "networkPolicy": {"enabled": False},
+                "podDisruptionBudget": {"enabled": False}, "serviceMonitor": {"enabled": True},
+            },
+            "ConfigMap Deployment HorizontalPodAutoscaler Service ServiceAccount ServiceMonitor",
+        ),
+    ):
+        found = sorted(it["kind"] for it in render({**least, **edit}))
+        expect(found == kinds.split(), f"{edit}: {found}")
+    changed = copy.deepcopy(least)
+    changed["config"]["limits"] = {"token_bytes": 1024}
+    sums = [checksum(render(it)) for it in (least, least, changed)]
+    expect(sums[0] == sums[1] != sums[2], "a change of the configuration replaces the pods")
+
+
+def warnings(_world, _schemas):
+    """What is not wrong but not safe either is said at the end of an installation."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    dpop = {**least["config"], "dpop": {"nonce": "offered"}}
+    redis = {**least["config"], "dpop": {"replay": {"store": "redis"}}}
+    for edit, warned in (
+        ({}, []),
+        ({"networkPolicy": {"enabled": False}}, ["network policy"]),
+        ({"config": dpop, "replicas": 1}, []),
+        ({"config": dpop, "replicas": 2}, ["DPoP proofs"]),
+        ({"config": dpop, "replicas": 1, "autoscaling": {"enabled": True}}, ["DPoP proofs"]),
+        ({"config": dpop, "kind": "DaemonSet"}, ["DPoP proofs"]),
+        ({"config": redis, "replicas": 2}, []),
+    ):
+        _, *found = templates({**least, **edit})[NOTES].split("WARNING: ")
+        expect(len(found) == len(warned), f"{edit}: {found}")
+        expect(all(word in it for word, it in zip(warned, found)), f"{edit}: {found}")
+
+
+def refusals(_world, _schemas):
+    """Values that cannot be meant are refused, and the complaint names them."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    render(least)
+    for edit, complaint in (
+        ({"config": {}}, "issuers"),
+        ({"config": {**least["config"], "policies": []}}, "policies"),
+        ({"config": {**least["config"], "listen": {"admin": "0.0.0.0:1"}}}, "admin"),
+        ({"replica": 2}, "replica"),
+        ({"replicas": "2"}, "replicas"),
+        ({"kind": "StatefulSet"}, "kind"),
+        ({"image": {"digest": "latest"}}, "digest"),
+        ({"secrets": ["a b"]}, "secrets"),
+        ({"networkPolicy": {"clients": []}}, "networkPolicy.clients"),
+        ({"networkPolicy": {"clients": [{}]}}, "clients"),
+        ({"socket": {"hostPath": "/run/keybound"}}, "socket.hostPath"),
+        ({"socket": {"hostPath": "run"}}, "hostPath"),
+        ({"kind": "DaemonSet", "autoscaling": {"enabled": True}}, "autoscaling"),
+        ({"drain": {"delay": "5"}}, "delay"),
+    ):
+        try:
+            render({**least, **edit})
+        except helm_python.HelmError as error:
+            expect(complaint in str(error), f"{edit}: {error}")
+        else:
+            fail(f"{edit} renders")
+
+
+def providers(_world, _schemas):
+    """Proxies ask the service that the chart makes, wait for longer than a check takes, and refuse
+    when they get no answer."""
+    documents = [it for _, it in written()]
+    deadline = milliseconds("150ms")
+    for path in DEPLOY.rglob("keybound-values.yaml"):
+        limits = yaml.safe_load(path.read_text())["config"]["limits"]
+        expect(milliseconds(limits["check_deadline"]) == deadline, path)
+
+    mesh = yaml.safe_load((DEPLOY / "istio/istiod-values.yaml").read_text())["meshConfig"]
+    expect(set(mesh) == {"extensionProviders", "pathNormalization"}, mesh)
+    (provider,) = mesh["extensionProviders"]
+    authorizer = provider["envoyExtAuthzGrpc"]
+    expect(set(authorizer) == {"service", "port", "timeout", "failOpen", "statusOnError"}, authorizer)
+    expect(authorizer["service"] == "keybound.keybound.svc.cluster.local", authorizer)
+    expect(authorizer["port"] == 9001, authorizer)
+    expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
+    expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == "503", authorizer)
+    custom = [it for it in documents if it.get("spec", {}).get("action") == "CUSTOM"]
+    expect(len(custom) == 2, custom)
+    for document in custom:
+        expect(document["spec"]["provider"] == {"name": provider["name"]}, document)
+        # A rule that misses a request leaves it unchecked.
+        expect(document["spec"]["rules"] == [{}], document)
+
+    (policy,) = [it for it in documents if it["kind"] == "SecurityPolicy"]
+    authorizer = policy["spec"]["extAuth"]
+    service = {"name": "keybound", "namespace": "keybound", "port": 9001}
+    expect(authorizer["grpc"]["backendRefs"] == [service], authorizer)
+    expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
+    expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == 503, authorizer)
+    (policy,) = [it for it in documents if it["kind"] == "ClientTrafficPolicy"]
+    expect(policy["spec"]["headers"]["xForwardedClientCert"] == {"mode": "SanitizeSet"}, policy)
+
+
+def written():
+    """The objects in files, but for the chart's templates."""
+    for path in sorted(DEPLOY.rglob("*.yaml")):
+        if CHART in path.parents:
+            continue
+        for document in yaml.safe_load_all(path.read_text()):
+            if isinstance(document, dict) and {"apiVersion", "kind"} <= set(document):
+                yield path, document
+
+
+def render(values):
+    rendered = templates(values)
+    notes = rendered.pop(NOTES)
+    expect("<no value>" not in notes and "keybound answers" in notes, notes)
+    documents = [it for text in rendered.values() for it in yaml.safe_load_all(text)]
+    return [it for it in documents if it]
+
+
+def templates(values):
+    with helm_python.Chart.load(CHART) as loaded:
+        return loaded.render(values, name="keybound", namespace="keybound")
+
+
+NOTES = "keybound/templates/NOTES.txt"
+
+
+def validate(document, schemas, path):
+    if is_foreign(document):
+        try:
+            jsonschema.Draft202012Validator(schema(document, schemas)).validate(document)
+        except jsonschema.ValidationError as error:
+            fail(f"{path}: {document['kind']}: {error.json_path}: {error.message}")
+        return
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except Exception as error:
+            fail(f"{path}: {document['kind']} under {version}: {getattr(error, 'message', error)}")
+
+
+def refused(document, schemas):
+    try:
+        if is_foreign(document):
+            jsonschema.Draft202012Validator(schema(document, schemas)).validate(document)
+        else:
+            kubernetes_validate.validate(document, KUBERNETES[-1], strict=True)
+    except jsonschema.ValidationError:
+        return True
+    return False
+
+
+def is_foreign(document):
+    return document["apiVersion"].rpartition("/")[0] not in CORE
+
+
+def schema(document, schemas):
+    if document["kind"] == "ServiceMonitor":
+        return SERVICE_MONITOR
+    for entry in json.loads((schemas / "index.json").read_text()):
+        if all(entry[it] == document[it] for it in ("apiVersion", "kind")):
+            found = json.loads((schemas / entry["file"]).read_text())
+            # Istio's leave out what every object has.
+            found["properties"].update(apiVersion={}, kind={}, metadata={"type": "object"})
+            return closed(found)
+    raise AssertionError(f"no schema of {document['apiVersion']} {document['kind']}")
+
+
+def closed(node):
+    """Kubernetes drops unknown fields without a word. Here they are mistakes."""
+    if isinstance(node, list):
+        return [closed(it) for it in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: closed(value) for key, value in node.items()}
+    open_ended = "additionalProperties" in made or made.get("x-kubernetes-preserve-unknown-fields")
+    if made.get("type") == "object" and "properties" in made and not open_ended:
+        made["additionalProperties"] = False
+    return made
+
+
+# Of the Prometheus operator's, the part that the chart uses.
+SERVICE_MONITOR = closed({
+    "type": "object",
+    "required": ["spec"],
+    "properties": {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "kind": {},
+        "metadata": {"type": "object"},
+        "spec": {
+            "type": "object",
+            "required": ["endpoints", "selector"],
+            "properties": {
+                "selector": {
+                    "type": "object",
+                    "required": ["matchLabels"],
+                    "properties": {"matchLabels": {"type": "object"}},
+                },
+                "endpoints": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "required": ["port"],
+                        "properties": {
+                            "port": {"type": "string"},
+                            "path": {"type": "string"},
+                            "interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+})
+
+
+def holds_together(objects, path):
+    """Names, labels and ports mean each other."""
+    workload = objects.get("Deployment") or objects.get("DaemonSet")
+    template = workload["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    ports = {it["name"]: it["containerPort"] for it in container["ports"]}
+    for document in objects.values():
+        expect(document["metadata"]["name"] == "keybound", f"{path}: {document['kind']}")
+        spec = document.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector") or {}
+        selector = selector.get("matchLabels", selector)
+        labels = template["metadata"]["labels"]
+        expect(selector.items() <= labels.items(), f"{path}: {document['kind']} selects others")
+    for port in objects["Service"]["spec"]["ports"]:
+        expect(port["port"] == ports[port["targetPort"]], f"{path}: {port}")
+    for rule in objects.get("NetworkPolicy", {}).get("spec", {}).get("ingress", []):
+        expect(rule["from"] and all(it["port"] in ports for it in rule["ports"]), f"{path}: {rule}")
+    for probe in ("livenessProbe", "readinessProbe"):
+        expect(container[probe]["httpGet"]["port"] in ports, f"{path}: {probe}")
+    if monitor := objects.get("ServiceMonitor"):
+        names = {it["name"] for it in objects["Service"]["spec"]["ports"]}
+        expect({it["port"] for it in monitor["spec"]["endpoints"]} <= names, f"{path}: monitor")
+    if scaler := objects.get("HorizontalPodAutoscaler"):
+        expect(scaler["spec"]["scaleTargetRef"]["kind"] == workload["kind"], f"{path}: scaler")
+        expect("replicas" not in workload["spec"], f"{path}: replicas beside a scaler")
+
+
+def is_confined(workload, path):
+    """What Kubernetes calls the restricted Pod Security Standard, and a read-only root."""
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    whole, own = pod["securityContext"], container["securityContext"]
+    expect(whole["runAsNonRoot"] is True and whole["runAsUser"], path)
+    expect(whole["seccompProfile"] == {"type": "RuntimeDefault"}, path)
+    expect(own["allowPrivilegeEscalation"] is False, path)
+    expect(own["capabilities"] == {"drop": ["ALL"]}, path)
+    expect(own["readOnlyRootFilesystem"] is True, path)
+    expect(pod["automountServiceAccountToken"] is False, path)
+    expect(not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), path)
+    host = [it["name"] for it in pod["volumes"] if "hostPath" in it]
+    # The one exception, which an operator has to ask for.
+    expect(host == (["socket"] if path.name == "node-socket.yaml" else []), path)
+
+
+def configuration_is_good(objects, world, path):
+    """The program accepts the configuration, with all the files that it names mounted."""
+    text = objects["ConfigMap"]["data"]["keybound.yaml"]
+    workload = objects.get("Deployment") or objects.get("DaemonSet")
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    mounts = [it["mountPath"] for it in container["volumeMounts"]]
+    expect("--config=/etc/keybound/config/keybound.yaml" in container["args"], path)
+    with tempfile.TemporaryDirectory() as root:
+        for name in re.findall(r"(/(?:etc|var/lib|run)/keybound/\S+)", text):
+            expect(any(name.startswith(f"{it}/") for it in mounts), f"{path}: {name} is not mounted")
+            held = world.files / Path(name).name
+            Path(root + name).parent.mkdir(parents=True, exist_ok=True)
+            if held.exists():
+                shutil.copy(held, root + name)
+        text = re.sub(r"/(etc|var/lib)/keybound/", lambda it: root + it[0], text)
+        file = Path(root, "keybound.yaml")
+        file.write_text(text)
+        done = subprocess.run(
+            [world.keybound, "check-config", file], capture_output=True, text=True, check=False
+        )
+        expect(done.returncode == 0, f"{path}: {done.stderr}\n{text}")
+
+
+def checksum(documents):
+    (workload,) = [it for it in documents if it["kind"] == "Deployment"]
+    return workload["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+
+
+def milliseconds(text):
+    number, unit = re.fullmatch(r"([0-9.]+)(ms|s)", text).groups()
+    return float(number) * {"ms": 1, "s": 1000}[unit]
+
+
+def expect(holds, what):
+    if not holds:
+        fail(what)
+
+
+def fail(what):
+    raise AssertionError(str(what))
+
+
+class World:
+    """What the checks run with."""
+
+    def __init__(self, keybound, files):
+        self.keybound = keybound
+        self.files = Path(files)
+
+
+CHECKS = {
+    it.__name__: it
+    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers)
+}
+
+if __name__ == "__main__":
+    if not 4 <= len(sys.argv) <= 5 or sys.argv[1] not in CHECKS:
+        sys.exit(__doc__)
+    check, keybound, files, *rest = sys.argv[1:]
+    CHECKS[check](World(keybound, files), Path(rest[0]) if rest else None)

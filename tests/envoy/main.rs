@@ -1,0 +1,61 @@
+//! End to end: a client with mutual TLS, a real Envoy, the real service, an upstream.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+
+#[path = "../support/dpop_client.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod dpop_client;
+#[path = "../support/installation.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod installation;
+#[path = "../support/introspection_endpoint.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+mod introspection_endpoint;
+#[path = "../support/programs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod programs;
+#[path = "../support/proofs.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod proofs;
+#[path = "../support/tokens.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod tokens;
+
+mod dpop;
+mod grpc;
+mod mutual_tls;
+mod opaque;
+
+use installation::{Call, Door, Installation, Outcome};
+use keybound::denial::Denial;
+use reqwest::Version;
+
+const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+/// Clients may come without a certificate; the service hears of theirs from Envoy itself.
+const OPTIONAL: Door = Door {
+    name: "optional",
+    source: "peer",
+    forward_client_cert: "SANITIZE",
+    certificate_required: false,
+};
+
+/// Makes `call` and holds the answer against `expected`: its status, its reason in the metadata that
+/// Envoy logs, and the challenge.
+async fn check(it: &mut Installation, call: &Call<'_>, expected: Result<(), Denial>) -> Outcome {
+    let outcome = it.call(call).await.unwrap();
+    let context = format!("{} {:?} {}: {outcome:?}", call.door, call.http, call.path);
+    let (status, reason) = match expected {
+        Ok(()) => (200, "allowed"),
+        Err(denial) => (denial.status(), denial.label()),
+    };
+    assert_eq!((outcome.status.as_u16(), outcome.reason()), (status, reason), "{context}");
+    if let Err(denial) = expected {
+        assert_eq!(outcome.body["error_description"], denial.sentence(), "{context}");
+        let challenged = outcome.headers.contains_key("www-authenticate");
+        assert_eq!(challenged, status == 401 || denial.error().is_some(), "{context}");
+    }
+    outcome
+}

@@ -1,0 +1,222 @@
+//! The dashboard and the alerts name what there is.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use keybound::check::{Facts, Verdict};
+use keybound::config;
+use keybound::denial::Denial;
+use keybound::telemetry::meters::Meters;
+use keybound::telemetry::metrics::{Front, Metrics, Reload};
+use saphyr_parser::{Event, Parser};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+const DASHBOARD: &str = include_str!("../deploy/observability/dashboard.json");
+const ALERTS: &str = include_str!("../deploy/observability/alerts.yaml");
+const README: &str = include_str!("../deploy/observability/README.md");
+
+/// What Envoy 1.40 counts about its own side of the checks.
+const OF_ENVOY: &[&str] = &[
+    "envoy_http_ext_authz_ok",
+    "envoy_http_ext_authz_denied",
+    "envoy_http_ext_authz_error",
+    "envoy_http_ext_authz_failure_mode_allowed",
+    "envoy_http_ext_authz_invalid",
+];
+
+/// Labels that Prometheus adds, and that of Envoy's metrics.
+const ADDED: &[&str] = &["job", "instance", "le", "envoy_http_conn_manager_prefix"];
+
+/// The labels of a metric and the values that they take here.
+type Labels = BTreeMap<String, BTreeSet<String>>;
+
+/// Every metric that the code has, by the name of its series.
+fn known() -> BTreeMap<String, Labels> {
+    let mut known: BTreeMap<String, Labels> = BTreeMap::new();
+    for line in exposition().lines().filter(|it| !it.starts_with('#')) {
+        let (name, rest) = line.split_once(['{', ' ']).unwrap();
+        let labels = known.entry(name.to_owned()).or_default();
+        for (label, value) in matchers(rest) {
+            labels.entry(label).or_default().insert(value);
+        }
+    }
+    known
+}
+
+/// `/metrics` of a service to which everything has happened.
+fn exposition() -> String {
+    let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
+                policies:\n\
+                - {name: payments, sender_constraint: certificate}\n\
+                - {name: trial, sender_constraint: certificate, mode: report}\n";
+    let rules = config::from_str(text, Path::new("")).unwrap().policies;
+    let metrics = Metrics::new().unwrap();
+    let meters = Meters::new(&metrics, &rules);
+    for policy in &rules.policies {
+        for outcome in Denial::ALL.iter().map(|it| Err(*it)).chain([Ok(())]) {
+            let facts = Facts { policy: Some(policy.clone()), ..Facts::default() };
+            meters.record(Front::ExtAuthz, &Verdict { outcome, facts }, Duration::ZERO);
+        }
+    }
+    metrics.set_keys("https://as.example.com", 1, Some(1));
+    for outcome in ["changed", "unchanged", "not_modified"] {
+        let source = include_str!("../src/state/jwks/status.rs");
+        assert!(source.contains(&format!("=> {outcome:?},")), "{outcome}");
+        metrics.set_refreshes("https://as.example.com", outcome, 1);
+    }
+    metrics.reloaded(Reload::Refused);
+    metrics.exposition().unwrap()
+}
+
+/// What is wrong with an expression, by what the code has.
+fn wrong(expression: &str, known: &BTreeMap<String, Labels>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut labels: Vec<&Labels> = Vec::new();
+    let words = expression.split(|it: char| !(it.is_alphanumeric() || it == '_'));
+    for name in words.clone().filter(|it| it.starts_with("keybound_")) {
+        match known.get(name) {
+            Some(it) => labels.push(it),
+            None => found.push(format!("{name} is no metric")),
+        }
+    }
+    for name in words.filter(|it| it.starts_with("envoy_http_ext")) {
+        if !OF_ENVOY.contains(&name) {
+            found.push(format!("{name} is no metric of Envoy"));
+        }
+    }
+    let has =
+        |label: &str| ADDED.contains(&label) || labels.iter().all(|it| it.contains_key(label));
+    for (label, values) in matchers(expression) {
+        if !has(&label) {
+            found.push(format!("{label} is no label"));
+        }
+        // The values of these are names in a configuration.
+        let free = ADDED.contains(&&*label) || ["policy", "issuer"].contains(&&*label);
+        for value in values.split('|').filter(|_| !free) {
+            if !labels.iter().any(|it| it.get(&label).is_some_and(|it| it.contains(value))) {
+                found.push(format!("{label} is never {value}"));
+            }
+        }
+    }
+    for opening in ["by (", "ignoring ("] {
+        for listed in expression.split(opening).skip(1) {
+            let listed = listed.split(')').next().unwrap();
+            let unknown = listed.split(", ").filter(|it| !has(it));
+            found.extend(unknown.map(|it| format!("{it} is no label to sum by")));
+        }
+    }
+    found
+}
+
+/// Labels and the values that they are compared with.
+fn matchers(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut parts = text.split('"');
+    while let (Some(before), Some(value)) = (parts.next(), parts.next()) {
+        let label = before.trim_end_matches(['=', '~', '!']);
+        let label = label.rsplit(|it: char| !(it.is_alphanumeric() || it == '_')).next().unwrap();
+        found.push((label.to_owned(), value.to_owned()));
+    }
+    found
+}
+
+/// Every value of `key` in a document.
+fn values<'a>(document: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    if let Some(members) = document.as_object() {
+        found.extend(members.get(key).and_then(Value::as_str));
+        members.values().for_each(|it| values(it, key, found));
+    }
+    document.as_array().into_iter().flatten().for_each(|it| values(it, key, found));
+}
+
+/// Every scalar behind the scalar `key` in a YAML document.
+fn yaml_values(text: &str, key: &str) -> Vec<String> {
+    let events = Parser::new_from_str(text).map(|it| it.unwrap().0);
+    let scalars: Vec<_> = events
+        .map(|it| if let Event::Scalar(text, ..) = it { text.into_owned() } else { String::new() })
+        .collect();
+    let pairs = scalars.iter().zip(scalars.iter().skip(1));
+    pairs.filter(|(it, _)| *it == key).map(|(_, value)| value.clone()).collect()
+}
+
+#[test]
+fn the_dashboard_shows_what_there_is() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let (mut expressions, mut legends) = (vec![], vec![]);
+    values(&dashboard, "expr", &mut expressions);
+    values(&dashboard, "legendFormat", &mut legends);
+    assert!(20 < expressions.len() && expressions.len() == legends.len());
+    let known = known();
+    for (expression, legend) in expressions.iter().zip(legends) {
+        assert_eq!(wrong(expression, &known), Vec::<String>::new(), "{expression}");
+        // What a legend names must have survived the sum.
+        for label in legend.split("{{").skip(1).map(|it| it.split("}}").next().unwrap()) {
+            let summed = expression.split("by (").nth(1).unwrap().split(')').next().unwrap();
+            assert!(summed.split(", ").any(|it| it == label), "{label}: {expression}");
+        }
+    }
+    let shown = expressions.concat();
+    let missing = known.keys().filter(|it| !it.ends_with("_sum") && !shown.contains(&***it));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&String>::new(), "are not shown");
+}
+
+#[test]
+fn every_panel_has_a_place_of_its_own() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let places: Vec<_> = dashboard
+        .get("panels")
+        .and_then(Value::as_array)
+        .unwrap()
+        .iter()
+        .map(|it| (it.get("gridPos").unwrap().to_string(), it.get("id").unwrap().to_string()))
+        .collect();
+    let distinct: BTreeSet<_> = places.iter().map(|it| &it.0).collect();
+    let ids: BTreeSet<_> = places.iter().map(|it| &it.1).collect();
+    assert_eq!((distinct.len(), ids.len()), (places.len(), places.len()));
+}
+
+#[test]
+fn the_alerts_ask_about_what_there_is() {
+    let known = known();
+    let expressions = yaml_values(ALERTS, "expr");
+    let names = yaml_values(ALERTS, "alert");
+    assert!(10 < names.len() && names.len() == expressions.len());
+    for expression in expressions {
+        assert_eq!(wrong(&expression, &known), Vec::<String>::new(), "{expression}");
+    }
+    for name in names {
+        assert!(README.contains(&format!("`{name}`")), "{name} is not explained");
+    }
+}
+
+#[test]
+fn an_alert_about_what_there_is_not_is_found() {
+    let known = known();
+    for (expression, expected) in [
+        ("rate(keybound_checks_total[5m])", 0),
+        ("rate(keybound_check_total[5m])", 1),
+        ("keybound_checks_total{reason=\"token_expired\"}", 0),
+        ("keybound_checks_total{reason=\"token_stale\"}", 1),
+        ("keybound_checks_total{reason=~\"allowed|token_stale\"}", 1),
+        ("keybound_checks_total{issuer=\"x\"}", 1),
+        ("sum by (policy, issuer) (keybound_checks_total)", 1),
+        ("keybound_config_reloads_total{outcome=\"refused\"}", 0),
+        ("keybound_config_reloads_total{outcome=\"failed\"}", 1),
+        ("keybound_tokens_total{bound=\"nothing\"}", 1),
+        ("envoy_http_ext_authz_errors", 1),
+    ] {
+        assert_eq!(wrong(expression, &known).len(), expected, "{expression}");
+    }
+}
+
+#[test]
+fn the_configuration_that_it_shows_is_valid() {
+    let block = README.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("otel-headers"), "x-key: 1\n").unwrap();
+    let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
+                policies: [{name: payments, sender_constraint: certificate}]\n";
+    config::from_str(&(text.to_owned() + block), folder.path()).unwrap();
+}

@@ -1,0 +1,457 @@
+//! A configuration that changes while the service runs.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic"
+)]
+
+use super::identity_provider::IdentityProvider;
+use super::mutual_tls::{Connector, authority, tls_files, with_tls};
+use super::proofs::prove;
+use super::service::{Service, request};
+use super::tokens::Signer;
+use super::{beside, block_on};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use envoy_types::pb::google;
+use jsonwebtoken::Algorithm;
+use keybound::clock::{Clock, SystemClock};
+use keybound::jose::thumbprint::Thumbprint;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+const RELOADED: &str = "configuration reloaded";
+const REFUSED: &str = "configuration refused: the old one stays";
+const MISSING: &str = "configuration missing: the old one stays";
+
+fn policies(service: &Service) -> Vec<String> {
+    let status = service.status();
+    let names = status["policies"].as_array().unwrap().iter();
+    names.map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn renamed(config: &str) -> String {
+    config.replace("payments", "ledger")
+}
+
+#[test]
+fn a_file_that_is_written_anew_is_in_force() {
+    let mut service = Service::ready(&[]);
+    let before = service.status()["config"]["digest"].clone();
+    service.rewrite(renamed);
+    assert_ne!(service.wait_for(RELOADED)["digest"], before);
+    assert_eq!(policies(&service), ["ledger"]);
+    let config = &service.status()["config"];
+    assert_eq!(config["last_reload"]["outcome"], "applied");
+    assert_eq!(config["last_reload"]["remarks"], json!([]));
+    service.has_metric("keybound_config_reloads_total{outcome=\"applied\"} 1");
+}
+
+/// A volume as the kubelet writes it: each file is a link into `..data`, itself a link.
+fn volume(folder: &Path, data: &str, config: &str) {
+    fs::create_dir(folder.join(data)).unwrap();
+    fs::write(folder.join(data).join("keybound.yaml"), config).unwrap();
+    fs::copy(folder.join("jwks.json"), folder.join(data).join("jwks.json")).unwrap();
+    symlink(data, folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+#[test]
+fn a_config_map_that_is_swapped_is_in_force() {
+    let mut service = Service::ready(&[]);
+    let folder = service.folder.path().to_owned();
+    let config = fs::read_to_string(folder.join("keybound.yaml")).unwrap();
+    volume(&folder, "..2026_01", &config);
+    symlink("..data/keybound.yaml", folder.join("link")).unwrap();
+    // The same as before, by way of the links: nothing to reload.
+    fs::rename(folder.join("link"), folder.join("keybound.yaml")).unwrap();
+    volume(&folder, "..2026_02", &renamed(&config));
+    fs::remove_dir_all(folder.join("..2026_01")).unwrap();
+    service.wait_for(RELOADED);
+    assert_eq!(policies(&service), ["ledger"]);
+    service.has_metric("keybound_config_reloads_total{outcome=\"applied\"} 1");
+    service.has_metric("keybound_config_reloads_total{outcome=\"refused\"} 0");
+}
+
+#[test]
+fn a_hangup_reloads_what_has_not_changed() {
+    let mut service = Service::ready(&[]);
+    service.signal("HUP");
+    service.wait_for(RELOADED);
+    assert_eq!(policies(&service), ["payments"]);
+    service.has_metric("keybound_config_reloads_total{outcome=\"applied\"} 1");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_until_it_is_mended() {
+    let mut service = Service::ready(&[]);
+    let before = service.status()["config"]["digest"].clone();
+    service.rewrite(|it| renamed(it).replace("150ms", "150"));
+    assert_eq!(service.wait_for(REFUSED)["problems"], 1);
+    let config = service.status()["config"].clone();
+    assert_eq!(config["digest"], before);
+    assert_eq!(config["last_reload"]["outcome"], "refused");
+    let remark = config["last_reload"]["remarks"][0].as_str().unwrap();
+    assert!(remark.contains("line 9: limits.check_deadline"), "{remark}");
+    assert_eq!(policies(&service), ["payments"]);
+    service.has_metric("keybound_config_reloads_total{outcome=\"refused\"} 1");
+    service.rewrite(|it| it.replace("150", "150ms"));
+    service.wait_for(RELOADED);
+    assert_eq!(policies(&service), ["ledger"]);
+}
+
+#[test]
+fn a_file_that_another_one_names_counts_as_well() {
+    let authority = authority();
+    let mut service = Service::start(with_tls(&authority), &[]);
+    service.wait_for("ready");
+    fs::write(service.folder.path().join("key.pem"), "not a key").unwrap();
+    service.wait_for(REFUSED);
+    for (name, content) in tls_files(&authority) {
+        fs::write(service.folder.path().join(name), content).unwrap();
+    }
+    service.wait_for(RELOADED);
+}
+
+#[test]
+fn a_file_that_is_removed_is_told_once_and_changes_nothing() {
+    let mut service = Service::ready(&[]);
+    let file = service.folder.path().join("keybound.yaml");
+    let aside = service.folder.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    service.wait_for(MISSING);
+    assert_eq!(policies(&service), ["payments"]);
+    service.signal("HUP");
+    service.wait_for(REFUSED);
+    assert_eq!(policies(&service), ["payments"]);
+    fs::rename(&aside, &file).unwrap();
+    service.wait_for(RELOADED);
+    let told = service.log.iter().filter(|it| it["message"] == MISSING);
+    assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn where_it_listens_needs_a_restart_and_the_rest_does_not() {
+    let mut service = Service::ready(&[]);
+    service.rewrite(|it| renamed(it).replacen("127.0.0.1:0", "127.0.0.2:0", 1));
+    service.wait_for(RELOADED);
+    assert_eq!(policies(&service), ["ledger"]);
+    let remarks = service.status()["config"]["last_reload"]["remarks"].clone();
+    assert_eq!(remarks, json!(["listen.ext_authz: changes only with a restart"]));
+}
+
+#[tokio::test]
+async fn a_new_certificate_counts_for_new_connections() {
+    let (old, new) = (authority(), authority());
+    let mut service = Service::start(with_tls(&old), &[]);
+    service.wait_for("ready");
+    let with_old = Connector::new(&service, &old, Some(&old));
+    let with_new = Connector::new(&service, &new, Some(&new));
+    let open = with_old.clone().channel().await.unwrap();
+    assert_eq!(with_new.clone().health().await, None);
+    for (name, content) in tls_files(&new) {
+        fs::write(service.folder.path().join(name), content).unwrap();
+    }
+    service.wait_for(RELOADED);
+    assert_eq!(with_new.health().await, Some(ServingStatus::Serving));
+    assert_eq!(with_old.health().await, None);
+    let told = super::health(open, super::AUTHORIZATION).await;
+    assert_eq!(told, Ok(ServingStatus::Serving));
+}
+
+/// An issuer on a thread of its own, and the certificate to which its tokens are bound.
+struct World {
+    _stop: oneshot::Sender<Infallible>,
+    provider: IdentityProvider,
+    signer: Signer,
+    certificate: Vec<u8>,
+}
+
+impl World {
+    fn new() -> Self {
+        let signer = Signer::new(Algorithm::ES256, "1");
+        let (stop, stopped) = oneshot::channel();
+        let (tell, told) = mpsc::channel();
+        let keys = [signer.jwk().clone()];
+        thread::spawn(move || {
+            block_on(async {
+                tell.send(IdentityProvider::start(&keys).await).unwrap();
+                drop(stopped.await);
+            });
+        });
+        Self { _stop: stop, provider: told.recv().unwrap(), signer, certificate: certificate() }
+    }
+
+    fn service(&self) -> Service {
+        let edit = |_: &Path, config: String| {
+            let jwks_uri = format!("jwks_uri: '{}'", self.provider.jwks_uri());
+            config.replace("jwks_file: jwks.json", &jwks_uri)
+        };
+        let mut service = Service::start(edit, &[]);
+        service.wait_for("ready");
+        service
+    }
+
+    fn token(&self, scope: &str) -> String {
+        let certificate = Thumbprint::of(&self.certificate).to_base64url();
+        self.bound_token(scope, &json!({"x5t#S256": certificate}))
+    }
+
+    fn bound_token(&self, scope: &str, confirmation: &Value) -> String {
+        let now = SystemClock.now().as_secs();
+        let claims = json!({
+            "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "somebody",
+            "client_id": "client", "jti": scope, "iat": now, "exp": now + 3600, "scope": scope,
+            "cnf": confirmation,
+        });
+        self.signer.sign("at+jwt", &claims)
+    }
+
+    fn request(&self, scope: &str) -> CheckRequest {
+        request(&format!("Bearer {}", self.token(scope)), &url_encoded(&self.certificate))
+    }
+
+    /// With a token that is bound to `key`, and a proof by it.
+    fn proved_request(&self, key: &Signer) -> CheckRequest {
+        let jwk = key.jwk();
+        // RFC 7638 §3.2.
+        let members = json!({"crv": jwk["crv"], "kty": jwk["kty"], "x": jwk["x"], "y": jwk["y"]});
+        let jkt = Thumbprint::of(members.to_string().as_bytes()).to_base64url();
+        let token = self.bound_token("payments", &json!({"jkt": jkt}));
+        let claims = json!({
+            "jti": "once", "htm": "GET", "htu": "https://api.example.com/payments",
+            "iat": SystemClock.now().as_secs(),
+            "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+        });
+        let mut request = request(&format!("DPoP {token}"), "");
+        let attributes = request.attributes.as_mut().unwrap();
+        let http = attributes.request.as_mut().unwrap().http.as_mut().unwrap();
+        http.headers.insert("dpop".to_owned(), prove(key, &claims));
+        request
+    }
+}
+
+fn certificate() -> Vec<u8> {
+    rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec()
+}
+
+/// PEM as Envoy writes it.
+fn url_encoded(der: &[u8]) -> String {
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+    pem.bytes().fold(String::new(), |mut text, it| {
+        if it.is_ascii_alphanumeric() || it == b'-' {
+            text.push(char::from(it));
+        } else {
+            write!(text, "%{it:02X}").unwrap();
+        }
+        text
+    })
+}
+
+/// The reason that one check gets, on a connection of its own.
+fn reason(service: &Service, request: CheckRequest) -> String {
+    block_on(async {
+        let mut client = AuthorizationClient::new(service.channel().await);
+        reason_of(&client.check(request).await.unwrap().into_inner())
+    })
+}
+
+fn reason_of(response: &CheckResponse) -> String {
+    let metadata = response.dynamic_metadata.as_ref().unwrap();
+    match metadata.fields["reason"].kind.as_ref().unwrap() {
+        google::protobuf::value::Kind::StringValue(reason) => reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn keys_and_verified_tokens_survive() {
+    let world = World::new();
+    let mut service = world.service();
+    assert_eq!(reason(&service, world.request("payments")), "allowed");
+    let before = service.status();
+    // Were anything to be fetched, it would not come.
+    world.provider.hold();
+    service.rewrite(|it| it.replace("150ms", "149ms"));
+    service.wait_for(RELOADED);
+    // Signed anew, so that it is verified anew.
+    assert_eq!(reason(&service, world.request("payments")), "allowed");
+    assert_eq!(world.provider.fetches(), 1);
+    let after = service.status();
+    assert_eq!(before["token_cache"]["entries"], 1);
+    assert_eq!(after["token_cache"]["entries"], 2);
+    service.has_metric("keybound_token_cache_misses 2");
+
+    service.rewrite(|it| it.replace("limits: {", "limits: {token_cache_entries: 7, "));
+    service.wait_for(RELOADED);
+    assert_eq!(service.status()["token_cache"]["entries"], 0);
+    service.has_metric("keybound_token_cache_misses 0");
+    assert_eq!(world.provider.fetches(), 1);
+}
+
+#[test]
+fn used_proofs_survive() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| it.replace("sender_constraint: certificate", "sender_constraint: dpop"));
+    service.wait_for(RELOADED);
+    let request = world.proved_request(&Signer::new(Algorithm::ES256, "client"));
+    assert_eq!(reason(&service, request.clone()), "allowed");
+    service.rewrite(|it| format!("{it}dpop: {{replay: {{capacity: 2000}}}}\n"));
+    service.wait_for(RELOADED);
+    assert_eq!(reason(&service, request), "proof_replayed");
+    service.has_metric("keybound_replay_recorded 1");
+    service.has_metric("keybound_replay_repeats 1");
+}
+
+#[test]
+fn a_new_issuer_has_its_keys_when_it_comes_into_force() {
+    let world = World::new();
+    let mut service = Service::ready(&[]);
+    let uri = format!("jwks_uri: '{}'", world.provider.jwks_uri());
+    service.rewrite(|it| it.replace("jwks_file: jwks.json", &uri));
+    // What comes in meanwhile is checked by the keys of before.
+    world.provider.hold();
+    block_on(world.provider.fetched(1));
+    assert_eq!(reason(&service, world.request("")), "token_signature_invalid");
+    world.provider.release();
+    service.wait_for(RELOADED);
+    assert_eq!(reason(&service, world.request("")), "allowed");
+    service.has_metric(
+        "keybound_jwks_refreshes_total{issuer=\"https://as.example.com\",outcome=\"changed\"} 1",
+    );
+}
+
+// ---- under load ----
+
+/// How many checks are asked for in a second.
+const RATE: u32 = 2000;
+
+/// So many callers share the rate.
+const CALLERS: u32 = 16;
+
+/// Which configurations may decide about a request.
+#[derive(Default)]
+struct Versions {
+    /// The newest that was written.
+    written: AtomicUsize,
+    /// The newest that is known to be in force.
+    in_force: AtomicUsize,
+}
+
+/// Checks that are made over and over, and the reason that each must get under every second
+/// configuration.
+struct Load {
+    cases: Vec<(CheckRequest, [&'static str; 2])>,
+    versions: Versions,
+}
+
+impl Load {
+    fn of(world: &World) -> Self {
+        let stolen =
+            request(&format!("Bearer {}", world.token("one two")), &url_encoded(&certificate()));
+        let cases = vec![
+            (world.request("one two"), ["allowed", "allowed"]),
+            (stolen, ["certificate_mismatch", "certificate_mismatch"]),
+            (world.request("one"), ["allowed", "scope_insufficient"]),
+            (world.request("two"), ["scope_insufficient", "allowed"]),
+        ];
+        Self { cases, versions: Versions::default() }
+    }
+
+    /// Asks until `end`, and says how often it did.
+    async fn ask(&self, channel: Channel, end: Instant) -> usize {
+        let mut client = AuthorizationClient::new(channel);
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / (RATE / CALLERS));
+        let mut asked = 0;
+        for (request, reasons) in self.cases.iter().cycle() {
+            pace.tick().await;
+            if end < Instant::now() {
+                break;
+            }
+            let least = self.versions.in_force.load(Ordering::SeqCst);
+            let response = client.check(request.clone()).await.unwrap().into_inner();
+            let most = self.versions.written.load(Ordering::SeqCst);
+            let found = reason_of(&response);
+            let mut allowed = (least..=most).map(|it| reasons[it % 2]);
+            assert!(allowed.any(|it| it == found), "{found} under {least} to {most}: {reasons:?}");
+            asked += 1;
+        }
+        asked
+    }
+}
+
+/// All callers, four on each connection.
+async fn ask_until(end: Instant, uri: String, load: Arc<Load>) -> usize {
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS / 4 {
+        let channel = Endpoint::from_shared(uri.clone()).unwrap().connect().await.unwrap();
+        for _ in 0..4 {
+            let (load, channel) = (Arc::clone(&load), channel.clone());
+            callers.spawn(async move { load.ask(channel, end).await });
+        }
+    }
+    callers.join_all().await.into_iter().sum()
+}
+
+/// Writes one configuration after another until `end`, and says how long each took to be in force.
+fn rewrite_until(end: Instant, service: &mut Service, versions: &Versions) -> Vec<Duration> {
+    let mut delays = vec![];
+    while Instant::now() < end {
+        let version = versions.written.fetch_add(1, Ordering::SeqCst) + 1;
+        let (old, new) =
+            if version.is_multiple_of(2) { ("[two]", "[one]") } else { ("[one]", "[two]") };
+        let written = Instant::now();
+        service.rewrite(|it| it.replace(old, new));
+        service.wait_for(RELOADED);
+        delays.push(written.elapsed());
+        versions.in_force.store(version, Ordering::SeqCst);
+    }
+    delays
+}
+
+/// `KEYBOUND_LOAD_SECONDS` makes it longer.
+#[test]
+fn a_reload_under_load_neither_drops_nor_mistakes_a_check() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| it.replace("certificate\n", "certificate\n    scopes: [one]\n"));
+    service.wait_for(RELOADED);
+    let load = Arc::new(Load::of(&world));
+    let seconds = std::env::var_os("KEYBOUND_LOAD_SECONDS")
+        .map_or(5, |it| it.to_str().unwrap().parse().unwrap());
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs(seconds);
+    let callers = beside(ask_until(end, service.uri(), Arc::clone(&load)));
+    let mut delays = rewrite_until(end, &mut service, &load.versions);
+    let asked = callers.join().unwrap();
+    delays.sort();
+    let (median, most) = (delays[delays.len() / 2], delays[delays.len() - 1]);
+    let (took, reloads) = (begin.elapsed(), delays.len());
+    let line = format!(
+        "{asked} checks in {took:?}, {reloads} reloads, in force within {median:?}, {most:?} at most\n"
+    );
+    io::stderr().write_all(line.as_bytes()).unwrap();
+    assert!(median < Duration::from_secs(1), "{delays:?}");
+    assert_eq!(world.provider.fetches(), 1);
+    assert_eq!(service.status()["checks_under_way"], 0);
+    let applied = reloads + 1;
+    service.has_metric(&format!("keybound_config_reloads_total{{outcome=\"applied\"}} {applied}"));
+}

@@ -1,0 +1,169 @@
+//! Knows how proxies other than Envoy ask over HTTP about a request, and that they are answered alike.
+
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use http::header::{HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use keybound::answer::{Answer, Header};
+use keybound::check::{Checker, Dpop, Rules};
+use keybound::client_certificate::{HeaderFormat, Source};
+use keybound::denial::Denial;
+use keybound::front::forward_auth::{Flavour, read, write};
+use keybound::policy::{PolicySet, TokenCacheLimits};
+use keybound::request::{Field, Request};
+use keybound::state::replay::ReplayRules;
+use keybound::state::token_cache::TokenCache;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+const CERTIFICATE: &str = "x-ssl-client-cert";
+const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
+
+/// What a second installation has for itself, so that no proof is seen twice by the same one.
+pub struct Twin {
+    cache: Arc<TokenCache>,
+    dpop: Dpop,
+}
+
+impl Twin {
+    pub fn start(runtime: &Handle) -> Self {
+        Self {
+            cache: Arc::new(TokenCache::new(TokenCacheLimits::default())),
+            dpop: Dpop::start(&ReplayRules::default(), None, runtime).unwrap(),
+        }
+    }
+
+    /// Has `request` checked under the same rules as it comes from nginx, and holds the answer
+    /// against `expected`.
+    pub async fn agrees(
+        &self,
+        checker: &Checker,
+        rules: &Rules,
+        request: &CheckRequest,
+        expected: &Answer,
+    ) {
+        let rules = self.rules(rules);
+        let question = question(request, &Flavour::Nginx);
+        let found = match read_alike(request, &question) {
+            Ok(request) => {
+                let verdict = checker.check(&rules, &request).await;
+                Answer::of(&verdict, &rules.policies, Some(&request))
+            }
+            Err(denial) => Answer::refused(denial, &rules.policies),
+        };
+        assert_eq!(&found, expected);
+        for flavour in [Flavour::Nginx, Flavour::Traefik, ENVOY] {
+            is_told(expected, &flavour, &question.headers);
+        }
+    }
+
+    /// `rules`, with the certificate in a header.
+    fn rules(&self, rules: &Rules) -> Rules {
+        let told = &rules.policies;
+        let format = HeaderFormat::PemUrlencoded;
+        let policies = PolicySet {
+            issuers: told.issuers.clone(),
+            policies: told.policies.clone(),
+            client_certificate: Source::Header { name: CERTIFICATE.to_owned(), format },
+            limits: told.limits,
+            upstream: told.upstream.clone(),
+            proofs: told.proofs.clone(),
+        };
+        let dpop = Dpop::new(Arc::clone(&self.dpop.replay), Arc::clone(&rules.dpop.nonces));
+        Rules::new(policies, rules.keys.clone(), vec![], Arc::clone(&self.cache), dpop)
+    }
+}
+
+/// What is read of the question of nginx, after a look at whether the others tell the same.
+fn read_alike<'a>(request: &CheckRequest, question: &'a Parts) -> Result<Request<'a>, Denial> {
+    let found = read::request(question, &Flavour::Nginx, Some(CERTIFICATE));
+    let of_traefik = self::question(request, &Flavour::Traefik);
+    assert_eq!(read::request(&of_traefik, &Flavour::Traefik, Some(CERTIFICATE)), found);
+    // Envoy's question names no policy.
+    if found.as_ref().is_ok_and(|it| it.policy.is_none()) {
+        let of_envoy = self::question(request, &ENVOY);
+        assert_eq!(read::request(&of_envoy, &ENVOY, Some(CERTIFICATE)), found);
+    }
+    found
+}
+
+/// How a proxy of this flavour asks about `request`.
+fn question(request: &CheckRequest, flavour: &Flavour) -> Parts {
+    let attributes = request.attributes.clone().unwrap_or_default();
+    let http = attributes.request.and_then(|it| it.http).unwrap_or_default();
+    let policy = attributes.context_extensions.get("policy");
+    let check = policy.map_or_else(|| "/check".to_owned(), |it| format!("/check/{it}"));
+    let mut lines = vec![
+        (CERTIFICATE, attributes.source.unwrap_or_default().certificate),
+        ("x-forwarded-proto", http.scheme),
+    ];
+    let mut question = http::Request::builder();
+    match flavour {
+        Flavour::Nginx => {
+            lines.push(("x-original-method", http.method));
+            lines.push(("x-original-uri", http.path));
+            lines.push(("x-forwarded-host", http.host));
+            question = question.uri(check);
+        }
+        Flavour::Traefik => {
+            lines.push(("x-forwarded-method", http.method));
+            lines.push(("x-forwarded-uri", http.path));
+            lines.push(("x-forwarded-host", http.host));
+            question = question.uri(check);
+        }
+        Flavour::Envoy { .. } => {
+            lines.push(("host", http.host));
+            question = question.method(&*http.method).uri(http.path);
+        }
+    }
+    let mut question = question.body(()).unwrap().into_parts().0;
+    // Envoy sends what it is told to, the others all that the client sent.
+    let is_sent = |name: &str| *flavour != ENVOY || ["authorization", "dpop"].contains(&name);
+    let headers = http.headers.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    // What the proxy says takes the place of what the client said, and a header without a value is
+    // not sent.
+    let said = lines.into_iter().filter(|it| !it.1.is_empty());
+    for (name, value) in headers.filter(|it| is_sent(it.0)).chain(said) {
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        question.headers.insert(HeaderName::try_from(name).unwrap(), value);
+    }
+    question
+}
+
+/// Holds the response that a proxy of this flavour gets against the answer that it stands for.
+fn is_told(answer: &Answer, flavour: &Flavour, asked: &HeaderMap) {
+    let authorization = asked.get("authorization").map(HeaderValue::as_bytes);
+    let authorization = authorization.map_or(Field::Absent, Field::One);
+    let response = write::response(answer, flavour, authorization);
+    let value = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
+    let is_told = |it: &Header| {
+        assert_eq!(value(&it.name), Some(it.value.as_bytes()), "{} {flavour:?}", it.name);
+    };
+    match answer {
+        Answer::Allow { set, remove, to_client, .. } => {
+            assert_eq!(response.status(), StatusCode::OK);
+            set.iter().chain(to_client).for_each(is_told);
+            let listed = value("x-envoy-auth-headers-to-remove").map(<[u8]>::to_vec);
+            match flavour {
+                Flavour::Envoy { .. } => {
+                    let names = remove.join(",").into_bytes();
+                    assert_eq!(listed, Some(names).filter(|it| !it.is_empty()));
+                }
+                Flavour::Nginx | Flavour::Traefik => {
+                    assert!(remove.iter().all(|it| value(it) == Some(b"")), "{response:?}");
+                }
+            }
+        }
+        Answer::Deny { status, to_client, .. } => {
+            let found = response.status().as_u16();
+            let nginx_may_not = *flavour == Flavour::Nginx && *status == 400;
+            assert!(found == *status || (nginx_may_not && [401, 403].contains(&found)), "{found}");
+            let name = HeaderName::from_static("www-authenticate");
+            let challenges = to_client.iter().filter(|it| *it.name == *name.as_str());
+            let challenges: Vec<&str> = challenges.map(|it| &*it.value).collect();
+            let lines = response.headers().get_all(&name).iter().map(|it| it.to_str().unwrap());
+            assert_eq!(lines.collect::<Vec<_>>().join(", "), challenges.join(", "));
+            to_client.iter().filter(|it| *it.name == *"dpop-nonce").for_each(is_told);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The architecture of README, held: who may use whom, what is pure, and what no file holds.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules from the bottom up. A module uses itself and those of rows above its own.
+///
+/// `policy` is above `oauth`: what is demanded is data, and the checks of tokens read it.
+const ORDER: &[&[&str]] = &[
+    &["clock", "jose", "percent", "trail"],
+    &["denial", "request", "uri"],
+    &["client_certificate"],
+    &["policy"],
+    &["oauth"],
+    &["state"],
+    &["check"],
+    &["telemetry"],
+    &["answer"],
+    &["gate", "health"],
+    &["front"],
+    &["config"],
+    &["listener"],
+    &["admin"],
+    &["server"],
+    &["commands"],
+    &["lib", "main"],
+];
+
+/// The modules that decide: what they say depends on what they are given, and on nothing else.
+const PURE: &[&str] =
+    &["client_certificate", "denial", "jose", "oauth", "percent", "policy", "request", "uri"];
+
+/// Words that betray a clock, a socket, a file, a task or a die.
+const IMPURE: &[&str] = &[
+    "async",
+    "await",
+    "tokio",
+    "hyper",
+    "reqwest",
+    "tracing",
+    "SystemTime",
+    "SystemClock",
+    "Instant",
+    "thread",
+];
+
+/// Paths that betray the same. (An IP address is only a number.)
+const IMPURE_PATHS: &[&str] =
+    &["rand::", "fs::", "env::", "TcpStream", "TcpListener", "UdpSocket", "UnixStream"];
+
+/// Who calls the cryptography library itself, and what for.
+const CRYPTOGRAPHERS: &[&str] = &[
+    "src/check/possession.rs", // the secret of nonces is drawn
+    "src/commands/demo/",      // an issuer signs
+    "src/jose/key.rs",         // signatures are verified
+    "src/jose/thumbprint.rs",  // SHA-256
+    "src/oauth/nonce.rs",      // nonces are authenticated
+    "src/state/",              // times of fetches are spread by chance
+    "src/telemetry/spans.rs",  // spans are named by chance
+];
+
+/// Lines of a file, without its tests. More are a sign that a room is missing.
+const LONGEST: usize = 500;
+
+/// A Rust file of `src/`.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The module at the root that it belongs to.
+    fn room(&self) -> &str {
+        let path = self.path.trim_start_matches("src/");
+        path.split('/').next().unwrap().trim_end_matches(".rs")
+    }
+
+    /// What comes before the tests.
+    fn shipped(&self) -> &str {
+        if self.path.ends_with("/tests.rs") {
+            return "";
+        }
+        self.text.split("#[cfg(test)]\nmod tests {").next().unwrap()
+    }
+
+    /// Whether `super` is the root.
+    fn is_below_the_root(&self) -> bool {
+        let deep = self.path.matches('/').count();
+        deep == 1 || (deep == 2 && self.path.ends_with("/mod.rs"))
+    }
+}
+
+/// Where a module uses what is not above it, or hides whom it uses.
+fn out_of_order(source: &Source) -> Vec<String> {
+    let row = |module: &str| ORDER.iter().position(|it| it.contains(&module));
+    let Some(own) = row(source.room()) else {
+        return vec![format!("{} has no row in ORDER", source.room())];
+    };
+    let code = without_comments(&source.text);
+    let mut found = Vec::new();
+    let mut before = "";
+    for part in code.split_inclusive("crate::") {
+        let used = word_at_the_start(part);
+        let is_use = before.strip_suffix("crate::").is_some_and(|it| !it.ends_with(is_word));
+        before = part;
+        if !is_use {
+            continue;
+        }
+        let above = row(used).is_some_and(|it| it < own);
+        if used != source.room() && !above {
+            found.push(format!("{} uses crate::{used}", source.path));
+        }
+    }
+    if code.contains("super::super") {
+        found.push(format!("{} says super::super: say crate::…", source.path));
+    }
+    let shipped = without_comments(source.shipped());
+    if source.is_below_the_root() && shipped.contains("super::") {
+        found.push(format!("{} says super:: for the root: say crate::…", source.path));
+    }
+    found
+}
+
+/// What a module that decides gets from elsewhere than its caller.
+fn impure(source: &Source) -> Vec<String> {
+    if !PURE.contains(&source.room()) {
+        return vec![];
+    }
+    let code = without_comments(source.shipped());
+    let mut found: Vec<_> = words(&code)
+        .filter(|it| IMPURE.contains(it))
+        .map(|it| format!("{} says {it}", source.path))
+        .collect();
+    let paths = IMPURE_PATHS.iter().filter(|it| code.contains(**it));
+    found.extend(paths.map(|it| format!("{} says {it}", source.path)));
+    found
+}
+
+/// Where the cryptography library is called by who should not.
+fn uncalled_for_cryptography(source: &Source) -> Vec<String> {
+    let code = without_comments(source.shipped());
+    // The provider of TLS bears the same name.
+    let calls = code.contains("aws_lc_rs") && !code.contains("rustls::crypto::aws_lc_rs");
+    if calls && !CRYPTOGRAPHERS.iter().any(|it| source.path.starts_with(it)) {
+        return vec![format!("{} calls aws_lc_rs", source.path)];
+    }
+    vec![]
+}
+
+/// Files that have grown too long, or do not say what they know.
+fn unreadable(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let lines = source.shipped().lines().count();
+    if LONGEST < lines {
+        found.push(format!("{} has {lines} lines", source.path));
+    }
+    if !source.path.ends_with("/tests.rs") && !source.text.starts_with("//! ") {
+        found.push(format!("{} does not begin with what it knows", source.path));
+    }
+    found
+}
+
+/// What a file holds that is true of one machine only.
+fn local(path: &str, text: &str) -> Vec<String> {
+    let machine = [["/ho", "me/"], ["/Us", "ers/"], ["/ro", "ot/"], ["/wo", "rk/"], ["/t", "mp/"]];
+    let registry = [
+        ["index.crat", "es.io"],
+        ["static.crat", "es.io"],
+        ["py", "pi.org"],
+        ["pythonho", "sted.org"],
+        ["registry.npm", "js.org"],
+        ["deb.deb", "ian.org"],
+        ["proxy.gol", "ang.org"],
+    ];
+    let hidden = machine.into_iter().chain(registry).map(|it| it.concat());
+    let mut found: Vec<_> = hidden
+        .filter(|it| text.contains(it.as_str()))
+        .map(|it| format!("{path} holds {it}"))
+        .collect();
+    let known = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
+    let sources = text.lines().filter(|it| path == "Cargo.lock" && it.starts_with("source = "));
+    found.extend(sources.filter(|it| *it != known).map(|it| format!("{path} holds {it}")));
+    found
+}
+
+fn without_comments(text: &str) -> String {
+    let code = |line: &str| {
+        let line = if line.trim_start().starts_with("//") { "" } else { line };
+        line.split(" // ").next().unwrap().to_owned() + "\n"
+    };
+    text.lines().map(code).collect()
+}
+
+fn is_word(it: char) -> bool {
+    it.is_alphanumeric() || it == '_'
+}
+
+fn word_at_the_start(text: &str) -> &str {
+    text.split(|it| !is_word(it)).next().unwrap()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|it| !is_word(it)).filter(|it| !it.is_empty())
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `folder`, but those that are made, fetched or git's own.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        if name == "target" || name == ".git" || name == "__pycache__" {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            files(&entry.path(), found);
+        } else {
+            found.push(entry.path());
+        }
+    }
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    files(&root().join("src"), &mut found);
+    let read = |it: PathBuf| Source { path: relative(&it), text: fs::read_to_string(it).unwrap() };
+    found.retain(|it| it.extension().is_some_and(|it| it == "rs"));
+    let found: Vec<_> = found.into_iter().map(read).collect();
+    assert!(50 < found.len());
+    found
+}
+
+#[track_caller]
+fn none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn a_module_uses_only_what_is_above_it() {
+    none(&sources().iter().flat_map(out_of_order).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_decides_is_pure() {
+    none(&sources().iter().flat_map(impure).collect::<Vec<_>>());
+}
+
+#[test]
+fn cryptography_is_called_where_it_belongs() {
+    none(&sources().iter().flat_map(uncalled_for_cryptography).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_are_short_and_say_what_they_know() {
+    none(&sources().iter().flat_map(unreadable).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_module_is_on_the_map() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = text.lines().filter_map(|it| it.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let mut modules: Vec<_> = modules.chain(["lib", "main"]).collect();
+    let mut placed: Vec<_> = ORDER.concat();
+    modules.sort_unstable();
+    placed.sort_unstable();
+    assert_eq!(placed, modules);
+}
+
+#[test]
+fn nothing_is_true_of_one_machine_only() {
+    let mut found = Vec::new();
+    files(&root(), &mut found);
+    let text = |it: &PathBuf| Some((relative(it), fs::read_to_string(it).ok()?));
+    let texts: Vec<_> = found.iter().filter_map(text).collect();
+    none(&texts.iter().flat_map(|(path, text)| local(path, text)).collect::<Vec<_>>());
+}
+
+mod planted {
+    use super::*;
+
+    #[track_caller]
+    fn finds(check: fn(&Source) -> Vec<String>, path: &str, text: &str, expected: usize) {
+        let source = Source { path: path.to_owned(), text: text.to_owned() };
+        let found = check(&source);
+        assert_eq!(found.len(), expected, "{path}: {text}\n{found:?}");
+    }
+
+    #[test]
+    fn a_use_of_what_is_below_is_found_in_any_spelling() {
+        for (path, text, expected) in [
+            ("src/jose/key.rs", "use crate::oauth::mtls;", 1),
+            ("src/jose/key.rs", "fn f(it: &crate::request::Request) {}", 1),
+            ("src/jose/key.rs", "use crate::{oauth, state};", 1),
+            ("src/jose/key.rs", "use crate::*;", 1),
+            ("src/jose/key.rs", "pub(in crate::config) fn f() {}", 1),
+            ("src/jose/key.rs", "use super::super::oauth;", 1),
+            ("src/jose/mod.rs", "use super::oauth;", 1),
+            ("src/check.rs", "use super::answer;", 1),
+            ("src/denial.rs", "use crate::request::Request;", 1),
+            ("src/unheard_of.rs", "", 1),
+            ("src/jose/key.rs", "use crate::jose::jwk;\nuse super::jwk;", 0),
+            ("src/jose/key.rs", "//! See [`crate::oauth`].\n/// And [`crate::check`].", 0),
+            ("src/check.rs", "use crate::state;\n#[cfg(test)]\nmod tests {\nuse super::*;", 0),
+            ("src/oauth/mtls.rs", "use mycrate::state;", 0),
+        ] {
+            finds(out_of_order, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn a_clock_a_socket_or_a_task_is_found() {
+        for (path, text, expected) in [
+            ("src/oauth/dpop.rs", "async fn f() {}", 1),
+            ("src/oauth/dpop.rs", "let now = std::time::SystemTime::now();", 1),
+            ("src/policy/mod.rs", "use tokio::sync::watch;", 1),
+            ("src/jose/jws.rs", "let text = std::fs::read(path);", 1),
+            ("src/jose/jws.rs", "let dice = aws_lc_rs::rand::fill(&mut it);", 1),
+            ("src/oauth/dpop.rs", "//! It has no async.\nlet asynchronous = 1; // no async", 0),
+            ("src/oauth/dpop.rs", "#[cfg(test)]\nmod tests {\nuse std::fs;", 0),
+            ("src/state/http.rs", "async fn f() {}", 0),
+        ] {
+            finds(impure, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn cryptography_in_the_wrong_place_is_found() {
+        for (path, text, expected) in [
+            ("src/oauth/mtls.rs", "use aws_lc_rs::constant_time;", 1),
+            ("src/check.rs", "let it = aws_lc_rs::digest::digest(x);", 1),
+            ("src/jose/key.rs", "use aws_lc_rs::signature;", 0),
+            (
+                "src/server/tls.rs",
+                "use rustls::crypto::aws_lc_rs;\naws_lc_rs::default_provider();",
+                0,
+            ),
+        ] {
+            finds(uncalled_for_cryptography, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_long_or_silent_is_found() {
+        let long = |lines: usize| "//! Knows.\n".to_owned() + &"\n".repeat(lines - 1);
+        finds(unreadable, "src/check.rs", &long(LONGEST), 0);
+        finds(unreadable, "src/check.rs", &long(LONGEST + 1), 1);
+        finds(unreadable, "src/check.rs", "use std::fs;\n", 1);
+        let tested = long(LONGEST) + "#[cfg(test)]\nmod tests {\n" + &long(LONGEST);
+        finds(unreadable, "src/check.rs", &tested, 0);
+    }
+
+    #[test]
+    fn what_is_true_of_one_machine_is_found() {
+        let path = ["/ho", "me/somebody/keybound"].concat();
+        assert_eq!(local("README.md", &path).len(), 1);
+        let host = ["https://registry.npm", "js.org/x"].concat();
+        assert_eq!(local("tests/provision.py", &host).len(), 1);
+        let lock = "source = \"registry+https://crates.example.com/index\"\n";
+        assert_eq!(local("Cargo.lock", lock).len(), 1);
+        assert_eq!(local("README.md", "/etc/keybound/keybound.yaml").len(), 0);
+    }
+}
