@@ -5,7 +5,6 @@ mod steps;
 mod vouching;
 
 pub use possession::{Dpop, NoRandomness};
-pub use vouching::NOT_ASKED;
 
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;

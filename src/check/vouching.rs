@@ -203,13 +203,10 @@ fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
     let found = match (asked, active) {
         (true, true) => "active, and for this service",
         (true, false) => "no active token for this service, or no answer",
-        (false, _) => NOT_ASKED,
+        (false, _) => "not asked",
     };
     Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
 }
-
-/// What is told of an issuer that nobody here asks.
-pub const NOT_ASKED: &str = "not asked";
 
 /// What an issuer says of a token that it does not know, or nothing at all.
 const MAYBE_ANOTHERS: [Denial; 3] =

@@ -8,7 +8,7 @@ mod request;
 mod text;
 
 use super::{check_config, complain};
-use crate::check::{Checker, Dpop, Facts, NOT_ASKED, Rules, Verdict};
+use crate::check::{Checker, Dpop, Facts, Rules, Verdict};
 use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock, UnixTime};
 use crate::config::{self, Config};
@@ -113,10 +113,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 impl Decision {
     fn of(verdict: &Verdict, online: bool) -> Self {
-        let asked = || !verdict.facts.trail.steps().iter().any(|it| is_unasked(&it.finding.found));
         match verdict.outcome {
             Ok(()) => Self::Allowed,
-            Err(Denial::IntrospectionUnavailable) if !online && !asked() => Self::Open,
+            // Nobody was asked, so nobody failed to answer.
+            Err(Denial::IntrospectionUnavailable) if !online => Self::Open,
             Err(denial) if verdict.denied().is_none() => Self::Reported(denial),
             Err(denial) => Self::Denied(denial),
         }
@@ -129,10 +129,6 @@ impl Decision {
             Self::Open => ExitCode::FAILURE,
         }
     }
-}
-
-fn is_unasked(found: &str) -> bool {
-    found.ends_with(NOT_ASKED)
 }
 
 /// What the shell gets when the request is denied.
