@@ -155,3 +155,15 @@ fn wrong_usage_exits_2() {
         assert!(stderr.contains("Usage"), "{stderr}");
     }
 }
+
+#[test]
+fn every_configuration_to_deploy_is_valid_and_free_of_warnings() {
+    for proxy in ["envoy", "nginx", "traefik"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(proxy);
+        let file = file.join("keybound.yaml").display().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let (code, stdout, stderr) = keybound(folder.path(), &["check-config", &file]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{proxy}");
+        assert_eq!(stdout.contains("forward_auth"), proxy != "envoy", "{stdout}");
+    }
+}

@@ -40,6 +40,7 @@ const OPTIONAL: Door = Door {
     source: "peer",
     forward_client_cert: "SANITIZE",
     certificate_required: false,
+    over_http: false,
 };
 
 /// Makes `call` and holds the answer against `expected`: its status, its reason in the metadata that

@@ -29,6 +29,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -223,13 +224,15 @@ async fn check_with_forged_token(uri: String) -> Result<CheckResponse, Status> {
 }
 
 /// Reads the health as it changes until the service ends the call.
-async fn watch_health(uri: String) -> Vec<ServingStatus> {
+/// Every state of health that is told until the end. A message on `began` says that the first was.
+async fn watch_health(uri: String, began: Sender<()>) -> Vec<ServingStatus> {
     let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
     let request = HealthCheckRequest { service: AUTHORIZATION.to_owned() };
     let mut changes = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
     while let Ok(Some(change)) = changes.message().await {
         seen.push(change.status());
+        let _told = began.send(());
     }
     seen
 }
@@ -261,8 +264,9 @@ fn a_check_under_way_is_answered_before_the_end() {
 #[test]
 fn who_watches_the_health_does_not_hold_up_the_end() {
     let mut service = Service::ready(&["--drain-delay", "0s"]);
-    let seen = beside(watch_health(service.uri()));
-    service.wait_until(|it| it["connections"].as_array().unwrap().contains(&1.into()));
+    let (begins, began) = channel();
+    let seen = beside(watch_health(service.uri(), begins));
+    began.recv().unwrap();
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
     assert!(service.log.iter().all(|it| it["message"] != "connections cut"), "{:?}", service.log);

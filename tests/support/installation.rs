@@ -55,6 +55,8 @@ pub struct Door {
     /// Envoy's `forward_client_cert_details`.
     pub forward_client_cert: &'static str,
     pub certificate_required: bool,
+    /// Whether it asks over HTTP in place of gRPC.
+    pub over_http: bool,
 }
 
 /// A request to Envoy.
@@ -119,10 +121,16 @@ impl Installation {
             let mut config = configuration(&socket, &jwks, door.source);
             edit(directory.path(), &mut config);
             let config = write(&format!("{}.yaml", door.name), &config.to_string());
-            services.push(Some(serve(&config).await));
+            let service = serve(&config).await;
+            let authorizer = if door.over_http {
+                Authorizer::Http(service.address("forward_auth").unwrap().parse().unwrap())
+            } else {
+                Authorizer::Unix(socket)
+            };
+            services.push(Some(service));
             listeners.push(Listener {
                 name: door.name,
-                authorizer: Authorizer::Unix(socket),
+                authorizer,
                 forward_client_cert: door.forward_client_cert,
                 certificate_required: door.certificate_required,
             });
@@ -236,7 +244,12 @@ fn configuration(socket: &Path, jwks: &Path, source: &str) -> Value {
         source => json!({"source": source}),
     };
     json!({
-        "listen": {"ext_authz": format!("unix:{}", socket.display()), "admin": "127.0.0.1:0"},
+        "listen": {
+            "ext_authz": format!("unix:{}", socket.display()),
+            "forward_auth": "127.0.0.1:0",
+            "admin": "127.0.0.1:0",
+        },
+        "forward_auth": {"flavour": "envoy", "path_prefix": "/check"},
         "issuers": [{"issuer": ISSUER, "audiences": [AUDIENCE], "keys": {"jwks_file": jwks}}],
         "client_certificate": client_certificate,
         "policies": [

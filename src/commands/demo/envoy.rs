@@ -17,6 +17,8 @@ pub enum Authorizer {
     Tcp(SocketAddr),
     /// On a Unix domain socket.
     Unix(PathBuf),
+    /// On TCP, over HTTP in place of gRPC.
+    Http(SocketAddr),
 }
 
 /// A listener with mutual TLS that asks an authorizer about every request.
@@ -142,10 +144,16 @@ impl Edge {
         let mut clusters = vec![cluster("upstream", &upstream, protocol)];
         for listener in &self.listeners {
             let authorizer = match &listener.authorizer {
-                Authorizer::Tcp(it) => json!({"socket_address": address(*it)}),
+                Authorizer::Tcp(it) | Authorizer::Http(it) => {
+                    json!({"socket_address": address(*it)})
+                }
                 Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
             };
-            clusters.push(cluster(&listener.cluster(), &authorizer, &h2));
+            let protocol = match &listener.authorizer {
+                Authorizer::Tcp(_) | Authorizer::Unix(_) => &h2,
+                Authorizer::Http(_) => &usual,
+            };
+            clusters.push(cluster(&listener.cluster(), &authorizer, protocol));
         }
         json!({
             "admin": {"address": any_port()},
@@ -223,6 +231,39 @@ impl Listener {
     }
 
     fn ext_authz(&self) -> Value {
+        match self.authorizer {
+            Authorizer::Tcp(_) | Authorizer::Unix(_) => self.ext_authz_over_grpc(),
+            Authorizer::Http(_) => self.ext_authz_over_http(),
+        }
+    }
+
+    fn ext_authz_over_http(&self) -> Value {
+        let named = |names: &[&str]| {
+            let patterns = names.iter().map(|it| json!({"exact": it})).collect::<Value>();
+            json!({"patterns": patterns})
+        };
+        json!({"name": "envoy.filters.http.ext_authz", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "http_service": {
+                "server_uri": {"uri": "http://keybound", "cluster": self.cluster(), "timeout": "1s"},
+                "path_prefix": "/check",
+                "authorization_response": {
+                    "allowed_upstream_headers": {"patterns": [{"prefix": "x-auth-"}]},
+                    "allowed_client_headers":
+                        named(&["www-authenticate", "dpop-nonce", "cache-control", "content-type"]),
+                    "allowed_client_headers_on_success": named(&["dpop-nonce"]),
+                },
+            },
+            // The certificate travels in a header, which Envoy itself writes.
+            "allowed_headers":
+                named(&["authorization", "dpop", "x-forwarded-client-cert", "x-forwarded-proto"]),
+            "failure_mode_allow": false,
+            "status_on_error": {"code": "ServiceUnavailable"},
+        }})
+    }
+
+    fn ext_authz_over_grpc(&self) -> Value {
         json!({"name": "envoy.filters.http.ext_authz", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
             "transport_api_version": "V3",
