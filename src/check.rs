@@ -1,6 +1,7 @@
 //! The whole service on one page: what is checked of a request, in order.
 
 mod possession;
+mod steps;
 mod vouching;
 
 pub use possession::{Dpop, NoRandomness};
@@ -17,6 +18,7 @@ use crate::request::Request;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::TokenCache;
+use crate::trail::Trail;
 use std::sync::Arc;
 
 /// What decides, swapped as a whole when the configuration changes.
@@ -75,6 +77,8 @@ pub struct Facts {
     pub nonce_is_fresh: bool,
     /// The nonce for the client's next proof.
     pub nonce: Option<String>,
+    /// Each step, if somebody wants the check explained.
+    pub trail: Trail,
 }
 
 /// Of which keys the caller proved possession.
@@ -94,8 +98,17 @@ impl Checker {
 
     /// Checks one request under `rules`.
     pub async fn check(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
+        self.check_along(Trail::default(), rules, request).await
+    }
+
+    /// The same check, with each step kept in [`Facts::trail`].
+    pub async fn explain(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
+        self.check_along(Trail::kept(), rules, request).await
+    }
+
+    async fn check_along(&self, trail: Trail, rules: &Rules, request: &Request<'_>) -> Verdict {
         let now = self.clock.now();
-        let mut facts = Facts::default();
+        let mut facts = Facts { trail, ..Facts::default() };
         let outcome = decide(rules, request, now, &mut facts).await;
         facts.nonce = rules.nonce_to_send(outcome, &facts, now);
         Verdict { outcome, facts }
@@ -108,42 +121,42 @@ async fn decide(
     now: UnixTime,
     facts: &mut Facts,
 ) -> Result<(), Denial> {
-    let policy = rules.policies.policy(request)?;
+    let policy = rules.policies.select(request, &mut facts.trail)?;
     facts.policy = Some(Arc::clone(policy));
-    let credentials = Credentials::read(request)?;
+    let credentials = Credentials::read(request);
+    let credentials = facts.trail.tell(credentials, |it| steps::credentials(it, request))?;
     facts.scheme = Some(credentials.scheme);
 
     let token = rules.token(policy, credentials.token, facts).await?;
     facts.token = Some(Arc::clone(&token));
-    token.admit(now)?;
+    token.admit(now, &mut facts.trail)?;
     facts.admitted = true;
-    token.admit_scopes(&policy.scopes)?;
-    admit_claims(&token, policy)?;
+    token.admit_scopes(&policy.scopes, &mut facts.trail)?;
+    admit_claims(&token, policy, &mut facts.trail)?;
 
-    let to_prove = token.confirmation.to_prove(policy.sender_constraint, credentials.scheme)?;
+    let constraint = policy.sender_constraint;
+    let to_prove = token.confirmation.to_prove(constraint, credentials.scheme);
+    let binding = || steps::binding(&token.confirmation, constraint, credentials.scheme);
+    let to_prove = facts.trail.tell(to_prove, |_| binding())?;
     let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
     // The issuer is not asked for the sake of somebody who cannot use the token.
-    rules.admit_unrevoked(policy, &token, credentials.token, now).await?;
+    rules.admit_unrevoked(policy, &token, credentials.token, now, &mut facts.trail).await?;
     // Last, for it is the only step that leaves a mark: a request that is refused for another
     // reason must not use up its proof.
     if let Some(proof) = proof {
-        rules.use_up(&proof, now).await?;
+        rules.use_up(&proof, now, &mut facts.trail).await?;
         facts.proved.dpop = true;
     }
     Ok(())
 }
 
 /// Whether the token has every claim that the policy demands.
-fn admit_claims(token: &AccessToken, policy: &Policy) -> Result<(), Denial> {
-    let has = |path: &str, values: &[serde_json::Value]| {
-        let claim = token.claims.get(path);
-        claim.is_some_and(|claim| values.iter().any(|it| claims::holds(claim, it)))
-    };
-    if policy.claims.iter().all(|it| has(&it.path, &it.values)) {
-        Ok(())
-    } else {
-        Err(Denial::ClaimInsufficient)
-    }
+fn admit_claims(token: &AccessToken, policy: &Policy, trail: &mut Trail) -> Result<(), Denial> {
+    policy.claims.iter().try_for_each(|rule| {
+        let claim = token.claims.get(&rule.path);
+        let has = claim.is_some_and(|it| rule.values.iter().any(|value| claims::holds(it, value)));
+        trail.demand(has, Denial::ClaimInsufficient, || steps::claim(token, rule))
+    })
 }
 
 impl Rules {

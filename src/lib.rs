@@ -28,4 +28,5 @@ pub mod request;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod trail;
 pub mod uri;

@@ -15,6 +15,7 @@ use crate::admin::{ACCEPT_PAUSE, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{Address, Ingredient, Listen, Telemetry};
+use crate::front::ext_authz::capture::Capture;
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;
@@ -47,6 +48,8 @@ pub struct Setup {
     pub drain_delay: Duration,
     /// How long connections then get to end.
     pub drain_deadline: Duration,
+    /// What takes the requests that are refused to Envoy, if they are to be kept.
+    pub capture: Option<Arc<Capture>>,
 }
 
 /// A service that listens and does not answer yet.
@@ -88,7 +91,8 @@ impl Server {
     pub fn start(setup: Setup, gate: Arc<Gate>) -> Result<Self, StartFailure> {
         let health = Arc::new(Health::default());
         let (companions, reporter) = Companions::new()?;
-        let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), companions);
+        let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), companions)
+            .capturing(setup.capture.clone());
         let front = Front::ExtAuthz(Arc::new(endpoint));
         let ext_authz = Door::open(&setup.listen.ext_authz, front, &setup.listen, &health)?;
         let forward_auth = setup.listen.forward_auth.as_ref().map(|it| {

@@ -41,6 +41,7 @@ use keybound::policy::{
 use keybound::state::jwks;
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
+use keybound::trail::Mark;
 use keybound::uri::Origin;
 use proofs::prove;
 use prost::Message;
@@ -165,6 +166,20 @@ impl World {
         };
         self.twin.agrees(&self.checker, &self.rules, request, &answer).await;
         auth::CheckResponse::decode(encode::response(&answer)).unwrap()
+    }
+
+    /// The outcome of the same check when it is explained, and whether the last step tells why.
+    async fn explained(&self, request: &auth::CheckRequest) -> (String, bool) {
+        let message = request.encode_to_vec();
+        let request = wire::read(&message, None).unwrap();
+        let verdict = self.checker.explain(&self.rules, &request).await;
+        let steps = verdict.facts.trail.steps();
+        let failed = steps.iter().filter(|it| it.mark == Mark::Failed).count();
+        let last = steps.last().is_some_and(|it| it.mark == Mark::Failed);
+        match verdict.outcome {
+            Ok(()) => ("allowed".to_owned(), failed == 0),
+            Err(denial) => (denial.label().to_owned(), last && failed == 1),
+        }
     }
 
     /// The reason that the metadata gives, after checking that the parts of the answer agree.
@@ -346,6 +361,8 @@ async fn hold(world: &World, cases: Vec<Case>) {
             let found = world.reason(&case.request).await;
             assert_eq!(found, case.expected, "{}, the {time} time", case.what);
         }
+        let explained = world.explained(&case.request).await;
+        assert_eq!(explained, (case.expected, true), "{}, explained", case.what);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Knows how the caller proves possession of the keys that its token names.
 
-use super::{Facts, Rules};
+use super::{Facts, Rules, steps};
 use crate::clock::UnixTime;
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
@@ -12,6 +12,7 @@ use crate::oauth::nonce::{Freshness, NonceKeys};
 use crate::policy::{NonceDemand, Policy};
 use crate::request::Request;
 use crate::state::replay::{ReplayRules, ReplayStore, Use};
+use crate::trail::{Finding, Trail};
 use crate::uri::{HttpUri, Origin};
 use std::fmt;
 use std::sync::Arc;
@@ -105,7 +106,10 @@ impl Rules {
         if let Some(bound_to) = to_prove.certificate {
             let shown = self.policies.client_certificate.read(&request.evidence);
             facts.certificate = shown.thumbprint();
-            mtls::verify(bound_to, shown)?;
+            let source = &self.policies.client_certificate;
+            facts.trail.note(|| steps::evidence(source, &request.evidence));
+            let same = mtls::verify(bound_to, shown);
+            facts.trail.tell(same, |_| steps::certificate(shown, bound_to))?;
             facts.proved.certificate = true;
         }
         let Some(bound_to) = to_prove.key else { return Ok(None) };
@@ -121,8 +125,14 @@ impl Rules {
         now: UnixTime,
         facts: &mut Facts,
     ) -> Result<Holding, Denial> {
-        let proof = credentials.proof.ok_or(Denial::ProofMissing)?;
-        let target = target(policy, request).ok_or(Denial::ProofTargetMismatch)?;
+        let Facts { trail, nonce_is_fresh, .. } = facts;
+        let proof = credentials.proof.ok_or(Denial::ProofMissing);
+        let absent = || Finding::new("proof", "1 number", "none").wanting("one DPoP header");
+        let proof = trail.fault(proof, absent)?;
+        let target = target(policy, request).ok_or(Denial::ProofTargetMismatch);
+        let target = trail.fault(target, || {
+            Finding::new("proof", "9 htu", "nothing that could name the target of this request")
+        })?;
         let expected = Expected {
             method: request.target.method,
             target: &target,
@@ -130,10 +140,10 @@ impl Rules {
             bound_to,
         };
         let admit_nonce = |nonce: Option<&str>| {
-            facts.nonce_is_fresh = self.admit_nonce(nonce, now)?;
+            *nonce_is_fresh = self.admit_nonce(nonce, now)?;
             Ok(())
         };
-        dpop::verify(proof, &expected, &self.policies.proofs, now, admit_nonce)
+        dpop::verify(proof, &expected, &self.policies.proofs, now, admit_nonce, trail)
     }
 
     /// Whether the nonce of a proof will do; if so, whether it will for some time yet.
@@ -152,11 +162,20 @@ impl Rules {
     }
 
     /// Records that a proof is used, and refuses it when it was before.
-    pub(super) async fn use_up(&self, holding: &Holding, now: UnixTime) -> Result<(), Denial> {
-        match self.dpop.replay.record(&holding.id, holding.until, now).await? {
-            Use::First => Ok(()),
-            Use::Repeat => Err(Denial::ProofReplayed),
-        }
+    pub(super) async fn use_up(
+        &self,
+        holding: &Holding,
+        now: UnixTime,
+        trail: &mut Trail,
+    ) -> Result<(), Denial> {
+        let store = &self.dpop.replay;
+        let recorded = store.record(&holding.id, holding.until, now).await;
+        let recorded = trail.fault(recorded, || Finding::new("proof", "replay", "not recorded"))?;
+        trail.demand(recorded == Use::First, Denial::ProofReplayed, || {
+            let found = if recorded == Use::First { "used now" } else { "used before" };
+            let found = format!("{found}, by the record in {}", store.label());
+            Finding::new("proof", "replay", found).wanting("used for the first time")
+        })
     }
 
     /// The nonce that goes out with the answer: to whoever may come with a proof and has none that

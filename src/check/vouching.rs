@@ -1,6 +1,6 @@
 //! Knows how an issuer vouches for a token: by its signature, or by its word.
 
-use super::{Facts, Rules};
+use super::{Facts, Rules, steps};
 use crate::clock::UnixTime;
 use crate::denial::Denial;
 use crate::jose::jws::Unverified;
@@ -8,9 +8,10 @@ use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
-use crate::policy::{IssuerId, Policy};
+use crate::policy::{Issuer, IssuerId, Policy};
 use crate::state::introspection::Introspector;
 use crate::state::token_cache::{Digest, Entry};
+use crate::trail::{Finding, Trail};
 use std::sync::Arc;
 
 impl Rules {
@@ -21,9 +22,9 @@ impl Rules {
         token: Token<'_>,
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
-        if token.as_bytes().len() > self.policies.limits.token_bytes {
-            return Err(Denial::TokenTooLarge);
-        }
+        let most = self.policies.limits.token_bytes;
+        let short = token.as_bytes().len() <= most;
+        facts.trail.demand(short, Denial::TokenTooLarge, || steps::length(token, most))?;
         let digest = Digest::of(token.as_bytes());
         if token.looks_like_jwt() {
             self.verified(policy, token, digest, facts).await
@@ -33,7 +34,8 @@ impl Rules {
     }
 
     /// An opaque token, once an issuer called it active. The policy's issuers are asked in their
-    /// order, until one knows the token. One that cannot be asked may be the one that knows.
+    /// order, until one knows the token. One that cannot be asked, or that nobody here asks, may be
+    /// the one that knows.
     async fn introspected(
         &self,
         policy: &Policy,
@@ -42,8 +44,21 @@ impl Rules {
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
         let mut refusal = Denial::TokenMalformed;
-        for introspector in policy.issuers.iter().filter_map(|it| self.introspector(*it)) {
-            let denial = match introspector.introspect(token, digest).await {
+        let somebody_asks = policy.issuers.iter().any(|it| self.introspecting(*it).is_some());
+        facts.trail.demand(somebody_asks, refusal, || {
+            Finding::new("token", "form", "opaque, with no three parts as a JWT has")
+                .wanting("a JWT, or an issuer with `introspection`")
+        })?;
+        for id in &policy.issuers {
+            let Some(issuer) = self.introspecting(*id) else { continue };
+            let introspector = self.introspector(*id);
+            let asked = introspector.is_some();
+            let said = match introspector {
+                Some(introspector) => introspector.introspect(token, digest).await,
+                None => Err(Denial::IntrospectionUnavailable),
+            };
+            facts.trail.note(|| introspection(issuer, asked, said.is_ok()));
+            let denial = match said {
                 Ok(introspected) => {
                     facts.forward = introspected.forward;
                     return Ok(introspected.token);
@@ -51,13 +66,15 @@ impl Rules {
                 Err(denial) => denial,
             };
             if !MAYBE_ANOTHERS.contains(&denial) {
-                return Err(denial);
+                refusal = denial;
+                break;
             }
             if refusal != Denial::IntrospectionUnavailable {
                 refusal = denial;
             }
         }
-        Err(refusal)
+        let nobody = || Finding::new("introspection", "token", "no issuer vouches for it");
+        facts.trail.fault(Err(refusal), nobody)
     }
 
     /// Whether the issuer of a JWT still calls it active, where the operator wants to know. The
@@ -69,22 +86,33 @@ impl Rules {
         known: &AccessToken,
         token: Token<'_>,
         now: UnixTime,
+        trail: &mut Trail,
     ) -> Result<(), Denial> {
         let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
         if !asked || !token.looks_like_jwt() {
             return Ok(());
         }
         let introspector = self.issued_by(policy, known).and_then(|it| self.introspector(it));
-        let introspector = introspector.ok_or(Denial::IntrospectionUnavailable)?;
-        let said = introspector.introspect(token, Digest::of(token.as_bytes())).await;
+        let said = match introspector {
+            Some(it) => it.introspect(token, Digest::of(token.as_bytes())).await,
+            None => Err(Denial::IntrospectionUnavailable),
+        };
+        let asked = introspector.is_some();
+        let said = trail.tell(said, |it| introspection(&known.issuer, asked, it.is_some()));
         let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
         let said = said.map_err(revoked)?.token;
-        said.admit(now)?;
-        if said.confirmation == Confirmation::default() || said.confirmation == known.confirmation {
-            Ok(())
-        } else {
-            Err(Denial::TokenMalformed)
-        }
+        said.admit(now, trail)?;
+        let same =
+            said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
+        trail.demand(same, Denial::TokenMalformed, || {
+            let found = if same { "none, or as in the token" } else { "another" };
+            Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
+        })
+    }
+
+    /// An issuer that is to be asked about opaque tokens.
+    fn introspecting(&self, id: IssuerId) -> Option<&Issuer> {
+        self.policies.issuers.get(id.0).map(|it| &**it).filter(|it| it.introspection.is_some())
     }
 
     fn introspector(&self, id: IssuerId) -> Option<&Introspector> {
@@ -109,6 +137,7 @@ impl Rules {
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
         if let Some(token) = self.remembered(policy, &digest) {
+            facts.trail.note(|| Finding::new("token", "memory", "verified before"));
             return Ok(token);
         }
         let (token, key) = self.verify(policy, token, facts).await?;
@@ -134,18 +163,28 @@ impl Rules {
         token: Token<'_>,
         facts: &mut Facts,
     ) -> Result<(AccessToken, Thumbprint), Denial> {
-        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed))?;
+        let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed));
+        let trail = &mut facts.trail;
+        let jws = trail.tell(jws, |it| steps::form(it.map(Unverified::header)))?;
         let header = jws.header().clone();
         facts.kid.clone_from(&header.kid);
         // The issuer first, then its key, then the algorithm: a key is never looked up across.
-        let id = self.issuer(policy, &jws)?;
+        let id = trail.tell(self.issuer(policy, &jws), |_| self.issuers(policy, &jws))?;
         let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
         else {
             return Err(Denial::Internal);
         };
-        let (verified, key) = keys.verify(jws, &issuer.algorithms).await?;
-        let token = AccessToken::read(&header, &verified, issuer, &self.selection)?;
+        let (verified, key) = keys.verify(jws, &issuer.algorithms, trail).await?;
+        let token = AccessToken::read(&header, &verified, issuer, &self.selection, trail)?;
         Ok((token, key))
+    }
+
+    /// What the token claims, and what it may claim.
+    fn issuers(&self, policy: &Policy, jws: &Unverified<'_>) -> Finding {
+        let claimed = jws.peek_issuer().map_or_else(|| "absent".to_owned(), ToString::to_string);
+        let names = policy.issuers.iter().filter_map(|it| self.policies.issuers.get(it.0));
+        let names: Vec<&str> = names.map(|it| &*it.name).collect();
+        Finding::new("issuer", "iss", claimed).wanting(names.join(" or "))
     }
 
     /// The issuer that the token claims, if the policy accepts it.
@@ -157,6 +196,16 @@ impl Rules {
         };
         policy.issuers.iter().copied().find(is_claimed).ok_or(Denial::TokenIssuerUnknown)
     }
+}
+
+/// What an issuer says of a token.
+fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
+    let found = match (asked, active) {
+        (true, true) => "active, and for this service",
+        (true, false) => "no active token for this service, or no answer",
+        (false, _) => "not asked",
+    };
+    Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
 }
 
 /// What an issuer says of a token that it does not know, or nothing at all.

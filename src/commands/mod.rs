@@ -2,6 +2,7 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod explain;
 pub mod healthcheck;
 mod schema;
 pub mod serve;
@@ -19,6 +20,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Says everything that is wrong with a configuration file, or what it would enforce
     CheckConfig(check_config::Arguments),
+    /// Tells step by step what would become of a request, and why
+    Explain(explain::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
     Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
@@ -34,6 +37,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
             Self::CheckConfig(arguments) => check_config::run(arguments),
+            Self::Explain(arguments) => explain::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),

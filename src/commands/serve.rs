@@ -1,9 +1,12 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::Checker;
+use crate::check::{Checker, Rules};
+use crate::client_certificate::Source;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
+use crate::denial::Denial;
+use crate::front::ext_authz::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::server::reload;
 use crate::server::{Ended, Server, Setup, StartFailure};
@@ -43,6 +46,17 @@ pub struct Arguments {
     /// How long connections then get to end.
     #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = duration)]
     drain_deadline: Duration,
+    /// Keeps requests that Envoy sends and that are refused in this folder, for `explain`, without
+    /// the signatures of tokens and proofs.
+    #[arg(long, value_name = "DIR")]
+    capture: Option<PathBuf>,
+    /// The reasons for which requests are kept [default: all].
+    #[arg(long, value_name = "REASON,…", value_delimiter = ',', value_parser = reason,
+        requires = "capture")]
+    capture_reasons: Vec<String>,
+    /// So many requests are in the folder at most.
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "capture")]
+    capture_max: usize,
 }
 
 /// Runs the service until it is told to stop.
@@ -94,6 +108,7 @@ async fn answer(
     let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
     let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let ready = all_ready(rules.keys.clone());
+    let capture = capture(arguments, &rules, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
@@ -103,6 +118,7 @@ async fn answer(
         shards: arguments.shards.unwrap_or_else(cores),
         drain_delay: arguments.drain_delay,
         drain_deadline: arguments.drain_deadline,
+        capture,
     };
     let server = Server::start(setup, gate)?;
     let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
@@ -118,6 +134,30 @@ async fn answer(
         export.finish().await;
     }
     Ok(ended)
+}
+
+/// What keeps refused requests, if they are to be kept.
+fn capture(
+    arguments: &Arguments,
+    rules: &Rules,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<Capture>>, StartFailure> {
+    let Some(folder) = &arguments.capture else { return Ok(None) };
+    let headers = match &rules.policies.client_certificate {
+        Source::Header { name, .. } => vec![name.clone()],
+        Source::Peer | Source::Xfcc { .. } => vec![],
+    };
+    let (reasons, most) = (arguments.capture_reasons.clone(), arguments.capture_max);
+    let kept = CaptureRules { folder: folder.clone(), reasons, most, headers };
+    let capture = Capture::start(kept, Arc::clone(clock))
+        .map_err(|error| format!("--capture {}: {error}", folder.display()))?;
+    Ok(Some(Arc::new(capture)))
+}
+
+/// A reason by its label.
+fn reason(text: &str) -> Result<String, &'static str> {
+    let known = Denial::ALL.iter().any(|it| it.label() == text);
+    if known { Ok(text.to_owned()) } else { Err("not a reason: README lists them") }
 }
 
 /// Where checks are told, and what carries spans on from there.

@@ -67,6 +67,16 @@ impl fmt::Display for Algorithm {
     }
 }
 
+/// The name, where there is one that may ever be used.
+pub(crate) fn named(algorithm: Option<Algorithm>) -> &'static str {
+    algorithm.map_or("none that is known here", Algorithm::name)
+}
+
+/// The names of those that are allowed.
+pub(crate) fn one_of(allowed: &[Algorithm]) -> String {
+    allowed.iter().map(|it| it.name()).collect::<Vec<_>>().join(" or ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use crate::denial::Denial;
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Verified};
 use crate::policy::Issuer;
+use crate::trail::{Finding, Trail};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -56,11 +57,14 @@ impl AccessToken {
         verified: &Verified,
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
+        trail: &mut Trail,
     ) -> Result<Self, Denial> {
-        if !issuer.token_types.iter().any(|it| header.is_type(it)) {
-            return Err(Denial::TokenTypeWrong);
-        }
-        Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068)
+        let typed = issuer.token_types.iter().any(|it| header.is_type(it));
+        trail.demand(typed, Denial::TokenTypeWrong, || {
+            let found = header.typ.as_deref().unwrap_or("absent");
+            Finding::new("token", "typ", found).wanting(one_of(&issuer.token_types))
+        })?;
+        Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068, trail)
     }
 
     /// Reads what `issuer` says about an active token as that token (RFC 7662 §2.2). What it says is
@@ -73,7 +77,7 @@ impl AccessToken {
         audience: Audience,
     ) -> Result<Self, Denial> {
         let demands = Demands { issuer: false, audience, expiry: false };
-        Self::from_claims(claims, issuer, selection, demands)
+        Self::from_claims(claims, issuer, selection, demands, &mut Trail::default())
     }
 
     /// Reads claims that the issuer vouches for.
@@ -82,60 +86,84 @@ impl AccessToken {
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
         demands: Demands,
+        trail: &mut Trail,
     ) -> Result<Self, Denial> {
         if let Some(iss) = member(claims, "iss", demands.issuer)?
             && iss.as_str() != Some(&issuer.name)
         {
             return Err(Denial::TokenIssuerUnknown);
         }
-        if demands.audience != Audience::Ignored
-            && let Some(aud) = member(claims, "aud", demands.audience == Audience::Demanded)?
-        {
-            admit_audience(aud, &issuer.audiences)?;
+        if demands.audience != Audience::Ignored {
+            let said = member(claims, "aud", demands.audience == Audience::Demanded);
+            let ours = said.and_then(|it| match it {
+                Some(aud) => admit_audience(aud, &issuer.audiences),
+                None => Ok(()),
+            });
+            trail.tell(ours, |_| claim("aud", claims).wanting(one_of(&issuer.audiences)))?;
         }
         for name in TEXTS {
-            if claims.get(*name).is_some_and(|it| !it.is_string()) {
-                return Err(Denial::TokenMalformed);
-            }
+            let text = claims.get(*name).is_none_or(Value::is_string);
+            let text = if text { Ok(()) } else { Err(Denial::TokenMalformed) };
+            trail.fault(text, || claim(name, claims).wanting("a string"))?;
         }
-        let mut expires = UnixTime::from_millis(i64::MAX);
-        if let Some(claim) = member(claims, "exp", demands.expiry)? {
-            expires = time(claim, f64::floor)?;
-        }
-        let mut begins = UnixTime::from_millis(i64::MIN);
+        let expiry = member(claims, "exp", demands.expiry)
+            .and_then(|it| it.map(|it| time(it, f64::floor)).transpose());
+        let expiry = trail.fault(expiry, || claim("exp", claims).wanting(A_TIME))?;
+        let mut begins = BEGINNING;
         for name in ["nbf", "iat"] {
-            if let Some(claim) = claims.get(name) {
-                begins = begins.max(time(claim, f64::ceil)?);
+            if let Some(start) = claims.get(name) {
+                let start = time(start, f64::ceil);
+                let start = trail.fault(start, || claim(name, claims).wanting(A_TIME))?;
+                begins = begins.max(start);
             }
         }
+        let confirmation = trail.fault(Confirmation::of(claims), || {
+            claim("cnf", claims)
+                .wanting("an object whose thumbprints are 43 characters of base64url")
+        })?;
         Ok(Self {
             issuer: Arc::clone(issuer),
-            confirmation: Confirmation::of(claims)?,
+            confirmation,
             claims: Claims::select(claims, selection),
-            expires,
+            expires: expiry.unwrap_or(END),
             begins,
         })
     }
 
     /// Whether it is valid at `now`, give or take the issuer's leeway: `now` must be before `exp`
     /// and not before `nbf` and `iat` (RFC 7519 §4.1).
-    pub fn admit(&self, now: UnixTime) -> Result<(), Denial> {
+    pub fn admit(&self, now: UnixTime, trail: &mut Trail) -> Result<(), Denial> {
         let leeway = self.issuer.clock_leeway;
-        if self.expires.saturating_add(leeway) <= now {
-            return Err(Denial::TokenExpired);
-        }
-        if now.saturating_add(leeway) < self.begins {
-            return Err(Denial::TokenPremature);
-        }
-        Ok(())
+        let lives = now < self.expires.saturating_add(leeway);
+        trail.demand(lives, Denial::TokenExpired, || {
+            let (limit, absent) = (now.saturating_sub(leeway), self.expires == END);
+            let found = if absent { "absent".to_owned() } else { self.expires.to_rfc3339() };
+            let limit = limit.to_rfc3339();
+            Finding::new("token", "exp", found)
+                .wanting(format!("later than {limit}, which is now less {leeway:?} of leeway"))
+        })?;
+        let begun = self.begins <= now.saturating_add(leeway);
+        trail.demand(begun, Denial::TokenPremature, || {
+            let (limit, absent) = (now.saturating_add(leeway), self.begins == BEGINNING);
+            let found = if absent { "absent".to_owned() } else { self.begins.to_rfc3339() };
+            let limit = limit.to_rfc3339();
+            Finding::new("token", "nbf, iat", found)
+                .wanting(format!("not later than {limit}, which is now and {leeway:?} of leeway"))
+        })
     }
 
     /// Whether it has all of `scopes` (RFC 6749 §3.3: they have case and stand between spaces).
-    pub fn admit_scopes(&self, scopes: &[String]) -> Result<(), Denial> {
-        let has = |wanted: &String| {
-            self.claims.text("scope").unwrap_or_default().split(' ').any(|it| it == wanted)
-        };
-        if scopes.iter().all(has) { Ok(()) } else { Err(Denial::ScopeInsufficient) }
+    pub fn admit_scopes(&self, scopes: &[String], trail: &mut Trail) -> Result<(), Denial> {
+        let had = self.claims.text("scope").unwrap_or_default();
+        let has = |wanted: &String| had.split(' ').any(|it| it == wanted);
+        trail.demand(scopes.iter().all(has), Denial::ScopeInsufficient, || {
+            let wanted = match scopes {
+                [] => "nothing".to_owned(),
+                scopes => format!("all of: {}", scopes.join(" ")),
+            };
+            Finding::new("token", "scope", if had.is_empty() { "none" } else { had })
+                .wanting(wanted)
+        })
     }
 
     /// About how much memory it takes, in bytes.
@@ -153,6 +181,27 @@ impl AccessToken {
         self.begins
     }
 }
+
+/// A claim as the token has it.
+fn claim(name: &'static str, claims: &Object) -> Finding {
+    let found = claims.get(name).map_or_else(|| "absent".to_owned(), ToString::to_string);
+    Finding::new("token", name, found)
+}
+
+fn one_of(accepted: &[String]) -> String {
+    match accepted {
+        [only] => only.clone(),
+        several => format!("one of: {}", several.join(", ")),
+    }
+}
+
+const A_TIME: &str = "a number of seconds since 1970";
+
+/// The `exp` of a token that has none.
+const END: UnixTime = UnixTime::from_millis(i64::MAX);
+
+/// When a token without `nbf` and `iat` begins.
+const BEGINNING: UnixTime = UnixTime::from_millis(i64::MIN);
 
 /// Claims that are strings wherever they stand (RFC 9068 §2.2, RFC 8693 §4.2).
 const TEXTS: &[&str] = &["sub", "client_id", "scope", "jti"];
@@ -212,15 +261,21 @@ mod tests {
         })
     }
 
+    fn from_claims(claims: &Object, trail: &mut Trail) -> Result<AccessToken, Denial> {
+        AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068, trail)
+    }
+
     /// What becomes of a good token after one edit.
     #[track_caller]
     fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
         let mut claims = claims();
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
-        let token = AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068);
-        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
-        assert_eq!(found, expected, "{claims:?}");
+        for mut trail in [Trail::default(), Trail::kept()] {
+            let token = from_claims(claims, &mut trail);
+            let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut trail));
+            assert_eq!(found, expected, "{claims:?}");
+        }
     }
 
     #[test]
@@ -306,10 +361,9 @@ mod tests {
             let mut claims = claims();
             claims["scope"] = scope;
             let claims = claims.as_object().unwrap();
-            let read = AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068);
-            let token = read.unwrap();
+            let token = from_claims(claims, &mut Trail::default()).unwrap();
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            token.admit_scopes(&wanted).is_ok()
+            token.admit_scopes(&wanted, &mut Trail::default()).is_ok()
         };
         assert!(with(json!("read write"), &[]));
         assert!(with(json!(""), &[]));
@@ -332,7 +386,7 @@ mod tests {
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
         let token = AccessToken::introspected(claims, &issuer(), &selection(), audience);
-        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW)));
+        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut Trail::default()));
         assert_eq!(found, expected, "{claims:?}");
     }
 

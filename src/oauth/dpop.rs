@@ -4,11 +4,13 @@ use super::access_token;
 use super::credentials::{Proof, Token};
 use crate::clock::UnixTime;
 use crate::denial::Denial;
+use crate::jose::algorithm;
 use crate::jose::json::Object;
-use crate::jose::jws::{Unverified, Verified};
+use crate::jose::jws::{Header, Unverified, Verified};
 use crate::jose::key::{self, VerifyingKey};
 use crate::jose::thumbprint::Thumbprint;
-use crate::policy::ProofRules;
+use crate::policy::{NonceDemand, ProofRules};
+use crate::trail::{Finding, Trail};
 use crate::uri::HttpUri;
 use serde_json::Value;
 
@@ -50,50 +52,96 @@ pub struct ProofId {
 ///
 /// `admit_nonce` gets the proof's `nonce` and says whether it will do (check 10). Check 1, that
 /// there is one proof only, is that of [`super::credentials::Credentials::read`]. Whether the
-/// proof has been used before is for the caller to ask, last of all.
+/// proof has been used before is for the caller to ask, last of all. `trail` is told of each check.
 pub fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
     rules: &ProofRules,
     now: UnixTime,
     admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    trail: &mut Trail,
 ) -> Result<Holding, Denial> {
-    let verified = signed_by_the_bound_key(proof, expected.bound_to, rules)?;
+    let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, trail)?;
     // 3. The claims that must be there.
     let claims = verified.claims();
-    let (jti, htm, htu) = (text(claims, "jti")?, text(claims, "htm")?, text(claims, "htu")?);
-    let ath = text(claims, "ath")?;
-    let iat = claims.get("iat").ok_or(Denial::ProofMalformed)?;
-    let iat = access_token::time(iat, f64::round).or(Err(Denial::ProofMalformed))?;
-    if jti.is_empty() {
-        return Err(Denial::ProofMalformed);
-    }
+    let Claims { jti, htm, htu, ath, iat } =
+        trail.tell(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
     // 8. The method, which has case.
-    if htm != expected.method {
-        return Err(Denial::ProofMethodMismatch);
-    }
+    trail.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
+        Finding::new(PART, "8 htm", htm).wanting(expected.method)
+    })?;
     // 9. The target, both sides of it normalised.
-    if HttpUri::parse(htu).as_ref() != Ok(expected.target) {
-        return Err(Denial::ProofTargetMismatch);
-    }
+    let named = HttpUri::parse(htu);
+    trail.demand(named.as_ref() == Ok(expected.target), Denial::ProofTargetMismatch, || {
+        let named = named.as_ref().map_or("no http or https URI", HttpUri::as_str);
+        Finding::new(PART, "9 htu", named).wanting(expected.target.as_str())
+    })?;
     // 10. The nonce.
-    match claims.get("nonce") {
-        None => admit_nonce(None)?,
-        Some(Value::String(nonce)) => admit_nonce(Some(nonce))?,
-        Some(_) => return Err(Denial::ProofMalformed),
-    }
+    let nonce = match claims.get("nonce") {
+        None => admit_nonce(None),
+        Some(Value::String(nonce)) => admit_nonce(Some(nonce)),
+        Some(_) => Err(Denial::ProofMalformed),
+    };
+    trail.tell(nonce, |_| nonce_finding(claims.contains_key("nonce"), rules.nonce))?;
     // 11. The time.
     let until = iat.saturating_add(rules.window);
-    if until < now || now.saturating_add(rules.window) < iat {
-        return Err(Denial::ProofStale);
-    }
+    let timely = now <= until && iat <= now.saturating_add(rules.window);
+    trail.demand(timely, Denial::ProofStale, || {
+        let wanted = format!("within {:?} of {}", rules.window, now.to_rfc3339());
+        Finding::new(PART, "11 iat", iat.to_rfc3339()).wanting(wanted)
+    })?;
     // 12. The token.
-    if Thumbprint::from_base64url(ath) != Some(Thumbprint::of(expected.token.as_bytes())) {
-        return Err(Denial::ProofTokenMismatch);
-    }
+    let token = Thumbprint::of(expected.token.as_bytes());
+    trail.demand(
+        Thumbprint::from_base64url(ath) == Some(token),
+        Denial::ProofTokenMismatch,
+        || {
+            let wanted = format!("{token}, the SHA-256 of the token");
+            Finding::new(PART, "12 ath", ath).wanting(wanted)
+        },
+    )?;
     let id =
         ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
     Ok(Holding { id, until })
+}
+
+/// The claims that every proof has.
+struct Claims<'a> {
+    jti: &'a str,
+    htm: &'a str,
+    htu: &'a str,
+    ath: &'a str,
+    iat: UnixTime,
+}
+
+impl<'a> Claims<'a> {
+    fn of(claims: &'a Object) -> Result<Self, Denial> {
+        let (jti, htm, htu) = (text(claims, "jti")?, text(claims, "htm")?, text(claims, "htu")?);
+        let ath = text(claims, "ath")?;
+        let iat = claims.get("iat").ok_or(Denial::ProofMalformed)?;
+        let iat = access_token::time(iat, f64::round).or(Err(Denial::ProofMalformed))?;
+        if jti.is_empty() {
+            return Err(Denial::ProofMalformed);
+        }
+        Ok(Self { jti, htm, htu, ath, iat })
+    }
+}
+
+/// What a trail calls the checks of a proof; they go by their numbers in RFC 9449 §4.3.
+const PART: &str = "proof";
+
+fn names(claims: &Object) -> Finding {
+    let names: Vec<&str> = claims.keys().map(String::as_str).collect();
+    Finding::new(PART, "3 claims", names.join(", "))
+}
+
+fn nonce_finding(is_there: bool, demand: NonceDemand) -> Finding {
+    let wanted = match demand {
+        NonceDemand::Off => "nothing",
+        NonceDemand::Offered => "absent, or one of this server's that is not old",
+        NonceDemand::Required => "one of this server's that is not old",
+    };
+    Finding::new(PART, "10 nonce", if is_there { "there" } else { "absent" }).wanting(wanted)
 }
 
 /// The claims, signed with the key that the proof shows, which is the one that the token names.
@@ -101,37 +149,60 @@ fn signed_by_the_bound_key(
     proof: Proof<'_>,
     bound_to: Thumbprint,
     rules: &ProofRules,
+    trail: &mut Trail,
 ) -> Result<Verified, Denial> {
     // 2. One well-formed JWT.
-    if PROOF_BYTES < proof.as_bytes().len() {
-        return Err(Denial::ProofMalformed);
-    }
-    let jws = Unverified::parse(proof.as_bytes()).or(Err(Denial::ProofMalformed))?;
+    let length = proof.as_bytes().len();
+    let jws = Some(proof.as_bytes()).filter(|it| it.len() <= PROOF_BYTES);
+    let jws = jws.and_then(|it| Unverified::parse(it).ok()).ok_or(Denial::ProofMalformed);
+    let jws = trail.tell(jws, |_| {
+        let wanted = format!("a signed JWT of at most {PROOF_BYTES} bytes");
+        Finding::new(PART, "2 form", format!("{length} bytes")).wanting(wanted)
+    })?;
     let header = jws.header();
     // 4. The type.
-    if !header.is_type("dpop+jwt") {
-        return Err(Denial::ProofMalformed);
-    }
+    trail.demand(header.is_type(TYPE), Denial::ProofMalformed, || {
+        Finding::new(PART, "4 typ", header.typ.as_deref().unwrap_or("absent")).wanting(TYPE)
+    })?;
     // 5. The algorithm.
     let algorithm = header
         .algorithm
         .filter(|it| rules.algorithms.contains(it))
-        .ok_or(Denial::ProofAlgorithmForbidden)?;
-    let mut jwk = match &header.jwk {
-        Some(Value::Object(jwk)) => jwk.clone(),
-        Some(_) | None => return Err(Denial::ProofMalformed),
-    };
+        .ok_or(Denial::ProofAlgorithmForbidden);
+    let algorithm = trail.tell(algorithm, |_| {
+        Finding::new(PART, "5 alg", algorithm::named(header.algorithm))
+            .wanting(algorithm::one_of(&rules.algorithms))
+    })?;
+    let (mut jwk, shown) = trail.fault(shown_key(header), || {
+        Finding::new(PART, "7 jwk", "none that can be read").wanting("a public key")
+    })?;
     // 12, brought forward. A signature costs much to verify and nothing to make up, so none is
     // looked at but by the one key that can help.
-    if key::thumbprint(&jwk).or(Err(Denial::ProofMalformed))? != bound_to {
-        return Err(Denial::ProofKeyMismatch);
-    }
+    trail.demand(shown == bound_to, Denial::ProofKeyMismatch, || {
+        let wanted = format!("{bound_to}, the token's cnf.jkt");
+        Finding::new(PART, "12 key", shown.to_string()).wanting(wanted)
+    })?;
     // 6. The signature, and 7, that the key is no private one. A key that names no algorithm is
     // parsed for the one that is asked of it instead of for each that it could serve.
     jwk.entry("alg").or_insert_with(|| algorithm.name().into());
-    let key = VerifyingKey::from_jwk(&jwk).or(Err(Denial::ProofMalformed))?;
-    let (verified, _) = jws.verify(algorithm, [&key]).or(Err(Denial::ProofSignatureInvalid))?;
+    let key = VerifyingKey::from_jwk(&jwk).or(Err(Denial::ProofMalformed));
+    let key = trail.tell(key, |key| {
+        let found = if key.is_some() { "a public key" } else { "a private or unfit key" };
+        Finding::new(PART, "7 jwk", found)
+    })?;
+    let verified = jws.verify(algorithm, [&key]).or(Err(Denial::ProofSignatureInvalid));
+    let (verified, _) = trail.tell(verified, |it| {
+        let found = if it.is_some() { "by that key" } else { "not by that key" };
+        Finding::new(PART, "6 signature", found)
+    })?;
     Ok(verified)
+}
+
+/// The key in the header, and its thumbprint.
+fn shown_key(header: &Header) -> Result<(Object, Thumbprint), Denial> {
+    let Some(Value::Object(jwk)) = &header.jwk else { return Err(Denial::ProofMalformed) };
+    let thumbprint = key::thumbprint(jwk).or(Err(Denial::ProofMalformed))?;
+    Ok((jwk.clone(), thumbprint))
 }
 
 fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
@@ -141,6 +212,9 @@ fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
 /// The longest proof that is read. One with an RSA-4096 key and a URI of 2000 characters takes
 /// less than half of it.
 const PROOF_BYTES: usize = 8 * 1024;
+
+/// The `typ` of a proof.
+const TYPE: &str = "dpop+jwt";
 
 #[cfg(test)]
 mod tests {
@@ -224,7 +298,8 @@ mod tests {
             token: credentials.token,
             bound_to,
         };
-        verify(credentials.proof.unwrap(), &expected, &rules(), now, admit_nonce)
+        let proof = credentials.proof.unwrap();
+        verify(proof, &expected, &rules(), now, admit_nonce, &mut Trail::default())
     }
 
     fn outcome(proof: &str) -> Result<(), Denial> {

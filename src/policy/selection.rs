@@ -7,29 +7,60 @@
 use super::{HostPattern, Match, Policy, PolicySet};
 use crate::denial::Denial;
 use crate::request::{Request, Target};
+use crate::trail::{Finding, Trail};
 use std::sync::Arc;
 
 impl PolicySet {
     /// The policy for a request.
     pub fn policy(&self, request: &Request<'_>) -> Result<&Arc<Policy>, Denial> {
-        match request.policy {
-            Some(name) => self.policies.iter().find(|it| *it.name == *name),
-            None => self.first_match(&request.target)?,
-        }
-        .ok_or(Denial::PolicyUnknown)
+        self.select(request, &mut Trail::default())
     }
 
-    fn first_match(&self, target: &Target<'_>) -> Result<Option<&Arc<Policy>>, Denial> {
+    /// The same. Tells `trail` why it is this one.
+    pub fn select(&self, request: &Request<'_>, trail: &mut Trail) -> Result<&Arc<Policy>, Denial> {
+        if let Some(name) = request.policy {
+            let named = self.policies.iter().find(|it| *it.name == *name);
+            return trail.tell(named.ok_or(Denial::PolicyUnknown), |_| {
+                let wanted = "one of that name: the proxy's context_extensions say so";
+                Finding::new("policy", "named", name).wanting(wanted)
+            });
+        }
+        let found = self.first_match(&request.target, trail);
+        let found = trail.fault(found, || {
+            let wanted = "a host and a path that everybody reads alike";
+            Finding::new("policy", "target", "ambiguous").wanting(wanted)
+        })?;
+        trail.tell(found.ok_or(Denial::PolicyUnknown), |it| match it {
+            Some(policy) => Finding::new("policy", "match", format!("{}, the first", policy.name)),
+            None => Finding::new("policy", "match", "none"),
+        })
+    }
+
+    fn first_match(
+        &self,
+        target: &Target<'_>,
+        trail: &mut Trail,
+    ) -> Result<Option<&Arc<Policy>>, Denial> {
         let by_host = self.policies.iter().any(|it| !it.matches.hosts.is_empty());
         let by_path = self.policies.iter().any(|it| !it.matches.path_prefix.is_empty());
         let host = if by_host { host_of(target.authority)? } else { None };
         let path = if by_path { Path::read(target.path_only())? } else { Path::NONE };
-        let first = |reading| {
-            self.policies.iter().find(|it| it.matches.holds(target.method, host, path, reading))
+        let first = |reading, trail: &mut Trail| {
+            self.policies.iter().find(|policy| {
+                let miss = policy.matches.miss(target.method, host, path, reading);
+                if let Some(miss) = miss {
+                    trail.note(|| {
+                        let found = format!("not {}: it is for another {miss}", policy.name);
+                        Finding::new("policy", "match", found)
+                    });
+                }
+                miss.is_none()
+            })
         };
-        let found = first(Reading::Whole);
+        let found = first(Reading::Whole, trail);
         // Some servers cut `;parameters` off a segment, others do not. Both must end up here.
-        if path.has_parameters && !same(found, first(Reading::WithoutParameters)) {
+        let reread = |reading| first(reading, &mut Trail::default());
+        if path.has_parameters && !same(found, reread(Reading::WithoutParameters)) {
             return Err(Denial::RequestMalformed);
         }
         Ok(found)
@@ -45,11 +76,24 @@ fn same(a: Option<&Arc<Policy>>, b: Option<&Arc<Policy>>) -> bool {
 }
 
 impl Match {
-    fn holds(&self, method: &str, host: Option<&str>, path: Path<'_>, reading: Reading) -> bool {
-        (self.methods.is_empty() || self.methods.iter().any(|it| it == method))
-            && (self.hosts.is_empty()
-                || host.is_some_and(|host| self.hosts.iter().any(|it| it.holds(host))))
-            && path.begins_with(&self.path_prefix, reading)
+    /// What of a request it is not for; nothing when it is for the request.
+    fn miss(
+        &self,
+        method: &str,
+        host: Option<&str>,
+        path: Path<'_>,
+        reading: Reading,
+    ) -> Option<&'static str> {
+        let any_host = |host| self.hosts.iter().any(|it| it.holds(host));
+        if !self.methods.is_empty() && !self.methods.iter().any(|it| it == method) {
+            Some("method")
+        } else if !self.hosts.is_empty() && !host.is_some_and(any_host) {
+            Some("host")
+        } else if !path.begins_with(&self.path_prefix, reading) {
+            Some("path")
+        } else {
+            None
+        }
     }
 }
 

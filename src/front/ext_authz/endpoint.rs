@@ -1,5 +1,6 @@
 //! Knows the methods that gRPC clients may call here, and how a check is answered.
 
+use super::capture::Capture;
 use super::companions::{AUTHORIZATION, Companions};
 use super::grpc::{self, Fault, MESSAGE_BYTES, Reply};
 use super::{encode, wire};
@@ -23,12 +24,19 @@ use tonic::{Code, Status};
 pub struct Endpoint {
     gate: Arc<Gate>,
     companions: Companions,
+    capture: Option<Arc<Capture>>,
 }
 
 impl Endpoint {
     /// A service that has requests checked at `gate`.
     pub fn new(gate: Arc<Gate>, companions: Companions) -> Self {
-        Self { gate, companions }
+        Self { gate, companions, capture: None }
+    }
+
+    /// The same, and `capture` takes what is refused.
+    #[must_use]
+    pub fn capturing(self, capture: Option<Arc<Capture>>) -> Self {
+        Self { capture, ..self }
     }
 
     /// Answers one call.
@@ -37,7 +45,7 @@ impl Endpoint {
             let (head, body) = request.into_parts();
             let passage = self.gate.enter(Front::ExtAuthz);
             let passage = passage.within(head.headers.get(TRACEPARENT).map(HeaderValue::as_bytes));
-            return Self::check(passage, body).await.map(EndpointBody::Ours);
+            return self.check(passage, body).await.map(EndpointBody::Ours);
         }
         match self.companions.answer(request) {
             Some(answering) => answering.await.map(EndpointBody::Companion),
@@ -47,8 +55,9 @@ impl Endpoint {
 
     /// Whatever goes wrong, the answer is a denial in a call that ends well: on a call that fails,
     /// the proxy may be told to let the request through.
-    async fn check<B: Body<Data = Bytes>>(passage: Passage<'_>, body: B) -> Response<Reply> {
-        let checked = AssertUnwindSafe(check(&passage, body)).catch_unwind().await;
+    async fn check<B: Body<Data = Bytes>>(&self, passage: Passage<'_>, body: B) -> Response<Reply> {
+        let capture = self.capture.as_deref();
+        let checked = AssertUnwindSafe(check(&passage, body, capture)).catch_unwind().await;
         let message = checked.unwrap_or_else(|_| encoded(&passage.refuse(Denial::Internal)));
         grpc::reply(message)
     }
@@ -62,7 +71,11 @@ fn is_check(path: &str) -> bool {
     method == Some("/Check")
 }
 
-async fn check<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Bytes {
+async fn check<B: Body<Data = Bytes>>(
+    passage: &Passage<'_>,
+    body: B,
+    capture: Option<&Capture>,
+) -> Bytes {
     let message = match receive(passage, body).await {
         Ok(Ok(message)) => message,
         // Who breaks the stream has given up: there is nobody to deny anything to.
@@ -74,6 +87,9 @@ async fn check<B: Body<Data = Bytes>>(passage: &Passage<'_>, body: B) -> Bytes {
         Ok(request) => passage.check(&request).await,
         Err(denial) => passage.refuse(denial),
     };
+    if let Some(capture) = capture {
+        capture.take(&message, &answer);
+    }
     encoded(&answer)
 }
 
@@ -161,7 +177,8 @@ mod tests {
 
     async fn check<B: Body<Data = Bytes>>(body: B, reason: &str) {
         let endpoint = endpoint();
-        let response = Endpoint::check(endpoint.gate.enter(Front::ExtAuthz), body)
+        let response = endpoint
+            .check(endpoint.gate.enter(Front::ExtAuthz), body)
             .await
             .collect()
             .await
@@ -198,7 +215,7 @@ mod tests {
         let places = [(); 2].map(|()| endpoint.gate.enter(Front::ExtAuthz));
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
         let passage = endpoint.gate.enter(Front::ExtAuthz);
-        let response = Endpoint::check(passage, StreamBody::new(stalls)).await;
+        let response = endpoint.check(passage, StreamBody::new(stalls)).await;
         drop(places);
         assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
     }
@@ -207,10 +224,8 @@ mod tests {
     async fn a_caller_that_gives_up_leaves_nothing_behind() {
         let endpoint = endpoint();
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let mut answering = Box::pin(Endpoint::check(
-            endpoint.gate.enter(Front::ExtAuthz),
-            StreamBody::new(stalls),
-        ));
+        let mut answering =
+            Box::pin(endpoint.check(endpoint.gate.enter(Front::ExtAuthz), StreamBody::new(stalls)));
         assert!(answering.as_mut().now_or_never().is_none());
         assert_eq!(endpoint.gate.under_way(), 1);
         drop(answering);

@@ -4,6 +4,7 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
+pub mod capture;
 pub mod companions;
 pub mod encode;
 pub mod endpoint;

@@ -16,6 +16,7 @@ use crate::policy::Issuer;
 use crate::policy::introspection::{ClientAuthentication, IntrospectionRules};
 use crate::state::http::{self, Client, Credentials, Limits, Reply};
 use crate::state::jwks::IssuerKeys;
+use crate::trail::Trail;
 use ::http::{HeaderValue, Method, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -182,7 +183,13 @@ impl Caller {
     /// The JWT that the token stands for, which is held to all rules for one that a client sends.
     async fn read_access_token(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
         let (header, verified, proof) = self.verified(body).await?;
-        let token = AccessToken::read(&header, &verified, &self.issuer, &self.selection);
+        let token = AccessToken::read(
+            &header,
+            &verified,
+            &self.issuer,
+            &self.selection,
+            &mut Trail::default(),
+        );
         match token {
             // The client has no part in which JWT the issuer chose to answer with.
             Err(Denial::TokenTypeWrong) => Err(Failure::JwtRefused(Denial::TokenTypeWrong)),
@@ -195,7 +202,7 @@ impl Caller {
         let malformed = Failure::JwtRefused(Denial::TokenMalformed);
         let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
         let header = jws.header().clone();
-        let verified = self.keys.verify(jws, &self.issuer.algorithms).await;
+        let verified = self.keys.verify(jws, &self.issuer.algorithms, &mut Trail::default()).await;
         let (verified, key) = verified.map_err(Failure::JwtRefused)?;
         Ok((header, verified, Proof { key, jwt: Jwt::verified(text) }))
     }
@@ -231,7 +238,9 @@ impl Caller {
     ) -> Finding {
         let token = match token {
             // It was sent as active, and will not come back to life.
-            Ok(token) if token.admit(self.now()) == Err(Denial::TokenExpired) => {
+            Ok(token)
+                if token.admit(self.now(), &mut Trail::default()) == Err(Denial::TokenExpired) =>
+            {
                 return Finding::Refused(Denial::TokenExpired);
             }
             Ok(token) => Arc::new(token),

@@ -1,0 +1,132 @@
+//! Knows how the steps of a check are told ([`crate::trail`]): never a token, never a proof.
+
+use crate::client_certificate::{ClientCertificate, Source};
+use crate::jose::algorithm;
+use crate::jose::jws::Header;
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::access_token::AccessToken;
+use crate::oauth::confirmation::Confirmation;
+use crate::oauth::credentials::{Credentials, Scheme, Token};
+use crate::policy::{ClaimRule, SenderConstraint};
+use crate::request::{Evidence, Field, Request};
+use crate::trail::Finding;
+
+/// How the request carries its token and its proof.
+pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>) -> Finding {
+    let found = match read {
+        None => format!(
+            "authorization: {}; dpop: {}",
+            field(request.authorization),
+            field(request.proof)
+        ),
+        Some(Credentials { scheme, token, proof }) => {
+            let proof = match proof {
+                Some(proof) => format!("a proof of {} bytes", proof.as_bytes().len()),
+                None => "no proof".to_owned(),
+            };
+            format!("{}, a token of {}, {proof}", scheme.name(), bytes(token.as_bytes().len()))
+        }
+    };
+    Finding::new("credentials", "headers", found)
+        .wanting("one token, as Bearer or DPoP; one proof at most")
+}
+
+/// Of what form the token is.
+pub(super) fn form(header: Option<&Header>) -> Finding {
+    match header {
+        Some(Header { algorithm, kid, typ, .. }) => {
+            let absent = || "absent".to_owned();
+            let kid = kid.as_ref().map_or_else(absent, |it| format!("{it:?}"));
+            let typ = typ.as_ref().map_or_else(absent, |it| format!("{it:?}"));
+            let alg = algorithm::named(*algorithm);
+            Finding::new("token", "form", format!("a JWT with alg {alg}, kid {kid}, typ {typ}"))
+        }
+        None => Finding::new("token", "form", "three parts, but no signed JWT")
+            .wanting("a header with alg and without crit, and claims, both JSON in base64url"),
+    }
+}
+
+/// How long the token is.
+pub(super) fn length(token: Token<'_>, most: usize) -> Finding {
+    let found = bytes(token.as_bytes().len());
+    Finding::new("token", "length", found).wanting(format!("at most {}", bytes(most)))
+}
+
+/// A claim that the policy demands.
+pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
+    let found = token.claims.get(&rule.path);
+    let found = found.map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let values: Vec<_> = rule.values.iter().map(ToString::to_string).collect();
+    let found = format!("{}: {found}", rule.path);
+    Finding::new("token", "claim", found).wanting(values.join(" or "))
+}
+
+/// What the token is bound to, and what the policy makes of that.
+pub(super) fn binding(
+    confirmation: &Confirmation,
+    constraint: SenderConstraint,
+    scheme: Scheme,
+) -> Finding {
+    let Confirmation { x5t_s256, jkt, unknown_only } = confirmation;
+    let certificate = x5t_s256.map(|_| "a certificate (cnf.x5t#S256)");
+    let key = jkt.map(|_| "a DPoP key (cnf.jkt)");
+    let unknown = unknown_only.then_some("something that is not known here");
+    let bound: Vec<_> = [certificate, key, unknown].into_iter().flatten().collect();
+    let found = if bound.is_empty() { "to nothing".to_owned() } else { bound.join(" and ") };
+    let wanted = match constraint {
+        SenderConstraint::Certificate => "a certificate",
+        SenderConstraint::Dpop => "a DPoP key",
+        SenderConstraint::Either => "a certificate or a DPoP key",
+        SenderConstraint::IfBound => "anything, or nothing",
+        SenderConstraint::None => "anything, for the policy has nothing proved",
+    };
+    Finding::new("binding", "cnf", format!("{found}, sent as {}", scheme.name()))
+        .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
+}
+
+/// Where the client certificate would be, and what is there.
+pub(super) fn evidence(source: &Source, evidence: &Evidence<'_>) -> Finding {
+    let found = match source {
+        Source::Peer => format!("source.certificate: {}", peer(evidence.peer_certificate)),
+        Source::Xfcc { behind } => {
+            let (xfcc, behind) = (field(evidence.xfcc), behind.len().saturating_add(1));
+            let own = peer(evidence.peer_certificate);
+            format!(
+                "x-forwarded-client-cert: {xfcc}, for {behind} elements; source.certificate: {own}"
+            )
+        }
+        Source::Header { name, .. } => format!("{name}: {}", field(evidence.header)),
+    };
+    Finding::new("certificate", "source", found)
+}
+
+/// Whether the certificate is the one to which the token is bound.
+pub(super) fn certificate(shown: ClientCertificate, bound_to: Thumbprint) -> Finding {
+    let found = match shown {
+        ClientCertificate::Absent => "none".to_owned(),
+        ClientCertificate::Presented(shown) => both(shown),
+        ClientCertificate::Malformed => "one that cannot be read".to_owned(),
+        ClientCertificate::Conflict => "sources that contradict each other".to_owned(),
+    };
+    Finding::new("certificate", "thumbprint", found).wanting(both(bound_to))
+}
+
+fn both(thumbprint: Thumbprint) -> String {
+    format!("{} (hex {})", thumbprint.to_base64url(), thumbprint.to_hex())
+}
+
+fn peer(certificate: &[u8]) -> String {
+    if certificate.is_empty() { "absent".to_owned() } else { bytes(certificate.len()) }
+}
+
+fn field(field: Field<'_>) -> String {
+    match field {
+        Field::Absent => "absent".to_owned(),
+        Field::One(value) => bytes(value.len()),
+        Field::Many => "several lines".to_owned(),
+    }
+}
+
+fn bytes(count: usize) -> String {
+    format!("{count} bytes")
+}

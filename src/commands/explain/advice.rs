@@ -1,0 +1,167 @@
+//! Knows what to look at first when a request is refused, for each reason.
+
+use crate::denial::Denial;
+
+/// One piece of advice for the operator.
+#[expect(clippy::too_many_lines, reason = "a table")]
+pub(super) const fn on(denial: Denial) -> &'static str {
+    use Denial as D;
+    match denial {
+        D::RequestMalformed => "is this a CheckRequest of Envoy's, and does Envoy normalise paths?",
+        D::CredentialsAmbiguous => {
+            "does a proxy add a second Authorization or DPoP header, or does the client put the \
+             token into the query as well?"
+        }
+        D::CertificateMalformed => {
+            "does client_certificate.source name the place where the proxy writes the \
+             certificate, in the format that it writes?"
+        }
+        D::PolicyUnknown => {
+            "add a policy that matches the request, or correct the name in the route's \
+             context_extensions"
+        }
+        D::CredentialsMissing => {
+            "does the client send `Authorization: Bearer …` or `DPoP …`, and does nothing in \
+             front of Envoy strip it?"
+        }
+        D::SchemeUnsupported => "the client must send `Authorization: Bearer …` or `DPoP …`",
+        D::TokenMalformed => {
+            "is it an access token at all? Opaque tokens need `introspection` for their issuer"
+        }
+        D::TokenTooLarge => {
+            "can the issuer make smaller tokens? Otherwise raise limits.token_bytes"
+        }
+        D::TokenAlgorithmForbidden => {
+            "have the issuer sign with an algorithm of its `algorithms` list, or add the one \
+             that it uses"
+        }
+        D::TokenTypeWrong => {
+            "was an ID token sent instead of an access token? An issuer that does not follow \
+             RFC 9068 needs `token_types: [JWT]`"
+        }
+        D::TokenIssuerUnknown => {
+            "compare `iss` with the issuers of the policy, character by character: a final \
+             slash counts"
+        }
+        D::TokenKeyUnknown => {
+            "does the issuer publish the key that it signs with? It may be a token from before \
+             a rotation, or from another environment"
+        }
+        D::TokenSignatureInvalid => {
+            "was the token altered or cut on the way, or does another environment use the same \
+             key names?"
+        }
+        D::TokenExpired => {
+            "the client must get a new token; if it just did, compare the clocks of the issuer \
+             and this machine"
+        }
+        D::TokenPremature => {
+            "compare the clocks of the issuer and this machine; clock_leeway bridges small \
+             differences"
+        }
+        D::TokenAudienceMismatch => {
+            "the client must ask for a token for this service, or `audiences` must name what \
+             the issuer writes"
+        }
+        D::TokenClaimMissing => "have the issuer put iss, aud and exp into its access tokens",
+        D::TokenInactive => {
+            "the issuer does not know the token, or knows that it has ended: the client must \
+             get a new one"
+        }
+        D::TokenRevoked => "the issuer has withdrawn the token: the client must get a new one",
+        D::BindingMissing => {
+            "was the token asked for over mutual TLS, or with a DPoP proof? The client must be \
+             registered for bound tokens at the issuer"
+        }
+        D::BindingUnsupported => {
+            "the issuer binds tokens in a way other than x5t#S256 and jkt: have it use one of \
+             them"
+        }
+        D::SchemeMismatch => {
+            "a token with cnf.jkt goes with `Authorization: DPoP`, every other one with \
+             `Bearer`"
+        }
+        D::CertificateMissing => {
+            "did the client use mutual TLS, does Envoy ask for a certificate, and does it tell \
+             (include_peer_certificate)?"
+        }
+        D::CertificateMismatch => {
+            "the token is bound to another certificate: was it renewed after the token was \
+             issued?"
+        }
+        D::CertificateConflict => {
+            "does client_certificate.xfcc.behind name every proxy between the client and this \
+             Envoy, in order?"
+        }
+        D::ProofKeyMismatch => {
+            "the client must prove with the key with which it got the token: did it make a new \
+             key since?"
+        }
+        D::ProofMissing => "the client must send a DPoP header with a proof for each request",
+        D::ProofMalformed => {
+            "look at the step that failed: the client's DPoP library leaves out or misspells \
+             what RFC 9449 §4.2 asks for"
+        }
+        D::ProofAlgorithmForbidden => {
+            "have the client sign with one of dpop.algorithms, or add the one that it uses"
+        }
+        D::ProofSignatureInvalid => {
+            "was the proof altered on the way, or signed with another key than it shows?"
+        }
+        D::ProofMethodMismatch => {
+            "the client must make a new proof for each request, with its method as `htm`"
+        }
+        D::ProofTargetMismatch => {
+            "does the client see another host or path than Envoy? Then give the policy the \
+             public `origin`"
+        }
+        D::ProofTokenMismatch => {
+            "the client must make a new proof after it got a new token, with its SHA-256 as \
+             `ath`"
+        }
+        D::ProofStale => {
+            "the client must make a new proof for each request; if it does, compare the clocks"
+        }
+        D::ProofReplayed => {
+            "each proof serves once: does the client, or a proxy that tries again, send it \
+             twice?"
+        }
+        D::NonceRequired => {
+            "the client must try again with the nonce from the DPoP-Nonce header of the answer"
+        }
+        D::ScopeInsufficient => "the client must ask for a token with all of the policy's scopes",
+        D::ClaimInsufficient => {
+            "compare the claim with the policy's `claims`; the client may have to log its user \
+             in more strongly"
+        }
+        D::KeysUnavailable => {
+            "can this machine reach the issuer's key set? The step that failed says what was \
+             tried"
+        }
+        D::IntrospectionUnavailable => {
+            "can this machine reach the issuer's introspection endpoint, with its credentials?"
+        }
+        D::ReplayUnavailable => "is the replay store reachable, and large enough?",
+        D::CheckTimedOut => {
+            "what does the check wait for: keys, introspection or Redis? Their state is on the \
+             admin page"
+        }
+        D::Overloaded => "add replicas, or raise limits.concurrent_checks",
+        D::Internal => "this is a fault of keybound: please report it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_advice_of_its_own_in_one_line() {
+        let all: HashSet<_> = Denial::ALL.iter().map(|it| on(*it)).collect();
+        assert_eq!(all.len(), Denial::ALL.len());
+        for advice in all {
+            assert!(advice.len() > 20 && !advice.contains('\n'), "{advice}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Knows how a proxy would carry a certificate that lies in a file.
+
+use crate::client_certificate::{HeaderFormat, Source};
+use crate::jose::thumbprint::Thumbprint;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// The DER of a certificate.
+pub(super) struct Certificate(Vec<u8>);
+
+impl Certificate {
+    /// The first certificate in a file, PEM or DER.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let told = |what: &str| format!("{}: {what}", path.display());
+        let bytes = fs::read(path).map_err(|error| told(&error.to_string()))?;
+        match str::from_utf8(&bytes) {
+            Ok(text) => {
+                let none = || told("there is no certificate in it");
+                let (_, rest) = text.split_once(BEGIN).ok_or_else(none)?;
+                let (body, _) = rest.split_once(END).ok_or_else(none)?;
+                let body: String = body.split_ascii_whitespace().collect();
+                STANDARD.decode(body).map(Self).map_err(|error| told(&error.to_string()))
+            }
+            Err(_) => Ok(Self(bytes)),
+        }
+    }
+
+    /// The header that carries it to `source`, or none where Envoy itself says it, and the value.
+    pub(super) fn carried(&self, source: &Source) -> (Option<String>, String) {
+        match source {
+            Source::Peer => (None, url_encoded(&self.pem())),
+            Source::Xfcc { .. } => {
+                let hash = Thumbprint::of(&self.0).to_hex();
+                (Some("x-forwarded-client-cert".to_owned()), format!("Hash={hash}"))
+            }
+            Source::Header { name, format } => (Some(name.clone()), self.in_header(*format)),
+        }
+    }
+
+    fn in_header(&self, format: HeaderFormat) -> String {
+        match format {
+            HeaderFormat::Rfc9440 => format!(":{}:", STANDARD.encode(&self.0)),
+            HeaderFormat::PemUrlencoded => url_encoded(&self.pem()),
+            HeaderFormat::PemBase64 => STANDARD.encode(self.pem()),
+            HeaderFormat::DerBase64 => STANDARD.encode(&self.0),
+            HeaderFormat::Sha256Hex => Thumbprint::of(&self.0).to_hex(),
+            HeaderFormat::Sha256Base64url => Thumbprint::of(&self.0).to_base64url(),
+        }
+    }
+
+    fn pem(&self) -> String {
+        format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(&self.0))
+    }
+}
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+fn url_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // A string takes whatever is written to it.
+            let _written = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client_certificate::ClientCertificate;
+    use crate::request::{Evidence, Field};
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/envoy/certs/p256.crt");
+
+    #[test]
+    fn every_source_reads_the_certificate_that_was_carried_to_it() {
+        use HeaderFormat::{
+            DerBase64, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url, Sha256Hex,
+        };
+        let certificate = Certificate::read(Path::new(FILE)).unwrap();
+        let expected = ClientCertificate::Presented(Thumbprint::of(&certificate.0));
+        let formats = [Rfc9440, PemUrlencoded, PemBase64, DerBase64, Sha256Hex, Sha256Base64url];
+        let header = |format| Source::Header { name: "client-cert".to_owned(), format };
+        let sources = [Source::Peer, Source::Xfcc { behind: vec![] }];
+        for source in sources.into_iter().chain(formats.map(header)) {
+            let (name, value) = certificate.carried(&source);
+            let mut evidence = Evidence::default();
+            match name.as_deref() {
+                None => evidence.peer_certificate = value.as_bytes(),
+                Some("client-cert") => evidence.header = Field::One(value.as_bytes()),
+                Some(_) => evidence.xfcc = Field::One(value.as_bytes()),
+            }
+            assert_eq!(source.read(&evidence), expected, "{source:?}");
+        }
+    }
+}

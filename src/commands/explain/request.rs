@@ -1,0 +1,311 @@
+//! Knows how a request to explain is given: as Envoy sends it, as people write it down, or as for
+//! curl.
+
+use super::certificate::Certificate;
+use crate::client_certificate::Source;
+use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
+use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use prost::Message;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// A request as it is described to curl.
+#[derive(Debug, clap::Args)]
+pub(super) struct Described {
+    /// The URL of a request, with `-X`, `-H` and `--cert` as for curl
+    url: Option<String>,
+    /// The method
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "METHOD",
+        default_value = "GET",
+        conflicts_with = "request"
+    )]
+    method: String,
+    /// A header, `Name: value`; may be given more than once
+    #[arg(short = 'H', long, value_name = "HEADER", conflicts_with = "request")]
+    header: Vec<String>,
+    /// The client's certificate, PEM or DER
+    #[arg(long, value_name = "FILE", conflicts_with = "request")]
+    cert: Option<PathBuf>,
+    /// The policy that the proxy's configuration names for the route
+    #[arg(long, value_name = "NAME", conflicts_with = "request")]
+    policy: Option<String>,
+}
+
+impl Described {
+    /// The `CheckRequest` that Envoy would send, with the certificate where `source` reads it.
+    pub(super) fn message(&self, source: &Source) -> Result<Vec<u8>, String> {
+        let url = self.url.as_deref().unwrap_or_default();
+        let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
+        let rest = rest.split('#').next().unwrap_or_default();
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (host, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let mut headers = self.headers()?;
+        let mut peer = pb::Peer::default();
+        if let Some(file) = &self.cert {
+            match Certificate::read(file)?.carried(source) {
+                (None, value) => peer.certificate = value,
+                (Some(name), value) => headers.push(header(name, value)),
+            }
+        }
+        let http = pb::HttpRequest {
+            method: self.method.clone(),
+            scheme: scheme.to_ascii_lowercase(),
+            host: host.to_owned(),
+            path,
+            header_map: Some(HeaderMap { headers }),
+            ..pb::HttpRequest::default()
+        };
+        let policy = self.policy.iter().map(|it| ("policy".to_owned(), it.clone())).collect();
+        Ok(message(peer, http, policy))
+    }
+
+    fn headers(&self) -> Result<Vec<HeaderValue>, String> {
+        let read = |line: &String| {
+            let (name, value) = line.split_once(':').ok_or("-H: `Name: value` is expected")?;
+            Ok(header(name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        self.header.iter().map(read).collect()
+    }
+}
+
+fn header(key: String, value: String) -> HeaderValue {
+    HeaderValue { key, value, ..HeaderValue::default() }
+}
+
+fn message(
+    source: pb::Peer,
+    http: pb::HttpRequest,
+    context_extensions: HashMap<String, String>,
+) -> Vec<u8> {
+    let request = pb::Request { http: Some(http), ..pb::Request::default() };
+    let attributes = AttributeContext {
+        source: Some(source),
+        request: Some(request),
+        context_extensions,
+        ..AttributeContext::default()
+    };
+    CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+/// The encoded `CheckRequest` in the file at `path`; `-` is standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    } else {
+        fs::read(path).map(|it| bytes = it)
+    };
+    read.map_err(|error| format!("{}: {error}", path.display()))?;
+    encoded(bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Whatever is no JSON goes on as it is: to say what it is worth is for the check.
+fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    match serde_json::from_slice::<Written>(&bytes) {
+        Ok(written) => written.message(),
+        Err(error) if error.is_data() => Err(error.to_string()),
+        Err(error) => {
+            let first = bytes.iter().find(|it| !it.is_ascii_whitespace());
+            if first == Some(&b'{') && CheckRequest::decode(&*bytes).is_err() {
+                return Err(format!("neither protobuf nor JSON: {error}"));
+            }
+            Ok(bytes)
+        }
+    }
+}
+
+/// The same request with the token in the file at `path`.
+pub(super) fn with_token(message: &[u8], path: &Path) -> Result<Vec<u8>, String> {
+    let token = line(path)?;
+    with_header(message, "authorization", |value| {
+        let scheme = value.split(' ').next().unwrap_or_default();
+        format!("{scheme} {token}")
+    })
+}
+
+/// The same request with the proof in the file at `path`.
+pub(super) fn with_proof(message: &[u8], path: &Path) -> Result<Vec<u8>, String> {
+    let proof = line(path)?;
+    with_header(message, "dpop", |_| proof.clone())
+}
+
+fn line(path: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn with_header(
+    message: &[u8],
+    name: &str,
+    edit: impl Fn(&str) -> String,
+) -> Result<Vec<u8>, String> {
+    let unreadable = |error| format!("the request cannot be read: {error}");
+    let mut request = CheckRequest::decode(message).map_err(unreadable)?;
+    let attributes = request.attributes.as_mut();
+    let http = attributes.and_then(|it| it.request.as_mut()?.http.as_mut());
+    let http = http.ok_or("the request holds no HTTP request")?;
+    let mut edited = false;
+    for (_, value) in http.headers.iter_mut().filter(|(it, _)| it.eq_ignore_ascii_case(name)) {
+        *value = edit(value);
+        edited = true;
+    }
+    let lines = http.header_map.iter_mut().flat_map(|it| &mut it.headers);
+    for line in lines.filter(|it| it.key.eq_ignore_ascii_case(name)) {
+        let raw = std::mem::take(&mut line.raw_value);
+        let old = if raw.is_empty() { &line.value } else { &*String::from_utf8_lossy(&raw) };
+        line.value = edit(old);
+        edited = true;
+    }
+    if edited { Ok(request.encode_to_vec()) } else { Err(format!("the request has no {name}")) }
+}
+
+/// What is read of a `CheckRequest` in JSON, in the names of protobuf or in camel case
+/// (<https://protobuf.dev/programming-guides/json/>). What no check looks at is skipped.
+#[derive(Deserialize)]
+struct Written {
+    attributes: Option<Attributes>,
+}
+
+#[derive(Deserialize)]
+struct Attributes {
+    source: Option<Peer>,
+    request: Option<Requested>,
+    #[serde(alias = "contextExtensions")]
+    context_extensions: Option<HashMap<String, String>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Peer {
+    principal: Option<String>,
+    certificate: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Requested {
+    http: Option<Http>,
+}
+
+#[derive(Deserialize)]
+struct Http {
+    method: Option<String>,
+    path: Option<String>,
+    host: Option<String>,
+    scheme: Option<String>,
+    headers: Option<HashMap<String, String>>,
+    #[serde(alias = "headerMap")]
+    header_map: Option<Lines>,
+}
+
+#[derive(Deserialize)]
+struct Lines {
+    headers: Option<Vec<Line>>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    key: Option<String>,
+    value: Option<String>,
+    #[serde(alias = "rawValue")]
+    raw_value: Option<String>,
+}
+
+impl Written {
+    fn message(self) -> Result<Vec<u8>, String> {
+        let attributes = self.attributes.ok_or("there are no `attributes`")?;
+        let http = attributes.request.and_then(|it| it.http);
+        let http = http.ok_or("there is no `attributes.request.http`")?;
+        let peer = attributes.source.unwrap_or_default();
+        let peer = pb::Peer {
+            principal: peer.principal.unwrap_or_default(),
+            certificate: peer.certificate.unwrap_or_default(),
+            ..pb::Peer::default()
+        };
+        let lines = http.header_map.and_then(|it| it.headers).unwrap_or_default();
+        let headers = lines.into_iter().map(Line::header).collect::<Result<_, _>>()?;
+        let http = pb::HttpRequest {
+            method: http.method.unwrap_or_default(),
+            path: http.path.unwrap_or_default(),
+            host: http.host.unwrap_or_default(),
+            scheme: http.scheme.unwrap_or_default(),
+            headers: http.headers.unwrap_or_default(),
+            header_map: Some(HeaderMap { headers }),
+            ..pb::HttpRequest::default()
+        };
+        Ok(message(peer, http, attributes.context_extensions.unwrap_or_default()))
+    }
+}
+
+impl Line {
+    fn header(self) -> Result<HeaderValue, String> {
+        let raw = self.raw_value.unwrap_or_default().replace('-', "+").replace('_', "/");
+        let raw_value = EITHER.decode(raw).map_err(|error| format!("rawValue: {error}"))?;
+        let (key, value) = (self.key.unwrap_or_default(), self.value.unwrap_or_default());
+        Ok(HeaderValue { key, value, raw_value })
+    }
+}
+
+/// Protobuf reads bytes in JSON with padding and without.
+const EITHER: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::ext_authz::wire;
+    use crate::request::Field;
+
+    #[test]
+    fn json_is_read_in_both_spellings_and_what_is_unknown_is_skipped() {
+        for text in [
+            r#"{"attributes": {"source": {"certificate": "c", "address": {"x": 1}}, "request":
+                {"time": "2027-01-15T08:00:00Z", "http": {"method": "GET", "size": "-1",
+                "headerMap": {"headers": [{"key": "authorization", "rawValue": "QmVhcmVyIHg="}]}}},
+                "contextExtensions": {"policy": "p"}, "more": [null]}}"#,
+            r#"{"attributes": {"source": {"certificate": "c", "principal": null}, "request":
+                {"http": {"method": "GET", "protocol": "HTTP/2", "headers": {},
+                "header_map": {"headers": [{"key": "authorization", "raw_value": "QmVhcmVyIHg"}]}}},
+                "context_extensions": {"policy": "p"}}}"#,
+        ] {
+            let message = encoded(text.as_bytes().to_vec()).unwrap();
+            let request = wire::read(&message, None).unwrap();
+            assert_eq!(request.authorization, Field::One(b"Bearer x"));
+            assert_eq!(request.evidence.peer_certificate, b"c");
+            assert_eq!((request.target.method, request.policy), ("GET", Some("p")));
+        }
+    }
+
+    #[test]
+    fn what_is_json_and_no_request_is_told() {
+        for (text, told) in [
+            ("{}", "there are no `attributes`"),
+            (r#"{"attributes": {}}"#, "there is no `attributes.request.http`"),
+            (r#"{"attributes": 7}"#, "invalid type"),
+            (r#"{"attributes": "#, "neither protobuf nor JSON"),
+            (r#"{"attributes": {"context_extensions": {}, "contextExtensions": {}}}"#, "duplicate"),
+        ] {
+            let found = encoded(text.as_bytes().to_vec()).unwrap_err();
+            assert!(found.contains(told), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn binary_goes_on_as_it_is() {
+        let request = pb::HttpRequest { method: "GET".to_owned(), ..pb::HttpRequest::default() };
+        let binary = message(pb::Peer::default(), request, HashMap::new());
+        assert_eq!(encoded(binary.clone()).unwrap(), binary);
+        assert_eq!(encoded(b"\xff".to_vec()).unwrap(), b"\xff");
+        assert_eq!(encoded(vec![]).unwrap(), b"");
+    }
+}

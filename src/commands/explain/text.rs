@@ -1,0 +1,106 @@
+//! Knows how a check is explained to people: a line for each step, and the decision last.
+
+use super::{Decision, Explanation, advice};
+use crate::denial::Denial;
+use crate::trail::{Finding, Mark, Step};
+use std::fmt::{self, Display, Write};
+
+/// The explanation as text.
+pub(super) fn of(explanation: &Explanation) -> String {
+    Text(explanation).to_string()
+}
+
+struct Text<'a>(&'a Explanation);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Explanation { target, now, verdict, decision, remarks } = self.0;
+        let target = target.as_deref().unwrap_or("a request that cannot be read");
+        writeln!(f, "{}", Shown(target))?;
+        writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
+        for step in verdict.facts.trail.steps() {
+            line(f, step)?;
+        }
+        writeln!(f)?;
+        for remark in remarks {
+            writeln!(f, "note: {remark}")?;
+        }
+        match decision {
+            Decision::Allowed => {
+                let proved = verdict.facts.proved.label();
+                writeln!(f, "✓ allowed; proved possession of: {proved}")
+            }
+            Decision::Denied(denial) => {
+                reasons(f, *denial)?;
+                writeln!(f, "✗ denied with status {}: {denial}", denial.status())
+            }
+            Decision::Reported(denial) => {
+                reasons(f, *denial)?;
+                writeln!(f, "✓ allowed, for the policy only reports; it would deny: {denial}")
+            }
+            Decision::Open => {
+                writeln!(f, "? not decided: `serve` would ask the issuer; so does --online")
+            }
+        }
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+    let Step { mark, finding: Finding { part, what, found, wanted } } = step;
+    let sign = match mark {
+        Mark::Passed => '✓',
+        Mark::Failed => '✗',
+        Mark::Noted => '·',
+    };
+    write!(f, "{sign} {part:13} {what:12} {}", Shown(found))?;
+    let obvious = *mark == Mark::Passed && found.trim_matches('"') == wanted.trim_matches('"');
+    if !wanted.is_empty() && !obvious {
+        write!(f, "\n{:28} wanted: {}", "", Shown(wanted))?;
+    }
+    writeln!(f)
+}
+
+fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial) -> fmt::Result {
+    let code = denial.error().map_or_else(String::new, |it| format!(" ({})", it.code()));
+    writeln!(f, "the client reads: {}{code}", denial.sentence())?;
+    writeln!(f, "advice: {}", advice::on(denial))
+}
+
+/// Text that may hold input: it must not steer the terminal, nor fill it.
+struct Shown<'a>(&'a str);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        for character in characters.by_ref().take(SHOWN_CHARS) {
+            if character.is_control() || REORDERING.contains(&character) {
+                write!(f, "{}", character.escape_unicode())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        if characters.next().is_some() { f.write_char('…') } else { Ok(()) }
+    }
+}
+
+/// More of one value helps nobody.
+const SHOWN_CHARS: usize = 400;
+
+/// Characters that make a terminal show others in another order.
+const REORDERING: [char; 9] = [
+    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_neither_steers_nor_fills_the_terminal() {
+        assert_eq!(Shown("é \"x\"").to_string(), "é \"x\"");
+        assert_eq!(Shown("\u{1b}[2J\n\u{202e}").to_string(), "\\u{1b}[2J\\u{a}\\u{202e}");
+        assert_eq!(Shown(&"é".repeat(400)).to_string(), "é".repeat(400));
+        assert_eq!(Shown(&"é".repeat(401)).to_string(), "é".repeat(400) + "…");
+    }
+}

@@ -1,0 +1,463 @@
+//! What `explain` says is what `serve` decides, in words that are kept in `tests/vectors/explain`.
+//!
+//! `KEYBOUND_BLESS=1` writes them anew.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use keybound::answer::Answer;
+use keybound::check::{Checker, Dpop, Rules};
+use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::config;
+use keybound::front::ext_authz::wire;
+use keybound::jose::key;
+use keybound::jose::thumbprint::Thumbprint;
+use keybound::request::Field;
+use keybound::state::jwks;
+use keybound::state::token_cache::TokenCache;
+use keybound::trail::Mark;
+use prost::Message;
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const NOW: i64 = 1_800_000_000;
+const ISSUER: &str = "https://as.example.com";
+
+/// A key that is the same in every run, so that what is told of it is as well.
+struct FixedKey {
+    private: EncodingKey,
+    public: Value,
+}
+
+impl FixedKey {
+    fn new(seed: u8) -> Self {
+        // RFC 8410 §7: a private key in PKCS #8.
+        let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        der.extend([seed; 32]);
+        let pair = KeyPair::try_from(der.as_slice()).unwrap();
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        let public = json!({"kty": "OKP", "crv": "Ed25519", "x": x});
+        Self { private: EncodingKey::from_ed_der(&der), public }
+    }
+
+    fn sign(&self, header: &Header, claims: &Value) -> String {
+        jsonwebtoken::encode(header, claims, &self.private).unwrap()
+    }
+
+    fn thumbprint(&self) -> Thumbprint {
+        key::thumbprint(self.public.as_object().unwrap()).unwrap()
+    }
+}
+
+/// An installation: its configuration and keys in a folder, and an issuer that signs.
+struct Site {
+    folder: TempDir,
+    issuer: FixedKey,
+    client: FixedKey,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self {
+            folder: tempfile::tempdir().unwrap(),
+            issuer: FixedKey::new(7),
+            client: FixedKey::new(9),
+        };
+        let mut jwk = site.issuer.public.clone();
+        jwk["kid"] = json!("key-1");
+        site.write("jwks.json", json!({"keys": [jwk]}).to_string());
+        for (name, source) in [("peer", "peer"), ("xfcc", "xfcc")] {
+            let source = format!("client_certificate: {{source: {source}}}\n");
+            site.write(&format!("{name}.yaml"), CONFIGURATION.to_owned() + &source);
+        }
+        site
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn config(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.yaml"))
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": ISSUER, "aud": "https://api.example.com", "exp": NOW + 300, "iat": NOW,
+            "sub": "alice", "client_id": "app", "scope": "payments read", "acr": "loa3",
+            "cnf": {"x5t#S256": thumbprint("p256").to_base64url()},
+        })
+    }
+
+    fn token(&self, edit: impl FnOnce(&mut Value)) -> String {
+        let mut claims = Self::claims();
+        edit(&mut claims);
+        self.issuer.sign(&header("at+jwt", "key-1"), &claims)
+    }
+
+    fn dpop_token(&self) -> String {
+        let jkt = self.client.thumbprint().to_base64url();
+        self.token(|it| it["cnf"] = json!({"jkt": jkt}))
+    }
+
+    /// A request with a proof that has had one edit.
+    fn proved(&self, key: &FixedKey, edit: impl FnOnce(&mut Value)) -> CheckRequest {
+        let token = self.dpop_token();
+        let mut claims = json!({
+            "jti": "1", "htm": "GET", "htu": "https://api.example.com/dpop/x", "iat": NOW,
+            "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+        });
+        edit(&mut claims);
+        let jwk = Some(serde_json::from_value(key.public.clone()).unwrap());
+        let header =
+            Header { typ: Some("dpop+jwt".to_owned()), jwk, ..Header::new(Algorithm::EdDSA) };
+        let proof = key.sign(&header, &claims);
+        let headers = [("authorization", format!("DPoP {token}")), ("dpop", proof)];
+        request("untrusted-nocert", "/dpop/x", &headers)
+    }
+
+    async fn rules(&self, config: &str, clock: &Arc<dyn Clock>) -> Rules {
+        let config = config::load(&self.config(config)).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let keys = jwks::start_all(&config.policies.issuers, &[], clock, &runtime).unwrap();
+        keys[0].ready().await;
+        let dpop = Dpop::start(&config.dpop.replay, None, &runtime).unwrap();
+        let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
+        Rules::new(config.policies, keys, vec![None], cache, dpop)
+    }
+}
+
+const CONFIGURATION: &str = "
+listen: {ext_authz: '127.0.0.1:0', admin: '127.0.0.1:0'}
+issuers:
+- issuer: https://as.example.com
+  audiences: [https://api.example.com]
+  keys: {jwks_file: jwks.json}
+policies:
+- name: refunds
+  match: {methods: [DELETE]}
+  sender_constraint: certificate
+- name: payments
+  match: {hosts: [api.example.com], path_prefix: /payments}
+  sender_constraint: certificate
+  scopes: [payments]
+  claims: {acr: [loa3]}
+- name: proven
+  match: {hosts: [api.example.com], path_prefix: /dpop}
+  sender_constraint: dpop
+- name: trial
+  match: {hosts: [api.example.com], path_prefix: /trial}
+  sender_constraint: certificate
+  mode: report
+";
+
+fn header(typ: &str, kid: &str) -> Header {
+    let (typ, kid) = (Some(typ.to_owned()), Some(kid.to_owned()));
+    Header { typ, kid, ..Header::new(Algorithm::EdDSA) }
+}
+
+fn vectors(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(folder)
+}
+
+fn thumbprint(certificate: &str) -> Thumbprint {
+    let path = vectors("envoy/certs").join(format!("{certificate}.crt"));
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().skip_while(|it| !it.starts_with("-----BEGIN")).skip(1);
+    let body: String = lines.take_while(|it| !it.starts_with('-')).collect();
+    Thumbprint::of(&base64::engine::general_purpose::STANDARD.decode(body).unwrap())
+}
+
+/// What Envoy sent for another request, with this path and these headers.
+fn request(capture: &str, path: &str, headers: &[(&str, String)]) -> CheckRequest {
+    let captured = fs::read(vectors("envoy").join(format!("{capture}.pb"))).unwrap();
+    let mut request = CheckRequest::decode(&*captured).unwrap();
+    let attributes = request.attributes.as_mut().unwrap();
+    let http = attributes.request.as_mut().unwrap().http.as_mut().unwrap();
+    http.host = "api.example.com".into();
+    http.scheme = "https".into();
+    http.path = path.into();
+    let ours = ["authorization", "dpop"];
+    http.headers.retain(|name, _| !ours.contains(&name.as_str()));
+    let lines = &mut http.header_map.get_or_insert_default().headers;
+    lines.retain(|it| !ours.contains(&it.key.as_str()));
+    for (name, value) in headers {
+        let raw_value = value.clone().into_bytes();
+        lines.push(HeaderValue { key: (*name).to_owned(), raw_value, ..HeaderValue::default() });
+    }
+    request
+}
+
+fn bearer(capture: &str, path: &str, token: &str) -> CheckRequest {
+    request(capture, path, &[("authorization", format!("Bearer {token}"))])
+}
+
+/// The text, the diagnostics and the exit code of the program.
+fn run(arguments: &[&str], input: &[u8]) -> (String, String, i32) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keybound"))
+        .arg("explain")
+        .args(arguments)
+        .env_remove("KEYBOUND_CONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that finds its arguments wrong does not read its input.
+    let _written = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+fn explain(config: &Path, message: &[u8], more: &[&str]) -> (String, String, i32) {
+    let config = config.to_str().unwrap();
+    let at = NOW.to_string();
+    let arguments = [&["--config", config, "--request", "-", "--at", &at], more].concat();
+    run(&arguments, message)
+}
+
+fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
+    let pay = |token: &str| bearer("cert-p256", "/payments/7?secret=x", token);
+    let good = site.token(|_| {});
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    let blanked = format!("{signed}.{}", "A".repeat(86));
+    let without = |name: &str| site.token(|it| drop(it.as_object_mut().unwrap().remove(name)));
+    let dpop = site.dpop_token();
+    let hs256 = {
+        let header = Header::new(Algorithm::HS256);
+        let key = EncodingKey::from_secret(b"secret");
+        jsonwebtoken::encode(&header, &Site::claims(), &key).unwrap()
+    };
+    let by = |header: &Header| pay(&site.issuer.sign(header, &Site::claims()));
+    let edited = |edit: fn(&mut Value)| pay(&site.token(edit));
+    let client = &site.client;
+    vec![
+        ("peer", "allowed", pay(&good)),
+        ("peer", "certificate_mismatch", bearer("cert-p384", "/payments", &good)),
+        ("peer", "certificate_missing", bearer("untrusted-nocert", "/payments", &good)),
+        ("xfcc", "certificate_conflict", bearer("inj-all-element", "/payments", &good)),
+        ("xfcc", "allowed-xfcc", pay(&good)),
+        ("peer", "token_expired", edited(|it| it["exp"] = json!(NOW - 60))),
+        ("peer", "token_premature", edited(|it| it["nbf"] = json!(NOW + 60))),
+        ("peer", "token_audience_mismatch", edited(|it| it["aud"] = json!(["a", "b\u{1b}[2J"]))),
+        ("peer", "token_issuer_unknown", edited(|it| it["iss"] = json!("https://as.example.com/"))),
+        ("peer", "token_claim_missing", pay(&without("exp"))),
+        ("peer", "scope_insufficient", edited(|it| it["scope"] = json!("read"))),
+        ("peer", "claim_insufficient", edited(|it| it["acr"] = json!("loa1"))),
+        ("peer", "token_signature_invalid", pay(&blanked)),
+        ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
+        ("peer", "token_algorithm_forbidden", pay(&hs256)),
+        ("peer", "token_type_wrong", by(&header("JWT", "key-1"))),
+        ("peer", "token_malformed", pay("opaque")),
+        ("peer", "binding_missing", pay(&without("cnf"))),
+        ("peer", "scheme_mismatch", pay(&dpop)),
+        ("peer", "credentials_missing", request("cert-p256", "/payments", &[])),
+        ("peer", "policy_unknown", bearer("cert-p256", "/elsewhere", &good)),
+        ("peer", "reported", bearer("cert-p384", "/trial", &good)),
+        ("peer", "allowed-dpop", site.proved(client, |_| {})),
+        ("peer", "proof_target_mismatch", site.proved(client, |it| it["htu"] = json!("https://a"))),
+        ("peer", "proof_stale", site.proved(client, |it| it["iat"] = json!(NOW - 61))),
+        ("peer", "proof_key_mismatch", site.proved(&FixedKey::new(11), |_| {})),
+        (
+            "peer",
+            "proof_missing",
+            request("cert-p256", "/dpop", &[("authorization", format!("DPoP {dpop}"))]),
+        ),
+        ("peer", "request_malformed", CheckRequest::default()),
+    ]
+}
+
+#[test]
+fn each_case_is_told_in_these_words() {
+    let site = Site::new();
+    let bless = std::env::var_os("KEYBOUND_BLESS").is_some();
+    let mut different = vec![];
+    for (config, name, request) in cases(&site) {
+        let message = request.encode_to_vec();
+        let (text, diagnostics, code) = explain(&site.config(config), &message, &[]);
+        assert_eq!(diagnostics, "", "{name}");
+        // How long the keys took to read is chance.
+        let text = (1..60).fold(text, |it, age| it.replace(&format!(" {age}s old"), " 0s old"));
+        let is_allowed = name.starts_with("allowed") || name == "reported";
+        assert_eq!(code, if is_allowed { 0 } else { 3 }, "{name}: {text}");
+        let last = text.lines().last().unwrap();
+        assert!(is_allowed || last.ends_with(&format!(": {name}")), "{name}: {text}");
+        let path = vectors("explain").join(format!("{name}.txt"));
+        if bless {
+            fs::write(&path, &text).unwrap();
+        } else if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            different.push(format!("{name}:\n{text}"));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn readme_shows_it_as_it_is() {
+    let readme = fs::read_to_string(vectors("../../README.md")).unwrap();
+    let shown = readme.split("```text\nGET ").nth(1).unwrap().split("```").next().unwrap();
+    let told = fs::read_to_string(vectors("explain/certificate_mismatch.txt")).unwrap();
+    for line in format!("GET {shown}").lines().filter(|it| *it != "…") {
+        assert!(told.lines().any(|it| it == line), "{line}");
+    }
+}
+
+#[test]
+fn nothing_secret_is_told() {
+    let site = Site::new();
+    for (config, name, request) in cases(&site) {
+        let message = request.encode_to_vec();
+        let sent = wire::read(&message, None).unwrap_or_default();
+        let secrets = [sent.authorization, sent.proof].map(|it| match it {
+            Field::One(value) => String::from_utf8(value.to_vec()).unwrap(),
+            Field::Absent | Field::Many => String::new(),
+        });
+        for more in [&[][..], &["--json"]] {
+            let (text, _, _) = explain(&site.config(config), &message, more);
+            for part in secrets.iter().flat_map(|it| it.split(['.', ' '])) {
+                assert!(part.len() < 20 || !text.contains(part), "{name}: {text}");
+            }
+            assert!(!text.contains("secret=x"), "{name}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_decides_as_serve_does_for_every_capture() {
+    let site = Site::new();
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
+    let token = site.token(|_| {});
+    let mut compared = 0;
+    for config in ["peer", "xfcc"] {
+        let (served, explained) =
+            (site.rules(config, &clock).await, site.rules(config, &clock).await);
+        let checker = Checker::new(Arc::clone(&clock));
+        let captures = fs::read_dir(vectors("envoy")).unwrap().map(|it| it.unwrap().path());
+        for path in captures.filter(|it| it.extension().is_some_and(|it| it == "pb")) {
+            let sent = fs::read(&path).unwrap();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let with_token = bearer(name, "/payments", &token).encode_to_vec();
+            for message in [sent, with_token] {
+                let Ok(request) = wire::read(&message, None) else { continue };
+                let of =
+                    |rules: &Rules, verdict| Answer::of(&verdict, &rules.policies, Some(&request));
+                let expected = of(&served, checker.check(&served, &request).await);
+                let verdict = checker.explain(&explained, &request).await;
+                let failed = verdict.facts.trail.steps().iter().any(|it| it.mark == Mark::Failed);
+                assert_eq!(failed, verdict.outcome.is_err(), "{name}");
+                assert_eq!(of(&explained, verdict), expected, "{name}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000, "{compared}");
+}
+
+#[test]
+fn json_is_for_machines() {
+    let site = Site::new();
+    let expired = bearer("cert-p256", "/payments", &site.token(|it| it["exp"] = json!(1)));
+    let (text, _, code) = explain(&site.config("peer"), &expired.encode_to_vec(), &["--json"]);
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, 3);
+    for (name, value) in [
+        ("decision", json!("deny")),
+        ("reason", json!("token_expired")),
+        ("status", json!(401)),
+        ("error", json!("invalid_token")),
+        ("policy", json!("payments")),
+        ("at", json!("2027-01-15T08:00:00Z")),
+        ("would_deny", json!(null)),
+    ] {
+        assert_eq!(told[name], value, "{name}");
+    }
+    let last = told["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["what"], &last["result"]), (&json!("exp"), &json!("failed")));
+}
+
+#[test]
+fn a_request_may_be_described_as_for_curl() {
+    let site = Site::new();
+    let config = site.config("peer");
+    let certificate = vectors("envoy/certs").join("p256.crt");
+    let authorization = format!("Authorization: Bearer {}", site.token(|_| {}));
+    let at = NOW.to_string();
+    let described = |more: &[&str]| {
+        let head = ["--config", config.to_str().unwrap(), "--at", &at, "-H", &authorization];
+        let (text, diagnostics, code) = run(&[&head, more].concat(), b"");
+        assert_eq!(diagnostics, "");
+        (text.lines().last().unwrap().to_owned(), code)
+    };
+    let url = "https://api.example.com/payments/7";
+    let certificate = certificate.to_str().unwrap();
+    let (last, code) = described(&["-X", "POST", "--cert", certificate, url]);
+    assert_eq!((&*last, code), ("✓ allowed; proved possession of: certificate", 0));
+    let (last, code) = described(&[url]);
+    assert_eq!((&*last, code), ("✗ denied with status 401: certificate_missing", 3));
+    let (last, code) = described(&["--policy", "unheard-of", url]);
+    assert_eq!((&*last, code), ("✗ denied with status 403: policy_unknown", 3));
+}
+
+#[test]
+fn the_token_is_pasted_back_into_a_request_that_was_kept_without_it() {
+    let site = Site::new();
+    let good = site.token(|_| {});
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    let kept = bearer("cert-p256", "/payments", &format!("{signed}.{}", "A".repeat(86)));
+    let token = site.write("token.txt", good.clone() + "\n");
+    let more = ["--token", token.to_str().unwrap()];
+    let (text, _, code) = explain(&site.config("peer"), &kept.encode_to_vec(), &more);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn wrong_input_is_told_apart_from_wrong_usage_and_from_a_denial() {
+    let site = Site::new();
+    let config = site.config("peer");
+    let broken = site.write("broken.yaml", "policies: 7");
+    let (config, broken) = (config.to_str().unwrap(), broken.to_str().unwrap());
+    for (arguments, expected) in [
+        (&["--config", config, "--request", "/nonexistent"][..], 1),
+        (&["--config", broken, "--request", "-"], 1),
+        (&["--config", config, "--request", "-", "--token", "/nonexistent"], 1),
+        (&["--config", config, "api.example.com"], 1),
+        (&["--config", config], 2),
+        (&["--config", config, "--request", "-", "https://x"], 2),
+        (&["--config", config, "--request", "-", "--at", "noon"], 2),
+        (&["--request", "-"], 2),
+    ] {
+        let (text, diagnostics, code) = run(arguments, b"");
+        assert_eq!(code, expected, "{arguments:?}: {diagnostics}");
+        assert_eq!(text, "", "{arguments:?}");
+        assert!(!diagnostics.is_empty(), "{arguments:?}");
+    }
+    let (_, diagnostics, code) = explain(&site.config("peer"), b"{\"attributes\": ", &[]);
+    assert!(code == 1 && diagnostics.contains("JSON"), "{diagnostics}");
+}
+
+#[test]
+fn an_issuer_is_not_asked_about_a_token_unless_it_is_meant_to_be() {
+    let site = Site::new();
+    let introspection = "  introspection: {endpoint: 'https://as.example.com/i', client_id: k, \
+                         client_secret_file: secret}\n";
+    site.write("secret", "secret");
+    let config = CONFIGURATION.replace("policies:\n", &format!("{introspection}policies:\n"));
+    let config = site.write("opaque.yaml", config);
+    let opaque = bearer("cert-p256", "/payments", "opaque").encode_to_vec();
+    let (text, diagnostics, code) = explain(&config, &opaque, &[]);
+    assert_eq!(code, 1, "{text}{diagnostics}");
+    assert!(text.contains("not decided") && text.contains("not asked"), "{text}");
+}
