@@ -45,25 +45,7 @@ pub enum OddKey {
 impl VerifyingKey {
     /// The key that a JWK describes (RFC 7517 §4).
     pub fn from_jwk(jwk: &Object) -> Result<Self, OddKey> {
-        if PRIVATE_MEMBERS.iter().any(|it| jwk.contains_key(*it)) {
-            return Err(OddKey::Private);
-        }
-        for_signatures(jwk)?;
-        let material = Material::of(jwk)?;
-        let mut algorithms = material.algorithms().to_vec();
-        if let Some(name) = jwk.get("alg") {
-            let only = name.as_str().and_then(Algorithm::named).ok_or(OddKey::Algorithm)?;
-            algorithms.retain(|it| *it == only || (is_ed25519(*it) && is_ed25519(only)));
-        }
-        if algorithms.is_empty() {
-            return Err(OddKey::Algorithm);
-        }
-        let serves = algorithms
-            .into_iter()
-            .map(|it| material.parse(it).map(|key| (it, key)))
-            .collect::<Result<_, _>>()?;
-        let kid = text(jwk, "kid")?.map(Into::into);
-        Ok(Self { kid, id: material.thumbprint(), serves })
+        PublicJwk::read(jwk)?.key(|_| true)
     }
 
     /// The name that the issuer gave it.
@@ -99,9 +81,65 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
+/// A JWK taken apart, of which no key has been made yet: to know which key it is costs much less.
+pub struct PublicJwk<'a> {
+    jwk: &'a Object,
+    material: Material<'a>,
+    id: Thumbprint,
+}
+
+impl<'a> PublicJwk<'a> {
+    /// Takes a JWK apart.
+    pub fn read(jwk: &'a Object) -> Result<Self, OddKey> {
+        let material = Material::of(jwk)?;
+        let id = material.thumbprint();
+        Ok(Self { jwk, material, id })
+    }
+
+    /// The RFC 7638 thumbprint of the key.
+    pub const fn id(&self) -> Thumbprint {
+        self.id
+    }
+
+    /// The key, for this algorithm alone.
+    pub fn key_for(&self, algorithm: Algorithm) -> Result<VerifyingKey, OddKey> {
+        self.key(|it| it == algorithm)
+    }
+
+    fn key(&self, wanted: impl Fn(Algorithm) -> bool) -> Result<VerifyingKey, OddKey> {
+        if PRIVATE_MEMBERS.iter().any(|it| self.jwk.contains_key(*it)) {
+            return Err(OddKey::Private);
+        }
+        for_signatures(self.jwk)?;
+        let named = match self.jwk.get("alg") {
+            None => None,
+            Some(name) => Some(name.as_str().and_then(Algorithm::named).ok_or(OddKey::Algorithm)?),
+        };
+        let fits = |it: Algorithm| {
+            named.is_none_or(|only| it == only || (is_ed25519(it) && is_ed25519(only)))
+        };
+        let algorithms = self.material.algorithms().iter().copied();
+        let serves: Vec<_> = algorithms
+            .filter(|it| fits(*it) && wanted(*it))
+            .map(|it| self.material.parse(it).map(|key| (it, key)))
+            .collect::<Result<_, _>>()?;
+        if serves.is_empty() {
+            return Err(OddKey::Algorithm);
+        }
+        let kid = text(self.jwk, "kid")?.map(Into::into);
+        Ok(VerifyingKey { kid, id: self.id, serves })
+    }
+}
+
+impl fmt::Debug for PublicJwk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicJwk").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 /// The RFC 7638 thumbprint of a JWK: that of the public key, when it is a private one.
 pub fn thumbprint(jwk: &Object) -> Result<Thumbprint, OddKey> {
-    Material::of(jwk).map(|it| it.thumbprint())
+    PublicJwk::read(jwk).map(|it| it.id())
 }
 
 /// Members that only private or symmetric keys have (RFC 7518 §6.2.2, §6.3.2, §6.4.1).

@@ -7,7 +7,7 @@ use crate::denial::Denial;
 use crate::jose::algorithm;
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Unverified, Verified};
-use crate::jose::key::{self, VerifyingKey};
+use crate::jose::key::PublicJwk;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{NonceDemand, ProofRules};
 use crate::trail::{Finding, Trail};
@@ -173,19 +173,17 @@ fn signed_by_the_bound_key(
         Finding::new(PART, "5 alg", algorithm::named(header.algorithm))
             .wanting(algorithm::one_of(&rules.algorithms))
     })?;
-    let (mut jwk, shown) = trail.fault(shown_key(header), || {
+    let shown = trail.fault(shown_key(header), || {
         Finding::new(PART, "7 jwk", "none that can be read").wanting("a public key")
     })?;
     // 12, brought forward. A signature costs much to verify and nothing to make up, so none is
     // looked at but by the one key that can help.
-    trail.demand(shown == bound_to, Denial::ProofKeyMismatch, || {
+    trail.demand(shown.id() == bound_to, Denial::ProofKeyMismatch, || {
         let wanted = format!("{bound_to}, the token's cnf.jkt");
-        Finding::new(PART, "12 key", shown.to_string()).wanting(wanted)
+        Finding::new(PART, "12 key", shown.id().to_string()).wanting(wanted)
     })?;
-    // 6. The signature, and 7, that the key is no private one. A key that names no algorithm is
-    // parsed for the one that is asked of it instead of for each that it could serve.
-    jwk.entry("alg").or_insert_with(|| algorithm.name().into());
-    let key = VerifyingKey::from_jwk(&jwk).or(Err(Denial::ProofMalformed));
+    // 6. The signature, and 7, that the key is no private one.
+    let key = shown.key_for(algorithm).or(Err(Denial::ProofMalformed));
     let key = trail.tell(key, |key| {
         let found = if key.is_some() { "a public key" } else { "a private or unfit key" };
         Finding::new(PART, "7 jwk", found)
@@ -198,11 +196,10 @@ fn signed_by_the_bound_key(
     Ok(verified)
 }
 
-/// The key in the header, and its thumbprint.
-fn shown_key(header: &Header) -> Result<(Object, Thumbprint), Denial> {
+/// The key in the header.
+fn shown_key(header: &Header) -> Result<PublicJwk<'_>, Denial> {
     let Some(Value::Object(jwk)) = &header.jwk else { return Err(Denial::ProofMalformed) };
-    let thumbprint = key::thumbprint(jwk).or(Err(Denial::ProofMalformed))?;
-    Ok((jwk.clone(), thumbprint))
+    PublicJwk::read(jwk).or(Err(Denial::ProofMalformed))
 }
 
 fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
@@ -221,6 +218,7 @@ mod tests {
     use super::*;
     use crate::jose::algorithm::Algorithm;
     use crate::jose::base64url;
+    use crate::jose::key;
     use crate::oauth::credentials::Credentials;
     use crate::policy::NonceDemand;
     use crate::request::{Field, Request};
