@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 /// What `thumbprint` is about.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A certificate (PEM or DER) or a JWK
+    /// A certificate (PEM or DER; of a chain the first counts) or a JWK
     file: PathBuf,
 }
 
@@ -53,14 +53,9 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
         };
     }
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes).flatten().collect();
-    let found = match certificates.as_slice() {
-        [] => client_certificate::thumbprint_of_der(bytes),
-        [one] => client_certificate::thumbprint_of_der(one),
-        // Which of them the client will show is not for us to guess.
-        [_, _, ..] => {
-            return Err("holds several certificates: give the client's alone".to_owned());
-        }
-    };
+    // Of a chain it is the first that a client proves (RFC 8446 §4.4.2).
+    let der = certificates.first().map_or(bytes, AsRef::as_ref);
+    let found = client_certificate::thumbprint_of_der(der);
     let found = found.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
     Ok(("x5t#S256", found))
 }
@@ -90,6 +85,9 @@ mod tests {
         let expected = Ok(("x5t#S256", Thumbprint::of(made.cert.der())));
         assert_eq!(thumbprint(made.cert.pem().as_bytes()), expected);
         assert_eq!(thumbprint(made.cert.der()), expected);
+        let issuer = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+        let chain = made.cert.pem() + &issuer.cert.pem();
+        assert_eq!(thumbprint(chain.as_bytes()), expected, "the first of a chain");
         let with_key = made.signing_key.serialize_pem() + &made.cert.pem();
         assert_eq!(thumbprint(with_key.as_bytes()), expected);
         let jkt = Ok(("jkt     ", Thumbprint::from_base64url(JKT).unwrap()));
@@ -101,12 +99,10 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_a_reason() {
         let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
-        let two = made.cert.pem() + &made.cert.pem();
         for (bytes, reason) in [
             (&b""[..], "neither"),
             (b"text", "neither"),
             (made.signing_key.serialize_pem().as_bytes(), "neither"),
-            (two.as_bytes(), "several"),
             (br#"{"keys":[]}"#, "JWK Set"),
             (br#"{"kty":"oct","k":"AA"}"#, "symmetric"),
             (b"{}", "missing"),
