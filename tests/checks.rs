@@ -19,11 +19,16 @@ mod subrequest;
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
+#[path = "support/identity_provider.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod identity_provider;
+
 #[path = "support/proofs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 
 use envoy_types::pb::envoy::service::auth::v3 as auth;
+use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Rules};
@@ -38,7 +43,7 @@ use keybound::policy::{
     Policy, PolicySet, ProofRules, SenderConstraint, TokenCacheLimits, Upstream,
     UpstreamAuthorization,
 };
-use keybound::state::jwks;
+use keybound::state::jwks::{self, IssuerKeys};
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
 use keybound::trail::Mark;
@@ -542,6 +547,30 @@ async fn a_remembered_token_is_still_checked_for_time() {
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(world.reason(&request).await, "token_expired");
     assert_eq!(world.rules.cache.misses(), 1);
+}
+
+#[tokio::test]
+async fn a_remembered_token_goes_with_the_key_that_verified_it() {
+    let mut world = World::new().await;
+    let provider = IdentityProvider::start(&[world.es256.jwk().clone()]).await;
+    let mut issuer = Issuer::clone(&world.rules.policies.issuers[0]);
+    issuer.keys.source = KeySource::Uri(provider.jwks_uri());
+    let runtime = tokio::runtime::Handle::current();
+    let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
+    keys.ready().await;
+    world.rules.keys[0] = Arc::new(keys);
+
+    let request = world.request(&world.token(|_| {}));
+    hold(&world, vec![case("the old key", &request, "allowed")]).await;
+    assert!(world.rules.cache.hits() > 0);
+
+    // A rotation without overlap: the new key is known with the first token that names it.
+    let new = Signer::new(Signing::ES256, "key-2");
+    provider.publish(&[new.jwk().clone()]);
+    let renewed = world.request(&new.sign("at+jwt", &world.claims()));
+    assert_eq!(world.reason(&renewed).await, "allowed");
+    hold(&world, vec![case("the withdrawn key", &request, "token_key_unknown")]).await;
+    assert_eq!(provider.fetches(), 2);
 }
 
 #[tokio::test]
