@@ -6,6 +6,7 @@
 //!  signals, admin, keys                           this thread
 //! ```
 
+mod ahead;
 pub mod connection;
 pub mod reload;
 pub mod shard;

@@ -1,6 +1,7 @@
 //! Knows how one connection is served, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1
 //! for proxies that ask by subrequest.
 
+use super::ahead::Ahead;
 use super::tls::Spoken;
 use crate::front::{ext_authz, forward_auth};
 use crate::health::{Phase, reached};
@@ -129,7 +130,7 @@ where
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
     });
-    let io = TokioIo::new(Prompt::new(stream));
+    let io = TokioIo::new(Prompt::new(Ahead::new(stream)));
     let mut connection = pin!(http2().serve_connection(io, service));
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
@@ -142,6 +143,8 @@ fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        // gRPC has no use for it (PROTOCOL-HTTP2).
+        .auto_date_header(false)
         .max_concurrent_streams(4096)
         .max_header_list_size(16 * 1024)
         // A proxy that gives up on a burst of checks resets them together. The library's own bound
@@ -196,14 +199,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
