@@ -87,7 +87,8 @@ impl std::error::Error for NoRandomness {}
 
 fn random() -> Result<[u8; 32], NoRandomness> {
     let mut octets = [0; 32];
-    aws_lc_rs::rand::fill(&mut octets).or(Err(NoRandomness))?;
+    // From the system: aws-lc gathers entropy of its own first, for 30 ms.
+    getrandom::fill(&mut octets).or(Err(NoRandomness))?;
     Ok(octets)
 }
 

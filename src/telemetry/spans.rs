@@ -102,7 +102,7 @@ impl Spans {
 /// A name that nothing else has.
 fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
-    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    getrandom::fill(&mut bytes).ok()?;
     (bytes != [0; BYTES]).then_some(bytes)
 }
 

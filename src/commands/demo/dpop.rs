@@ -35,7 +35,7 @@ impl DpopKey {
     pub fn prove(&self, url: &str, token: &str, now: UnixTime) -> Result<String, Failure> {
         let mut jti = [0; 16];
         let failure = |cause| Failure::new("drawing a jti", cause);
-        aws_lc_rs::rand::fill(&mut jti).map_err(failure)?;
+        getrandom::fill(&mut jti).map_err(failure)?;
         let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.0.public()});
         let claims = json!({
             "jti": base64url::encode(&jti),

@@ -249,7 +249,7 @@ fn far_away() -> Instant {
 /// A byte that nobody can foresee. Without it, replicas merely keep in step.
 fn luck() -> u8 {
     let mut byte = [0];
-    aws_lc_rs::rand::fill(&mut byte).map_or(0, |()| byte[0])
+    getrandom::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an

@@ -108,7 +108,7 @@ fn pause(failures: u32, luck: u8) -> Duration {
 /// A byte that nobody can foresee. Without it, replicas merely keep in step.
 fn luck() -> u8 {
     let mut byte = [0];
-    aws_lc_rs::rand::fill(&mut byte).map_or(0, |()| byte[0])
+    getrandom::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// A dead connection is noticed within so long, even when nobody uses it.
