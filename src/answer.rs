@@ -8,21 +8,19 @@ use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
 use crate::request::Request;
-use serde_json::json;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 /// A header that the answer carries.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct Header<'a> {
     /// Its name, in lower case.
-    pub name: Arc<str>,
+    pub name: &'a str,
     /// Its value.
-    pub value: String,
+    pub value: Cow<'a, str>,
 }
 
-impl Header {
+impl Header<'_> {
     /// Whether it may go out. A control character would be written as it stands: a line break would
     /// begin another header.
     pub fn is_sendable(&self) -> bool {
@@ -31,109 +29,108 @@ impl Header {
 }
 
 /// What is told to the proxy about the decision, as dynamic metadata.
-pub type Metadata = Vec<(&'static str, Cow<'static, str>)>;
+pub type Metadata<'a> = Vec<(&'static str, &'a str)>;
 
-/// The answer to one check.
+/// The answer to one check, borrowed from the verdict and from what decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<'a> {
     /// The request goes on to the upstream.
     Allow {
         /// Request headers that replace those of the client.
-        set: Vec<Header>,
+        set: Vec<Header<'a>>,
         /// Request headers that go.
-        remove: Vec<Arc<str>>,
+        remove: Vec<&'a str>,
         /// Headers that are added to the upstream's response.
-        to_client: Vec<Header>,
+        to_client: Vec<Header<'a>>,
         /// For the proxy's log.
-        metadata: Metadata,
+        metadata: Metadata<'a>,
     },
     /// The client gets this answer instead.
     Deny {
         /// The HTTP status, 400 to 599.
         status: u16,
         /// The headers of the answer; `www-authenticate` may be there twice.
-        to_client: Vec<Header>,
+        to_client: Vec<Header<'a>>,
         /// The body, JSON.
         body: String,
         /// For the proxy's log.
-        metadata: Metadata,
+        metadata: Metadata<'a>,
     },
 }
 
-impl Answer {
+impl<'a> Answer<'a> {
     /// The answer to the check of `request` that ended with `verdict` under `rules`.
-    pub fn of(verdict: &Verdict, rules: &PolicySet, request: Option<&Request<'_>>) -> Self {
+    pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'_>>) -> Self {
         match verdict.denied() {
             None => allow(verdict, rules, request),
             Some(denial) => deny(denial, &verdict.facts, rules),
         }
     }
-
-    /// The answer to a request of which nothing is known but why it is refused.
-    pub fn refused(denial: Denial, rules: &PolicySet) -> Self {
-        deny(denial, &Facts::default(), rules)
-    }
 }
 
 /// Identity headers get their claim, or go: a client can never supply one.
-fn allow(verdict: &Verdict, rules: &PolicySet, request: Option<&Request<'_>>) -> Answer {
+fn allow<'a>(
+    verdict: &'a Verdict,
+    rules: &'a PolicySet,
+    request: Option<&Request<'_>>,
+) -> Answer<'a> {
     let (facts, upstream) = (&verdict.facts, &rules.upstream);
     let mut set = Vec::with_capacity(upstream.headers.len());
-    let mut remove = upstream.remove.clone();
+    let mut remove: Vec<&str> = upstream.remove.iter().map(|it| &**it).collect();
     for (name, path) in &upstream.headers {
         match identity(facts, path) {
-            Some(value) => set.push(Header { name: Arc::clone(name), value }),
-            None => remove.push(Arc::clone(name)),
+            Some(value) => set.push(Header { name, value }),
+            None => remove.push(name),
         }
     }
     match upstream.authorization {
         // A token that stands for another goes as what it is, whatever the other came as.
         UpstreamAuthorization::Keep => set.extend(forwarded(facts)),
-        UpstreamAuthorization::Remove => remove.extend(["authorization", "dpop"].map(Into::into)),
+        UpstreamAuthorization::Remove => remove.extend(["authorization", "dpop"]),
         UpstreamAuthorization::Bearer => {
             set.extend(forwarded(facts).or_else(|| as_bearer(facts, request)));
             // It says nothing about a token that comes as `Bearer`.
-            remove.push("dpop".into());
+            remove.push("dpop");
         }
     }
     let mut metadata = metadata("allow", "allowed", facts);
-    metadata.extend(verdict.would_deny().map(|it| ("would_deny", it.label().into())));
+    metadata.extend(verdict.would_deny().map(|it| ("would_deny", it.label())));
     Answer::Allow { set, remove, to_client: nonce(facts).collect(), metadata }
 }
 
 /// The JWT that an issuer gave for an opaque token.
-fn forwarded(facts: &Facts) -> Option<Header> {
+fn forwarded(facts: &Facts) -> Option<Header<'static>> {
     facts.forward.as_ref().filter(|_| facts.admitted).map(|it| bearer(it))
 }
 
 /// The very token that came as `DPoP`.
-fn as_bearer(facts: &Facts, request: Option<&Request<'_>>) -> Option<Header> {
+fn as_bearer(facts: &Facts, request: Option<&Request<'_>>) -> Option<Header<'static>> {
     if facts.scheme != Some(Scheme::Dpop) {
         return None;
     }
     let token = Credentials::read(request?).ok()?.token.as_bytes();
-    Some(header("authorization", &format!("Bearer {}", str::from_utf8(token).ok()?)))
+    Some(header("authorization", format!("Bearer {}", str::from_utf8(token).ok()?)))
 }
 
 /// The nonce for the client's next proof (RFC 9449 §8.2).
-fn nonce(facts: &Facts) -> impl Iterator<Item = Header> {
+fn nonce(facts: &Facts) -> impl Iterator<Item = Header<'_>> {
     facts.nonce.as_deref().map(|it| header("dpop-nonce", it)).into_iter()
 }
 
-fn bearer(jwt: &Jwt) -> Header {
-    header("authorization", &format!("Bearer {}", jwt.as_str()))
+fn bearer(jwt: &Jwt) -> Header<'static> {
+    header("authorization", format!("Bearer {}", jwt.as_str()))
 }
 
 /// The value of an identity header: a claim of a token that was valid when it was checked.
-fn identity(facts: &Facts, path: &str) -> Option<String> {
+fn identity<'a>(facts: &'a Facts, path: &str) -> Option<Cow<'a, str>> {
     let token = facts.token.as_ref().filter(|_| facts.admitted)?;
     if path == "iss" {
-        return Some(token.issuer.name.as_ref().to_owned());
+        return Some(Cow::Borrowed(&token.issuer.name));
     }
     token.claims.get(path).and_then(claims::header_value)
 }
 
-fn deny(denial: Denial, facts: &Facts, rules: &PolicySet) -> Answer {
+fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a> {
     let mut to_client = Vec::new();
     if let Some(policy) = &facts.policy {
         to_client.extend(challenges(denial, policy, facts, rules));
@@ -141,26 +138,33 @@ fn deny(denial: Denial, facts: &Facts, rules: &PolicySet) -> Answer {
     to_client.extend(nonce(facts));
     to_client.push(header("cache-control", "no-store"));
     to_client.push(header("content-type", "application/json"));
-    let body = match denial.error() {
-        Some(error) => json!({"error": error.code(), "error_description": denial.sentence()}),
-        None => json!({"error_description": denial.sentence()}),
-    };
     Answer::Deny {
         status: denial.status(),
         to_client,
-        body: body.to_string(),
+        body: body(denial),
         metadata: metadata("deny", denial.label(), facts),
+    }
+}
+
+/// JSON. Neither codes nor sentences hold anything that would need escaping.
+fn body(denial: Denial) -> String {
+    let sentence = denial.sentence();
+    match denial.error() {
+        Some(error) => {
+            format!(r#"{{"error":"{}","error_description":"{sentence}"}}"#, error.code())
+        }
+        None => format!(r#"{{"error_description":"{sentence}"}}"#),
     }
 }
 
 /// One challenge for each scheme that will do. The error stands with the scheme that was tried
 /// (RFC 9449 §7.2), or with all when it is not known which that was.
-fn challenges(
+fn challenges<'a>(
     denial: Denial,
-    policy: &Policy,
-    facts: &Facts,
-    rules: &PolicySet,
-) -> impl Iterator<Item = Header> {
+    policy: &'a Policy,
+    facts: &'a Facts,
+    rules: &'a PolicySet,
+) -> impl Iterator<Item = Header<'a>> {
     let ours = denial.status() >= 500;
     // A policy that asks for a certificate alone takes a token that is bound to both, as `DPoP`.
     let bound = facts.token.as_ref().is_some_and(|it| it.confirmation.jkt.is_some());
@@ -177,7 +181,7 @@ fn challenges(
             | OAuthError::InvalidToken
             | OAuthError::InsufficientScope => tried.is_none_or(|it| it == scheme),
         });
-        header("www-authenticate", &challenge(scheme, denial, error, policy, rules))
+        header("www-authenticate", challenge(scheme, denial, error, policy, rules))
     })
 }
 
@@ -213,32 +217,29 @@ fn challenge(
     text
 }
 
-fn header(name: &str, value: &str) -> Header {
-    Header { name: name.into(), value: value.to_owned() }
+fn header<'a>(name: &'static str, value: impl Into<Cow<'a, str>>) -> Header<'a> {
+    Header { name, value: value.into() }
 }
 
 /// A token that goes upstream is a secret, and is not shown.
-impl fmt::Debug for Header {
+impl fmt::Debug for Header<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = *self.name == *"authorization";
-        let value = if secret { "(hidden)" } else { self.value.as_str() };
+        let value = if self.name == "authorization" { "(hidden)" } else { &*self.value };
         write!(f, "{}: {value:?}", self.name)
     }
 }
 
-fn metadata(decision: &'static str, reason: &'static str, facts: &Facts) -> Metadata {
-    let mut metadata: Metadata = vec![("decision", decision.into()), ("reason", reason.into())];
-    let mut tell = |name, value: Option<&str>| {
-        if let Some(value) = value {
-            metadata.push((name, value.to_owned().into()));
-        }
-    };
+fn metadata<'a>(decision: &'static str, reason: &'static str, facts: &'a Facts) -> Metadata<'a> {
+    // One more than are told here, for what a policy that only reports has to tell.
+    let mut metadata: Metadata<'a> = Vec::with_capacity(8);
+    metadata.extend([("decision", decision), ("reason", reason)]);
+    let mut tell = |name, value: Option<&'a str>| metadata.extend(value.map(|it| (name, it)));
     tell("policy", facts.policy.as_ref().map(|it| &*it.name));
     if let Some(token) = &facts.token {
         tell("issuer", Some(&token.issuer.name));
         tell("subject", token.claims.text("sub"));
         tell("client_id", token.claims.text("client_id"));
     }
-    metadata.push(("sender_constraint", facts.proved.label().into()));
+    metadata.push(("sender_constraint", facts.proved.label()));
     metadata
 }

@@ -15,6 +15,7 @@ use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
 use crate::request::Request;
+use crate::state::certificates::Certificates;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::TokenCache;
@@ -34,6 +35,8 @@ pub struct Rules {
     pub cache: Arc<TokenCache>,
     /// What DPoP needs besides the proof.
     pub dpop: Dpop,
+    /// The client certificates that were read before.
+    certificates: Certificates,
     /// The claims that somebody will ask for.
     selection: Arc<[String]>,
 }
@@ -115,6 +118,8 @@ impl Checker {
     }
 }
 
+/// What most checks do without is boxed: a check is as large as its largest part, and it is moved
+/// about several times.
 async fn decide(
     rules: &Rules,
     request: &Request<'_>,
@@ -140,11 +145,14 @@ async fn decide(
     let to_prove = facts.trail.tell(to_prove, |_| binding())?;
     let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
     // The issuer is not asked for the sake of somebody who cannot use the token.
-    rules.admit_unrevoked(policy, &token, credentials.token, now, &mut facts.trail).await?;
+    if Rules::must_be_unrevoked(&token, credentials.token) {
+        let trail = &mut facts.trail;
+        Box::pin(rules.admit_unrevoked(policy, &token, credentials.token, now, trail)).await?;
+    }
     // Last, for it is the only step that leaves a mark: a request that is refused for another
     // reason must not use up its proof.
     if let Some(proof) = proof {
-        rules.use_up(&proof, now, &mut facts.trail).await?;
+        Box::pin(rules.use_up(&proof, now, &mut facts.trail)).await?;
         facts.proved.dpop = true;
     }
     Ok(())
@@ -170,11 +178,17 @@ impl Rules {
         dpop: Dpop,
     ) -> Self {
         let selection = policies.claims_asked_for().into();
-        Self { policies, keys, introspectors, cache, dpop, selection }
+        let certificates = Certificates::told_by(policies.client_certificate.clone());
+        Self { policies, keys, introspectors, cache, dpop, certificates, selection }
     }
 }
 
 impl Verdict {
+    /// The verdict on a request of which nothing is known but why it is refused.
+    pub fn refused(denial: Denial) -> Self {
+        Self { outcome: Err(denial), facts: Facts::default() }
+    }
+
     /// Why the request is refused, if it is: a policy may only report.
     pub fn denied(&self) -> Option<Denial> {
         self.outcome.err().filter(|_| !self.only_reports())

@@ -14,7 +14,7 @@ use crate::telemetry::outlets::{Outlets, Told};
 use crate::telemetry::trace_context::TraceParent;
 use arc_swap::ArcSwap;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -141,8 +141,12 @@ impl Passage<'_> {
     }
 
     /// What `work` gives, unless the time for this request runs out.
-    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Denial> {
-        let mut work = pin!(work);
+    ///
+    /// It takes `work` pinned, for a future that pins another holds it twice.
+    pub async fn in_time<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Denial> {
         // Nearly every check ends at its first poll, so that most need no timer.
         let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
         if let Poll::Ready(done) = first {
@@ -160,36 +164,44 @@ impl Passage<'_> {
     }
 
     /// Checks `request` and tells about it.
-    pub async fn check(&self, request: &Request<'_>) -> Answer {
+    pub async fn check(&self, request: &Request<'_>) -> Verdict {
         let rules = &self.standing.rules;
-        let verdict = match self.in_time(self.gate.checker.check(rules, request)).await {
+        let check = pin!(self.gate.checker.check(rules, request));
+        let verdict = match self.in_time(check).await {
             Ok(verdict) => verdict,
             Err(denial) => {
                 let policy = rules.policies.policy(request).ok().cloned();
                 Verdict { outcome: Err(denial), facts: Facts { policy, ..Facts::default() } }
             }
         };
-        self.tell(Some(request), &verdict)
+        self.tell(Some(request), &verdict);
+        verdict
     }
 
     /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
-    pub fn unheard(&self) -> Answer {
-        Answer::refused(Denial::RequestMalformed, &self.standing.rules.policies)
+    pub fn unheard(&self) -> Verdict {
+        Verdict::refused(Denial::RequestMalformed)
     }
 
     /// Refuses a request that never became one, and tells about it.
-    pub fn refuse(&self, denial: Denial) -> Answer {
-        self.tell(None, &Verdict { outcome: Err(denial), facts: Facts::default() })
+    pub fn refuse(&self, denial: Denial) -> Verdict {
+        let verdict = Verdict::refused(denial);
+        self.tell(None, &verdict);
+        verdict
     }
 
-    fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) -> Answer {
+    /// What is answered to `request` after this verdict.
+    pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'_>>) -> Answer<'a> {
+        Answer::of(verdict, &self.standing.rules.policies, request)
+    }
+
+    fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) {
         let elapsed = self.started.elapsed();
         self.standing.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
         let told = Told { front, caller, request, verdict, elapsed };
         self.gate.outlets.tell(&told);
         self.gate.denials.note(&told);
-        Answer::of(verdict, &self.standing.rules.policies, request)
     }
 }
 
@@ -234,19 +246,20 @@ mod tests {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
         let work = |millis| tokio::time::sleep(Duration::from_millis(millis));
-        assert_eq!(passage.in_time(work(100)).await, Ok(()));
-        assert_eq!(passage.in_time(work(49)).await, Ok(()));
-        assert_eq!(passage.in_time(work(2)).await, Err(Denial::CheckTimedOut));
+        assert_eq!(passage.in_time(pin!(work(100))).await, Ok(()));
+        assert_eq!(passage.in_time(pin!(work(49))).await, Ok(()));
+        assert_eq!(passage.in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
         // What needs no waiting is never too late.
-        assert_eq!(passage.in_time(ready(7)).await, Ok(7));
+        assert_eq!(passage.in_time(pin!(ready(7))).await, Ok(7));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_takes_too_long_is_refused_and_counted() {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
-        let denial = passage.in_time(pending::<()>()).await.unwrap_err();
-        let answer = passage.refuse(denial);
+        let denial = passage.in_time(pin!(pending::<()>())).await.unwrap_err();
+        let verdict = passage.refuse(denial);
+        let answer = passage.answer(&verdict, None);
         assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
         let text = gate.metrics().exposition().unwrap();
         assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");

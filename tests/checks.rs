@@ -31,7 +31,7 @@ use envoy_types::pb::envoy::service::auth::v3 as auth;
 use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
-use keybound::check::{Checker, Dpop, Rules};
+use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock, UnixTime};
 use keybound::front::ext_authz::{encode, wire};
@@ -162,15 +162,16 @@ impl World {
 
     async fn answer(&self, request: &auth::CheckRequest) -> auth::CheckResponse {
         let message = request.encode_to_vec();
-        let answer = match wire::read(&message, None) {
-            Ok(request) => {
-                let verdict = self.checker.check(&self.rules, &request).await;
-                Answer::of(&verdict, &self.rules.policies, Some(&request))
-            }
-            Err(denial) => Answer::refused(denial, &self.rules.policies),
+        let read = wire::read(&message, None);
+        let verdict = match &read {
+            Ok(request) => self.checker.check(&self.rules, request).await,
+            Err(denial) => Verdict::refused(*denial),
         };
+        let answer = Answer::of(&verdict, &self.rules.policies, read.as_ref().ok());
         self.twin.agrees(&self.checker, &self.rules, request, &answer).await;
-        auth::CheckResponse::decode(encode::response(&answer)).unwrap()
+        let mut encoded = vec![];
+        encode::response(&answer, &mut encoded);
+        auth::CheckResponse::decode(&*encoded).unwrap()
     }
 
     /// The outcome of the same check when it is explained, and whether the last step tells why.

@@ -352,13 +352,13 @@ async fn it_decides_as_serve_does_for_every_capture() {
             let with_token = bearer(name, "/payments", &token).encode_to_vec();
             for message in [sent, with_token] {
                 let Ok(request) = wire::read(&message, None) else { continue };
-                let of =
-                    |rules: &Rules, verdict| Answer::of(&verdict, &rules.policies, Some(&request));
-                let expected = of(&served, checker.check(&served, &request).await);
+                let verdict = checker.check(&served, &request).await;
+                let expected = Answer::of(&verdict, &served.policies, Some(&request));
                 let verdict = checker.explain(&explained, &request).await;
                 let failed = verdict.facts.trail.steps().iter().any(|it| it.mark == Mark::Failed);
                 assert_eq!(failed, verdict.outcome.is_err(), "{name}");
-                assert_eq!(of(&explained, verdict), expected, "{name}");
+                let found = Answer::of(&verdict, &explained.policies, Some(&request));
+                assert_eq!(found, expected, "{name}");
                 compared += 1;
             }
         }

@@ -102,7 +102,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
             metadata: vec![],
         },
     };
-    Ok(grpc::reply(grpc::framed(&encode::response(&answer))))
+    Ok(grpc::reply(grpc::framed(|it| encode::response(&answer, it))))
 }
 
 /// Connects once, to the other end of a pipe.

@@ -444,7 +444,7 @@ async fn the_jwt_for_which_a_token_stands_goes_upstream_in_its_place() {
     let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
     let jwt = site.signer.sign("at+jwt", &claims());
     endpoint.reply(Reply::of("application/jwt;charset=UTF-8", format!("{jwt}\n")));
-    let bearer = Header { name: "authorization".into(), value: format!("Bearer {jwt}") };
+    let bearer = Header { name: "authorization", value: format!("Bearer {jwt}").into() };
     for asked in [1, 1] {
         let verdict = site.verdict("Bearer", "opaque", "first", None).await;
         assert_eq!(verdict.outcome, Ok(()));

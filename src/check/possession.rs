@@ -105,7 +105,7 @@ impl Rules {
         facts: &mut Facts,
     ) -> Result<Option<Holding>, Denial> {
         if let Some(bound_to) = to_prove.certificate {
-            let shown = self.policies.client_certificate.read(&request.evidence);
+            let shown = self.certificates.read(&request.evidence);
             facts.certificate = shown.thumbprint();
             let source = &self.policies.client_certificate;
             facts.trail.note(|| steps::evidence(source, &request.evidence));

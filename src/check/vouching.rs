@@ -26,10 +26,13 @@ impl Rules {
         let short = token.as_bytes().len() <= most;
         facts.trail.demand(short, Denial::TokenTooLarge, || steps::length(token, most))?;
         let digest = Digest::of(token.as_bytes());
-        if token.looks_like_jwt() {
-            self.verified(policy, token, digest, facts).await
+        if let Some(token) = self.remembered(policy, &digest) {
+            facts.trail.note(|| Finding::new("token", "memory", "verified before"));
+            Ok(token)
+        } else if token.looks_like_jwt() {
+            Box::pin(self.verified(policy, token, digest, facts)).await
         } else {
-            self.introspected(policy, token, digest, facts).await
+            Box::pin(self.introspected(policy, token, digest, facts)).await
         }
     }
 
@@ -77,7 +80,13 @@ impl Rules {
         facts.trail.fault(Err(refusal), nobody)
     }
 
-    /// Whether the issuer of a JWT still calls it active, where the operator wants to know. The
+    /// Whether the operator wants to know of a JWT whether its issuer still calls it active.
+    pub(super) fn must_be_unrevoked(known: &AccessToken, token: Token<'_>) -> bool {
+        let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
+        asked && token.looks_like_jwt()
+    }
+
+    /// Whether the issuer of a JWT still calls it active. The
     /// claims of the JWT stay those that count; but the issuer must not say that it is bound to
     /// another key than the JWT says.
     pub(super) async fn admit_unrevoked(
@@ -88,10 +97,6 @@ impl Rules {
         now: UnixTime,
         trail: &mut Trail,
     ) -> Result<(), Denial> {
-        let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
-        if !asked || !token.looks_like_jwt() {
-            return Ok(());
-        }
         let introspector = self.issued_by(policy, known).and_then(|it| self.introspector(it));
         let said = match introspector {
             Some(it) => it.introspect(token, Digest::of(token.as_bytes())).await,
@@ -128,7 +133,7 @@ impl Rules {
         policy.issuers.iter().copied().find(issued)
     }
 
-    /// A JWT, once its signature and its claims have been verified, now or before.
+    /// A JWT, once its signature and its claims have been verified.
     async fn verified(
         &self,
         policy: &Policy,
@@ -136,10 +141,6 @@ impl Rules {
         digest: Digest,
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
-        if let Some(token) = self.remembered(policy, &digest) {
-            facts.trail.note(|| Finding::new("token", "memory", "verified before"));
-            return Ok(token);
-        }
         let (token, key) = self.verify(policy, token, facts).await?;
         let token = Arc::new(token);
         self.cache.insert(digest, Entry { token: Arc::clone(&token), key });

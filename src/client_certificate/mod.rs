@@ -10,7 +10,7 @@ mod pem;
 mod xfcc;
 
 use crate::jose::thumbprint::Thumbprint;
-use crate::request::Evidence;
+use crate::request::{Evidence, Field};
 
 /// Where the client certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,24 @@ impl Source {
             Ok(Some(thumbprint)) => ClientCertificate::Presented(thumbprint),
             Err(Unusable::Malformed) => ClientCertificate::Malformed,
             Err(Unusable::Conflict) => ClientCertificate::Conflict,
+        }
+    }
+}
+
+impl Source {
+    /// The text that tells the certificate by itself, whatever else there is, and that costs
+    /// something to read. None when there is no such text.
+    pub fn sole_carrier<'a>(&self, evidence: &Evidence<'a>) -> Option<&'a [u8]> {
+        match (self, evidence.header) {
+            (Self::Peer, _) => Some(evidence.peer_certificate).filter(|it| !it.is_empty()),
+            (Self::Header { format, .. }, Field::One(text)) => match format {
+                HeaderFormat::Rfc9440
+                | HeaderFormat::PemUrlencoded
+                | HeaderFormat::PemBase64
+                | HeaderFormat::DerBase64 => Some(text),
+                HeaderFormat::Sha256Hex | HeaderFormat::Sha256Base64url => None,
+            },
+            (Self::Header { .. }, Field::Absent | Field::Many) | (Self::Xfcc { .. }, _) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::jose::json::Object;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The claims of a token that somebody will ask for; the others are not kept.
@@ -88,12 +89,12 @@ fn same(a: &Value, b: &Value) -> bool {
 /// A claim as the value of a header: strings as they are, numbers and booleans as JSON, arrays of
 /// strings joined by one space, all else as compact JSON. None when there is no value, or one with
 /// control characters, which could end the header and begin another.
-pub fn header_value(claim: &Value) -> Option<String> {
+pub fn header_value(claim: &Value) -> Option<Cow<'_, str>> {
     let text = match claim {
         Value::Null => return None,
-        Value::String(text) => text.clone(),
-        Value::Array(members) => joined(members).unwrap_or_else(|| claim.to_string()),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => claim.to_string(),
+        Value::String(text) => Cow::Borrowed(text.as_str()),
+        Value::Array(members) => joined(members).unwrap_or_else(|| claim.to_string()).into(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => claim.to_string().into(),
     };
     if text.chars().any(char::is_control) { None } else { Some(text) }
 }

@@ -1,5 +1,6 @@
 //! Knows what outlives a request: all I/O but that of the front ends is here.
 
+pub mod certificates;
 pub mod discovery;
 pub mod freshness;
 pub mod http;

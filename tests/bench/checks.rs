@@ -25,7 +25,7 @@ use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Rules};
 use keybound::clock::{Clock, ManualClock, UnixTime};
 use keybound::config;
-use keybound::front::ext_authz::{encode, wire};
+use keybound::front::ext_authz::{encode, grpc, wire};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::jws::Signed;
 use keybound::jose::key::{VerifyingKey, thumbprint};
@@ -223,7 +223,7 @@ async fn measure(case: &mut Case, rules: &Rules, checker: &Checker, times: usize
         let verdict = checker.check(rules, &request).await;
         assert_eq!(verdict.outcome.is_ok(), case.allowed, "{}: {:?}", case.name, verdict.outcome);
         let answer = Answer::of(&verdict, &rules.policies, Some(&request));
-        black_box(encode::response(&answer));
+        black_box(grpc::framed(|it| encode::response(&answer, it)));
     }
     per_call(start.elapsed(), times)
 }

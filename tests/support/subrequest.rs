@@ -5,7 +5,7 @@ use http::header::{HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use keybound::answer::{Answer, Header};
-use keybound::check::{Checker, Dpop, Rules};
+use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::denial::Denial;
 use keybound::front::forward_auth::{Flavour, read, write};
@@ -40,17 +40,16 @@ impl Twin {
         checker: &Checker,
         rules: &Rules,
         request: &CheckRequest,
-        expected: &Answer,
+        expected: &Answer<'_>,
     ) {
         let rules = self.rules(rules);
         let question = question(request, &Flavour::Nginx);
-        let found = match read_alike(request, &question) {
-            Ok(request) => {
-                let verdict = checker.check(&rules, &request).await;
-                Answer::of(&verdict, &rules.policies, Some(&request))
-            }
-            Err(denial) => Answer::refused(denial, &rules.policies),
+        let read = read_alike(request, &question);
+        let verdict = match &read {
+            Ok(request) => checker.check(&rules, request).await,
+            Err(denial) => Verdict::refused(*denial),
         };
+        let found = Answer::of(&verdict, &rules.policies, read.as_ref().ok());
         assert_eq!(&found, expected);
         for flavour in [Flavour::Nginx, Flavour::Traefik, ENVOY] {
             is_told(expected, &flavour, &question.headers);
@@ -131,12 +130,12 @@ fn question(request: &CheckRequest, flavour: &Flavour) -> Parts {
 }
 
 /// Holds the response that a proxy of this flavour gets against the answer that it stands for.
-fn is_told(answer: &Answer, flavour: &Flavour, asked: &HeaderMap) {
+fn is_told(answer: &Answer<'_>, flavour: &Flavour, asked: &HeaderMap) {
     let authorization = asked.get("authorization").map(HeaderValue::as_bytes);
     let authorization = authorization.map_or(Field::Absent, Field::One);
     let response = write::response(answer, flavour, authorization);
     let value = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
-    let is_told = |it: &Header| {
+    let is_told = |it: &Header<'_>| {
         assert_eq!(value(&it.name), Some(it.value.as_bytes()), "{} {flavour:?}", it.name);
     };
     match answer {

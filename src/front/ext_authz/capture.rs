@@ -59,7 +59,7 @@ impl Capture {
 
     /// Takes the request in `message` if `answer` refuses it, or would if its policy did more than
     /// report.
-    pub fn take(&self, message: &Bytes, answer: &Answer) {
+    pub fn take(&self, message: &Bytes, answer: &Answer<'_>) {
         let Some(reason) = refusal(answer).filter(|it| self.wants(it)) else { return };
         let (message, reason, at) = (message.clone(), reason.to_owned(), self.clock.now());
         // One that finds no room is one of many.
@@ -77,12 +77,12 @@ impl fmt::Debug for Capture {
     }
 }
 
-fn refusal(answer: &Answer) -> Option<&str> {
+fn refusal<'a>(answer: &'a Answer<'_>) -> Option<&'a str> {
     let (name, metadata) = match answer {
         Answer::Allow { metadata, .. } => ("would_deny", metadata),
         Answer::Deny { metadata, .. } => ("reason", metadata),
     };
-    metadata.iter().find(|(it, _)| *it == name).map(|(_, value)| &**value)
+    metadata.iter().find(|(it, _)| *it == name).map(|(_, value)| *value)
 }
 
 /// How many requests are in the folder, from this process and from others before.
@@ -276,13 +276,13 @@ mod tests {
         assert_eq!(blanked(b"\xff", &[]), None);
     }
 
-    fn answer(reason: &'static str) -> Answer {
+    fn answer(reason: &'static str) -> Answer<'static> {
         let metadata = vec![("decision", "deny".into()), ("reason", reason.into())];
         Answer::Deny { status: 401, to_client: vec![], body: String::new(), metadata }
     }
 
     /// What is in the folder once all has been written.
-    fn kept(rules: &CaptureRules, answers: &[Answer]) -> Vec<PathBuf> {
+    fn kept(rules: &CaptureRules, answers: &[Answer<'_>]) -> Vec<PathBuf> {
         let folder = rules.folder.clone();
         let (queue, taken) = sync_channel(QUEUE);
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));

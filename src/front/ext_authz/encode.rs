@@ -1,44 +1,37 @@
 //! Knows how an answer becomes a `CheckResponse` that every Envoy reads the same way.
 
-use super::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use super::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use super::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use super::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
-use super::pb::envoy::r#type::v3::HttpStatus;
-use super::pb::google::rpc::Status;
+use super::protobuf::Writer;
 use crate::answer::{Answer, Header, Metadata};
-use bytes::Bytes;
-use prost::Message;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
-use std::sync::Arc;
 
-/// The encoded `envoy.service.auth.v3.CheckResponse`, without gRPC's frame.
+/// Adds the encoded `envoy.service.auth.v3.CheckResponse` to `to`, without gRPC's frame.
 ///
 /// Envoy lets a request through on `status.code` alone, whatever `http_response` holds, so the
 /// two are written in the same arm. A header whose value holds control characters never goes out:
 /// Envoy would write a line break into the client's response as it stands.
-pub fn response(answer: &Answer) -> Bytes {
-    let (code, http_response, metadata) = match answer {
+pub fn response(answer: &Answer<'_>, to: &mut Vec<u8>) {
+    let mut response = Writer::to(to);
+    match answer {
         Answer::Allow { set, remove, to_client, metadata } => {
-            (OK, HttpResponse::OkResponse(allowed(set, remove, to_client)), metadata)
+            code(&mut response, OK);
+            response.message(3, |it| allowed(it, set, remove, to_client));
+            dynamic_metadata(&mut response, metadata);
         }
         Answer::Deny { status, to_client, body, metadata } => {
             let status = (*status).clamp(400, 599);
-            let denied = denied(status, to_client, body.clone());
-            (code_of(status), HttpResponse::DeniedResponse(denied), metadata)
+            code(&mut response, code_of(status));
+            response.message(2, |it| denied(it, status, to_client, body));
+            dynamic_metadata(&mut response, metadata);
         }
-    };
-    let response = CheckResponse {
-        status: Some(Status { code, ..Status::default() }),
-        http_response: Some(http_response),
-        dynamic_metadata: metadata_struct(metadata),
-    };
-    response.encode_to_vec().into()
+    }
+}
+
+/// `CheckResponse.status`, a `google.rpc.Status`.
+fn code(response: &mut Writer<'_>, code: u32) {
+    response.message(1, |it| it.number(1, code));
 }
 
 /// gRPC's code for a denial, for whoever reads the answer without Envoy. Never [`OK`].
-fn code_of(status: u16) -> i32 {
+fn code_of(status: u16) -> u32 {
     match status {
         400 => INVALID_ARGUMENT,
         401 => UNAUTHENTICATED,
@@ -48,72 +41,89 @@ fn code_of(status: u16) -> i32 {
     }
 }
 
-const OK: i32 = 0;
-const INVALID_ARGUMENT: i32 = 3;
-const PERMISSION_DENIED: i32 = 7;
-const INTERNAL: i32 = 13;
-const UNAVAILABLE: i32 = 14;
-const UNAUTHENTICATED: i32 = 16;
+const OK: u32 = 0;
+const INVALID_ARGUMENT: u32 = 3;
+const PERMISSION_DENIED: u32 = 7;
+const INTERNAL: u32 = 13;
+const UNAVAILABLE: u32 = 14;
+const UNAUTHENTICATED: u32 = 16;
 
-fn allowed(set: &[Header], remove: &[Arc<str>], to_client: &[Header]) -> OkHttpResponse {
-    let (sendable, unsendable): (Vec<&Header>, Vec<&Header>) =
-        set.iter().partition(|it| it.is_sendable());
-    // What cannot be set must not be left to the client either.
-    let removed = remove.iter().chain(unsendable.iter().map(|it| &it.name));
-    OkHttpResponse {
-        headers: sendable.into_iter().map(to_upstream).collect(),
-        headers_to_remove: removed.map(|it| String::from(&**it)).collect(),
-        response_headers_to_add: to_client.iter().filter(|it| it.is_sendable()).map(sole).collect(),
-        ..OkHttpResponse::default()
+/// `OkHttpResponse`.
+fn allowed(ok: &mut Writer<'_>, set: &[Header<'_>], remove: &[&str], to_client: &[Header<'_>]) {
+    for header in set {
+        if header.is_sendable() {
+            ok.message(2, |it| to_upstream(it, header));
+        } else {
+            // What cannot be set must not be left to the client either.
+            ok.text(5, header.name);
+        }
+    }
+    for name in remove {
+        ok.text(5, name);
+    }
+    for header in to_client.iter().filter(|it| it.is_sendable()) {
+        ok.message(6, |it| sole(it, header));
     }
 }
 
-fn denied(status: u16, to_client: &[Header], body: String) -> DeniedHttpResponse {
-    DeniedHttpResponse {
-        status: Some(HttpStatus { code: status.into() }),
-        headers: to_client.iter().filter(|it| it.is_sendable()).map(to_denied_client).collect(),
-        body,
+/// `DeniedHttpResponse`.
+fn denied(denied: &mut Writer<'_>, status: u16, to_client: &[Header<'_>], body: &str) {
+    denied.message(1, |it| it.number(1, status.into()));
+    for header in to_client.iter().filter(|it| it.is_sendable()) {
+        denied.message(2, |it| to_denied_client(it, header));
     }
+    denied.text(3, body);
 }
 
 /// A request header in place of all that the client sent under its name. Some Envoys go by
 /// `append` alone, others by `append_action`: both say to overwrite.
-fn to_upstream(header: &Header) -> HeaderValueOption {
-    HeaderValueOption { append: Some(false), ..sole(header) }
+fn to_upstream(option: &mut Writer<'_>, header: &Header<'_>) {
+    sole(option, header);
+    // `append`, a `BoolValue` of false.
+    option.message(2, |_| ());
 }
 
-fn to_denied_client(header: &Header) -> HeaderValueOption {
+fn to_denied_client(option: &mut Writer<'_>, header: &Header<'_>) {
     if header.name.eq_ignore_ascii_case("www-authenticate") {
         // One line per challenge.
-        option(header, HeaderAppendAction::AppendIfExistsOrAdd)
+        value(option, header, APPEND_IF_EXISTS_OR_ADD);
     } else {
-        sole(header)
+        sole(option, header);
     }
 }
 
 /// A response header in place of one of the same name. Envoy drops a denial's headers that have
 /// `append` set, so it stays unset.
-fn sole(header: &Header) -> HeaderValueOption {
-    option(header, HeaderAppendAction::OverwriteIfExistsOrAdd)
+fn sole(option: &mut Writer<'_>, header: &Header<'_>) {
+    value(option, header, OVERWRITE_IF_EXISTS_OR_ADD);
 }
 
-/// Envoy ignores `raw_value` in an answer and would send an empty header.
-fn option(header: &Header, action: HeaderAppendAction) -> HeaderValueOption {
-    HeaderValueOption {
-        header: Some(HeaderValue {
-            key: String::from(&*header.name),
-            value: header.value.clone(),
-            ..HeaderValue::default()
-        }),
-        append_action: action.into(),
-        ..HeaderValueOption::default()
+/// `HeaderAppendAction`.
+const APPEND_IF_EXISTS_OR_ADD: u32 = 0;
+const OVERWRITE_IF_EXISTS_OR_ADD: u32 = 2;
+
+/// `HeaderValueOption`. Envoy ignores `raw_value` in an answer and would send an empty header.
+fn value(option: &mut Writer<'_>, header: &Header<'_>, append_action: u32) {
+    option.message(1, |it| {
+        it.text(1, header.name);
+        it.text(2, &header.value);
+    });
+    option.number(3, append_action);
+}
+
+/// `CheckResponse.dynamic_metadata`, a `Struct` of strings.
+fn dynamic_metadata(response: &mut Writer<'_>, metadata: &Metadata<'_>) {
+    if metadata.is_empty() {
+        return;
     }
-}
-
-fn metadata_struct(metadata: &Metadata) -> Option<Struct> {
-    let string = |it: &str| Value { kind: Some(Kind::StringValue(it.into())) };
-    let fields = metadata.iter().map(|(key, value)| (String::from(*key), string(value)));
-    (!metadata.is_empty()).then(|| Struct { fields: fields.collect() })
+    response.message(4, |fields| {
+        for (name, text) in metadata {
+            fields.message(1, |entry| {
+                entry.text(1, name);
+                entry.message(2, |value| value.text_even_if_empty(3, text));
+            });
+        }
+    });
 }
 
 #[cfg(test)]
@@ -124,6 +134,7 @@ mod tests {
     use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse as SeenResponse;
     use envoy_types::pb::envoy::service::auth::v3::{self as seen, CheckResponse as SeenAnswer};
     use envoy_types::pb::google::protobuf::value::Kind as SeenKind;
+    use prost::Message;
 
     #[test]
     fn no_denial_is_read_as_an_allow() {
@@ -208,7 +219,7 @@ mod tests {
             let bad = [("x-auth-subject", value)];
             let found = allowed(&allow(&bad, &bad));
             assert!(found.headers.is_empty() && found.response_headers_to_add.is_empty());
-            assert_eq!(found.headers_to_remove, ["dpop", "x-auth-subject"], "{value:?}");
+            assert_eq!(found.headers_to_remove, ["x-auth-subject", "dpop"], "{value:?}");
             assert!(denied(&deny(401, &bad)).1.headers.is_empty(), "{value:?}");
         }
         let (_, found) = denied(&deny(401, &[("x", "d\u{e9}j\u{e0} vu ~")]));
@@ -242,37 +253,41 @@ mod tests {
         }
     }
 
-    fn headers(pairs: &[(&str, &str)]) -> Vec<Header> {
+    type Pairs = [(&'static str, &'static str)];
+
+    fn headers(pairs: &Pairs) -> Vec<Header<'static>> {
         pairs
             .iter()
             .map(|(name, value)| Header { name: (*name).into(), value: (*value).into() })
             .collect()
     }
 
-    fn allow(set: &[(&str, &str)], to_client: &[(&str, &str)]) -> Answer {
+    fn allow(set: &Pairs, to_client: &Pairs) -> Answer<'static> {
         Answer::Allow {
             set: headers(set),
-            remove: vec!["dpop".into()],
+            remove: vec!["dpop"],
             to_client: headers(to_client),
-            metadata: vec![("policy", "payments".into())],
+            metadata: vec![("policy", "payments")],
         }
     }
 
-    fn deny(status: u16, to_client: &[(&str, &str)]) -> Answer {
+    fn deny(status: u16, to_client: &Pairs) -> Answer<'static> {
         Answer::Deny {
             status,
             to_client: headers(to_client),
             body: "{}".into(),
-            metadata: vec![("policy", "payments".into())],
+            metadata: vec![("policy", "payments")],
         }
     }
 
-    fn decoded(answer: &Answer) -> SeenAnswer {
-        SeenAnswer::decode(response(answer)).unwrap()
+    fn decoded(answer: &Answer<'_>) -> SeenAnswer {
+        let mut message = vec![];
+        response(answer, &mut message);
+        SeenAnswer::decode(&*message).unwrap()
     }
 
     #[track_caller]
-    fn allowed(answer: &Answer) -> seen::OkHttpResponse {
+    fn allowed(answer: &Answer<'_>) -> seen::OkHttpResponse {
         let found = decoded(answer);
         assert_eq!(found.status.unwrap().code, 0);
         match found.http_response {
@@ -282,7 +297,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn denied(answer: &Answer) -> (i32, seen::DeniedHttpResponse) {
+    fn denied(answer: &Answer<'_>) -> (i32, seen::DeniedHttpResponse) {
         let found = decoded(answer);
         match found.http_response {
             Some(SeenResponse::DeniedResponse(it)) => (found.status.unwrap().code, it),

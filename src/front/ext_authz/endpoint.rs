@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::{Code, Status};
@@ -42,10 +42,9 @@ impl Endpoint {
     /// Answers one call.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<EndpointBody> {
         if is_check(request.uri().path()) {
-            let (head, body) = request.into_parts();
-            let passage = self.gate.enter(Front::ExtAuthz);
-            let passage = passage.within(head.headers.get(TRACEPARENT).map(HeaderValue::as_bytes));
-            return self.check(passage, body).await.map(EndpointBody::Ours);
+            let traceparent = request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes);
+            let passage = self.gate.enter(Front::ExtAuthz).within(traceparent);
+            return self.check(passage, request.into_body()).await.map(EndpointBody::Ours);
         }
         match self.companions.answer(request) {
             Some(answering) => answering.await.map(EndpointBody::Companion),
@@ -58,7 +57,7 @@ impl Endpoint {
     async fn check<B: Body<Data = Bytes>>(&self, passage: Passage<'_>, body: B) -> Response<Reply> {
         let capture = self.capture.as_deref();
         let checked = AssertUnwindSafe(check(&passage, body, capture)).catch_unwind().await;
-        let message = checked.unwrap_or_else(|_| encoded(&passage.refuse(Denial::Internal)));
+        let message = checked.unwrap_or_else(|_| refusal(&passage, Denial::Internal));
         grpc::reply(message)
     }
 }
@@ -79,14 +78,16 @@ async fn check<B: Body<Data = Bytes>>(
     let message = match receive(passage, body).await {
         Ok(Ok(message)) => message,
         // Who breaks the stream has given up: there is nobody to deny anything to.
-        Ok(Err(Fault::Broken)) => return encoded(&passage.unheard()),
-        Ok(Err(fault)) => return encoded(&passage.refuse(fault.into())),
-        Err(denial) => return encoded(&passage.refuse(denial)),
+        Ok(Err(Fault::Broken)) => return encoded(&passage.answer(&passage.unheard(), None)),
+        Ok(Err(fault)) => return refusal(passage, fault.into()),
+        Err(denial) => return refusal(passage, denial),
     };
-    let answer = match wire::read(&message, passage.standing().certificate_header()) {
-        Ok(request) => passage.check(&request).await,
-        Err(denial) => passage.refuse(denial),
+    let read = wire::read(&message, passage.standing().certificate_header());
+    let verdict = match &read {
+        Ok(request) => passage.check(request).await,
+        Err(denial) => passage.refuse(*denial),
     };
+    let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
         capture.take(&message, &answer);
     }
@@ -98,11 +99,15 @@ async fn receive<B: Body<Data = Bytes>>(
     body: B,
 ) -> Result<Result<Bytes, Fault>, Denial> {
     passage.admit()?;
-    passage.in_time(grpc::read_message(body, MESSAGE_BYTES)).await
+    passage.in_time(pin!(grpc::read_message(body, MESSAGE_BYTES))).await
 }
 
-fn encoded(answer: &Answer) -> Bytes {
-    grpc::framed(&encode::response(answer))
+fn refusal(passage: &Passage<'_>, denial: Denial) -> Bytes {
+    encoded(&passage.answer(&passage.refuse(denial), None))
+}
+
+fn encoded(answer: &Answer<'_>) -> Bytes {
+    grpc::framed(|message| encode::response(answer, message))
 }
 
 /// The body of an answer: of a check, or of one of the companions.
@@ -193,6 +198,15 @@ mod tests {
         check(Full::new(Bytes::new()), "request_malformed").await;
         check(Full::new(Bytes::from_static(b"\0\0\0\0\x01\xff")), "request_malformed").await;
         check(Full::new(Bytes::from_static(b"\0\xff\xff\xff\xff")), "request_malformed").await;
+    }
+
+    /// It is moved about several times for each check, which was a tenth of its cost at 4.4 KiB.
+    #[test]
+    fn a_check_under_way_is_small() {
+        let endpoint = endpoint();
+        let passage = endpoint.gate.enter(Front::ExtAuthz);
+        let size = size_of_val(&endpoint.check(passage, Full::new(Bytes::new())));
+        assert!(size <= 2048, "{size}");
     }
 
     #[tokio::test]

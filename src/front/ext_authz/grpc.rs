@@ -1,7 +1,7 @@
 //! Knows gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
 
 use crate::denial::Denial;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
@@ -113,16 +113,22 @@ pub fn reply(framed: Bytes) -> Response<Reply> {
     response(Reply { data: Some(framed), trailers: Some(ok) })
 }
 
-/// A message in its frame, as [`reply`] takes it.
-pub fn framed(message: &[u8]) -> Bytes {
+/// The message that `write` adds, in its frame, as [`reply`] takes it.
+pub fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut framed = Vec::with_capacity(USUAL);
+    framed.extend_from_slice(&[UNCOMPRESSED; PREFIX]);
+    write(&mut framed);
     // A message of 4 GiB would be sent as one that ends early.
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut framed = BytesMut::with_capacity(message.len().saturating_add(PREFIX));
-    framed.put_u8(UNCOMPRESSED);
-    framed.put_u32(length);
-    framed.put_slice(message);
-    framed.freeze()
+    let length = u32::try_from(framed.len().saturating_sub(PREFIX)).unwrap_or(u32::MAX);
+    if let Some((_, place)) = framed.first_chunk_mut::<PREFIX>().and_then(|it| it.split_first_mut())
+    {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+    framed.into()
 }
+
+/// Most answers are shorter, in bytes.
+const USUAL: usize = 1024;
 
 /// The answer of a call that cannot be made, say of an unknown method: no body, the status in the
 /// headers. Never for a decision. `message` is printable ASCII without `%`.
@@ -175,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_in_one_frame_is_not_copied() {
-        let framed = framed(b"message");
+        let framed = framed(|it| it.extend_from_slice(b"message"));
         let read = read_message(Full::new(framed.clone()), 7).await.unwrap();
         assert_eq!(read, "message");
         assert_eq!(read.as_ptr(), framed.slice(PREFIX..).as_ptr());
@@ -183,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_may_come_in_any_pieces() {
-        let framed = framed(b"message");
+        let framed = framed(|it| it.extend_from_slice(b"message"));
         for size in 1..=framed.len() {
             let data = framed.chunks(size).map(Bytes::copy_from_slice);
             let pieces = data.flat_map(|it| [Frame::data(Bytes::new()), Frame::data(it)]);
@@ -219,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_limit_is_the_longest_message() {
-        let framed = framed(&[0; 10]);
+        let framed = framed(|it| it.extend_from_slice(&[0; 10]));
         assert_eq!(read_message(whole(&framed), 9).await, Err(Fault::TooLarge));
         assert!(read_message(whole(&framed), 10).await.is_ok());
     }
@@ -233,14 +239,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_stream_is_a_fault_even_behind_a_whole_message() {
-        let frames = [Ok(Frame::data(framed(b"message"))), Err("reset")];
+        let frames = [Ok(Frame::data(framed(|it| it.extend_from_slice(b"message")))), Err("reset")];
         let body = StreamBody::new(stream::iter(frames));
         assert_eq!(read_message(body, 7).await, Err(Fault::Broken));
     }
 
     #[tokio::test]
     async fn a_reply_is_one_frame_of_data_and_the_status() {
-        let response = reply(framed(b"message"));
+        let response = reply(framed(|it| it.extend_from_slice(b"message")));
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         let mut body = response.into_body();

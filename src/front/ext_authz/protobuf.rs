@@ -105,9 +105,110 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// Writes the fields of a message at the end of some bytes.
+///
+/// As proto3 has it, a number that is zero and a text that is empty are left out, and a message
+/// never is.
+#[derive(Debug)]
+pub struct Writer<'a>(&'a mut Vec<u8>);
+
+impl<'a> Writer<'a> {
+    /// Writes at the end of `bytes`.
+    pub fn to(bytes: &'a mut Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// A number that is never negative.
+    pub fn number(&mut self, field: u32, number: u32) {
+        if number != 0 {
+            self.key(field, VARINT);
+            self.varint(number.into());
+        }
+    }
+
+    /// A string.
+    pub fn text(&mut self, field: u32, text: &str) {
+        if !text.is_empty() {
+            self.text_even_if_empty(field, text);
+        }
+    }
+
+    /// A string that is a member of a `oneof`, where being there says something.
+    pub fn text_even_if_empty(&mut self, field: u32, text: &str) {
+        self.key(field, LENGTH_DELIMITED);
+        self.length(text.len());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// A message, whose fields `write` adds.
+    pub fn message(&mut self, field: u32, write: impl FnOnce(&mut Writer<'_>)) {
+        self.key(field, LENGTH_DELIMITED);
+        let place = self.0.len();
+        // Room for a length of one byte, which most have.
+        self.0.push(0);
+        let start = self.0.len();
+        write(&mut Writer(self.0));
+        let length = self.0.len().saturating_sub(start);
+        match (u8::try_from(length), self.0.get_mut(place)) {
+            (Ok(short @ 0..=0x7f), Some(room)) => *room = short,
+            _ => {
+                let mut spelt = Vec::new();
+                Writer(&mut spelt).length(length);
+                self.0.splice(place..start, spelt);
+            }
+        }
+    }
+
+    fn key(&mut self, field: u32, wire_type: u32) {
+        self.varint(u64::from(field << 3 | wire_type));
+    }
+
+    fn length(&mut self, length: usize) {
+        self.varint(u64::try_from(length).unwrap_or(u64::MAX));
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while let rest @ 1.. = value >> 7 {
+            let [low, ..] = value.to_le_bytes();
+            self.0.push(low | 0x80);
+            value = rest;
+        }
+        let [low, ..] = value.to_le_bytes();
+        self.0.push(low);
+    }
+}
+
+const VARINT: u32 = 0;
+const LENGTH_DELIMITED: u32 = 2;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_is_written_reads_as_it_was_meant() {
+        for length in [0, 1, 126, 127, 128, 129, 16_383, 16_384, 70_000] {
+            let text = "x".repeat(length);
+            let mut message = vec![];
+            let mut writer = Writer::to(&mut message);
+            writer.message(1, |it| it.text_even_if_empty(2, &text));
+            writer.number(3, 0);
+            writer.number(4, 300);
+            writer.text(5, "");
+            writer.message(6, |_| ());
+            let fields: Vec<_> = Fields::of(&message).collect::<Result<_, _>>().unwrap();
+            let [(1, Payload::Bytes(inner)), (4, Payload::Number), (6, Payload::Bytes([]))] =
+                *fields
+            else {
+                panic!("{length}: {fields:?}")
+            };
+            let inner: Vec<_> = Fields::of(inner).collect::<Result<_, _>>().unwrap();
+            assert_eq!(inner, [(2, Payload::Bytes(text.as_bytes()))]);
+        }
+        let mut message = vec![];
+        Writer::to(&mut message).number(1, 300);
+        assert_eq!(message, [0x08, 0xac, 0x02]);
+    }
 
     #[track_caller]
     fn check(message: &[u8], expected: Result<&[(u32, Payload<'_>)], Malformed>) {

@@ -50,13 +50,14 @@ impl Endpoint {
         let received = async {
             passage.admit()?;
             self.recognise(&question.headers)?;
-            passage.in_time(read_past(body)).await?;
+            passage.in_time(pin!(read_past(body))).await?;
             let certificate_header = passage.standing().certificate_header();
             read::request(&question, &self.asker.flavour, certificate_header)
         };
         match received.await {
             Ok(request) => {
-                let answer = passage.check(&request).await;
+                let verdict = passage.check(&request).await;
+                let answer = passage.answer(&verdict, Some(&request));
                 write::response(&answer, &self.asker.flavour, request.authorization)
             }
             Err(denial) => self.refused(passage, denial),
@@ -64,7 +65,9 @@ impl Endpoint {
     }
 
     fn refused(&self, passage: &Passage<'_>, denial: Denial) -> Response<Full<Bytes>> {
-        write::response(&passage.refuse(denial), &self.asker.flavour, Field::Absent)
+        let verdict = passage.refuse(denial);
+        let answer = passage.answer(&verdict, None);
+        write::response(&answer, &self.asker.flavour, Field::Absent)
     }
 
     /// Refuses whoever is not the proxy. No policy is for what a stranger asks.

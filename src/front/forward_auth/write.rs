@@ -12,14 +12,13 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use std::sync::Arc;
 
 /// The response that tells `answer` to a proxy of this flavour, about a request that came with
 /// `authorization`.
 ///
 /// A header whose value holds control characters never goes out.
 pub fn response(
-    answer: &Answer,
+    answer: &Answer<'_>,
     flavour: &Flavour,
     authorization: Field<'_>,
 ) -> Response<Full<Bytes>> {
@@ -46,7 +45,7 @@ pub fn response(
 }
 
 /// Lists the request headers that go. What cannot be set is not left to the client either.
-fn list(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header]) {
+fn list(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>]) {
     let names = removed(remove, set).collect::<Vec<_>>().join(",");
     if let Some(names) = HeaderValue::try_from(names).ok().filter(|it| !it.is_empty()) {
         headers.insert(TO_REMOVE, names);
@@ -58,7 +57,7 @@ fn list(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header]) {
 ///
 /// So what is to stay must be told as well: they cannot be told to copy `authorization` only when
 /// it changes.
-fn empty(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header], authorization: Field<'_>) {
+fn empty(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>], authorization: Field<'_>) {
     if let Field::One(value) = authorization
         && let Ok(value) = HeaderValue::from_bytes(value)
     {
@@ -70,9 +69,9 @@ fn empty(headers: &mut HeaderMap, remove: &[Arc<str>], set: &[Header], authoriza
     }
 }
 
-fn removed<'a>(remove: &'a [Arc<str>], set: &'a [Header]) -> impl Iterator<Item = &'a str> {
-    let unsendable = set.iter().filter(|it| !it.is_sendable()).map(|it| &it.name);
-    remove.iter().chain(unsendable).map(|it| &**it)
+fn removed<'a>(remove: &'a [&str], set: &'a [Header<'_>]) -> impl Iterator<Item = &'a str> {
+    let unsendable = set.iter().filter(|it| !it.is_sendable()).map(|it| it.name);
+    remove.iter().copied().chain(unsendable)
 }
 
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
@@ -81,7 +80,7 @@ const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-r
 const OF_THE_CONNECTION: [&str; 6] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
 
-fn denied(status: u16, to_client: &[Header], body: &str) -> Response<Full<Bytes>> {
+fn denied(status: u16, to_client: &[Header<'_>], body: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body.to_owned()));
     *response.status_mut() = denying(status);
     let headers = response.headers_mut();
@@ -97,12 +96,12 @@ fn denied(status: u16, to_client: &[Header], body: &str) -> Response<Full<Bytes>
 
 /// nginx hands on 401 and 403, no body, and only the first line of the challenge; whatever else
 /// it is answered, its client gets a 500.
-fn denied_by_nginx(status: u16, to_client: &[Header]) -> Response<Full<Bytes>> {
+fn denied_by_nginx(status: u16, to_client: &[Header<'_>]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
-    let (challenges, others): (Vec<&Header>, Vec<&Header>) =
+    let (challenges, others): (Vec<&Header<'_>>, Vec<&Header<'_>>) =
         to_client.iter().filter(|it| it.is_sendable()).partition(|it| is_challenge(it));
-    put(headers, others.into_iter().filter(|it| &*it.name != "content-type"));
+    put(headers, others.into_iter().filter(|it| it.name != "content-type"));
     // RFC 9110 §11.6.1: the challenges of several schemes may be one list.
     let list = challenges.iter().map(|it| &*it.value).collect::<Vec<_>>().join(", ");
     let list = HeaderValue::try_from(list).ok().filter(|it| !it.is_empty());
@@ -123,18 +122,18 @@ fn denying(status: u16) -> StatusCode {
     StatusCode::from_u16(status.clamp(400, 599)).unwrap_or(StatusCode::FORBIDDEN)
 }
 
-fn is_challenge(header: &Header) -> bool {
+fn is_challenge(header: &Header<'_>) -> bool {
     header.name.eq_ignore_ascii_case(WWW_AUTHENTICATE.as_str())
 }
 
-fn put<'a>(headers: &mut HeaderMap, given: impl IntoIterator<Item = &'a Header>) {
+fn put<'a>(headers: &mut HeaderMap, given: impl IntoIterator<Item = &'a Header<'a>>) {
     for (name, value) in given.into_iter().filter_map(line) {
         headers.insert(name, value);
     }
 }
 
-fn line(header: &Header) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::try_from(&*header.name).ok()?;
+fn line(header: &Header<'_>) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::try_from(header.name).ok()?;
     let value = HeaderValue::from_bytes(header.value.as_bytes()).ok()?;
     header.is_sendable().then_some((name, value))
 }
@@ -142,27 +141,26 @@ fn line(header: &Header) -> Option<(HeaderName, HeaderValue)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Verdict;
     use crate::denial::Denial;
     use crate::telemetry::samples::policy_set;
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
     const FLAVOURS: [Flavour; 3] = [Flavour::Nginx, Flavour::Traefik, ENVOY];
 
-    fn headers(pairs: &[(&str, &str)]) -> Vec<Header> {
-        let header = |(name, value): &(&str, &str)| Header {
-            name: (*name).into(),
-            value: (*value).to_owned(),
-        };
-        pairs.iter().map(header).collect()
+    type Pairs = [(&'static str, &'static str)];
+
+    fn headers(pairs: &Pairs) -> Vec<Header<'static>> {
+        pairs.iter().map(|(name, value)| Header { name, value: (*value).into() }).collect()
     }
 
-    fn deny(status: u16, to_client: &[(&str, &str)]) -> Answer {
+    fn deny(status: u16, to_client: &Pairs) -> Answer<'static> {
         let body = "{}".to_owned();
         Answer::Deny { status, to_client: headers(to_client), body, metadata: vec![] }
     }
 
     /// Status, headers in order and body of the response.
-    fn told(answer: &Answer, flavour: &Flavour) -> (u16, Vec<String>, bool) {
+    fn told(answer: &Answer<'_>, flavour: &Flavour) -> (u16, Vec<String>, bool) {
         use http_body::Body;
         let response = response(answer, flavour, Field::One(b"Bearer a"));
         let mut lines: Vec<_> = response
@@ -176,9 +174,11 @@ mod tests {
 
     #[test]
     fn no_denial_is_read_as_an_allow() {
+        let policies = policy_set();
         for flavour in FLAVOURS {
             for denial in Denial::ALL {
-                let (status, ..) = told(&Answer::refused(*denial, &policy_set()), &flavour);
+                let (status, ..) =
+                    told(&Answer::of(&Verdict::refused(*denial), &policies, None), &flavour);
                 assert!((400..600).contains(&status), "{denial} {flavour:?}");
             }
             for status in [0, 200, 204, 302, 399, 600, u16::MAX] {
@@ -231,10 +231,10 @@ mod tests {
         }
     }
 
-    fn allow(set: &[(&str, &str)], remove: &[&str]) -> Answer {
+    fn allow(set: &Pairs, remove: &[&'static str]) -> Answer<'static> {
         Answer::Allow {
             set: headers(set),
-            remove: remove.iter().map(|it| (*it).into()).collect(),
+            remove: remove.to_vec(),
             to_client: headers(&[("dpop-nonce", "n")]),
             metadata: vec![],
         }
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_proxy_that_copies_can_always_copy_the_token() {
         for flavour in [Flavour::Nginx, Flavour::Traefik] {
-            let token = |set: &[(&str, &str)], remove: &[&str]| {
+            let token = |set: &Pairs, remove: &[&'static str]| {
                 let lines = told(&allow(set, remove), &flavour).1;
                 lines.into_iter().filter(|it| it.starts_with("authorization")).collect::<Vec<_>>()
             };

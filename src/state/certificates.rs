@@ -1,0 +1,143 @@
+//! Knows certificates that were read before, by the text that carried them.
+//!
+//! A client sends the same certificate with every request, and to decode and hash it costs more
+//! than all the rest of a check whose token is known. Texts are compared whole, never by hash
+//! alone. What could not be read is not remembered, so that a flood of garbage displaces nothing.
+
+use crate::client_certificate::{ClientCertificate, Source};
+use crate::jose::thumbprint::Thumbprint;
+use crate::request::Evidence;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use std::fmt;
+
+/// The certificates that one source told, bounded by bytes.
+pub struct Certificates {
+    source: Source,
+    known: Cache<Box<[u8]>, Thumbprint, Bytes>,
+}
+
+impl Certificates {
+    /// Certificates as `source` tells them; none is known yet.
+    pub fn told_by(source: Source) -> Self {
+        let options =
+            OptionsBuilder::new().estimated_items_capacity(EXPECTED).weight_capacity(MOST).build();
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let known = match options {
+            Ok(options) => Cache::with_options(options, Bytes, hasher, lifecycle),
+            Err(_) => Cache::with(EXPECTED, MOST, Bytes, hasher, lifecycle),
+        };
+        Self { source, known }
+    }
+
+    /// What the source tells of the client's certificate: the same as [`Source::read`].
+    pub fn read(&self, evidence: &Evidence<'_>) -> ClientCertificate {
+        let Some(text) = self.source.sole_carrier(evidence) else {
+            return self.source.read(evidence);
+        };
+        if let Some(thumbprint) = self.known.get(text) {
+            return ClientCertificate::Presented(thumbprint);
+        }
+        let found = self.source.read(evidence);
+        if let ClientCertificate::Presented(thumbprint) = found {
+            self.known.insert(text.into(), thumbprint);
+        }
+        found
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("known", &self.known.len()).finish_non_exhaustive()
+    }
+}
+
+/// Room that is made at the start; more is made as certificates come.
+const EXPECTED: usize = 256;
+
+/// The most memory that is taken, in bytes: for some thousands of certificates.
+const MOST: u64 = 8 << 20;
+
+/// The memory that an entry takes.
+#[derive(Clone, Copy)]
+struct Bytes;
+
+impl Weighter<Box<[u8]>, Thumbprint> for Bytes {
+    fn weight(&self, text: &Box<[u8]>, _: &Thumbprint) -> u64 {
+        /// Of the table and of the heap, about.
+        const OVERHEAD: u64 = 128;
+        u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_add(OVERHEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client_certificate::HeaderFormat;
+    use crate::request::Field;
+
+    const HASH: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    /// A DER of so many octets behind its length, as a Client-Cert header has it (RFC 9440 §2).
+    fn client_cert(octet: u8, length: u8) -> String {
+        use base64::Engine;
+        let der = [vec![0x30, length], vec![octet; length.into()]].concat();
+        format!(":{}:", base64::engine::general_purpose::STANDARD.encode(der))
+    }
+
+    fn rfc9440() -> Source {
+        Source::Header { name: "client-cert".to_owned(), format: HeaderFormat::Rfc9440 }
+    }
+
+    fn carried(value: &str) -> Evidence<'_> {
+        Evidence { header: Field::One(value.as_bytes()), ..Evidence::default() }
+    }
+
+    #[test]
+    fn what_was_read_before_reads_the_same() {
+        let certificates = Certificates::told_by(rfc9440());
+        for _ in 0..3 {
+            for value in [client_cert(1, 9), client_cert(2, 9), "garbage".into(), "::".into()] {
+                let evidence = carried(&value);
+                assert_eq!(certificates.read(&evidence), rfc9440().read(&evidence), "{value}");
+            }
+        }
+        assert_eq!(certificates.known.len(), 2);
+    }
+
+    #[test]
+    fn a_certificate_does_not_outlive_its_request() {
+        let certificates = Certificates::told_by(rfc9440());
+        let value = client_cert(1, 9);
+        assert!(certificates.read(&carried(&value)).thumbprint().is_some());
+        for evidence in [
+            Evidence::default(),
+            Evidence { header: Field::Many, ..Evidence::default() },
+            Evidence { peer_certificate: value.as_bytes(), ..Evidence::default() },
+        ] {
+            assert_eq!(certificates.read(&evidence).thumbprint(), None, "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn what_several_texts_tell_together_is_read_each_time() {
+        let certificates = Certificates::told_by(Source::Xfcc { behind: vec![] });
+        let xfcc = format!("Hash={HASH}");
+        let evidence = Evidence { xfcc: Field::One(xfcc.as_bytes()), ..Evidence::default() };
+        assert!(certificates.read(&evidence).thumbprint().is_some());
+        assert_eq!(certificates.known.len(), 0);
+    }
+
+    #[test]
+    fn a_flood_of_certificates_stays_within_bounds() {
+        let certificates = Certificates::told_by(rfc9440());
+        for index in 0_u32..100_000 {
+            use base64::Engine;
+            let der = [vec![0x30, 0x82, 0x01, 0x00], index.to_le_bytes().repeat(64)].concat();
+            let text = format!(":{}:", base64::engine::general_purpose::STANDARD.encode(der));
+            assert!(certificates.read(&carried(&text)).thumbprint().is_some());
+        }
+        assert!(certificates.known.weight() <= MOST);
+        assert!(certificates.known.len() > 1000);
+    }
+}
