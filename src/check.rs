@@ -143,7 +143,8 @@ async fn decide(
     let to_prove = token.confirmation.to_prove(constraint, credentials.scheme);
     let binding = || steps::binding(&token.confirmation, constraint, credentials.scheme);
     let to_prove = facts.trail.tell(to_prove, |_| binding())?;
-    let proof = rules.verify_possession(to_prove, policy, request, &credentials, now, facts)?;
+    let proof =
+        rules.verify_possession(to_prove, policy, request, &credentials, now, facts).await?;
     // The issuer is not asked for the sake of somebody who cannot use the token.
     if Rules::must_be_unrevoked(&token, credentials.token) {
         let trail = &mut facts.trail;

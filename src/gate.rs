@@ -147,20 +147,20 @@ impl Passage<'_> {
         &self,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Denial> {
-        // Nearly every check ends at its first poll, so that most need no timer.
-        let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
-        if let Poll::Ready(done) = first {
-            return Ok(done);
-        }
         // A deadline beyond what the clock can count is none.
-        let Some(end) = self.started.checked_add(self.standing.limits().check_deadline) else {
-            return Ok(work.await);
-        };
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            () = sleep_until(end) => Err(Denial::CheckTimedOut),
-        }
+        let end = self.started.checked_add(self.standing.limits().check_deadline);
+        // Nearly every check ends at its first poll, so that most need no timer. The work is polled
+        // once each time: who makes way for others is not to be asked again at once.
+        let mut timer = None;
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Ok(done));
+            }
+            let Some(end) = end else { return Poll::Pending };
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+            timer.as_mut().poll(context).map(|()| Err(Denial::CheckTimedOut))
+        })
+        .await
     }
 
     /// Checks `request` and tells about it.
@@ -196,12 +196,14 @@ impl Passage<'_> {
     }
 
     fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) {
-        let elapsed = self.started.elapsed();
+        let ended = Instant::now();
+        let elapsed = ended.saturating_duration_since(self.started);
         self.standing.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
-        let told = Told { front, caller, request, verdict, elapsed };
-        self.gate.outlets.tell(&told);
-        self.gate.denials.note(&told);
+        let told = Told { front, caller, request, verdict, elapsed, ended };
+        if self.gate.outlets.tell(&told) {
+            self.gate.denials.note(&told);
+        }
     }
 }
 
@@ -251,6 +253,22 @@ mod tests {
         assert_eq!(passage.in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
         // What needs no waiting is never too late.
         assert_eq!(passage.in_time(pin!(ready(7))).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_makes_way_for_others_does() {
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let order = std::sync::Mutex::new(vec![]);
+        let note = |it: &'static str| order.lock().unwrap().push(it);
+        let work = async {
+            tokio::task::yield_now().await;
+            note("work");
+        };
+        let work = pin!(work);
+        let (done, ()) = tokio::join!(passage.in_time(work), async { note("another") });
+        assert_eq!(done, Ok(()));
+        assert_eq!(*order.lock().unwrap(), ["another", "work"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,4 +29,5 @@ pub mod server;
 pub mod state;
 pub mod telemetry;
 pub mod trail;
+pub mod turn;
 pub mod uri;

@@ -13,6 +13,7 @@ use crate::policy::{NonceDemand, Policy};
 use crate::request::Request;
 use crate::state::replay::{ReplayRules, ReplayStore, Use};
 use crate::trail::{Finding, Trail};
+use crate::turn;
 use crate::uri::{HttpUri, Origin};
 use std::fmt;
 use std::sync::Arc;
@@ -95,7 +96,7 @@ fn random() -> Result<[u8; 32], NoRandomness> {
 impl Rules {
     /// Holds the caller's proofs against the token. What comes back of a DPoP proof must still be
     /// used up ([`Self::use_up`]).
-    pub(super) fn verify_possession(
+    pub(super) async fn verify_possession(
         &self,
         to_prove: ToProve,
         policy: &Policy,
@@ -114,7 +115,8 @@ impl Rules {
             facts.proved.certificate = true;
         }
         let Some(bound_to) = to_prove.key else { return Ok(None) };
-        self.verify_proof(bound_to, policy, request, credentials, now, facts).map(Some)
+        let verify = || self.verify_proof(bound_to, policy, request, credentials, now, facts);
+        turn::costly(verify).await.map(Some)
     }
 
     fn verify_proof(

@@ -123,7 +123,7 @@ impl<'a> Token<'a> {
 
     /// Whether it has the shape of a signed JWT: three parts. Anything else is opaque.
     pub fn looks_like_jwt(self) -> bool {
-        self.0.iter().filter(|it| **it == b'.').count() == 2
+        self.0.split(|it| *it == b'.').count() == 3
     }
 }
 

@@ -119,7 +119,14 @@ mod tests {
 
     fn note(denials: &Denials, request: Option<&Request<'_>>, verdict: &Verdict) {
         let (front, elapsed) = (Front::ExtAuthz, Duration::ZERO);
-        denials.note(&Told { front, caller: None, request, verdict, elapsed });
+        denials.note(&Told {
+            front,
+            caller: None,
+            request,
+            verdict,
+            elapsed,
+            ended: Instant::now(),
+        });
     }
 
     fn told(denials: &Denials) -> Value {

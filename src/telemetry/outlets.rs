@@ -2,19 +2,26 @@
 
 use super::check_log;
 use super::metrics::Front;
-use super::sample::{Sample, Share};
+use super::ration::{Ration, Share};
+use super::sample::{self, Sample};
 use super::spans::Spans;
 use super::trace_context::TraceParent;
 use crate::check::Verdict;
 use crate::request::Request;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Where checks are told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outlets {
     spans: Option<Spans>,
     allows: Sample,
+    denials: Ration,
 }
+
+/// So many denials are told in a second. Whoever floods a service with forged tokens must not make
+/// it write a line for each: that costs more than to refuse them. The metrics count them all.
+const DENIALS_A_SECOND: u32 = 1000;
 
 /// A check that has ended.
 #[derive(Debug)]
@@ -29,22 +36,36 @@ pub struct Told<'a> {
     pub verdict: &'a Verdict,
     /// How long it took.
     pub elapsed: Duration,
+    /// When it ended.
+    pub ended: Instant,
 }
 
 impl Outlets {
     /// Denials are lines, and of the allows this share; sampled checks go to `spans`, if there is
     /// such a thing.
-    pub fn new(spans: Option<Spans>, allows: Share) -> Self {
-        Self { spans, allows: Sample::new(allows) }
+    pub fn new(spans: Option<Spans>, allows: sample::Share) -> Self {
+        Self { spans, allows: Sample::new(allows), denials: Ration::of(DENIALS_A_SECOND) }
     }
 
-    /// Tells about a check.
-    pub fn tell(&self, told: &Told<'_>) {
+    /// Tells about a check. Whether it did: a denial may be one too many.
+    pub fn tell(&self, told: &Told<'_>) -> bool {
         let span = self.spans.as_ref().and_then(|spans| {
             spans.take(told.parent().as_ref(), told.front, told.verdict, told.elapsed)
         });
-        let sampled = told.verdict.outcome.is_ok() && self.allows.takes();
-        check_log::write(told, span, sampled);
+        let allowed = told.verdict.outcome.is_ok();
+        let share = if allowed { Share::FREE } else { self.denials.take(told.ended) };
+        let Share::Told { untold } = share else { return false };
+        if untold > 0 {
+            tracing::warn!(untold, "denials that had no line: too many in a second");
+        }
+        check_log::write(told, span, allowed && self.allows.takes());
+        true
+    }
+}
+
+impl Default for Outlets {
+    fn default() -> Self {
+        Self::new(None, sample::Share::NONE)
     }
 }
 
@@ -102,6 +123,7 @@ mod tests {
                     request: Some(&request),
                     verdict: &verdict,
                     elapsed: Duration::from_micros(60),
+                    ended: Instant::now(),
                 });
             }
         });
@@ -112,7 +134,7 @@ mod tests {
 
     #[test]
     fn each_denial_has_a_line_and_of_the_allows_a_share() {
-        let outlets = Outlets::new(None, Share::of(0.5).unwrap());
+        let outlets = Outlets::new(None, sample::Share::of(0.5).unwrap());
         let outcomes = [Ok(()), Ok(()), Err(Denial::TokenExpired), Ok(()), Ok(())];
         let told: Vec<_> = lines(&outlets, None, &outcomes)
             .into_iter()
@@ -122,6 +144,20 @@ mod tests {
         let expected = [allowed, denied, allowed].map(|(it, why)| (it.into(), why.into()));
         assert_eq!(told, expected);
         assert_eq!(lines(&Outlets::default(), None, &[Ok(()); 9]).len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_denials_is_told_in_part_and_then_counted() {
+        let outlets = Outlets::default();
+        let most = usize::try_from(DENIALS_A_SECOND).unwrap();
+        let flood = vec![Err(Denial::TokenExpired); most + 7];
+        assert_eq!(lines(&outlets, None, &flood).len(), most);
+        // A denial is told late, never an allow too few.
+        assert_eq!(lines(&outlets, None, &flood[..1]).len(), 0);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let told = lines(&outlets, None, &flood[..1]);
+        assert_eq!((told.len(), &told[0]["untold"]), (2, &Value::from(8)));
+        assert_eq!(told[1]["reason"], "token_expired");
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn is_told(answer: &Answer<'_>, flavour: &Flavour, asked: &HeaderMap) {
     let response = write::response(answer, flavour, authorization);
     let value = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
     let is_told = |it: &Header<'_>| {
-        assert_eq!(value(&it.name), Some(it.value.as_bytes()), "{} {flavour:?}", it.name);
+        assert_eq!(value(it.name), Some(it.value.as_bytes()), "{} {flavour:?}", it.name);
     };
     match answer {
         Answer::Allow { set, remove, to_client, .. } => {

@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn answer(reason: &'static str) -> Answer<'static> {
-        let metadata = vec![("decision", "deny".into()), ("reason", reason.into())];
+        let metadata = vec![("decision", "deny"), ("reason", reason)];
         Answer::Deny { status: 401, to_client: vec![], body: String::new(), metadata }
     }
 
@@ -310,8 +310,8 @@ mod tests {
         let answers = [
             answer("token_expired"),
             answer("certificate_mismatch"),
-            allowed(vec![("decision", "allow".into()), ("reason", "allowed".into())]),
-            allowed(vec![("decision", "allow".into()), ("would_deny", "token_expired".into())]),
+            allowed(vec![("decision", "allow"), ("reason", "allowed")]),
+            allowed(vec![("decision", "allow"), ("would_deny", "token_expired")]),
         ];
         for (reasons, most, expected) in [
             (&[][..], 10, 3),

@@ -256,10 +256,7 @@ mod tests {
     type Pairs = [(&'static str, &'static str)];
 
     fn headers(pairs: &Pairs) -> Vec<Header<'static>> {
-        pairs
-            .iter()
-            .map(|(name, value)| Header { name: (*name).into(), value: (*value).into() })
-            .collect()
+        pairs.iter().map(|(name, value)| Header { name, value: (*value).into() }).collect()
     }
 
     fn allow(set: &Pairs, to_client: &Pairs) -> Answer<'static> {

@@ -149,13 +149,12 @@ impl<'a> Writer<'a> {
         let start = self.0.len();
         write(&mut Writer(self.0));
         let length = self.0.len().saturating_sub(start);
-        match (u8::try_from(length), self.0.get_mut(place)) {
-            (Ok(short @ 0..=0x7f), Some(room)) => *room = short,
-            _ => {
-                let mut spelt = Vec::new();
-                Writer(&mut spelt).length(length);
-                self.0.splice(place..start, spelt);
-            }
+        if let (Ok(short @ 0..=0x7f), Some(room)) = (u8::try_from(length), self.0.get_mut(place)) {
+            *room = short;
+        } else {
+            let mut spelt = Vec::new();
+            Writer(&mut spelt).length(length);
+            self.0.splice(place..start, spelt);
         }
     }
 

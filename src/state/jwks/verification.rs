@@ -7,6 +7,7 @@ use crate::jose::jwk::KeySet;
 use crate::jose::jws::{Unverified, Verified};
 use crate::jose::thumbprint::Thumbprint;
 use crate::trail::{Finding, Trail};
+use crate::turn;
 use std::sync::Arc;
 
 impl IssuerKeys {
@@ -40,7 +41,8 @@ impl IssuerKeys {
             Err(Denial::TokenKeyUnknown)
         };
         trail.tell(fit, |_| kid_finding(kid, &set, algorithm))?;
-        let verified = jws.verify(algorithm, candidates).or(Err(Denial::TokenSignatureInvalid));
+        let verified = turn::costly(|| jws.verify(algorithm, candidates)).await;
+        let verified = verified.or(Err(Denial::TokenSignatureInvalid));
         let (verified, key) = trail.tell(verified, |it| match it {
             Some((_, key)) => {
                 Finding::new("key", "signature", format!("by the key {} (RFC 7638)", key.id()))
