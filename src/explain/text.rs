@@ -6,7 +6,7 @@ use crate::trail::{Finding, Mark, Step};
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.
-pub(super) fn of(explanation: &Explanation) -> String {
+pub(crate) fn of(explanation: &Explanation) -> String {
     Text(explanation).to_string()
 }
 

@@ -6,7 +6,7 @@ use crate::trail::{Finding, Mark, Step};
 use serde_json::{Value, json};
 
 /// The explanation as JSON.
-pub(super) fn of(explanation: &Explanation) -> Value {
+pub(crate) fn of(explanation: &Explanation) -> Value {
     let Explanation { target, now, verdict, decision, remarks } = explanation;
     let (decision, denial) = match decision {
         Decision::Allowed => ("allow", None),
