@@ -18,6 +18,7 @@ mod service;
 #[expect(dead_code, unreachable_pub, clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
 mod traces;
+mod world;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
