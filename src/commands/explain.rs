@@ -6,7 +6,7 @@ use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock, UnixTime};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
-use crate::explain::{Decision, Explanation, explain, json, request, text};
+use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
 use crate::policy::NonceDemand;
 use crate::state::replay::ReplayRules;
 use crate::state::token_cache::TokenCache;
@@ -74,10 +74,6 @@ struct Described {
     policy: Option<String>,
 }
 
-fn time(text: &str) -> Result<UnixTime, &'static str> {
-    UnixTime::parse(text).ok_or("a time is expected: 2027-01-15T08:00:00Z, or seconds since 1970")
-}
-
 /// Explains. Succeeds when the request is allowed, and ends with [`DENIED`] when it is not.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let config = match config::load(&arguments.config) {
@@ -141,8 +137,11 @@ fn explained(
             Some(time) => Arc::new(ManualClock::at(time)),
             None => Arc::new(SystemClock),
         };
-        let rules = rules(config, &clock, arguments.online)?;
-        Ok(explain(&message, &rules, clock, arguments.online, remarks).await)
+        let online = arguments.online;
+        let rules = &rules(config, &clock, online)?;
+        let (deadline, accepted, ways) = (None, OWN_RECORD, &FLAGS);
+        let terms = Terms { rules, clock, deadline, online, accepted, remarks, ways };
+        Ok(explain(&message, terms).await)
     })
 }
 
@@ -220,6 +219,11 @@ fn remarks_on(config: &Config) -> Vec<String> {
     let drawn = nonce && config.dpop.nonce_keys.is_none();
     drawn.then(|| NO_SECRET.to_owned()).into_iter().collect()
 }
+
+const FLAGS: Ways = Ways { token: "--token FILE", proof: "--proof FILE", online: "--online" };
+
+const OWN_RECORD: &str = "the use of the proof was recorded here only: whether `serve` has seen it \
+                          before is not known";
 
 const NO_SECRET: &str = "there is no dpop.nonce_secret_file, so the nonces of a running `serve` are \
                          not known here, and none of them counts";

@@ -52,7 +52,8 @@ impl Certificate {
     }
 }
 
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+/// The first line of a certificate in PEM (RFC 7468 §5.1).
+pub(super) const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
 fn url_encoded(text: &str) -> String {

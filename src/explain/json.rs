@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// The explanation as JSON.
 pub(crate) fn of(explanation: &Explanation) -> Value {
-    let Explanation { target, now, verdict, decision, remarks } = explanation;
+    let Explanation { target, now, verdict, decision, remarks, ways: _ } = explanation;
     let (decision, denial) = match decision {
         Decision::Allowed => ("allow", None),
         Decision::Reported(denial) => ("allow", Some(*denial)),

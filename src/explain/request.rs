@@ -6,8 +6,8 @@ use crate::client_certificate::Source;
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine};
 use prost::Message;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -215,11 +215,16 @@ impl Written {
 
 impl Line {
     fn header(self) -> Result<HeaderValue, String> {
-        let raw = self.raw_value.unwrap_or_default().replace('-', "+").replace('_', "/");
-        let raw_value = EITHER.decode(raw).map_err(|error| format!("rawValue: {error}"))?;
+        let raw = self.raw_value.unwrap_or_default();
+        let raw_value = base64(&raw).map_err(|error| format!("rawValue: {error}"))?;
         let (key, value) = (self.key.unwrap_or_default(), self.value.unwrap_or_default());
         Ok(HeaderValue { key, value, raw_value })
     }
+}
+
+/// Octets in either of the two alphabets.
+pub(super) fn base64(text: &str) -> Result<Vec<u8>, DecodeError> {
+    EITHER.decode(text.replace('-', "+").replace('_', "/"))
 }
 
 /// Protobuf reads bytes in JSON with padding and without.

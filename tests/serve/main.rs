@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod capture;
+mod explain;
 mod forward_auth;
 #[path = "../support/identity_provider.rs"]
 #[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
