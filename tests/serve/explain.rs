@@ -48,7 +48,7 @@ fn kept(request: &CheckRequest) -> String {
 }
 
 /// What the command says of the request that `arguments` or its input describe.
-fn command(service: &Service, arguments: &[&str], input: &[u8]) -> String {
+pub(crate) fn command(service: &Service, arguments: &[&str], input: &[u8]) -> String {
     let config = service.folder.path().join("keybound.yaml");
     let mut command = keybound();
     command.arg("explain").arg("--config").arg(config).args(arguments);
@@ -60,7 +60,7 @@ fn command(service: &Service, arguments: &[&str], input: &[u8]) -> String {
 }
 
 /// What is the same wherever it is asked: not the age of the keys, and not what becomes of a proof.
-fn comparable(text: &str) -> String {
+pub(crate) fn comparable(text: &str) -> String {
     let aged = |it: &str| match it.split_once("s old") {
         Some((before, after)) => {
             format!("{}{after}", before.trim_end_matches(|it: char| it.is_ascii_digit()))

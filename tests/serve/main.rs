@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod browser;
 mod capture;
 mod explain;
 mod forward_auth;
@@ -336,6 +337,7 @@ fn the_admin_pages() {
         ("GET", "/readyz?now", 200, "ready"),
         ("GET", "/other", 404, ""),
         ("POST", "/livez", 405, ""),
+        ("GET", "/explain", 405, "only POST"),
         ("DELETE", "/", 405, ""),
     ] {
         let (found, body) = service.page(method, path);
