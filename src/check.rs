@@ -21,6 +21,8 @@ use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::TokenCache;
 use crate::trail::Trail;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// What decides, swapped as a whole when the configuration changes.
 #[derive(Debug)]
@@ -107,6 +109,26 @@ impl Checker {
     /// The same check, with each step kept in [`Facts::trail`].
     pub async fn explain(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
         self.check_along(Trail::kept(), rules, request).await
+    }
+
+    /// The same, ended after `deadline` as the gate ends a check, with the steps until then.
+    pub async fn explain_within(
+        &self,
+        deadline: Duration,
+        rules: &Rules,
+        request: &Request<'_>,
+    ) -> Verdict {
+        let now = self.clock.now();
+        let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
+        let decided = timeout(deadline, decide(rules, request, now, &mut facts)).await;
+        let late = |_| facts.trail.fault(Err(Denial::CheckTimedOut), || steps::late(deadline));
+        let outcome = decided.unwrap_or_else(late);
+        Verdict { outcome, facts }
+    }
+
+    /// The clock by which it checks.
+    pub const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     async fn check_along(&self, trail: Trail, rules: &Rules, request: &Request<'_>) -> Verdict {

@@ -4,6 +4,7 @@
 use crate::answer::Answer;
 use crate::check::{Checker, Facts, Rules, Verdict};
 use crate::client_certificate::Source;
+use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::policy::Limits;
 use crate::request::Request;
@@ -76,6 +77,11 @@ impl Gate {
     /// What decides at present.
     pub fn standing(&self) -> Arc<Standing> {
         self.standing.load_full()
+    }
+
+    /// The clock by which requests are checked.
+    pub const fn clock(&self) -> &Arc<dyn Clock> {
+        self.checker.clock()
     }
 
     /// All metrics.

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod denial;
+pub mod explain;
 pub mod front;
 pub mod gate;
 pub mod health;

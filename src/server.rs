@@ -12,6 +12,7 @@ pub mod reload;
 pub mod shard;
 pub mod tls;
 
+use crate::admin::explain::Room;
 use crate::admin::{ACCEPT_PAUSE, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
@@ -173,6 +174,7 @@ impl Server {
             connections: Arc::clone(shards.open()),
             reloads,
             history: History::since(Instant::now()),
+            explaining: Room::default(),
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({

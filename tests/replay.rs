@@ -53,6 +53,27 @@ async fn memory_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn an_onlooker_knows_what_the_store_knows_and_uses_nothing_up() {
+    let store = ReplayStore::in_memory(MemoryLimits::default());
+    let onlooker = store.onlooker().unwrap();
+    let (used, unused) = (proof("a", "1"), proof("a", "2"));
+    assert_eq!(store.record(&used, at(60), at(0)).await, Ok(Use::First));
+    for _ in 0..2 {
+        assert_eq!(onlooker.record(&used, at(60), at(0)).await, Ok(Use::Repeat));
+        assert_eq!(onlooker.record(&unused, at(60), at(0)).await, Ok(Use::First));
+    }
+    assert_eq!((store.recorded(), store.repeats(), store.entries()), (1, 0, Some(1)));
+    assert_eq!(store.record(&unused, at(60), at(0)).await, Ok(Use::First));
+    assert!(!onlooker.adopt(&ReplayRules::default()), "no check may go by it");
+}
+
+#[tokio::test]
+async fn nobody_looks_on_at_redis() {
+    let redis = Redis::start();
+    assert!(reached(&redis, None).await.onlooker().is_none());
+}
+
+#[tokio::test]
 async fn redis_keeps_the_contract() {
     let redis = Redis::start();
     keeps_the_contract(&reached(&redis, None).await).await;

@@ -20,7 +20,7 @@ const ORDER: &[&[&str]] = &[
     &["answer"],
     &["gate", "health"],
     &["front"],
-    &["config"],
+    &["config", "explain"],
     &["listener"],
     &["admin"],
     &["server"],

@@ -1,5 +1,6 @@
 //! Knows the admin listener: health, metrics, status and a page for people over HTTP/1.1.
 
+pub mod explain;
 mod page;
 mod policies;
 pub mod status;
@@ -10,9 +11,11 @@ use crate::listener::{Listener, Socket};
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -39,6 +42,8 @@ pub struct Admin {
     pub reloads: Arc<Reloads>,
     /// The decisions of the last hour.
     pub history: History,
+    /// Where requests are explained.
+    pub explaining: explain::Room,
 }
 
 /// How many connections may be open at once. One more is closed.
@@ -79,7 +84,14 @@ impl Admin {
         }
     }
 
-    /// The answer to a request for `path`.
+    async fn respond<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/explain" => explain::answer(self, request).await,
+            path => self.answer(request.method(), path),
+        }
+    }
+
+    /// The answer to a request for `path`, where it takes no more to answer than that.
     pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let answer = match path {
             "/livez" => text(StatusCode::OK, "alive\n"),
@@ -127,9 +139,8 @@ impl Admin {
 
 async fn serve_one(admin: Arc<Admin>, socket: Socket) {
     let Ok(stream) = socket.into_stream() else { return };
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let answer = admin.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+    let service = service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(admin.respond(request).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -167,5 +178,6 @@ fn document(
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }

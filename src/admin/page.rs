@@ -5,9 +5,7 @@ use crate::jose::thumbprint::Thumbprint;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{
-    CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use std::sync::LazyLock;
@@ -19,7 +17,6 @@ pub(super) fn answer() -> Response<Full<Bytes>> {
     let mut answer = document(StatusCode::OK, "text/html; charset=utf-8", PAGE);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     answer

@@ -175,7 +175,7 @@ impl Rules {
         let recorded = store.record(&holding.id, holding.until, now).await;
         let recorded = trail.fault(recorded, || Finding::new("proof", "replay", "not recorded"))?;
         trail.demand(recorded == Use::First, Denial::ProofReplayed, || {
-            let found = if recorded == Use::First { "used now" } else { "used before" };
+            let found = if recorded == Use::First { "not used before" } else { "used before" };
             let found = format!("{found}, by the record in {}", store.label());
             Finding::new("proof", "replay", found).wanting("used for the first time")
         })

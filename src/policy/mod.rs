@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that decides about a request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PolicySet {
     /// The issuers. [`IssuerId`] is an index into them.
     pub issuers: Vec<Arc<Issuer>>,

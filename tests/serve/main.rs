@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+mod browser;
 mod capture;
+mod explain;
 mod forward_auth;
 #[path = "../support/identity_provider.rs"]
 #[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
@@ -18,6 +20,7 @@ mod service;
 #[expect(dead_code, unreachable_pub, clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
 mod traces;
+mod world;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -334,6 +337,7 @@ fn the_admin_pages() {
         ("GET", "/readyz?now", 200, "ready"),
         ("GET", "/other", 404, ""),
         ("POST", "/livez", 405, ""),
+        ("GET", "/explain", 405, "only POST"),
         ("DELETE", "/", 405, ""),
     ] {
         let (found, body) = service.page(method, path);

@@ -1,48 +1,19 @@
 //! The page for people, in a real browser.
 
+use super::block_on;
+use super::browser::Browser;
+use super::explain::{command, comparable};
 use super::service::{Service, request};
-use super::{block_on, provision};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 const HOSTILE: &str = "<img src=x onerror=\"document.title='taken'\">";
 
-/// A browser. Without one the test is skipped, with a line that says so; under CI there must be
-/// one.
-fn browser() -> Option<PathBuf> {
-    let reason = match provision("chromium") {
-        Ok(found) => return Some(found),
-        Err(reason) => reason,
-    };
-    let ci = std::env::var_os("CI").is_some_and(|it| it == "true");
-    assert!(!ci, "there must be a browser under CI: {reason}");
-    // Not by a print macro: the harness would swallow the line.
-    let line = format!("skipped: there is no browser: {reason}\n");
-    io::stderr().write_all(line.as_bytes()).unwrap();
-    None
-}
-
-/// What a browser makes of the page, and its complaints.
-fn open(browser: &Path, service: &Service, arguments: &[&str]) -> Output {
-    let profile = tempfile::tempdir().unwrap();
-    let mut command = Command::new(browser);
-    command
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
-        .args(["--disable-component-update", "--disable-extensions", "--enable-logging=stderr"])
-        // Time jumps, so that nobody waits for the page to ask again.
-        .arg("--virtual-time-budget=3000")
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(arguments)
-        .arg(format!("http://{}/", service.admin));
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
+fn open(service: &Service) -> Option<Browser> {
+    Browser::open(&format!("http://{}/", service.admin), (1200, 900))
 }
 
 /// A token that names this key, of which nothing else is right.
@@ -64,11 +35,11 @@ fn deny(service: &Service, kids: &[&str]) {
 
 #[test]
 fn the_page_shows_what_was_denied_and_runs_nothing_that_a_stranger_wrote() {
-    let Some(browser) = browser() else { return };
     let service = Service::ready(&[]);
     deny(&service, &["1", HOSTILE, "missing"]);
-    let output = open(&browser, &service, &["--dump-dom"]);
-    let page = String::from_utf8(output.stdout).unwrap();
+    let Some(mut browser) = open(&service) else { return };
+    let page = browser.value("document.documentElement.outerHTML");
+    let page = page.as_str().unwrap();
     for part in [
         ">live<",
         ">payments<",
@@ -82,24 +53,100 @@ fn the_page_shows_what_was_denied_and_runs_nothing_that_a_stranger_wrote() {
         assert!(page.contains(part), "{part}\n{page}");
     }
     assert!(!page.contains("<img"), "{page}");
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(!complaints.contains("CONSOLE"), "{complaints}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_request_that_was_denied_is_explained_by_the_form() {
+    let service = Service::ready(&[]);
+    deny(&service, &["1"]);
+    let Some(mut browser) = open(&service) else { return };
+    assert!(browser.text("denials").contains("token_signature_invalid"));
+
+    // What is known of it is put into the form; the token is not, and is typed.
+    browser.click("#denials button");
+    browser.type_in(&forged("1"));
+    let typed = format!(
+        "GET /payments HTTP/1.1\nHost: api.example.com\nAuthorization: Bearer {}",
+        forged("1")
+    );
+    assert_eq!(browser.value("document.getElementById('request').value"), typed);
+    browser.click("#explain button");
+    browser.wait_for("document.getElementById('explanation').textContent !== ''");
+    let told = browser.text("explanation");
+    for line in [
+        "GET https://api.example.com/payments",
+        "✗ key           signature    not by any key of that name",
+        "advice: was the token altered or cut on the way, or does another environment use the \
+         same key names?",
+        "✗ denied with status 401: token_signature_invalid",
+    ] {
+        assert!(told.lines().any(|it| it == line), "{line}\n{told}");
+    }
+
+    let at = told.lines().find_map(|it| it.strip_prefix("as checked at ")).unwrap();
+    let authorization = format!("Authorization: Bearer {}", forged("1"));
+    let arguments = ["--at", at, "-H", &authorization, "https://api.example.com/payments"];
+    assert_eq!(comparable(&told), comparable(&command(&service, &arguments, b"")));
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn the_form_can_be_used_by_the_keyboard_alone() {
+    let service = Service::ready(&[]);
+    let Some(mut browser) = open(&service) else { return };
+    browser.value("document.getElementById('request').focus()");
+    browser.type_in("GET /payments\nHost: api.example.com\nAuthorization: Bearer x");
+    browser.press("Tab");
+    browser.type_in(&forged("missing"));
+    for (id, label) in [
+        ("token", "Token, if not that of the request"),
+        ("proof", "DPoP proof, if not that of the request"),
+        ("at", "Time of the check"),
+        ("online", "Ask issuers about opaque tokens"),
+    ] {
+        let focused = browser.value("document.activeElement.id");
+        let labelled = browser.value("document.activeElement.labels[0].textContent.trim()");
+        assert_eq!((focused, labelled), (id.into(), label.into()));
+        browser.press("Tab");
+    }
+    browser.press("Enter");
+    browser.wait_for("document.activeElement.id === 'explanation'");
+    let told = browser.text("explanation");
+    assert!(told.ends_with("✗ denied with status 401: token_key_unknown\n"), "{told}");
+}
+
+#[test]
+fn what_a_stranger_wrote_stays_text_when_it_is_explained() {
+    let service = Service::ready(&[]);
+    let Some(mut browser) = open(&service) else { return };
+    for (path, authorization, shown) in [
+        (HOSTILE.replace(' ', "/"), format!("Bearer {}", forged(HOSTILE)), "kid \"<img src=x"),
+        ("/payments".to_owned(), HOSTILE.to_owned(), "authorization: "),
+        ("no request line".to_owned(), HOSTILE.to_owned(), "the first line must be"),
+    ] {
+        let path = path.trim_start_matches('/');
+        let pasted = format!("GET /{path}\nHost: {HOSTILE}\nAuthorization: {authorization}");
+        browser.value("document.getElementById('request').select()");
+        browser.type_in(&pasted);
+        browser.value("document.getElementById('explanation').replaceChildren()");
+        browser.click("#explain button");
+        browser.wait_for("document.getElementById('explanation').textContent !== ''");
+        let told = browser.text("explanation");
+        assert!(told.contains(shown), "{told}");
+    }
+    let found = browser.value("[document.images.length, document.title]");
+    assert_eq!(found, serde_json::json!([0, "keybound"]));
 }
 
 #[test]
 fn a_picture_is_taken_of_it() {
-    let Some(browser) = browser() else { return };
     let service = Service::ready(&[]);
     deny(&service, &["1", "missing"]);
-    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("admin.png");
-    // What an earlier run left behind proves nothing.
-    drop(fs::remove_file(&picture));
-    open(
-        &browser,
-        &service,
-        &["--window-size=1200,900", &format!("--screenshot={}", picture.display())],
-    );
-    assert_eq!(fs::read(&picture).unwrap().get(1..4), Some(&b"PNG"[..]));
+    let Some(mut browser) = open(&service) else { return };
+    let picture = browser.picture();
+    assert_eq!(picture.get(1..4), Some(&b"PNG"[..]));
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("admin.png"), picture).unwrap();
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl MemoryStore {
         expires: UnixTime,
         now: UnixTime,
     ) -> Result<Use, Unavailable> {
-        let expires = UnixTime::from_secs(expires.saturating_add(ALMOST_A_SECOND).as_secs());
+        let expires = rounded_up(expires);
         let has_place = self.take_place() || (self.drop_expired(now) && self.take_place());
         let name = Name { key: half(&proof.key), jti: half(&proof.jti) };
         let per_key = self.per_key.load(Ordering::Relaxed);
@@ -120,6 +120,17 @@ impl MemoryStore {
         let free = before.saturating_add(usize::from(has_place)).saturating_sub(after);
         self.held.fetch_sub(free, Ordering::Relaxed);
         recorded
+    }
+
+    /// What [`Self::record`] would say of `proof` if there were room for it. Records nothing.
+    pub fn look(
+        &self,
+        proof: &ProofId,
+        expires: UnixTime,
+        now: UnixTime,
+    ) -> Result<Use, Unavailable> {
+        let name = Name { key: half(&proof.key), jti: half(&proof.jti) };
+        self.shard(&proof.key).look(name, rounded_up(expires), now)
     }
 
     /// How many records are held, expired ones that have not been dropped yet included.
@@ -186,6 +197,17 @@ impl Shard {
         Ok(Use::First)
     }
 
+    fn look(&self, name: Name, expires: UnixTime, now: UnixTime) -> Result<Use, Unavailable> {
+        match self.records.get(&name).copied() {
+            Some(known) if now <= known => Ok(Use::Repeat),
+            // A record that is past would be dropped first.
+            past if self.forgotten.max(past).is_some_and(|it| expires <= it) => {
+                Err(Unavailable::Forgotten)
+            }
+            Some(_) | None => Ok(Use::First),
+        }
+    }
+
     /// How many live records a key has. Expired ones are counted only as long as that does not
     /// make the key exceed its limit.
     fn live(&mut self, key: Digest, limit: usize, now: UnixTime) -> usize {
@@ -246,6 +268,10 @@ impl fmt::Debug for MemoryStore {
 /// Nothing panics while it holds the lock but for want of memory, and then the records stand.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rounded_up(expires: UnixTime) -> UnixTime {
+    UnixTime::from_secs(expires.saturating_add(ALMOST_A_SECOND).as_secs())
 }
 
 fn half(digest: &[u8; 32]) -> Digest {
@@ -318,6 +344,32 @@ mod tests {
                 ("a", 1, 120_000, 60_001, Ok(First)),
             ],
         );
+    }
+
+    #[test]
+    fn who_looks_is_told_the_same_and_leaves_no_mark() {
+        let store = store(10, 10);
+        let look = |key, jti, expires, now| store.look(&proof(key, jti), at(expires), at(now));
+        assert_eq!(look("a", 1, 60_000, 0), Ok(First));
+        assert_eq!(look("a", 1, 60_000, 0), Ok(First));
+        assert!(store.is_empty());
+        check(&store, &[("a", 1, 59_001, 0, Ok(First))]);
+        for (key, jti, expires, now, expected) in [
+            ("a", 1, 59_001, 0, Ok(Repeat)),
+            ("a", 1, 120_000, 60_000, Ok(Repeat)),
+            ("a", 1, 120_000, 60_001, Ok(First)),
+            ("a", 1, 60_000, 60_001, Err(Forgotten)),
+            ("a", 1, 60_001, 60_001, Ok(First)),
+            ("a", 2, 60_000, 0, Ok(First)),
+            ("b", 1, 60_000, 0, Ok(First)),
+        ] {
+            assert_eq!(look(key, jti, expires, now), expected, "{key} {jti} {expires} {now}");
+        }
+        check(&store, &[("a", 1, 120_000, 60_000, Ok(Repeat)), ("a", 2, 60_000, 0, Ok(First))]);
+        check(&store, &[("a", 3, 180_000, 120_000, Ok(First))]);
+        // By now the records are gone, and the clock goes back.
+        assert_eq!(look("a", 1, 60_000, 0), Err(Forgotten));
+        assert_eq!(look("a", 2, 60_001, 0), Ok(First));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The one operation tests and records in one step. There is no `contains`: of two calls that both
 //! look before either writes, both would be told [`Use::First`]. A store that cannot tell refuses:
 //! it never lets a proof pass, and never forgets one early to make room.
+//!
+//! To explain a check there are onlookers, which only look. No check goes by what they say.
 
 pub mod memory;
 pub mod redis;
@@ -13,6 +15,7 @@ use crate::oauth::dpop::ProofId;
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
@@ -57,23 +60,38 @@ pub struct ReplayStore {
 
 #[derive(Debug)]
 enum Backend {
-    Memory(MemoryStore),
+    Memory(Arc<MemoryStore>),
     Redis(RedisStore),
+    Onlooker(Arc<MemoryStore>),
 }
 
 impl ReplayStore {
     /// An empty store, or one that is reached from `runtime`. Returns at once, reached or not.
     pub fn start(rules: &ReplayRules, runtime: &Handle) -> Self {
         let backend = match rules {
-            ReplayRules::Memory(limits) => Backend::Memory(MemoryStore::new(*limits)),
+            ReplayRules::Memory(limits) => return Self::in_memory(*limits),
             ReplayRules::Redis(rules) => Backend::Redis(RedisStore::start(rules.clone(), runtime)),
         };
-        Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0) }
+        Self::of(backend)
     }
 
     /// An empty store in memory.
     pub fn in_memory(limits: MemoryLimits) -> Self {
-        let backend = Backend::Memory(MemoryStore::new(limits));
+        Self::of(Backend::Memory(Arc::new(MemoryStore::new(limits))))
+    }
+
+    /// A store that says of each proof what this one knows, and records nothing. None for Redis:
+    /// whom it lets do no more than it must may not look.
+    pub fn onlooker(&self) -> Option<Self> {
+        match &self.backend {
+            Backend::Memory(store) | Backend::Onlooker(store) => {
+                Some(Self::of(Backend::Onlooker(Arc::clone(store))))
+            }
+            Backend::Redis(_) => None,
+        }
+    }
+
+    const fn of(backend: Backend) -> Self {
         Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0) }
     }
 
@@ -87,7 +105,8 @@ impl ReplayStore {
             }
             (Backend::Redis(store), ReplayRules::Redis(rules)) => store.rules() == rules,
             (Backend::Memory(_), ReplayRules::Redis(_))
-            | (Backend::Redis(_), ReplayRules::Memory(_)) => false,
+            | (Backend::Redis(_), ReplayRules::Memory(_))
+            | (Backend::Onlooker(_), _) => false,
         }
     }
 
@@ -104,6 +123,7 @@ impl ReplayStore {
         let recorded = match &self.backend {
             Backend::Memory(store) => store.record(proof, expires, now),
             Backend::Redis(store) => store.record(proof, expires, now).await,
+            Backend::Onlooker(store) => store.look(proof, expires, now),
         };
         match recorded {
             Ok(Use::First) => self.recorded.fetch_add(1, Ordering::Relaxed),
@@ -127,7 +147,7 @@ impl ReplayStore {
     /// none when they are not held here.
     pub fn entries(&self) -> Option<usize> {
         match &self.backend {
-            Backend::Memory(store) => Some(store.len()),
+            Backend::Memory(store) | Backend::Onlooker(store) => Some(store.len()),
             Backend::Redis(_) => None,
         }
     }
@@ -135,7 +155,7 @@ impl ReplayStore {
     /// Whether the store can be used right now, as far as this process knows.
     pub fn is_reachable(&self) -> bool {
         match &self.backend {
-            Backend::Memory(_) => true,
+            Backend::Memory(_) | Backend::Onlooker(_) => true,
             Backend::Redis(store) => store.is_reachable(),
         }
     }
@@ -143,7 +163,7 @@ impl ReplayStore {
     /// Waits until the store can be used.
     pub async fn reachable(&self) {
         match &self.backend {
-            Backend::Memory(_) => (),
+            Backend::Memory(_) | Backend::Onlooker(_) => (),
             Backend::Redis(store) => store.reachable().await,
         }
     }
@@ -151,7 +171,7 @@ impl ReplayStore {
     /// As the configuration names it.
     pub const fn label(&self) -> &'static str {
         match self.backend {
-            Backend::Memory(_) => "memory",
+            Backend::Memory(_) | Backend::Onlooker(_) => "memory",
             Backend::Redis(_) => "redis",
         }
     }

@@ -1,28 +1,21 @@
-//! Knows the command `explain`: one request through the very code that `serve` runs, told step by
-//! step.
-
-mod advice;
-mod certificate;
-mod json;
-mod request;
-mod text;
+//! Knows the command `explain`: where its request is, and where what is told of it goes.
 
 use super::{check_config, complain};
-use crate::check::{Checker, Dpop, Facts, Rules, Verdict};
+use crate::check::{Dpop, Rules};
 use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock, UnixTime};
 use crate::config::{self, Config};
-use crate::denial::Denial;
-use crate::front::ext_authz::wire;
-use crate::oauth::credentials::Credentials;
+use crate::explain::certificate::Certificate;
+use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
 use crate::policy::NonceDemand;
-use crate::request::Request;
 use crate::state::replay::ReplayRules;
 use crate::state::token_cache::TokenCache;
 use crate::state::{introspection, jwks};
 use std::error::Error;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Handle};
@@ -53,33 +46,32 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    described: request::Described,
+    described: Described,
 }
 
-fn time(text: &str) -> Result<UnixTime, &'static str> {
-    UnixTime::parse(text).ok_or("a time is expected: 2027-01-15T08:00:00Z, or seconds since 1970")
-}
-
-/// One check, and all that is told of it.
-struct Explanation {
-    /// Method and target; none if they could not be read.
-    target: Option<String>,
-    now: UnixTime,
-    verdict: Verdict,
-    decision: Decision,
-    /// What else there is to know.
-    remarks: Vec<String>,
-}
-
-/// What became of the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
-    Allowed,
-    /// The policy lets through what it would deny for this reason.
-    Reported(Denial),
-    Denied(Denial),
-    /// `serve` would ask an issuer; this was not to.
-    Open,
+/// A request as it is described to curl.
+#[derive(Debug, clap::Args)]
+struct Described {
+    /// The URL of a request, with `-X`, `-H` and `--cert` as for curl
+    url: Option<String>,
+    /// The method
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "METHOD",
+        default_value = "GET",
+        conflicts_with = "request"
+    )]
+    method: String,
+    /// A header, `Name: value`; may be given more than once
+    #[arg(short = 'H', long, value_name = "HEADER", conflicts_with = "request")]
+    header: Vec<String>,
+    /// The client's certificate, PEM or DER
+    #[arg(long, value_name = "FILE", conflicts_with = "request")]
+    cert: Option<PathBuf>,
+    /// The policy that the proxy's configuration names for the route
+    #[arg(long, value_name = "NAME", conflicts_with = "request")]
+    policy: Option<String>,
 }
 
 /// Explains. Succeeds when the request is allowed, and ends with [`DENIED`] when it is not.
@@ -100,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
                 text::of(&explanation)
             };
             match io::stdout().lock().write_all(text.as_bytes()) {
-                Ok(()) => explanation.decision.code(),
+                Ok(()) => code(explanation.decision),
                 Err(_) => ExitCode::FAILURE,
             }
         }
@@ -111,23 +103,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-impl Decision {
-    fn of(verdict: &Verdict, online: bool) -> Self {
-        match verdict.outcome {
-            Ok(()) => Self::Allowed,
-            // Nobody was asked, so nobody failed to answer.
-            Err(Denial::IntrospectionUnavailable) if !online => Self::Open,
-            Err(denial) if verdict.denied().is_none() => Self::Reported(denial),
-            Err(denial) => Self::Denied(denial),
-        }
-    }
-
-    fn code(self) -> ExitCode {
-        match self {
-            Self::Allowed | Self::Reported(_) => ExitCode::SUCCESS,
-            Self::Denied(_) => ExitCode::from(DENIED),
-            Self::Open => ExitCode::FAILURE,
-        }
+/// What the shell gets.
+fn code(decision: Decision) -> ExitCode {
+    match decision {
+        Decision::Allowed | Decision::Reported(_) => ExitCode::SUCCESS,
+        Decision::Denied(_) => ExitCode::from(DENIED),
+        Decision::Open => ExitCode::FAILURE,
     }
 }
 
@@ -140,14 +121,14 @@ fn explained(
 ) -> Result<Explanation, Box<dyn Error + Send + Sync>> {
     let source = &config.policies.client_certificate;
     let mut message = match &arguments.request {
-        Some(path) => request::read(path)?,
+        Some(path) => message_in(path)?,
         None => arguments.described.message(source)?,
     };
     if let Some(path) = &arguments.token {
-        message = request::with_token(&message, path)?;
+        message = request::with_token(&message, &line(path)?)?;
     }
     if let Some(path) = &arguments.proof {
-        message = request::with_proof(&message, path)?;
+        message = request::with_proof(&message, &line(path)?)?;
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -156,8 +137,11 @@ fn explained(
             Some(time) => Arc::new(ManualClock::at(time)),
             None => Arc::new(SystemClock),
         };
-        let rules = rules(config, &clock, arguments.online)?;
-        Ok(check(&message, &rules, clock, arguments.online, remarks).await)
+        let online = arguments.online;
+        let rules = &rules(config, &clock, online)?;
+        let (deadline, accepted, ways) = (None, OWN_RECORD, &FLAGS);
+        let terms = Terms { rules, clock, deadline, online, accepted, remarks, ways };
+        Ok(explain(&message, terms).await)
     })
 }
 
@@ -184,39 +168,50 @@ fn rules(
     Ok(Rules::new(policies, keys, introspectors, cache, dpop))
 }
 
-async fn check(
-    message: &[u8],
-    rules: &Rules,
-    clock: Arc<dyn Clock>,
-    online: bool,
-    mut remarks: Vec<String>,
-) -> Explanation {
-    let header = match &rules.policies.client_certificate {
-        Source::Header { name, .. } => Some(name.as_str()),
-        Source::Peer | Source::Xfcc { .. } => None,
-    };
-    let now = clock.now();
-    let (target, verdict) = match wire::read(message, header) {
-        Ok(request) => {
-            remarks.extend(blanks(&request));
-            let verdict = Checker::new(clock).explain(rules, &request).await;
-            (Some(target(&request)), verdict)
-        }
-        Err(denial) => (None, Verdict { outcome: Err(denial), facts: Facts::default() }),
-    };
-    if verdict.facts.proved.dpop {
-        remarks.push(OWN_RECORD.to_owned());
+impl Described {
+    /// The `CheckRequest` that Envoy would send, with the certificate where `source` reads it.
+    fn message(&self, source: &Source) -> Result<Vec<u8>, String> {
+        let described = request::Described {
+            method: &self.method,
+            url: self.url.as_deref().unwrap_or_default(),
+            headers: self.headers()?,
+            certificate: self.cert.as_deref().map(certificate_in).transpose()?,
+            policy: self.policy.as_deref(),
+        };
+        described.message(source)
     }
-    let decision = Decision::of(&verdict, online);
-    Explanation { target, now, verdict, decision, remarks }
+
+    fn headers(&self) -> Result<Vec<(&str, &str)>, &'static str> {
+        let read = |line| request::header(line).ok_or("-H: `Name: value` is expected");
+        self.header.iter().map(String::as_str).map(read).collect()
+    }
 }
 
-/// Without the query, which may hold secrets.
-fn target(request: &Request<'_>) -> String {
-    let target = &request.target;
-    let query = if target.query().is_some() { "?…" } else { "" };
-    let (method, path) = (target.method, target.path_only());
-    format!("{method} {}://{}{path}{query}", target.scheme, target.authority)
+/// The encoded `CheckRequest` in the file at `path`; `-` is standard input.
+fn message_in(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    } else {
+        fs::read(path).map(|it| bytes = it)
+    };
+    read.map_err(|error| of(path, error))?;
+    request::encoded(bytes).map_err(|error| of(path, error))
+}
+
+/// The first certificate in the file at `path`, PEM or DER.
+fn certificate_in(path: &Path) -> Result<Certificate, String> {
+    let bytes = fs::read(path).map_err(|error| of(path, error))?;
+    Certificate::read(bytes).map_err(|error| of(path, error))
+}
+
+fn line(path: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| of(path, error))?;
+    Ok(text.trim().to_owned())
+}
+
+fn of(path: &Path, error: impl Display) -> String {
+    format!("{}: {error}", path.display())
 }
 
 fn remarks_on(config: &Config) -> Vec<String> {
@@ -225,23 +220,7 @@ fn remarks_on(config: &Config) -> Vec<String> {
     drawn.then(|| NO_SECRET.to_owned()).into_iter().collect()
 }
 
-/// Signatures that were taken out when the request was kept.
-fn blanks(request: &Request<'_>) -> Vec<String> {
-    let Ok(credentials) = Credentials::read(request) else { return vec![] };
-    let is_blank = |jwt: &[u8]| {
-        let signature = jwt.rsplit(|it| *it == b'.').next().unwrap_or_default();
-        !signature.is_empty() && signature.iter().all(|it| *it == b'A')
-    };
-    let token = is_blank(credentials.token.as_bytes()).then_some(("token", "--token"));
-    let proof = credentials.proof.filter(|it| is_blank(it.as_bytes()));
-    let proof = proof.map(|_| ("proof", "--proof"));
-    let tell = |(what, flag)| {
-        format!(
-            "the signature of the {what} was blanked when it was kept: {flag} FILE puts it back"
-        )
-    };
-    [token, proof].into_iter().flatten().map(tell).collect()
-}
+const FLAGS: Ways = Ways { token: "--token FILE", proof: "--proof FILE", online: "--online" };
 
 const OWN_RECORD: &str = "the use of the proof was recorded here only: whether `serve` has seen it \
                           before is not known";

@@ -1,28 +1,24 @@
-//! Knows how a proxy would carry a certificate that lies in a file.
+//! Knows how a proxy would carry a certificate that was handed over by itself.
 
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::jose::thumbprint::Thumbprint;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
 
 /// The DER of a certificate.
-pub(super) struct Certificate(Vec<u8>);
+pub(crate) struct Certificate(Vec<u8>);
 
 impl Certificate {
-    /// The first certificate in a file, PEM or DER.
-    pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let told = |what: &str| format!("{}: {what}", path.display());
-        let bytes = fs::read(path).map_err(|error| told(&error.to_string()))?;
+    /// The first certificate in what is PEM or DER.
+    pub(crate) fn read(bytes: Vec<u8>) -> Result<Self, String> {
         match str::from_utf8(&bytes) {
             Ok(text) => {
-                let none = || told("there is no certificate in it");
-                let (_, rest) = text.split_once(BEGIN).ok_or_else(none)?;
-                let (body, _) = rest.split_once(END).ok_or_else(none)?;
+                let none = "there is no certificate in it";
+                let (_, rest) = text.split_once(BEGIN).ok_or(none)?;
+                let (body, _) = rest.split_once(END).ok_or(none)?;
                 let body: String = body.split_ascii_whitespace().collect();
-                STANDARD.decode(body).map(Self).map_err(|error| told(&error.to_string()))
+                STANDARD.decode(body).map(Self).map_err(|error| error.to_string())
             }
             Err(_) => Ok(Self(bytes)),
         }
@@ -56,7 +52,8 @@ impl Certificate {
     }
 }
 
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+/// The first line of a certificate in PEM (RFC 7468 §5.1).
+pub(super) const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
 fn url_encoded(text: &str) -> String {
@@ -77,14 +74,14 @@ mod tests {
     use crate::client_certificate::ClientCertificate;
     use crate::request::{Evidence, Field};
 
-    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/envoy/certs/p256.crt");
+    const FILE: &[u8] = include_bytes!("../../tests/vectors/envoy/certs/p256.crt");
 
     #[test]
     fn every_source_reads_the_certificate_that_was_carried_to_it() {
         use HeaderFormat::{
             DerBase64, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url, Sha256Hex,
         };
-        let certificate = Certificate::read(Path::new(FILE)).unwrap();
+        let certificate = Certificate::read(FILE.to_vec()).unwrap();
         let expected = ClientCertificate::Presented(Thumbprint::of(&certificate.0));
         let formats = [Rfc9440, PemUrlencoded, PemBase64, DerBase64, Sha256Hex, Sha256Base64url];
         let header = |format| Source::Header { name: "client-cert".to_owned(), format };

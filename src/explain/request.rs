@@ -6,80 +6,65 @@ use crate::client_certificate::Source;
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine};
 use prost::Message;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
 
 /// A request as it is described to curl.
-#[derive(Debug, clap::Args)]
-pub(super) struct Described {
-    /// The URL of a request, with `-X`, `-H` and `--cert` as for curl
-    url: Option<String>,
-    /// The method
-    #[arg(
-        short = 'X',
-        long,
-        value_name = "METHOD",
-        default_value = "GET",
-        conflicts_with = "request"
-    )]
-    method: String,
-    /// A header, `Name: value`; may be given more than once
-    #[arg(short = 'H', long, value_name = "HEADER", conflicts_with = "request")]
-    header: Vec<String>,
-    /// The client's certificate, PEM or DER
-    #[arg(long, value_name = "FILE", conflicts_with = "request")]
-    cert: Option<PathBuf>,
-    /// The policy that the proxy's configuration names for the route
-    #[arg(long, value_name = "NAME", conflicts_with = "request")]
-    policy: Option<String>,
+pub(crate) struct Described<'a> {
+    /// The method.
+    pub(crate) method: &'a str,
+    /// The URL, with a scheme.
+    pub(crate) url: &'a str,
+    /// The names and values of the headers.
+    pub(crate) headers: Vec<(&'a str, &'a str)>,
+    /// The client's certificate.
+    pub(crate) certificate: Option<Certificate>,
+    /// The policy that the proxy's configuration names for the route.
+    pub(crate) policy: Option<&'a str>,
 }
 
-impl Described {
+/// The name and the value of the header in a line.
+pub(crate) fn header(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name.trim(), value.trim()))
+}
+
+impl Described<'_> {
     /// The `CheckRequest` that Envoy would send, with the certificate where `source` reads it.
-    pub(super) fn message(&self, source: &Source) -> Result<Vec<u8>, String> {
-        let url = self.url.as_deref().unwrap_or_default();
-        let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
+    pub(crate) fn message(&self, source: &Source) -> Result<Vec<u8>, String> {
+        let (scheme, rest) = self.url.split_once("://").ok_or("the URL has no scheme")?;
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let mut headers = self.headers()?;
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| entry(name.to_ascii_lowercase(), *value));
+        let mut headers: Vec<_> = headers.collect();
         let mut peer = pb::Peer::default();
-        if let Some(file) = &self.cert {
-            match Certificate::read(file)?.carried(source) {
+        if let Some(certificate) = &self.certificate {
+            match certificate.carried(source) {
                 (None, value) => peer.certificate = value,
-                (Some(name), value) => headers.push(header(name, value)),
+                (Some(name), value) => headers.push(entry(name, value)),
             }
         }
         let http = pb::HttpRequest {
-            method: self.method.clone(),
+            method: self.method.to_owned(),
             scheme: scheme.to_ascii_lowercase(),
             host: host.to_owned(),
             path,
             header_map: Some(HeaderMap { headers }),
             ..pb::HttpRequest::default()
         };
-        let policy = self.policy.iter().map(|it| ("policy".to_owned(), it.clone())).collect();
+        let policy = self.policy.iter().map(|it| ("policy".to_owned(), (*it).to_owned())).collect();
         Ok(message(peer, http, policy))
-    }
-
-    fn headers(&self) -> Result<Vec<HeaderValue>, String> {
-        let read = |line: &String| {
-            let (name, value) = line.split_once(':').ok_or("-H: `Name: value` is expected")?;
-            Ok(header(name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-        };
-        self.header.iter().map(read).collect()
     }
 }
 
-fn header(key: String, value: String) -> HeaderValue {
-    HeaderValue { key, value, ..HeaderValue::default() }
+fn entry(key: String, value: impl Into<String>) -> HeaderValue {
+    HeaderValue { key, value: value.into(), ..HeaderValue::default() }
 }
 
 fn message(
@@ -97,20 +82,10 @@ fn message(
     CheckRequest { attributes: Some(attributes) }.encode_to_vec()
 }
 
-/// The encoded `CheckRequest` in the file at `path`; `-` is standard input.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes).map(drop)
-    } else {
-        fs::read(path).map(|it| bytes = it)
-    };
-    read.map_err(|error| format!("{}: {error}", path.display()))?;
-    encoded(bytes).map_err(|error| format!("{}: {error}", path.display()))
-}
-
+/// The encoded `CheckRequest` in `bytes`, which hold one as Envoy sends it, or in JSON.
+///
 /// Whatever is no JSON goes on as it is: to say what it is worth is for the check.
-fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(crate) fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match serde_json::from_slice::<Written>(&bytes) {
         Ok(written) => written.message(),
         Err(error) if error.is_data() => Err(error.to_string()),
@@ -124,24 +99,17 @@ fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The same request with the token in the file at `path`.
-pub(super) fn with_token(message: &[u8], path: &Path) -> Result<Vec<u8>, String> {
-    let token = line(path)?;
+/// The same request with this token.
+pub(crate) fn with_token(message: &[u8], token: &str) -> Result<Vec<u8>, String> {
     with_header(message, "authorization", |value| {
         let scheme = value.split(' ').next().unwrap_or_default();
         format!("{scheme} {token}")
     })
 }
 
-/// The same request with the proof in the file at `path`.
-pub(super) fn with_proof(message: &[u8], path: &Path) -> Result<Vec<u8>, String> {
-    let proof = line(path)?;
-    with_header(message, "dpop", |_| proof.clone())
-}
-
-fn line(path: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(text.trim().to_owned())
+/// The same request with this proof.
+pub(crate) fn with_proof(message: &[u8], proof: &str) -> Result<Vec<u8>, String> {
+    with_header(message, "dpop", |_| proof.to_owned())
 }
 
 fn with_header(
@@ -247,11 +215,16 @@ impl Written {
 
 impl Line {
     fn header(self) -> Result<HeaderValue, String> {
-        let raw = self.raw_value.unwrap_or_default().replace('-', "+").replace('_', "/");
-        let raw_value = EITHER.decode(raw).map_err(|error| format!("rawValue: {error}"))?;
+        let raw = self.raw_value.unwrap_or_default();
+        let raw_value = base64(&raw).map_err(|error| format!("rawValue: {error}"))?;
         let (key, value) = (self.key.unwrap_or_default(), self.value.unwrap_or_default());
         Ok(HeaderValue { key, value, raw_value })
     }
+}
+
+/// Octets in either of the two alphabets.
+pub(super) fn base64(text: &str) -> Result<Vec<u8>, DecodeError> {
+    EITHER.decode(text.replace('-', "+").replace('_', "/"))
 }
 
 /// Protobuf reads bytes in JSON with padding and without.

@@ -6,8 +6,8 @@ use crate::trail::{Finding, Mark, Step};
 use serde_json::{Value, json};
 
 /// The explanation as JSON.
-pub(super) fn of(explanation: &Explanation) -> Value {
-    let Explanation { target, now, verdict, decision, remarks } = explanation;
+pub(crate) fn of(explanation: &Explanation) -> Value {
+    let Explanation { target, now, verdict, decision, remarks, ways: _ } = explanation;
     let (decision, denial) = match decision {
         Decision::Allowed => ("allow", None),
         Decision::Reported(denial) => ("allow", Some(*denial)),

@@ -6,7 +6,7 @@ use crate::trail::{Finding, Mark, Step};
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.
-pub(super) fn of(explanation: &Explanation) -> String {
+pub(crate) fn of(explanation: &Explanation) -> String {
     Text(explanation).to_string()
 }
 
@@ -14,7 +14,7 @@ struct Text<'a>(&'a Explanation);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explanation { target, now, verdict, decision, remarks } = self.0;
+        let Explanation { target, now, verdict, decision, remarks, ways } = self.0;
         let target = target.as_deref().unwrap_or("a request that cannot be read");
         writeln!(f, "{}", Shown(target))?;
         writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
@@ -39,7 +39,8 @@ impl Display for Text<'_> {
                 writeln!(f, "✓ allowed, for the policy only reports; it would deny: {denial}")
             }
             Decision::Open => {
-                writeln!(f, "? not decided: `serve` would ask the issuer; so does --online")
+                let way = ways.online;
+                writeln!(f, "? not decided: `serve` would ask the issuer; so does {way}")
             }
         }
     }

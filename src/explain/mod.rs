@@ -1,0 +1,140 @@
+//! Knows how one request is put through the very code that `serve` runs, and told step by step.
+
+mod advice;
+pub(crate) mod certificate;
+pub(crate) mod json;
+pub(crate) mod pasted;
+pub(crate) mod request;
+pub(crate) mod text;
+
+use crate::check::{Checker, Facts, Rules, Verdict};
+use crate::client_certificate::Source;
+use crate::clock::{Clock, UnixTime};
+use crate::denial::Denial;
+use crate::front::ext_authz::wire;
+use crate::oauth::credentials::Credentials;
+use crate::request::Request;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One check, and all that is told of it.
+pub(crate) struct Explanation {
+    /// Method and target; none if they could not be read.
+    target: Option<String>,
+    now: UnixTime,
+    verdict: Verdict,
+    /// What became of the request.
+    pub(crate) decision: Decision,
+    /// What else there is to know.
+    remarks: Vec<String>,
+    ways: &'static Ways,
+}
+
+/// How a request is explained.
+pub(crate) struct Terms<'a> {
+    /// What decides.
+    pub(crate) rules: &'a Rules,
+    /// What tells the time of the check.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The longest that the check may take; none: as long as it takes.
+    pub(crate) deadline: Option<Duration>,
+    /// Whether the rules ask issuers about tokens.
+    pub(crate) online: bool,
+    /// What is to be known of a proof that was accepted.
+    pub(crate) accepted: &'static str,
+    /// What is to be known in any case.
+    pub(crate) remarks: Vec<String>,
+    /// What whoever asks can do.
+    pub(crate) ways: &'static Ways,
+}
+
+/// What whoever asks can do about what is missing, as it is called there.
+pub(crate) struct Ways {
+    /// Puts back the token.
+    pub(crate) token: &'static str,
+    /// Puts back the proof.
+    pub(crate) proof: &'static str,
+    /// Has issuers asked.
+    pub(crate) online: &'static str,
+}
+
+/// What became of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// It is allowed.
+    Allowed,
+    /// The policy lets through what it would deny for this reason.
+    Reported(Denial),
+    /// It is denied for this reason.
+    Denied(Denial),
+    /// `serve` would ask an issuer; this was not to.
+    Open,
+}
+
+impl Decision {
+    fn of(verdict: &Verdict, online: bool) -> Self {
+        match verdict.outcome {
+            Ok(()) => Self::Allowed,
+            // Nobody was asked, so nobody failed to answer.
+            Err(Denial::IntrospectionUnavailable) if !online => Self::Open,
+            Err(denial) if verdict.denied().is_none() => Self::Reported(denial),
+            Err(denial) => Self::Denied(denial),
+        }
+    }
+}
+
+/// Explains the `CheckRequest` in `message`.
+pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
+    let Terms { rules, clock, deadline, online, accepted, mut remarks, ways } = terms;
+    let header = match &rules.policies.client_certificate {
+        Source::Header { name, .. } => Some(name.as_str()),
+        Source::Peer | Source::Xfcc { .. } => None,
+    };
+    let now = clock.now();
+    let checker = Checker::new(clock);
+    let (target, verdict) = match wire::read(message, header) {
+        Ok(request) => {
+            remarks.extend(blanks(&request, ways));
+            let verdict = match deadline {
+                Some(deadline) => checker.explain_within(deadline, rules, &request).await,
+                None => checker.explain(rules, &request).await,
+            };
+            (Some(target(&request)), verdict)
+        }
+        Err(denial) => (None, Verdict { outcome: Err(denial), facts: Facts::default() }),
+    };
+    if verdict.facts.proved.dpop {
+        remarks.push(accepted.to_owned());
+    }
+    let decision = Decision::of(&verdict, online);
+    Explanation { target, now, verdict, decision, remarks, ways }
+}
+
+/// The time of a check as people write it, or how to.
+pub(crate) fn time(text: &str) -> Result<UnixTime, &'static str> {
+    UnixTime::parse(text).ok_or("a time is expected: 2027-01-15T08:00:00Z, or seconds since 1970")
+}
+
+/// Without the query, which may hold secrets.
+fn target(request: &Request<'_>) -> String {
+    let target = &request.target;
+    let query = if target.query().is_some() { "?…" } else { "" };
+    let (method, path) = (target.method, target.path_only());
+    format!("{method} {}://{}{path}{query}", target.scheme, target.authority)
+}
+
+/// Signatures that were taken out when the request was kept.
+fn blanks(request: &Request<'_>, ways: &Ways) -> Vec<String> {
+    let Ok(credentials) = Credentials::read(request) else { return vec![] };
+    let is_blank = |jwt: &[u8]| {
+        let signature = jwt.rsplit(|it| *it == b'.').next().unwrap_or_default();
+        !signature.is_empty() && signature.iter().all(|it| *it == b'A')
+    };
+    let token = is_blank(credentials.token.as_bytes()).then_some(("token", ways.token));
+    let proof = credentials.proof.filter(|it| is_blank(it.as_bytes()));
+    let proof = proof.map(|_| ("proof", ways.proof));
+    let tell = |(what, way)| {
+        format!("the signature of the {what} was blanked when it was kept: {way} puts it back")
+    };
+    [token, proof].into_iter().flatten().map(tell).collect()
+}
