@@ -41,6 +41,7 @@ pub struct Rules {
     certificates: Certificates,
     /// The claims that somebody will ask for.
     selection: Arc<[String]>,
+    heeds_routes: bool,
 }
 
 /// Checks requests.
@@ -201,8 +202,14 @@ impl Rules {
         dpop: Dpop,
     ) -> Self {
         let selection = policies.claims_asked_for().into();
+        let heeds_routes = policies.heeds_routes();
         let certificates = Certificates::told_by(policies.client_certificate.clone());
-        Self { policies, keys, introspectors, cache, dpop, certificates, selection }
+        Self { policies, keys, introspectors, cache, dpop, certificates, selection, heeds_routes }
+    }
+
+    /// Whether what the annotations of a route say counts.
+    pub const fn heeds_routes(&self) -> bool {
+        self.heeds_routes
     }
 }
 

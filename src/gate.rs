@@ -3,7 +3,6 @@
 
 use crate::answer::Answer;
 use crate::check::{Checker, Facts, Rules, Verdict};
-use crate::client_certificate::Source;
 use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::policy::Limits;
@@ -121,10 +120,7 @@ impl Standing {
 
     /// The header, in lower case, that the operator named as the carrier of the certificate.
     pub fn certificate_header(&self) -> Option<&str> {
-        match &self.rules.policies.client_certificate {
-            Source::Header { name, .. } => Some(name),
-            Source::Peer | Source::Xfcc { .. } => None,
-        }
+        self.rules.policies.client_certificate.header()
     }
 }
 

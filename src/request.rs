@@ -9,6 +9,8 @@ use std::fmt;
 pub struct Request<'a> {
     /// The policy that the proxy's own configuration names for this route, if it names one.
     pub policy: Option<&'a str>,
+    /// The policy that the annotations of the route name, where they may.
+    pub annotated: Annotation<'a>,
     /// What the request is aimed at.
     pub target: Target<'a>,
     /// The `Authorization` header.
@@ -21,6 +23,30 @@ pub struct Request<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// The proxy's id for the request (`x-request-id`), as it came.
     pub request_id: Option<&'a [u8]>,
+}
+
+/// What the annotations of a route say about its policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Annotation<'a> {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// Its name.
+    Names(&'a str),
+    /// More than one name, or something that is no name.
+    Unclear,
+}
+
+impl Annotation<'_> {
+    /// What both say together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Absent, said) | (said, Self::Absent) => said,
+            (Self::Names(one), Self::Names(other)) if one == other => self,
+            (Self::Names(_) | Self::Unclear, Self::Names(_) | Self::Unclear) => Self::Unclear,
+        }
+    }
 }
 
 /// What a request is aimed at, as the client sent it.
@@ -94,4 +120,26 @@ pub struct Evidence<'a> {
     pub xfcc: Field<'a>,
     /// The header that the operator named as the carrier of the certificate.
     pub header: Field<'a>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Annotation::{Absent, Names, Unclear};
+
+    #[test]
+    fn two_annotations_must_name_the_same_policy() {
+        for (one, other, together) in [
+            (Absent, Absent, Absent),
+            (Absent, Names("a"), Names("a")),
+            (Names("a"), Names("a"), Names("a")),
+            (Names("a"), Names("b"), Unclear),
+            (Names("a"), Names(""), Unclear),
+            (Absent, Unclear, Unclear),
+            (Names("a"), Unclear, Unclear),
+            (Unclear, Unclear, Unclear),
+        ] {
+            assert_eq!(one.and(other), together);
+            assert_eq!(other.and(one), together);
+        }
+    }
 }

@@ -6,8 +6,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, Metadata};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Rules};
@@ -23,6 +25,7 @@ use keybound::trail::Mark;
 use prost::Message;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -161,6 +164,10 @@ policies:
   match: {hosts: [api.example.com], path_prefix: /trial}
   sender_constraint: certificate
   mode: report
+- name: chosen
+  match: {hosts: [nowhere.test]}
+  sender_constraint: certificate
+  allow_route_annotation: true
 ";
 
 fn header(typ: &str, kid: &str) -> Header {
@@ -202,6 +209,23 @@ fn request(capture: &str, path: &str, headers: &[(&str, String)]) -> CheckReques
 
 fn bearer(capture: &str, path: &str, token: &str) -> CheckRequest {
     request(capture, path, &[("authorization", format!("Bearer {token}"))])
+}
+
+/// The same, on a route whose annotation names this policy, as Envoy Gateway tells it.
+fn annotated(mut request: CheckRequest, policy: &str) -> CheckRequest {
+    let structure = |name: &str, it: Kind| {
+        let value = ProtobufValue { kind: Some(it) };
+        Struct { fields: HashMap::from([(name.to_owned(), value)]) }
+    };
+    let annotations = structure("keybound-policy", Kind::StringValue(policy.into()));
+    let resource = structure("annotations", Kind::StructValue(annotations));
+    let resource = ProtobufValue { kind: Some(Kind::StructValue(resource)) };
+    let list = ListValue { values: vec![resource] };
+    let ours = structure("resources", Kind::ListValue(list));
+    let filter_metadata = HashMap::from([("envoy-gateway".to_owned(), ours)]);
+    let metadata = Metadata { filter_metadata, ..Metadata::default() };
+    request.attributes.as_mut().unwrap().route_metadata_context = Some(metadata);
+    request
 }
 
 /// The text, the diagnostics and the exit code of the program.
@@ -250,6 +274,7 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
         ("peer", "certificate_missing", bearer("untrusted-nocert", "/payments", &good)),
         ("xfcc", "certificate_conflict", bearer("inj-all-element", "/payments", &good)),
         ("xfcc", "allowed-xfcc", pay(&good)),
+        ("peer", "allowed-annotated", annotated(pay(&good), "chosen")),
         ("peer", "token_expired", edited(|it| it["exp"] = json!(NOW - 60))),
         ("peer", "token_premature", edited(|it| it["nbf"] = json!(NOW + 60))),
         ("peer", "token_audience_mismatch", edited(|it| it["aud"] = json!(["a", "b\u{1b}[2J"]))),
@@ -351,7 +376,7 @@ async fn it_decides_as_serve_does_for_every_capture() {
             let name = path.file_stem().unwrap().to_str().unwrap();
             let with_token = bearer(name, "/payments", &token).encode_to_vec();
             for message in [sent, with_token] {
-                let Ok(request) = wire::read(&message, None) else { continue };
+                let Ok(request) = wire::read_for(&message, &served) else { continue };
                 let verdict = checker.check(&served, &request).await;
                 let expected = Answer::of(&verdict, &served.policies, Some(&request));
                 let verdict = checker.explain(&explained, &request).await;
@@ -364,6 +389,22 @@ async fn it_decides_as_serve_does_for_every_capture() {
         }
     }
     assert!(compared > 1000, "{compared}");
+}
+
+#[test]
+fn an_annotation_that_counts_for_nothing_is_told_to() {
+    let site = Site::new();
+    let config = CONFIGURATION.replace("  allow_route_annotation: true\n", "");
+    let config = site.write("unheeding.yaml", config);
+    for policy in ["chosen", "payments"] {
+        let request = bearer("cert-p256", "/payments", &site.token(|_| {}));
+        let (text, _, code) = explain(&config, &annotated(request, policy).encode_to_vec(), &[]);
+        assert_eq!(code, 0, "{text}");
+        assert!(
+            text.contains("payments, the first") && text.contains("counts for nothing"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -408,6 +449,11 @@ fn a_request_may_be_described_as_for_curl() {
     let (last, code) = described(&[url]);
     assert_eq!((&*last, code), ("✗ denied with status 401: certificate_missing", 3));
     let (last, code) = described(&["--policy", "unheard-of", url]);
+    assert_eq!((&*last, code), ("✗ denied with status 403: policy_unknown", 3));
+    let elsewhere = "https://api.example.com/elsewhere";
+    let (last, code) = described(&["--annotation", "chosen", "--cert", certificate, elsewhere]);
+    assert_eq!((&*last, code), ("✓ allowed; proved possession of: certificate", 0));
+    let (last, code) = described(&["--annotation", "payments", "--cert", certificate, url]);
     assert_eq!((&*last, code), ("✗ denied with status 403: policy_unknown", 3));
 }
 

@@ -2,14 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
 #![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use keybound::denial::Denial;
 use keybound::front::ext_authz::pb::DESCRIPTORS;
 use keybound::front::ext_authz::pb::envoy::service::auth::v3 as pb;
+use keybound::front::ext_authz::route::annotation;
 use keybound::front::ext_authz::wire::read;
-use keybound::request::{Field, Request};
+use keybound::request::{Annotation, Field, Request};
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::fs;
@@ -26,7 +30,97 @@ fn every_captured_request_reads_as_the_full_decoder_reads_it() {
             let ours = read(&message, certificate_header).unwrap();
             agree(&ours, &full, certificate_header, &name);
         }
+        assert_eq!(annotation(&message), Ok(said_by(&full)), "{name}");
     }
+}
+
+#[test]
+fn what_a_route_says_reads_as_the_full_decoder_reads_it_or_is_refused() {
+    let originals = [
+        routed(&[("x", text("y")), ("keybound-policy", text("payments"))]),
+        routed(&[("keybound-policy", text("")), ("y", text("keybound-policy"))]),
+        routed(&[("keybound-policy", Kind::NumberValue(7.0))]),
+        routed(&[("keybound", text("payments"))]),
+    ];
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut refused, mut absent, mut names, mut unclear) = (0, 0, 0, 0);
+    for round in 0..50_000 {
+        let message = random.mutation_of(&originals[round % originals.len()].encode_to_vec());
+        match (annotation(&message), CheckRequest::decode(&*message)) {
+            (Err(denial), _) => {
+                assert_eq!(denial, Denial::RequestMalformed);
+                refused += 1;
+            }
+            (Ok(_), Err(_)) => (),
+            (Ok(ours), Ok(full)) => {
+                assert_eq!(ours, said_by(&full), "{round}");
+                match ours {
+                    Annotation::Absent => absent += 1,
+                    Annotation::Names(_) => names += 1,
+                    Annotation::Unclear => unclear += 1,
+                }
+            }
+        }
+    }
+    for count in [refused, absent, names, unclear] {
+        assert!(1_000 < count, "{refused} {absent} {names} {unclear}");
+    }
+}
+
+/// What a route says, by the full decoder and in the plainest way.
+fn said_by(full: &CheckRequest) -> Annotation<'_> {
+    let metadata = full.attributes.as_ref().and_then(|it| it.route_metadata_context.as_ref());
+    let gateway = metadata.and_then(|it| it.filter_metadata.get("envoy-gateway"));
+    let Some(resources) = gateway.and_then(|it| it.fields.get("resources")) else {
+        return Annotation::Absent;
+    };
+    let Some(Kind::ListValue(resources)) = &resources.kind else { return Annotation::Unclear };
+    resources.values.iter().map(said_of).fold(Annotation::Absent, Annotation::and)
+}
+
+fn said_of(resource: &Value) -> Annotation<'_> {
+    // Whatever is of an unexpected kind is as good as a name that nobody can read.
+    let Some(Kind::StructValue(resource)) = &resource.kind else { return Annotation::Unclear };
+    let Some(annotations) = resource.fields.get("annotations") else {
+        return Annotation::Absent;
+    };
+    let Some(Kind::StructValue(annotations)) = &annotations.kind else {
+        return Annotation::Unclear;
+    };
+    match annotations.fields.get("keybound-policy").map(|it| &it.kind) {
+        None => Annotation::Absent,
+        Some(Some(Kind::StringValue(name))) => Annotation::Names(name),
+        Some(_) => Annotation::Unclear,
+    }
+}
+
+/// A request on a route with these annotations, as Envoy Gateway tells them.
+fn routed(annotations: &[(&str, Kind)]) -> CheckRequest {
+    let annotations = annotations.iter().cloned();
+    let mut request = CheckRequest::decode(&*Parts::typical().message()).unwrap();
+    let resource = structure([
+        ("kind".to_owned(), text("HTTPRoute")),
+        ("name".to_owned(), text("api")),
+        ("namespace".to_owned(), text("default")),
+        ("annotations".to_owned(), structure(annotations.map(|(name, it)| (name.to_owned(), it)))),
+    ]);
+    let resources = Kind::ListValue(ListValue { values: vec![Value { kind: Some(resource) }] });
+    let Kind::StructValue(ours) = structure([("resources".to_owned(), resources)]) else {
+        panic!()
+    };
+    let metadata =
+        request.attributes.get_or_insert_default().route_metadata_context.get_or_insert_default();
+    metadata.filter_metadata.insert("envoy-gateway".to_owned(), ours);
+    request
+}
+
+fn structure(members: impl IntoIterator<Item = (String, Kind)>) -> Kind {
+    let fields = members.into_iter().map(|(name, it)| (name, Value { kind: Some(it) }));
+    Kind::StructValue(Struct { fields: fields.collect() })
+}
+
+fn text(text: &str) -> Kind {
+    Kind::StringValue(text.into())
 }
 
 /// So that agreement is not agreement on nothing.
@@ -285,6 +379,92 @@ fn a_value_of_several_mebibytes_is_borrowed() {
     let Field::One(found) = read(&message, None).unwrap().authorization else { panic!() };
     assert_eq!(found.len(), long.len());
     assert!(message.as_ptr_range().contains(&found.as_ptr()));
+}
+
+#[test]
+fn a_route_names_its_policy_in_the_namespace_of_envoy_gateway_alone() {
+    let mut request = routed(&[("keybound-policy", text("payments"))]);
+    let said = |request: &CheckRequest| {
+        let message = request.encode_to_vec();
+        annotation(&message).map(|it| format!("{it:?}"))
+    };
+    assert_eq!(said(&request).unwrap(), "Names(\"payments\")");
+    // It is not looked into unless somebody asks.
+    assert_eq!(read(&request.encode_to_vec(), None).unwrap().annotated, Annotation::Absent);
+    let attributes = request.attributes.as_mut().unwrap();
+    let metadata = attributes.route_metadata_context.take().unwrap();
+    // What clients can influence is elsewhere: metadata of the request, and of other filters.
+    attributes.metadata_context = Some(metadata.clone());
+    assert_eq!(said(&request).unwrap(), "Absent");
+    let mut other = metadata;
+    let ours = other.filter_metadata.remove("envoy-gateway").unwrap();
+    other.filter_metadata.insert("envoy.lb".to_owned(), ours);
+    request.attributes.as_mut().unwrap().route_metadata_context = Some(other);
+    assert_eq!(said(&request).unwrap(), "Absent");
+    assert_eq!(annotation(b""), Ok(Annotation::Absent));
+}
+
+#[test]
+fn several_resources_of_a_route_must_name_the_same_policy() {
+    let named = |name: &str| resource(&routed(&[("keybound-policy", text(name))]));
+    let (silent, odd) = (resource(&routed(&[])), Value { kind: Some(text("payments")) });
+    for (resources, said) in [
+        (vec![], Annotation::Absent),
+        (vec![silent.clone()], Annotation::Absent),
+        (vec![silent.clone(), named("a"), silent], Annotation::Names("a")),
+        (vec![named("a"), named("a")], Annotation::Names("a")),
+        (vec![named("a"), named("b")], Annotation::Unclear),
+        (vec![named("a"), odd], Annotation::Unclear),
+        (vec![Value { kind: None }], Annotation::Unclear),
+    ] {
+        let mut request = routed(&[]);
+        let list = Kind::ListValue(ListValue { values: resources });
+        *ours(&mut request) = Value { kind: Some(list) };
+        assert_eq!(annotation(&request.encode_to_vec()), Ok(said));
+    }
+}
+
+/// The list of resources in what Envoy Gateway tells of a route.
+fn ours(request: &mut CheckRequest) -> &mut Value {
+    let metadata = request.attributes.as_mut().unwrap().route_metadata_context.as_mut().unwrap();
+    let gateway = metadata.filter_metadata.get_mut("envoy-gateway").unwrap();
+    gateway.fields.get_mut("resources").unwrap()
+}
+
+fn resource(request: &CheckRequest) -> Value {
+    let Some(Kind::ListValue(list)) = ours(&mut request.clone()).kind.clone() else { panic!() };
+    list.values[0].clone()
+}
+
+#[test]
+fn what_protobuf_takes_the_last_of_is_refused_when_a_route_says_it_twice() {
+    // A member twice, and a value of two kinds.
+    let member = |value: &[u8]| bytes(1, &[bytes(1, b"keybound-policy"), value.to_vec()].concat());
+    let name = bytes(3, b"payments");
+    let once = member(&bytes(2, &name));
+    for (annotations, said) in [
+        (once.clone(), Ok(Annotation::Names("payments"))),
+        ([once.clone(), once].concat(), Err(Denial::RequestMalformed)),
+        (member(&bytes(2, &[name.clone(), name.clone()].concat())), Err(Denial::RequestMalformed)),
+        (member(&bytes(2, &[name.clone(), bytes(5, b"")].concat())), Err(Denial::RequestMalformed)),
+        (member(&[bytes(2, &name), bytes(2, &name)].concat()), Err(Denial::RequestMalformed)),
+        (member(&bytes(2, &bytes(3, b"\xff"))), Err(Denial::RequestMalformed)),
+        (member(&bytes(2, b"")), Ok(Annotation::Unclear)),
+        (member(b""), Ok(Annotation::Unclear)),
+    ] {
+        let value = |kind, it: &[u8]| bytes(2, &bytes(kind, it));
+        let resource = bytes(1, &[bytes(1, b"annotations"), value(5, &annotations)].concat());
+        let list = bytes(1, &bytes(5, &resource));
+        let gateway = bytes(1, &[bytes(1, b"resources"), value(6, &list)].concat());
+        let metadata = bytes(1, &[bytes(1, b"envoy-gateway"), bytes(2, &gateway)].concat());
+        let mut parts = Parts::typical();
+        parts.attributes.extend(bytes(13, &metadata));
+        assert_eq!(annotation(&parts.message()), said, "{annotations:?}");
+        // One who does not ask does not mind.
+        assert!(read(&parts.message(), None).is_ok());
+        parts.attributes.extend(bytes(13, b""));
+        assert_eq!(annotation(&parts.message()), Err(Denial::RequestMalformed));
+    }
 }
 
 /// The `DPoP` header of a request that has only what `edit` adds.

@@ -33,6 +33,16 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The header that the operator named as the carrier of the certificate, if one is.
+    pub fn header(&self) -> Option<&str> {
+        match self {
+            Self::Header { name, .. } => Some(name),
+            Self::Peer | Self::Xfcc { .. } => None,
+        }
+    }
+}
+
 /// How a header carries a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderFormat {

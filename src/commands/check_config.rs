@@ -185,7 +185,7 @@ fn policy(policy: &Policy, rules: &PolicySet) -> [String; 7] {
     let all = issuers.len() == rules.issuers.len();
     [
         policy.name.to_string(),
-        matches(&policy.matches),
+        matches(&policy.matches) + if policy.routes_may_name_it { BY_ROUTE } else { "" },
         constraint(policy.sender_constraint).to_owned(),
         if all { "all".to_owned() } else { listed(&issuers) },
         or_dash(policy.scopes.join(" ")),
@@ -196,6 +196,9 @@ fn policy(policy: &Policy, rules: &PolicySet) -> [String; 7] {
         },
     ]
 }
+
+/// How else than by its match a policy may be chosen.
+const BY_ROUTE: &str = ", or a route's annotation";
 
 fn matches(matches: &Match) -> String {
     let hosts = matches.hosts.iter().map(|it| match it {

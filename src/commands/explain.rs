@@ -72,6 +72,9 @@ struct Described {
     /// The policy that the proxy's configuration names for the route
     #[arg(long, value_name = "NAME", conflicts_with = "request")]
     policy: Option<String>,
+    /// The policy that the route's annotation names (Envoy Gateway)
+    #[arg(long, value_name = "NAME", conflicts_with = "request")]
+    annotation: Option<String>,
 }
 
 /// Explains. Succeeds when the request is allowed, and ends with [`DENIED`] when it is not.
@@ -177,6 +180,7 @@ impl Described {
             headers: self.headers()?,
             certificate: self.cert.as_deref().map(certificate_in).transpose()?,
             policy: self.policy.as_deref(),
+            annotation: self.annotation.as_deref(),
         };
         described.message(source)
     }

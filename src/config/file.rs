@@ -26,8 +26,9 @@ pub(super) struct File {
     pub(super) client_certificate: Option<ClientCertificate>,
     /// DPoP proofs (RFC 9449).
     pub(super) dpop: Option<Dpop>,
-    /// What requests must show. The proxy may name a policy (`context_extensions`, key `policy`);
-    /// otherwise the first one that matches applies. A request without a policy is denied.
+    /// What requests must show. The proxy may name a policy (`context_extensions`, key `policy`),
+    /// and so may a route (`allow_route_annotation`); otherwise the first one that matches
+    /// applies. A request without a policy is denied.
     #[schemars(required, length(min = 1))]
     pub(super) policies: Option<Vec<Policy>>,
     /// What bounds a check.
@@ -389,6 +390,11 @@ pub(super) struct Policy {
     /// Whether the policy is enforced.
     #[schemars(extend("default" = "enforce"))]
     pub(super) mode: Option<Mode>,
+    /// Lets a route choose this policy by its annotation `gateway.envoyproxy.io/keybound-policy`,
+    /// which Envoy Gateway sends along (`includeRouteMetadata`). While no policy has it, that
+    /// annotation counts for nothing.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_route_annotation: Option<bool>,
 }
 
 /// Which requests a policy is for. All that is given must hold.

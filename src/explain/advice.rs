@@ -18,7 +18,7 @@ pub(super) const fn on(denial: Denial) -> &'static str {
         }
         D::PolicyUnknown => {
             "add a policy that matches the request, or correct the name in the route's \
-             context_extensions"
+             context_extensions or annotation"
         }
         D::CredentialsMissing => {
             "does the client send `Authorization: Bearer …` or `DPoP …`, and does nothing in \

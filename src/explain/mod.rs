@@ -3,17 +3,17 @@
 mod advice;
 pub(crate) mod certificate;
 pub(crate) mod json;
+mod metadata;
 pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
 use crate::check::{Checker, Facts, Rules, Verdict};
-use crate::client_certificate::Source;
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
-use crate::front::ext_authz::wire;
+use crate::front::ext_authz::{route, wire};
 use crate::oauth::credentials::Credentials;
-use crate::request::Request;
+use crate::request::{Annotation, Request};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,15 +86,12 @@ impl Decision {
 /// Explains the `CheckRequest` in `message`.
 pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
     let Terms { rules, clock, deadline, online, accepted, mut remarks, ways } = terms;
-    let header = match &rules.policies.client_certificate {
-        Source::Header { name, .. } => Some(name.as_str()),
-        Source::Peer | Source::Xfcc { .. } => None,
-    };
     let now = clock.now();
     let checker = Checker::new(clock);
-    let (target, verdict) = match wire::read(message, header) {
+    let (target, verdict) = match wire::read_for(message, rules) {
         Ok(request) => {
             remarks.extend(blanks(&request, ways));
+            remarks.extend(unheeded(message, rules));
             let verdict = match deadline {
                 Some(deadline) => checker.explain_within(deadline, rules, &request).await,
                 None => checker.explain(rules, &request).await,
@@ -122,6 +119,15 @@ fn target(request: &Request<'_>) -> String {
     let (method, path) = (target.method, target.path_only());
     format!("{method} {}://{}{path}{query}", target.scheme, target.authority)
 }
+
+/// What a route says in vain.
+fn unheeded(message: &[u8], rules: &Rules) -> Option<String> {
+    let says = || !matches!(route::annotation(message), Ok(Annotation::Absent) | Err(_));
+    (!rules.heeds_routes() && says()).then(|| UNHEEDED.to_owned())
+}
+
+const UNHEEDED: &str = "an annotation of the route says which policy applies, and counts for \
+                        nothing: no policy has allow_route_annotation";
 
 /// Signatures that were taken out when the request was kept.
 fn blanks(request: &Request<'_>, ways: &Ways) -> Vec<String> {

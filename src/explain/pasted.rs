@@ -52,7 +52,8 @@ fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
     };
     let certificate = (!pem.is_empty()).then(|| Certificate::read(pem.as_bytes().to_vec()));
     let certificate = certificate.transpose()?;
-    Described { method, url: &url, headers, certificate, policy: None }.message(source)
+    Described { method, url: &url, headers, certificate, policy: None, annotation: None }
+        .message(source)
 }
 
 const REQUEST_LINE: &str = "the first line must be as `GET /path HTTP/1.1`";

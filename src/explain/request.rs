@@ -2,8 +2,9 @@
 //! curl.
 
 use super::certificate::Certificate;
+use super::metadata;
 use crate::client_certificate::Source;
-use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -24,6 +25,8 @@ pub(crate) struct Described<'a> {
     pub(crate) certificate: Option<Certificate>,
     /// The policy that the proxy's configuration names for the route.
     pub(crate) policy: Option<&'a str>,
+    /// The policy that the annotation of the route names.
+    pub(crate) annotation: Option<&'a str>,
 }
 
 /// The name and the value of the header in a line.
@@ -59,7 +62,7 @@ impl Described<'_> {
             ..pb::HttpRequest::default()
         };
         let policy = self.policy.iter().map(|it| ("policy".to_owned(), (*it).to_owned())).collect();
-        Ok(message(peer, http, policy))
+        Ok(message(peer, http, policy, self.annotation.map(metadata::naming)))
     }
 }
 
@@ -71,12 +74,14 @@ fn message(
     source: pb::Peer,
     http: pb::HttpRequest,
     context_extensions: HashMap<String, String>,
+    route_metadata_context: Option<Metadata>,
 ) -> Vec<u8> {
     let request = pb::Request { http: Some(http), ..pb::Request::default() };
     let attributes = AttributeContext {
         source: Some(source),
         request: Some(request),
         context_extensions,
+        route_metadata_context,
         ..AttributeContext::default()
     };
     CheckRequest { attributes: Some(attributes) }.encode_to_vec()
@@ -150,6 +155,8 @@ struct Attributes {
     request: Option<Requested>,
     #[serde(alias = "contextExtensions")]
     context_extensions: Option<HashMap<String, String>>,
+    #[serde(alias = "routeMetadataContext")]
+    route_metadata_context: Option<metadata::Written>,
 }
 
 #[derive(Default, Deserialize)]
@@ -209,7 +216,9 @@ impl Written {
             header_map: Some(HeaderMap { headers }),
             ..pb::HttpRequest::default()
         };
-        Ok(message(peer, http, attributes.context_extensions.unwrap_or_default()))
+        let extensions = attributes.context_extensions.unwrap_or_default();
+        let metadata = attributes.route_metadata_context.map(metadata::Written::metadata);
+        Ok(message(peer, http, extensions, metadata))
     }
 }
 
@@ -236,8 +245,8 @@ const EITHER: GeneralPurpose = GeneralPurpose::new(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::front::ext_authz::wire;
-    use crate::request::Field;
+    use crate::front::ext_authz::{route, wire};
+    use crate::request::{Annotation, Field};
 
     #[test]
     fn json_is_read_in_both_spellings_and_what_is_unknown_is_skipped() {
@@ -260,6 +269,30 @@ mod tests {
     }
 
     #[test]
+    fn the_metadata_of_a_route_is_read_as_envoy_gateway_writes_it() {
+        for names in
+            ["routeMetadataContext filterMetadata", "route_metadata_context filter_metadata"]
+        {
+            let (outer, inner) = names.split_once(' ').unwrap();
+            for (resources, said) in [
+                (
+                    r#"[{"kind": "HTTPRoute", "annotations": {"x": "y", "keybound-policy": "p"}}]"#,
+                    Annotation::Names("p"),
+                ),
+                (r#"[{"kind": "HTTPRoute", "section": [1, true, null]}]"#, Annotation::Absent),
+                (r#"[{"annotations": {"keybound-policy": 7}}]"#, Annotation::Unclear),
+            ] {
+                let text = format!(
+                    r#"{{"attributes": {{"request": {{"http": {{"method": "GET"}}}}, "{outer}":
+                    {{"{inner}": {{"envoy-gateway": {{"resources": {resources}}}}}}}}}}}"#
+                );
+                let message = encoded(text.into_bytes()).unwrap();
+                assert_eq!(route::annotation(&message), Ok(said), "{names} {resources}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_json_and_no_request_is_told() {
         for (text, told) in [
             ("{}", "there are no `attributes`"),
@@ -276,7 +309,7 @@ mod tests {
     #[test]
     fn binary_goes_on_as_it_is() {
         let request = pb::HttpRequest { method: "GET".to_owned(), ..pb::HttpRequest::default() };
-        let binary = message(pb::Peer::default(), request, HashMap::new());
+        let binary = message(pb::Peer::default(), request, HashMap::new(), None);
         assert_eq!(encoded(binary.clone()).unwrap(), binary);
         assert_eq!(encoded(b"\xff".to_vec()).unwrap(), b"\xff");
         assert_eq!(encoded(vec![]).unwrap(), b"");

@@ -172,6 +172,8 @@ pub struct Policy {
     pub origin: Option<Origin>,
     /// Whether what it refuses is refused.
     pub mode: Mode,
+    /// Whether the annotations of a route may name it.
+    pub routes_may_name_it: bool,
     /// The `realm` of challenges.
     pub realm: String,
     /// The `resource_metadata` of challenges (RFC 9728 §5.1).
@@ -200,6 +202,7 @@ impl Policy {
             claims: vec![],
             origin: None,
             mode: Mode::Enforce,
+            routes_may_name_it: false,
             realm: name.to_owned(),
             resource_metadata: None,
         }
@@ -303,6 +306,12 @@ pub enum UpstreamAuthorization {
 }
 
 impl PolicySet {
+    /// Whether there is a policy that the annotations of a route may name. Otherwise they count
+    /// for nothing.
+    pub fn heeds_routes(&self) -> bool {
+        self.policies.iter().any(|it| it.routes_may_name_it)
+    }
+
     /// The dotted paths of all claims that somebody will ask for, each once.
     pub fn claims_asked_for(&self) -> Vec<String> {
         let headers = self.upstream.headers.iter().map(|(_, path)| path.as_str());

@@ -1,12 +1,12 @@
-//! Knows which policy a request falls under: the one that the proxy names, else the first that
-//! matches, top to bottom.
+//! Knows which policy a request falls under: the one that the proxy names, else the one that the
+//! annotations of its route name, else the first that matches, top to bottom.
 //!
 //! What two readers could read differently is refused where the choice hangs on it, so that
 //! nobody picks a weaker policy by spelling.
 
 use super::{HostPattern, Match, Policy, PolicySet};
 use crate::denial::Denial;
-use crate::request::{Request, Target};
+use crate::request::{Annotation, Request, Target};
 use crate::trail::{Finding, Trail};
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ impl PolicySet {
                 Finding::new("policy", "named", name).wanting(wanted)
             });
         }
+        if request.annotated != Annotation::Absent {
+            return self.named_by_route(request.annotated, trail);
+        }
         let found = self.first_match(&request.target, trail);
         let found = trail.fault(found, || {
             let wanted = "a host and a path that everybody reads alike";
@@ -33,6 +36,28 @@ impl PolicySet {
         trail.tell(found.ok_or(Denial::PolicyUnknown), |it| match it {
             Some(policy) => Finding::new("policy", "match", format!("{}, the first", policy.name)),
             None => Finding::new("policy", "match", "none"),
+        })
+    }
+
+    /// Who may write a route need not be who writes policies: it has what it was given to choose
+    /// from.
+    fn named_by_route(
+        &self,
+        annotated: Annotation<'_>,
+        trail: &mut Trail,
+    ) -> Result<&Arc<Policy>, Denial> {
+        let (named, found) = match annotated {
+            Annotation::Names(name) => {
+                (self.policies.iter().find(|it| *it.name == *name), name.to_owned())
+            }
+            Annotation::Absent => (None, "nothing".to_owned()),
+            Annotation::Unclear => (None, "several names, or something that is none".to_owned()),
+        };
+        let named = named.filter(|it| it.routes_may_name_it);
+        trail.tell(named.ok_or(Denial::PolicyUnknown), |_| {
+            let wanted =
+                "one of that name with allow_route_annotation: the route's annotation says so";
+            Finding::new("policy", "annotated", found).wanting(wanted)
         })
     }
 
@@ -280,6 +305,62 @@ mod tests {
     fn check(set: &PolicySet, authority: &str, path: &str, expected: Result<&str, Denial>) {
         let found = find(set, authority, path);
         assert_eq!(found, expected.map(str::to_owned), "{authority} {path}");
+    }
+
+    /// Each way of choosing beside each other one. `pick` and `other` are for routes to choose.
+    #[test]
+    fn the_proxy_comes_before_the_route_and_the_route_before_the_first_match() {
+        let mut set = set(&[
+            "exact api.example.com",
+            "below *.example.com",
+            "read * /docs GET",
+            "docs * /docs",
+            "pick nowhere.test",
+            "other nowhere.test",
+            "guarded nowhere.test",
+        ]);
+        for policy in &mut set.policies {
+            let policy = Arc::get_mut(policy).unwrap();
+            policy.routes_may_name_it = ["pick", "other"].contains(&&*policy.name);
+        }
+        let one = Annotation::Names("pick");
+        for (named, annotated, method, authority, path, expected) in [
+            (None, Annotation::Absent, "GET", "api.example.com", "/", Some("exact")),
+            (None, Annotation::Absent, "GET", "api.example.com", "/docs", Some("exact")),
+            (None, Annotation::Absent, "GET", "www.example.com", "/docs", Some("below")),
+            (None, Annotation::Absent, "GET", "example.com", "/docs/x", Some("read")),
+            (None, Annotation::Absent, "POST", "example.com", "/docs/x", Some("docs")),
+            (None, Annotation::Absent, "GET", "example.com", "/", None),
+            (Some("guarded"), Annotation::Absent, "GET", "api.example.com", "/", Some("guarded")),
+            (Some("guarded"), one, "GET", "api.example.com", "/", Some("guarded")),
+            (Some("guarded"), Annotation::Unclear, "GET", "x", "/", Some("guarded")),
+            (Some("unheard"), one, "GET", "api.example.com", "/", None),
+            (None, one, "GET", "api.example.com", "/", Some("pick")),
+            (None, one, "GET", "a,b", "/%2e%2e", Some("pick")),
+            (None, Annotation::Names("other"), "POST", "example.com", "/docs", Some("other")),
+            (None, Annotation::Names("guarded"), "GET", "api.example.com", "/", None),
+            (None, Annotation::Names("exact"), "GET", "api.example.com", "/", None),
+            (None, Annotation::Names("unheard"), "GET", "api.example.com", "/", None),
+            (None, Annotation::Names("Pick"), "GET", "api.example.com", "/", None),
+            (None, Annotation::Names(" pick"), "GET", "api.example.com", "/", None),
+            (None, Annotation::Names(""), "GET", "api.example.com", "/", None),
+            (None, Annotation::Unclear, "GET", "api.example.com", "/", None),
+        ] {
+            let target = Target { method, scheme: "https", authority, path };
+            let request = Request { policy: named, annotated, target, ..Request::default() };
+            let found = set.policy(&request).map(|it| &*it.name);
+            assert_eq!(found, expected.ok_or(Denial::PolicyUnknown), "{request:?}");
+            let mut trail = Trail::kept();
+            assert_eq!(set.select(&request, &mut trail).is_ok(), expected.is_some());
+            let last = &trail.steps().last().unwrap().finding;
+            let way = match (named, annotated) {
+                (Some(_), _) => "named",
+                (None, Annotation::Absent) => "match",
+                (None, Annotation::Names(_) | Annotation::Unclear) => "annotated",
+            };
+            assert_eq!((last.part, last.what), ("policy", way), "{request:?}");
+            assert!(expected.is_none_or(|it| last.found.contains(it)), "{last:?}");
+        }
     }
 
     #[test]

@@ -35,6 +35,15 @@ struct Deployed {
 
 impl Deployed {
     async fn start(folder: &str) -> Self {
+        Self::start_with(folder, str::to_owned, str::to_owned).await
+    }
+
+    /// The same, with one more edit of each file.
+    async fn start_with(
+        folder: &str,
+        edit_keybound: impl Fn(&str) -> String,
+        edit_envoy: impl Fn(&str) -> String,
+    ) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("test authority").unwrap();
         let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
@@ -54,7 +63,9 @@ impl Deployed {
         sites.spawn(upstream::echo().serve(listener));
 
         let source = deploy("envoy").join(folder);
-        let config = place(&source, &files, "keybound.yaml", |it| keybound(it, files.path()));
+        let config = place(&source, &files, "keybound.yaml", |it| {
+            keybound(&edit_keybound(it), files.path())
+        });
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let mut service =
             Service::start(Path::new(env!("CARGO_BIN_EXE_keybound")), &config).await.unwrap();
@@ -67,7 +78,7 @@ impl Deployed {
         succeeds(validate.arg("-c").arg(&bootstrap));
         let authorizer = service.address("ext_authz").unwrap();
         let bootstrap = place(&source, &files, "envoy.yaml", |it| {
-            envoy(it, files.path(), authorizer, upstream)
+            envoy(&edit_envoy(it), files.path(), authorizer, upstream)
         });
         let envoy = Envoy::run(&binary, &bootstrap, &client).await.unwrap();
         let address = envoy.address("https").unwrap();
@@ -210,4 +221,54 @@ async fn at_a_sidecar_the_client_is_the_one_that_the_edge_tells_of() {
     let untold = [("authorization", token.as_str())];
     it.refuses(Denial::CertificateConflict, &edge, "/", &untold).await;
     assert!(it.get(Some(&thief), "/", &told(&of_client)).await.is_err(), "it is not the edge");
+}
+
+/// A route as Envoy Gateway makes it of an `HTTPRoute` for this path with this annotation.
+fn annotated(path: &str, policy: &str) -> String {
+    let resource = format!(
+        "{{kind: HTTPRoute, name: r, namespace: default, annotations: {{keybound-policy: {policy}}}}}"
+    );
+    let metadata = format!("{{filter_metadata: {{envoy-gateway: {{resources: [{resource}]}}}}}}");
+    format!(
+        "              - match: {{prefix: {path}}}\n                route: {{cluster: api}}\n                \
+         metadata: {metadata}\n"
+    )
+}
+
+#[tokio::test]
+async fn behind_envoy_gateway_a_route_chooses_among_the_policies_that_it_may() {
+    let reading = "  - name: reading\n    sender_constraint: certificate\n    scopes: [read]\n";
+    let allowed = format!("{reading}    allow_route_annotation: true\n");
+    let plain = "              - match: {prefix: /}\n                route: {cluster: api}\n";
+    let routes = [("/read", "reading"), ("/wild", "api"), ("/odd", "'re ading'"), ("/number", "7")];
+    let routes: String = routes.iter().map(|(path, name)| annotated(path, name)).collect();
+    let sent = "include_peer_certificate: true";
+    let sent = format!("{sent}\n              route_metadata_context_namespaces: [envoy-gateway]");
+    let with_routes = |it: &str| {
+        let it = replaced(it, plain, &(routes.clone() + plain));
+        replaced(&it, "include_peer_certificate: true", &sent)
+    };
+    for (policies, heeds) in [(&allowed, true), (&reading.to_owned(), false)] {
+        let it = Deployed::start_with(".", |it| it.to_owned() + policies, with_routes).await;
+        let [client, thief] = ["client", "thief"].map(|name| it.client(name));
+        let [reader, payer] = ["read", "payments"].map(|scope| it.token(&client, scope));
+        let reader = [("authorization", reader.as_str())];
+        let payer = [("authorization", payer.as_str())];
+        assert_eq!(it.get(Some(&client), "/", &payer).await.unwrap().0, 200);
+        it.refuses(Denial::ScopeInsufficient, &client, "/", &reader).await;
+        if heeds {
+            assert_eq!(it.get(Some(&client), "/read", &reader).await.unwrap().0, 200);
+            it.refuses(Denial::ScopeInsufficient, &client, "/read", &payer).await;
+            it.refuses(Denial::CertificateMismatch, &thief, "/read", &reader).await;
+            for path in ["/wild", "/odd", "/number"] {
+                it.refuses(Denial::PolicyUnknown, &client, path, &payer).await;
+            }
+        } else {
+            // Then all of them are for the first that matches.
+            for path in ["/read", "/wild", "/odd", "/number"] {
+                assert_eq!(it.get(Some(&client), path, &payer).await.unwrap().0, 200);
+                it.refuses(Denial::ScopeInsufficient, &client, path, &reader).await;
+            }
+        }
+    }
 }

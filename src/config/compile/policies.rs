@@ -66,6 +66,10 @@ fn policy(
     if let Some(doubt) = sender_constraint.and_then(doubt) {
         findings.warning(&constraint, doubt);
     }
+    let routes_may_name_it = given.allow_route_annotation.unwrap_or(false);
+    if routes_may_name_it && let Some(weakness) = weakness(mode, sender_constraint) {
+        findings.warning(&at.key("allow_route_annotation"), weakness);
+    }
     let issuers = accepted(given.issuers, &at.key("issuers"), issuers, findings);
     let scopes = scopes(given.scopes.unwrap_or_default(), &at.key("scopes"), findings);
     let claims = claims(given.claims.unwrap_or_default(), &at.key("claims"), findings);
@@ -78,6 +82,7 @@ fn policy(
         claims,
         origin,
         mode,
+        routes_may_name_it,
         realm,
         resource_metadata: given.resource_metadata,
     })
@@ -123,6 +128,17 @@ const fn doubt(constraint: file::SenderConstraint) -> Option<&'static str> {
         file::SenderConstraint::None => {
             Some("nothing is proved: whoever holds a token can use it, also one that is bound")
         }
+    }
+}
+
+/// What is to be said of a policy that routes choose for themselves.
+const fn weakness(mode: Mode, constraint: Option<file::SenderConstraint>) -> Option<&'static str> {
+    match (mode, constraint) {
+        (Mode::Report, _) => Some("whoever may write a route can have nothing refused there"),
+        (Mode::Enforce, Some(file::SenderConstraint::None)) => {
+            Some("whoever may write a route can have nothing proved there")
+        }
+        (Mode::Enforce, _) => None,
     }
 }
 
@@ -191,9 +207,10 @@ pub(super) fn is_claim_path(path: &str) -> bool {
 pub(super) const BAD_CLAIM_PATH: &str =
     "must be the path of a claim, with dots between its members, as in sub or cnf.jkt";
 
-/// A policy behind one that takes all of its requests can only be named by the proxy.
+/// A policy behind one that takes all of its requests can only be named, by the proxy or a route.
 fn warn_of_shadows(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
-    for (index, policy) in policies.iter().enumerate() {
+    let only_matched = |(_, it): &(usize, &Arc<Policy>)| !it.routes_may_name_it;
+    for (index, policy) in policies.iter().enumerate().filter(only_matched) {
         let earlier = policies.iter().take(index);
         let shadow = earlier.into_iter().find(|it| matching::covers(&it.matches, &policy.matches));
         if let Some(shadow) = shadow {

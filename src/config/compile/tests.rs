@@ -586,6 +586,31 @@ fn policies_demand_what_tokens_can_hold() {
 }
 
 #[test]
+fn a_route_may_choose_what_it_is_given_to_choose_from() {
+    let with = |more: &str| format!("  sender_constraint: certificate\n  {more}");
+    let chosen = |edit: &str| takes(edit).policies.policies[0].routes_may_name_it;
+    assert!(!chosen("  sender_constraint: certificate"));
+    assert!(!chosen(&with("allow_route_annotation: false")));
+    assert!(chosen(&with("allow_route_annotation: true")));
+    let at = "policies[0].allow_route_annotation";
+    refuses(&with("allow_route_annotation: payments"), at, 9, "a boolean");
+    for (constraint, mode, weakness) in
+        [("none", "enforce", "have nothing proved"), ("certificate", "report", "nothing refused")]
+    {
+        let text = edited(&format!(
+            "  sender_constraint: {constraint}\n  mode: {mode}\n  allow_route_annotation: true"
+        ));
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().find(|it| it.path == at).unwrap();
+        assert!(found.line == Some(10) && found.message.contains(weakness), "{found}");
+    }
+    // Nobody else gets it, and that is what it is for.
+    takes(
+        "- name: all\n  sender_constraint: certificate\n- name: payments\n  allow_route_annotation: true",
+    );
+}
+
+#[test]
 fn a_misspelt_key_is_not_missing_as_well() {
     for (right, wrong, path, line) in [
         ("issuer: https", "isuer: https", "issuers[0].isuer", 3),

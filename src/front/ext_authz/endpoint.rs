@@ -82,7 +82,7 @@ async fn check<B: Body<Data = Bytes>>(
         Ok(Err(fault)) => return refusal(passage, fault.into()),
         Err(denial) => return refusal(passage, denial),
     };
-    let read = wire::read(&message, passage.standing().certificate_header());
+    let read = wire::read_for(&message, &passage.standing().rules);
     let verdict = match &read {
         Ok(request) => passage.check(request).await,
         Err(denial) => passage.refuse(*denial),

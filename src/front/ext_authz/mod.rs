@@ -11,4 +11,5 @@ pub mod endpoint;
 pub mod grpc;
 pub mod pb;
 pub mod protobuf;
+pub mod route;
 pub mod wire;

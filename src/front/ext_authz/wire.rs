@@ -4,13 +4,29 @@
 //! the message is refused, so that no two readers of it can differ.
 
 use super::protobuf::{Fields, Malformed, Payload};
+use super::route;
+use crate::check::Rules;
 use crate::denial::Denial;
 use crate::request::{Field, Request};
+
+/// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Denial> {
+    let mut request = read(message, rules.policies.client_certificate.header())?;
+    if rules.heeds_routes() {
+        request.annotated = route::annotation(message)?;
+    }
+    Ok(request)
+}
 
 /// Reads an encoded `envoy.service.auth.v3.CheckRequest`.
 ///
 /// `certificate_header` is the header that carries the client certificate, if one does. Header
-/// names compare without case. Fields that do not matter here are skipped, not looked into.
+/// names compare without case. Fields that do not matter here are skipped, not looked into; the
+/// annotations of the route are for [`route::annotation`] to read.
 ///
 /// # Errors
 ///
@@ -100,7 +116,7 @@ fn http_request<'a>(
 }
 
 /// Key and value of an entry of a map of strings.
-fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+pub(super) fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (mut key, mut value) = (None, None);
     for field in Fields::of(message) {
         match field? {
@@ -131,7 +147,7 @@ fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 }
 
 /// The one field of `message` with this number.
-fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+pub(super) fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let mut found = None;
     for field in Fields::of(message) {
         match field? {
@@ -142,7 +158,7 @@ fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     Ok(found)
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).or(Err(Malformed))
 }
 

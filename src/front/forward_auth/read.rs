@@ -6,7 +6,7 @@
 
 use super::Flavour;
 use crate::denial::Denial;
-use crate::request::{Evidence, Field, Request, Target};
+use crate::request::{Annotation, Evidence, Field, Request, Target};
 use http::Method;
 use http::header::{HOST, HeaderMap};
 use http::request::Parts;
@@ -44,6 +44,7 @@ fn read<'a>(
     };
     Some(Request {
         policy,
+        annotated: Annotation::Absent,
         target,
         authorization: field(headers, "authorization"),
         proof: field(headers, "dpop"),

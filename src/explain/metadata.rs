@@ -1,0 +1,53 @@
+//! Knows how the metadata of a route is written in a `CheckRequest`: by people in JSON, and by
+//! Envoy Gateway.
+
+use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
+use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use serde::Deserialize;
+use serde_json::{Map, json};
+use std::collections::HashMap;
+
+/// Metadata in JSON. What is typed is skipped: no check looks at it.
+#[derive(Deserialize)]
+pub(super) struct Written {
+    #[serde(alias = "filterMetadata")]
+    filter_metadata: Option<HashMap<String, Map<String, serde_json::Value>>>,
+}
+
+impl Written {
+    pub(super) fn metadata(self) -> Metadata {
+        let given = self.filter_metadata.unwrap_or_default().into_iter();
+        let filter_metadata = given.map(|(name, it)| (name, structure(it))).collect();
+        Metadata { filter_metadata, ..Metadata::default() }
+    }
+}
+
+/// What Envoy Gateway sends of a route whose annotation names this policy.
+pub(super) fn naming(policy: &str) -> Metadata {
+    let annotations = json!({KEY: policy});
+    let resources = json!([{"kind": "HTTPRoute", ANNOTATIONS: annotations}]);
+    let ours = Map::from_iter([(RESOURCES.to_owned(), resources)]);
+    let filter_metadata = Some(HashMap::from([(NAMESPACE.to_owned(), ours)]));
+    Written { filter_metadata }.metadata()
+}
+
+fn structure(members: Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: members.into_iter().map(|(name, it)| (name, value(it))).collect() }
+}
+
+fn value(given: serde_json::Value) -> Value {
+    use serde_json::Value as Given;
+    let kind = match given {
+        Given::Null => Kind::NullValue(0),
+        Given::Bool(it) => Kind::BoolValue(it),
+        Given::Number(it) => Kind::NumberValue(it.as_f64().unwrap_or(f64::NAN)),
+        Given::String(it) => Kind::StringValue(it),
+        Given::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() })
+        }
+        Given::Object(members) => Kind::StructValue(structure(members)),
+    };
+    Value { kind: Some(kind) }
+}
