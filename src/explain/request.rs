@@ -91,16 +91,16 @@ fn message(
 ///
 /// Whatever is no JSON goes on as it is: to say what it is worth is for the check.
 pub(crate) fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    let first = bytes.iter().find(|it| !it.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Ok(bytes);
+    }
     match serde_json::from_slice::<Written>(&bytes) {
         Ok(written) => written.message(),
         Err(error) if error.is_data() => Err(error.to_string()),
-        Err(error) => {
-            let first = bytes.iter().find(|it| !it.is_ascii_whitespace());
-            if first == Some(&b'{') && CheckRequest::decode(&*bytes).is_err() {
-                return Err(format!("neither protobuf nor JSON: {error}"));
-            }
-            Ok(bytes)
-        }
+        // The length of what Envoy sends may be a brace.
+        Err(_) if CheckRequest::decode(&*bytes).is_ok() => Ok(bytes),
+        Err(error) => Err(format!("neither protobuf nor JSON: {error}")),
     }
 }
 
@@ -311,6 +311,14 @@ mod tests {
         let request = pb::HttpRequest { method: "GET".to_owned(), ..pb::HttpRequest::default() };
         let binary = message(pb::Peer::default(), request, HashMap::new(), None);
         assert_eq!(encoded(binary.clone()).unwrap(), binary);
+        // The second byte is a length, and may be a digit, a quote, a bracket or a brace.
+        for length in 0..200 {
+            let path = format!("/{}", "x".repeat(length));
+            let method = "GET".to_owned();
+            let request = pb::HttpRequest { method, path, ..pb::HttpRequest::default() };
+            let binary = message(pb::Peer::default(), request, HashMap::new(), None);
+            assert_eq!(encoded(binary.clone()), Ok(binary), "{length}");
+        }
         assert_eq!(encoded(b"\xff".to_vec()).unwrap(), b"\xff");
         assert_eq!(encoded(vec![]).unwrap(), b"");
     }
