@@ -26,14 +26,22 @@ struct Kept {
     minute: u64,
 }
 
-/// A policy and a reason.
-type Key = (String, String);
+/// Of which decisions a number is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    policy: String,
+    reason: String,
+    let_through: bool,
+}
 
 /// The decisions of the last hour, as `/status` tells them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LastHour {
     /// For each reason, the decisions of each minute, the present one last.
     pub reasons: BTreeMap<String, Vec<f64>>,
+    /// The same for what would have been denied by policies that only report. It is among what was
+    /// allowed.
+    pub would_deny: BTreeMap<String, Vec<f64>>,
     /// What each policy decided; the empty one stands for requests that none could be chosen for.
     pub policies: BTreeMap<String, Tally>,
 }
@@ -45,6 +53,8 @@ pub struct Tally {
     pub allowed: f64,
     /// How often it denied.
     pub denied: f64,
+    /// How often it allowed what it would have denied, had it done more than report.
+    pub would_deny: f64,
 }
 
 impl History {
@@ -60,7 +70,8 @@ impl History {
         kept.turn_to(now);
         let mut sums: BTreeMap<Key, f64> = BTreeMap::new();
         for it in totals {
-            *sums.entry((it.policy.clone(), it.reason.clone())).or_default() += it.total;
+            let Decisions { policy, reason, let_through, total } = it.clone();
+            *sums.entry(Key { policy, reason, let_through }).or_default() += total;
         }
         let Kept { totals: seen, minutes, .. } = &mut *kept;
         if let Some(present) = minutes.back_mut() {
@@ -82,14 +93,8 @@ impl History {
         // Minutes before the start count as well: nothing was decided.
         let first = MINUTES.saturating_sub(kept.minutes.len());
         for (place, minute) in (first..).zip(&kept.minutes) {
-            for ((policy, reason), decisions) in minute {
-                let row = hour.reasons.entry(reason.clone()).or_insert_with(|| vec![0.0; MINUTES]);
-                if let Some(cell) = row.get_mut(place) {
-                    *cell += decisions;
-                }
-                let tally = hour.policies.entry(policy.clone()).or_default();
-                let side = if reason == "allowed" { &mut tally.allowed } else { &mut tally.denied };
-                *side += decisions;
+            for (key, decisions) in minute {
+                hour.count(key, place, *decisions);
             }
         }
         hour
@@ -97,6 +102,23 @@ impl History {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LastHour {
+    fn count(&mut self, key: &Key, place: usize, decisions: f64) {
+        let Key { policy, reason, let_through } = key;
+        let tally = self.policies.entry(policy.clone()).or_default();
+        let (rows, side) = match (let_through, reason.as_str()) {
+            (true, _) => (&mut self.would_deny, &mut tally.would_deny),
+            (false, "allowed") => (&mut self.reasons, &mut tally.allowed),
+            (false, _) => (&mut self.reasons, &mut tally.denied),
+        };
+        *side += decisions;
+        let row = rows.entry(reason.clone()).or_insert_with(|| vec![0.0; MINUTES]);
+        if let Some(cell) = row.get_mut(place) {
+            *cell += decisions;
+        }
     }
 }
 
@@ -123,6 +145,7 @@ mod tests {
         let row = |&(policy, reason, total): &(&str, &str, f64)| Decisions {
             policy: policy.to_owned(),
             reason: reason.to_owned(),
+            let_through: false,
             total,
         };
         rows.iter().map(row).collect()
@@ -146,8 +169,30 @@ mod tests {
         let hour = history.last_hour(at(119));
         assert_eq!(minutes(&hour, "allowed"), [(0, 1.0), (1, 6.0)]);
         assert_eq!(minutes(&hour, "token_expired"), [(0, 2.0)]);
-        assert_eq!(hour.policies["a"], Tally { allowed: 6.0, denied: 2.0 });
-        assert_eq!(hour.policies["b"], Tally { allowed: 1.0, denied: 0.0 });
+        let tally = |allowed, denied| Tally { allowed, denied, would_deny: 0.0 };
+        assert_eq!(hour.policies["a"], tally(6.0, 2.0));
+        assert_eq!(hour.policies["b"], tally(1.0, 0.0));
+    }
+
+    #[test]
+    fn what_would_be_denied_is_told_apart_from_what_is() {
+        let start = Instant::now();
+        let history = History::since(start);
+        let mut all = totals(&[("a", "allowed", 5.0), ("b", "token_expired", 1.0)]);
+        let mut reported = totals(&[("a", "token_expired", 2.0), ("a", "binding_missing", 1.0)]);
+        for it in &mut reported {
+            it.let_through = true;
+        }
+        all.extend(reported);
+        history.sample(&all, start);
+        let hour = history.last_hour(start);
+        assert_eq!(minutes(&hour, "token_expired"), [(0, 1.0)]);
+        assert_eq!(minutes(&hour, "binding_missing"), []);
+        let last = |reason: &str| hour.would_deny[reason].last().copied();
+        assert_eq!(last("token_expired"), Some(2.0));
+        assert_eq!(last("binding_missing"), Some(1.0));
+        assert_eq!(hour.policies["a"], Tally { allowed: 5.0, denied: 0.0, would_deny: 3.0 });
+        assert_eq!(hour.policies["b"], Tally { allowed: 0.0, denied: 1.0, would_deny: 0.0 });
     }
 
     #[test]

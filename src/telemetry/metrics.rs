@@ -1,7 +1,7 @@
 //! Knows every metric by name (Prometheus).
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -89,8 +89,20 @@ pub struct Decisions {
     pub policy: String,
     /// The reason; `allowed` is one.
     pub reason: String,
+    /// The policy only reports that it would deny for this reason. The same requests are among
+    /// those that it allowed.
+    pub let_through: bool,
     /// How often.
     pub total: f64,
+}
+
+impl Decisions {
+    fn of(series: &Metric, let_through: bool) -> Self {
+        let label = |name| series.get_label().iter().find(|it| it.name() == name);
+        let text = |name| label(name).map_or("", |it| it.value()).to_owned();
+        let total = series.get_counter().get_value();
+        Self { policy: text("policy"), reason: text("reason"), let_through, total }
+    }
 }
 
 /// How an attempt to reload the configuration ended.
@@ -200,21 +212,14 @@ impl Metrics {
         self.durations.with_label_values(&[front.label()])
     }
 
-    /// Every decision so far.
+    /// Every decision so far, and every one that was not made because the policy only reports.
     pub fn decisions(&self) -> Vec<Decisions> {
-        let families = self.checks.collect();
-        let series = families.iter().flat_map(MetricFamily::get_metric);
-        series
-            .map(|it| {
-                let label = |name| it.get_label().iter().find(|it| it.name() == name);
-                let text = |name| label(name).map_or("", |it| it.value());
-                Decisions {
-                    policy: text("policy").to_owned(),
-                    reason: text("reason").to_owned(),
-                    total: it.get_counter().get_value(),
-                }
-            })
-            .collect()
+        let of = |counters: &IntCounterVec, let_through| {
+            let families = counters.collect();
+            let series = families.iter().flat_map(MetricFamily::get_metric);
+            series.map(|it| Decisions::of(it, let_through)).collect::<Vec<_>>()
+        };
+        [of(&self.checks, false), of(&self.would_deny, true)].concat()
     }
 
     /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured

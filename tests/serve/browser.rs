@@ -180,9 +180,12 @@ impl Browser {
         }
     }
 
-    /// What is to be seen, as PNG.
+    /// The whole page, as PNG.
     pub(crate) fn picture(&mut self) -> Vec<u8> {
-        let picture = self.call("Page.captureScreenshot", &json!({"format": "png"}));
+        let size = self.value("[innerWidth, document.documentElement.scrollHeight]");
+        let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
+        let how = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
+        let picture = self.call("Page.captureScreenshot", &how);
         STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
     }
 }

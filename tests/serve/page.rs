@@ -4,6 +4,7 @@ use super::block_on;
 use super::browser::Browser;
 use super::explain::{command, comparable};
 use super::service::{Service, request};
+use super::world::{World, reason};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
@@ -53,6 +54,44 @@ fn the_page_shows_what_was_denied_and_runs_nothing_that_a_stranger_wrote() {
         assert!(page.contains(part), "{part}\n{page}");
     }
     assert!(!page.contains("<img"), "{page}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn what_would_be_denied_is_shown_apart_from_what_is() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| {
+        let policies = "policies:\n  - name: trial\n    match: {path_prefix: /trial}\n    \
+                        mode: report\n    sender_constraint: certificate\n  - name: payments\n    \
+                        match: {path_prefix: /payments}\n";
+        it.replace("policies:\n  - name: payments\n", policies)
+    });
+    service.wait_for("configuration reloaded");
+    let mut trial = world.request("payments");
+    let attributes = trial.attributes.as_mut().unwrap();
+    attributes.request.as_mut().unwrap().http.as_mut().unwrap().path = "/trial".to_owned();
+    let mut stolen = trial.clone();
+    stolen.attributes.as_mut().unwrap().source = None;
+    for _ in 0..3 {
+        assert_eq!(reason(&service, trial.clone()), "allowed");
+        assert_eq!(reason(&service, stolen.clone()), "allowed");
+    }
+    assert_eq!(reason(&service, request("Bearer x", "")), "token_malformed");
+
+    let Some(mut browser) = open(&service) else { return };
+    let told = browser.text("decisions");
+    assert!(told.contains("allowed6") && told.contains("token_malformed1"), "{told}");
+    assert!(!told.contains("certificate_missing"), "{told}");
+    let told = browser.text("reported");
+    assert!(told.contains("certificate_missing3") && !told.contains("token_malformed"), "{told}");
+    let told = browser.text("policies");
+    assert!(told.contains("trial6 allowed (3 would be denied) · 0 denied"), "{told}");
+    assert!(told.contains("payments0 allowed · 1 denied"), "{told}");
+    let labels =
+        "[...document.querySelectorAll('#reported svg')].map((it) => it.ariaLabel.split(',')[0])";
+    let told = "certificate_missing: 3 would be denied in the last hour";
+    assert_eq!(browser.value(labels), serde_json::json!([told]));
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
