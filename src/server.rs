@@ -17,7 +17,7 @@ use crate::admin::{ACCEPT_PAUSE, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{Address, Ingredient, Listen, Telemetry};
-use crate::front::ext_authz::capture::Capture;
+use crate::front::capture::Capture;
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;

@@ -6,7 +6,7 @@ use crate::client_certificate::Source;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::denial::Denial;
-use crate::front::ext_authz::capture::{Capture, CaptureRules};
+use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::server::reload;
 use crate::server::{Ended, Server, Setup, StartFailure};

@@ -1,11 +1,11 @@
 //! Knows the methods that gRPC clients may call here, and how a check is answered.
 
-use super::capture::Capture;
 use super::companions::{AUTHORIZATION, Companions};
 use super::grpc::{self, Fault, MESSAGE_BYTES, Reply};
 use super::{encode, wire};
 use crate::answer::Answer;
 use crate::denial::Denial;
+use crate::front::capture::Capture;
 use crate::gate::{Gate, Passage};
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;

@@ -4,7 +4,6 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
-pub mod capture;
 pub mod companions;
 pub mod encode;
 pub mod endpoint;

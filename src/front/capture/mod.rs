@@ -1,10 +1,10 @@
 //! Knows how refused requests are kept for `explain`: a few of them, off the path of checks, and
 //! without what would make them worth stealing.
 
-use super::pb::envoy::service::auth::v3::CheckRequest;
-use super::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use crate::answer::Answer;
 use crate::clock::{Clock, UnixTime};
+use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
+use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use bytes::Bytes;
 use prost::Message;
 use std::fmt;
