@@ -66,6 +66,15 @@ impl UnixTime {
         }
     }
 
+    /// The same, rounded down to a millisecond.
+    pub fn to_rfc3339_millis(self) -> String {
+        let millis = self.0.rem_euclid(1000);
+        match self.to_rfc3339().strip_suffix('Z') {
+            Some(seconds) => format!("{seconds}.{millis:03}Z"),
+            None => self.to_rfc3339(),
+        }
+    }
+
     /// From a time in UTC as people write it: `2027-01-15T08:00:00Z`, perhaps with a fraction of a
     /// second, which is cut to milliseconds (RFC 3339 §5.6); or whole seconds since the epoch.
     pub fn parse(text: &str) -> Option<Self> {
@@ -237,6 +246,10 @@ mod tests {
         assert_eq!(beyond.to_rfc3339(), "253402300800 seconds since 1970");
         let precise = UnixTime::from_millis(1_800_000_000_050);
         assert_eq!(UnixTime::parse("2027-01-15T08:00:00.0509Z"), Some(precise));
+        assert_eq!(precise.to_rfc3339_millis(), "2027-01-15T08:00:00.050Z");
+        let before = UnixTime::from_millis(-1);
+        assert_eq!(before.to_rfc3339_millis(), "1969-12-31T23:59:59.999Z");
+        assert_eq!(beyond.to_rfc3339_millis(), beyond.to_rfc3339());
     }
 
     #[test]

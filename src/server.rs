@@ -99,7 +99,8 @@ impl Server {
         let ext_authz = Door::open(&setup.listen.ext_authz, front, &setup.listen, &health)?;
         let forward_auth = setup.listen.forward_auth.as_ref().map(|it| {
             let asker = it.asker.clone();
-            let endpoint = forward_auth::endpoint::Endpoint::new(Arc::clone(&gate), asker);
+            let endpoint = forward_auth::endpoint::Endpoint::new(Arc::clone(&gate), asker)
+                .capturing(setup.capture.clone());
             let front = Front::ForwardAuth(Arc::new(endpoint));
             Door::open(&it.address, front, &setup.listen, &health)
         });

@@ -1,8 +1,7 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::{Checker, Rules};
-use crate::client_certificate::Source;
+use crate::check::Checker;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::denial::Denial;
@@ -46,8 +45,8 @@ pub struct Arguments {
     /// How long connections then get to end.
     #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = duration)]
     drain_deadline: Duration,
-    /// Keeps requests that Envoy sends and that are refused in this folder, for `explain`, without
-    /// the signatures of tokens and proofs.
+    /// Keeps requests that are refused in this folder, for `explain`, without the signatures of
+    /// tokens and proofs.
     #[arg(long, value_name = "DIR")]
     capture: Option<PathBuf>,
     /// The reasons for which requests are kept [default: all].
@@ -108,7 +107,7 @@ async fn answer(
     let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
     let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let ready = all_ready(rules.keys.clone());
-    let capture = capture(arguments, &rules, &clock)?;
+    let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
@@ -139,16 +138,11 @@ async fn answer(
 /// What keeps refused requests, if they are to be kept.
 fn capture(
     arguments: &Arguments,
-    rules: &Rules,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Arc<Capture>>, StartFailure> {
     let Some(folder) = &arguments.capture else { return Ok(None) };
-    let headers = match &rules.policies.client_certificate {
-        Source::Header { name, .. } => vec![name.clone()],
-        Source::Peer | Source::Xfcc { .. } => vec![],
-    };
     let (reasons, most) = (arguments.capture_reasons.clone(), arguments.capture_max);
-    let kept = CaptureRules { folder: folder.clone(), reasons, most, headers };
+    let kept = CaptureRules { folder: folder.clone(), reasons, most };
     let capture = Capture::start(kept, Arc::clone(clock))
         .map_err(|error| format!("--capture {}: {error}", folder.display()))?;
     Ok(Some(Arc::new(capture)))

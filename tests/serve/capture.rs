@@ -1,8 +1,11 @@
 //! What is refused can be kept, and explained later.
 
+use super::forward_auth::connect;
 use super::service::{Service, keybound};
+use super::world::{World, certificate, url_encoded};
 use super::{block_on, check_with_forged_token, forged_token};
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 
 #[test]
@@ -32,6 +35,73 @@ fn a_refused_request_is_kept_without_its_signature_and_explained_for_the_same_re
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("blanked"), "{text}");
     assert!(text.ends_with(": token_signature_invalid\n"), "{text}");
+}
+
+/// What `explain` says last of the request in `file`, with the time that its name tells and the
+/// token that was blanked.
+fn explained(service: &Service, file: &Path, token: &str) -> String {
+    let config = service.folder.path().join("keybound.yaml");
+    let kept = service.folder.path().join("token");
+    fs::write(&kept, token).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let (at, _) = name.split_once('Z').unwrap();
+    let mut explain = keybound();
+    explain.arg("explain").arg("--config").arg(config).arg("--request").arg(file);
+    explain.args(["--at", &format!("{at}Z")]);
+    if !token.is_empty() {
+        explain.arg("--token").arg(kept);
+    }
+    let output = explain.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_is_refused_to_another_proxy_is_kept_and_explained_alike() {
+    let world = World::new();
+    let kept = tempfile::tempdir().unwrap();
+    let nginx = |it: String| {
+        it.replacen("listen: {", "listen: {forward_auth: '127.0.0.1:0', ", 1)
+            + "forward_auth: {flavour: nginx}\n\
+               client_certificate: {source: header, header: {name: x-ssl-client-cert, \
+               format: pem-urlencoded}}\n"
+    };
+    let mut service = world.service_with(nginx, &["--capture", kept.path().to_str().unwrap()]);
+    let token = world.token("payments");
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    let certificate = format!("x-ssl-client-cert: {}\r\n", url_encoded(&certificate()));
+    for (path, lines, token, reason) in [
+        ("/check", bearer.clone() + &certificate, &*token, "certificate_mismatch"),
+        ("/check", bearer.clone(), &token, "certificate_missing"),
+        ("/check", bearer.clone() + "x-ssl-client-cert: x\r\n", &token, "certificate_malformed"),
+        ("/check", bearer.clone() + &bearer, "", "credentials_ambiguous"),
+        ("/check", bearer.clone() + "dpop: a\r\ndpop: b\r\n", "", "credentials_ambiguous"),
+        ("/check", format!("authorization: DPoP {token}\r\n"), &token, "scheme_mismatch"),
+        ("/check", "authorization: Basic c2VjcmV0\r\n".to_owned(), "", "scheme_unsupported"),
+        ("/check", "authorization: Bearer secret\r\n".to_owned(), "", "token_malformed"),
+        ("/check", String::new(), "", "credentials_missing"),
+        ("/check/unheard-of", bearer.clone() + &certificate, &token, "policy_unknown"),
+    ] {
+        let question = format!(
+            "GET {path} HTTP/1.1\r\nhost: keybound\r\nconnection: close\r\nx-original-method: GET\r\n\
+             x-original-uri: /payments?key=secret\r\nx-forwarded-host: api.example.com\r\n\
+             x-forwarded-proto: https\r\ncookie: session=secret\r\n{lines}\r\n"
+        );
+        let mut stream = connect(&service);
+        stream.write_all(question.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{reason}: {answer}");
+        let line = service.wait_for("refused request kept");
+        let file = Path::new(line["file"].as_str().unwrap());
+        assert!(line["file"].as_str().unwrap().contains(&format!("-{reason}-")), "{line}");
+        let message = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+        let signature = token.rsplit('.').next().unwrap();
+        assert!(!message.contains("secret"), "{message}");
+        assert!(signature.is_empty() || !message.contains(signature), "{message}");
+        let said = explained(&service, file, token);
+        assert!(said.ends_with(&format!(": {reason}")), "{reason}: {said}");
+    }
 }
 
 #[test]

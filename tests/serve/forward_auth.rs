@@ -23,7 +23,7 @@ fn address(service: &Service) -> &str {
     line["forward_auth"].as_str().unwrap()
 }
 
-fn connect(service: &Service) -> TcpStream {
+pub(crate) fn connect(service: &Service) -> TcpStream {
     let stream = TcpStream::connect(address(service)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream

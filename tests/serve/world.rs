@@ -50,11 +50,20 @@ impl World {
     }
 
     pub(crate) fn service(&self) -> Service {
+        self.service_with(|it| it, &[])
+    }
+
+    /// A service whose configuration is edited.
+    pub(crate) fn service_with(
+        &self,
+        edit: impl FnOnce(String) -> String,
+        arguments: &[&str],
+    ) -> Service {
         let edit = |_: &Path, config: String| {
             let jwks_uri = format!("jwks_uri: '{}'", self.provider.jwks_uri());
-            config.replace("jwks_file: jwks.json", &jwks_uri)
+            edit(config.replace("jwks_file: jwks.json", &jwks_uri))
         };
-        let mut service = Service::start(edit, &[]);
+        let mut service = Service::start(edit, arguments);
         service.wait_for("ready");
         service
     }

@@ -1,12 +1,12 @@
 //! Knows how refused requests are kept for `explain`: a few of them, off the path of checks, and
 //! without what would make them worth stealing.
 
+mod blank;
+pub mod neutral;
+
 use crate::answer::Answer;
 use crate::clock::{Clock, UnixTime};
-use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
-use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use bytes::Bytes;
-use prost::Message;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 /// What is kept, and where.
 #[derive(Clone, Debug)]
@@ -24,8 +25,6 @@ pub struct CaptureRules {
     pub reasons: Vec<String>,
     /// So many are in the folder at most.
     pub most: usize,
-    /// More header names, in lower case, whose values are kept.
-    pub headers: Vec<String>,
 }
 
 /// Takes refused requests, and never makes a check wait.
@@ -37,7 +36,10 @@ pub struct Capture {
 
 /// A request on its way to the folder.
 struct Taken {
+    /// An encoded `CheckRequest`.
     message: Bytes,
+    /// The header that carries the client certificate, if one does.
+    certificate_header: Option<String>,
     reason: String,
     at: UnixTime,
 }
@@ -47,23 +49,34 @@ const QUEUE: usize = 64;
 
 impl Capture {
     /// A capture, with a thread that writes until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The folder is not there, or nothing can be written into it.
     pub fn start(rules: CaptureRules, clock: Arc<dyn Clock>) -> io::Result<Self> {
-        let kept = kept_in(&rules.folder)?;
+        let mut shelf = Shelf::open(rules.folder, rules.most, clock.now())?;
         let (queue, taken) = sync_channel(QUEUE);
-        let reasons = rules.reasons.clone();
         std::thread::Builder::new()
             .name("capture".to_owned())
-            .spawn(move || write_all(&rules, kept, &taken))?;
-        Ok(Self { reasons, clock, queue })
+            .spawn(move || shelf.keep_all(&taken))?;
+        Ok(Self { reasons: rules.reasons, clock, queue })
     }
 
-    /// Takes the request in `message` if `answer` refuses it, or would if its policy did more than
-    /// report.
-    pub fn take(&self, message: &Bytes, answer: &Answer<'_>) {
+    /// Takes the request in `message`, an encoded `CheckRequest`, if `answer` refuses it, or would
+    /// if its policy did more than report. `certificate_header` is the header that carries the
+    /// client certificate, if one does.
+    pub fn take(
+        &self,
+        answer: &Answer<'_>,
+        certificate_header: Option<&str>,
+        message: impl FnOnce() -> Bytes,
+    ) {
         let Some(reason) = refusal(answer).filter(|it| self.wants(it)) else { return };
-        let (message, reason, at) = (message.clone(), reason.to_owned(), self.clock.now());
+        let (message, at) = (message(), self.clock.now());
+        let certificate_header = certificate_header.map(ToOwned::to_owned);
         // One that finds no room is one of many.
-        drop(self.queue.try_send(Taken { message, reason, at }));
+        let taken = Taken { message, certificate_header, reason: reason.to_owned(), at };
+        drop(self.queue.try_send(taken));
     }
 
     fn wants(&self, reason: &str) -> bool {
@@ -85,6 +98,86 @@ fn refusal<'a>(answer: &'a Answer<'_>) -> Option<&'a str> {
     metadata.iter().find(|(it, _)| *it == name).map(|(_, value)| *value)
 }
 
+/// The folder, and how much is in it.
+struct Shelf {
+    folder: PathBuf,
+    most: usize,
+    kept: usize,
+    /// When it was last seen that there is no room; none while there is some.
+    full: Option<UnixTime>,
+    /// The last write failed, and that was told.
+    broken: bool,
+    number: u64,
+}
+
+/// A full folder is looked at again so much later.
+const LOOK: Duration = Duration::from_secs(10);
+
+const EXTENSION: &str = "pb";
+
+impl Shelf {
+    fn open(folder: PathBuf, most: usize, now: UnixTime) -> io::Result<Self> {
+        let kept = kept_in(&folder)?;
+        // Rather now than at the first refusal, when nobody looks.
+        let trial = folder.join(format!(".keybound-{}", std::process::id()));
+        drop(fs::remove_file(part_of(&trial)));
+        write(&trial, b"")?;
+        fs::remove_file(trial)?;
+        let mut shelf = Self { folder, most, kept, full: None, broken: false, number: 0 };
+        shelf.close_if_full(now);
+        Ok(shelf)
+    }
+
+    fn keep_all(&mut self, taken: &Receiver<Taken>) {
+        while let Ok(taken) = taken.recv() {
+            if self.has_room(taken.at) {
+                self.keep(&taken);
+            }
+        }
+    }
+
+    /// Whether there is room. A folder that was full some time ago is looked at again, for
+    /// somebody may have made some.
+    fn has_room(&mut self, now: UnixTime) -> bool {
+        if self.full.is_some_and(|it| LOOK <= now.since(it)) {
+            // What cannot be read is as full as it was.
+            self.kept = kept_in(&self.folder).unwrap_or(self.kept);
+            self.full = (self.most <= self.kept).then_some(now);
+        }
+        self.full.is_none()
+    }
+
+    fn close_if_full(&mut self, now: UnixTime) {
+        if self.most <= self.kept {
+            self.full = Some(now);
+            tracing::warn!(kept = self.kept, "no more refused requests are kept");
+        }
+    }
+
+    fn keep(&mut self, taken: &Taken) {
+        let Taken { message, certificate_header, reason, at } = taken;
+        let Some(message) = blank::blanked(message, certificate_header.as_deref()) else { return };
+        self.number = self.number.saturating_add(1);
+        let (time, process) = (at.to_rfc3339_millis(), std::process::id());
+        let name = format!("{time}-{reason}-{process}-{}", self.number);
+        let file = self.folder.join(format!("{name}.{EXTENSION}"));
+        match write(&file, &message) {
+            Ok(()) => {
+                self.kept = self.kept.saturating_add(1);
+                self.broken = false;
+                tracing::info!(file = %file.display(), "refused request kept");
+                self.close_if_full(*at);
+            }
+            // A full disk is told of once, not for each of a flood of refusals.
+            Err(_) if self.broken => (),
+            Err(error) => {
+                self.broken = true;
+                tracing::warn!(%error, "refused requests are not kept");
+            }
+        }
+    }
+}
+
 /// How many requests are in the folder, from this process and from others before.
 fn kept_in(folder: &Path) -> io::Result<usize> {
     let mut kept = 0_usize;
@@ -95,185 +188,35 @@ fn kept_in(folder: &Path) -> io::Result<usize> {
     Ok(kept)
 }
 
-const EXTENSION: &str = "pb";
-
-fn write_all(rules: &CaptureRules, mut kept: usize, taken: &Receiver<Taken>) {
-    let mut number = 0_u64;
-    while let Ok(Taken { message, reason, at }) = taken.recv() {
-        if rules.most <= kept {
-            continue;
-        }
-        let Some(message) = blanked(&message, &rules.headers) else { continue };
-        number = number.saturating_add(1);
-        let name = format!("{}-{reason}-{}-{number}", at.to_rfc3339(), std::process::id());
-        let file = rules.folder.join(format!("{name}.{EXTENSION}"));
-        match write(&file, &message) {
-            Ok(()) => {
-                kept = kept.saturating_add(1);
-                tracing::info!(file = %file.display(), "refused request kept");
-            }
-            Err(error) => tracing::warn!(%error, "refused request not kept"),
-        }
-        if kept == rules.most {
-            tracing::warn!(kept, "no more refused requests are kept");
-        }
-    }
+/// What a file is called until it is whole.
+fn part_of(path: &Path) -> PathBuf {
+    path.with_extension("part")
 }
 
+/// Writes a file whole or not at all.
 fn write(path: &Path, message: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(message)
-}
-
-/// A request without what would make it worth stealing: no signatures, no opaque token, no values
-/// in the query, no body, and of the other headers no more than their names. Nothing when it
-/// cannot be read, for then nobody knows what it holds.
-fn blanked(message: &[u8], also: &[String]) -> Option<Vec<u8>> {
-    let mut request = CheckRequest::decode(message).ok()?;
-    let attributes = request.attributes.as_mut()?;
-    (attributes.metadata_context, attributes.route_metadata_context) = (None, None);
-    if let Some(http) = attributes.request.as_mut().and_then(|it| it.http.as_mut()) {
-        blank(http, also);
+    let part = part_of(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    let written = file.write_all(message).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // What is left of it is of no use, and takes room that there is none of.
+        drop(fs::remove_file(&part));
     }
-    Some(request.encode_to_vec())
-}
-
-fn blank(http: &mut HttpRequest, also: &[String]) {
-    http.body.clear();
-    http.raw_body.clear();
-    http.query.clear();
-    http.path = without_values(&http.path);
-    for (name, value) in &mut http.headers {
-        *value = header_value(name, value, also);
-    }
-    for line in http.header_map.iter_mut().flat_map(|it| &mut it.headers) {
-        line.value = header_value(&line.key, &line.value, also);
-        // A byte outside of UTF-8 makes no difference to any check of these headers.
-        let raw = String::from_utf8_lossy(&line.raw_value);
-        line.raw_value = header_value(&line.key, &raw, also).into_bytes();
-    }
-}
-
-/// The values of headers that checks look at and that are no secrets.
-const TELLING: [&str; 3] = ["x-forwarded-client-cert", "x-request-id", "traceparent"];
-
-fn header_value(name: &str, value: &str, also: &[String]) -> String {
-    let name = name.to_ascii_lowercase();
-    match name.as_str() {
-        "authorization" => authorization(value),
-        "dpop" => without_signature(value),
-        it if TELLING.contains(&it) || also.contains(&name) => value.to_owned(),
-        _ => String::new(),
-    }
-}
-
-/// The scheme as it is; of each piece that may be a token, what is not secret.
-fn authorization(value: &str) -> String {
-    let (scheme, rest) = value.split_once(' ').unwrap_or(("", value));
-    let is_scheme =
-        scheme.len() <= SCHEME_CHARS && scheme.bytes().all(|it| it.is_ascii_alphabetic());
-    let scheme = if is_scheme { scheme.to_owned() } else { filled(scheme) };
-    let known = ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it));
-    let piece = |it| if known { without_signature(it) } else { filled(it) };
-    let rest: Vec<_> = rest.split(' ').map(piece).collect();
-    let between = if value.contains(' ') { " " } else { "" };
-    format!("{scheme}{between}{}", rest.join(" "))
-}
-
-/// No scheme has a longer name, and many a secret does.
-const SCHEME_CHARS: usize = 16;
-
-/// A JWT with a signature of zeros; whatever is none, with nothing left but its form.
-fn without_signature(jwt: &str) -> String {
-    match jwt.rsplit_once('.') {
-        Some((signed, signature)) if signed.matches('.').count() == 1 && !jwt.contains(',') => {
-            format!("{signed}.{}", filled(signature))
-        }
-        Some(_) | None => filled(jwt),
-    }
-}
-
-/// As many `A`s as there are characters that a token may have, and all others as they are.
-fn filled(text: &str) -> String {
-    let fill = |it: char| if it.is_alphanumeric() || "-_~+/".contains(it) { 'A' } else { it };
-    text.chars().map(fill).collect()
-}
-
-/// A path whose query has names and no values.
-fn without_values(path: &str) -> String {
-    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
-    let blank = |part: &str| match part.split_once('=') {
-        Some((name, _)) => format!("{name}="),
-        None => part.to_owned(),
-    };
-    let parts: Vec<_> = query.split('&').map(blank).collect();
-    format!("{path}?{}", parts.join("&"))
+    written
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
-    use crate::front::ext_authz::pb::envoy::service::auth::v3::AttributeContext;
-    use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::Request;
-    use crate::front::ext_authz::wire;
-    use crate::request::Field;
+    use crate::request::{Request, Target};
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn nothing_is_left_of_a_credential_but_what_cannot_be_used() {
-        for (value, left) in [
-            ("Bearer aa.bb.c-_9", "Bearer aa.bb.AAAA"),
-            ("DPoP aa.bb.cc", "DPoP aa.bb.AA"),
-            ("bearer  aa.bb.cc", "bearer  aa.bb.AA"),
-            ("Bearer opaque-7", "Bearer AAAAAAAA"),
-            ("Bearer a.b", "Bearer A.A"),
-            ("Bearer a.b.c.d", "Bearer A.A.A.A"),
-            ("Bearer a.b.cc,Bearer a.b.cc", "Bearer A.A.AA,AAAAAA a.b.AA"),
-            ("Basic dXNlcjpwYXNz", "Basic AAAAAAAAAAAA"),
-            ("aa.bb.cc", "AA.AA.AA"),
-            ("c2VjcmV0c2VjcmV0c2VjcmV0 x", "AAAAAAAAAAAAAAAAAAAAAAAA A"),
-            ("", ""),
-        ] {
-            assert_eq!(header_value("Authorization", value, &[]), left, "{value}");
-        }
-        assert_eq!(header_value("dpop", "aa.bb.cc", &[]), "aa.bb.AA");
-        assert_eq!(header_value("dpop", "secret", &[]), "AAAAAA");
-        assert_eq!(header_value("cookie", "session=1", &[]), "");
-        assert_eq!(header_value("X-Cert", "c", &["x-cert".to_owned()]), "c");
-        assert_eq!(without_values("/a?x=1&access_token=t&y#z"), "/a?x=&access_token=&y#z");
-    }
+    const NOW: UnixTime = UnixTime::from_millis(1_800_000_000_050);
 
     fn message() -> Bytes {
-        let line = |key: &str, value: &str| HeaderValue {
-            key: key.to_owned(),
-            raw_value: value.as_bytes().to_vec(),
-            ..HeaderValue::default()
-        };
-        let headers = vec![line("authorization", "Bearer aa.bb.secret"), line("cookie", "secret")];
-        let http = HttpRequest {
-            method: "GET".to_owned(),
-            path: "/a?b=secret".to_owned(),
-            body: "secret".to_owned(),
-            headers: [("dpop".to_owned(), "aa.bb.secret".to_owned())].into(),
-            header_map: Some(HeaderMap { headers }),
-            ..HttpRequest::default()
-        };
-        let request = Some(Request { http: Some(http), ..Request::default() });
-        let attributes = Some(AttributeContext { request, ..AttributeContext::default() });
-        CheckRequest { attributes }.encode_to_vec().into()
-    }
-
-    #[test]
-    fn what_is_kept_can_be_checked_and_holds_no_secret() {
-        let kept = blanked(&message(), &[]).unwrap();
-        assert!(!String::from_utf8_lossy(&kept).contains("secret"));
-        let request = wire::read(&kept, None).unwrap();
-        assert_eq!(request.authorization, Field::One(b"Bearer aa.bb.AAAAAA"));
-        assert_eq!(request.proof, Field::One(b"aa.bb.AAAAAA"));
-        assert_eq!(request.target.path, "/a?b=");
-        assert_eq!(blanked(b"\xff", &[]), None);
+        let target = Target { method: "GET", path: "/a", ..Target::default() };
+        neutral::message(&Request { target, ..Request::default() }, None).into()
     }
 
     fn answer(reason: &'static str) -> Answer<'static> {
@@ -281,26 +224,35 @@ mod tests {
         Answer::Deny { status: 401, to_client: vec![], body: String::new(), metadata }
     }
 
-    /// What is in the folder once all has been written.
-    fn kept(rules: &CaptureRules, answers: &[Answer<'_>]) -> Vec<PathBuf> {
-        let folder = rules.folder.clone();
+    /// A capture, and what takes the place of its thread.
+    fn capture(folder: &Path, reasons: &[&str], most: usize) -> (Capture, impl FnOnce() -> Shelf) {
         let (queue, taken) = sync_channel(QUEUE);
-        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
-        let capture = Capture { reasons: rules.reasons.clone(), clock, queue };
-        for answer in answers {
-            capture.take(&message(), answer);
-        }
-        drop(capture);
-        write_all(rules, kept_in(&folder).unwrap(), &taken);
+        let reasons = reasons.iter().map(ToString::to_string).collect();
+        let mut shelf = Shelf::open(folder.to_owned(), most, NOW).unwrap();
+        let capture = Capture { reasons, clock: Arc::new(ManualClock::at(NOW)), queue };
+        let keep_all = move || {
+            shelf.keep_all(&taken);
+            shelf
+        };
+        (capture, keep_all)
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
         let mut names: Vec<_> =
             fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
         names.sort();
         names
     }
 
-    fn rules(folder: &Path, reasons: &[&str], most: usize) -> CaptureRules {
-        let reasons = reasons.iter().map(ToString::to_string).collect();
-        CaptureRules { folder: folder.to_owned(), reasons, most, headers: vec![] }
+    /// What is in the folder once all has been written.
+    fn kept(folder: &Path, reasons: &[&str], most: usize, answers: &[Answer<'_>]) -> Vec<PathBuf> {
+        let (capture, keep_all) = capture(folder, reasons, most);
+        for answer in answers {
+            capture.take(answer, None, message);
+        }
+        drop(capture);
+        keep_all();
+        files(folder)
     }
 
     #[test]
@@ -321,27 +273,99 @@ mod tests {
             (&["token_malformed"], 10, 0),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let found = kept(&rules(folder.path(), reasons, most), &answers);
+            let found = kept(folder.path(), reasons, most, &answers);
             assert_eq!(found.len(), expected, "{reasons:?} {most}");
             // What a process before this one kept counts as well.
-            let again = kept(&rules(folder.path(), &[], expected), &[answer("internal")]);
+            let again = kept(folder.path(), &[], expected, &[answer("internal")]);
             assert_eq!(again.len(), expected);
         }
     }
 
     #[test]
+    fn nobody_writes_down_what_is_not_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (capture, _) = capture(folder.path(), &["token_expired"], 10);
+        capture.take(&answer("token_malformed"), None, || panic!("as nobody should"));
+    }
+
+    #[test]
+    fn what_finds_no_room_in_the_queue_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let flood: Vec<_> = (0..QUEUE + 10).map(|_| answer("token_expired")).collect();
+        assert_eq!(kept(folder.path(), &[], 1000, &flood).len(), QUEUE);
+    }
+
+    #[test]
     fn a_file_says_when_and_why_and_is_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
-        let found = kept(&rules(folder.path(), &[], 10), &[answer("token_expired")]);
+        let found = kept(folder.path(), &[], 10, &[answer("token_expired")]);
         let name = found[0].file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with("2027-01-15T08:00:00Z-token_expired-"), "{name}");
+        assert!(name.starts_with("2027-01-15T08:00:00.050Z-token_expired-"), "{name}");
         assert!(found[0].extension().is_some_and(|it| it == EXTENSION), "{name}");
         assert_eq!(fs::metadata(&found[0]).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn a_folder_must_be_there() {
-        let rules = rules(Path::new("/nonexistent"), &[], 1);
-        assert!(Capture::start(rules, Arc::new(ManualClock::default())).is_err());
+    fn a_folder_that_somebody_emptied_is_filled_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let taken = |seconds| Taken {
+            message: message(),
+            certificate_header: None,
+            reason: "token_expired".to_owned(),
+            at: NOW.saturating_add(Duration::from_secs(seconds)),
+        };
+        let mut shelf = Shelf::open(folder.to_owned(), 1, NOW).unwrap();
+        let mut keep = |seconds| {
+            let taken = taken(seconds);
+            if shelf.has_room(taken.at) {
+                shelf.keep(&taken);
+            }
+            files(folder).len()
+        };
+        assert_eq!((keep(0), keep(10)), (1, 1));
+        fs::remove_file(&files(folder)[0]).unwrap();
+        assert_eq!((keep(19), keep(20), keep(30)), (0, 1, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_once_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        fs::create_dir(&gone).unwrap();
+        let (capture, keep_all) = capture(&gone, &[], 10);
+        capture.take(&answer("token_expired"), None, message);
+        fs::remove_dir(&gone).unwrap();
+        drop(capture);
+        let mut shelf = keep_all();
+        assert!(shelf.broken && shelf.kept == 0);
+        fs::create_dir(&gone).unwrap();
+        let reason = "token_expired".to_owned();
+        shelf.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });
+        assert!(!shelf.broken && shelf.kept == 1 && files(&gone).len() == 1);
+    }
+
+    /// In a container, the process that comes after one that was killed has its number.
+    #[test]
+    fn what_a_killed_process_left_behind_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(format!(".keybound-{}.part", std::process::id()));
+        fs::write(&left, "").unwrap();
+        assert!(Shelf::open(folder.path().to_owned(), 1, NOW).is_ok());
+        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_folder_must_be_there_and_take_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let circle = folder.path().join("circle");
+        std::os::unix::fs::symlink(&circle, &circle).unwrap();
+        for folder in [Path::new("/nonexistent"), &file, &circle, Path::new("/proc")] {
+            let folder = folder.to_owned();
+            let rules = CaptureRules { folder, reasons: vec![], most: 1 };
+            assert!(Capture::start(rules, Arc::new(ManualClock::default())).is_err());
+        }
     }
 }

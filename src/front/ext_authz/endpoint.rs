@@ -89,7 +89,7 @@ async fn check<B: Body<Data = Bytes>>(
     };
     let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
-        capture.take(&message, &answer);
+        capture.take(&answer, passage.standing().certificate_header(), || message.clone());
     }
     encoded(&answer)
 }

@@ -2,6 +2,7 @@
 
 use super::{Asker, read, write};
 use crate::denial::Denial;
+use crate::front::capture::{Capture, neutral};
 use crate::gate::{Gate, Passage};
 use crate::request::Field;
 use crate::telemetry::metrics::Front;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub struct Endpoint {
     gate: Arc<Gate>,
     asker: Asker,
+    capture: Option<Arc<Capture>>,
 }
 
 /// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
@@ -28,7 +30,13 @@ const BODY_BYTES: usize = 1024 * 1024;
 impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
-        Self { gate, asker }
+        Self { gate, asker, capture: None }
+    }
+
+    /// The same, and `capture` takes what is refused.
+    #[must_use]
+    pub fn capturing(self, capture: Option<Arc<Capture>>) -> Self {
+        Self { capture, ..self }
     }
 
     /// Answers one question.
@@ -58,6 +66,10 @@ impl Endpoint {
             Ok(request) => {
                 let verdict = passage.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
+                if let Some(capture) = &self.capture {
+                    let header = passage.standing().certificate_header();
+                    capture.take(&answer, header, || neutral::message(&request, header).into());
+                }
                 write::response(&answer, &self.asker.flavour, request.authorization)
             }
             Err(denial) => self.refused(passage, denial),

@@ -1,0 +1,287 @@
+//! Knows what of a request is worth stealing, and is not kept.
+
+use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
+use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
+use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
+use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+
+/// An encoded request without what would make it worth stealing: no signatures, no opaque token, no
+/// values in the query, no body, and of the other headers and of what the operator attached to the
+/// route no more than the names. Nothing when it cannot be read, for then nobody knows what it
+/// holds.
+pub(super) fn blanked(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
+    let mut request = CheckRequest::decode(message).ok()?;
+    let attributes = request.attributes.as_mut()?;
+    attributes.metadata_context = None;
+    attributes.route_metadata_context = attributes.route_metadata_context.take().map(annotation);
+    for (name, value) in &mut attributes.context_extensions {
+        if name != "policy" {
+            value.clear();
+        }
+    }
+    if let Some(http) = attributes.request.as_mut().and_then(|it| it.http.as_mut()) {
+        blank(http, certificate_header);
+    }
+    Some(request.encode_to_vec())
+}
+
+fn blank(http: &mut HttpRequest, certificate_header: Option<&str>) {
+    http.body.clear();
+    http.raw_body.clear();
+    http.query.clear();
+    http.fragment.clear();
+    http.path = without_values(&http.path);
+    for (name, value) in &mut http.headers {
+        *value = header_value(name, value, certificate_header);
+    }
+    for line in http.header_map.iter_mut().flat_map(|it| &mut it.headers) {
+        line.value = header_value(&line.key, &line.value, certificate_header);
+        // A byte outside of UTF-8 makes no difference to any check of these headers.
+        let raw = String::from_utf8_lossy(&line.raw_value);
+        line.raw_value = header_value(&line.key, &raw, certificate_header).into_bytes();
+    }
+}
+
+/// The values of headers that checks look at and that are no secrets.
+const TELLING: [&str; 3] = ["x-forwarded-client-cert", "x-request-id", "traceparent"];
+
+fn header_value(name: &str, value: &str, certificate_header: Option<&str>) -> String {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "authorization" => authorization(value),
+        "dpop" => without_signature(value),
+        it if TELLING.contains(&it) || certificate_header == Some(it) => value.to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// The scheme as it is; of each piece that may be a token, what is not secret.
+fn authorization(value: &str) -> String {
+    let (scheme, rest) = value.split_once(' ').unwrap_or(("", value));
+    let is_scheme =
+        scheme.len() <= SCHEME_CHARS && scheme.bytes().all(|it| it.is_ascii_alphabetic());
+    let scheme = if is_scheme { scheme.to_owned() } else { filled(scheme) };
+    let known = ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it));
+    let piece = |it| if known { without_signature(it) } else { filled(it) };
+    let rest: Vec<_> = rest.split(' ').map(piece).collect();
+    let between = if value.contains(' ') { " " } else { "" };
+    format!("{scheme}{between}{}", rest.join(" "))
+}
+
+/// No scheme has a longer name, and many a secret does.
+const SCHEME_CHARS: usize = 16;
+
+/// A JWT with a signature of zeros; whatever is none, with nothing left but its form.
+fn without_signature(jwt: &str) -> String {
+    match jwt.rsplit_once('.') {
+        Some((signed, signature)) if signed.matches('.').count() == 1 && !jwt.contains(',') => {
+            format!("{signed}.{}", filled(signature))
+        }
+        Some(_) | None => filled(jwt),
+    }
+}
+
+/// As many `A`s as there are characters that a token may have, and all others as they are.
+fn filled(text: &str) -> String {
+    let fill = |it: char| if it.is_alphanumeric() || "-_~+/".contains(it) { 'A' } else { it };
+    text.chars().map(fill).collect()
+}
+
+/// A path whose query has names and no values. What has no value may be one.
+fn without_values(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let blank = |part: &str| match part.split_once('=') {
+        // The one name that checks look for.
+        _ if part == "access_token" || part == "access_token=" => part.to_owned(),
+        Some((name, value)) if !value.trim_matches('=').is_empty() => format!("{name}="),
+        Some(_) | None => filled(part),
+    };
+    let parts: Vec<_> = query.split('&').map(blank).collect();
+    format!("{path}?{}", parts.join("&"))
+}
+
+/// Of the metadata of a route, what its annotations say about its policy.
+fn annotation(metadata: Metadata) -> Metadata {
+    let mut ours = metadata.filter_metadata;
+    ours.retain(|name, _| name == NAMESPACE);
+    for gateway in ours.values_mut() {
+        gateway.fields.retain(|name, _| name == RESOURCES);
+        for resources in gateway.fields.values_mut() {
+            resources_in(resources);
+        }
+    }
+    Metadata { filter_metadata: ours, ..Metadata::default() }
+}
+
+fn resources_in(list: &mut Value) {
+    let Some(Kind::ListValue(list)) = &mut list.kind else { return *list = nothing() };
+    for resource in &mut list.values {
+        match &mut resource.kind {
+            Some(Kind::StructValue(resource)) => named_in(resource),
+            _ => *resource = nothing(),
+        }
+    }
+}
+
+fn named_in(resource: &mut Struct) {
+    resource.fields.retain(|name, _| name == ANNOTATIONS);
+    for annotations in resource.fields.values_mut() {
+        let Some(Kind::StructValue(annotations)) = &mut annotations.kind else {
+            return *annotations = nothing();
+        };
+        annotations.fields.retain(|name, _| name == KEY);
+        for name in annotations.fields.values_mut() {
+            if !matches!(name.kind, Some(Kind::StringValue(_))) {
+                *name = nothing();
+            }
+        }
+    }
+}
+
+/// As unclear as anything else that is not what it should be.
+const fn nothing() -> Value {
+    Value { kind: Some(Kind::NullValue(0)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+    use crate::front::ext_authz::pb::envoy::service::auth::v3::AttributeContext;
+    use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::Request;
+    use crate::front::ext_authz::{route, wire};
+    use crate::request::{Annotation, Field};
+    use prost_types::ListValue;
+
+    #[test]
+    fn nothing_is_left_of_a_credential_but_what_cannot_be_used() {
+        for (value, left) in [
+            ("Bearer aa.bb.c-_9", "Bearer aa.bb.AAAA"),
+            ("DPoP aa.bb.cc", "DPoP aa.bb.AA"),
+            ("bearer  aa.bb.cc", "bearer  aa.bb.AA"),
+            ("Bearer opaque-7", "Bearer AAAAAAAA"),
+            ("Bearer a.b", "Bearer A.A"),
+            ("Bearer a.b.c.d", "Bearer A.A.A.A"),
+            ("Bearer a.b.cc,Bearer a.b.cc", "Bearer A.A.AA,AAAAAA a.b.AA"),
+            ("Basic dXNlcjpwYXNz", "Basic AAAAAAAAAAAA"),
+            ("aa.bb.cc", "AA.AA.AA"),
+            ("c2VjcmV0c2VjcmV0c2VjcmV0 x", "AAAAAAAAAAAAAAAAAAAAAAAA A"),
+            ("", ""),
+        ] {
+            assert_eq!(header_value("Authorization", value, None), left, "{value}");
+        }
+        assert_eq!(header_value("dpop", "aa.bb.cc", None), "aa.bb.AA");
+        assert_eq!(header_value("dpop", "secret", None), "AAAAAA");
+        assert_eq!(header_value("cookie", "session=1", None), "");
+        assert_eq!(header_value("X-Cert", "c", Some("x-cert")), "c");
+        assert_eq!(header_value("X-Cert", "c", None), "");
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_query_but_the_names_of_its_values() {
+        for (path, left) in [
+            ("/a", "/a"),
+            ("/a?", "/a?"),
+            ("/a?x=1&access_token=t&y=2#z", "/a?x=&access_token=&y="),
+            ("/a?access_token", "/a?access_token"),
+            ("/a?access_token=", "/a?access_token="),
+            ("/a?c2VjcmV0", "/a?AAAAAAAA"),
+            ("/a?c2VjcmV0==", "/a?AAAAAAAA=="),
+            ("/a?x=1&c2VjcmV0=", "/a?x=&AAAAAAAA="),
+        ] {
+            assert_eq!(without_values(path), left);
+        }
+    }
+
+    fn attributes() -> AttributeContext {
+        let line = |key: &str, value: &str| HeaderValue {
+            key: key.to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..HeaderValue::default()
+        };
+        let headers = vec![line("authorization", "Bearer aa.bb.secret"), line("cookie", "secret")];
+        let http = HttpRequest {
+            method: "GET".to_owned(),
+            path: "/a?b=secret".to_owned(),
+            fragment: "secret".to_owned(),
+            body: "secret".to_owned(),
+            headers: [("dpop".to_owned(), "aa.bb.secret".to_owned())].into(),
+            header_map: Some(HeaderMap { headers }),
+            ..HttpRequest::default()
+        };
+        let extensions = [("policy", "payments"), ("key", "secret")];
+        AttributeContext {
+            request: Some(Request { http: Some(http), ..Request::default() }),
+            context_extensions: extensions.map(|(it, value)| (it.into(), value.into())).into(),
+            ..AttributeContext::default()
+        }
+    }
+
+    fn left_of(attributes: AttributeContext) -> Vec<u8> {
+        let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
+        let kept = blanked(&message, None).unwrap();
+        assert!(!String::from_utf8_lossy(&kept).contains("secret"));
+        kept
+    }
+
+    #[test]
+    fn what_is_kept_can_be_checked_and_holds_no_secret() {
+        let kept = left_of(attributes());
+        let request = wire::read(&kept, None).unwrap();
+        assert_eq!(request.policy, Some("payments"));
+        assert_eq!(request.authorization, Field::One(b"Bearer aa.bb.AAAAAA"));
+        assert_eq!(request.proof, Field::One(b"aa.bb.AAAAAA"));
+        assert_eq!(request.target.path, "/a?b=");
+        assert_eq!(blanked(b"\xff", None), None);
+        assert_eq!(blanked(b"", None), None);
+    }
+
+    fn text(text: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(text.to_owned())) }
+    }
+
+    fn list(values: Vec<Value>) -> Value {
+        Value { kind: Some(Kind::ListValue(ListValue { values })) }
+    }
+
+    fn structure(members: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+        let fields = members.into_iter().map(|(name, it)| (name.to_owned(), it)).collect();
+        Value { kind: Some(Kind::StructValue(Struct { fields })) }
+    }
+
+    /// A resource of a route that says this of its policy, and more.
+    fn resource(name: Value) -> Value {
+        let annotations = structure([(KEY, name), ("other", text("secret"))]);
+        structure([(ANNOTATIONS, annotations), ("name", text("secret"))])
+    }
+
+    #[test]
+    fn what_a_route_says_of_its_policy_is_kept_and_nothing_else() {
+        for (resources, said) in [
+            (list(vec![resource(text("a"))]), Annotation::Names("a")),
+            (list(vec![resource(text("a")), resource(text("b"))]), Annotation::Unclear),
+            (list(vec![structure([("name", text("secret"))])]), Annotation::Absent),
+            (list(vec![]), Annotation::Absent),
+            (list(vec![resource(list(vec![text("secret")]))]), Annotation::Unclear),
+            (list(vec![structure([(ANNOTATIONS, text("secret"))])]), Annotation::Unclear),
+            (list(vec![text("secret")]), Annotation::Unclear),
+            (text("secret"), Annotation::Unclear),
+        ] {
+            let gateway = [(RESOURCES.to_owned(), resources), ("more".to_owned(), text("secret"))];
+            let other = Struct { fields: [("x".to_owned(), text("secret"))].into() };
+            let names = [NAMESPACE, "other"].map(ToOwned::to_owned);
+            let values = [Struct { fields: gateway.into() }, other];
+            let filter_metadata = names.into_iter().zip(values).collect();
+            let metadata = Metadata { filter_metadata, ..Metadata::default() };
+            let attributes = AttributeContext {
+                metadata_context: Some(metadata.clone()),
+                route_metadata_context: Some(metadata),
+                ..attributes()
+            };
+            assert_eq!(route::annotation(&left_of(attributes)), Ok(said));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Knows how a request is written down as Envoy would have sent it, wherever it came from.
+
+use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
+use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use crate::request::{Evidence, Field, Request, Target};
+use prost::Message;
+
+/// The encoded `CheckRequest` that is read as `request`, but for annotations of its route: they
+/// come from Envoy alone. `certificate_header` is the header that carries the client certificate,
+/// if one does.
+pub fn message(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u8> {
+    let Target { method, scheme, authority, path } = request.target;
+    let http = pb::HttpRequest {
+        method: method.to_owned(),
+        scheme: scheme.to_owned(),
+        host: authority.to_owned(),
+        path: path.to_owned(),
+        header_map: Some(HeaderMap { headers: headers(request, certificate_header) }),
+        ..pb::HttpRequest::default()
+    };
+    let Evidence { peer_certificate, peer_principal, .. } = request.evidence;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let source = pb::Peer {
+        principal: text(peer_principal),
+        certificate: text(peer_certificate),
+        ..pb::Peer::default()
+    };
+    let policy = request.policy.iter().map(|it| ("policy".to_owned(), (*it).to_owned()));
+    let attributes = AttributeContext {
+        source: Some(source),
+        request: Some(pb::Request { http: Some(http), ..pb::Request::default() }),
+        context_extensions: policy.collect(),
+        ..AttributeContext::default()
+    };
+    CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<HeaderValue> {
+    let Evidence { xfcc, header, .. } = request.evidence;
+    let sole = |it: Option<_>| it.map_or(Field::Absent, Field::One);
+    let known = [
+        ("authorization", request.authorization),
+        ("dpop", request.proof),
+        ("x-forwarded-client-cert", xfcc),
+        ("traceparent", sole(request.traceparent)),
+        ("x-request-id", sole(request.request_id)),
+    ];
+    let mut lines: Vec<_> = known.iter().flat_map(|(name, field)| written(name, *field)).collect();
+    // Once, if it is one of the others.
+    if let Some(name) = certificate_header.filter(|it| !lines.iter().any(|line| line.key == **it)) {
+        lines.extend(written(name, header));
+    }
+    lines
+}
+
+/// The lines of a header. Of what came several times nobody has kept the values.
+fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
+    let line = |value: &[u8]| HeaderValue {
+        key: name.to_owned(),
+        raw_value: value.to_owned(),
+        ..HeaderValue::default()
+    };
+    match field {
+        Field::Absent => vec![],
+        Field::One(value) => vec![line(value)],
+        Field::Many => vec![line(b""), line(b"")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::ext_authz::wire;
+
+    #[test]
+    fn a_request_that_is_written_down_is_read_as_it_was() {
+        let target = Target {
+            method: "POST",
+            scheme: "https",
+            authority: "api.example.com",
+            path: "/payments?a=1",
+        };
+        let evidence = Evidence {
+            peer_certificate: b"-----BEGIN",
+            peer_principal: b"spiffe://client",
+            xfcc: Field::One(b"Hash=00"),
+            header: Field::One(b":AAAA:"),
+        };
+        let full = Request {
+            policy: Some("payments"),
+            target,
+            authorization: Field::One(b"DPoP a.b.c"),
+            proof: Field::One(b"d.e.f"),
+            evidence,
+            traceparent: Some(b"00-0-0-01"),
+            request_id: Some(b"1234"),
+            ..Request::default()
+        };
+        let many = Evidence { xfcc: Field::Many, header: Field::Many, ..evidence };
+        for request in [
+            full.clone(),
+            Request { policy: None, traceparent: None, request_id: None, ..full.clone() },
+            Request { authorization: Field::Absent, proof: Field::Absent, ..full.clone() },
+            Request { authorization: Field::Many, proof: Field::Many, ..full.clone() },
+            Request { authorization: Field::One(b"\xff"), proof: Field::One(b""), ..full.clone() },
+            Request { evidence: Evidence::default(), ..full.clone() },
+            Request { evidence: many, ..full.clone() },
+            Request { target: Target { method: "GET", ..Target::default() }, ..Request::default() },
+        ] {
+            let message = message(&request, Some("client-cert"));
+            assert_eq!(wire::read(&message, Some("client-cert")), Ok(request));
+        }
+        // The certificate may come in a header that is read anyway.
+        let evidence = Evidence { header: evidence.xfcc, ..evidence };
+        let request = Request { evidence, ..full };
+        let message = message(&request, Some("x-forwarded-client-cert"));
+        assert_eq!(wire::read(&message, Some("x-forwarded-client-cert")), Ok(request));
+    }
+}
