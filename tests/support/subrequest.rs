@@ -13,6 +13,7 @@ use keybound::policy::{PolicySet, TokenCacheLimits};
 use keybound::request::{Field, Request};
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
+use keybound::trail::Mark;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -42,7 +43,8 @@ impl Twin {
         request: &CheckRequest,
         expected: &Answer<'_>,
     ) {
-        let rules = self.rules(rules);
+        let format = HeaderFormat::PemUrlencoded;
+        let rules = self.rules(rules, Source::Header { name: CERTIFICATE.to_owned(), format });
         let question = question(request, &Flavour::Nginx);
         let read = read_alike(request, &question);
         let verdict = match &read {
@@ -56,14 +58,30 @@ impl Twin {
         }
     }
 
-    /// `rules`, with the certificate in a header.
-    fn rules(&self, rules: &Rules) -> Rules {
+    /// Has `request` explained under the same rules, and holds the answer against `expected`.
+    pub async fn explains(
+        &self,
+        checker: &Checker,
+        rules: &Rules,
+        request: &Request<'_>,
+        expected: &Answer<'_>,
+    ) {
+        let rules = self.rules(rules, rules.policies.client_certificate.clone());
+        let verdict = checker.explain(&rules, request).await;
+        let steps = verdict.facts.trail.steps();
+        let failed = steps.iter().filter(|it| it.mark == Mark::Failed).count();
+        let last = steps.last().is_some_and(|it| it.mark == Mark::Failed);
+        assert_eq!((failed, last), (usize::from(last), verdict.outcome.is_err()), "{steps:?}");
+        assert_eq!(&Answer::of(&verdict, &rules.policies, Some(request)), expected);
+    }
+
+    /// `rules`, with the certificate from there.
+    fn rules(&self, rules: &Rules, client_certificate: Source) -> Rules {
         let told = &rules.policies;
-        let format = HeaderFormat::PemUrlencoded;
         let policies = PolicySet {
             issuers: told.issuers.clone(),
             policies: told.policies.clone(),
-            client_certificate: Source::Header { name: CERTIFICATE.to_owned(), format },
+            client_certificate,
             limits: told.limits,
             upstream: told.upstream.clone(),
             proofs: told.proofs.clone(),
