@@ -115,6 +115,22 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(found)
 }
 
+/// A match in parts with one host and one method each, which other matches may cover one by one.
+pub(super) fn parts(whole: &Match) -> Vec<Match> {
+    let mut parts = vec![];
+    for hosts in each(&whole.hosts) {
+        for methods in each(&whole.methods) {
+            parts.push(Match { hosts: hosts.clone(), methods, ..whole.clone() });
+        }
+    }
+    parts
+}
+
+/// Each on its own. None stands for all, and is one part.
+fn each<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() { vec![vec![]] } else { items.iter().map(|it| vec![it.clone()]).collect() }
+}
+
 /// Whether every request that `other` is for is one that `one` is for.
 pub(super) fn covers(one: &Match, other: &Match) -> bool {
     let all_hosts = one.hosts.is_empty()

@@ -5,7 +5,7 @@ use super::matching;
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
-use crate::policy::{ClaimRule, IssuerId, Mode, Policy, SenderConstraint};
+use crate::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint};
 use crate::uri::Origin;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -207,20 +207,22 @@ pub(super) fn is_claim_path(path: &str) -> bool {
 pub(super) const BAD_CLAIM_PATH: &str =
     "must be the path of a claim, with dots between its members, as in sub or cnf.jkt";
 
-/// A policy behind one that takes all of its requests can only be named, by the proxy or a route.
+/// A policy behind others that take all of its requests can only be named, by the proxy or a route.
 fn warn_of_shadows(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
     let only_matched = |(_, it): &(usize, &Arc<Policy>)| !it.routes_may_name_it;
     for (index, policy) in policies.iter().enumerate().filter(only_matched) {
-        let earlier = policies.iter().take(index);
-        let shadow = earlier.into_iter().find(|it| matching::covers(&it.matches, &policy.matches));
-        if let Some(shadow) = shadow {
-            let message = format!(
-                "matches nothing that `{}` above does not match first: only a proxy that names \
-                 it (context_extensions) gets it",
-                shadow.name
-            );
-            findings.warning(&at.index(index), message);
-        }
+        let earlier = policies.get(..index).unwrap_or_default();
+        let shadow = |part: &Match| earlier.iter().find(|it| matching::covers(&it.matches, part));
+        let shadows: Option<Vec<_>> = matching::parts(&policy.matches).iter().map(shadow).collect();
+        let Some(mut shadows) = shadows else { continue };
+        shadows.dedup_by_key(|it| &it.name);
+        let names: Vec<_> = shadows.iter().map(|it| format!("`{}`", it.name)).collect();
+        let (names, verb) = (names.join(" and "), if names.len() == 1 { "does" } else { "do" });
+        let message = format!(
+            "matches nothing that {names} above {verb} not match first: only a proxy that names \
+             it (context_extensions) gets it"
+        );
+        findings.warning(&at.index(index), message);
     }
 }
 

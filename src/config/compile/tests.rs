@@ -642,6 +642,30 @@ fn names_differ() {
 fn what_can_never_apply_is_pointed_out() {
     let two = "- name: all\n  sender_constraint: certificate\n- name: payments";
     warns(two, "policies[1]", 9, "`all` above");
+    let policies = |rows: &[(&str, &str)]| {
+        let row = |(name, given): &(&str, &str)| {
+            format!("- {{name: {name}, match: {{{given}}}, sender_constraint: certificate}}\n")
+        };
+        MINIMAL.replace(
+            "- name: payments\n  sender_constraint: certificate\n",
+            &rows.iter().map(row).collect::<String>(),
+        )
+    };
+    let (a, b) = (("a", "hosts: [a.test], methods: [GET]"), ("b", "hosts: ['*.test']"));
+    for (last, shadows) in [
+        ("hosts: [a.test], methods: [GET], path_prefix: /x", Some("`a` above does")),
+        ("hosts: [a.test, b.test], methods: [GET, POST]", Some("`a` and `b` above do")),
+        ("hosts: [a.test, b.test, c.example], methods: [GET]", None),
+        ("hosts: [test]", None),
+        ("methods: [GET]", None),
+    ] {
+        let text = policies(&[a, b, ("last", last)]);
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().find(|it| it.path == "policies[2]");
+        let holds = |it: &&str| found.is_some_and(|found| found.message.contains(*it));
+        assert_eq!(shadows.filter(holds), shadows, "{last}: {warnings:?}");
+        assert_eq!(found.is_some(), shadows.is_some(), "{last}: {warnings:?}");
+    }
     let idle = "- issuer: https://b.example\n  audiences: [b]\n- issuer: https://as.example.com";
     let text =
         edited(idle).replace("certificate\n", "certificate\n  issuers: ['https://b.example']\n");
