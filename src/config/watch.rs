@@ -61,13 +61,14 @@ impl Watch {
         self.0.iter().map(|it| it.then.content).eq(sight.0.iter().copied())
     }
 
-    /// The files that could be read when the configuration was made, and cannot in `sight`; none
-    /// when another has changed besides, for then there may be something new to be made.
+    /// The files that could be read when the configuration was made, and are not there in `sight`;
+    /// none when another has changed besides, for then there may be something new to be made. What
+    /// is there and cannot be read is a change: making the configuration anew says what is wrong.
     pub fn missing(&self, sight: &Sight) -> Vec<&Path> {
         let mut missing = vec![];
         for (watched, now) in self.0.iter().zip(&sight.0) {
             match (watched.then.content, now) {
-                (Some(_), None) => missing.push(&*watched.then.path),
+                (Some(_), None) if watched.stamp.is_none() => missing.push(&*watched.then.path),
                 (then, now) if then != *now => return vec![],
                 _ => (),
             }
@@ -173,6 +174,22 @@ policies:
             write("keybound.yaml", "other")(folder);
         };
         check(both, false, &[]);
+    }
+
+    #[test]
+    fn a_file_that_is_there_and_cannot_be_read_is_not_missing() {
+        let long = |it: &Path| fs::write(it.join("keybound.yaml"), " ".repeat(2 << 20)).unwrap();
+        check(long, false, &[]);
+        let device = |it: &Path| {
+            fs::remove_file(it.join("keybound.yaml")).unwrap();
+            symlink("/dev/zero", it.join("keybound.yaml")).unwrap();
+        };
+        check(device, false, &[]);
+        let circle = |it: &Path| {
+            fs::remove_file(it.join("keybound.yaml")).unwrap();
+            symlink("keybound.yaml", it.join("keybound.yaml")).unwrap();
+        };
+        check(circle, false, &["keybound.yaml"]);
     }
 
     #[test]
