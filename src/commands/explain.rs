@@ -7,13 +7,14 @@ use crate::clock::{Clock, ManualClock, SystemClock, UnixTime};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
+use crate::front::ext_authz::grpc::MESSAGE_BYTES;
 use crate::policy::NonceDemand;
 use crate::state::replay::ReplayRules;
 use crate::state::token_cache::TokenCache;
 use crate::state::{introspection, jwks};
 use std::error::Error;
 use std::fmt::Display;
-use std::fs;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -193,24 +194,40 @@ impl Described {
 
 /// The encoded `CheckRequest` in the file at `path`; `-` is standard input.
 fn message_in(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    let bytes = if path == Path::new("-") {
+        whole(io::stdin().lock()).map_err(|error| of(path, error))?
     } else {
-        fs::read(path).map(|it| bytes = it)
+        bytes_in(path)?
     };
-    read.map_err(|error| of(path, error))?;
     request::encoded(bytes).map_err(|error| of(path, error))
 }
 
+fn bytes_in(path: &Path) -> Result<Vec<u8>, String> {
+    File::open(path).and_then(whole).map_err(|error| of(path, error))
+}
+
+/// All that is in `input`, which may have no end.
+fn whole(input: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
+    input.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() <= LONGEST {
+        Ok(bytes)
+    } else {
+        Err(io::Error::other(format!("longer than {LONGEST} bytes")))
+    }
+}
+
+/// As long as what `serve` reads, which JSON makes longer by less than that.
+const LONGEST: usize = 2 * MESSAGE_BYTES;
+
 /// The first certificate in the file at `path`, PEM or DER.
 fn certificate_in(path: &Path) -> Result<Certificate, String> {
-    let bytes = fs::read(path).map_err(|error| of(path, error))?;
-    Certificate::read(bytes).map_err(|error| of(path, error))
+    Certificate::read(bytes_in(path)?).map_err(|error| of(path, error))
 }
 
 fn line(path: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| of(path, error))?;
+    let text = String::from_utf8(bytes_in(path)?).map_err(|error| of(path, error))?;
     Ok(text.trim().to_owned())
 }
 
