@@ -47,6 +47,10 @@ struct Taken {
 /// So many may wait to be written; what comes beyond that is not kept.
 const QUEUE: usize = 64;
 
+/// The longest message that is taken, in bytes, so that those that wait take 64 MiB at most. A
+/// proxy sends no more headers than a tenth of it, and a body is not kept anyway.
+const LONGEST: usize = 1024 * 1024;
+
 impl Capture {
     /// A capture, with a thread that writes until it is dropped.
     ///
@@ -73,6 +77,9 @@ impl Capture {
     ) {
         let Some(reason) = refusal(answer).filter(|it| self.wants(it)) else { return };
         let (message, at) = (message(), self.clock.now());
+        if LONGEST < message.len() {
+            return;
+        }
         let certificate_header = certificate_header.map(ToOwned::to_owned);
         // One that finds no room is one of many.
         let taken = Taken { message, certificate_header, reason: reason.to_owned(), at };
@@ -293,6 +300,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let flood: Vec<_> = (0..QUEUE + 10).map(|_| answer("token_expired")).collect();
         assert_eq!(kept(folder.path(), &[], 1000, &flood).len(), QUEUE);
+    }
+
+    #[test]
+    fn a_message_is_taken_up_to_a_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let (capture, keep_all) = capture(folder.path(), &[], 10);
+        for length in [LONGEST, LONGEST + 1] {
+            // A field that nobody knows, with a key of one byte and a length of three.
+            let mut message = message().to_vec();
+            message.push(0x7a);
+            let rest = u64::try_from(length - message.len() - 3).unwrap();
+            prost::encoding::encode_varint(rest, &mut message);
+            message.resize(length, b'x');
+            capture.take(&answer("token_expired"), None, || message.into());
+        }
+        drop(capture);
+        keep_all();
+        assert_eq!(files(folder.path()).len(), 1);
     }
 
     #[test]
