@@ -1,7 +1,7 @@
 //! Knows how costly work takes its turn, so that a flood of it holds nobody up.
 //!
 //! A thread serves many connections, and a signature costs it 15 to 200 µs. A burst of new tokens
-//! would be verified in one go while every other connection waits. So after each [`STRETCH`] of
+//! would be verified in one go while every other connection waits. So after each `STRETCH` of
 //! such work the thread looks what else has come in, and what needs no signature goes ahead. The
 //! checks that wait go on in the order in which they came, as many at once as fit into a stretch:
 //! each look costs some system calls.
