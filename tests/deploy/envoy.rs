@@ -1,5 +1,6 @@
 //! Knows what the files for Envoy must do: with the real Envoy, the real service, and requests.
 
+use crate::collector::{Collector, Span, TAKEN, spans};
 use crate::programs::provisioned;
 use crate::tokens::Signer;
 use crate::{deploy, replaced, succeeds};
@@ -271,4 +272,52 @@ async fn behind_envoy_gateway_a_route_chooses_among_the_policies_that_it_may() {
             }
         }
     }
+}
+
+/// Envoy's tracing, with a collector of OpenTelemetry on this port.
+fn traced(bootstrap: &str, endpoint: &str) -> String {
+    let (_, port) = endpoint.trim_end_matches("/v1/traces").rsplit_once(':').unwrap();
+    let provider = format!(
+        "{{name: envoy.tracers.opentelemetry, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: edge, \
+         http_service: {{http_uri: {{uri: \"{endpoint}\", cluster: collector, timeout: 5s}}}}}}}}"
+    );
+    let prefix = "          stat_prefix: https\n";
+    let tracing = format!("{prefix}          tracing: {{provider: {provider}}}\n");
+    let collector = format!(
+        "  clusters:\n  - name: collector\n    type: STATIC\n    load_assignment:\n      \
+         cluster_name: collector\n      endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
+         {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]\n"
+    );
+    let at_once = "layered_runtime: {layers: [{name: test, static_layer: \
+                   {tracing.opentelemetry.min_flush_spans: 1}}]}\n";
+    let text = replaced(bootstrap, prefix, &tracing);
+    replaced(&text, "  clusters:\n", &collector) + at_once
+}
+
+#[tokio::test]
+async fn a_check_is_told_as_a_part_of_envoys_own_span() {
+    let collector = Collector::start(TAKEN);
+    let endpoint = collector.endpoint.clone();
+    // Whatever is sampled, Envoy samples.
+    let telemetry = format!("telemetry: {{otlp: {{endpoint: '{endpoint}', sample_ratio: 0}}}}\n");
+    let with_telemetry = |it: &str| it.to_owned() + &telemetry;
+    let it = Deployed::start_with(".", with_telemetry, |it| traced(it, &endpoint)).await;
+    let client = it.client("client");
+    it.refuses(Denial::CredentialsMissing, &client, "/", &[]).await;
+
+    let mut told: Vec<Span> = vec![];
+    let (ours, asking) = loop {
+        let (_, body) = collector.requests.recv_timeout(PATIENCE).unwrap();
+        told.extend(spans(&body));
+        let ours = told.iter().find(|it| it.name == "keybound check");
+        let asking = ours.and_then(|ours| told.iter().find(|it| it.span_id == ours.parent_span_id));
+        if let Some((ours, asking)) = ours.zip(asking) {
+            break (ours, asking);
+        }
+    };
+    assert_eq!(ours.trace_id, asking.trace_id);
+    let root = told.iter().find(|it| it.span_id == asking.parent_span_id);
+    let names = (asking.name.as_str(), root.map(|it| it.name.as_str()));
+    assert_eq!(names, ("async envoy.service.auth.v3.Authorization.Check egress", Some("ingress")));
 }

@@ -4,6 +4,9 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::panic, reason = "a test may panic")]
 
+#[path = "../support/collector.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+mod collector;
 mod container;
 mod envoy;
 mod kubernetes;

@@ -4,6 +4,9 @@
 
 mod browser;
 mod capture;
+#[path = "../support/collector.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod collector;
 mod explain;
 mod forward_auth;
 #[path = "../support/identity_provider.rs"]

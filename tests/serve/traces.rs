@@ -1,66 +1,32 @@
 //! Checks as spans, as a collector of OpenTelemetry gets them.
 
+use super::collector::{Attribute, Collector, Export, Span, TAKEN, hex, spans};
 use super::service::{Service, request};
 use super::{block_on, forged_token};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use prost::Message;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A collector that takes all that comes.
-struct Collector {
-    endpoint: String,
-    requests: Receiver<(String, Vec<u8>)>,
+/// A service that tells it about checks.
+fn told_by(collector: &Collector, more: &str) -> Service {
+    let mut service = start(&collector.endpoint, more);
+    service.wait_for("ready");
+    service
 }
 
-impl Collector {
-    fn start(answer: &'static [u8]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
-        let (tell, requests) = channel();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = BufReader::new(stream.unwrap());
-                let (mut head, mut line) = (String::new(), String::new());
-                while stream.read_line(&mut line).unwrap() > 2 {
-                    head += &std::mem::take(&mut line).to_lowercase();
-                }
-                let length = head.split("content-length: ").nth(1).unwrap();
-                let length = length.lines().next().unwrap().parse().unwrap();
-                let mut body = vec![0; length];
-                stream.read_exact(&mut body).unwrap();
-                drop(tell.send((head, body)));
-                stream.get_mut().write_all(answer).unwrap();
-            }
-        });
-        Self { endpoint, requests }
-    }
-
-    /// A service that tells it about checks.
-    fn told_by(&self, more: &str) -> Service {
-        let mut service = start(&self.endpoint, more);
-        service.wait_for("ready");
-        service
-    }
-
-    /// What it was told, once the service has ended.
-    fn spans(self, mut service: Service) -> Vec<Span> {
-        service.signal("TERM");
-        assert_eq!(service.end(), Some(0));
-        self.requests.try_iter().flat_map(|(_, body)| spans(&body)).collect()
-    }
+/// What the collector was told, once the service has ended.
+fn spans_of(collector: &Collector, mut service: Service) -> Vec<Span> {
+    service.signal("TERM");
+    assert_eq!(service.end(), Some(0));
+    collector.requests.try_iter().flat_map(|(_, body)| spans(&body)).collect()
 }
-
-const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// `partial_success {rejected_spans: 1}`.
 const REJECTED: &[u8] =
@@ -96,7 +62,7 @@ fn check(service: &Service, call: Option<&str>, header: Option<&str>) {
 #[test]
 fn a_check_is_a_span_in_the_trace_of_the_call() {
     let collector = Collector::start(TAKEN);
-    let mut service = collector.told_by("service_name: edge");
+    let mut service = told_by(&collector, "service_name: edge");
     check(&service, Some(CALL), Some(HEADER));
     let line = service.wait_for("denied");
     service.signal("TERM");
@@ -134,21 +100,21 @@ fn a_check_is_a_span_in_the_trace_of_the_call() {
 #[test]
 fn a_call_without_a_trace_joins_that_of_the_request() {
     let collector = Collector::start(TAKEN);
-    let service = collector.told_by("sample_ratio: 0");
+    let service = told_by(&collector, "sample_ratio: 0");
     check(&service, None, Some(HEADER));
     check(&service, Some("odd"), Some(HEADER));
-    let parents = collector.spans(service).into_iter().map(|it| hex(&it.parent_span_id));
+    let parents = spans_of(&collector, service).into_iter().map(|it| hex(&it.parent_span_id));
     assert_eq!(parents.collect::<Vec<_>>(), ["00f067aa0ba902b7"; 2]);
 }
 
 #[test]
 fn what_the_proxy_does_not_sample_is_not_told() {
     let collector = Collector::start(TAKEN);
-    let service = collector.told_by("sample_ratio: 1");
+    let service = told_by(&collector, "sample_ratio: 1");
     check(&service, Some(&CALL.replace("-01", "-00")), Some(HEADER));
     check(&service, None, Some(&HEADER.replace("-01", "-00")));
     check(&service, None, None);
-    let spans = collector.spans(service);
+    let spans = spans_of(&collector, service);
     assert_eq!(spans.len(), 1);
     assert_eq!((spans[0].trace_id.len(), spans[0].parent_span_id.len()), (16, 0), "a root");
 }
@@ -182,102 +148,9 @@ fn a_collector_that_hangs_does_not_hold_up_the_end() {
 #[test]
 fn what_the_collector_rejects_is_counted() {
     let collector = Collector::start(REJECTED);
-    let service = collector.told_by("");
+    let service = told_by(&collector, "");
     check(&service, Some(CALL), None);
     drop(collector.requests.recv().unwrap());
     let rejected = "keybound_spans_total{outcome=\"failed\"} 1\n";
     while !service.page("GET", "/metrics").1.contains(rejected) {}
-}
-
-fn spans(body: &[u8]) -> Vec<Span> {
-    let told = Export::decode(body).unwrap();
-    let scopes = told.resource_spans.into_iter().flat_map(|it| it.scope_spans);
-    scopes.flat_map(|it| it.spans).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|it| [it >> 4, it & 15])
-        .filter_map(|it| char::from_digit(it.into(), 16))
-        .collect()
-}
-
-// OTLP 1.x, by its field numbers.
-
-#[derive(Clone, PartialEq, Message)]
-struct Export {
-    #[prost(message, repeated, tag = "1")]
-    resource_spans: Vec<ResourceSpans>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ResourceSpans {
-    #[prost(message, optional, tag = "1")]
-    resource: Option<Resource>,
-    #[prost(message, repeated, tag = "2")]
-    scope_spans: Vec<ScopeSpans>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Resource {
-    #[prost(message, repeated, tag = "1")]
-    attributes: Vec<Attribute>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ScopeSpans {
-    #[prost(message, repeated, tag = "2")]
-    spans: Vec<Span>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-#[expect(clippy::struct_field_names, reason = "as in the definition")]
-struct Span {
-    #[prost(bytes = "vec", tag = "1")]
-    trace_id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    span_id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "4")]
-    parent_span_id: Vec<u8>,
-    #[prost(string, tag = "5")]
-    name: String,
-    #[prost(int32, tag = "6")]
-    kind: i32,
-    #[prost(fixed64, tag = "7")]
-    start: u64,
-    #[prost(fixed64, tag = "8")]
-    end: u64,
-    #[prost(message, repeated, tag = "9")]
-    attributes: Vec<Attribute>,
-    #[prost(message, optional, tag = "15")]
-    status: Option<Status>,
-    #[prost(fixed32, tag = "16")]
-    flags: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(int32, tag = "3")]
-    code: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Attribute {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(message, optional, tag = "2")]
-    value: Option<Value>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(string, tag = "1")]
-    text: String,
-}
-
-impl Attribute {
-    fn text(&self) -> (&str, &str) {
-        (&self.key, self.value.as_ref().map_or("", |it| &it.text))
-    }
 }
