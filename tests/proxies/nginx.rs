@@ -1,0 +1,63 @@
+//! Knows how Debian's nginx is run with `deploy/nginx`.
+
+use super::installation::{BOTH, Installation, Proxy, Site, put};
+use super::programs::provisioned;
+use std::any::Any;
+use std::fs::{self, File};
+use std::process::{Child, Command};
+
+pub(crate) static NGINX: Proxy = Proxy {
+    name: "nginx",
+    keybound: include_str!("../../deploy/nginx/keybound.yaml"),
+    start,
+    // It hands on 401 and 403 alone.
+    outage: [500, 500],
+    malformed: 401,
+    hands_on_bodies: false,
+    hands_on_nonces: true,
+};
+
+struct Nginx(Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Asked, not killed: its workers are to end with it. It fails only when it is gone already.
+        drop(Command::new("kill").arg(self.0.id().to_string()).status());
+        drop(self.0.wait());
+    }
+}
+
+/// The deployed configuration, with other addresses and file names.
+fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+    let here = site.directory.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|it| format!("{it}_temp_path {here}/{it};"))
+        .join(" ");
+    let text = include_str!("../../deploy/nginx/nginx.conf");
+    let text =
+        put(text, "listen 443 ssl http2", &format!("listen {} ssl http2 reuseport", site.address));
+    let text = put(&text, "server 127.0.0.1:9002", &format!("server {}", site.keybound));
+    let text = put(&text, "server 127.0.0.1:8080", &format!("server {}", site.upstream));
+    let text = put(&text, "/run/nginx.pid", &format!("{here}/nginx.pid"));
+    let text = put(&text, "http {\n", &format!("http {{ access_log off; {temporary}\n"));
+    let file = site.directory.join("nginx.conf");
+    fs::write(&file, text.replace("/etc/nginx/", &format!("{here}/"))).unwrap();
+    let child = Command::new(provisioned("nginx"))
+        .args(["-g", "daemon off;", "-e", "stderr", "-c"])
+        .arg(&file)
+        .stderr(File::create(site.directory.join("proxy.log")).unwrap())
+        .spawn();
+    Box::new(Nginx(child.unwrap()))
+}
+
+#[tokio::test]
+async fn the_location_that_asks_is_not_for_clients() {
+    let it = Installation::start(&NGINX).await;
+    let client = it.client();
+    let token = format!("Bearer {}", it.token(&client, |_| {}));
+    for http in BOTH {
+        let headers = [("authorization", token.as_str())];
+        assert_eq!(it.call(http, Some(&client), "/keybound", &headers).await.status, 404);
+        assert_eq!(it.call(http, Some(&client), "/other", &headers).await.status, 200);
+    }
+}
