@@ -38,8 +38,8 @@ fn read<'a>(
         Flavour::Envoy { .. } => None,
     };
     let target = match flavour {
-        Flavour::Nginx => told(headers, "x-original-method", "x-original-uri")?,
-        Flavour::Traefik => told(headers, "x-forwarded-method", "x-forwarded-uri")?,
+        Flavour::Nginx => told(headers, scheme, "x-original-method", "x-original-uri")?,
+        Flavour::Traefik => told(headers, transport, "x-forwarded-method", "x-forwarded-uri")?,
         Flavour::Envoy { path_prefix } => own(question, path_prefix)?,
     };
     Some(Request {
@@ -65,7 +65,12 @@ fn policy(path: &str) -> Result<Option<&str>, Denial> {
 }
 
 /// A target that the proxy tells in headers.
-fn told<'a>(headers: &'a HeaderMap, method: &str, uri: &str) -> Option<Target<'a>> {
+fn told<'a>(
+    headers: &'a HeaderMap,
+    scheme: impl Fn(&'a str) -> Option<&'a str>,
+    method: &str,
+    uri: &str,
+) -> Option<Target<'a>> {
     let target = Target {
         method: one(headers, method)?,
         scheme: scheme(one(headers, "x-forwarded-proto")?)?,
@@ -106,6 +111,16 @@ fn is_plain(target: &Target<'_>) -> bool {
 
 fn scheme(text: &str) -> Option<&str> {
     matches!(text, "http" | "https").then_some(text)
+}
+
+/// The scheme by which a request came. Traefik names that of a request to speak WebSocket after
+/// what comes of it, but it is one over HTTP all the same (RFC 6455 §4.1).
+fn transport(text: &str) -> Option<&str> {
+    match text {
+        "wss" => Some("https"),
+        "ws" => Some("http"),
+        text => scheme(text),
+    }
 }
 
 fn evidence<'a>(
@@ -284,6 +299,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_to_speak_websocket_is_one_over_http() {
+        for (told, scheme) in [("wss", "https"), ("ws", "http")] {
+            let told = set("x-forwarded-proto", told);
+            let found = with(&Flavour::Traefik, &told, |it| it.target.scheme.to_owned());
+            assert_eq!(found.as_deref(), Some(scheme));
+            for flavour in [Flavour::Nginx, ENVOY] {
+                refuses(&flavour, &told);
+            }
+        }
+    }
+
+    #[test]
     fn a_target_has_one_form() {
         for (flavour, name) in
             [(Flavour::Nginx, "x-original-uri"), (Flavour::Traefik, "x-forwarded-uri")]
@@ -295,7 +322,7 @@ mod tests {
             let raw = with(&flavour, &set(name, "//a/../b#c"), |it| it.target.path.to_owned());
             assert_eq!(raw.as_deref(), Some("//a/../b#c"));
         }
-        for odd in ["HTTPS", "wss", "https,http", "ftp"] {
+        for odd in ["HTTPS", "WSS", "https,http", "wss,https", "ftp"] {
             for flavour in flavours() {
                 refuses(&flavour, &set("x-forwarded-proto", odd));
             }
