@@ -61,6 +61,8 @@ pub(crate) struct Proxy {
     pub(crate) malformed: u16,
     /// Whether a refusal reaches the client with its body.
     pub(crate) hands_on_bodies: bool,
+    /// Whether it tells a client's certificate from those that a client sends with it.
+    pub(crate) tells_leaves: bool,
     /// Whether a nonce that comes with an allow reaches the client.
     pub(crate) hands_on_nonces: bool,
 }
@@ -201,6 +203,28 @@ impl Installation {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Outcome {
+        let identity = identity.map(|it| it.certificate_pem() + &it.key_pem());
+        self.call_as(http, identity, path, headers).await
+    }
+
+    /// The same by a client that sends the certificate of its authority, too.
+    pub(crate) async fn call_with_chain(
+        &self,
+        identity: &Identity,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Outcome {
+        let chain = identity.certificate_pem() + &self.authority.certificate_pem();
+        self.call_as(Version::HTTP_2, Some(chain + &identity.key_pem()), path, headers).await
+    }
+
+    async fn call_as(
+        &self,
+        http: Version,
+        identity: Option<String>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Outcome {
         let client = self.https_client(http, identity);
         let request = headers
             .iter()
@@ -215,7 +239,7 @@ impl Installation {
         Outcome { status, headers, body }
     }
 
-    fn https_client(&self, http: Version, identity: Option<&Identity>) -> Client {
+    fn https_client(&self, http: Version, identity: Option<String>) -> Client {
         let ca = self.authority.certificate_pem();
         let ca = reqwest::Certificate::from_pem(ca.as_bytes()).unwrap();
         let mut builder = Client::builder()
@@ -227,8 +251,7 @@ impl Installation {
             builder = builder.http1_only();
         }
         if let Some(identity) = identity {
-            let pem = identity.certificate_pem() + &identity.key_pem();
-            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+            builder = builder.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
         }
         builder.build().unwrap()
     }

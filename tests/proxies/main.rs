@@ -19,3 +19,4 @@ mod specification;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
+mod traefik;

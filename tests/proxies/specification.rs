@@ -5,6 +5,7 @@ use super::installation::{BOTH, Installation, Outcome, Proxy};
 use super::nginx::NGINX;
 use super::proofs::prove;
 use super::tokens::tampered;
+use super::traefik::TRAEFIK;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keybound::commands::demo::pki::Identity;
@@ -12,7 +13,7 @@ use keybound::denial::Denial;
 use reqwest::Version;
 use serde_json::json;
 
-const PROXIES: [&Proxy; 1] = [&NGINX];
+const PROXIES: [&Proxy; 2] = [&NGINX, &TRAEFIK];
 
 /// Holds the answer that the client of a proxy gets against what the service meant.
 #[track_caller]
@@ -74,6 +75,25 @@ async fn a_token_is_good_with_the_certificate_that_it_is_bound_to_and_no_other()
                 assert!(challenge.starts_with(begin), "{} {challenge}", proxy.name);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_chain_of_certificates_is_told_by_its_first_or_refused() {
+    for proxy in PROXIES {
+        let it = Installation::start(proxy).await;
+        let client = it.client();
+        let token = bearer(&it.token(&client, |_| {}));
+        let headers = [("authorization", token.as_str())];
+        let outcome = it.call_with_chain(&client, "/", &headers).await;
+        if proxy.tells_leaves {
+            is_let_through(&it, &outcome);
+        } else {
+            means(&it, &outcome, Denial::CertificateMalformed);
+        }
+        let other = it.client();
+        let outcome = it.call_with_chain(&other, "/", &headers).await;
+        assert!(outcome.status.is_client_error(), "{} {outcome:?}", proxy.name);
     }
 }
 

@@ -1,0 +1,36 @@
+//! Knows how Traefik is run with `deploy/traefik`.
+
+use super::installation::{Proxy, Site, put};
+use super::programs::provisioned;
+use keybound::commands::demo::process::Process;
+use std::any::Any;
+use std::fs;
+use std::process::Command;
+
+pub(crate) static TRAEFIK: Proxy = Proxy {
+    name: "traefik",
+    keybound: include_str!("../../deploy/traefik/keybound.yaml"),
+    start,
+    outage: [503, 500],
+    malformed: 400,
+    hands_on_bodies: true,
+    tells_leaves: false,
+    hands_on_nonces: false,
+};
+
+/// The deployed configurations, with other addresses and file names.
+fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+    let here = format!("{}/", site.directory.display());
+    let listen = format!("address: {}\n    reusePort: true", site.address);
+    let text = put(include_str!("../../deploy/traefik/traefik.yaml"), "address: :443", &listen);
+    let file = site.directory.join("traefik.yaml");
+    fs::write(&file, text.replace("/etc/traefik/", &here)).unwrap();
+    let text = include_str!("../../deploy/traefik/dynamic.yaml");
+    let text = put(text, "127.0.0.1:9002", site.keybound);
+    let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
+    fs::write(site.directory.join("dynamic.yaml"), text.replace("/etc/traefik/", &here)).unwrap();
+    let mut command = Command::new(provisioned("traefik"));
+    command.arg(format!("--configFile={}", file.display()));
+    let log = site.directory.join("proxy.log");
+    Box::new(Process::start("traefik", &mut command, &log).unwrap())
+}
