@@ -158,7 +158,7 @@ fn wrong_usage_exits_2() {
 
 #[test]
 fn every_configuration_to_deploy_is_valid_and_free_of_warnings() {
-    for proxy in ["envoy", "nginx", "traefik"] {
+    for proxy in ["envoy", "nginx", "traefik", "caddy"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(proxy);
         let file = file.join("keybound.yaml").display().to_string();
         let folder = tempfile::tempdir().unwrap();

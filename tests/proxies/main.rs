@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
+mod caddy;
 #[path = "../support/dpop_client.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod dpop_client;

@@ -1,5 +1,6 @@
 //! Knows what holds behind every proxy.
 
+use super::caddy::CADDY;
 use super::dpop_client::DpopClient;
 use super::installation::{BOTH, Installation, Outcome, Proxy};
 use super::nginx::NGINX;
@@ -13,7 +14,7 @@ use keybound::denial::Denial;
 use reqwest::Version;
 use serde_json::json;
 
-const PROXIES: [&Proxy; 2] = [&NGINX, &TRAEFIK];
+const PROXIES: [&Proxy; 3] = [&NGINX, &TRAEFIK, &CADDY];
 
 /// Holds the answer that the client of a proxy gets against what the service meant.
 #[track_caller]

@@ -1,0 +1,39 @@
+//! Knows how Debian's Caddy is run with `deploy/caddy`.
+
+use super::installation::{HOST, Proxy, Site, put};
+use super::programs::provisioned;
+use keybound::commands::demo::process::Process;
+use std::any::Any;
+use std::fs;
+use std::process::Command;
+
+pub(crate) static CADDY: Proxy = Proxy {
+    name: "caddy",
+    keybound: include_str!("../../deploy/caddy/keybound.yaml"),
+    start,
+    outage: [503, 502],
+    malformed: 400,
+    hands_on_bodies: true,
+    tells_leaves: true,
+    hands_on_nonces: true,
+};
+
+/// The deployed configuration, with other addresses and file names, and without what needs ports
+/// that are not ours.
+fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+    let here = site.directory.display();
+    let alone = "{\n\tadmin off\n\tauto_https disable_redirects\n\tservers {\n\t\tprotocols h1 h2\n\t}\n}\n";
+    let address = format!("\nhttps://{HOST}:{} {{\n\tbind 127.0.0.1\n", site.address.port());
+    let text = include_str!("../../deploy/caddy/Caddyfile");
+    let text = put(text, "\napi.example.com {\n", &address);
+    let text = put(&text, "127.0.0.1:9002", site.keybound);
+    let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
+    let file = site.directory.join("Caddyfile");
+    fs::write(&file, alone.to_owned() + &text.replace("/etc/caddy/", &format!("{here}/"))).unwrap();
+    let mut command = Command::new(provisioned("caddy"));
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&file);
+    // Where it keeps what it makes.
+    command.env("XDG_CONFIG_HOME", site.directory).env("XDG_DATA_HOME", site.directory);
+    let log = site.directory.join("proxy.log");
+    Box::new(Process::start("caddy", &mut command, &log).unwrap())
+}
