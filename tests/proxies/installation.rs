@@ -29,7 +29,7 @@ pub(crate) const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is added to a deployed configuration. Policies in front of the deployed one: what is below
-/// `/admin` needs a scope that nobody has, and below `/either` DPoP will do, with or without a nonce. An issuer
+/// `/admin` needs a scope that nobody has, and below `/either` DPoP will do, with or without a nonce, and what is below `/report` is let through. An issuer
 /// that is down when it is asked about opaque tokens.
 const MORE: &str = "\
 policies:
@@ -40,6 +40,10 @@ policies:
   - name: either
     match: {path_prefix: /either}
     sender_constraint: either
+  - name: report
+    match: {path_prefix: /report}
+    sender_constraint: certificate
+    mode: report
 ";
 const DOWN: &str = "    keys: {jwks_file: jwks.json}
     introspection:

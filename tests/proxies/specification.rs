@@ -227,6 +227,23 @@ async fn a_nonce_that_comes_with_an_allow_reaches_the_client_where_the_proxy_can
 }
 
 #[tokio::test]
+async fn in_report_mode_nothing_is_made_up() {
+    for proxy in PROXIES {
+        let it = Installation::start(proxy).await;
+        let forged = [("x-auth-subject", "root"), ("x-auth-client-id", "root")];
+        let outcome = it.call(Version::HTTP_2, None, "/report", &forged).await;
+        is_let_through(&it, &outcome);
+        for name in ["authorization", "x-auth-subject", "x-auth-client-id"] {
+            assert_eq!(outcome.seen(name), [""; 0], "{} {name}", proxy.name);
+        }
+        let unknown = [("authorization", "Bearer unknown")];
+        let outcome = it.call(Version::HTTP_2, None, "/report", &unknown).await;
+        is_let_through(&it, &outcome);
+        assert_eq!(outcome.seen("authorization"), ["Bearer unknown"], "{}", proxy.name);
+    }
+}
+
+#[tokio::test]
 async fn a_request_to_upgrade_is_checked_like_any_other() {
     for proxy in PROXIES {
         let it = Installation::start_with(proxy, "nonce: off").await;
