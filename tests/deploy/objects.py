@@ -87,6 +87,28 @@ def switches(_world, _schemas):
     ):
         found = sorted(it["kind"] for it in render({**least, **edit}))
         expect(found == kinds.split(), f"{edit}: {found}")
+    # Each listener has a port, a way to it and a fence, or none of them.
+    socket = {"kind": "DaemonSet", "socket": {"hostPath": "/run/keybound"}}
+    for edit, ports, sockets in (
+        ({}, {"ext-authz": 9001}, {}),
+        ({"forwardAuth": {"enabled": True}}, {"ext-authz": 9001, "forward-auth": 9002}, {}),
+        (socket, {}, {"ext_authz"}),
+        ({**socket, "forwardAuth": {"enabled": True}}, {}, {"ext_authz", "forward_auth"}),
+    ):
+        objects = {it["kind"]: it for it in render({**least, **edit})}
+        workload = objects.get("Deployment") or objects["DaemonSet"]
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        found = {it["name"]: it["containerPort"] for it in container["ports"]}
+        expect(found == {**ports, "admin": 9003}, f"{edit}: {found}")
+        found = {it["targetPort"]: it["port"] for it in objects["Service"]["spec"]["ports"]}
+        expect(found == {**ports, "admin": 9003}, f"{edit}: {found}")
+        rules = objects["NetworkPolicy"]["spec"].get("ingress", [])
+        expect([it["port"] for rule in rules for it in rule["ports"]] == list(ports), f"{edit}")
+        listen = yaml.safe_load(objects["ConfigMap"]["data"]["keybound.yaml"])["listen"]
+        expect(listen.pop("admin") == "0.0.0.0:9003", listen)
+        expected = {f"unix:/run/keybound/{it}.sock" for it in sockets}
+        expected |= {f"0.0.0.0:{it}" for it in ports.values()}
+        expect(set(listen.values()) == expected, f"{edit}: {listen}")
     changed = copy.deepcopy(least)
     changed["config"]["limits"] = {"token_bytes": 1024}
     sums = [checksum(render(it)) for it in (least, least, changed)]
@@ -120,6 +142,7 @@ def refusals(_world, _schemas):
         ({"config": {}}, "issuers"),
         ({"config": {**least["config"], "policies": []}}, "policies"),
         ({"config": {**least["config"], "listen": {"admin": "0.0.0.0:1"}}}, "admin"),
+        ({"config": {**least["config"], "listen": {"forward_auth": "[::]:1"}}}, "forward_auth"),
         ({"replica": 2}, "replica"),
         ({"replicas": "2"}, "replicas"),
         ({"kind": "StatefulSet"}, "kind"),

@@ -24,8 +24,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The configuration file. Where it listens is the chart's affair, for the Service and the probes. */}}
 {{- define "keybound.config" -}}
-{{- $extAuthz := printf "%s:9001" .Values.address }}
-{{- if .Values.socket.hostPath }}{{ $extAuthz = "unix:/run/keybound/ext_authz.sock" }}{{ end }}
-{{- $listen := dict "ext_authz" $extAuthz "admin" (printf "%s:9003" .Values.address) }}
+{{- $listen := dict "admin" (printf "%s:9003" .Values.address) }}
+{{- $fronts := dict "ext_authz" "9001" }}
+{{- if .Values.forwardAuth.enabled }}{{ $_ := set $fronts "forward_auth" "9002" }}{{ end }}
+{{- range $front, $port := $fronts }}
+{{- $address := printf "%s:%s" $.Values.address $port }}
+{{- if $.Values.socket.hostPath }}{{ $address = printf "unix:/run/keybound/%s.sock" $front }}{{ end }}
+{{- $_ := set $listen $front $address }}
+{{- end }}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) (dict "listen" $listen)) }}
 {{- end }}
