@@ -27,11 +27,12 @@ use tokio::task::JoinSet;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Files of a folder of `deploy/envoy`, at work.
-struct Deployed {
+pub(crate) struct Deployed {
     authority: Authority,
     signer: Signer,
     address: SocketAddr,
-    _running: (Envoy, Service, JoinSet<()>, TempDir),
+    service: Option<Service>,
+    _running: (Envoy, JoinSet<()>, TempDir),
 }
 
 impl Deployed {
@@ -44,6 +45,20 @@ impl Deployed {
         folder: &str,
         edit_keybound: impl Fn(&str) -> String,
         edit_envoy: impl Fn(&str) -> String,
+    ) -> Self {
+        let source = deploy("envoy").join(folder);
+        let read = |name| fs::read_to_string(source.join(name)).unwrap();
+        let config = edit_keybound(&read("keybound.yaml"));
+        let bootstrap = edit_envoy(&read("envoy.yaml"));
+        Self::run(|files| keybound(&config, files), &bootstrap, "ext_authz").await
+    }
+
+    /// Runs the service with `config`, which may name files of a folder, and Envoy with `bootstrap`,
+    /// which asks it at `front`.
+    pub(crate) async fn run(
+        config: impl FnOnce(&Path) -> String,
+        bootstrap: &str,
+        front: &str,
     ) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("test authority").unwrap();
@@ -63,35 +78,32 @@ impl Deployed {
         let mut sites = JoinSet::new();
         sites.spawn(upstream::echo().serve(listener));
 
-        let source = deploy("envoy").join(folder);
-        let config = place(&source, &files, "keybound.yaml", |it| {
-            keybound(&edit_keybound(it), files.path())
-        });
+        let config = place(&files, "keybound.yaml", &config(files.path()));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let mut service =
             Service::start(Path::new(env!("CARGO_BIN_EXE_keybound")), &config).await.unwrap();
         service.ready(&client).await.unwrap();
 
         let binary = provisioned("envoy");
-        let bootstrap = place(&source, &files, "envoy.yaml", str::to_owned);
+        let as_it_stands = place(&files, "envoy.yaml", bootstrap);
         let mut validate = Command::new(&binary);
         validate.current_dir(files.path()).args(["--mode", "validate", "--log-level", "warning"]);
-        succeeds(validate.arg("-c").arg(&bootstrap));
-        let authorizer = service.address("ext_authz").unwrap();
-        let bootstrap = place(&source, &files, "envoy.yaml", |it| {
-            envoy(&edit_envoy(it), files.path(), authorizer, upstream)
-        });
+        succeeds(validate.arg("-c").arg(&as_it_stands));
+        let authorizer = service.address(front).unwrap();
+        let here = envoy(bootstrap, files.path(), authorizer, upstream);
+        let bootstrap = place(&files, "envoy.yaml", &here);
         let envoy = Envoy::run(&binary, &bootstrap, &client).await.unwrap();
         let address = envoy.address("https").unwrap();
-        Self { authority, signer, address, _running: (envoy, service, sites, files) }
+        let service = Some(service);
+        Self { authority, signer, address, service, _running: (envoy, sites, files) }
     }
 
-    fn client(&self, name: &str) -> Identity {
+    pub(crate) fn client(&self, name: &str) -> Identity {
         self.authority.client(name, KeyPair::generate().unwrap()).unwrap()
     }
 
     /// A token bound to `identity`, with these scopes.
-    fn token(&self, identity: &Identity, scope: &str) -> String {
+    pub(crate) fn token(&self, identity: &Identity, scope: &str) -> String {
         let now = SystemClock.now().as_secs();
         let claims = json!({
             "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "alice",
@@ -102,7 +114,7 @@ impl Deployed {
     }
 
     /// The status and the body, over mutual TLS as `identity`.
-    async fn get(
+    pub(crate) async fn get(
         &self,
         identity: Option<&Identity>,
         path: &str,
@@ -124,7 +136,14 @@ impl Deployed {
         Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
     }
 
-    async fn refuses(
+    pub(crate) async fn passes_nothing_without_an_answer(&mut self) {
+        let edge = self.client("edge");
+        assert_eq!(self.get(Some(&edge), "/", &[]).await.unwrap().0, 401);
+        self.service = None;
+        assert_eq!(self.get(Some(&edge), "/", &[]).await.unwrap().0, 503);
+    }
+
+    pub(crate) async fn refuses(
         &self,
         denial: Denial,
         identity: &Identity,
@@ -137,10 +156,10 @@ impl Deployed {
     }
 }
 
-/// Puts a file of `source`, edited, among `files`.
-fn place(source: &Path, files: &TempDir, name: &str, edit: impl FnOnce(&str) -> String) -> PathBuf {
+/// Puts a file among `files`.
+fn place(files: &TempDir, name: &str, text: &str) -> PathBuf {
     let path = files.path().join(name);
-    fs::write(&path, edit(&fs::read_to_string(source.join(name)).unwrap())).unwrap();
+    fs::write(&path, text).unwrap();
     path
 }
 
@@ -160,9 +179,10 @@ fn keybound(text: &str, files: &Path) -> String {
 fn envoy(text: &str, files: &Path, authorizer: &str, upstream: SocketAddr) -> String {
     let folder = format!("{}/", files.display());
     let mut text = replaced(text, "address: 0.0.0.0, port_value: 8443", ANY_PORT);
-    for name in ["server.crt", "server.key", "client-ca.crt"] {
+    for name in ["server.crt", "server.key"] {
         text = replaced(&text, &format!("filename: {name}"), &format!("filename: {folder}{name}"));
     }
+    text = text.replace("filename: client-ca.crt", &format!("filename: {folder}client-ca.crt"));
     text = replaced(&text, "port_value: 8080", &format!("port_value: {}", upstream.port()));
     text = replaced(&text, "timeout: 0.25s", "timeout: 15s");
     text = match authorizer.rsplit_once(':') {
@@ -222,6 +242,13 @@ async fn at_a_sidecar_the_client_is_the_one_that_the_edge_tells_of() {
     let untold = [("authorization", token.as_str())];
     it.refuses(Denial::CertificateConflict, &edge, "/", &untold).await;
     assert!(it.get(Some(&thief), "/", &told(&of_client)).await.is_err(), "it is not the edge");
+}
+
+#[tokio::test]
+async fn without_an_answer_nothing_passes() {
+    for folder in [".", "edge-uds", "sidecar"] {
+        Deployed::start(folder).await.passes_nothing_without_an_answer().await;
+    }
 }
 
 /// A route as Envoy Gateway makes it of an `HTTPRoute` for this path with this annotation.

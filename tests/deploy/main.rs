@@ -9,6 +9,7 @@
 mod collector;
 mod container;
 mod envoy;
+mod istio;
 mod kubernetes;
 #[path = "../support/programs.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]

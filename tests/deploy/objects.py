@@ -172,21 +172,62 @@ def providers(_world, _schemas):
         limits = yaml.safe_load(path.read_text())["config"]["limits"]
         expect(milliseconds(limits["check_deadline"]) == deadline, path)
 
-    mesh = yaml.safe_load((DEPLOY / "istio/istiod-values.yaml").read_text())["meshConfig"]
-    expect(set(mesh) == {"extensionProviders", "pathNormalization"}, mesh)
-    (provider,) = mesh["extensionProviders"]
-    authorizer = provider["envoyExtAuthzGrpc"]
-    expect(set(authorizer) == {"service", "port", "timeout", "failOpen", "statusOnError"}, authorizer)
-    expect(authorizer["service"] == "keybound.keybound.svc.cluster.local", authorizer)
-    expect(authorizer["port"] == 9001, authorizer)
-    expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
-    expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == "503", authorizer)
+    lists = {
+        "includeRequestHeadersInCheck":
+            {"authorization", "dpop", "x-forwarded-client-cert", "x-forwarded-proto"},
+        "headersToUpstreamOnAllow":
+            {"authorization", "x-auth-subject", "x-auth-client-id", "x-auth-scope", "x-auth-issuer"},
+        "headersToDownstreamOnAllow": {"dpop-nonce"},
+        "headersToDownstreamOnDeny": {"www-authenticate", "dpop-nonce"},
+    }
+    for file, kind, port, needed in (
+        ("istiod-values.yaml", "envoyExtAuthzGrpc", 9001, {}),
+        ("over-http/istiod-values.yaml", "envoyExtAuthzHttp", 9002, lists),
+    ):
+        mesh = yaml.safe_load((DEPLOY / "istio" / file).read_text())["meshConfig"]
+        expect(set(mesh) == {"extensionProviders", "pathNormalization"}, mesh)
+        (provider,) = mesh["extensionProviders"]
+        expect(set(provider) == {"name", kind}, provider)
+        authorizer = provider[kind]
+        said = {"service", "port", "timeout", "failOpen", "statusOnError"}
+        expect(set(authorizer) == said | set(needed), authorizer)
+        expect(authorizer["service"] == "keybound.keybound.svc.cluster.local", authorizer)
+        expect(authorizer["port"] == port, authorizer)
+        expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
+        expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == "503", authorizer)
+        for name, headers in needed.items():
+            expect(headers <= set(authorizer[name]), f"{name}: {authorizer[name]}")
+        expect(provider["name"] == "keybound", provider)
     custom = [it for it in documents if it.get("spec", {}).get("action") == "CUSTOM"]
     expect(len(custom) == 2, custom)
     for document in custom:
-        expect(document["spec"]["provider"] == {"name": provider["name"]}, document)
+        expect(document["spec"]["provider"] == {"name": "keybound"}, document)
         # A rule that misses a request leaves it unchecked.
         expect(document["spec"]["rules"] == [{}], document)
+
+    # The client's certificate: the gateway asks for it, and keybound counts the proxies behind it.
+    gateway = "cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account"
+    (server,) = [
+        server for it in documents if it["apiVersion"].startswith("networking.istio.io/")
+        for server in it["spec"].get("servers", [])
+    ]
+    expect(server["tls"]["mode"] == "MUTUAL", server)
+    for file, behind in (
+        ("istio/keybound-values.yaml", []),
+        ("istio/over-http/keybound-values.yaml", []),
+        ("istio/sidecar/keybound-values.yaml", [f"spiffe://{gateway}"]),
+        ("envoy-gateway/keybound-values.yaml", []),
+    ):
+        carrier = yaml.safe_load((DEPLOY / file).read_text())["config"]["client_certificate"]
+        found = (carrier["source"], carrier.get("xfcc", {}).get("behind", []))
+        expect(found == ("xfcc", behind), f"{file}: {carrier}")
+    only = [{"source": {"principals": [gateway]}}]
+    for name in ("from-gateway", "keybound"):
+        first = next(
+            it["spec"]["rules"][0] for it in documents
+            if it["metadata"]["name"] == name and it["spec"].get("action") == "ALLOW"
+        )
+        expect(first["from"] == only, f"{name}: {first}")
 
     (policy,) = [it for it in documents if it["kind"] == "SecurityPolicy"]
     authorizer = policy["spec"]["extAuth"]
