@@ -2,11 +2,12 @@
 
 use super::mutual_tls::{Connector, authority, with_tls};
 use super::service::Service;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A question without a token, as Envoy asks it.
@@ -82,6 +83,31 @@ fn what_is_no_question_never_gets_a_success() {
         stream.read_exact(&mut found).unwrap();
         assert_eq!(str::from_utf8(&found), Ok(format!("HTTP/1.1 {status}").as_str()));
     }
+}
+
+#[test]
+fn a_stranger_without_the_secret_fills_no_log() {
+    const QUESTIONS: usize = 200;
+    let with_secret = |folder: &Path, config: String| {
+        fs::write(folder.join("secret"), "correct-horse-battery").unwrap();
+        listening(folder, config) + "\nforward_auth: {secret_file: secret}\n"
+    };
+    let mut service = Service::start(with_secret, &["--drain-delay", "0s"]);
+    service.wait_for("ready");
+    let begun = Instant::now();
+    let mut stream = connect(&service);
+    for _ in 0..QUESTIONS {
+        stream.write_all(QUESTION.as_bytes()).unwrap();
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 403 "));
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
+    service.signal("TERM");
+    assert_eq!(service.end(), Some(0));
+    let told = |message: &str| service.log.iter().filter(|it| it["message"] == *message).count();
+    let hints = told("the secret was not shown");
+    // One in a second, and each with a second to either side.
+    assert!(1 <= hints && hints <= seconds + 2, "{hints} in {seconds} s");
+    assert!(1 <= told("denied"), "{:?}", service.log);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::front::capture::{Capture, neutral};
 use crate::gate::{Gate, Passage};
 use crate::request::Field;
 use crate::telemetry::metrics::Front;
+use crate::telemetry::ration::{Ration, Share};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -14,6 +15,7 @@ use http_body_util::{BodyExt, Full};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// The HTTP service, for any number of connections.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Endpoint {
     gate: Arc<Gate>,
     asker: Asker,
     capture: Option<Arc<Capture>>,
+    strangers: Ration,
 }
 
 /// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
@@ -30,7 +33,7 @@ const BODY_BYTES: usize = 1024 * 1024;
 impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
-        Self { gate, asker, capture: None }
+        Self { gate, asker, strangers: Ration::of(1), capture: None }
     }
 
     /// The same, and `capture` takes what is refused.
@@ -86,7 +89,10 @@ impl Endpoint {
     fn recognise(&self, headers: &http::HeaderMap) -> Result<(), Denial> {
         match &self.asker.secret {
             Some(secret) if !secret.is_among(headers) => {
-                tracing::warn!(listener = Front::ForwardAuth.label(), "the secret was not shown");
+                if self.strangers.take(Instant::now()) != Share::Untold {
+                    let listener = Front::ForwardAuth.label();
+                    tracing::warn!(listener, "the secret was not shown");
+                }
                 Err(Denial::PolicyUnknown)
             }
             Some(_) | None => Ok(()),
