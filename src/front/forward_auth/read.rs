@@ -371,6 +371,11 @@ mod tests {
                 add("dpop", "p")(it);
             };
             assert_eq!(seen(&twice), ["Many", "One(1 bytes)"]);
+            let proofs = |it: &mut _| {
+                add("dpop", "p")(it);
+                add("dpop", "q")(it);
+            };
+            assert_eq!(seen(&proofs), ["Absent", "Many"]);
         }
     }
 
