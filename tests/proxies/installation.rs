@@ -20,13 +20,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub(crate) const HOST: &str = "api.example.com";
 pub(crate) const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
 /// How long an answer may take: whatever hangs, the test does not.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a proxy may take to start. Far more than any needs, for slow machines.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is added to a deployed configuration. Policies in front of the deployed one: what is below
 /// `/admin` needs a scope that nobody has, and below `/either` DPoP will do, with or without a nonce, and what is below `/report` is let through. An issuer
@@ -149,7 +152,8 @@ impl Installation {
     /// Waits until a request without a token is refused: until the proxy has all its configuration.
     async fn ready(&self) {
         let client = self.https_client(Version::HTTP_11, None);
-        for _ in 0..2000 {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let answer = client.get(self.url("/")).send().await;
             if answer.is_ok_and(|it| it.status() == StatusCode::UNAUTHORIZED) {
                 return;
