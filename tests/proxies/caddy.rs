@@ -1,6 +1,6 @@
 //! Knows how Debian's Caddy is run with `deploy/caddy`.
 
-use super::installation::{HOST, Proxy, Site, put};
+use super::installation::{Clients, HOST, Proxy, Site, put};
 use super::programs::provisioned;
 use keybound::commands::demo::process::Process;
 use std::any::Any;
@@ -28,6 +28,13 @@ fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
     let text = put(text, "\napi.example.com {\n", &address);
     let text = put(&text, "127.0.0.1:9002", site.keybound);
     let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
+    let text = match site.clients {
+        Clients::OfTheAuthority => text,
+        Clients::Any => {
+            let text = put(&text, "mode verify_if_given", "mode request");
+            put(&text, "trusted_ca_cert_file /etc/caddy/client-ca.crt", "")
+        }
+    };
     let file = site.directory.join("Caddyfile");
     fs::write(&file, alone.to_owned() + &text.replace("/etc/caddy/", &format!("{here}/"))).unwrap();
     let mut command = Command::new(provisioned("caddy"));

@@ -82,6 +82,16 @@ pub(crate) struct Site<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) keybound: &'a str,
     pub(crate) upstream: SocketAddr,
+    pub(crate) clients: Clients,
+}
+
+/// Which certificates of clients a proxy is to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// Those of the authority, as the deployed files have it.
+    OfTheAuthority,
+    /// All, as the pages beside the files say how.
+    Any,
 }
 
 /// Everything that runs for one test, and ends with it.
@@ -108,8 +118,17 @@ impl Installation {
         Self::start_with(proxy, "nonce: required").await
     }
 
+    /// The same, for clients with certificates of their own making.
+    pub(crate) async fn start_for_all(proxy: &'static Proxy) -> Self {
+        Self::begin(proxy, "nonce: required", Clients::Any).await
+    }
+
     /// The same, with this in the service's `dpop`.
     pub(crate) async fn start_with(proxy: &'static Proxy, dpop: &'static str) -> Self {
+        Self::begin(proxy, dpop, Clients::OfTheAuthority).await
+    }
+
+    async fn begin(proxy: &'static Proxy, dpop: &'static str, clients: Clients) -> Self {
         let directory = TempDir::new().unwrap();
         let at = |name: &str| directory.path().join(name);
         let authority = Authority::new("test authority").unwrap();
@@ -133,7 +152,7 @@ impl Installation {
         kept.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = kept.local_addr().unwrap();
         let keybound = service.address("forward_auth").unwrap();
-        let site = Site { directory: directory.path(), address, keybound, upstream };
+        let site = Site { directory: directory.path(), address, keybound, upstream, clients };
         let running = (proxy.start)(&site);
         let it = Self {
             proxy,

@@ -1,6 +1,6 @@
 //! Knows how Debian's nginx is run with `deploy/nginx`.
 
-use super::installation::{BOTH, Installation, Proxy, Site, put};
+use super::installation::{BOTH, Clients, Installation, Proxy, Site, put};
 use super::programs::provisioned;
 use std::any::Any;
 use std::fs::{self, File};
@@ -41,6 +41,14 @@ fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
     let text = put(&text, "server 127.0.0.1:8080", &format!("server {}", site.upstream));
     let text = put(&text, "/run/nginx.pid", &format!("{here}/nginx.pid"));
     let text = put(&text, "http {\n", &format!("http {{ access_log off; {temporary}\n"));
+    let text = match site.clients {
+        Clients::OfTheAuthority => text,
+        Clients::Any => {
+            let text =
+                put(&text, "ssl_verify_client optional;", "ssl_verify_client optional_no_ca;");
+            put(&text, "ssl_client_certificate /etc/nginx/client-ca.crt;", "")
+        }
+    };
     let file = site.directory.join("nginx.conf");
     fs::write(&file, text.replace("/etc/nginx/", &format!("{here}/"))).unwrap();
     let child = Command::new(provisioned("nginx"))

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keybound::commands::demo::pki::Identity;
 use keybound::denial::Denial;
+use rcgen::KeyPair;
 use reqwest::Version;
 use serde_json::json;
 
@@ -75,6 +76,24 @@ async fn a_token_is_good_with_the_certificate_that_it_is_bound_to_and_no_other()
                 let begin = "Bearer realm=\"api\", error=\"invalid_token\"";
                 assert!(challenge.starts_with(begin), "{} {challenge}", proxy.name);
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_an_authority_a_certificate_of_the_clients_own_making_is_as_good() {
+    for proxy in PROXIES {
+        let it = Installation::start_for_all(proxy).await;
+        let [client, other] =
+            [(); 2].map(|()| Identity::self_signed("self", KeyPair::generate().unwrap()).unwrap());
+        let token = bearer(&it.token(&client, |_| {}));
+        let headers = [("authorization", token.as_str())];
+        for http in BOTH {
+            is_let_through(&it, &it.call(http, Some(&client), "/", &headers).await);
+            let outcome = it.call(http, Some(&other), "/", &headers).await;
+            means(&it, &outcome, Denial::CertificateMismatch);
+            let outcome = it.call(http, None, "/", &headers).await;
+            means(&it, &outcome, Denial::CertificateMissing);
         }
     }
 }
@@ -206,6 +225,19 @@ async fn a_proof_is_good_once_and_a_client_hears_of_the_nonce_that_it_needs() {
         means(&it, &call(&good).await, Denial::ProofReplayed);
         proof["htu"] = json!(it.url("/elsewhere"));
         means(&it, &call(&prove(&client.key, &proof)).await, Denial::ProofTargetMismatch);
+        // Nor is a proof for another host good because the client says that it was asked for.
+        proof["htu"] = json!("http://evil.example/either");
+        let elsewhere = prove(&client.key, &proof);
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("dpop", &elsewhere),
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-proto", "http"),
+        ];
+        for http in BOTH {
+            let outcome = it.call(http, None, "/either", &headers).await;
+            means(&it, &outcome, Denial::ProofTargetMismatch);
+        }
     }
 }
 

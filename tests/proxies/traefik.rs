@@ -1,6 +1,6 @@
 //! Knows how Traefik is run with `deploy/traefik`.
 
-use super::installation::{Proxy, Site, put};
+use super::installation::{Clients, Proxy, Site, put};
 use super::programs::provisioned;
 use keybound::commands::demo::process::Process;
 use std::any::Any;
@@ -28,6 +28,13 @@ fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
     let text = include_str!("../../deploy/traefik/dynamic.yaml");
     let text = put(text, "127.0.0.1:9002", site.keybound);
     let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
+    let text = match site.clients {
+        Clients::OfTheAuthority => text,
+        Clients::Any => {
+            let text = put(&text, "VerifyClientCertIfGiven", "RequestClientCert");
+            put(&text, "caFiles: [/etc/traefik/client-ca.crt]", "")
+        }
+    };
     fs::write(site.directory.join("dynamic.yaml"), text.replace("/etc/traefik/", &here)).unwrap();
     let mut command = Command::new(provisioned("traefik"));
     command.arg(format!("--configFile={}", file.display()));
