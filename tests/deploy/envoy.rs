@@ -210,6 +210,23 @@ async fn at_the_edge_a_token_is_good_with_its_certificate_alone() {
 }
 
 #[tokio::test]
+async fn without_an_authority_a_certificate_of_the_clients_own_making_is_as_good() {
+    let authority = "trusted_ca: {filename: client-ca.crt}";
+    let any = "trust_chain_verification: ACCEPT_UNTRUSTED";
+    let it = Deployed::start_with(".", str::to_owned, |it| replaced(it, authority, any)).await;
+    let [client, thief] =
+        [(); 2].map(|()| Identity::self_signed("self", KeyPair::generate().unwrap()).unwrap());
+    let token = it.token(&client, "payments");
+    let bearer = [("authorization", token.as_str())];
+    assert_eq!(it.get(Some(&client), "/", &bearer).await.unwrap().0, 200);
+    it.refuses(Denial::CertificateMismatch, &thief, "/", &bearer).await;
+    // Envoy lets it in, whatever `require_client_certificate` says.
+    let (status, body) = it.get(None, "/", &bearer).await.unwrap();
+    let found = (status, body["error_description"].as_str());
+    assert_eq!(found, (401, Some(Denial::CertificateMissing.sentence())));
+}
+
+#[tokio::test]
 async fn at_the_edge_over_a_socket_routes_name_policies() {
     let it = Deployed::start("edge-uds").await;
     let [client, thief] = ["client", "thief"].map(|name| it.client(name));
@@ -223,6 +240,17 @@ async fn at_the_edge_over_a_socket_routes_name_policies() {
     it.refuses(Denial::CertificateMismatch, &thief, "/", &reader).await;
     assert_eq!(it.get(Some(&thief), "/healthz", &[]).await.unwrap().0, 200);
     it.refuses(Denial::CredentialsMissing, &thief, "/healthz/x", &[]).await;
+}
+
+#[tokio::test]
+async fn at_the_edge_over_a_socket_a_certificate_may_have_a_key_for_eddsa() {
+    let it = Deployed::start("edge-uds").await;
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let client = it.authority.client("client", key).unwrap();
+    let token = it.token(&client, "read");
+    let bearer = [("authorization", token.as_str())];
+    assert_eq!(it.get(Some(&client), "/", &bearer).await.unwrap().0, 200);
+    it.refuses(Denial::CertificateMismatch, &it.client("other"), "/", &bearer).await;
 }
 
 #[tokio::test]
