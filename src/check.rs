@@ -4,7 +4,7 @@ mod possession;
 mod steps;
 mod vouching;
 
-pub use possession::{Dpop, NoRandomness};
+pub use possession::Dpop;
 
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;

@@ -25,6 +25,7 @@ pub mod listener;
 pub mod oauth;
 pub mod percent;
 pub mod policy;
+pub mod randomness;
 pub mod request;
 pub mod server;
 pub mod state;

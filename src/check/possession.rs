@@ -10,12 +10,12 @@ use crate::oauth::dpop::{self, Expected, Holding};
 use crate::oauth::mtls;
 use crate::oauth::nonce::{Freshness, NonceKeys};
 use crate::policy::{NonceDemand, Policy};
+use crate::randomness::{self, NoRandomness};
 use crate::request::Request;
 use crate::state::replay::{ReplayRules, ReplayStore, Use};
 use crate::trail::{Finding, Trail};
 use crate::turn;
 use crate::uri::{HttpUri, Origin};
-use std::fmt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -74,22 +74,9 @@ impl Dpop {
     }
 }
 
-/// The machine gives no random octets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRandomness;
-
-impl fmt::Display for NoRandomness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the machine gives no random octets")
-    }
-}
-
-impl std::error::Error for NoRandomness {}
-
 fn random() -> Result<[u8; 32], NoRandomness> {
     let mut octets = [0; 32];
-    // From the system: aws-lc gathers entropy of its own first, for 30 ms.
-    getrandom::fill(&mut octets).or(Err(NoRandomness))?;
+    randomness::fill(&mut octets)?;
     Ok(octets)
 }
 

@@ -7,6 +7,7 @@ use super::trace_context::{SpanId, TraceId, TraceParent};
 use crate::check::{Proved, Verdict};
 use crate::clock::Clock;
 use crate::denial::Denial;
+use crate::randomness;
 use prometheus::IntCounter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +103,7 @@ impl Spans {
 /// A name that nothing else has.
 fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).ok()?;
+    randomness::fill(&mut bytes).ok()?;
     (bytes != [0; BYTES]).then_some(bytes)
 }
 

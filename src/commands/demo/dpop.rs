@@ -6,6 +6,7 @@ use super::site::Site;
 use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::jose::base64url;
 use crate::jose::thumbprint::Thumbprint;
+use crate::randomness;
 use bytes::Bytes;
 use http_body_util::Full;
 use serde_json::json;
@@ -35,7 +36,7 @@ impl DpopKey {
     pub fn prove(&self, url: &str, token: &str, now: UnixTime) -> Result<String, Failure> {
         let mut jti = [0; 16];
         let failure = |cause| Failure::new("drawing a jti", cause);
-        getrandom::fill(&mut jti).map_err(failure)?;
+        randomness::fill(&mut jti).map_err(failure)?;
         let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.0.public()});
         let claims = json!({
             "jti": base64url::encode(&jti),

@@ -7,6 +7,7 @@ use super::{Failure, Held, Shared, schedule};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::KeyUpkeep;
+use crate::randomness;
 use crate::state::http;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -249,7 +250,7 @@ fn far_away() -> Instant {
 /// A byte that nobody can foresee. Without it, replicas merely keep in step.
 fn luck() -> u8 {
     let mut byte = [0];
-    getrandom::fill(&mut byte).map_or(0, |()| byte[0])
+    randomness::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an

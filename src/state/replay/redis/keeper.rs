@@ -3,6 +3,7 @@
 use super::link::{CONNECT, Link};
 use super::rules::RedisRules;
 use super::{PREFIX, Shared};
+use crate::randomness;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,7 @@ fn pause(failures: u32, luck: u8) -> Duration {
 /// A byte that nobody can foresee. Without it, replicas merely keep in step.
 fn luck() -> u8 {
     let mut byte = [0];
-    getrandom::fill(&mut byte).map_or(0, |()| byte[0])
+    randomness::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// A dead connection is noticed within so long, even when nobody uses it.

@@ -1,0 +1,45 @@
+//! Knows where random octets come from.
+
+use std::fmt;
+
+/// Fills `octets` with what nobody can foresee.
+///
+/// # Errors
+///
+/// [`NoRandomness`]: then there must be no secret either.
+pub fn fill(octets: &mut [u8]) -> Result<(), NoRandomness> {
+    // From the system: aws-lc gathers entropy of its own first, for 30 ms. But a static program
+    // does not find glibc's call at run time, and asks a device that an empty root does not have.
+    getrandom::fill(octets).or_else(|_| aws_lc_rs::rand::fill(octets)).or(Err(NoRandomness))
+}
+
+/// The machine gives no random octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRandomness;
+
+impl fmt::Display for NoRandomness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the machine gives no random octets")
+    }
+}
+
+impl std::error::Error for NoRandomness {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_octets_are_drawn_and_anew_each_time() {
+        let drawn = [(); 2].map(|()| {
+            let mut octets = [0; 64];
+            fill(&mut octets).unwrap();
+            octets
+        });
+        assert_ne!(drawn[0], drawn[1]);
+        for half in drawn.iter().flat_map(|it| [&it[..32], &it[32..]]) {
+            assert_ne!(half, [0; 32]);
+        }
+        assert_eq!(fill(&mut []), Ok(()));
+    }
+}
