@@ -263,6 +263,7 @@ fn no_captured_injection_is_read_as_the_victim_under_any_source() {
             HeaderFormat::PemUrlencoded,
             HeaderFormat::PemBase64,
             HeaderFormat::DerBase64,
+            HeaderFormat::DerBase64Chain,
             HeaderFormat::Sha256Hex,
             HeaderFormat::Sha256Base64url,
         ]

@@ -14,7 +14,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 /// it when the client has no certificate.
 ///
 /// One certificate on one line: a second one, by a comma or on a line of its own, is a refusal,
-/// since one of the two may be the client's own invention.
+/// since one of the two may be the client's own invention. But in a chain those of its issuers
+/// follow.
 pub(super) fn read(field: Field<'_>, format: HeaderFormat) -> Result<Option<Thumbprint>, Unusable> {
     match field {
         Field::Absent | Field::One(b"") => Ok(None),
@@ -35,9 +36,19 @@ fn thumbprint(value: &[u8], format: HeaderFormat) -> Option<Thumbprint> {
         HeaderFormat::DerBase64 => {
             der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?)
         }
+        HeaderFormat::DerBase64Chain => first_of_chain(&percent::decoded(value)?),
         HeaderFormat::Sha256Hex => Thumbprint::from_hex(value),
         HeaderFormat::Sha256Base64url => Thumbprint::from_base64url(str::from_utf8(value).ok()?),
     }
+}
+
+/// The client's own certificate, which comes first in the handshake (RFC 8446 §4.4.2). What follows
+/// counts for nothing, but a value that holds anything else is none of a proxy's.
+fn first_of_chain(value: &[u8]) -> Option<Thumbprint> {
+    let mut chain = value.split(|it| *it == b',');
+    let certificate = |it| der::thumbprint(&STANDARD.decode(it).ok()?);
+    let first = certificate(chain.next()?)?;
+    chain.all(|it| certificate(it).is_some()).then_some(first)
 }
 
 /// An item of structured fields that is a byte sequence (RFC 9651 §4.2, §4.2.7), without
@@ -68,7 +79,7 @@ mod tests {
             Rfc9440 => format!(":{body}:"),
             PemUrlencoded => RFC9440.pem.replace(' ', "%20").replace('\n', "%0A"),
             PemBase64 => STANDARD.encode(RFC9440.pem),
-            DerBase64 => body,
+            DerBase64 | DerBase64Chain => body,
             Sha256Hex => thumbprint.to_hex(),
             Sha256Base64url => thumbprint.to_base64url(),
         }
@@ -92,8 +103,8 @@ mod tests {
         assert_eq!(one(&value, format), Err(Unusable::Malformed), "{value}");
     }
 
-    const FORMATS: [HeaderFormat; 6] =
-        [Rfc9440, PemUrlencoded, PemBase64, DerBase64, Sha256Hex, Sha256Base64url];
+    const FORMATS: [HeaderFormat; 7] =
+        [Rfc9440, PemUrlencoded, PemBase64, DerBase64, DerBase64Chain, Sha256Hex, Sha256Base64url];
 
     #[test]
     fn every_format_carries_the_same_certificate() {
@@ -111,10 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn no_format_carries_more_than_one_certificate() {
+    fn no_format_but_a_chain_carries_more_than_one_certificate() {
         for format in FORMATS {
             assert_eq!(read(Field::Many, format), Err(Unusable::Malformed), "{format:?}");
-            is_refused(format, |it| format!("{it},{it}"));
+            if format != DerBase64Chain {
+                is_refused(format, |it| format!("{it},{it}"));
+            }
             is_refused(format, |it| format!("{it}, {it}"));
             is_refused(format, |it| format!("{it}{it}"));
         }
@@ -134,7 +147,8 @@ mod tests {
     #[test]
     fn each_format_is_read_as_itself_only() {
         for format in FORMATS {
-            for other in FORMATS.iter().filter(|it| **it != format) {
+            let same = |it: HeaderFormat| spelled(it) == spelled(format);
+            for other in FORMATS.iter().filter(|it| !same(**it)) {
                 assert_eq!(one(&spelled(*other), format), Err(Unusable::Malformed), "{other:?}");
             }
         }
@@ -189,6 +203,23 @@ mod tests {
         is_refused(DerBase64, |it| it.replace('+', "-").replace('/', "_"));
         is_refused(DerBase64, |it| it.replace('=', ""));
         is_refused(DerBase64, |it| format!("{it}%2C{it}"));
+    }
+
+    #[test]
+    fn of_a_chain_the_first_certificate_is_the_clients() {
+        let issuer = RFC8705.pem.lines().filter(|it| !it.starts_with('-')).collect::<String>();
+        is_read(DerBase64Chain, |it| it);
+        is_read(DerBase64Chain, |it| format!("{it},{issuer}"));
+        is_read(DerBase64Chain, |it| format!("{it},{issuer},{issuer}"));
+        is_read(DerBase64Chain, |it| format!("{it},{issuer}").replace(',', "%2C"));
+        for odd in ["", " ", "x", "AAAA", " AAAA", "=", ":"] {
+            is_refused(DerBase64Chain, |it| format!("{it},{odd}"));
+            is_refused(DerBase64Chain, |it| format!("{it},{odd},{issuer}"));
+            is_refused(DerBase64Chain, |it| format!("{odd},{it}"));
+        }
+        is_refused(DerBase64Chain, |it| format!("{it};{issuer}"));
+        let last = one(&format!("{issuer},{}", spelled(DerBase64)), DerBase64Chain);
+        assert_eq!(last, Ok(Some(RFC8705.x5t_s256.to_owned())));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub enum HeaderFormat {
     /// Base64 of the DER (`HAProxy`; the body of a PEM without its markers), perhaps URL-encoded
     /// (Traefik).
     DerBase64,
+    /// The same, and behind it, after commas, the certificates that the client sent to prove its own
+    /// (Traefik). Only for a proxy that never adds to what the client wrote.
+    DerBase64Chain,
     /// SHA-256 of the DER in hexadecimal.
     Sha256Hex,
     /// SHA-256 of the DER in base64url.
@@ -112,7 +115,8 @@ impl Source {
                 HeaderFormat::Rfc9440
                 | HeaderFormat::PemUrlencoded
                 | HeaderFormat::PemBase64
-                | HeaderFormat::DerBase64 => Some(text),
+                | HeaderFormat::DerBase64
+                | HeaderFormat::DerBase64Chain => Some(text),
                 HeaderFormat::Sha256Hex | HeaderFormat::Sha256Base64url => None,
             },
             (Self::Header { .. }, Field::Absent | Field::Many) | (Self::Xfcc { .. }, _) => None,

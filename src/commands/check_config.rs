@@ -122,6 +122,7 @@ const fn header_format(format: HeaderFormat) -> &'static str {
         HeaderFormat::PemUrlencoded => "pem-urlencoded",
         HeaderFormat::PemBase64 => "pem-base64",
         HeaderFormat::DerBase64 => "der-base64",
+        HeaderFormat::DerBase64Chain => "der-base64-chain",
         HeaderFormat::Sha256Hex => "sha256-hex",
         HeaderFormat::Sha256Base64url => "sha256-base64url",
     }

@@ -283,6 +283,8 @@ pub(super) enum CertificateFormat {
     PemBase64,
     /// Base64 of the DER, as of `HAProxy`.
     DerBase64,
+    /// The same, and behind it those of the issuers, after commas, as of Traefik.
+    DerBase64Chain,
     /// SHA-256 of the DER in hexadecimal.
     Sha256Hex,
     /// SHA-256 of the DER in base64url.

@@ -41,7 +41,7 @@ impl Certificate {
             HeaderFormat::Rfc9440 => format!(":{}:", STANDARD.encode(&self.0)),
             HeaderFormat::PemUrlencoded => url_encoded(&self.pem()),
             HeaderFormat::PemBase64 => STANDARD.encode(self.pem()),
-            HeaderFormat::DerBase64 => STANDARD.encode(&self.0),
+            HeaderFormat::DerBase64 | HeaderFormat::DerBase64Chain => STANDARD.encode(&self.0),
             HeaderFormat::Sha256Hex => Thumbprint::of(&self.0).to_hex(),
             HeaderFormat::Sha256Base64url => Thumbprint::of(&self.0).to_base64url(),
         }
@@ -79,11 +79,20 @@ mod tests {
     #[test]
     fn every_source_reads_the_certificate_that_was_carried_to_it() {
         use HeaderFormat::{
-            DerBase64, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url, Sha256Hex,
+            DerBase64, DerBase64Chain, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url,
+            Sha256Hex,
         };
         let certificate = Certificate::read(FILE.to_vec()).unwrap();
         let expected = ClientCertificate::Presented(Thumbprint::of(&certificate.0));
-        let formats = [Rfc9440, PemUrlencoded, PemBase64, DerBase64, Sha256Hex, Sha256Base64url];
+        let formats = [
+            Rfc9440,
+            PemUrlencoded,
+            PemBase64,
+            DerBase64,
+            DerBase64Chain,
+            Sha256Hex,
+            Sha256Base64url,
+        ];
         let header = |format| Source::Header { name: "client-cert".to_owned(), format };
         let sources = [Source::Peer, Source::Xfcc { behind: vec![] }];
         for source in sources.into_iter().chain(formats.map(header)) {

@@ -14,7 +14,6 @@ pub(crate) static CADDY: Proxy = Proxy {
     outage: [503, 502],
     malformed: 400,
     hands_on_bodies: true,
-    tells_leaves: true,
     hands_on_nonces: true,
 };
 

@@ -68,8 +68,6 @@ pub(crate) struct Proxy {
     pub(crate) malformed: u16,
     /// Whether a refusal reaches the client with its body.
     pub(crate) hands_on_bodies: bool,
-    /// Whether it tells a client's certificate from those that a client sends with it.
-    pub(crate) tells_leaves: bool,
     /// Whether a nonce that comes with an allow reaches the client.
     pub(crate) hands_on_nonces: bool,
 }

@@ -14,7 +14,6 @@ pub(crate) static NGINX: Proxy = Proxy {
     outage: [500, 500],
     malformed: 401,
     hands_on_bodies: false,
-    tells_leaves: true,
     hands_on_nonces: true,
 };
 

@@ -14,7 +14,6 @@ pub(crate) static TRAEFIK: Proxy = Proxy {
     outage: [503, 500],
     malformed: 400,
     hands_on_bodies: true,
-    tells_leaves: false,
     hands_on_nonces: false,
 };
 

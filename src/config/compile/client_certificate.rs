@@ -70,6 +70,7 @@ impl From<CertificateFormat> for HeaderFormat {
             CertificateFormat::PemUrlencoded => Self::PemUrlencoded,
             CertificateFormat::PemBase64 => Self::PemBase64,
             CertificateFormat::DerBase64 => Self::DerBase64,
+            CertificateFormat::DerBase64Chain => Self::DerBase64Chain,
             CertificateFormat::Sha256Hex => Self::Sha256Hex,
             CertificateFormat::Sha256Base64url => Self::Sha256Base64url,
         }
