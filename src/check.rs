@@ -67,8 +67,9 @@ pub struct Facts {
     pub policy: Option<Arc<Policy>>,
     /// The authentication scheme of the token.
     pub scheme: Option<Scheme>,
-    /// The `kid` that the token names. Input: it may hold anything.
-    pub kid: Option<String>,
+    /// The `kid` that the token names; of a token that was verified before, that of the key that
+    /// did. Input: it may hold anything.
+    pub kid: Option<Arc<str>>,
     /// The token, once it was verified.
     pub token: Option<Arc<AccessToken>>,
     /// What goes upstream in place of an opaque token.

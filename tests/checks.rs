@@ -564,6 +564,18 @@ async fn a_remembered_token_goes_with_the_key_that_verified_it() {
 }
 
 #[tokio::test]
+async fn the_name_of_the_key_is_told_also_of_a_remembered_token() {
+    let world = World::new().await;
+    let message = world.request(&world.token(|_| {})).encode_to_vec();
+    let request = wire::read(&message, None).unwrap();
+    for hits in 0..2 {
+        let verdict = world.checker.check(&world.rules, &request).await;
+        assert_eq!(verdict.facts.kid.as_deref(), Some("key-1"));
+        assert_eq!(world.rules.cache.hits(), hits);
+    }
+}
+
+#[tokio::test]
 async fn a_remembered_token_still_needs_a_policy_that_accepts_its_issuer() {
     let world = World::new().await;
     let mut claims = world.claims();

@@ -26,7 +26,8 @@ impl Rules {
         let short = token.as_bytes().len() <= most;
         facts.trail.demand(short, Denial::TokenTooLarge, || steps::length(token, most))?;
         let digest = Digest::of(token.as_bytes());
-        if let Some(token) = self.remembered(policy, &digest) {
+        if let Some((token, kid)) = self.remembered(policy, &digest) {
+            facts.kid = kid;
             facts.trail.note(|| Finding::new("token", "memory", "verified before"));
             Ok(token)
         } else if token.looks_like_jwt() {
@@ -148,13 +149,17 @@ impl Rules {
     }
 
     /// A token that was verified before, as long as it was under these very rules, by a key that
-    /// its issuer still has.
-    fn remembered(&self, policy: &Policy, digest: &Digest) -> Option<Arc<AccessToken>> {
+    /// its issuer still has; and what the issuer calls that key.
+    fn remembered(
+        &self,
+        policy: &Policy,
+        digest: &Digest,
+    ) -> Option<(Arc<AccessToken>, Option<Arc<str>>)> {
         let Entry { token, key } = self.cache.get(digest)?;
         let id = self.issued_by(policy, &token)?;
         let keys = self.keys.get(id.0)?.current()?;
-        let counts = keys.contains(key) && token.claims.are_selected_by(&self.selection);
-        counts.then_some(token)
+        let kid = keys.by_id(key)?.kid().cloned();
+        token.claims.are_selected_by(&self.selection).then_some((token, kid))
     }
 
     /// The token and the thumbprint of the key that verified it.
@@ -168,7 +173,7 @@ impl Rules {
         let trail = &mut facts.trail;
         let jws = trail.tell(jws, |it| steps::form(it.map(Unverified::header)))?;
         let header = jws.header().clone();
-        facts.kid.clone_from(&header.kid);
+        facts.kid = header.kid.as_deref().map(Into::into);
         // The issuer first, then its key, then the algorithm: a key is never looked up across.
         let id = trail.tell(self.issuer(policy, &jws), |_| self.issuers(policy, &jws))?;
         let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))

@@ -65,19 +65,19 @@ impl KeySet {
     ) -> impl Iterator<Item = &'a VerifyingKey> {
         self.keys
             .iter()
-            .filter(move |it| kid.is_none() || it.kid() == kid)
+            .filter(move |it| kid.is_none() || it.is_called(kid))
             .filter(move |it| it.serves(algorithm))
             .take(MAX_CANDIDATES)
     }
 
     /// Whether a key has this name, whatever it is fit for.
     pub fn knows(&self, kid: &str) -> bool {
-        self.keys.iter().any(|it| it.kid() == Some(kid))
+        self.keys.iter().any(|it| it.is_called(Some(kid)))
     }
 
-    /// Whether the key with this thumbprint is among them.
-    pub fn contains(&self, id: Thumbprint) -> bool {
-        self.keys.iter().any(|it| it.id() == id)
+    /// The key with this thumbprint, if it is among them.
+    pub fn by_id(&self, id: Thumbprint) -> Option<&VerifyingKey> {
+        self.keys.iter().find(|it| it.id() == id)
     }
 
     /// How many keys can be used.
@@ -97,7 +97,7 @@ impl KeySet {
 
     /// The names of the keys, where they have one.
     pub fn kids(&self) -> impl Iterator<Item = &str> {
-        self.keys.iter().filter_map(VerifyingKey::kid)
+        self.keys.iter().filter_map(VerifyingKey::kid).map(AsRef::as_ref)
     }
 }
 
@@ -204,9 +204,10 @@ mod tests {
     }
 
     #[test]
-    fn a_set_contains_its_keys_by_thumbprint() {
+    fn a_set_knows_its_keys_by_thumbprint() {
         let (set, other) = (parse(&json!([ec()])), parse(&json!([])));
         let id = set.candidates(None, Algorithm::ES256).next().unwrap().id();
-        assert!(set.contains(id) && !other.contains(id));
+        assert_eq!(set.by_id(id).map(VerifyingKey::id), Some(id));
+        assert!(other.by_id(id).is_none());
     }
 }

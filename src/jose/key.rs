@@ -12,13 +12,14 @@ use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyCom
 use aws_lc_rs::signature::{EcdsaVerificationAlgorithm, VerificationAlgorithm};
 use serde_json::Value;
 use std::fmt;
+use std::sync::Arc;
 
 /// A public key that verifies signatures.
 ///
 /// A key that names an algorithm serves that one alone; one that does not serves all of its kind,
 /// of which the issuer's list allows some (RFC 8725 §3.1).
 pub struct VerifyingKey {
-    kid: Option<Box<str>>,
+    kid: Option<Arc<str>>,
     id: Thumbprint,
     serves: Vec<(Algorithm, ParsedPublicKey)>,
 }
@@ -49,8 +50,13 @@ impl VerifyingKey {
     }
 
     /// The name that the issuer gave it.
-    pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
+    pub const fn kid(&self) -> Option<&Arc<str>> {
+        self.kid.as_ref()
+    }
+
+    /// Whether this is the name that the issuer gave it, or none if it gave it none.
+    pub fn is_called(&self, kid: Option<&str>) -> bool {
+        self.kid.as_deref() == kid
     }
 
     /// Its RFC 7638 thumbprint: the same for the same key, whatever it is called.

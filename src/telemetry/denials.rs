@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn denied(kid: &str) -> Verdict {
-        let facts = Found { kid: Some(kid.to_owned()), ..Found::default() };
+        let facts = Found { kid: Some(kid.into()), ..Found::default() };
         Verdict { outcome: Err(Denial::TokenKeyUnknown), facts }
     }
 

@@ -259,7 +259,7 @@ impl Shared {
     fn remembered(&self, digest: &Digest) -> Option<Finding> {
         let finding = self.answers.get(digest)?;
         if let Finding::Active(Introspected { key: Some(key), .. }) = finding
-            && !self.caller.keys.current()?.contains(key)
+            && self.caller.keys.current()?.by_id(key).is_none()
         {
             return None;
         }
