@@ -136,6 +136,9 @@ fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a
         to_client.extend(challenges(denial, policy, facts, rules));
     }
     to_client.extend(nonce(facts));
+    if denial.status() == UNAVAILABLE {
+        to_client.push(header("retry-after", RETRY_AFTER));
+    }
     to_client.push(header("cache-control", "no-store"));
     to_client.push(header("content-type", "application/json"));
     Answer::Deny {
@@ -145,6 +148,13 @@ fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a
         metadata: metadata("deny", denial.label(), facts),
     }
 }
+
+/// Something that a check needs is not there now (RFC 9110 §15.6.4).
+const UNAVAILABLE: u16 = 503;
+
+/// In how many seconds to come again (RFC 9110 §10.2.3): by then an overload has passed, and an
+/// issuer or a store that failed is tried again.
+const RETRY_AFTER: &str = "1";
 
 /// JSON. Neither codes nor sentences hold anything that would need escaping.
 fn body(denial: Denial) -> String {

@@ -34,6 +34,7 @@ use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::denial::Denial;
 use keybound::front::ext_authz::{encode, wire};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
@@ -627,6 +628,22 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
     let (status, headers, _) = told(named(world.request(&good), "unknown")).await;
     assert_eq!(status, 403);
     assert!(!headers.iter().any(|it| it.starts_with("www-authenticate")), "{headers:?}");
+}
+
+#[tokio::test]
+async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
+    let world = World::new().await;
+    for denial in Denial::ALL {
+        let verdict = Verdict::refused(*denial);
+        let mut encoded = vec![];
+        encode::response(&Answer::of(&verdict, &world.rules.policies, None), &mut encoded);
+        let answer = auth::CheckResponse::decode(&*encoded).unwrap();
+        let headers = denied(&answer).unwrap().headers.iter().map(|it| it.header.clone().unwrap());
+        let after: Vec<_> =
+            headers.filter(|it| it.key == "retry-after").map(|it| it.value).collect();
+        let expected: &[&str] = if denial.status() == 503 { &["1"] } else { &[] };
+        assert_eq!(after, expected, "{denial}");
+    }
 }
 
 type Edit = fn(&mut Value);

@@ -180,7 +180,8 @@ fn is_told(answer: &Answer<'_>, flavour: &Flavour, asked: &HeaderMap) {
             let challenges: Vec<&str> = challenges.map(|it| &*it.value).collect();
             let lines = response.headers().get_all(&name).iter().map(|it| it.to_str().unwrap());
             assert_eq!(lines.collect::<Vec<_>>().join(", "), challenges.join(", "));
-            to_client.iter().filter(|it| *it.name == *"dpop-nonce").for_each(is_told);
+            let others = ["dpop-nonce", "retry-after"];
+            to_client.iter().filter(|it| others.contains(&it.name)).for_each(is_told);
         }
     }
 }
