@@ -19,7 +19,7 @@ pub(super) fn compile(
     ] {
         if known && is_given && source != belongs_to {
             let message = format!("has no effect: it is for `source: {key}`");
-            findings.problem(&at.key(key), message);
+            findings.warning(&at.key(key), message);
         }
     }
     let behind = behind(given.xfcc.unwrap_or_default(), &at.key("xfcc"), findings);

@@ -488,8 +488,6 @@ fn the_client_certificate_has_one_source() {
 
     for (given, path, message) in [
         ("{source: tls}", ".source", "`peer`, `xfcc`, `header`"),
-        ("{xfcc: {behind: []}}", ".xfcc", "`source: xfcc`"),
-        ("{source: xfcc, header: {}}", ".header", "`source: header`"),
         ("{source: tls, header: {}}", ".source", "unknown value"),
         ("{source: xfcc, xfcc: {behind: ['']}}", ".xfcc.behind[0]", "identity"),
         ("{source: header, header: {name: 'a b'}}", ".header.name", "no name of a header"),
@@ -771,6 +769,19 @@ fn refuses_with_files(edit: &str, path: &str, message: &str) {
 }
 
 #[test]
+fn what_belongs_to_another_source_has_no_effect() {
+    for (given, path, message) in [
+        ("{source: peer, xfcc: {behind: []}}", ".xfcc", "`source: xfcc`"),
+        ("{header: {name: client-cert, format: rfc9440}}", ".header", "`source: header`"),
+        ("{source: xfcc, header: {}}", ".header", "`source: header`"),
+        ("{source: header, xfcc: {behind: [a]}}", ".xfcc", "`source: xfcc`"),
+    ] {
+        let path = format!("client_certificate{path}");
+        warns(&format!("client_certificate: {given}"), &path, 5, message);
+    }
+}
+
+#[test]
 fn proofs_are_bounded_and_recorded() {
     for (given, path, message) in [
         ("{algorithms: []}", ".algorithms", "must not be empty"),
@@ -892,8 +903,9 @@ issuers:
       client_secret_file: secret
       forward_jwt: true
 client_certificate:
-  source: xfcc
+  source: peer
   xfcc: {behind: []}
+  header: {name: client-cert, format: rfc9440}
 dpop:
   algorithms: [ES256, PS256, EdDSA]
   proof_window: 60s
