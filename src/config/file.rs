@@ -331,7 +331,7 @@ pub(super) struct Replay {
     #[schemars(extend("default" = "memory"))]
     pub(super) store: Option<ReplayStore>,
     /// How many proofs the memory holds. When it is full, proofs are refused.
-    #[schemars(range(min = 1000, max = 100_000_000), extend("default" = 1_000_000))]
+    #[schemars(range(min = 1, max = 100_000_000), extend("default" = 1_000_000))]
     pub(super) capacity: Option<u64>,
     /// How many proofs of one key the memory holds; absent: a twentieth of `capacity`, but at
     /// least 1000.

@@ -85,7 +85,7 @@ fn in_memory(given: &file::Replay, at: &Path, findings: &mut Findings) -> Replay
     let capacity = whole_number(
         given.capacity,
         usual.capacity,
-        1000..=100_000_000,
+        1..=100_000_000,
         &at.key("capacity"),
         findings,
     );

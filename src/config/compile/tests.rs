@@ -794,7 +794,7 @@ fn proofs_are_bounded_and_recorded() {
         ("{nonce: required, nonce_secret_file: none}", ".nonce_secret_file", "cannot read"),
         ("{nonce: required, nonce_secret_file: short}", ".nonce_secret_file", "32"),
         ("{replay: {store: disk}}", ".replay.store", "`redis`"),
-        ("{replay: {capacity: 999}}", ".replay.capacity", "must be 1000"),
+        ("{replay: {capacity: 0}}", ".replay.capacity", "must be 1 to"),
         ("{replay: {per_key: 0}}", ".replay.per_key", "must be 1"),
         ("{replay: {url_file: redis}}", ".replay.url_file", "`store: redis`"),
         ("{replay: {timeout: 1s}}", ".replay.timeout", "`store: redis`"),
