@@ -195,7 +195,8 @@ pub(super) struct Introspection {
     /// Whether an answer about an opaque token may say nothing of its audience.
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,
-    /// How long a check waits for an answer: less than `limits.check_deadline`.
+    /// How long a check waits for an answer: less than `limits.check_deadline`; absent: four fifths
+    /// of that, and 120ms at most.
     #[schemars(extend("default" = "120ms"))]
     pub(super) timeout: Option<Span>,
     /// For how long a token counts as active once the issuer said so: a revoked one is accepted for

@@ -11,14 +11,16 @@ use crate::policy::introspection::{ClientAuthentication, IntrospectionRules, Int
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// `deadline` is that of a check.
 pub(super) fn compile(
     given: file::Introspection,
     keys: Option<&KeySource>,
+    deadline: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Option<IntrospectionRules> {
-    let upkeep = upkeep(&given, at, findings);
+    let upkeep = upkeep(&given, deadline, at, findings);
     let where_ = at.key("endpoint");
     match given.endpoint.as_deref().map(fetched) {
         Some(Ok(Fetched::Locally)) => findings
@@ -101,8 +103,15 @@ fn identity_in(
     read.map_err(|message| findings.problem(at, message)).ok()
 }
 
-fn upkeep(given: &file::Introspection, at: &Path, findings: &mut Findings) -> IntrospectionUpkeep {
-    const MILLI: Duration = Duration::from_millis(1);
+fn upkeep(
+    given: &file::Introspection,
+    deadline: Duration,
+    at: &Path,
+    findings: &mut Findings,
+) -> IntrospectionUpkeep {
+    /// Whether it leaves a check its time is looked at with the limits.
+    const ANY_TIMEOUT: RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
     let usual = IntrospectionUpkeep::default();
     let mut span = |key, given: Option<Span>, usual, within: RangeInclusive<Duration>| {
@@ -113,7 +122,10 @@ fn upkeep(given: &file::Introspection, at: &Path, findings: &mut Findings) -> In
         }
         span
     };
-    let timeout = span("timeout", given.timeout, usual.timeout, MILLI..=Duration::from_secs(60));
+    // Whoever shortens checks need not shorten this as well.
+    let most = deadline.saturating_mul(4).checked_div(5).unwrap_or(deadline);
+    let usual_timeout = usual.timeout.min(most);
+    let timeout = span("timeout", given.timeout, usual_timeout, ANY_TIMEOUT);
     let cache_ttl = span("cache_ttl", given.cache_ttl, usual.cache_ttl, Duration::ZERO..=HOUR);
     let negative_ttl =
         span("negative_ttl", given.negative_ttl, usual.negative_ttl, Duration::ZERO..=HOUR);
@@ -124,4 +136,24 @@ fn upkeep(given: &file::Introspection, at: &Path, findings: &mut Findings) -> In
     let concurrency =
         whole_number(given.concurrency, usual.concurrency, 1..=10_000, &calls, findings);
     IntrospectionUpkeep { timeout, cache_ttl, negative_ttl, cache_entries, concurrency }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_a_check_has_time() {
+        let timeout = |deadline| {
+            let given = serde_json::from_str("{}").unwrap();
+            let mut findings = Findings::default();
+            let found = upkeep(&given, deadline, &Path::default(), &mut findings);
+            assert_eq!(findings.finish(), (vec![], vec![]));
+            found.timeout
+        };
+        for (deadline, expected) in [(10, 8), (100, 80), (150, 120), (1000, 120)] {
+            let found = timeout(Duration::from_millis(deadline));
+            assert_eq!(found, Duration::from_millis(expected), "{deadline}");
+        }
+    }
 }

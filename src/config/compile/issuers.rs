@@ -13,8 +13,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// `deadline` is that of a check.
 pub(super) fn compile(
     issuers: Vec<file::Issuer>,
+    deadline: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -32,13 +34,14 @@ pub(super) fn compile(
             let message = format!("{} is there already: names must differ", quoted(name));
             findings.problem(&at.key("issuer"), message);
         }
-        compiled.push(issuer(given, &at, files, findings).map(Arc::new));
+        compiled.push(issuer(given, deadline, &at, files, findings).map(Arc::new));
     }
     compiled.into_iter().collect()
 }
 
 fn issuer(
     given: file::Issuer,
+    deadline: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -47,7 +50,7 @@ fn issuer(
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
     let introspection = given.introspection.map(|it| {
         let source = keys.as_ref().map(|it| &it.source);
-        introspection::compile(it, source, &at.key("introspection"), files, findings)
+        introspection::compile(it, source, deadline, &at.key("introspection"), files, findings)
     });
     let introspection = match introspection {
         None => Some(None),

@@ -51,7 +51,8 @@ pub(super) fn compile(
     let at = root.key("issuers");
     let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
-    let issuers = issuers.map(|it| issuers::compile(it, &at, files, findings));
+    let issuers =
+        issuers.map(|it| issuers::compile(it, limits.check_deadline, &at, files, findings));
     let at = root.key("policies");
     let policies = findings.required(file.policies, &at, "say what requests must show");
     let policies = policies.map(|it| policies::compile(it, &at, &names, findings));
