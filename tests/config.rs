@@ -124,8 +124,10 @@ fn every_problem_of_a_bad_file_is_told_with_its_place() {
 fn a_file_that_cannot_be_read_is_a_bad_file() {
     let folder = folder_with("");
     fs::write(folder.path().join("latin1.yaml"), b"listen: {}\n# caf\xe9\n").unwrap();
+    fs::write(folder.path().join("null.yaml"), "null\n").unwrap();
     for (name, message) in [
         ("keybound.yaml", "keybound.yaml:1: the file is empty"),
+        ("null.yaml", "null.yaml:1: the file is empty"),
         ("missing.yaml", "missing.yaml: cannot read missing.yaml"),
         (".", ".: cannot read .: it is not a regular file"),
         ("latin1.yaml", "latin1.yaml:2: the file is not UTF-8"),

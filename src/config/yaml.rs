@@ -33,8 +33,8 @@ pub(super) fn read(text: &str, findings: &mut Findings) -> Option<Value> {
         }
     }
     match tree.root {
-        Some(root) => Some(root),
-        None => stop(findings, 1, "the file is empty".to_owned()),
+        Some(root) if !root.is_null() => Some(root),
+        Some(_) | None => stop(findings, 1, "the file is empty".to_owned()),
     }
 }
 
