@@ -427,6 +427,16 @@ fn json_is_for_machines() {
     }
     let last = told["steps"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["what"], &last["result"]), (&json!("exp"), &json!("failed")));
+
+    let good = bearer("cert-p256", "/payments", &site.token(|_| {}));
+    let (text, _, code) = explain(&site.config("peer"), &good.encode_to_vec(), &["--json"]);
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, 0);
+    for (name, value) in
+        [("decision", json!("allow")), ("reason", json!("allowed")), ("error", json!(null))]
+    {
+        assert_eq!(told[name], value, "{name}");
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(crate) fn of(explanation: &Explanation) -> Value {
         Decision::Open => ("open", None),
     };
     let refused = denial.filter(|_| decision == "deny");
+    // As the metadata, the log and the metrics call it.
+    let allowed = (decision == "allow").then_some("allowed");
     json!({
         "request": target,
         "at": now.to_rfc3339(),
@@ -23,7 +25,7 @@ pub(crate) fn of(explanation: &Explanation) -> Value {
         "notes": remarks,
         "sender_constraint": verdict.facts.proved.label(),
         "decision": decision,
-        "reason": refused.map(Denial::label),
+        "reason": refused.map(Denial::label).or(allowed),
         "would_deny": verdict.would_deny().map(Denial::label),
         "status": refused.map(Denial::status),
         "error": denial.and_then(Denial::error).map(OAuthError::code),
