@@ -16,7 +16,7 @@ use crate::telemetry::metrics::{Metrics, Reload};
 use crate::telemetry::reloads::Reloads;
 use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -38,6 +38,17 @@ pub struct Reloader {
     /// TLS, for each listener that speaks it.
     pub(super) tls: Vec<Arc<Spoken>>,
     pub(super) reloads: Arc<Reloads>,
+}
+
+/// What a look at the files tells.
+#[derive(Debug)]
+enum Seen {
+    /// They are as they were when the configuration was made.
+    Same,
+    /// Something else is in them.
+    New(Sight),
+    /// They are still being written.
+    Unsettled,
 }
 
 /// How long to wait between two looks at the files. With [`SETTLE`] it leaves most of a second for
@@ -100,10 +111,17 @@ impl Reloader {
     }
 
     /// Reloads if there is something new in `sight`. Says whether files are known to be missing.
-    async fn follow(&mut self, sight: io::Result<Option<Sight>>, told_missing: bool) -> bool {
+    async fn follow(&mut self, sight: io::Result<Seen>, told_missing: bool) -> bool {
         let sight = match sight {
-            Ok(Some(sight)) => sight,
-            Ok(None) => return false,
+            Ok(Seen::New(sight)) => sight,
+            Ok(Seen::Unsettled) => return told_missing,
+            Ok(Seen::Same) => {
+                // They are back: what was told of them is over.
+                if told_missing {
+                    self.reload().await;
+                }
+                return false;
+            }
             Err(error) => {
                 tracing::error!(%error, "configuration not watched");
                 return told_missing;
@@ -116,25 +134,29 @@ impl Reloader {
         }
         if !told_missing {
             tracing::warn!(?files, "configuration missing: the old one stays");
+            let problem = |it: &&Path| format!("cannot read {}: it is missing", it.display());
+            let problems = files.iter().map(problem).collect();
+            self.gate.metrics().reloaded(Reload::Refused);
+            self.reloads.ended(Reload::Refused, problems);
         }
         true
     }
 
-    /// What is in the files, once they have changed and settled.
-    async fn settled(&mut self) -> io::Result<Option<Sight>> {
+    /// What is in the files, once they have settled.
+    async fn settled(&mut self) -> io::Result<Seen> {
         let mut sight = self.look().await?;
         for _ in 0..SETTLING {
             if self.watch.is_same(&sight) {
-                return Ok(None);
+                return Ok(Seen::Same);
             }
             sleep(SETTLE).await;
             let again = self.look().await?;
             if again == sight {
-                return Ok(Some(sight));
+                return Ok(Seen::New(sight));
             }
             sight = again;
         }
-        Ok(None)
+        Ok(Seen::Unsettled)
     }
 
     /// A disk may take its time, and this thread has more to do.

@@ -122,6 +122,8 @@ fn a_file_that_is_removed_is_told_once_and_changes_nothing() {
     let aside = service.folder.path().join("aside");
     fs::rename(&file, &aside).unwrap();
     service.wait_for(MISSING);
+    service.wait_until(|it| it["config"]["last_reload"]["outcome"] == "refused");
+    service.has_metric("keybound_config_reloads_total{outcome=\"refused\"} 1");
     assert_eq!(policies(&service), ["payments"]);
     service.signal("HUP");
     service.wait_for(REFUSED);
@@ -130,6 +132,18 @@ fn a_file_that_is_removed_is_told_once_and_changes_nothing() {
     service.wait_for(RELOADED);
     let told = service.log.iter().filter(|it| it["message"] == MISSING);
     assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn a_file_that_comes_back_as_it_was_is_no_trouble_any_more() {
+    let mut service = Service::ready(&[]);
+    let file = service.folder.path().join("keybound.yaml");
+    let aside = service.folder.path().join("aside");
+    fs::rename(&file, &aside).unwrap();
+    service.wait_for(MISSING);
+    fs::rename(&aside, &file).unwrap();
+    service.wait_for(RELOADED);
+    service.wait_until(|it| it["config"]["last_reload"]["outcome"] == "applied");
 }
 
 #[test]
