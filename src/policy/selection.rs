@@ -165,8 +165,8 @@ fn split_name(authority: &str) -> Option<(&str, &str)> {
         authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?;
     let name = name.strip_suffix('.').unwrap_or(name);
     let allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_');
-    let plain = name.bytes().all(allowed) && !name.starts_with('.') && !name.contains("..");
-    plain.then_some((name, port))
+    let labels = !name.starts_with('.') && !name.ends_with('.') && !name.contains("..");
+    (labels && name.bytes().all(allowed)).then_some((name, port))
 }
 
 /// How a segment of a path is read.
@@ -223,11 +223,21 @@ fn has_parameters(path: &str) -> bool {
 fn is_plain(segment: &str) -> bool {
     let raw = segment.bytes().any(|it| it.is_ascii_control() || it == b'#');
     let escapes_are_whole = segment.split('%').skip(1).all(|it| escaped(it.as_bytes()).is_some());
-    let separated = decoded(segment, Reading::Whole).any(|it| matches!(it, b'/' | b'\\' | 0));
+    let mut before = 0;
+    let separated = decoded(segment, Reading::Whole).any(|it| {
+        let overlong = begins_overlong(std::mem::replace(&mut before, it), it);
+        overlong || matches!(it, b'/' | b'\\' | 0)
+    });
     let mut name = decoded(segment, Reading::WithoutParameters);
     let dots =
         matches!((name.next(), name.next(), name.next()), (Some(b'.'), None | Some(b'.'), None));
     !raw && escapes_are_whole && !separated && !dots
+}
+
+/// Whether two octets in a row begin a character that is written longer than it need be, which is
+/// not UTF-8 (RFC 3629 §3). Some readers take `%c0%af` for a slash all the same.
+const fn begins_overlong(octet: u8, next: u8) -> bool {
+    matches!((octet, next), (_, 0xc0 | 0xc1) | (0xe0, 0x80..0xa0) | (0xf0, 0x80..0x90))
 }
 
 /// The octet that two hexadecimal digits at the beginning of `text` spell.
@@ -423,6 +433,10 @@ mod tests {
             "/%7",
             "/%zz",
             "/%+1",
+            "/x/%c0%ae%c0%ae/payments",
+            "/x%C0%AFpayments",
+            "/x%e0%80%afpayments",
+            "/x%f0%80%80%afpayments",
             "payments",
             "*",
             "https://x/payments",
@@ -430,7 +444,18 @@ mod tests {
             check(&by_path, "x", path, Err(Denial::RequestMalformed));
             check(&by_host, "example.com", path, Ok("all"));
         }
-        for path in ["/x/...", "/x/..a", "/x/a..", "/x%20y", "/x%25", "/x+y", "/é", "/%c3%a9"] {
+        for path in [
+            "/x/...",
+            "/x/..a",
+            "/x/a..",
+            "/x%20y",
+            "/x%25",
+            "/x+y",
+            "/é",
+            "/%c3%a9",
+            "/%e0%a4%80",
+            "/%f0%90%80%80",
+        ] {
             check(&by_path, "x", path, Ok("rest"));
         }
     }
@@ -474,6 +499,8 @@ mod tests {
             "api.example.com/x",
             ".example.com",
             "api..example.com",
+            "api.example.com..",
+            "..",
             "[::1",
             "[::1]x",
             "[::1]443",
