@@ -1,6 +1,7 @@
 //! Knows how a request carries its access token and its proof (RFC 6750 §2, RFC 9449 §7.1).
 
 use crate::denial::Denial;
+use crate::percent;
 use crate::policy::SenderConstraint;
 use crate::request::{Field, Request};
 use std::fmt;
@@ -83,9 +84,15 @@ fn is_token68(text: &[u8]) -> bool {
     !body.is_empty() && body.iter().fold(true, |all, it| all & allowed(it))
 }
 
-/// RFC 6750 §2.3: the query parameter that would carry a token.
+/// RFC 6750 §2.3: the query parameter that would carry a token, in every spelling in which the
+/// upstream may know it.
 fn holds_access_token(query: &str) -> bool {
-    query.split('&').any(|it| it == "access_token" || it.starts_with("access_token="))
+    const NAME: &[u8] = b"access_token";
+    query.split(['&', ';']).any(|it| {
+        let name = it.split('=').next().unwrap_or_default().as_bytes();
+        let spelled = || percent::decoded(name).is_some_and(|it| it == NAME);
+        name == NAME || (NAME.len() < name.len() && spelled())
+    })
 }
 
 impl Scheme {
@@ -216,7 +223,18 @@ mod tests {
         assert_eq!(with("/access_token=1"), None);
         assert_eq!(with("/a?my_access_token=1"), None);
         assert_eq!(with("/a?x=1&access_token=t"), Some(Denial::CredentialsAmbiguous));
-        assert_eq!(with("/a?access_token"), Some(Denial::CredentialsAmbiguous));
+        for path in [
+            "/a?access_token",
+            "/a?access%5ftoken=t",
+            "/a?%61ccess_token=t",
+            "/a?x;access_token=t",
+            "/a?&access_token=",
+        ] {
+            assert_eq!(with(path), Some(Denial::CredentialsAmbiguous), "{path}");
+        }
+        for path in ["/a?access%255ftoken=t", "/a?access%5token=t", "/a?access_token%5b%5d=t"] {
+            assert_eq!(with(path), None, "{path}");
+        }
     }
 
     #[test]
