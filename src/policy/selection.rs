@@ -30,7 +30,7 @@ impl PolicySet {
         }
         let found = self.first_match(&request.target, trail);
         let found = trail.fault(found, || {
-            let wanted = "a host and a path that everybody reads alike";
+            let wanted = "a method, a host and a path that everybody reads alike";
             Finding::new("policy", "target", "ambiguous").wanting(wanted)
         })?;
         trail.tell(found.ok_or(Denial::PolicyUnknown), |it| match it {
@@ -70,9 +70,9 @@ impl PolicySet {
         let by_path = self.policies.iter().any(|it| !it.matches.path_prefix.is_empty());
         let host = if by_host { host_of(target.authority)? } else { None };
         let path = if by_path { Path::read(target.path_only())? } else { Path::NONE };
-        let first = |reading, trail: &mut Trail| {
+        let first = |method: &str, reading, trail: &mut Trail| {
             self.policies.iter().find(|policy| {
-                let miss = policy.matches.miss(target.method, host, path, reading);
+                let miss = policy.matches.miss(method, host, path, reading);
                 if let Some(miss) = miss {
                     trail.note(|| {
                         let found = format!("not {}: it is for another {miss}", policy.name);
@@ -82,11 +82,18 @@ impl PolicySet {
                 miss.is_none()
             })
         };
-        let found = first(Reading::Whole, trail);
+        let found = first(target.method, Reading::Whole, trail);
+        let reread = |method: &str, reading| first(method, reading, &mut Trail::default());
         // Some servers cut `;parameters` off a segment, others do not. Both must end up here.
-        let reread = |reading| first(reading, &mut Trail::default());
-        if path.has_parameters && !same(found, reread(Reading::WithoutParameters)) {
+        if path.has_parameters && !same(found, reread(target.method, Reading::WithoutParameters)) {
             return Err(Denial::RequestMalformed);
+        }
+        // Methods have case (RFC 9110 §9.1), but some servers take `post` for POST.
+        if found.is_some() && target.method.bytes().any(|it| it.is_ascii_lowercase()) {
+            let upper = target.method.to_ascii_uppercase();
+            if !same(found, reread(&upper, Reading::Whole)) {
+                return Err(Denial::RequestMalformed);
+            }
         }
         Ok(found)
     }
@@ -524,5 +531,21 @@ mod tests {
         for method in ["get", "POST", "GETX", ""] {
             assert_eq!(with(method), Err(Denial::PolicyUnknown), "{method}");
         }
+    }
+
+    #[test]
+    fn the_case_of_a_method_may_not_change_the_policy() {
+        let with = |rows: &[&str], method| {
+            let target = Target { method, path: "/", ..Target::default() };
+            let request = Request { target, ..Request::default() };
+            set(rows).policy(&request).map(|it| it.name.to_string())
+        };
+        let by_method = ["strict * * POST", "rest"];
+        assert_eq!(with(&by_method, "POST"), Ok("strict".to_owned()));
+        assert_eq!(with(&by_method, "PUT"), Ok("rest".to_owned()));
+        assert_eq!(with(&by_method, "put"), Ok("rest".to_owned()));
+        assert_eq!(with(&by_method, "post"), Err(Denial::RequestMalformed));
+        assert_eq!(with(&by_method, "Post"), Err(Denial::RequestMalformed));
+        assert_eq!(with(&["rest", "late * * POST"], "post"), Ok("rest".to_owned()));
     }
 }
