@@ -9,6 +9,7 @@
 mod ahead;
 pub mod connection;
 pub mod reload;
+pub mod reminder;
 pub mod shard;
 pub mod tls;
 

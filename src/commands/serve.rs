@@ -7,8 +7,7 @@ use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::denial::Denial;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
-use crate::server::reload;
-use crate::server::{Ended, Server, Setup, StartFailure};
+use crate::server::{Ended, Server, Setup, StartFailure, reload, reminder};
 use crate::state::jwks::IssuerKeys;
 use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
@@ -119,7 +118,7 @@ async fn answer(
         drain_deadline: arguments.drain_deadline,
         capture,
     };
-    let server = Server::start(setup, gate)?;
+    let server = Server::start(setup, Arc::clone(&gate))?;
     let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
@@ -128,6 +127,7 @@ async fn answer(
         ended = server.run(ready, stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,
         never = reloader.run(hangup) => match never {},
+        never = reminder::run(&gate) => match never {},
     };
     if let Some(export) = export {
         export.finish().await;

@@ -1,0 +1,83 @@
+//! Knows when the operator is reminded of policies that only report: a trial that nobody ends is
+//! an open door.
+
+use crate::gate::Gate;
+use crate::policy::{Mode, PolicySet};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// How often: whoever looks at a few minutes of the log should see it.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// Names each policy that only reports, again and again for as long as it does. That they do at
+/// the start and after a change is among the warnings about the configuration.
+pub async fn run(gate: &Gate) -> Infallible {
+    loop {
+        sleep(EVERY).await;
+        for policy in only_reporting(&gate.standing().rules.policies) {
+            tracing::warn!(policy, "policy only reports: nothing is refused");
+        }
+    }
+}
+
+fn only_reporting(rules: &PolicySet) -> impl Iterator<Item = &str> {
+    rules.policies.iter().filter(|it| it.mode == Mode::Report).map(|it| &*it.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Checker, Rules};
+    use crate::clock::SystemClock;
+    use crate::policy::{Policy, SenderConstraint};
+    use crate::state::token_cache::TokenCache;
+    use crate::telemetry::log::{Format, Level, Sink, subscriber};
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::samples::{dpop, policy_set};
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+    use tokio::time::timeout;
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The log of so many seconds under one more policy of this mode.
+    async fn told(mode: Mode, seconds: u64) -> String {
+        let mut policies = policy_set();
+        let trial = Policy { mode, ..Policy::new("trial", SenderConstraint::Certificate) };
+        policies.policies.push(Arc::new(trial));
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let rules = Rules::new(policies, vec![], vec![], cache, dpop());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let guard = tracing::subscriber::set_default(subscriber(Format::Json, Level::Info, sink));
+        timeout(Duration::from_secs(seconds), run(&gate)).await.unwrap_err();
+        drop(guard);
+        writer.finish();
+        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_only_reports_is_named_every_ten_minutes() {
+        assert_eq!(told(Mode::Report, 599).await, "");
+        let log = told(Mode::Report, 1201).await;
+        assert_eq!(log.lines().count(), 2, "{log}");
+        assert_eq!(log.matches(r#""level":"WARN""#).count(), 2, "{log}");
+        assert_eq!(log.matches(r#""policy":"trial""#).count(), 2, "{log}");
+        assert_eq!(told(Mode::Enforce, 1201).await, "");
+    }
+}
