@@ -75,8 +75,9 @@ impl UnixTime {
         }
     }
 
-    /// From a time in UTC as people write it: `2027-01-15T08:00:00Z`, perhaps with a fraction of a
-    /// second, which is cut to milliseconds (RFC 3339 §5.6); or whole seconds since the epoch.
+    /// From a time as people write it: `2027-01-15T08:00:00Z` or `2027-01-15T09:00:00+01:00`,
+    /// perhaps with a fraction of a second, which is cut to milliseconds (RFC 3339 §5.6); or whole
+    /// seconds since the epoch.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(seconds) = text.parse() {
             return Some(Self::from_secs(seconds));
@@ -96,15 +97,34 @@ impl UnixTime {
         }
         let of_day = hour.checked_mul(3600)?.checked_add(minute.checked_mul(60)?)?;
         let of_day = of_day.checked_add(second)?;
-        let millis = millis_of(text.get(19..)?.strip_suffix('Z')?)?;
+        let rest = text.get(19..)?;
+        let (fraction, zone) = rest.split_at_checked(rest.find(['Z', '+', '-'])?)?;
+        let (millis, ahead) = (millis_of(fraction)?, seconds_ahead(zone)?);
         // What the calendar has not comes back as another day.
         let day = (0..=31).find_map(|it| {
             let day = first_of(date.0, date.1)?.checked_add(it)?;
             (civil(day)? == date).then_some(day)
         })?;
-        let seconds = day.checked_mul(DAY)?.checked_add(of_day)?;
+        let seconds = day.checked_mul(DAY)?.checked_add(of_day)?.checked_sub(ahead)?;
         Some(Self(seconds.checked_mul(1000)?.checked_add(millis)?))
     }
+}
+
+/// By how many seconds a zone is ahead of UTC: `Z`, or a sign, hours and minutes.
+fn seconds_ahead(zone: &str) -> Option<i64> {
+    let (sign, rest) = match zone.split_at_checked(1)? {
+        ("Z", "") => return Some(0),
+        ("+", rest) => (1, rest),
+        ("-", rest) => (-1, rest),
+        _ => return None,
+    };
+    let two = |it: &str, most: i64| {
+        let digits = it.len() == 2 && it.bytes().all(|it| it.is_ascii_digit());
+        digits.then(|| it.parse::<i64>().ok())?.filter(|it| *it <= most)
+    };
+    let (hours, minutes) = rest.split_once(':')?;
+    let minutes = two(hours, 23)?.checked_mul(60)?.checked_add(two(minutes, 59)?)?;
+    minutes.checked_mul(60)?.checked_mul(sign)
 }
 
 /// The milliseconds in a fraction of a second: a point and digits, or nothing.
@@ -253,13 +273,32 @@ mod tests {
     }
 
     #[test]
+    fn a_time_of_another_zone_is_the_same_time() {
+        for same in [
+            "2027-01-15T08:00:00+00:00",
+            "2027-01-15T08:00:00-00:00",
+            "2027-01-15T09:00:00+01:00",
+            "2027-01-16T07:59:00.000+23:59",
+            "2027-01-15T02:30:00-05:30",
+        ] {
+            assert_eq!(UnixTime::parse(same), Some(UnixTime::from_secs(1_800_000_000)), "{same}");
+        }
+    }
+
+    #[test]
     fn what_is_no_time_is_not_read() {
         for odd in [
             "",
             "now",
             "2027-01-15",
             "2027-01-15T08:00:00",
-            "2027-01-15T08:00:00+01:00",
+            "2027-01-15T08:00:00+0100",
+            "2027-01-15T08:00:00+1:00",
+            "2027-01-15T08:00:00+24:00",
+            "2027-01-15T08:00:00+01:60",
+            "2027-01-15T08:00:00+01:00Z",
+            "2027-01-15T08:00:00++1:00",
+            "2027-01-15T08:00:00ZZ",
             "2027-01-15 08:00:00Z",
             "2027-02-29T08:00:00Z",
             "2027-13-01T08:00:00Z",
