@@ -577,6 +577,20 @@ async fn the_name_of_the_key_is_told_also_of_a_remembered_token() {
 }
 
 #[tokio::test]
+async fn a_remembered_token_is_read_anew_for_claims_that_nobody_asked_for_before() {
+    let mut world = World::new().await;
+    let request = world.request(&world.token(|_| {}));
+    assert_eq!(world.reason(&request).await, "allowed");
+    let mut policies = world.rules.policies.clone();
+    policies.upstream.headers = vec![("x-auth-audience".into(), "aud".to_owned())];
+    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
+    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    let answer = world.answer(&request).await;
+    let header = allowed(&answer).headers[0].header.clone().unwrap();
+    assert_eq!((&*header.key, &*header.value), ("x-auth-audience", "https://api.example.com"));
+}
+
+#[tokio::test]
 async fn a_remembered_token_still_needs_a_policy_that_accepts_its_issuer() {
     let world = World::new().await;
     let mut claims = world.claims();

@@ -337,6 +337,9 @@ mod tests {
         check(|it| it["exp"] = json!(NOW - LEEWAY), Err(Denial::TokenExpired));
         check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32) + 0.002), Ok(()));
         check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32)), Err(Denial::TokenExpired));
+        // What is finer than the clock counts against the token.
+        let finer = json!(f64::from(1_799_999_970_u32) + 0.000_5);
+        check(|it| it["exp"] = finer, Err(Denial::TokenExpired));
         for never in [json!(0), json!(-1), json!(-1e300)] {
             check(|it| it["exp"] = never, Err(Denial::TokenExpired));
         }
@@ -350,6 +353,8 @@ mod tests {
         for name in ["nbf", "iat"] {
             check(|it| it[name] = json!(NOW + LEEWAY), Ok(()));
             check(|it| it[name] = json!(NOW + LEEWAY + 1), Err(Denial::TokenPremature));
+            let finer = json!(f64::from(1_800_000_030_u32) + 0.000_5);
+            check(|it| it[name] = finer, Err(Denial::TokenPremature));
             check(|it| it[name] = json!(1e300), Err(Denial::TokenPremature));
             check(|it| it[name] = json!(-1e300), Ok(()));
         }
