@@ -31,7 +31,7 @@ use envoy_types::pb::envoy::service::auth::v3 as auth;
 use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
-use keybound::check::{Checker, Dpop, Rules, Verdict};
+use keybound::check::{Checker, Dpop, Facts, Rules, Verdict};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock, UnixTime};
 use keybound::denial::Denial;
@@ -590,6 +590,31 @@ async fn a_remembered_token_is_read_anew_for_claims_that_nobody_asked_for_before
     assert_eq!((&*header.key, &*header.value), ("x-auth-audience", "https://api.example.com"));
 }
 
+type Change = fn(&mut Issuer);
+
+#[tokio::test]
+async fn a_remembered_token_is_held_to_what_is_asked_of_its_issuer_now() {
+    let mut world = World::new().await;
+    let request = world.request(&world.token(|_| {}));
+    assert_eq!(world.reason(&request).await, "allowed");
+    let edits: [(Change, &str); 3] = [
+        (
+            |it| it.audiences = vec!["https://other.example.com".to_owned()],
+            "token_audience_mismatch",
+        ),
+        (|it| it.token_types = vec!["jwt".to_owned()], "token_type_wrong"),
+        (|it| it.algorithms = vec![Algorithm::EdDSA], "token_algorithm_forbidden"),
+    ];
+    let before = world.rules.policies.clone();
+    for (edit, reason) in edits {
+        let mut policies = before.clone();
+        edit(Arc::make_mut(&mut policies.issuers[0]));
+        let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
+        world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+        assert_eq!(world.reason(&request).await, reason);
+    }
+}
+
 #[tokio::test]
 async fn a_remembered_token_still_needs_a_policy_that_accepts_its_issuer() {
     let world = World::new().await;
@@ -647,16 +672,23 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
 #[tokio::test]
 async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
     let world = World::new().await;
+    let policy = world.rules.policies.policies.iter().find(|it| &*it.name == "either");
     for denial in Denial::ALL {
-        let verdict = Verdict::refused(*denial);
+        let facts = Facts { policy: policy.cloned(), ..Facts::default() };
+        let verdict = Verdict { outcome: Err(*denial), facts };
         let mut encoded = vec![];
         encode::response(&Answer::of(&verdict, &world.rules.policies, None), &mut encoded);
         let answer = auth::CheckResponse::decode(&*encoded).unwrap();
-        let headers = denied(&answer).unwrap().headers.iter().map(|it| it.header.clone().unwrap());
-        let after: Vec<_> =
-            headers.filter(|it| it.key == "retry-after").map(|it| it.value).collect();
+        let headers = &denied(&answer).unwrap().headers;
+        let with = |name: &str| {
+            let headers = headers.iter().map(|it| it.header.clone().unwrap());
+            headers.filter(|it| it.key == name).map(|it| it.value).collect::<Vec<_>>()
+        };
         let expected: &[&str] = if denial.status() == 503 { &["1"] } else { &[] };
-        assert_eq!(after, expected, "{denial}");
+        assert_eq!(with("retry-after"), expected, "{denial}");
+        // No other credentials would do better.
+        let challenges = if denial.status() < 500 { 2 } else { 0 };
+        assert_eq!(with("www-authenticate").len(), challenges, "{denial}");
     }
 }
 
