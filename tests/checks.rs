@@ -664,6 +664,12 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
     assert_eq!(headers[0], "www-authenticate: Bearer realm=\"either\"");
     assert!(headers[1].starts_with("www-authenticate: DPoP realm=\"either\""));
 
+    // RFC 9449 §7.2: the error stands with the scheme that was tried.
+    let old = named(world.request(&world.token(|it| it["exp"] = json!(1))), "either");
+    let (_, headers, _) = told(old).await;
+    assert!(headers[0].starts_with("www-authenticate: Bearer realm=\"either\", error="));
+    assert!(headers[1].ends_with("\"ES256 PS256 EdDSA\""), "{headers:?}");
+
     let (status, headers, _) = told(named(world.request(&good), "unknown")).await;
     assert_eq!(status, 403);
     assert!(!headers.iter().any(|it| it.starts_with("www-authenticate")), "{headers:?}");
