@@ -1,6 +1,6 @@
 # Knows what is done with this repository from day to day.
 
-.PHONY: bench demo test lint
+.PHONY: bench bench-check demo test lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools.
 demo:
@@ -11,9 +11,15 @@ test:
 	-tests/provision.py chromium
 	cargo test --locked
 
-# What a check costs in this process, as differences and ratios within one run.
+# What a check costs beside servers that decide nothing, and behind real proxies; what is kept in
+# memory. It takes a quarter of an hour, and wants two cores that have nothing else to do.
 bench:
-	cargo bench --locked --bench checks
+	tests/provision.py envoy nginx
+	tests/bench/run.py
+
+# How many instructions a check takes, whatever else the machine does: more fail.
+bench-check:
+	tests/bench/instructions.py
 
 lint:
 	cargo fmt --check

@@ -1,0 +1,197 @@
+//! Knows what is asked: requests as Envoy sends them, about tokens as banks issue them.
+//!
+//! Everything is new with each run: nothing here is a secret.
+
+use super::proofs::prove;
+use super::tokens::{Signer, tampered};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use envoy_types::pb::envoy::service::auth::v3 as auth;
+use jsonwebtoken::Algorithm;
+use keybound::commands::demo::pki::Authority;
+use keybound::jose::key::thumbprint;
+use keybound::jose::thumbprint::Thumbprint;
+use prost::Message;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// The folder that is filled.
+    folder: PathBuf,
+    /// How many tokens there are.
+    #[arg(long, default_value_t = 2000)]
+    tokens: usize,
+    /// How many proofs there are.
+    #[arg(long, default_value_t = 20_000)]
+    proofs: usize,
+}
+
+/// What is asked for.
+pub(super) const HOST: &str = "api.bank.example";
+
+/// What clients and proxies send besides.
+pub(super) const HEADERS: &[(&str, &str)] = &[
+    (":authority", HOST),
+    (":method", "GET"),
+    (":path", "/accounts/22289?expand=balances"),
+    (":scheme", "https"),
+    (
+        "user-agent",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+    ),
+    ("accept", "application/json, text/plain, */*"),
+    ("accept-encoding", "gzip, deflate, br"),
+    ("accept-language", "en-GB,en;q=0.9,de;q=0.7"),
+    ("cache-control", "no-cache"),
+    ("origin", "https://app.bank.example"),
+    ("referer", "https://app.bank.example/accounts/overview"),
+    ("sec-fetch-dest", "empty"),
+    ("sec-fetch-mode", "cors"),
+    ("sec-fetch-site", "same-site"),
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ("x-fapi-auth-date", "Tue, 11 Sep 2012 19:43:31 GMT"),
+    ("x-fapi-interaction-id", "93bac548-d2de-4546-b106-880a5018460d"),
+    ("x-forwarded-proto", "https"),
+];
+
+const CONFIGURATION: &str = "
+issuers:
+- issuer: https://as.bank.example/oauth/v2
+  audiences: [https://api.bank.example]
+  algorithms: [RS256]
+  keys: {jwks_file: jwks.json}
+policies:
+- {name: api, sender_constraint: either}
+dpop: {proof_window: 5m}
+upstream:
+  headers: {x-auth-subject: sub}
+";
+
+/// Where nginx puts the client's certificate, as in deploy/nginx.
+const NGINX: &str = "\
+forward_auth: {flavour: nginx}
+client_certificate: {source: header, header: {name: x-ssl-client-cert, format: pem-urlencoded}}
+";
+
+/// Long enough for a machine that has other things to do, or that counts each instruction.
+const PATIENT: &str = "limits: {check_deadline: 60s}\n";
+
+/// The same, and of two tokens that come in turn, none is remembered.
+const FORGETFUL: &str =
+    "limits: {check_deadline: 60s, token_cache_entries: 1, token_cache_bytes: 65536}\n";
+
+pub(super) fn make(options: &Options) {
+    let folder = &options.folder;
+    fs::create_dir_all(folder).unwrap();
+    let put = |name: &str, text: &[u8]| fs::write(folder.join(name), text).unwrap();
+    let (issuer, client) =
+        (Signer::new(Algorithm::RS256, "key"), Signer::new(Algorithm::ES256, "client"));
+    put("jwks.json", json!({"keys": [issuer.jwk()]}).to_string().as_bytes());
+    put("keybound.yaml", format!("{CONFIGURATION}{PATIENT}").as_bytes());
+    put("nginx.yaml", format!("{CONFIGURATION}{PATIENT}{NGINX}").as_bytes());
+    put("forgetful.yaml", format!("{CONFIGURATION}{FORGETFUL}").as_bytes());
+
+    let authority = Authority::new("authority").unwrap();
+    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let identity = authority.client("payments-client", rsa).unwrap();
+    let server = authority.server(&[HOST]).unwrap();
+    put("ca.pem", authority.certificate_pem().as_bytes());
+    for (name, identity) in [("client", &identity), ("server", &server)] {
+        put(&format!("{name}.pem"), identity.certificate_pem().as_bytes());
+        put(&format!("{name}.key"), identity.key_pem().as_bytes());
+    }
+    let x5t = json!({"x5t#S256": identity.thumbprint().to_base64url()});
+    let token = |number, cnf| issuer.sign("at+jwt", &claims(number, cnf));
+    let tokens: Vec<String> = (0..options.tokens).map(|it| token(it, &x5t)).collect();
+    put("tokens.txt", tokens.join("\n").as_bytes());
+    let pem = url_encoded_pem(identity.certificate_der());
+    let bearer = |token: &String| check(&pem, &[("authorization", &format!("Bearer {token}"))]);
+    put("cached.grpc", &frames(tokens.iter().map(bearer)));
+    let others = json!({"x5t#S256": Thumbprint::of(b"another").to_base64url()});
+    put("wrong-certificate.grpc", &frames([bearer(&token(0, &others))].into_iter()));
+    put("forged.grpc", &frames([bearer(&tampered(&tokens[0]))].into_iter()));
+
+    let jkt = thumbprint(client.jwk().as_object().unwrap()).unwrap().to_base64url();
+    let bound = token(0, &json!({"jkt": jkt}));
+    let proofs = (0..options.proofs).map(|number| dpop_check(&client, &bound, number));
+    put("dpop.grpc", &frames(proofs));
+}
+
+pub(super) fn claims(number: usize, cnf: &Value) -> Value {
+    let now = now();
+    json!({
+        "iss": "https://as.bank.example/oauth/v2",
+        "sub": "2f6c8a7e-6d0b-4c39-a0b6-3d1d0a8c1c77",
+        "aud": ["https://api.bank.example", "https://payments.bank.example"],
+        "client_id": "1cbc9a3e-5b2e-4b3f-9a41-3c53c1b8c6e1",
+        "iat": now, "nbf": now, "exp": now + 10 * 86_400, "auth_time": now - 60,
+        "jti": format!("{number:08x}-9d55-4b0e-8f0c-ab54bd2b6f1d"),
+        "scope": "openid accounts payments fundsconfirmations",
+        "acr": "urn:openbanking:psd2:sca",
+        "cnf": cnf,
+        "openbanking_intent_id": "urn-bank-intent-58923-0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+        "roles": ["accounts:read", "balances:read", "transactions:read"],
+    })
+}
+
+/// A request with `token`, and a proof of its own by `client`.
+pub(super) fn dpop_check(client: &Signer, token: &str, number: usize) -> Vec<u8> {
+    let claims = json!({
+        "jti": format!("{number:08x}-4b0e-8f0c-ab54bd2b6f1d"), "htm": "GET", "iat": now(),
+        "htu": format!("https://{HOST}/accounts/22289"),
+        "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+    });
+    let proof = prove(client, &claims);
+    check("", &[("authorization", &format!("DPoP {token}")), ("dpop", &proof)])
+}
+
+pub(super) fn check(certificate: &str, own: &[(&str, &str)]) -> Vec<u8> {
+    let mut request = auth::CheckRequest::default();
+    let attributes = request.attributes.get_or_insert_default();
+    let source = attributes.source.get_or_insert_default();
+    source.certificate = certificate.into();
+    source.principal = "CN=payments-client,O=Example Third Party,C=GB".into();
+    attributes.destination.get_or_insert_default();
+    let http = attributes.request.get_or_insert_default().http.get_or_insert_default();
+    http.id = "1234567890123456789".into();
+    http.method = "GET".into();
+    http.scheme = "https".into();
+    http.host = HOST.into();
+    http.path = "/accounts/22289?expand=balances".into();
+    http.protocol = "HTTP/1.1".into();
+    let headers = HEADERS.iter().chain(own);
+    http.headers.extend(headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    request.encode_to_vec()
+}
+
+fn frames(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut all = vec![];
+    for message in messages {
+        all.push(0);
+        all.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        all.extend_from_slice(&message);
+    }
+    all
+}
+
+/// As Envoy writes it into `source.certificate`.
+pub(super) fn url_encoded_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|it| str::from_utf8(it).unwrap()).collect();
+    let lines = lines.join("\n");
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n");
+    let encoded = pem.bytes().map(|it| match it {
+        b'-' => "-".to_owned(),
+        it if it.is_ascii_alphanumeric() => char::from(it).to_string(),
+        it => format!("%{it:02X}"),
+    });
+    encoded.collect()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}

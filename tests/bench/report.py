@@ -1,0 +1,182 @@
+"""Knows how the figures of a benchmark are told: as tables, beside what was aimed at, and as a
+chart."""
+
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+
+from servers import PLACE, ROOT
+
+
+def judged(figures):
+    """What was found, what was aimed at, and whether that was reached."""
+    rows = []
+
+    def at_most(what, found, limit, form="{:.2f}"):
+        rows.append((what, form.format(found), "≤ " + form.format(limit), found <= limit))
+
+    def at_least(what, found, limit, form="{:.2f}"):
+        rows.append((what, form.format(found), "≥ " + form.format(limit), found >= limit))
+
+    if "cached" in figures:
+        judge_direct(figures, at_most, at_least)
+    if "Envoy, saturated" in figures:
+        for key, name in (("p50", "p50"), ("p99", "p99")):
+            own, other = (figures[f"Envoy, {it}, 1000/s"][key] for it in ("keybound", "noop"))
+            at_most(f"behind Envoy at 1,000/s: {name} beside the tonic server's", own / other, 1.05)
+        own, other = (figures[f"Envoy, {it}, saturated"]["rate"] for it in ("keybound", "noop"))
+        at_least("behind Envoy, saturated: rate beside the tonic server's", own / other, 1.0)
+    if "memory" in figures:
+        at_most("memory for each of a million tokens", figures["memory"]["per token"], 400,
+                "{:.0f} bytes")
+    return rows
+
+
+def judge_direct(figures, at_most, at_least):
+    full, walk, cached = (figures[it] for it in ("noop, full", "noop, walk", "cached"))
+    new, dpop, raw = figures["new"], figures["dpop"], figures["raw"]
+    wrong, alone, flooded = (figures[it] for it in ("wrong certificate", "alone", "flooded"))
+    micros = "{:.1f} µs"
+    at_most("token seen before: CPU beside a tonic server that decides nothing",
+            cached["cpu"] / full["cpu"], 0.70)
+    at_least("the same: rate", cached["rate"] / full["rate"], 1.45)
+    at_most("the same: CPU beside one that only walks over the request",
+            cached["cpu"] / walk["cpu"], 1.35)
+    at_most("new RS256 token: CPU", new["cpu"], cached["cpu"] + 1.2 * raw["RS256"] + 4, micros)
+    at_most("DPoP proof, token seen before: CPU", dpop["cpu"],
+            cached["cpu"] + 1.1 * raw["ES256"] + 8, micros)
+    at_least("another's certificate: rate beside the allowed", wrong["rate"] / cached["rate"], 0.95)
+    at_most("good traffic at 1,000/s beside a flood of forged tokens: p99 beside that without",
+            flooded["p99"] / alone["p99"], 2)
+    at_most("start to listening, keys in a file", cached["start"], 30, "{:.0f} ms")
+    at_most("memory when idle", cached["resident"], 15, "{:.1f} MiB")
+
+
+NAMES = {
+    "noop, full": "tonic and envoy-types, decides nothing",
+    "noop, walk": "tonic, walks over the request, decides nothing",
+    "cached": "keybound, certificate-bound token seen before",
+    "wrong certificate": "keybound, another's certificate: denied",
+    "new": "keybound, new RS256 token",
+    "dpop": "keybound, DPoP: new proof, token seen before",
+}
+
+
+def text(figures):
+    """All that was measured, in Markdown."""
+    parts = []
+    if "cached" in figures:
+        parts.append(directly(figures))
+    if "Envoy, saturated" in figures:
+        parts.append(behind_proxies(figures))
+    if "memory" in figures:
+        parts.append(in_memory(figures["memory"]))
+    if rows := judged(figures):
+        lines = ["| | found | aim | |", "|---|---:|---:|---|"]
+        lines += [f"| {what} | {found} | {aim} | {'met' if met else '**missed**'} |"
+                  for what, found, aim, met in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, f"Measured on {machine()}."]) + "\n"
+
+
+def directly(figures):
+    lines = ["| One core, 64 checks under way | CPU µs/check | beside the first | checks/s | p99 µs |",
+             "|---|---:|---:|---:|---:|"]
+    first = figures["noop, full"]["cpu"]
+    for key, name in NAMES.items():
+        it = figures[key]
+        lines.append(f"| {name} | {it['cpu']:.1f} | {it['cpu'] / first:.2f} | {it['rate']:,.0f} "
+                     f"| {it['p99']:,.0f} |")
+    raw = figures["raw"]
+    lines.append(f"| a bare RS256-2048 verification | {raw['RS256']:.1f} | | | |")
+    lines.append(f"| a bare ES256 verification | {raw['ES256']:.1f} | | | |")
+    return "\n".join(lines)
+
+
+PROXIES = {
+    "Envoy": "Envoy alone",
+    "Envoy, noop": "Envoy, and tonic that decides nothing",
+    "Envoy, keybound": "Envoy, and keybound",
+    "nginx": "nginx alone",
+    "nginx, keybound": "nginx `auth_request`, and keybound",
+}
+
+
+def behind_proxies(figures):
+    lines = ["| Mutual TLS, one core for all, 16 connections | requests/s | CPU µs: proxy | asked "
+             "| p50 µs at 1,000/s | p99 |", "|---|---:|---:|---:|---:|---:|"]
+    for key, name in PROXIES.items():
+        most, calm = figures[f"{key}, saturated"], figures[f"{key}, 1000/s"]
+        proxy, *asked = most["cpu_of_each"]
+        asked = f"{asked[0]:.1f}" if asked else ""
+        lines.append(f"| {name} | {most['rate']:,.0f} | {proxy:.1f} | {asked} | {calm['p50']:,.0f} "
+                     f"| {calm['p99']:,.0f} |")
+    return "\n".join(lines)
+
+
+def in_memory(it):
+    return "\n".join([
+        "| Resident memory | |", "|---|---:|",
+        f"| for each of {it['many']:,} verified tokens | {it['per token']:,.0f} bytes |",
+        f"| for each of {it['many']:,} used proofs | {it['per proof']:,.0f} bytes |",
+        f"| for each of {it['connections']:,} idle connections | {it['per connection']:,.0f} bytes |",
+        f"| in all, after {it['many']:,} tokens with room for 32 MiB of them "
+        f"| {it['flooded'] / 2**20:.0f} MiB |",
+    ])
+
+
+def machine():
+    """The class of this machine; nothing that tells which one it is."""
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    rustc = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    version = rustc.stdout.split()[1]
+    name = re.sub(r"\s+", " ", model[1]) if model else platform.machine()
+    return f"{os.cpu_count()} shared cores of a virtual machine ({name}), Linux, rustc {version}"
+
+
+def medians(rounds):
+    """The median of each figure; of lists, element by element."""
+    def median(values):
+        if isinstance(values[0], list):
+            return [statistics.median(it) for it in zip(*values)]
+        return statistics.median(values)
+
+    return {key: median([it[key] for it in rounds]) for key in rounds[0]}
+
+
+def chart(figures):
+    """CPU time of one check, in bars: drawn in grey and one colour, so that it reads on any ground."""
+    width, row, left, top = 760, 30, 340, 44
+    longest = max(figures[key]["cpu"] for key in NAMES)
+    height = top + row * len(NAMES) + 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'font-family="system-ui, sans-serif" font-size="13" role="img">',
+        "<title>CPU time of one check, in microseconds</title>",
+        "<style>text{fill:#57606a}.own{fill:#2f81f7}.other{fill:#8b949e}"
+        "@media (prefers-color-scheme:dark){text{fill:#adbac7}}</style>",
+        f'<text x="12" y="24" font-weight="600">CPU time of one check, in µs, on one core</text>',
+    ]
+    for place, (key, name) in enumerate(NAMES.items()):
+        y, value = top + row * place, figures[key]["cpu"]
+        length = max(2, (width - left - 70) * value / longest)
+        kind = "other" if key.startswith("noop") else "own"
+        parts.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{name}</text>')
+        parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.0f}" height="20" rx="2"/>')
+        parts.append(f'<text x="{left + length + 8:.0f}" y="{y + 15}">{value:.1f}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
+
+
+def publish(text):
+    shutil.copy(PLACE / "chart.svg", ROOT / ".github" / "bench.svg")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Knows how fast the service is beside servers that decide nothing, in one run on this machine.
+
+    tests/bench/run.py [--quick] [--publish] [direct] [proxies] [memory]
+
+Builds the service and what it is held against, runs them in turn for some rounds, and prints the
+medians and their ratios, with what was aimed at. The same goes to target/bench/ as results.md,
+results.json and chart.svg; --publish also puts it into README.md and .github/.
+
+The server has one core and the load another. Figures of two runs do not compare: machines are
+shared, and noisy. It fails when an answer is wrong, and never because something was slow.
+"""
+
+import argparse
+import json
+
+import direct
+import memory
+import proxies
+import report
+from servers import PLACE, Workshop
+
+PARTS = ("direct", "proxies", "memory")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=PARTS, help=" ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--publish", action="store_true", help="renew README.md and .github/")
+    options = parser.parse_args()
+    if strange := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {' '.join(strange)}")
+    PLACE.mkdir(parents=True, exist_ok=True)
+    workshop = Workshop()
+    rounds, seconds = (1, 0.5) if options.quick else (5, 2)
+    seen = {}
+    if "direct" in options.parts:
+        seen |= direct.measure(workshop, rounds, seconds)
+    if "proxies" in options.parts:
+        seen |= proxies.measure(workshop, rounds, seconds)
+    figures = {name: report.medians(it) for name, it in seen.items()}
+    if "memory" in options.parts:
+        figures["memory"] = memory.measure(workshop, share=0.01 if options.quick else 1)
+    (PLACE / "results.json").write_text(json.dumps({"rounds": seen, "medians": figures}, indent=1))
+    text = report.text(figures)
+    (PLACE / "results.md").write_text(text)
+    print(text)
+    if "direct" in options.parts:
+        (PLACE / "chart.svg").write_text(report.chart(figures))
+    if options.publish:
+        report.publish(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Knows how the programs of a benchmark are built, started, put under load and ended: what serves on
+one core, what loads on another."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+PLACE = TARGET / "bench"
+
+# The service in one process per core, and that is what is measured.
+ALONE = ["--shards", "1", "--drain-delay", "0s", "--drain-deadline", "1s"]
+
+
+def build(kind, name, *profile):
+    """The program of this name. It is built by itself: beside tests it would have their features."""
+    command = ["cargo", "build", "--locked", f"--{kind}", name, *profile, "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    told = map(json.loads, built.stdout.splitlines())
+    (program,) = (it["executable"] for it in told
+                  if it.get("executable") and it["target"]["name"] == name)
+    return program
+
+
+def provisioned(name):
+    script = ROOT / "tests" / "provision.py"
+    told = subprocess.run([script, name], stdout=subprocess.PIPE, text=True, check=True)
+    return told.stdout.strip()
+
+
+class Workshop:
+    """The programs, and what is asked."""
+
+    def __init__(self, harness_profile=("--release",)):
+        allow_many_files()
+        self.keybound = build("bin", "keybound", "--release")
+        self.harness = build("bench", "harness", *harness_profile)
+        self.corpus = PLACE / "corpus"
+        self.renew()
+
+    def renew(self):
+        """Proofs are good for minutes."""
+        shutil.rmtree(self.corpus, ignore_errors=True)
+        subprocess.run([self.harness, "corpus", self.corpus], check=True)
+
+    def noop(self, decode):
+        """The command of a server that answers OK to everything."""
+        return lambda port: [self.harness, "noop", "--listen", f"127.0.0.1:{port}", "--decode", decode]
+
+    def service(self, file="keybound.yaml", http=None):
+        """The command of the service, as an operator runs it, on one core."""
+        def command(port):
+            configuration = self.corpus / f"{port}.yaml"
+            listen = f"ext_authz: '127.0.0.1:{port}', admin: '127.0.0.1:0'"
+            if http:
+                listen += f", forward_auth: '127.0.0.1:{http}'"
+            configuration.write_text(f"listen: {{{listen}}}\n" + (self.corpus / file).read_text())
+            return [self.keybound, "serve", "--config", configuration, *ALONE]
+        return command
+
+    def load(self, server, corpus, verdict, more):
+        """The figures of `server` under load."""
+        return figures(corpus, verdict, ran(self.asking(server, corpus, more)))
+
+    def asking(self, server, corpus, more):
+        file = self.corpus / f"{corpus}.grpc"
+        return [self.harness, "load", "--to", f"127.0.0.1:{server.port}", "--file", file,
+                "--pid", server.process.pid, *more]
+
+
+def ran(command):
+    """What a program that loads printed."""
+    command = pinned(1, command)
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def figures(name, verdict, printed):
+    told = json.loads(printed)
+    if told["errors"] or list(told["verdicts"]) != [verdict]:
+        sys.exit(f"{name}: wrong answers: {told}")
+    return {key: told[key] for key in ("rate", "p50", "p99", "cpu", "cpu_of_each")}
+
+
+class Server:
+    """A server on a core and a port of its own, from its start to its end."""
+
+    def __init__(self, command, port=None):
+        self.port = port or free_port()
+        command = command(self.port)
+        log = PLACE / "server.log"
+        with open(log, "w") as out:
+            began = time.monotonic()
+            self.process = subprocess.Popen(pinned(0, command), stdout=out, stderr=out)
+        while self.process.poll() is None and time.monotonic() < began + 60:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.0005)
+        else:
+            sys.exit(f"{command[0]} does not listen:\n{log.read_text()}")
+        self.start = (time.monotonic() - began) * 1e3
+        time.sleep(0.2)
+
+    def resident(self):
+        """Mebibytes of memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def allow_many_files():
+    """As many connections as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def pinned(core, command):
+    command = [str(it) for it in command]
+    alone = (os.cpu_count() or 1) < 2 or not shutil.which("taskset")
+    return command if alone else ["taskset", "-c", str(core), *command]
