@@ -158,13 +158,13 @@ const RETRY_AFTER: &str = "1";
 
 /// JSON. Neither codes nor sentences hold anything that would need escaping.
 fn body(denial: Denial) -> String {
-    let sentence = denial.sentence();
-    match denial.error() {
-        Some(error) => {
-            format!(r#"{{"error":"{}","error_description":"{sentence}"}}"#, error.code())
-        }
-        None => format!(r#"{{"error_description":"{sentence}"}}"#),
+    let mut text = String::with_capacity(160);
+    text.push('{');
+    if let Some(error) = denial.error() {
+        text.extend([r#""error":""#, error.code(), r#"","#]);
     }
+    text.extend([r#""error_description":""#, denial.sentence(), r#""}"#]);
+    text
 }
 
 /// One challenge for each scheme that will do. The error stands with the scheme that was tried
@@ -204,12 +204,9 @@ fn challenge(
 ) -> String {
     // RFC 6750 §3: the scheme is followed by at least one parameter. What stands in quotes here
     // holds nothing that would need escaping, by construction.
-    let mut text = format!("{} realm=\"{}\"", scheme.name(), policy.realm);
-    let mut parameter = |name, value: &str| {
-        for part in [", ", name, "=\"", value, "\""] {
-            text.push_str(part);
-        }
-    };
+    let mut text = String::with_capacity(256);
+    text.extend([scheme.name(), " realm=\"", &policy.realm, "\""]);
+    let mut parameter = |name, value: &str| text.extend([", ", name, "=\"", value, "\""]);
     if scheme == Scheme::Dpop {
         let names: Vec<_> = rules.proofs.algorithms.iter().map(|it| it.name()).collect();
         parameter("algs", &names.join(" "));

@@ -52,7 +52,24 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
+    /// Nearly all are a key or a length of one byte or two.
+    #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
+        match *self.rest {
+            [low @ 0..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(low.into())
+            }
+            [low, high @ 0..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(low & 0x7f) | u64::from(high) << 7)
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    #[cold]
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let (&byte, rest) = self.rest.split_first().ok_or(Malformed)?;
@@ -149,12 +166,16 @@ impl<'a> Writer<'a> {
         let start = self.0.len();
         write(&mut Writer(self.0));
         let length = self.0.len().saturating_sub(start);
-        if let (Ok(short @ 0..=0x7f), Some(room)) = (u8::try_from(length), self.0.get_mut(place)) {
-            *room = short;
-        } else {
-            let mut spelt = Vec::new();
-            Writer(&mut spelt).length(length);
-            self.0.splice(place..start, spelt);
+        let bytes = varint_bytes(length);
+        if 1 < bytes {
+            self.0.resize(self.0.len().saturating_add(bytes).saturating_sub(1), 0);
+            self.0.copy_within(start..start.saturating_add(length), place.saturating_add(bytes));
+        }
+        let mut value = length;
+        for byte in self.0.iter_mut().skip(place).take(bytes) {
+            let [low, ..] = value.to_le_bytes();
+            value >>= 7;
+            *byte = if value == 0 { low } else { low | 0x80 };
         }
     }
 
@@ -175,6 +196,12 @@ impl<'a> Writer<'a> {
         let [low, ..] = value.to_le_bytes();
         self.0.push(low);
     }
+}
+
+/// How many bytes a varint takes.
+fn varint_bytes(value: usize) -> usize {
+    let bits = usize::BITS.saturating_sub(value.leading_zeros());
+    usize::try_from(bits.div_ceil(7).max(1)).unwrap_or(1)
 }
 
 const VARINT: u32 = 0;
