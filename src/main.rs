@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use keybound::commands::Command;
+use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
 /// External authorizer for Envoy and Istio: sender-constrained OAuth access tokens at the gateway
@@ -11,6 +12,11 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// A check takes and gives back pieces of some KiB, which the system's allocator joins and cuts
+/// anew each time: a tenth of the CPU time of a check.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     Arguments::parse().command.run()
