@@ -4,7 +4,9 @@
 //! connection that has nothing to say holds no memory for it.
 
 use bytes::{Buf, BytesMut};
+use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -15,6 +17,11 @@ pub(super) struct Ahead<S> {
     inner: S,
     /// What was read and not asked for yet.
     read: BytesMut,
+}
+
+thread_local! {
+    /// The memory of the connection of this thread that was read last, for the one that is next.
+    static SPARE: Cell<BytesMut> = Cell::default();
 }
 
 /// How much is read at once, in bytes: some checks of a usual size.
@@ -34,12 +41,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
     ) -> Poll<io::Result<()>> {
         let Self { inner, read } = &mut *self;
         if read.is_empty() {
+            if read.capacity() == 0 {
+                *read = SPARE.take();
+            }
             read.reserve(PIECE);
             match pin!(inner.read_buf(read)).poll(context) {
                 Poll::Ready(Ok(_)) => (),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    *read = BytesMut::new();
+                    SPARE.set(mem::take(read));
                     return Poll::Pending;
                 }
             }

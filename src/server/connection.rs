@@ -128,7 +128,8 @@ where
 {
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+        // Boxed, for it is handed on several times before it is polled, and it is large.
+        Box::pin(async move { Ok::<_, Infallible>(endpoint.answer(request).await) })
     });
     let io = TokioIo::new(Prompt::new(Ahead::new(stream)));
     let mut connection = pin!(http2().serve_connection(io, service));
