@@ -12,6 +12,7 @@ use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::outlets::{Outlets, Told};
 use crate::telemetry::trace_context::TraceParent;
+use crate::turn;
 use arc_swap::ArcSwap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -167,6 +168,7 @@ impl Passage<'_> {
 
     /// Checks `request` and tells about it.
     pub async fn check(&self, request: &Request<'_>) -> Verdict {
+        turn::begins();
         let rules = &self.standing.rules;
         let check = pin!(self.gate.checker.check(rules, request));
         let verdict = match self.in_time(check).await {

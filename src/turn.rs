@@ -1,10 +1,12 @@
 //! Knows how costly work takes its turn, so that a flood of it holds nobody up.
 //!
 //! A thread serves many connections, and a signature costs it 15 to 200 µs. A burst of new tokens
-//! would be verified in one go while every other connection waits. So after each `STRETCH` of
-//! such work the thread looks what else has come in, and what needs no signature goes ahead. The
-//! checks that wait go on in the order in which they came, as many at once as fit into a stretch:
-//! each look costs some system calls.
+//! would be verified in one go while every other connection waits. So after a stretch of such work
+//! the thread looks what else has come in, and what needs no signature goes ahead. The checks that
+//! wait go on in the order in which they came, as many at once as fit into a stretch.
+//!
+//! A look costs some system calls: a tenth of a DPoP check, with short stretches. So they grow
+//! while nothing comes that would go ahead, and are short again with the first that does.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -15,8 +17,15 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// For so long costly work may go on before the thread looks after its connections.
-const STRETCH: Duration = Duration::from_micros(200);
+/// For so long costly work may go on before the thread looks after its connections, when others
+/// wait for it.
+const STRETCH: Duration = Duration::from_micros(150);
+
+/// For so long when nobody does.
+const LONGEST: Duration = Duration::from_micros(1200);
+
+/// So many looks that find nobody let stretches grow. Whoever comes 500 times a second is found.
+const PATIENCE: u64 = 16;
 
 /// The turns on one thread.
 #[derive(Debug)]
@@ -25,6 +34,12 @@ struct Turns {
     spent: AtomicU64,
     /// How long one piece of it takes, about, in nanoseconds.
     usual: AtomicU64,
+    /// How long it may go on at present, in nanoseconds.
+    stretch: AtomicU64,
+    /// How many checks have come since the thread looked up.
+    came: AtomicU64,
+    /// How many pieces of costly work these and others brought.
+    brought: AtomicU64,
     /// Somebody sees to it that the thread looks up, and lets those who wait go on.
     watched: AtomicBool,
     /// How many wait.
@@ -43,9 +58,15 @@ pub async fn costly<T>(work: impl FnOnce() -> T) -> T {
     turns.take(work).await
 }
 
+/// A check begins on this thread, with costly work or without.
+pub fn begins() {
+    TURNS.with(|it| it.get_or_init(Arc::default).came.fetch_add(1, Ordering::SeqCst));
+}
+
 impl Turns {
     async fn take<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        if self.watched.load(Ordering::SeqCst) || is_over(self.spent.load(Ordering::SeqCst)) {
+        self.brought.fetch_add(1, Ordering::SeqCst);
+        if self.watched.load(Ordering::SeqCst) || self.is_over() {
             self.wait().await;
         }
         let start = Instant::now();
@@ -60,6 +81,10 @@ impl Turns {
         let usual = self.usual.load(Ordering::SeqCst);
         let usual = usual.saturating_mul(7).saturating_add(nanos) / 8;
         self.usual.store(usual, Ordering::SeqCst);
+    }
+
+    fn is_over(&self) -> bool {
+        self.stretch.load(Ordering::SeqCst) <= self.spent.load(Ordering::SeqCst)
     }
 
     async fn wait(self: &Arc<Self>) {
@@ -78,6 +103,7 @@ impl Turns {
 
     /// Lets those who wait go on, a stretch at a time, until nobody does.
     async fn watch(self: Arc<Self>) {
+        let mut in_vain = 0;
         loop {
             // Comes back when all others had their turn and the connections were looked at, and
             // then once more, when what they brought has been answered.
@@ -91,12 +117,31 @@ impl Turns {
                     return;
                 }
             }
+            let stretch = self.adapt(&mut in_vain);
             // Of those who gave up, passes may be left.
             self.passes.forget_permits(self.passes.available_permits());
-            let fit = nanos(STRETCH).checked_div(self.usual.load(Ordering::SeqCst));
+            let fit = stretch.checked_div(self.usual.load(Ordering::SeqCst));
             let fit = usize::try_from(fit.unwrap_or(1).max(1)).unwrap_or(1);
             self.passes.add_permits(fit.min(self.waiting.load(Ordering::SeqCst)));
         }
+    }
+}
+
+impl Turns {
+    /// The next stretch, after a look at who came; `in_vain` counts the looks that found nobody.
+    fn adapt(&self, in_vain: &mut u64) -> u64 {
+        let came = self.came.swap(0, Ordering::SeqCst);
+        let brought = self.brought.swap(0, Ordering::SeqCst);
+        let mut stretch = self.stretch.load(Ordering::SeqCst);
+        *in_vain = if brought < came { 0 } else { in_vain.saturating_add(1) };
+        if *in_vain == 0 {
+            stretch = nanos(STRETCH);
+        } else if PATIENCE <= *in_vain {
+            *in_vain = 0;
+            stretch = stretch.saturating_mul(2).min(nanos(LONGEST));
+        }
+        self.stretch.store(stretch, Ordering::SeqCst);
+        stretch
     }
 }
 
@@ -105,15 +150,14 @@ impl Default for Turns {
         Self {
             spent: AtomicU64::new(0),
             usual: AtomicU64::new(nanos(STRETCH)),
+            stretch: AtomicU64::new(nanos(STRETCH)),
+            came: AtomicU64::new(0),
+            brought: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             passes: Semaphore::new(0),
         }
     }
-}
-
-fn is_over(spent: u64) -> bool {
-    nanos(STRETCH) <= spent
 }
 
 fn nanos(span: Duration) -> u64 {
@@ -207,6 +251,30 @@ mod tests {
         seen.dedup();
         assert_eq!(seen, [0, 3, 6, 7]);
         tasks.join_all().await;
+    }
+
+    #[test]
+    fn stretches_grow_while_nobody_would_go_ahead() {
+        let turns = Turns::default();
+        let mut in_vain = 0;
+        let mut look = |came, brought| {
+            turns.came.store(came, Ordering::SeqCst);
+            turns.brought.store(brought, Ordering::SeqCst);
+            Duration::from_nanos(turns.adapt(&mut in_vain))
+        };
+        for factor in [1, 2, 4, 8] {
+            for _ in 1..PATIENCE {
+                assert_eq!(look(3, 3), STRETCH * factor);
+            }
+            // A check may bring two pieces, and one that came before the look may bring it after.
+            assert_eq!(look(1, 2), (STRETCH * factor * 2).min(LONGEST));
+        }
+        assert_eq!(look(3, 2), STRETCH, "one goes ahead");
+        for _ in 1..PATIENCE {
+            assert_eq!(look(0, 0), STRETCH);
+        }
+        assert_eq!(look(1, 0), STRETCH, "just in time");
+        assert_eq!(look(0, 0), STRETCH);
     }
 
     #[tokio::test(start_paused = true)]
