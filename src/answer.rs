@@ -3,7 +3,7 @@
 
 use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, OAuthError};
-use crate::oauth::claims;
+use crate::oauth::claims::Claim;
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
@@ -127,7 +127,7 @@ fn identity<'a>(facts: &'a Facts, path: &str) -> Option<Cow<'a, str>> {
     if path == "iss" {
         return Some(Cow::Borrowed(&token.issuer.name));
     }
-    token.claims.get(path).and_then(claims::header_value)
+    token.claims.get(path).and_then(Claim::header_value)
 }
 
 fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a> {

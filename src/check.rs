@@ -10,7 +10,6 @@ use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
-use crate::oauth::claims;
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
@@ -187,7 +186,7 @@ async fn decide(
 fn admit_claims(token: &AccessToken, policy: &Policy, trail: &mut Trail) -> Result<(), Denial> {
     policy.claims.iter().try_for_each(|rule| {
         let claim = token.claims.get(&rule.path);
-        let has = claim.is_some_and(|it| rule.values.iter().any(|value| claims::holds(it, value)));
+        let has = claim.is_some_and(|it| rule.values.iter().any(|value| it.holds(value)));
         trail.demand(has, Denial::ClaimInsufficient, || steps::claim(token, rule))
     })
 }

@@ -56,7 +56,7 @@ pub(super) fn length(token: Token<'_>, most: usize) -> Finding {
 /// A claim that the policy demands.
 pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
     let found = token.claims.get(&rule.path);
-    let found = found.map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let found = found.map_or_else(|| "absent".to_owned(), |it| it.to_string());
     let values: Vec<_> = rule.values.iter().map(ToString::to_string).collect();
     let found = format!("{}: {found}", rule.path);
     Finding::new("token", "claim", found).wanting(values.join(" or "))

@@ -158,7 +158,7 @@ impl Rules {
         let Entry { token, key } = self.cache.get(digest)?;
         let id = self.issued_by(policy, &token)?;
         let keys = self.keys.get(id.0)?.current()?;
-        let kid = keys.by_id(key)?.kid().cloned();
+        let kid = keys.by_id(*key)?.kid().cloned();
         token.claims.are_selected_by(&self.selection).then_some((token, kid))
     }
 
@@ -168,7 +168,7 @@ impl Rules {
         policy: &Policy,
         token: Token<'_>,
         facts: &mut Facts,
-    ) -> Result<(AccessToken, Thumbprint), Denial> {
+    ) -> Result<(AccessToken, Arc<Thumbprint>), Denial> {
         let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed));
         let trail = &mut facts.trail;
         let jws = trail.tell(jws, |it| steps::form(it.map(Unverified::header)))?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// of which the issuer's list allows some (RFC 8725 §3.1).
 pub struct VerifyingKey {
     kid: Option<Arc<str>>,
-    id: Thumbprint,
+    id: Arc<Thumbprint>,
     serves: Vec<(Algorithm, ParsedPublicKey)>,
 }
 
@@ -60,8 +60,13 @@ impl VerifyingKey {
     }
 
     /// Its RFC 7638 thumbprint: the same for the same key, whatever it is called.
-    pub const fn id(&self) -> Thumbprint {
-        self.id
+    pub fn id(&self) -> Thumbprint {
+        *self.id
+    }
+
+    /// The same, for many who keep it.
+    pub const fn shared_id(&self) -> &Arc<Thumbprint> {
+        &self.id
     }
 
     /// Whether it may be used with this algorithm.
@@ -133,7 +138,7 @@ impl<'a> PublicJwk<'a> {
             return Err(OddKey::Algorithm);
         }
         let kid = text(self.jwk, "kid")?.map(Into::into);
-        Ok(VerifyingKey { kid, id: self.id, serves })
+        Ok(VerifyingKey { kid, id: Arc::new(self.id), serves })
     }
 }
 

@@ -3,20 +3,40 @@
 use crate::jose::json::Object;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 /// The claims of a token that somebody will ask for; the others are not kept.
+///
+/// A million tokens may be remembered, so that all claims of one are one piece of memory: for each
+/// path, in order, what kind of value it has, how long it is, and the value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims {
     paths: Arc<[String]>,
-    values: Box<[Option<Value>]>,
+    kept: Box<[u8]>,
+}
+
+/// A claim that was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// A string.
+    Text(&'a str),
+    /// Any other value, as JSON.
+    Json(&'a str),
 }
 
 impl Claims {
     /// Keeps those of `claims` that `paths` name.
     pub fn select(claims: &Object, paths: &Arc<[String]>) -> Self {
-        let values = paths.iter().map(|it| find(claims, it).cloned()).collect();
-        Self { paths: Arc::clone(paths), values }
+        let mut kept = Vec::with_capacity(128);
+        for path in paths.iter() {
+            match find(claims, path) {
+                None => kept.push(ABSENT),
+                Some(Value::String(text)) => keep(&mut kept, TEXT, text),
+                Some(value) => keep(&mut kept, JSON, &value.to_string()),
+            }
+        }
+        Self { paths: Arc::clone(paths), kept: kept.into() }
     }
 
     /// Whether they are what `paths` name.
@@ -25,37 +45,104 @@ impl Claims {
     }
 
     /// The claim at `path`, which must be one of those that were selected.
-    pub fn get(&self, path: &str) -> Option<&Value> {
-        let place = self.paths.iter().position(|it| it == path)?;
-        self.values.get(place)?.as_ref()
+    pub fn get(&self, path: &str) -> Option<Claim<'_>> {
+        let mut rest = &*self.kept;
+        for name in self.paths.iter() {
+            let (claim, behind) = first_kept(rest)?;
+            if name == path {
+                return claim;
+            }
+            rest = behind;
+        }
+        None
     }
 
     /// About how much memory they take, in bytes.
     pub fn bytes(&self) -> usize {
-        let each = |it: &Value| size_of::<Value>().saturating_add(heap(it));
-        self.values.iter().map(|it| it.as_ref().map_or(size_of::<Value>(), each)).sum()
+        self.kept.len()
     }
 
     /// The claim at `path`, when it is a string.
     pub fn text(&self, path: &str) -> Option<&str> {
-        self.get(path)?.as_str()
+        match self.get(path)? {
+            Claim::Text(text) => Some(text),
+            Claim::Json(_) => None,
+        }
     }
 }
 
-/// About how much memory a value takes outside of itself.
-fn heap(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.capacity(),
-        Value::Array(members) => {
-            members.iter().map(|it| size_of::<Value>().saturating_add(heap(it))).sum()
+const ABSENT: u8 = 0;
+const TEXT: u8 = 1;
+const JSON: u8 = 2;
+
+/// Stands in the place of a length that is written behind it, in four bytes.
+const LONG: u8 = u8::MAX;
+
+fn keep(kept: &mut Vec<u8>, kind: u8, text: &str) {
+    kept.push(kind);
+    if let Some(short) = u8::try_from(text.len()).ok().filter(|it| *it < LONG) {
+        kept.push(short);
+    } else {
+        kept.push(LONG);
+        // A token has 1 MiB at most, and so have its claims.
+        kept.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    kept.extend_from_slice(text.as_bytes());
+}
+
+/// The first of the claims that were kept, if it was there, and what is behind it.
+fn first_kept(kept: &[u8]) -> Option<(Option<Claim<'_>>, &[u8])> {
+    let (&kind, rest) = kept.split_first()?;
+    if kind == ABSENT {
+        return Some((None, rest));
+    }
+    let (length, rest) = match rest.split_first()? {
+        (&LONG, rest) => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::try_from(u32::from_le_bytes(*length)).ok()?, rest)
         }
-        // A node of a B-tree holds eleven members, however few there are.
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, it)| name.capacity().saturating_add(heap(it)).saturating_add(64))
-            .sum::<usize>()
-            .saturating_add(640),
+        (&short, rest) => (short.into(), rest),
+    };
+    let (text, rest) = rest.split_at_checked(length)?;
+    let text = str::from_utf8(text).ok()?;
+    Some((Some(if kind == TEXT { Claim::Text(text) } else { Claim::Json(text) }), rest))
+}
+
+impl<'a> Claim<'a> {
+    /// Whether the claim equals, or holds, a value.
+    pub fn holds(self, wanted: &Value) -> bool {
+        match self {
+            Self::Text(text) => wanted.as_str() == Some(text),
+            Self::Json(json) => serde_json::from_str(json).is_ok_and(|it| holds(&it, wanted)),
+        }
+    }
+
+    /// The claim as the value of a header: strings as they are, numbers and booleans as JSON,
+    /// arrays of strings joined by one space, all else as compact JSON. None when there is no
+    /// value, or one with control characters, which could end the header and begin another.
+    pub fn header_value(self) -> Option<Cow<'a, str>> {
+        let text = match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Json("null") => return None,
+            Self::Json(json) => match serde_json::from_str(json) {
+                Ok(Value::Array(members)) => {
+                    joined(&members).map_or(Cow::Borrowed(json), Cow::Owned)
+                }
+                Ok(_) => Cow::Borrowed(json),
+                Err(_) => return None,
+            },
+        };
+        if text.chars().any(char::is_control) { None } else { Some(text) }
+    }
+}
+
+/// As JSON.
+impl fmt::Display for Claim<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{}", Value::from(*text)),
+            Self::Json(json) => f.write_str(json),
+        }
     }
 }
 
@@ -71,8 +158,7 @@ pub fn find<'a>(claims: &'a Object, path: &str) -> Option<&'a Value> {
     })
 }
 
-/// Whether a claim equals, or holds, a value.
-pub fn holds(claim: &Value, wanted: &Value) -> bool {
+fn holds(claim: &Value, wanted: &Value) -> bool {
     claim
         .as_array()
         .map_or_else(|| same(claim, wanted), |members| members.iter().any(|it| same(it, wanted)))
@@ -84,19 +170,6 @@ fn same(a: &Value, b: &Value) -> bool {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         _ => a == b,
     }
-}
-
-/// A claim as the value of a header: strings as they are, numbers and booleans as JSON, arrays of
-/// strings joined by one space, all else as compact JSON. None when there is no value, or one with
-/// control characters, which could end the header and begin another.
-pub fn header_value(claim: &Value) -> Option<Cow<'_, str>> {
-    let text = match claim {
-        Value::Null => return None,
-        Value::String(text) => Cow::Borrowed(text.as_str()),
-        Value::Array(members) => joined(members).unwrap_or_else(|| claim.to_string()).into(),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => claim.to_string().into(),
-    };
-    if text.chars().any(char::is_control) { None } else { Some(text) }
 }
 
 fn joined(members: &[Value]) -> Option<String> {
@@ -134,12 +207,37 @@ mod tests {
         let kept = Claims::select(&claims, &["sub".to_owned(), "n".to_owned()].into());
         assert_eq!(kept.text("sub"), Some("s"));
         assert_eq!(kept.text("n"), None, "not a string");
-        assert_eq!(kept.get("n"), Some(&json!(1)));
+        assert_eq!(kept.get("n"), Some(Claim::Json("1")));
         assert_eq!(kept.get("secret"), None);
+    }
+
+    /// As they are kept, by the path "it" behind others.
+    fn kept(claim: Option<&Value>) -> Claims {
+        let mut claims = object(&json!({"sub": "s", "n": [1]}));
+        claims.extend(claim.map(|it| ("it".to_owned(), it.clone())));
+        Claims::select(&claims, &["sub", "absent", "n", "it", "last"].map(str::to_owned).into())
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_there() {
+        assert_eq!(kept(None).get("it"), None);
+        for length in [0, 1, 254, 255, 256, 70_000] {
+            let text = "é".repeat(length / 2) + &"x".repeat(length % 2);
+            let claims = kept(Some(&json!(text)));
+            assert_eq!(claims.text("it"), Some(&*text), "{length}");
+            assert_eq!((claims.text("sub"), claims.get("last")), (Some("s"), None));
+            let claims = kept(Some(&json!([text])));
+            assert_eq!(claims.get("it"), Some(Claim::Json(&json!([text]).to_string())), "{length}");
+        }
+        assert_eq!(kept(Some(&json!("a\"\n"))).get("it").unwrap().to_string(), r#""a\"\n""#);
+        assert_eq!(kept(Some(&json!(null))).get("it"), Some(Claim::Json("null")));
     }
 
     #[test]
     fn a_claim_equals_or_holds_a_value() {
+        fn holds(claim: &Value, wanted: &Value) -> bool {
+            kept(Some(claim)).get("it").unwrap().holds(wanted)
+        }
         assert!(holds(&json!("a"), &json!("a")));
         assert!(holds(&json!(["b", "a"]), &json!("a")));
         assert!(holds(&json!(1), &json!(1.0)));
@@ -174,7 +272,8 @@ mod tests {
             (json!("a\u{7f}"), None),
             (json!(["a", "b\n"]), None),
         ] {
-            assert_eq!(header_value(&claim).as_deref(), value, "{claim}");
+            let claims = kept(Some(&claim));
+            assert_eq!(claims.get("it").unwrap().header_value().as_deref(), value, "{claim}");
         }
     }
 }

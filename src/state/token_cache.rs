@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Entry {
     /// The token.
     pub token: Arc<AccessToken>,
-    /// The thumbprint of the key that verified it.
-    pub key: Thumbprint,
+    /// The thumbprint of the key that verified it, which many tokens share.
+    pub key: Arc<Thumbprint>,
 }
 
 /// Verified tokens, bounded by number and by bytes.

@@ -32,7 +32,7 @@ pub struct Introspected {
     /// What goes upstream in its place.
     pub forward: Option<Arc<Jwt>>,
     /// The key with which the issuer signed the answer, if it did.
-    pub(super) key: Option<Thumbprint>,
+    pub(super) key: Option<Arc<Thumbprint>>,
 }
 
 /// What was found, each for a time. Refusals have a place of their own, so that a flood of tokens

@@ -260,7 +260,7 @@ const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
 
 /// With what the issuer signed an answer.
 struct Proof {
-    key: Thumbprint,
+    key: Arc<Thumbprint>,
     jwt: Jwt,
 }
 

@@ -258,8 +258,8 @@ impl Shared {
     /// What was found not long ago, as long as the issuer still has the key with which it signed.
     fn remembered(&self, digest: &Digest) -> Option<Finding> {
         let finding = self.answers.get(digest)?;
-        if let Finding::Active(Introspected { key: Some(key), .. }) = finding
-            && self.caller.keys.current()?.by_id(key).is_none()
+        if let Finding::Active(Introspected { key: Some(key), .. }) = &finding
+            && self.caller.keys.current()?.by_id(**key).is_none()
         {
             return None;
         }

@@ -21,7 +21,7 @@ impl IssuerKeys {
         jws: Unverified<'_>,
         allowed: &[Algorithm],
         trail: &mut Trail,
-    ) -> Result<(Verified, Thumbprint), Denial> {
+    ) -> Result<(Verified, Arc<Thumbprint>), Denial> {
         let kid = jws.header().kid.clone();
         let kid = kid.as_deref();
         let named = jws.header().algorithm;
@@ -49,7 +49,7 @@ impl IssuerKeys {
             }
             None => Finding::new("key", "signature", "not by any key of that name"),
         })?;
-        Ok((verified, key.id()))
+        Ok((verified, Arc::clone(key.shared_id())))
     }
 
     /// Which keys there are.
