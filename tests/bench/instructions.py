@@ -28,7 +28,8 @@ CASES = {
     "cached": ("keybound.yaml", "cached", "ok"),
     "new": ("forgetful.yaml", "cached", "ok"),
     "dpop": ("keybound.yaml", "dpop", "ok"),
-    "denied": ("keybound.yaml", "wrong-certificate", "denied 401"),
+    # In a second there is a line for so many denials and no more: each has its line here.
+    "denied": ("keybound.yaml", "wrong-certificate", "denied 401", "--rate", 400),
 }
 
 
@@ -44,14 +45,14 @@ def main():
     sys.exit(verdict(json.loads(BASELINE.read_text()), now))
 
 
-def per_check(workshop, valgrind, file, corpus, verdict):
+def per_check(workshop, valgrind, file, corpus, verdict, *pace):
     workshop.renew()
     counts = (COUNT, 2 * COUNT)
-    short, long = (total(workshop, valgrind, file, corpus, verdict, it) for it in counts)
+    short, long = (total(workshop, valgrind, file, corpus, verdict, pace, it) for it in counts)
     return round((long - short) / COUNT)
 
 
-def total(workshop, valgrind, file, corpus, verdict, count):
+def total(workshop, valgrind, file, corpus, verdict, pace, count):
     """The instructions of one run of the server. All tokens are seen once before `count` begins."""
     log = PLACE / "callgrind.log"
     service = workshop.service(file)
@@ -62,8 +63,8 @@ def total(workshop, valgrind, file, corpus, verdict, count):
 
     with Server(command) as server:
         # One at a time would count the kernel's batches, which are a matter of chance.
-        count = ["--connections", 1, "--in-flight", 8, "--count", 2000 + count]
-        workshop.load(server, corpus, verdict, count)
+        shape = ["--connections", 1, "--in-flight", 8, "--count", 2000 + count, *pace]
+        workshop.load(server, corpus, verdict, shape)
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
     return int(re.search(r"Collected : (\d+)", log.read_text())[1])
