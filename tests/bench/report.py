@@ -67,6 +67,14 @@ NAMES = {
 
 
 def text(figures):
+    """All that was measured, in Markdown, beside what was aimed at."""
+    lines = ["| | found | aim | |", "|---|---:|---:|---|"]
+    lines += [f"| {what} | {found} | {aim} | {'met' if met else '**missed**'} |"
+              for what, found, aim, met in judged(figures)]
+    return tables(figures) + "\n" + "\n".join(lines) + "\n"
+
+
+def tables(figures):
     """All that was measured, in Markdown."""
     parts = []
     if "cached" in figures:
@@ -75,11 +83,6 @@ def text(figures):
         parts.append(behind_proxies(figures))
     if "memory" in figures:
         parts.append(in_memory(figures["memory"]))
-    if rows := judged(figures):
-        lines = ["| | found | aim | |", "|---|---:|---:|---|"]
-        lines += [f"| {what} | {found} | {aim} | {'met' if met else '**missed**'} |"
-                  for what, found, aim, met in rows]
-        parts.append("\n".join(lines))
     return "\n\n".join([*parts, f"Measured on {machine()}."]) + "\n"
 
 
