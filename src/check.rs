@@ -155,7 +155,7 @@ async fn decide(
     let credentials = facts.trail.tell(credentials, |it| steps::credentials(it, request))?;
     facts.scheme = Some(credentials.scheme);
 
-    let token = rules.token(policy, credentials.token, facts).await?;
+    let token = rules.token(policy, &credentials, facts).await?;
     facts.token = Some(Arc::clone(&token));
     token.admit(now, &mut facts.trail)?;
     facts.admitted = true;
@@ -171,7 +171,7 @@ async fn decide(
     // The issuer is not asked for the sake of somebody who cannot use the token.
     if Rules::must_be_unrevoked(&token, credentials.token) {
         let trail = &mut facts.trail;
-        Box::pin(rules.admit_unrevoked(policy, &token, credentials.token, now, trail)).await?;
+        Box::pin(rules.admit_unrevoked(policy, &token, &credentials, now, trail)).await?;
     }
     // Last, for it is the only step that leaves a mark: a request that is refused for another
     // reason must not use up its proof.

@@ -126,7 +126,7 @@ impl Rules {
         let expected = Expected {
             method: request.target.method,
             target: &target,
-            token: credentials.token,
+            ath: credentials.token_hash(),
             bound_to,
         };
         let admit_nonce = |nonce: Option<&str>| {

@@ -20,7 +20,7 @@ pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>)
             field(request.authorization),
             field(request.proof)
         ),
-        Some(Credentials { scheme, token, proof }) => {
+        Some(Credentials { scheme, token, proof, .. }) => {
             let proof = match proof {
                 Some(proof) => format!("a proof of {} bytes", proof.as_bytes().len()),
                 None => "no proof".to_owned(),

@@ -7,7 +7,7 @@ use crate::jose::jws::Unverified;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
-use crate::oauth::credentials::Token;
+use crate::oauth::credentials::{Credentials, Token};
 use crate::policy::{Issuer, IssuerId, Policy};
 use crate::state::introspection::Introspector;
 use crate::state::token_cache::{Digest, Entry};
@@ -19,13 +19,14 @@ impl Rules {
     pub(super) async fn token(
         &self,
         policy: &Policy,
-        token: Token<'_>,
+        credentials: &Credentials<'_>,
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
+        let token = credentials.token;
         let most = self.policies.limits.token_bytes;
         let short = token.as_bytes().len() <= most;
         facts.trail.demand(short, Denial::TokenTooLarge, || steps::length(token, most))?;
-        let digest = Digest::of(token.as_bytes());
+        let digest = Digest::from(credentials.token_hash());
         if let Some((token, kid)) = self.remembered(policy, &digest) {
             facts.kid = kid;
             facts.trail.note(|| Finding::new("token", "memory", "verified before"));
@@ -94,13 +95,13 @@ impl Rules {
         &self,
         policy: &Policy,
         known: &AccessToken,
-        token: Token<'_>,
+        credentials: &Credentials<'_>,
         now: UnixTime,
         trail: &mut Trail,
     ) -> Result<(), Denial> {
         let introspector = self.issued_by(policy, known).and_then(|it| self.introspector(it));
         let said = match introspector {
-            Some(it) => it.introspect(token, Digest::of(token.as_bytes())).await,
+            Some(it) => it.introspect(credentials.token, credentials.token_hash().into()).await,
             None => Err(Denial::IntrospectionUnavailable),
         };
         let asked = introspector.is_some();

@@ -1,10 +1,12 @@
 //! Knows how a request carries its access token and its proof (RFC 6750 §2, RFC 9449 §7.1).
 
 use crate::denial::Denial;
+use crate::jose::thumbprint::Thumbprint;
 use crate::percent;
 use crate::policy::SenderConstraint;
 use crate::request::{Field, Request};
 use std::fmt;
+use std::sync::OnceLock;
 
 /// The credentials of a request: exactly one token, at most one proof.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct Credentials<'a> {
     pub token: Token<'a>,
     /// The DPoP proof.
     pub proof: Option<Proof<'a>>,
+    token_hash: OnceLock<Thumbprint>,
 }
 
 /// An authentication scheme for access tokens.
@@ -47,7 +50,13 @@ impl<'a> Credentials<'a> {
             Field::One(proof) if !has_comma(proof) => Some(Proof(proof)),
             Field::One(_) | Field::Many => return Err(Denial::CredentialsAmbiguous),
         };
-        Ok(Self { scheme, token, proof })
+        Ok(Self { scheme, token, proof, token_hash: OnceLock::new() })
+    }
+
+    /// The SHA-256 of the token: what a proof has as its `ath` (RFC 9449 §4.2), and what tokens
+    /// are remembered by. Of a long token it costs more than most of a check, so it is made once.
+    pub fn token_hash(&self) -> Thumbprint {
+        *self.token_hash.get_or_init(|| Thumbprint::of(self.token.as_bytes()))
     }
 }
 

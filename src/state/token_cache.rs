@@ -33,10 +33,10 @@ pub struct TokenCache {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(Thumbprint);
 
-impl Digest {
-    /// The digest of a token as it came.
-    pub fn of(token: &[u8]) -> Self {
-        Self(Thumbprint::of(token))
+impl From<Thumbprint> for Digest {
+    /// From the SHA-256 of a token as it came.
+    fn from(hash: Thumbprint) -> Self {
+        Self(hash)
     }
 }
 
