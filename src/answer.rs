@@ -24,7 +24,9 @@ impl Header<'_> {
     /// Whether it may go out. A control character would be written as it stands: a line break would
     /// begin another header.
     pub fn is_sendable(&self) -> bool {
-        !self.value.chars().any(char::is_control)
+        // Without a way out, so that many characters are looked at in one instruction.
+        let printable = self.value.bytes().fold(true, |all, it| all & matches!(it, b' '..=b'~'));
+        printable || !self.value.chars().any(char::is_control)
     }
 }
 
