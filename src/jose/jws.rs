@@ -4,6 +4,7 @@ use super::algorithm::Algorithm;
 use super::base64url;
 use super::json::{self, Object};
 use super::key::VerifyingKey;
+use memchr::memchr;
 use serde_json::Value;
 use std::fmt;
 
@@ -51,12 +52,9 @@ pub struct BadSignature;
 impl<'a> Signed<'a> {
     /// Takes a compact JWS apart. Work is linear in its length, which the caller bounds.
     pub fn parse(token: &'a [u8]) -> Result<Self, Malformed> {
-        let mut parts = token.split(|it| *it == b'.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Malformed);
-        };
+        let (header, rest) = split_at_dot(token)?;
+        // Another dot is in no alphabet.
+        let (payload, signature) = split_at_dot(rest)?;
         let signed = token.len().saturating_sub(signature.len()).saturating_sub(1);
         Ok(Self {
             header: Header::parse(&decode(header)?)?,
@@ -171,6 +169,11 @@ impl Header {
 }
 
 const APPLICATION: &str = "application/";
+
+fn split_at_dot(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let dot = memchr(b'.', text).ok_or(Malformed)?;
+    Ok((text.get(..dot).ok_or(Malformed)?, text.get(dot.saturating_add(1)..).ok_or(Malformed)?))
+}
 
 fn decode(part: &[u8]) -> Result<Vec<u8>, Malformed> {
     base64url::decode(part).or(Err(Malformed))
