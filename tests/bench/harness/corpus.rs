@@ -1,4 +1,5 @@
-//! Knows what is asked: requests as Envoy sends them, about tokens as banks issue them.
+//! Knows what is asked: requests as Envoy sends them, about tokens as banks issue them. Headers come
+//! in a map, as they do unless a filter says `encode_raw_headers`.
 //!
 //! Everything is new with each run: nothing here is a secret.
 
@@ -96,8 +97,11 @@ pub(super) fn make(options: &Options) {
     put("forgetful.yaml", format!("{CONFIGURATION}{FORGETFUL}").as_bytes());
 
     let authority = Authority::new("authority").unwrap();
-    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    let identity = authority.client("payments-client", rsa).unwrap();
+    let client_of = |name| {
+        let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        authority.client(name, rsa).unwrap()
+    };
+    let (identity, another) = (client_of("payments-client"), client_of("accounting-client"));
     let server = authority.server(&[HOST]).unwrap();
     put("ca.pem", authority.certificate_pem().as_bytes());
     for (name, identity) in [("client", &identity), ("server", &server)] {
@@ -109,11 +113,12 @@ pub(super) fn make(options: &Options) {
     let tokens: Vec<String> = (0..options.tokens).map(|it| token(it, &x5t)).collect();
     put("tokens.txt", tokens.join("\n").as_bytes());
     let pem = url_encoded_pem(identity.certificate_der());
-    let bearer = |token: &String| check(&pem, &[("authorization", &format!("Bearer {token}"))]);
-    put("cached.grpc", &frames(tokens.iter().map(bearer)));
-    let others = json!({"x5t#S256": Thumbprint::of(b"another").to_base64url()});
-    put("wrong-certificate.grpc", &frames([bearer(&token(0, &others))].into_iter()));
-    put("forged.grpc", &frames([bearer(&tampered(&tokens[0]))].into_iter()));
+    let bearer =
+        |pem: &str, token: &String| check(pem, &[("authorization", &format!("Bearer {token}"))]);
+    put("cached.grpc", &frames(tokens.iter().map(|it| bearer(&pem, it))));
+    let another = url_encoded_pem(another.certificate_der());
+    put("wrong-certificate.grpc", &frames(tokens.iter().map(|it| bearer(&another, it))));
+    put("forged.grpc", &frames([bearer(&pem, &tampered(&tokens[0]))].into_iter()));
 
     let jkt = thumbprint(client.jwk().as_object().unwrap()).unwrap().to_base64url();
     let bound = token(0, &json!({"jkt": jkt}));
