@@ -83,20 +83,30 @@ impl PolicySet {
             })
         };
         let found = first(target.method, Reading::Whole, trail);
-        let reread = |method: &str, reading| first(method, reading, &mut Trail::default());
-        // Some servers cut `;parameters` off a segment, others do not. Both must end up here.
-        if path.has_parameters && !same(found, reread(target.method, Reading::WithoutParameters)) {
-            return Err(Denial::RequestMalformed);
-        }
-        // Methods have case (RFC 9110 §9.1), but some servers take `post` for POST.
-        if found.is_some() && target.method.bytes().any(|it| it.is_ascii_lowercase()) {
-            let upper = target.method.to_ascii_uppercase();
-            if !same(found, reread(&upper, Reading::Whole)) {
+        // Some servers cut `;parameters` off a segment, others do not. Methods have case (RFC 9110
+        // §9.1), but some servers take `post` for POST. All of them must end up here.
+        let upper = if found.is_some() { in_upper_case(target.method) } else { None };
+        if upper.is_some() || path.has_parameters {
+            let methods = [Some(target.method), upper.as_deref()];
+            let cut = path.has_parameters.then_some(Reading::WithoutParameters);
+            let readings = [Some(Reading::Whole), cut];
+            let agrees =
+                |method: &str, reading| same(found, first(method, reading, &mut Trail::default()));
+            let all_agree = methods.into_iter().flatten().all(|method| {
+                readings.into_iter().flatten().all(|reading| agrees(method, reading))
+            });
+            if !all_agree {
                 return Err(Denial::RequestMalformed);
             }
         }
         Ok(found)
     }
+}
+
+/// A method in upper case, unless it is.
+fn in_upper_case(method: &str) -> Option<String> {
+    let lower = method.bytes().any(|it| it.is_ascii_lowercase());
+    lower.then(|| method.to_ascii_uppercase())
 }
 
 fn same(a: Option<&Arc<Policy>>, b: Option<&Arc<Policy>>) -> bool {
@@ -242,9 +252,17 @@ fn is_plain(segment: &str) -> bool {
 }
 
 /// Whether two octets in a row begin a character that is written longer than it need be, which is
-/// not UTF-8 (RFC 3629 §3). Some readers take `%c0%af` for a slash all the same.
+/// not UTF-8 (RFC 3629 §3). Some readers take `%c0%af` for a slash all the same, and those of
+/// RFC 2279 what has five octets and six.
 const fn begins_overlong(octet: u8, next: u8) -> bool {
-    matches!((octet, next), (_, 0xc0 | 0xc1) | (0xe0, 0x80..0xa0) | (0xf0, 0x80..0x90))
+    matches!(
+        (octet, next),
+        (_, 0xc0 | 0xc1)
+            | (0xe0, 0x80..0xa0)
+            | (0xf0, 0x80..0x90)
+            | (0xf8, 0x80..0x88)
+            | (0xfc, 0x80..0x84)
+    )
 }
 
 /// The octet that two hexadecimal digits at the beginning of `text` spell.
@@ -443,7 +461,14 @@ mod tests {
             "/x/%c0%ae%c0%ae/payments",
             "/x%C0%AFpayments",
             "/x%e0%80%afpayments",
+            "/x/%c1%9c",
+            "/x/%e0%9f%bf",
             "/x%f0%80%80%afpayments",
+            "/x/%f0%8f%bf%bf",
+            "/x%f8%80%80%80%afpayments",
+            "/x/%f8%87%bf%bf%bf",
+            "/x%fc%80%80%80%80%afpayments",
+            "/x/%fc%83%bf%bf%bf%bf",
             "payments",
             "*",
             "https://x/payments",
@@ -460,8 +485,11 @@ mod tests {
             "/x+y",
             "/é",
             "/%c3%a9",
-            "/%e0%a4%80",
+            "/%c2%80",
+            "/%e0%a0%80",
             "/%f0%90%80%80",
+            "/%f8%88%80%80%80",
+            "/%fc%84%80%80%80%80",
         ] {
             check(&by_path, "x", path, Ok("rest"));
         }
@@ -535,11 +563,7 @@ mod tests {
 
     #[test]
     fn the_case_of_a_method_may_not_change_the_policy() {
-        let with = |rows: &[&str], method| {
-            let target = Target { method, path: "/", ..Target::default() };
-            let request = Request { target, ..Request::default() };
-            set(rows).policy(&request).map(|it| it.name.to_string())
-        };
+        let with = |rows: &[&str], method| choose(rows, method, "/");
         let by_method = ["strict * * POST", "rest"];
         assert_eq!(with(&by_method, "POST"), Ok("strict".to_owned()));
         assert_eq!(with(&by_method, "PUT"), Ok("rest".to_owned()));
@@ -547,5 +571,30 @@ mod tests {
         assert_eq!(with(&by_method, "post"), Err(Denial::RequestMalformed));
         assert_eq!(with(&by_method, "Post"), Err(Denial::RequestMalformed));
         assert_eq!(with(&["rest", "late * * POST"], "post"), Ok("rest".to_owned()));
+    }
+
+    fn choose(rows: &[&str], method: &str, path: &str) -> Result<String, Denial> {
+        let target = Target { method, path, ..Target::default() };
+        let request = Request { target, ..Request::default() };
+        set(rows).policy(&request).map(|it| it.name.to_string())
+    }
+
+    /// An upstream may read both ways at once.
+    #[test]
+    fn nor_may_the_case_of_a_method_together_with_parameters() {
+        let both = ["strict * /payments POST", "rest"];
+        for (method, path, expected) in [
+            ("POST", "/payments", Ok("strict")),
+            ("post", "/payments", Err(Denial::RequestMalformed)),
+            ("POST", "/payments;x", Err(Denial::RequestMalformed)),
+            ("post", "/payments;x", Err(Denial::RequestMalformed)),
+            ("POST", "/payments/7;x", Ok("strict")),
+            ("post", "/payments/7;x", Err(Denial::RequestMalformed)),
+            ("get", "/payments;x", Ok("rest")),
+            ("post", "/other;x", Ok("rest")),
+        ] {
+            let found = choose(&both, method, path);
+            assert_eq!(found, expected.map(str::to_owned), "{method} {path}");
+        }
     }
 }
