@@ -94,10 +94,9 @@ fn is_token68(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|it| **it == b'=').count();
     let body = text.get(..text.len().saturating_sub(padding)).unwrap_or_default();
     // Without a way out, so that many characters are looked at in one instruction, and in as few
-    // comparisons as will do: `-`, `.`, `/` and the digits are neighbours, and of a letter the cases
-    // differ by one bit.
+    // comparisons as will do: `-`, `.`, `/` and the digits are neighbours.
     let allowed =
-        |it: &u8| matches!(it | 0x20, b'a'..=b'z') | matches!(it, b'-'..=b'9' | b'+' | b'_' | b'~');
+        |it: &u8| it.is_ascii_alphabetic() | matches!(it, b'-'..=b'9' | b'+' | b'_' | b'~');
     !body.is_empty() && body.iter().fold(true, |all, it| all & allowed(it))
 }
 
