@@ -186,7 +186,7 @@ async fn decide(
 fn admit_claims(token: &AccessToken, policy: &Policy, trail: &mut Trail) -> Result<(), Denial> {
     policy.claims.iter().try_for_each(|rule| {
         let claim = token.claims.get(&rule.path);
-        let has = claim.is_some_and(|it| rule.values.iter().any(|value| it.holds(value)));
+        let has = claim.is_some_and(|it| it.holds_any(&rule.values));
         trail.demand(has, Denial::ClaimInsufficient, || steps::claim(token, rule))
     })
 }

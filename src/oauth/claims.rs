@@ -1,6 +1,7 @@
 //! Knows how claims are found by dotted path, compared, and written into a header.
 
 use crate::jose::json::Object;
+use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
@@ -48,9 +49,9 @@ impl Claims {
     pub fn get(&self, path: &str) -> Option<Claim<'_>> {
         let mut rest = &*self.kept;
         for name in self.paths.iter() {
-            let (claim, behind) = first_kept(rest)?;
+            let (kind, text, behind) = first_kept(rest)?;
             if name == path {
-                return claim;
+                return Claim::of(kind, text);
             }
             rest = behind;
         }
@@ -90,11 +91,11 @@ fn keep(kept: &mut Vec<u8>, kind: u8, text: &str) {
     kept.extend_from_slice(text.as_bytes());
 }
 
-/// The first of the claims that were kept, if it was there, and what is behind it.
-fn first_kept(kept: &[u8]) -> Option<(Option<Claim<'_>>, &[u8])> {
+/// The kind and the text of the first of the claims that were kept, and what is behind it.
+fn first_kept(kept: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&kind, rest) = kept.split_first()?;
     if kind == ABSENT {
-        return Some((None, rest));
+        return Some((kind, &[], rest));
     }
     let (length, rest) = match rest.split_first()? {
         (&LONG, rest) => {
@@ -104,16 +105,29 @@ fn first_kept(kept: &[u8]) -> Option<(Option<Claim<'_>>, &[u8])> {
         (&short, rest) => (short.into(), rest),
     };
     let (text, rest) = rest.split_at_checked(length)?;
-    let text = str::from_utf8(text).ok()?;
-    Some((Some(if kind == TEXT { Claim::Text(text) } else { Claim::Json(text) }), rest))
+    Some((kind, text, rest))
 }
 
 impl<'a> Claim<'a> {
-    /// Whether the claim equals, or holds, a value.
-    pub fn holds(self, wanted: &Value) -> bool {
+    fn of(kind: u8, text: &'a [u8]) -> Option<Self> {
+        let text = str::from_utf8(text).ok()?;
+        match kind {
+            TEXT => Some(Self::Text(text)),
+            JSON => Some(Self::Json(text)),
+            _ => None,
+        }
+    }
+
+    /// Whether the claim equals, or holds, one of some values.
+    pub fn holds_any(self, wanted: &[Value]) -> bool {
+        let is_wanted = |text: &str| wanted.iter().any(|it| it.as_str() == Some(text));
         match self {
-            Self::Text(text) => wanted.as_str() == Some(text),
-            Self::Json(json) => serde_json::from_str(json).is_ok_and(|it| holds(&it, wanted)),
+            Self::Text(text) => is_wanted(text),
+            Self::Json(json) => match strings(json) {
+                Some(strings) => strings.iter().any(|it| is_wanted(it)),
+                None => serde_json::from_str(json)
+                    .is_ok_and(|claim| wanted.iter().any(|it| holds(&claim, it))),
+            },
         }
     }
 
@@ -124,13 +138,9 @@ impl<'a> Claim<'a> {
         let text = match self {
             Self::Text(text) => Cow::Borrowed(text),
             Self::Json("null") => return None,
-            Self::Json(json) => match serde_json::from_str(json) {
-                Ok(Value::Array(members)) => {
-                    joined(&members).map_or(Cow::Borrowed(json), Cow::Owned)
-                }
-                Ok(_) => Cow::Borrowed(json),
-                Err(_) => return None,
-            },
+            Self::Json(json) => {
+                strings(json).map_or(Cow::Borrowed(json), |it| Cow::Owned(it.join(" ")))
+            }
         };
         if text.chars().any(char::is_control) { None } else { Some(text) }
     }
@@ -172,9 +182,15 @@ fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn joined(members: &[Value]) -> Option<String> {
-    let texts: Option<Vec<&str>> = members.iter().map(Value::as_str).collect();
-    texts.map(|it| it.join(" "))
+/// The members of a JSON array of strings. It is asked for with each check, so what has no escape is
+/// borrowed.
+fn strings(json: &str) -> Option<Vec<Cow<'_, str>>> {
+    #[derive(Deserialize)]
+    struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let array = json.starts_with('[').then_some(json)?;
+    let members: Vec<Borrowed<'_>> = serde_json::from_str(array).ok()?;
+    Some(members.into_iter().map(|it| it.0).collect())
 }
 
 #[cfg(test)]
@@ -236,10 +252,17 @@ mod tests {
     #[test]
     fn a_claim_equals_or_holds_a_value() {
         fn holds(claim: &Value, wanted: &Value) -> bool {
-            kept(Some(claim)).get("it").unwrap().holds(wanted)
+            let others = [json!("another"), json!(7.5)];
+            let claims = kept(Some(claim));
+            let claim = claims.get("it").unwrap();
+            assert!(!claim.holds_any(&others));
+            claim.holds_any(&[&others[..], &[wanted.clone()]].concat())
         }
         assert!(holds(&json!("a"), &json!("a")));
         assert!(holds(&json!(["b", "a"]), &json!("a")));
+        assert!(holds(&json!(["b", "a\"\u{e9}\n"]), &json!("a\"\u{e9}\n")));
+        assert!(holds(&json!([1, "a"]), &json!("a")));
+        assert!(holds(&json!(["a", 1]), &json!(1)));
         assert!(holds(&json!(1), &json!(1.0)));
         assert!(holds(&json!(true), &json!(true)));
         for (claim, wanted) in [
@@ -263,6 +286,7 @@ mod tests {
             (json!(1.5), Some("1.5")),
             (json!(true), Some("true")),
             (json!(["a", "b"]), Some("a b")),
+            (json!(["a\"", "b\\"]), Some("a\" b\\")),
             (json!([]), Some("")),
             (json!(["a", 1]), Some(r#"["a",1]"#)),
             (json!({"a": {"b": "\n"}}), Some(r#"{"a":{"b":"\n"}}"#)),
