@@ -100,15 +100,16 @@ fn is_token68(text: &[u8]) -> bool {
     !body.is_empty() && body.iter().fold(true, |all, it| all & allowed(it))
 }
 
-/// RFC 6750 §2.3: the query parameter that would carry a token, in every spelling in which the
-/// upstream may know it.
 fn holds_access_token(query: &str) -> bool {
-    const NAME: &[u8] = b"access_token";
-    query.split(['&', ';']).any(|it| {
-        let name = it.split('=').next().unwrap_or_default().as_bytes();
-        let spelled = || percent::decoded(name).is_some_and(|it| it == NAME);
-        name == NAME || (NAME.len() < name.len() && spelled())
-    })
+    query.split(['&', ';']).any(|it| is_access_token(it.split('=').next().unwrap_or_default()))
+}
+
+/// Whether a query parameter of this name would carry a token (RFC 6750 §2.3), in every spelling in
+/// which the upstream may know it.
+pub fn is_access_token(name: &str) -> bool {
+    const NAME: &str = "access_token";
+    let spelled = || percent::decoded(name.as_bytes()).is_some_and(|it| it == NAME.as_bytes());
+    name == NAME || (name.contains('%') && spelled())
 }
 
 impl Scheme {

@@ -4,6 +4,7 @@ use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
+use crate::oauth::credentials::is_access_token;
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -90,17 +91,30 @@ fn filled(text: &str) -> String {
     text.chars().map(fill).collect()
 }
 
-/// A path whose query has names and no values. What has no value may be one.
+/// A path whose query has names and no values. What has no value may be one, and so may what is
+/// behind a `;`, which ends a value for some and is part of it for others.
 fn without_values(path: &str) -> String {
     let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
-    let blank = |part: &str| match part.split_once('=') {
-        // The one name that checks look for.
-        _ if part == "access_token" || part == "access_token=" => part.to_owned(),
+    let parts = query.split('&').map(|part| {
+        let mut pieces = part.split(';');
+        let first = pieces.next().map(without_value);
+        let others = pieces.map(|it| token_name(it).unwrap_or_else(|| filled(it)));
+        first.into_iter().chain(others).collect::<Vec<_>>().join(";")
+    });
+    format!("{path}?{}", parts.collect::<Vec<_>>().join("&"))
+}
+
+fn without_value(parameter: &str) -> String {
+    token_name(parameter).unwrap_or_else(|| match parameter.split_once('=') {
         Some((name, value)) if !value.trim_matches('=').is_empty() => format!("{name}="),
-        Some(_) | None => filled(part),
-    };
-    let parts: Vec<_> = query.split('&').map(blank).collect();
-    format!("{path}?{}", parts.join("&"))
+        Some(_) | None => filled(parameter),
+    })
+}
+
+/// The one name that checks look for, as it is spelled.
+fn token_name(parameter: &str) -> Option<String> {
+    let (name, equals) = parameter.split_once('=').map_or((parameter, ""), |(name, _)| (name, "="));
+    is_access_token(name).then(|| format!("{name}{equals}"))
 }
 
 /// Of the metadata of a route, what its annotations say about its policy.
@@ -188,6 +202,10 @@ mod tests {
             ("/a?x=1&access_token=t&y=2#z", "/a?x=&access_token=&y="),
             ("/a?access_token", "/a?access_token"),
             ("/a?access_token=", "/a?access_token="),
+            ("/a?x=1;access_token=t", "/a?x=;access_token="),
+            ("/a?x=1;c2VjcmV0=1;y", "/a?x=;AAAAAAAA=A;A"),
+            ("/a?access%5ftoken=t", "/a?access%5ftoken="),
+            ("/a?%61ccess_token", "/a?%61ccess_token"),
             ("/a?c2VjcmV0", "/a?AAAAAAAA"),
             ("/a?c2VjcmV0==", "/a?AAAAAAAA=="),
             ("/a?x=1&c2VjcmV0=", "/a?x=&AAAAAAAA="),
