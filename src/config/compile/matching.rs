@@ -116,19 +116,19 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// A match in parts with one host and one method each, which other matches may cover one by one.
-pub(super) fn parts(whole: &Match) -> Vec<Match> {
-    let mut parts = vec![];
-    for hosts in each(&whole.hosts) {
-        for methods in each(&whole.methods) {
-            parts.push(Match { hosts: hosts.clone(), methods, ..whole.clone() });
-        }
-    }
-    parts
+pub(super) fn parts(whole: &Match) -> impl Iterator<Item = Match> {
+    each(&whole.hosts).flat_map(move |hosts| {
+        each(&whole.methods).map(move |methods| {
+            let (hosts, methods) = (hosts.to_vec(), methods.to_vec());
+            Match { hosts, methods, path_prefix: whole.path_prefix.clone() }
+        })
+    })
 }
 
 /// Each on its own. None stands for all, and is one part.
-fn each<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
-    if items.is_empty() { vec![vec![]] } else { items.iter().map(|it| vec![it.clone()]).collect() }
+fn each<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
+    let all = items.is_empty().then_some(items);
+    all.into_iter().chain(items.chunks(1))
 }
 
 /// Whether every request that `other` is for is one that `one` is for.

@@ -213,9 +213,11 @@ fn warn_of_shadows(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings)
     for (index, policy) in policies.iter().enumerate().filter(only_matched) {
         let earlier = policies.get(..index).unwrap_or_default();
         let shadow = |part: &Match| earlier.iter().find(|it| matching::covers(&it.matches, part));
-        let shadows: Option<Vec<_>> = matching::parts(&policy.matches).iter().map(shadow).collect();
+        let shadows: Option<Vec<_>> =
+            matching::parts(&policy.matches).map(|it| shadow(&it)).collect();
         let Some(mut shadows) = shadows else { continue };
-        shadows.dedup_by_key(|it| &it.name);
+        let mut seen = HashSet::new();
+        shadows.retain(|it| seen.insert(&it.name));
         let names: Vec<_> = shadows.iter().map(|it| format!("`{}`", it.name)).collect();
         let (names, verb) = (names.join(" and "), if names.len() == 1 { "does" } else { "do" });
         let message = format!(

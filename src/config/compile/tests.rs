@@ -653,6 +653,7 @@ fn what_can_never_apply_is_pointed_out() {
     for (last, shadows) in [
         ("hosts: [a.test], methods: [GET], path_prefix: /x", Some("`a` above does")),
         ("hosts: [a.test, b.test], methods: [GET, POST]", Some("`a` and `b` above do")),
+        ("hosts: [a.test, b.test, a.test], methods: [GET]", Some("that `a` and `b` above do")),
         ("hosts: [a.test, b.test, c.example], methods: [GET]", None),
         ("hosts: [test]", None),
         ("methods: [GET]", None),
