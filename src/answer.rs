@@ -154,8 +154,8 @@ fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a
 /// Something that a check needs is not there now (RFC 9110 §15.6.4).
 const UNAVAILABLE: u16 = 503;
 
-/// In how many seconds to come again (RFC 9110 §10.2.3): by then an overload has passed, and an
-/// issuer or a store that failed is tried again.
+/// In how many seconds to come again (RFC 9110 §10.2.3): by then an overload may have passed, or
+/// what failed once be back.
 const RETRY_AFTER: &str = "1";
 
 /// JSON. Neither codes nor sentences hold anything that would need escaping.

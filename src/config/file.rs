@@ -284,7 +284,8 @@ pub(super) enum CertificateFormat {
     PemBase64,
     /// Base64 of the DER, as of `HAProxy`.
     DerBase64,
-    /// The same, and behind it those of the issuers, after commas, as of Traefik.
+    /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
+    /// that never adds to what the client wrote: the first is believed.
     DerBase64Chain,
     /// SHA-256 of the DER in hexadecimal.
     Sha256Hex,
