@@ -46,6 +46,7 @@ use keybound::policy::{
 };
 use keybound::state::jwks::{self, IssuerKeys};
 use keybound::state::replay::ReplayRules;
+use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::token_cache::TokenCache;
 use keybound::uri::Origin;
 use proofs::prove;
@@ -870,6 +871,41 @@ async fn an_offered_nonce_may_be_left_out_but_not_made_up() {
     // A client that cannot come with a proof is not bothered.
     let bound = world.request(&world.token(|_| {}));
     assert_eq!(nonce_among(&world.headers_to_client(&bound).await), None);
+}
+
+/// Where proofs are no use, no nonce is given: not to who cannot come with one, and not when it was
+/// not the client's fault.
+#[tokio::test]
+async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
+    let mut world = World::new().await;
+    world.rules.policies.proofs.nonce = NonceDemand::Offered;
+    let tampered = tokens::tampered(&world.token(|_| {}));
+    let bearer = |policy| named(world.request(&tampered), policy);
+    for (request, reason, given) in [
+        (bearer("dpop"), "token_signature_invalid", true),
+        (bearer("either"), "token_signature_invalid", true),
+        (bearer("if-bound"), "token_signature_invalid", true),
+        (bearer("demanding"), "token_signature_invalid", false),
+        (bearer("none"), "token_signature_invalid", false),
+        (world.dpop_request("demanding", &tampered, ""), "token_signature_invalid", true),
+        (world.proved("jti", |it| it["htm"] = json!("PUT")), "proof_method_mismatch", true),
+    ] {
+        assert_eq!(world.reason(&request).await, reason);
+        let headers = world.headers_to_client(&request).await;
+        assert_eq!(nonce_among(&headers).is_some(), given, "{reason}: {headers:?}");
+    }
+    let full = ReplayRules::Memory(MemoryLimits { capacity: 0, per_key: 0 });
+    world.rules.dpop = Dpop::start(&full, None, &tokio::runtime::Handle::current()).unwrap();
+    let message = world.proved("jti", |_| {}).encode_to_vec();
+    let request = wire::read(&message, None).unwrap();
+    let verdict = world.checker.check(&world.rules, &request).await;
+    assert_eq!(verdict.outcome, Err(Denial::ReplayUnavailable));
+    let Answer::Deny { to_client, .. } =
+        Answer::of(&verdict, &world.rules.policies, Some(&request))
+    else {
+        panic!("{verdict:?}")
+    };
+    assert!(!to_client.iter().any(|it| it.name == "dpop-nonce"), "{to_client:?}");
 }
 
 #[tokio::test]
