@@ -146,32 +146,42 @@ impl Passage<'_> {
     /// What `work` gives, unless the time for this request runs out.
     ///
     /// It takes `work` pinned, for a future that pins another holds it twice.
-    pub async fn in_time<T>(
+    pub async fn in_time<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
+        self.timed(work).await.0
+    }
+
+    /// The same, and whether that was there at once.
+    async fn timed<T>(
         &self,
         mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Denial> {
+    ) -> (Result<T, Denial>, bool) {
         // A deadline beyond what the clock can count is none.
         let end = self.started.checked_add(self.standing.limits().check_deadline);
         // Nearly every check ends at its first poll, so that most need no timer. The work is polled
         // once each time: who makes way for others is not to be asked again at once.
+        let mut waited = false;
         let mut timer = None;
         poll_fn(|context| {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
-                return Poll::Ready(Ok(done));
+                return Poll::Ready((Ok(done), !waited));
             }
+            waited = true;
             let Some(end) = end else { return Poll::Pending };
             let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-            timer.as_mut().poll(context).map(|()| Err(Denial::CheckTimedOut))
+            timer.as_mut().poll(context).map(|()| (Err(Denial::CheckTimedOut), false))
         })
         .await
     }
 
     /// Checks `request` and tells about it.
     pub async fn check(&self, request: &Request<'_>) -> Verdict {
-        turn::begins();
         let rules = &self.standing.rules;
         let check = pin!(self.gate.checker.check(rules, request));
-        let verdict = match self.in_time(check).await {
+        let (checked, at_once) = self.timed(check).await;
+        if at_once {
+            turn::went_ahead();
+        }
+        let verdict = match checked {
             Ok(verdict) => verdict,
             Err(denial) => {
                 let policy = rules.policies.policy(request).ok().cloned();
@@ -223,6 +233,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::samples::policy_set;
+    use futures_util::FutureExt;
     use std::future::{pending, ready};
     use std::time::Duration;
 
@@ -273,6 +284,22 @@ mod tests {
         let (done, ()) = tokio::join!(passage.in_time(work), async { note("another") });
         assert_eq!(done, Ok(()));
         assert_eq!(*order.lock().unwrap(), ["another", "work"]);
+    }
+
+    #[tokio::test]
+    async fn a_check_that_need_not_wait_goes_ahead_of_those_that_must() {
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let request = Request::default();
+        assert_eq!(turn::counting_ahead(passage.check(&request)).await.1, 1);
+        let mut first = true;
+        let waits = pin!(poll_fn(|_| {
+            if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(7) }
+        }));
+        let mut timed = pin!(passage.timed(waits));
+        assert_eq!(timed.as_mut().now_or_never(), None);
+        assert_eq!(timed.await, (Ok(7), false));
+        assert!(passage.timed(pin!(ready(7))).await.1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,10 +36,8 @@ struct Turns {
     usual: AtomicU64,
     /// How long it may go on at present, in nanoseconds.
     stretch: AtomicU64,
-    /// How many checks have come since the thread looked up.
-    came: AtomicU64,
-    /// How many pieces of costly work these and others brought.
-    brought: AtomicU64,
+    /// How many checks have gone ahead of those who wait since the thread looked up.
+    ahead: AtomicUsize,
     /// Somebody sees to it that the thread looks up, and lets those who wait go on.
     watched: AtomicBool,
     /// How many wait.
@@ -58,14 +56,18 @@ pub async fn costly<T>(work: impl FnOnce() -> T) -> T {
     turns.take(work).await
 }
 
-/// A check begins on this thread, with costly work or without.
-pub fn begins() {
-    TURNS.with(|it| it.get_or_init(Arc::default).came.fetch_add(1, Ordering::SeqCst));
+/// A check on this thread was over as soon as it came: whoever has costly work would have waited
+/// for others who do.
+pub fn went_ahead() {
+    TURNS.with(|it| {
+        if let Some(turns) = it.get() {
+            turns.let_ahead();
+        }
+    });
 }
 
 impl Turns {
     async fn take<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        self.brought.fetch_add(1, Ordering::SeqCst);
         if self.watched.load(Ordering::SeqCst) || self.is_over() {
             self.wait().await;
         }
@@ -73,6 +75,12 @@ impl Turns {
         let done = work();
         self.spend(start.elapsed());
         done
+    }
+
+    fn let_ahead(&self) {
+        if self.watched.load(Ordering::SeqCst) {
+            self.ahead.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn spend(&self, span: Duration) {
@@ -130,10 +138,9 @@ impl Turns {
 impl Turns {
     /// The next stretch, after a look at who came; `in_vain` counts the looks that found nobody.
     fn adapt(&self, in_vain: &mut u64) -> u64 {
-        let came = self.came.swap(0, Ordering::SeqCst);
-        let brought = self.brought.swap(0, Ordering::SeqCst);
+        let nobody = self.ahead.swap(0, Ordering::SeqCst) == 0;
         let mut stretch = self.stretch.load(Ordering::SeqCst);
-        *in_vain = if brought < came { 0 } else { in_vain.saturating_add(1) };
+        *in_vain = if nobody { in_vain.saturating_add(1) } else { 0 };
         if *in_vain == 0 {
             stretch = nanos(STRETCH);
         } else if PATIENCE <= *in_vain {
@@ -151,8 +158,7 @@ impl Default for Turns {
             spent: AtomicU64::new(0),
             usual: AtomicU64::new(nanos(STRETCH)),
             stretch: AtomicU64::new(nanos(STRETCH)),
-            came: AtomicU64::new(0),
-            brought: AtomicU64::new(0),
+            ahead: AtomicUsize::new(0),
             watched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             passes: Semaphore::new(0),
@@ -178,6 +184,16 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// What `work` gives while somebody waits on this thread, and how many went ahead meanwhile.
+#[cfg(test)]
+pub async fn counting_ahead<T>(work: impl Future<Output = T>) -> (T, usize) {
+    let turns = TURNS.with(|it| Arc::clone(it.get_or_init(Arc::default)));
+    turns.watched.store(true, Ordering::SeqCst);
+    let done = work.await;
+    turns.watched.store(false, Ordering::SeqCst);
+    (done, turns.ahead.swap(0, Ordering::SeqCst))
 }
 
 #[cfg(test)]
@@ -233,11 +249,17 @@ mod tests {
     async fn as_many_go_on_at_once_as_fit_into_a_stretch() {
         let turns: Arc<Turns> = Arc::default();
         turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        assert_eq!(batches(&turns, 7).await, [0, 3, 6, 7]);
+    }
+
+    /// How many of `count` who wait are done after each look. Of their work, three pieces fit into
+    /// the first stretch.
+    async fn batches(turns: &Arc<Turns>, count: usize) -> Vec<usize> {
         turns.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
         let done = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        for _ in 0..7 {
-            let (turns, done) = (Arc::clone(&turns), Arc::clone(&done));
+        for _ in 0..count {
+            let (turns, done) = (Arc::clone(turns), Arc::clone(&done));
             tasks.spawn(async move {
                 turns.take(|| done.fetch_add(1, Ordering::SeqCst)).await;
                 turns.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
@@ -249,32 +271,52 @@ mod tests {
             seen.push(done.load(Ordering::SeqCst));
         }
         seen.dedup();
-        assert_eq!(seen, [0, 3, 6, 7]);
         tasks.join_all().await;
+        seen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stretch_that_has_grown_has_room_for_more() {
+        let turns: Arc<Turns> = Arc::default();
+        turns.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
+        assert_eq!(order(&turns, 3, STRETCH).await, [0, 1, OTHER, 2]);
+
+        let turns: Arc<Turns> = Arc::default();
+        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        turns.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
+        assert_eq!(batches(&turns, 7).await, [0, 6, 7]);
     }
 
     #[test]
-    fn stretches_grow_while_nobody_would_go_ahead() {
+    fn who_is_answered_while_others_wait_went_ahead() {
+        let turns = Turns::default();
+        turns.let_ahead();
+        assert_eq!(turns.ahead.load(Ordering::SeqCst), 0);
+        turns.watched.store(true, Ordering::SeqCst);
+        turns.let_ahead();
+        assert_eq!(turns.ahead.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn stretches_grow_while_nobody_goes_ahead() {
         let turns = Turns::default();
         let mut in_vain = 0;
-        let mut look = |came, brought| {
-            turns.came.store(came, Ordering::SeqCst);
-            turns.brought.store(brought, Ordering::SeqCst);
+        let mut look = |ahead| {
+            turns.ahead.store(ahead, Ordering::SeqCst);
             Duration::from_nanos(turns.adapt(&mut in_vain))
         };
         for factor in [1, 2, 4, 8] {
             for _ in 1..PATIENCE {
-                assert_eq!(look(3, 3), STRETCH * factor);
+                assert_eq!(look(0), STRETCH * factor);
             }
-            // A check may bring two pieces, and one that came before the look may bring it after.
-            assert_eq!(look(1, 2), (STRETCH * factor * 2).min(LONGEST));
+            assert_eq!(look(0), (STRETCH * factor * 2).min(LONGEST));
         }
-        assert_eq!(look(3, 2), STRETCH, "one goes ahead");
+        assert_eq!(look(1), STRETCH, "one went ahead");
         for _ in 1..PATIENCE {
-            assert_eq!(look(0, 0), STRETCH);
+            assert_eq!(look(0), STRETCH);
         }
-        assert_eq!(look(1, 0), STRETCH, "just in time");
-        assert_eq!(look(0, 0), STRETCH);
+        assert_eq!(look(1), STRETCH, "just in time");
+        assert_eq!(look(0), STRETCH);
     }
 
     #[tokio::test(start_paused = true)]
