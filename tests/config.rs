@@ -102,6 +102,18 @@ fn a_good_file_is_summed_up_and_warned_of() {
 }
 
 #[test]
+fn a_policy_that_routes_may_name_is_summed_up_as_such() {
+    let folder = folder_with(
+        &FULL.replace("- name: rest\n", "- name: rest\n    allow_route_annotation: true\n"),
+    );
+    let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+    assert_eq!(code, 0, "{stderr}");
+    let told: Vec<_> =
+        stdout.lines().filter(|it| it.contains(", or a route's annotation")).collect();
+    assert!(matches!(*told, [rest] if rest.starts_with("rest ")), "{stdout}");
+}
+
+#[test]
 fn every_problem_of_a_bad_file_is_told_with_its_place() {
     let text = FULL
         .replace("certificate\n", "certificat\n")

@@ -502,6 +502,8 @@ fn wrong_input_is_told_apart_from_wrong_usage_and_from_a_denial() {
         assert_eq!(code, expected, "{arguments:?}: {diagnostics}");
         assert_eq!(text, "", "{arguments:?}");
         assert!(!diagnostics.is_empty(), "{arguments:?}");
+        let endless = arguments.contains(&"/dev/zero");
+        assert_eq!(diagnostics.contains("longer than"), endless, "{arguments:?}: {diagnostics}");
     }
     let (_, diagnostics, code) = explain(&site.config("peer"), b"{\"attributes\": ", &[]);
     assert!(code == 1 && diagnostics.contains("JSON"), "{diagnostics}");

@@ -738,6 +738,10 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
 /// What becomes of a configuration with these lines at `dpop` or `introspection`, in a folder with
 /// files of every kind.
 fn with_files(edit: &str) -> Result<Config, Vec<String>> {
+    among_files(&edited(edit))
+}
+
+fn among_files(text: &str) -> Result<Config, Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["gateway".to_owned()]).unwrap();
     for (name, text) in [
@@ -753,8 +757,7 @@ fn with_files(edit: &str) -> Result<Config, Vec<String>> {
     ] {
         fs::write(folder.path().join(name), text).unwrap();
     }
-    from_str(&edited(edit), folder.path())
-        .map_err(|it| it.iter().map(ToString::to_string).collect())
+    from_str(text, folder.path()).map_err(|it| it.iter().map(ToString::to_string).collect())
 }
 
 #[track_caller]
@@ -872,6 +875,10 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
     };
     let usual = rules(&format!("{{{secret}}}"));
     assert_eq!(usual.upkeep, IntrospectionUpkeep::default());
+    let text = edited(&format!("  audiences: [a]\n  introspection: {{{secret}}}"));
+    let text = text.replace("limits: {}", "limits: {check_deadline: 100ms}");
+    let hurried = among_files(&text).unwrap().policies.issuers[0].introspection.clone().unwrap();
+    assert_eq!(hurried.upkeep.timeout, Duration::from_millis(80));
     let of_file = "0123456789abcdef0123456789abcdef".to_owned();
     assert_eq!(usual.authentication, ClientAuthentication::Secret(of_file));
     assert!(!usual.always && !usual.forward_jwt && !usual.allow_missing_audience);
