@@ -88,9 +88,8 @@ impl Rules {
         asked && token.looks_like_jwt()
     }
 
-    /// Whether the issuer of a JWT still calls it active. The
-    /// claims of the JWT stay those that count; but the issuer must not say that it is bound to
-    /// another key than the JWT says.
+    /// Whether the issuer of a JWT still calls it active. The claims of the JWT stay those that
+    /// count; but the issuer must not say that it is bound to another key than the JWT says.
     pub(super) async fn admit_unrevoked(
         &self,
         policy: &Policy,

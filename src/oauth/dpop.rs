@@ -222,6 +222,7 @@ mod tests {
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
     use serde_json::json;
+    use std::collections::HashSet;
     use std::sync::LazyLock;
     use std::time::Duration;
 
@@ -363,14 +364,24 @@ mod tests {
 
     #[test]
     fn check_2_its_length_is_bounded() {
-        let padded = |length: usize| {
+        let padded = |header: usize, claims: usize| {
             let mut parts = good();
-            parts["claims"]["x"] = json!("x".repeat(length));
+            parts["header"]["x"] = json!("x".repeat(header));
+            parts["claims"]["x"] = json!("x".repeat(claims));
             signed(&parts, &MINE)
         };
-        let spare = (PROOF_BYTES - padded(0).len()) * 3 / 4;
-        assert_eq!(outcome(&padded(spare - 3)), Ok(()));
-        assert_eq!(outcome(&padded(spare + 3)), Err(Denial::ProofMalformed));
+        let spare = (PROOF_BYTES - padded(0, 0).len()) * 3 / 4;
+        let mut lengths = HashSet::new();
+        // Three octets are four characters: the one part alone does not come to every length.
+        for (header, claims) in (0..3).flat_map(|it| (spare - 4..spare + 4).map(move |to| (it, to)))
+        {
+            let proof = padded(header, claims);
+            let fits = proof.len() <= PROOF_BYTES;
+            let expected = if fits { Ok(()) } else { Err(Denial::ProofMalformed) };
+            assert_eq!(outcome(&proof), expected, "{}", proof.len());
+            lengths.insert(proof.len());
+        }
+        assert!([8192, 8193].iter().all(|it| lengths.contains(it)), "{lengths:?}");
     }
 
     #[test]
