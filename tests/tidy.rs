@@ -83,9 +83,14 @@ impl Source {
         path.split('/').next().unwrap().trim_end_matches(".rs")
     }
 
+    /// Whether there are tests in it and nothing else.
+    fn is_test(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+
     /// What comes before the tests.
     fn shipped(&self) -> &str {
-        if self.path.ends_with("/tests.rs") {
+        if self.is_test() {
             return "";
         }
         self.text.split("#[cfg(test)]\nmod tests {").next().unwrap()
@@ -162,7 +167,7 @@ fn unreadable(source: &Source) -> Vec<String> {
     if LONGEST < lines {
         found.push(format!("{} has {lines} lines", source.path));
     }
-    if !source.path.ends_with("/tests.rs") && !source.text.starts_with("//! ") {
+    if !source.is_test() && !source.text.starts_with("//! ") {
         found.push(format!("{} does not begin with what it knows", source.path));
     }
     found

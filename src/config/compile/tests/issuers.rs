@@ -1,0 +1,198 @@
+use super::*;
+
+#[test]
+fn issuers_are_named_and_exact() {
+    let issuer = "issuers[0].issuer";
+    refuses("- issuer: ''", issuer, 3, "`iss`");
+    refuses("- issuer: as.example.com", issuer, 3, "keys are discovered");
+    refuses("- issuer: http://as.example.com", issuer, 3, "must be https");
+    refuses("- issuer: https://as.example.com?x", issuer, 3, "query");
+    refuses("- issuer: https://as.example.com#x", issuer, 3, "fragment");
+    refuses("- issuer: 2026", issuer, 3, "quotes");
+    refuses("- issuer:", issuer, 3, "no value");
+    warns("- issuer: http://127.0.0.1:8080", issuer, 3, "over http");
+}
+
+#[test]
+fn a_token_is_meant_for_someone_and_signed_with_something() {
+    let at = "issuers[0].audiences";
+    refuses("  audiences: []", at, 4, "must not be empty");
+    refuses("  audiences: ['']", "issuers[0].audiences[0]", 4, "must not be empty");
+    refuses("  audiences: a", at, 4, "expected a list");
+    refuses("  audiences: [a, 1]", "issuers[0].audiences[1]", 4, "expected a string");
+    for (more, path, message) in [
+        ("algorithms: []", "algorithms", "must not be empty"),
+        ("algorithms: [none]", "algorithms[0]", "unsigned"),
+        ("algorithms: [ES256, HS256]", "algorithms[1]", "symmetric"),
+        ("algorithms: [es256]", "algorithms[0]", "not known"),
+        ("algorithms: ES256", "algorithms", "expected a list"),
+        ("token_types: []", "token_types", "must not be empty"),
+        ("token_types: ['']", "token_types[0]", "media type"),
+        ("token_types: [application/]", "token_types[0]", "media type"),
+        ("token_types: ['a b']", "token_types[0]", "media type"),
+        ("clock_leeway: 30", "clock_leeway", "unit"),
+        ("clock_leeway: 301s", "clock_leeway", "at most 5m"),
+        ("clock_leeway: -1s", "clock_leeway", "not a duration"),
+    ] {
+        refuses(&format!("  audiences: [a]\n  {more}"), &format!("issuers[0].{path}"), 5, message);
+    }
+    takes("  audiences: [a]\n  clock_leeway: 5m");
+    let config = takes("  audiences: [a]\n  token_types: [application/AT+JWT]");
+    assert_eq!(config.policies.issuers[0].token_types, ["at+jwt"]);
+    warns("  audiences: [a]\n  token_types: [JWT]", "issuers[0].token_types[0]", 5, "ID tokens");
+}
+
+#[test]
+fn keys_come_from_one_place() {
+    let keys = "issuers[0].keys";
+    for (given, path, message) in [
+        ("{discovery: false}", "", "must name a source"),
+        ("{discovery: true, jwks_uri: https://as.example.com/jwks}", "", "exactly one"),
+        ("{jwks_uri: https://as.example.com/jwks, jwks_file: x}", "", "exactly one"),
+        ("{jwks_uri: http://as.example.com/jwks}", ".jwks_uri", "must be https"),
+        ("{jwks_uri: /jwks}", ".jwks_uri", "not a URL"),
+        ("{jwks_file: no-such-file.json}", ".jwks_file", "no-such-file.json"),
+        ("{jwks_file: .}", ".jwks_file", "regular file"),
+        ("{jwks_file: ''}", ".jwks_file", "name of a file"),
+        ("{jwks_url: https://as.example.com/jwks}", ".jwks_url", "`jwks_uri`"),
+        ("{discovery: yes}", ".discovery", "expected a boolean"),
+    ] {
+        let edit = format!("  audiences: [a]\n  keys: {given}");
+        refuses(&edit, &format!("{keys}{path}"), 5, message);
+    }
+    let edit = "  audiences: [a]\n  keys: {discovery: false, jwks_uri: 'https://a.example/jwks'}";
+    let source = takes(edit).policies.issuers[0].keys.source.clone();
+    assert_eq!(source, KeySource::Uri("https://a.example/jwks".to_owned()));
+    let edit = "  audiences: [a]\n  keys: {jwks_uri: 'http://[::1]/jwks'}";
+    warns(edit, "issuers[0].keys.jwks_uri", 5, "over http");
+}
+
+#[test]
+fn an_issuer_whose_keys_are_named_need_not_be_a_url() {
+    let text = edited("- issuer: accounts.example.com")
+        .replace("[https://api.example.com]", "[a]\n  keys: {jwks_uri: 'https://a.example/jwks'}");
+    assert_eq!(&*config(&text).policies.issuers[0].name, "accounts.example.com");
+}
+
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+#[test]
+fn the_keeping_of_keys_has_limits() {
+    let keys = "issuers[0].keys";
+    for (given, path, message) in [
+        ("{refresh_min: 999ms}", ".refresh_min", "must be 1s"),
+        ("{refresh_max: 25h, max_stale: 48h}", ".refresh_max", "must be 1s"),
+        ("{refresh_min: 2m, refresh_max: 1m}", ".refresh_max", "less than refresh_min"),
+        ("{refresh_default: 29s}", ".refresh_default", "refresh_min to refresh_max"),
+        ("{refresh_default: 61m}", ".refresh_default", "refresh_min to refresh_max"),
+        ("{max_stale: 1h}", ".max_stale", "more than refresh_max"),
+        ("{max_stale: 169h}", ".max_stale", "must be 1s"),
+        ("{unknown_kid_cooldown: 0s}", ".unknown_kid_cooldown", "must be 1s"),
+        ("{fetch_timeout: 31s}", ".fetch_timeout", "must be 100ms"),
+        ("{max_bytes: 1023}", ".max_bytes", "must be 1024"),
+        ("{max_stale: 7200}", ".max_stale", "unit"),
+    ] {
+        refuses(
+            &format!("  audiences: [a]\n  keys: {given}"),
+            &format!("{keys}{path}"),
+            5,
+            message,
+        );
+    }
+    let upkeep = |given: &str| {
+        let config = takes(&format!("  audiences: [a]\n  keys: {given}"));
+        config.policies.issuers[0].keys.upkeep.clone()
+    };
+    assert_eq!(upkeep("{}"), KeyUpkeep::default());
+    let given = upkeep("{refresh_max: 1m, max_stale: 61s, snapshot_file: /var/lib/keys.json}");
+    assert_eq!(given.refresh_default, Duration::from_secs(60), "no more than the most");
+    assert_eq!(given.max_stale, Duration::from_secs(61));
+    assert_eq!(given.snapshot_file, Some("/var/lib/keys.json".into()));
+}
+
+#[test]
+fn files_are_read_beside_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
+    fs::write(folder.path().join("empty.json"), r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#)
+        .unwrap();
+    fs::write(folder.path().join("list.json"), "[]").unwrap();
+    fs::write(folder.path().join("broken.json"), "{").unwrap();
+    let made = rcgen::generate_simple_self_signed(["as.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let read = |keys: &str, more: &str| {
+        let text = edited(&format!("  audiences: [a]\n  keys: {keys}\n{more}"));
+        from_str(&text, folder.path()).map_err(|it| it.iter().map(ToString::to_string).collect())
+    };
+    let source = |config: &Config| config.policies.issuers[0].keys.clone();
+
+    let config = read("{jwks_file: jwks.json}", "").unwrap();
+    let expected = KeySource::File(folder.path().join("jwks.json"));
+    assert_eq!((source(&config).source, config.warnings.len()), (expected, 0));
+    let config = read("{discovery: true}", "  ca_file: ca.pem").unwrap();
+    assert_eq!(source(&config).ca, Some(made.cert.pem().into_bytes()));
+    let config = read("{jwks_file: jwks.json}", "  ca_file: ca.pem").unwrap();
+    assert!(config.warnings[0].message.contains("no effect"));
+
+    let refuses = |keys: &str, more: &str, message: &str| {
+        let found: Vec<String> = read(keys, more).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains(message), "{found:#?}");
+    };
+    refuses("{jwks_file: list.json}", "", "not a JWK Set");
+    refuses("{jwks_file: broken.json}", "", "not a JWK Set");
+    refuses("{jwks_file: empty.json}", "", "no key that can be used");
+    refuses("{discovery: true}", "  ca_file: key.pem", "holds no certificate");
+    refuses("{discovery: true}", "  ca_file: jwks.json", "holds no certificate");
+    refuses("{discovery: true}", "  ca_file: none.pem", "none.pem");
+}
+
+#[test]
+fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
+    let at = "issuers[0].introspection";
+    let secret = "client_id: gateway, client_secret_file: secret";
+    let mutual = "client_id: gateway, certificate_file: ca.pem, key_file: key.pem";
+    for (given, path, message) in [
+        ("{client_secret_file: secret}".to_owned(), ".client_id", "name of this service"),
+        ("{client_id: gateway}".to_owned(), "", "client_secret_file, or else"),
+        (format!("{{{secret}, certificate_file: ca.pem}}"), "", "client_secret_file, or else"),
+        ("{client_id: a, certificate_file: ca.pem}".to_owned(), "", "client_secret_file, or else"),
+        (
+            "{client_id: a, client_secret_file: none}".to_owned(),
+            ".client_secret_file",
+            "cannot read",
+        ),
+        ("{client_id: a, client_secret_file: empty}".to_owned(), ".client_secret_file", "empty"),
+        ("{client_id: a, client_secret_file: lines}".to_owned(), ".client_secret_file", "one line"),
+        (format!("{{{secret}, endpoint: 'http://as.example.com/'}}"), ".endpoint", "https"),
+        (format!("{{{secret}, introspect: never}}"), ".introspect", "`always`"),
+        (format!("{{{secret}, timeout: 150ms}}"), ".timeout", "check_deadline"),
+        (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0ns"),
+        (format!("{{{secret}, concurrency: 0}}"), ".concurrency", "must be 1"),
+        (format!("{{{secret}, client_secret: x}}"), ".client_secret", "client_secret_file"),
+    ] {
+        let edit = format!("  audiences: [a]\n  introspection: {given}");
+        refuses_with_files(&edit, &format!("{at}{path}"), message);
+    }
+    let without = "  audiences: [a]\n  keys: {jwks_uri: 'https://as.example.com/jwks'}";
+    let edit = format!("{without}\n  introspection: {{{secret}}}");
+    refuses_with_files(&edit, "issuers[0].introspection.endpoint", "required");
+
+    let rules = |given: &str| {
+        let edit = format!("  audiences: [a]\n  introspection: {given}");
+        takes_with_files(&edit).policies.issuers[0].introspection.clone().unwrap()
+    };
+    let usual = rules(&format!("{{{secret}}}"));
+    assert_eq!(usual.upkeep, IntrospectionUpkeep::default());
+    let text = edited(&format!("  audiences: [a]\n  introspection: {{{secret}}}"));
+    let text = text.replace("limits: {}", "limits: {check_deadline: 100ms}");
+    let hurried = among_files(&text).unwrap().policies.issuers[0].introspection.clone().unwrap();
+    assert_eq!(hurried.upkeep.timeout, Duration::from_millis(80));
+    let of_file = "0123456789abcdef0123456789abcdef".to_owned();
+    assert_eq!(usual.authentication, ClientAuthentication::Secret(of_file));
+    assert!(!usual.always && !usual.forward_jwt && !usual.allow_missing_audience);
+    let given = rules(&format!("{{{mutual}, introspect: always, forward_jwt: true}}"));
+    assert!(given.always && given.forward_jwt);
+    assert!(matches!(given.authentication, ClientAuthentication::MutualTls(_)));
+}

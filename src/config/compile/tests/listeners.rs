@@ -1,0 +1,252 @@
+use super::*;
+
+#[test]
+fn listeners_have_addresses_of_their_own() {
+    refuses("listen: {ext_authz: localhost:9001}", "listen.ext_authz", 1, "IP:PORT");
+    refuses("listen: {ext_authz: 9001}", "listen.ext_authz", 1, "expected IP:PORT");
+    refuses("listen: {ext_authz: 'unix:x'}", "listen.ext_authz", 1, "absolute");
+    refuses("listen: {admin: 127.0.0.1:9001}", "listen.admin", 1, "as well");
+    refuses("listen: {admin: 0.0.0.0:9001}", "listen.admin", 1, "as well");
+    for taken in ["127.0.0.1:9001", "127.0.0.1:9003", "0.0.0.0:9001"] {
+        refuses(
+            &format!("listen: {{forward_auth: '{taken}'}}"),
+            "listen.forward_auth",
+            1,
+            "as well",
+        );
+    }
+    refuses("listen: {grpc: 127.0.0.1:9002}", "listen.grpc", 1, "unknown key");
+    refuses("listen: {ext_auth: 127.0.0.1:1}", "listen.ext_auth", 1, "`ext_authz`");
+    warns("listen: {ext_authz: 0.0.0.0:9001}", "listen.ext_authz", 1, "no TLS");
+    warns("listen: {ext_authz: '[2001:db8::1]:9001'}", "listen.ext_authz", 1, "no TLS");
+    let listen = takes("listen: {ext_authz: unix:/run/x.sock, admin: '0.0.0.0:9003'}").listen;
+    assert_eq!(listen.ext_authz, Address::Unix("/run/x.sock".into()));
+    takes("listen: {ext_authz: 127.0.0.1:0, admin: 127.0.0.1:0}");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.example.com")]).unwrap();
+        let at = |kind: &str| folder.path().join(format!("{name}-{kind}.pem"));
+        fs::write(at("cert"), made.cert.pem()).unwrap();
+        fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
+    }
+    let read = |tls: &str| {
+        let text = edited(&format!("listen: {{ext_authz: '0.0.0.0:9001', tls: {{{tls}}}}}"));
+        from_str(&text, folder.path())
+    };
+    let refuses = |tls: &str, path: &str, message: &str| {
+        one(&read(tls).unwrap_err(), tls, (path, 1, message));
+    };
+    let pair = "certificate_file: one-cert.pem, key_file: one-key.pem";
+    let config = read(pair).unwrap();
+    assert_eq!(config.warnings, []);
+    let tls = config.listen.tls.unwrap();
+    assert!(tls.key.starts_with(b"-----BEGIN PRIVATE KEY"));
+    assert!(tls.client_ca.is_none() && !format!("{tls:?}").contains("45, 45"), "{tls:?}");
+    assert!(format!("{tls:?}").contains("redacted"));
+    let config = read(&format!("{pair}, client_ca_file: two-cert.pem")).unwrap();
+    assert!(config.listen.tls.unwrap().client_ca.is_some());
+
+    refuses("certificate_file: one-cert.pem", "listen.tls.key_file", "missing");
+    refuses("key_file: one-key.pem", "listen.tls.certificate_file", "missing");
+    refuses("certificate_file: one-cert.pem, key_file: two-key.pem", "listen.tls", "key");
+    let swapped = "certificate_file: one-cert.pem, key_file: one-cert.pem";
+    refuses(swapped, "listen.tls.key_file", "no private key");
+    let missing = format!("{pair}, client_ca_file: none.pem");
+    refuses(&missing, "listen.tls.client_ca_file", "none.pem");
+    let wrong = format!("{pair}, client_ca_file: one-key.pem");
+    refuses(&wrong, "listen.tls.client_ca_file", "no certificate");
+}
+
+/// What is warned of, where the rest of the minimal configuration speaks of a certificate in a
+/// header.
+fn forward_auth(listen: &str, section: &str) -> Result<(Asker, Vec<String>), Vec<Problem>> {
+    let text = edited(&format!("listen: {{forward_auth: '{listen}'}}\nforward_auth: {section}"))
+        .replace("client_certificate: {}", "client_certificate: {source: header}");
+    let config = read(&text)?;
+    let warnings = config.warnings.into_iter().map(|it| it.path + ": " + &it.message).collect();
+    Ok((config.listen.forward_auth.unwrap().asker, warnings))
+}
+
+#[test]
+fn a_proxy_that_asks_by_subrequest_says_how() {
+    let here = "127.0.0.1:9002";
+    let flavour = |section| forward_auth(here, section).unwrap().0.flavour;
+    let envoy = |prefix: &str| Flavour::Envoy { path_prefix: prefix.to_owned() };
+    assert_eq!(flavour("{}"), envoy(""));
+    assert_eq!(flavour("{flavour: envoy, path_prefix: /check}"), envoy("/check"));
+    assert_eq!(flavour("{flavour: nginx}"), Flavour::Nginx);
+    assert_eq!(flavour("{flavour: traefik}"), Flavour::Traefik);
+    assert_eq!(flavour("{flavour: caddy}"), Flavour::Traefik);
+    for (section, path, message) in [
+        ("{flavour: apache}", "forward_auth.flavour", "nginx"),
+        ("{flavour: nginx, path_prefix: /check}", "forward_auth.path_prefix", "`flavour: envoy`"),
+        ("{path_prefix: check}", "forward_auth.path_prefix", "slash"),
+        ("{path_prefix: /check/}", "forward_auth.path_prefix", "slash"),
+        ("{path_prefix: ''}", "forward_auth.path_prefix", "slash"),
+        ("{secret_header: x-secret}", "forward_auth.secret_header", "`secret_file`"),
+        ("{secret_file: missing}", "forward_auth.secret_file", "cannot read"),
+    ] {
+        one(&forward_auth(here, section).unwrap_err(), section, (path, 2, message));
+    }
+    refuses("listen: {}\nforward_auth: {}", "forward_auth", 2, "has no effect");
+    assert_eq!(config(MINIMAL).listen.forward_auth, None);
+}
+
+#[test]
+fn a_secret_is_long_and_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |secret: &str, header: &str| {
+        fs::write(folder.path().join("secret"), secret).unwrap();
+        let section = format!("{{secret_file: secret{header}}}");
+        let listen = "listen: {forward_auth: 127.0.0.1:9002}";
+        let text = edited(&format!("{listen}\nforward_auth: {section}"));
+        from_str(&text, folder.path())
+            .map(|it| it.listen.forward_auth.unwrap().asker.secret)
+            .map_err(|it| it.into_iter().map(|it| it.path).collect::<Vec<_>>())
+    };
+    let of = |header| Some(Secret::new(HeaderName::from_static(header), b"sixteen-letters!"));
+    assert_eq!(read("sixteen-letters!\n", ""), Ok(of("x-keybound-secret")));
+    assert_eq!(read("sixteen-letters!", ", secret_header: X-Other"), Ok(of("x-other")));
+    for odd in ["", "\n", "fifteen-letters", "sixteen-letters!\nsixteen", "sixteen letters!"] {
+        assert_eq!(read(odd, ""), Err(vec!["forward_auth.secret_file".to_owned()]), "{odd}");
+    }
+    for odd in ["'a b'", "Authorization", "dpop"] {
+        let found = read("sixteen-letters!", &format!(", secret_header: {odd}"));
+        assert_eq!(found, Err(vec!["forward_auth.secret_header".to_owned()]), "{odd}");
+    }
+}
+
+#[test]
+fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
+    let everywhere = "0.0.0.0:9002";
+    let warnings = |listen| forward_auth(listen, "{flavour: nginx}").unwrap().1;
+    assert_eq!(warnings("127.0.0.1:9002"), [""; 0]);
+    assert_eq!(warnings("[::1]:9002"), [""; 0]);
+    assert_eq!(warnings("unix:/run/keybound.sock"), [""; 0]);
+    let [warning] = &warnings(everywhere)[..] else { panic!("one warning") };
+    assert!(warning.starts_with("listen.forward_auth: 0.0.0.0:9002"), "{warning}");
+    assert!(warning.contains("invent"), "{warning}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
+    fs::write(folder.path().join("tls.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.path().join("tls-key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(folder.path().join("secret"), "sixteen-letters!").unwrap();
+    let warned = |tls: &str, section: &str| {
+        let listen = format!("listen: {{forward_auth: '{everywhere}'{tls}}}");
+        let text = edited(&format!("{listen}\nforward_auth: {{flavour: nginx{section}}}"))
+            .replace("client_certificate: {}", "client_certificate: {source: header}");
+        let config = from_str(&text, folder.path()).unwrap();
+        config.warnings.into_iter().map(|it| it.message).collect::<String>()
+    };
+    let tls = ", tls: {certificate_file: tls.pem, key_file: tls-key.pem}";
+    let mutual =
+        ", tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem}";
+    let secret = ", secret_file: secret";
+    assert!(warned(tls, "").contains("invent"));
+    assert!(warned("", secret).contains("in the clear"));
+    assert_eq!(warned(tls, secret), "");
+    assert_eq!(warned(mutual, ""), "");
+}
+
+#[test]
+fn a_proxy_must_be_able_to_tell_the_certificate() {
+    let warned = |flavour: &str, source: &str| {
+        let listen = "listen: {forward_auth: 127.0.0.1:9002}";
+        let text = edited(&format!("{listen}\nforward_auth: {{flavour: {flavour}}}"))
+            .replace("client_certificate: {}", &format!("client_certificate: {{{source}}}"));
+        let warnings = config(&text).warnings;
+        assert!(warnings.iter().all(|it| it.path == "client_certificate.source"), "{warnings:?}");
+        !warnings.is_empty()
+    };
+    for (flavour, source, expected) in [
+        ("nginx", "source: header", false),
+        ("nginx", "source: xfcc", true),
+        ("nginx", "source: peer", true),
+        ("traefik", "source: xfcc", true),
+        ("envoy", "source: header", false),
+        ("envoy", "source: xfcc", false),
+        ("envoy", "source: xfcc, xfcc: {behind: [a]}", true),
+        ("envoy", "source: peer", true),
+    ] {
+        assert_eq!(warned(flavour, source), expected, "{flavour} {source}");
+    }
+}
+
+#[test]
+fn the_client_certificate_has_one_source() {
+    let source = |given: &str| takes(&format!("client_certificate: {given}")).policies;
+    assert_eq!(source("{source: peer}").client_certificate, Source::Peer);
+    let xfcc = |behind: &[&str]| Source::Xfcc {
+        behind: behind.iter().map(|it| (*it).to_owned()).collect(),
+    };
+    assert_eq!(source("{source: xfcc}").client_certificate, xfcc(&[]));
+    let given = "{source: xfcc, xfcc: {behind: ['spiffe://a/b']}}";
+    assert_eq!(source(given).client_certificate, xfcc(&["spiffe://a/b"]));
+    let name = "client-cert".to_owned();
+    let header = Source::Header { name, format: HeaderFormat::Rfc9440 };
+    assert_eq!(source("{source: header}").client_certificate, header);
+    let name = "x-ssl-cert".to_owned();
+    let header = Source::Header { name, format: HeaderFormat::PemUrlencoded };
+    let given = "{source: header, header: {name: X-SSL-Cert, format: pem-urlencoded}}";
+    assert_eq!(source(given).client_certificate, header);
+
+    for (given, path, message) in [
+        ("{source: tls}", ".source", "`peer`, `xfcc`, `header`"),
+        ("{source: tls, header: {}}", ".source", "unknown value"),
+        ("{source: xfcc, xfcc: {behind: ['']}}", ".xfcc.behind[0]", "identity"),
+        ("{source: header, header: {name: 'a b'}}", ".header.name", "no name of a header"),
+        ("{source: header, header: {name: Authorization}}", ".header.name", "something else"),
+        ("{source: header, header: {name: X-Forwarded-Client-Cert}}", ".header.name", "xfcc"),
+        ("{source: header, header: {format: pem}}", ".header.format", "`pem-base64`"),
+    ] {
+        let path = format!("client_certificate{path}");
+        refuses(&format!("client_certificate: {given}"), &path, 5, message);
+    }
+}
+
+#[test]
+fn what_belongs_to_another_source_has_no_effect() {
+    for (given, path, message) in [
+        ("{source: peer, xfcc: {behind: []}}", ".xfcc", "`source: xfcc`"),
+        ("{header: {name: client-cert, format: rfc9440}}", ".header", "`source: header`"),
+        ("{source: xfcc, header: {}}", ".header", "`source: header`"),
+        ("{source: header, xfcc: {behind: [a]}}", ".xfcc", "`source: xfcc`"),
+    ] {
+        let path = format!("client_certificate{path}");
+        warns(&format!("client_certificate: {given}"), &path, 5, message);
+    }
+}
+
+#[test]
+fn the_upstream_gets_headers_that_mean_what_they_say() {
+    for (given, path, message) in [
+        ("authorization: strip", "authorization", "`keep`, `remove`, `bearer`"),
+        ("headers: {'a b': sub}", r#"headers["a b"]"#, "no name of a header"),
+        ("headers: {':path': sub}", r#"headers[":path"]"#, "pseudo-header"),
+        ("headers: {Host: sub}", "headers.Host", "something else"),
+        ("headers: {authorization: sub}", "headers.authorization", "something else"),
+        ("headers: {connection: sub}", "headers.connection", "something else"),
+        ("headers: {X-A: sub, x-a: iss}", "headers.x-a", "there already"),
+        ("headers: {x-a: ''}", "headers.x-a", "path of a claim"),
+        ("headers: {x-a: cnf.}", "headers.x-a", "path of a claim"),
+        ("headers: [x-a]", "headers", "mapping"),
+        ("remove: ['']", "remove[0]", "no name of a header"),
+        ("remove: [':authority']", "remove[0]", "pseudo-header"),
+        ("remove: [host]", "remove[0]", "every request"),
+        ("remove: [Authorization]", "remove[0]", "`authorization: remove`"),
+        ("remove: [x-auth-subject]", "remove[0]", "cannot be both"),
+    ] {
+        refuses(&format!("upstream: {{{given}}}"), &format!("upstream.{path}"), 10, message);
+    }
+    let edit = "upstream: {authorization: bearer, headers: {X-Key: cnf.jkt}, remove: [DPoP, dpop]}";
+    let upstream = takes(edit).policies.upstream;
+    assert_eq!(upstream.authorization, UpstreamAuthorization::Bearer);
+    assert_eq!(upstream.headers, [("x-key".into(), "cnf.jkt".to_owned())]);
+    assert_eq!(upstream.remove, ["dpop"].map(Arc::from));
+    assert_eq!(takes("upstream: {headers: {}}").policies.upstream.headers, []);
+}

@@ -1,0 +1,220 @@
+use super::*;
+
+#[test]
+fn policies_have_names_and_say_what_must_be_proved() {
+    let name = "policies[0].name";
+    refuses("- name: ''", name, 7, "letters");
+    refuses("- name: a b", name, 7, "letters");
+    refuses(&format!("- name: {}", "x".repeat(65)), name, 7, "64");
+    takes(&format!("- name: {}", "x".repeat(64)));
+    refuses("- name: 1", name, 7, "quotes");
+    let at = "policies[0].sender_constraint";
+    refuses("  sender_constraint: certificat", at, 8, "`certificate`");
+    refuses("  sender_constraint: off", at, 8, "`if_bound`");
+    refuses("  sender_constraint: true", at, 8, "quotes");
+    refuses("  sender_constraint: ~", at, 8, "no value");
+    let text = MINIMAL.replace("  sender_constraint: certificate\n", "");
+    one(&read(&text).unwrap_err(), &text, (at, 7, "missing"));
+    warns("  sender_constraint: none", at, 8, "nothing is proved");
+    warns("  sender_constraint: dpop", "dpop.replay", 1, "several replicas");
+    warns("  sender_constraint: either", "dpop.replay", 1, "several replicas");
+    let config = takes("  sender_constraint: if_bound");
+    assert_eq!(config.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
+}
+
+#[test]
+fn policies_demand_what_tokens_can_hold() {
+    for (more, path, message) in [
+        ("issuers: []", "issuers", "must not be empty"),
+        ("issuers: [https://as.example.com/]", "issuers[0]", "not the name of one"),
+        ("scopes: ['']", "scopes[0]", "no scope"),
+        ("scopes: [a, 'b c']", "scopes[1]", "several scopes"),
+        ("scopes: ['a\"b']", "scopes[0]", "no scope"),
+        ("scopes: payments", "scopes", "expected a list"),
+        ("claims: {acr: []}", "claims.acr", "must not be empty"),
+        ("claims: {acr: {a: b}}", "claims.acr", "a string, a number or a boolean"),
+        ("claims: {acr: [[a]]}", "claims.acr", "a string, a number or a boolean"),
+        ("claims: {acr: ~}", "claims.acr", "no value"),
+        ("claims: {a..b: c}", r#"claims["a..b"]"#, "path of a claim"),
+        ("claims: {'': c}", r#"claims[""]"#, "path of a claim"),
+        ("claims: [acr]", "claims", "mapping"),
+        ("origin: api.example.com", "origin", "no origin"),
+        ("origin: https://api.example.com/v1", "origin", "no origin"),
+        ("realm: 'a\"b'", "realm", "without quotes"),
+        ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
+        ("mode: observe", "mode", "`enforce`"),
+        ("match: {hosts: []}", "match.hosts", "every host"),
+        ("match: {hosts: ['a:443']}", "match.hosts[0]", "port"),
+        ("match: {methods: []}", "match.methods", "every method"),
+        ("match: {methods: [get]}", "match.methods[0]", "write GET"),
+        ("match: {methods: ['G T']}", "match.methods[0]", "no method"),
+        ("match: {path_prefix: pay}", "match.path_prefix", "begin"),
+        ("match: {path: /pay}", "match.path", "unknown key"),
+        ("match:", "match", "no value"),
+    ] {
+        let edit = format!("  sender_constraint: certificate\n  {more}");
+        refuses(&edit, &format!("policies[0].{path}"), 9, message);
+    }
+    takes("  sender_constraint: certificate\n  mode: enforce");
+    let edit = "  sender_constraint: certificate\n  mode: report";
+    warns(edit, "policies[0].mode", 9, "nothing is refused");
+    let edit = "  sender_constraint: certificate
+  origin: HTTPS://api.example.com:443/
+  realm: payments of today
+  resource_metadata: https://api.example.com/.well-known/oauth-protected-resource";
+    let policy = Arc::clone(&takes(edit).policies.policies[0]);
+    assert_eq!(policy.origin.as_ref().unwrap().as_str(), "https://api.example.com");
+    assert_eq!(policy.realm, "payments of today");
+    assert!(policy.resource_metadata.is_some());
+    let edit = "  sender_constraint: certificate
+  match: {hosts: ['*.Example.com', a.example.], path_prefix: /pay%2Dments, methods: [GET]}
+  issuers: [https://as.example.com, https://as.example.com]
+  claims: {acr: [a, 1], cnf.x: true}";
+    let config = takes(edit);
+    let policy = &config.policies.policies[0];
+    assert_eq!(policy.matches.hosts[0], HostPattern::Below("example.com".to_owned()));
+    assert_eq!(policy.matches.hosts[1], HostPattern::Exact("a.example".to_owned()));
+    assert_eq!(policy.matches.path_prefix, [b"pay-ments"]);
+    assert_eq!(policy.issuers, [IssuerId(0)]);
+    assert_eq!(policy.claims[0].values, [json!("a"), json!(1)]);
+    assert_eq!(
+        (policy.claims[1].path.as_str(), &policy.claims[1].values[0]),
+        ("cnf.x", &json!(true))
+    );
+}
+
+#[test]
+fn a_route_may_choose_what_it_is_given_to_choose_from() {
+    let with = |more: &str| format!("  sender_constraint: certificate\n  {more}");
+    let chosen = |edit: &str| takes(edit).policies.policies[0].routes_may_name_it;
+    assert!(!chosen("  sender_constraint: certificate"));
+    assert!(!chosen(&with("allow_route_annotation: false")));
+    assert!(chosen(&with("allow_route_annotation: true")));
+    let at = "policies[0].allow_route_annotation";
+    refuses(&with("allow_route_annotation: payments"), at, 9, "a boolean");
+    for (constraint, mode, weakness) in
+        [("none", "enforce", "have nothing proved"), ("certificate", "report", "nothing refused")]
+    {
+        let text = edited(&format!(
+            "  sender_constraint: {constraint}\n  mode: {mode}\n  allow_route_annotation: true"
+        ));
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().find(|it| it.path == at).unwrap();
+        assert!(found.line == Some(10) && found.message.contains(weakness), "{found}");
+    }
+    // Nobody else gets it, and that is what it is for.
+    takes(
+        "- name: all\n  sender_constraint: certificate\n- name: payments\n  allow_route_annotation: true",
+    );
+}
+
+#[test]
+fn names_differ() {
+    let two =
+        "- issuer: https://as.example.com\n  audiences: [a]\n- issuer: https://as.example.com";
+    refuses(two, "issuers[1].issuer", 5, "there already");
+    let two = "- name: a\n  sender_constraint: certificate\n- name: a";
+    let problems = read(&edited(two)).unwrap_err();
+    one(&problems, two, ("policies[1].name", 9, "there already"));
+}
+
+#[test]
+fn what_can_never_apply_is_pointed_out() {
+    let two = "- name: all\n  sender_constraint: certificate\n- name: payments";
+    warns(two, "policies[1]", 9, "`all` above");
+    let policies = |rows: &[(&str, &str)]| {
+        let row = |(name, given): &(&str, &str)| {
+            format!("- {{name: {name}, match: {{{given}}}, sender_constraint: certificate}}\n")
+        };
+        MINIMAL.replace(
+            "- name: payments\n  sender_constraint: certificate\n",
+            &rows.iter().map(row).collect::<String>(),
+        )
+    };
+    let (a, b) = (("a", "hosts: [a.test], methods: [GET]"), ("b", "hosts: ['*.test']"));
+    for (last, shadows) in [
+        ("hosts: [a.test], methods: [GET], path_prefix: /x", Some("`a` above does")),
+        ("hosts: [a.test, b.test], methods: [GET, POST]", Some("`a` and `b` above do")),
+        ("hosts: [a.test, b.test, a.test], methods: [GET]", Some("that `a` and `b` above do")),
+        ("hosts: [a.test, b.test, c.example], methods: [GET]", None),
+        ("hosts: [test]", None),
+        ("methods: [GET]", None),
+    ] {
+        let text = policies(&[a, b, ("last", last)]);
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().find(|it| it.path == "policies[2]");
+        let holds = |it: &&str| found.is_some_and(|found| found.message.contains(*it));
+        assert_eq!(shadows.filter(holds), shadows, "{last}: {warnings:?}");
+        assert_eq!(found.is_some(), shadows.is_some(), "{last}: {warnings:?}");
+    }
+    let idle = "- issuer: https://b.example\n  audiences: [b]\n- issuer: https://as.example.com";
+    let text =
+        edited(idle).replace("certificate\n", "certificate\n  issuers: ['https://b.example']\n");
+    one(&config(&text).warnings, &text, ("issuers[1]", 5, "no policy accepts"));
+}
+
+#[test]
+fn there_is_an_issuer_and_a_policy() {
+    let empty = "issuers: []\npolicies: []\n";
+    let paths = |text: &str| -> Vec<_> {
+        read(text).unwrap_err().into_iter().map(|it| (it.path, it.line)).collect()
+    };
+    let at = |path: &str, line| (path.to_owned(), Some(line));
+    assert_eq!(paths(empty), [at("issuers", 1), at("policies", 2)]);
+    assert_eq!(paths("limits: {}"), [at("issuers", 1), at("policies", 1)]);
+    assert_eq!(paths("issuers:\npolicies:\n"), [at("issuers", 1), at("policies", 2)]);
+    assert_eq!(paths("issuers: {}\npolicies: a\n"), [at("issuers", 1), at("policies", 2)]);
+}
+
+#[test]
+fn proofs_are_bounded_and_recorded() {
+    for (given, path, message) in [
+        ("{algorithms: []}", ".algorithms", "must not be empty"),
+        ("{algorithms: [HS256]}", ".algorithms[0]", "symmetric"),
+        ("{proof_window: 0s}", ".proof_window", "must be 1s"),
+        ("{proof_window: 301s}", ".proof_window", "must be 1s"),
+        ("{proof_window: 60}", ".proof_window", "unit"),
+        ("{nonce: on}", ".nonce", "`offered`"),
+        ("{nonce: false}", ".nonce", "expected a string"),
+        ("{nonce: required, nonce_secret_file: none}", ".nonce_secret_file", "cannot read"),
+        ("{nonce: required, nonce_secret_file: short}", ".nonce_secret_file", "32"),
+        ("{replay: {store: disk}}", ".replay.store", "`redis`"),
+        ("{replay: {capacity: 0}}", ".replay.capacity", "must be 1 to"),
+        ("{replay: {per_key: 0}}", ".replay.per_key", "must be 1"),
+        ("{replay: {url_file: redis}}", ".replay.url_file", "`store: redis`"),
+        ("{replay: {timeout: 1s}}", ".replay.timeout", "`store: redis`"),
+        ("{replay: {store: redis}}", ".replay.url_file", "name a file"),
+        ("{replay: {store: redis, url_file: none}}", ".replay.url_file", "cannot read"),
+        ("{replay: {store: redis, url_file: http}}", ".replay.url_file", "redis"),
+        ("{replay: {store: redis, url_file: redis, capacity: 1000}}", ".replay.capacity", "memory"),
+        (
+            "{replay: {store: redis, url_file: redis, timeout: 0ms}}",
+            ".replay.timeout",
+            "must be 1ms",
+        ),
+        (
+            "{replay: {store: redis, url_file: redis, ca_file: ca.pem}}",
+            ".replay.url_file",
+            "rediss",
+        ),
+        ("{replay: {store: redis, url_file: rediss, ca_file: short}}", ".replay.ca_file", "PEM"),
+    ] {
+        refuses_with_files(
+            &format!("limits: {{}}\ndpop: {given}"),
+            &format!("dpop{path}"),
+            message,
+        );
+    }
+    let usual = takes_with_files("limits: {}\ndpop: {}");
+    assert_eq!(usual.policies.proofs, ProofRules::default());
+    assert_eq!(usual.dpop.replay, ReplayRules::default());
+    let given = "{algorithms: [ES384], proof_window: 300s, nonce: required,
+  nonce_secret_file: secret, replay: {store: redis, url_file: rediss, ca_file: ca.pem}}";
+    let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
+    assert_eq!(config.policies.proofs.algorithms, [Algorithm::ES384]);
+    assert_eq!(config.policies.proofs.nonce, NonceDemand::Required);
+    assert!(config.dpop.nonce_keys.is_some());
+    assert!(matches!(config.dpop.replay, ReplayRules::Redis(_)));
+    let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
+    assert!(unused.warnings[0].message.contains("no effect"));
+}
