@@ -4,6 +4,7 @@ use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
+use crate::jose::{base64url, json};
 use crate::oauth::credentials::is_access_token;
 use prost::Message;
 use prost_types::value::Kind;
@@ -34,6 +35,9 @@ fn blank(http: &mut HttpRequest, certificate_header: Option<&str>) {
     http.raw_body.clear();
     http.query.clear();
     http.fragment.clear();
+    if let Some((user, host)) = http.host.rsplit_once('@') {
+        http.host = format!("{}@{host}", filled(user));
+    }
     http.path = without_values(&http.path);
     for (name, value) in &mut http.headers {
         *value = header_value(name, value, certificate_header);
@@ -75,14 +79,19 @@ fn authorization(value: &str) -> String {
 /// No scheme has a longer name, and many a secret does.
 const SCHEME_CHARS: usize = 16;
 
-/// A JWT with a signature of zeros; whatever is none, with nothing left but its form.
+/// A JWT with a signature of zeros; whatever is none, with nothing left but its form. An opaque
+/// token may have dots as well, and its secret anywhere between them.
 fn without_signature(jwt: &str) -> String {
-    match jwt.rsplit_once('.') {
-        Some((signed, signature)) if signed.matches('.').count() == 1 && !jwt.contains(',') => {
-            format!("{signed}.{}", filled(signature))
+    match jwt.split('.').collect::<Vec<_>>()[..] {
+        [header, payload, signature] if is_object(header) && !jwt.contains(',') => {
+            format!("{header}.{payload}.{}", filled(signature))
         }
-        Some(_) | None => filled(jwt),
+        _ => filled(jwt),
     }
+}
+
+fn is_object(part: &str) -> bool {
+    base64url::decode(part.as_bytes()).is_ok_and(|it| json::object(&it).is_ok())
 }
 
 /// As many `A`s as there are characters that a token may have, and all others as they are.
@@ -173,21 +182,27 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_credential_but_what_cannot_be_used() {
         for (value, left) in [
-            ("Bearer aa.bb.c-_9", "Bearer aa.bb.AAAA"),
-            ("DPoP aa.bb.cc", "DPoP aa.bb.AA"),
-            ("bearer  aa.bb.cc", "bearer  aa.bb.AA"),
+            ("Bearer e30.bb.c-_9", "Bearer e30.bb.AAAA"),
+            ("DPoP eyJhIjoxfQ.bb.cc", "DPoP eyJhIjoxfQ.bb.AA"),
+            ("bearer  e30.bb.cc", "bearer  e30.bb.AA"),
+            ("Bearer glpat-c2VjcmV0.01.x7", "Bearer AAAAAAAAAAAAAA.AA.AA"),
+            ("Bearer WzFd.bb.cc", "Bearer AAAA.AA.AA"),
             ("Bearer opaque-7", "Bearer AAAAAAAA"),
             ("Bearer a.b", "Bearer A.A"),
-            ("Bearer a.b.c.d", "Bearer A.A.A.A"),
-            ("Bearer a.b.cc,Bearer a.b.cc", "Bearer A.A.AA,AAAAAA a.b.AA"),
+            ("Bearer e30.b", "Bearer AAA.A"),
+            ("Bearer e30.b.c.d", "Bearer AAA.A.A.A"),
+            ("Bearer e30.b.cc,Bearer e30.b.cc", "Bearer AAA.A.AA,AAAAAA e30.b.AA"),
             ("Basic dXNlcjpwYXNz", "Basic AAAAAAAAAAAA"),
             ("aa.bb.cc", "AA.AA.AA"),
             ("c2VjcmV0c2VjcmV0c2VjcmV0 x", "AAAAAAAAAAAAAAAAAAAAAAAA A"),
+            ("SecretSecretSecr x", "SecretSecretSecr A"),
+            ("SecretSecretSecre x", "AAAAAAAAAAAAAAAAA A"),
             ("", ""),
         ] {
             assert_eq!(header_value("Authorization", value, None), left, "{value}");
         }
-        assert_eq!(header_value("dpop", "aa.bb.cc", None), "aa.bb.AA");
+        assert_eq!(header_value("dpop", "e30.bb.cc", None), "e30.bb.AA");
+        assert_eq!(header_value("dpop", "aa.bb.cc", None), "AA.AA.AA");
         assert_eq!(header_value("dpop", "secret", None), "AAAAAA");
         assert_eq!(header_value("cookie", "session=1", None), "");
         assert_eq!(header_value("X-Cert", "c", Some("x-cert")), "c");
@@ -220,13 +235,18 @@ mod tests {
             raw_value: value.as_bytes().to_vec(),
             ..HeaderValue::default()
         };
-        let headers = vec![line("authorization", "Bearer aa.bb.secret"), line("cookie", "secret")];
+        let mut cookie = line("cookie", "secret");
+        cookie.value = "secret".to_owned();
+        let headers = vec![line("authorization", "Bearer e30.bb.secret"), cookie];
         let http = HttpRequest {
             method: "GET".to_owned(),
+            host: "secret:secret@api.test:443".to_owned(),
             path: "/a?b=secret".to_owned(),
+            query: "b=secret".to_owned(),
             fragment: "secret".to_owned(),
             body: "secret".to_owned(),
-            headers: [("dpop".to_owned(), "aa.bb.secret".to_owned())].into(),
+            raw_body: b"secret".to_vec(),
+            headers: [("dpop".to_owned(), "e30.bb.secret".to_owned())].into(),
             header_map: Some(HeaderMap { headers }),
             ..HttpRequest::default()
         };
@@ -250,8 +270,9 @@ mod tests {
         let kept = left_of(attributes());
         let request = wire::read(&kept, None).unwrap();
         assert_eq!(request.policy, Some("payments"));
-        assert_eq!(request.authorization, Field::One(b"Bearer aa.bb.AAAAAA"));
-        assert_eq!(request.proof, Field::One(b"aa.bb.AAAAAA"));
+        assert_eq!(request.authorization, Field::One(b"Bearer e30.bb.AAAAAA"));
+        assert_eq!(request.proof, Field::One(b"e30.bb.AAAAAA"));
+        assert_eq!(request.target.authority, "AAAAAA:AAAAAA@api.test:443");
         assert_eq!(request.target.path, "/a?b=");
         assert_eq!(blanked(b"\xff", None), None);
         assert_eq!(blanked(b"", None), None);
