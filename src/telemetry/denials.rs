@@ -95,7 +95,7 @@ impl Facts {
             front: front.label(),
             policy: facts.policy.as_ref().map(|it| it.name.to_string()),
             method: target.map(|it| short(it.method)),
-            host: target.map(|it| short(it.authority)),
+            host: target.map(|it| short(without_user(it.authority))),
             path: target.map(|it| short(it.path_only())),
             issuer: token.map(|it| it.issuer.name.to_string()),
             kid: facts.kid.as_deref().map(short),
@@ -106,6 +106,11 @@ impl Facts {
             trace_id: told.parent().map(|it| it.trace.to_hex()),
         }
     }
+}
+
+/// What an authority says of a user may be a password (RFC 3986 §3.2.1).
+fn without_user(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 #[cfg(test)]
@@ -144,7 +149,7 @@ mod tests {
         let target = Target {
             method: "GET",
             scheme: "https",
-            authority: "api.example.com",
+            authority: "hidden:hidden@api.example.com",
             path: "/payments?access_token=hidden",
         };
         let authorization = Field::One(b"Bearer hidden");
