@@ -13,6 +13,12 @@ pub fn fill(octets: &mut [u8]) -> Result<(), NoRandomness> {
     getrandom::fill(octets).or_else(|_| aws_lc_rs::rand::fill(octets)).or(Err(NoRandomness))
 }
 
+/// By which replicas that started together drift apart. Without randomness they merely keep in step.
+pub fn luck() -> u8 {
+    let mut octet = [0];
+    fill(&mut octet).map_or(0, |()| octet[0])
+}
+
 /// The machine gives no random octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRandomness;

@@ -87,6 +87,14 @@ pub enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// The value, when there is exactly one.
+    pub const fn sole(self) -> Option<&'a [u8]> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::Absent | Self::Many => None,
+        }
+    }
+
     /// The field with one more line of it.
     #[must_use]
     pub fn and(self, value: &'a [u8]) -> Self {

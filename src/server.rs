@@ -51,7 +51,7 @@ pub struct Setup {
     pub drain_delay: Duration,
     /// How long connections then get to end.
     pub drain_deadline: Duration,
-    /// What takes the requests that are refused to Envoy, if they are to be kept.
+    /// What takes the requests that are refused, if they are to be kept.
     pub capture: Option<Arc<Capture>>,
 }
 

@@ -202,19 +202,12 @@ impl<'a> Headers<'a, '_> {
         let mut request = Request {
             authorization: self.authorization,
             proof: self.proof,
-            traceparent: sole(self.traceparent),
-            request_id: sole(self.request_id),
+            traceparent: self.traceparent.sole(),
+            request_id: self.request_id.sole(),
             ..Request::default()
         };
         request.evidence.xfcc = self.xfcc;
         request.evidence.header = self.certificate;
         request
-    }
-}
-
-fn sole(field: Field<'_>) -> Option<&[u8]> {
-    match field {
-        Field::One(value) => Some(value),
-        Field::Absent | Field::Many => None,
     }
 }

@@ -49,8 +49,8 @@ fn read<'a>(
         authorization: field(headers, "authorization"),
         proof: field(headers, "dpop"),
         evidence: evidence(headers, flavour, certificate_header)?,
-        traceparent: sole(field(headers, "traceparent")),
-        request_id: sole(field(headers, "x-request-id")),
+        traceparent: field(headers, "traceparent").sole(),
+        request_id: field(headers, "x-request-id").sole(),
     })
 }
 
@@ -156,19 +156,12 @@ fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
 
 /// The value of a header that must be there, once, and not be empty.
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let value = sole(field(headers, name)).filter(|it| !it.is_empty())?;
+    let value = field(headers, name).sole().filter(|it| !it.is_empty())?;
     str::from_utf8(value).ok()
 }
 
 fn field<'a>(headers: &'a HeaderMap, name: &str) -> Field<'a> {
     headers.get_all(name).iter().fold(Field::Absent, |field, it| field.and(it.as_bytes()))
-}
-
-fn sole(field: Field<'_>) -> Option<&[u8]> {
-    match field {
-        Field::One(value) => Some(value),
-        Field::Absent | Field::Many => None,
-    }
 }
 
 #[cfg(test)]

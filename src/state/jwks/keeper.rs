@@ -83,10 +83,9 @@ impl Keeper {
         let settled = read.and_then(|it| self.settle(it));
         let heard = settled.is_ok();
         let delay = match settled {
-            Ok(lifetime) => self
-                .source
-                .interval()
-                .unwrap_or_else(|| schedule::next_refresh(lifetime, &self.upkeep, luck())),
+            Ok(lifetime) => self.source.interval().unwrap_or_else(|| {
+                schedule::next_refresh(lifetime, &self.upkeep, randomness::luck())
+            }),
             Err(failure) => self.fail(&failure).await,
         };
         let now = Instant::now();
@@ -194,7 +193,7 @@ impl Keeper {
         if self.shared.held.load().is_none() {
             self.restore().await;
         }
-        let retry = schedule::next_retry(failures, &self.upkeep, luck());
+        let retry = schedule::next_retry(failures, &self.upkeep, randomness::luck());
         self.source.interval().map_or(retry, |it| it.min(retry))
     }
 
@@ -245,12 +244,6 @@ impl Keeper {
 fn far_away() -> Instant {
     let now = Instant::now();
     now.checked_add(Duration::from_secs(10 * 365 * 86_400)).unwrap_or(now)
-}
-
-/// A byte that nobody can foresee. Without it, replicas merely keep in step.
-fn luck() -> u8 {
-    let mut byte = [0];
-    randomness::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an

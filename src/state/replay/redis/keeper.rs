@@ -40,7 +40,7 @@ impl Keeper {
                 Err(failure) => failure,
             };
             tracing::warn!(error = %failure, failures, "replay store not reached");
-            sleep(pause(failures, luck())).await;
+            sleep(pause(failures, randomness::luck())).await;
             failures = failures.saturating_add(1);
         }
     }
@@ -104,12 +104,6 @@ fn pause(failures: u32, luck: u8) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(factor).min(LAST_PAUSE);
     let off = longest.saturating_mul(luck.into()).checked_div(512).unwrap_or_default();
     longest.saturating_sub(off)
-}
-
-/// A byte that nobody can foresee. Without it, replicas merely keep in step.
-fn luck() -> u8 {
-    let mut byte = [0];
-    randomness::fill(&mut byte).map_or(0, |()| byte[0])
 }
 
 /// A dead connection is noticed within so long, even when nobody uses it.
