@@ -142,6 +142,7 @@ impl Server {
         Reloader {
             path: path.to_owned(),
             watch: Watch::over(ingredients),
+            missing: vec![],
             clock,
             gate: Arc::clone(&self.gate),
             listen: self.setup.listen.clone(),

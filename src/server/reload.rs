@@ -29,6 +29,8 @@ use tokio::time::{sleep, timeout};
 pub struct Reloader {
     pub(super) path: PathBuf,
     pub(super) watch: Watch,
+    /// The files that were told to be missing.
+    pub(super) missing: Vec<PathBuf>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) gate: Arc<Gate>,
     /// Where it listens, which stays as it is.
@@ -95,7 +97,6 @@ pub fn rules(
 impl Reloader {
     /// Reloads at each `hangup`, and when a file has changed.
     pub async fn run(mut self, mut hangup: Signal) -> Infallible {
-        let mut told_missing = false;
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => {
@@ -104,42 +105,41 @@ impl Reloader {
                 }
                 () = sleep(LOOK) => {
                     let sight = self.settled().await;
-                    told_missing = self.follow(sight, told_missing).await;
+                    self.follow(sight).await;
                 }
             }
         }
     }
 
-    /// Reloads if there is something new in `sight`. Says whether files are known to be missing.
-    async fn follow(&mut self, sight: io::Result<Seen>, told_missing: bool) -> bool {
+    /// Reloads if there is something new in `sight`, and tells once which files are missing.
+    async fn follow(&mut self, sight: io::Result<Seen>) {
         let sight = match sight {
             Ok(Seen::New(sight)) => sight,
-            Ok(Seen::Unsettled) => return told_missing,
+            Ok(Seen::Unsettled) => return,
             Ok(Seen::Same) => {
                 // They are back: what was told of them is over.
-                if told_missing {
+                if !self.missing.is_empty() {
                     self.reload().await;
                 }
-                return false;
+                return;
             }
             Err(error) => {
                 tracing::error!(%error, "configuration not watched");
-                return told_missing;
+                return;
             }
         };
         let files = self.watch.missing(&sight);
         if files.is_empty() {
-            self.reload().await;
-            return false;
+            return self.reload().await;
         }
-        if !told_missing {
+        if files != self.missing {
             tracing::warn!(?files, "configuration missing: the old one stays");
             let problem = |it: &&Path| format!("cannot read {}: it is missing", it.display());
             let problems = files.iter().map(problem).collect();
             self.gate.metrics().reloaded(Reload::Refused);
             self.reloads.ended(Reload::Refused, problems);
+            self.missing = files.into_iter().map(Path::to_owned).collect();
         }
-        true
     }
 
     /// What is in the files, once they have settled.
@@ -176,6 +176,8 @@ impl Reloader {
                 Err(error) => return self.refuse(vec![error.to_string()]),
             };
         self.watch = Watch::over(ingredients);
+        // Whatever is missing still is among the problems.
+        self.missing.clear();
         match outcome {
             Ok(config) => {
                 if let Err(failure) = self.apply(config).await {

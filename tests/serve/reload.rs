@@ -135,6 +135,23 @@ fn a_file_that_is_removed_is_told_once_and_changes_nothing() {
 }
 
 #[test]
+fn each_file_that_goes_missing_is_told() {
+    let mut service = Service::start(with_tls(&authority()), &[]);
+    service.wait_for("ready");
+    let folder = service.folder.path().to_owned();
+    let mut gone = vec![];
+    for name in ["key.pem", "keybound.yaml"] {
+        fs::remove_file(folder.join(name)).unwrap();
+        gone.push(name);
+        let told = service.wait_for(MISSING)["files"].to_string();
+        for name in ["key.pem", "keybound.yaml"] {
+            assert_eq!(told.contains(name), gone.contains(&name), "{name} {told}");
+        }
+    }
+    service.has_metric("keybound_config_reloads_total{outcome=\"refused\"} 2");
+}
+
+#[test]
 fn a_file_that_comes_back_as_it_was_is_no_trouble_any_more() {
     let mut service = Service::ready(&[]);
     let file = service.folder.path().join("keybound.yaml");

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -78,8 +78,10 @@ impl Service {
 
     /// The next log line with this message.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
+        let end = Instant::now() + PATIENCE;
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap();
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap();
             let line: Value = serde_json::from_str(&line).unwrap();
             self.log.push(line.clone());
             if line["message"] == message {

@@ -89,9 +89,9 @@ impl Endpoint {
     fn recognise(&self, headers: &http::HeaderMap) -> Result<(), Denial> {
         match &self.asker.secret {
             Some(secret) if !secret.is_among(headers) => {
-                if self.strangers.take(Instant::now()) != Share::Untold {
+                if let Share::Told { untold } = self.strangers.take(Instant::now()) {
                     let listener = Front::ForwardAuth.label();
-                    tracing::warn!(listener, "the secret was not shown");
+                    tracing::warn!(listener, untold, "the secret was not shown");
                 }
                 Err(Denial::PolicyUnknown)
             }
