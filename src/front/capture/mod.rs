@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub struct Capture {
     reasons: Vec<String>,
     clock: Arc<dyn Clock>,
     queue: SyncSender<Taken>,
+    opens: Arc<AtomicI64>,
 }
 
 /// A request on its way to the folder.
@@ -47,8 +49,8 @@ struct Taken {
 /// So many may wait to be written; what comes beyond that is not kept.
 const QUEUE: usize = 64;
 
-/// The longest message that is taken, in bytes, so that those that wait take 64 MiB at most. A
-/// proxy sends no more headers than a tenth of it, and a body is not kept anyway.
+/// The longest message that is taken, in bytes, so that those that wait hold 64 MiB at most. A proxy
+/// sends no more headers than a tenth of it, and a body is not kept anyway.
 const LONGEST: usize = 1024 * 1024;
 
 impl Capture {
@@ -59,11 +61,12 @@ impl Capture {
     /// The folder is not there, or nothing can be written into it.
     pub fn start(rules: CaptureRules, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let mut shelf = Shelf::open(rules.folder, rules.most, clock.now())?;
+        let opens = Arc::clone(&shelf.opens);
         let (queue, taken) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || shelf.keep_all(&taken))?;
-        Ok(Self { reasons: rules.reasons, clock, queue })
+        Ok(Self { reasons: rules.reasons, clock, queue, opens })
     }
 
     /// Takes the request in `message`, an encoded `CheckRequest`, if `answer` refuses it, or would
@@ -76,7 +79,11 @@ impl Capture {
         message: impl FnOnce() -> Bytes,
     ) {
         let Some(reason) = refusal(answer).filter(|it| self.wants(it)) else { return };
-        let (message, at) = (message(), self.clock.now());
+        let at = self.clock.now();
+        if at.as_millis() < self.opens.load(Ordering::Relaxed) {
+            return;
+        }
+        let message = message();
         if LONGEST < message.len() {
             return;
         }
@@ -110,14 +117,16 @@ struct Shelf {
     folder: PathBuf,
     most: usize,
     kept: usize,
-    /// When it was last seen that there is no room; none while there is some.
-    full: Option<UnixTime>,
+    /// Since when it is closed, as it is full or cannot be written to; none while it is open.
+    closed: Option<UnixTime>,
+    /// When it is looked at again, in milliseconds since the epoch. Until then nothing is taken.
+    opens: Arc<AtomicI64>,
     /// The last write failed, and that was told.
     broken: bool,
     number: u64,
 }
 
-/// A full folder is looked at again so much later.
+/// A folder that is full, or cannot be written to, is looked at again so much later.
 const LOOK: Duration = Duration::from_secs(10);
 
 const EXTENSION: &str = "pb";
@@ -130,7 +139,8 @@ impl Shelf {
         drop(fs::remove_file(part_of(&trial)));
         write(&trial, b"")?;
         fs::remove_file(trial)?;
-        let mut shelf = Self { folder, most, kept, full: None, broken: false, number: 0 };
+        let opens = Arc::default();
+        let mut shelf = Self { folder, most, kept, closed: None, opens, broken: false, number: 0 };
         shelf.close_if_full(now);
         Ok(shelf)
     }
@@ -143,20 +153,28 @@ impl Shelf {
         }
     }
 
-    /// Whether there is room. A folder that was full some time ago is looked at again, for
-    /// somebody may have made some.
+    /// Whether there is room. A folder that had none some time ago is looked at again, for somebody
+    /// may have made some.
     fn has_room(&mut self, now: UnixTime) -> bool {
-        if self.full.is_some_and(|it| LOOK <= now.since(it)) {
+        if self.closed.is_some_and(|it| LOOK <= now.since(it)) {
             // What cannot be read is as full as it was.
             self.kept = kept_in(&self.folder).unwrap_or(self.kept);
-            self.full = (self.most <= self.kept).then_some(now);
+            self.closed = None;
+            if self.most <= self.kept {
+                self.close(now);
+            }
         }
-        self.full.is_none()
+        self.closed.is_none()
+    }
+
+    fn close(&mut self, now: UnixTime) {
+        self.closed = Some(now);
+        self.opens.store(now.saturating_add(LOOK).as_millis(), Ordering::Relaxed);
     }
 
     fn close_if_full(&mut self, now: UnixTime) {
         if self.most <= self.kept {
-            self.full = Some(now);
+            self.close(now);
             tracing::warn!(kept = self.kept, "no more refused requests are kept");
         }
     }
@@ -175,11 +193,12 @@ impl Shelf {
                 tracing::info!(file = %file.display(), "refused request kept");
                 self.close_if_full(*at);
             }
-            // A full disk is told of once, not for each of a flood of refusals.
-            Err(_) if self.broken => (),
             Err(error) => {
-                self.broken = true;
-                tracing::warn!(%error, "refused requests are not kept");
+                self.close(*at);
+                // A full disk is told of once, not for each of a flood of refusals.
+                if !std::mem::replace(&mut self.broken, true) {
+                    tracing::warn!(%error, "refused requests are not kept");
+                }
             }
         }
     }
@@ -236,7 +255,8 @@ mod tests {
         let (queue, taken) = sync_channel(QUEUE);
         let reasons = reasons.iter().map(ToString::to_string).collect();
         let mut shelf = Shelf::open(folder.to_owned(), most, NOW).unwrap();
-        let capture = Capture { reasons, clock: Arc::new(ManualClock::at(NOW)), queue };
+        let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&shelf.opens));
+        let capture = Capture { reasons, clock, queue, opens };
         let keep_all = move || {
             shelf.keep_all(&taken);
             shelf
@@ -293,6 +313,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (capture, _) = capture(folder.path(), &["token_expired"], 10);
         capture.take(&answer("token_malformed"), None, || panic!("as nobody should"));
+    }
+
+    #[test]
+    fn nobody_writes_down_what_there_is_no_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(NOW));
+        let (mut capture, keep_all) = capture(folder.path(), &[], 0);
+        capture.clock = clock.clone();
+        clock.advance(LOOK - Duration::from_millis(1));
+        capture.take(&answer("token_expired"), None, || panic!("as nobody should"));
+        clock.advance(Duration::from_millis(1));
+        let mut asked = false;
+        capture.take(&answer("token_expired"), None, || {
+            asked = true;
+            message()
+        });
+        assert!(asked, "somebody may have made room");
+        drop(capture);
+        let shelf = keep_all();
+        assert_eq!(shelf.opens.load(Ordering::Relaxed), NOW.as_millis() + 20_000);
+        assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
     }
 
     #[test]
@@ -354,6 +395,24 @@ mod tests {
     }
 
     #[test]
+    fn a_full_folder_that_cannot_be_read_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("before.pb"), "").unwrap();
+        let mut shelf = Shelf::open(folder.path().to_owned(), 1, NOW).unwrap();
+        drop(folder);
+        assert!(!shelf.has_room(NOW.saturating_add(LOOK)));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_was_not_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("taken.pb");
+        fs::create_dir(&taken).unwrap();
+        assert!(write(&taken, b"message").is_err());
+        assert_eq!(files(folder.path()), [taken]);
+    }
+
+    #[test]
     fn what_cannot_be_written_is_told_once_and_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");
@@ -364,6 +423,9 @@ mod tests {
         drop(capture);
         let mut shelf = keep_all();
         assert!(shelf.broken && shelf.kept == 0);
+        assert!(!shelf.has_room(NOW.saturating_add(LOOK - Duration::from_millis(1))));
+        // As long as it cannot be read either, what was kept there counts.
+        assert!(shelf.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
         let reason = "token_expired".to_owned();
         shelf.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });

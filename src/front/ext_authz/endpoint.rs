@@ -89,7 +89,9 @@ async fn check<B: Body<Data = Bytes>>(
     };
     let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
-        capture.take(&answer, passage.standing().certificate_header(), || message.clone());
+        // A copy, for what was received may hold on to more than the message.
+        let copy = || Bytes::copy_from_slice(&message);
+        capture.take(&answer, passage.standing().certificate_header(), copy);
     }
     encoded(&answer)
 }
