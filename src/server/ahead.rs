@@ -6,7 +6,6 @@
 use bytes::{Buf, BytesMut};
 use std::cell::Cell;
 use std::io;
-use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -15,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub(super) struct Ahead<S> {
     inner: S,
-    /// What was read and not asked for yet.
-    read: BytesMut,
+    /// What was read and not asked for yet, in memory that it has while it is read.
+    read: Option<BytesMut>,
 }
 
 thread_local! {
@@ -29,7 +28,7 @@ const PIECE: usize = 32 * 1024;
 
 impl<S> Ahead<S> {
     pub(super) fn new(inner: S) -> Self {
-        Self { inner, read: BytesMut::new() }
+        Self { inner, read: None }
     }
 }
 
@@ -39,17 +38,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { inner, read } = &mut *self;
+        let Self { inner, read: place } = &mut *self;
+        let read = place.get_or_insert_with(|| SPARE.take());
         if read.is_empty() {
-            if read.capacity() == 0 {
-                *read = SPARE.take();
-            }
             read.reserve(PIECE);
             match pin!(inner.read_buf(read)).poll(context) {
                 Poll::Ready(Ok(_)) => (),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    SPARE.set(mem::take(read));
+                    SPARE.set(place.take().unwrap_or_default());
                     return Poll::Pending;
                 }
             }
@@ -126,7 +123,11 @@ mod tests {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut buffer = ReadBuf::new(&mut piece);
         assert!(Pin::new(&mut server).poll_read(&mut context, &mut buffer).is_pending());
-        assert_eq!(server.read.capacity(), 0);
+        assert!(server.read.is_none());
+        SPARE.with(|it| {
+            let spare = it.take();
+            assert!(PIECE <= spare.capacity(), "it is for the next");
+        });
     }
 
     #[tokio::test]
