@@ -521,4 +521,6 @@ fn an_issuer_is_not_asked_about_a_token_unless_it_is_meant_to_be() {
     let (text, diagnostics, code) = explain(&config, &opaque, &[]);
     assert_eq!(code, 1, "{text}{diagnostics}");
     assert!(text.contains("not decided") && text.contains("not asked"), "{text}");
+    let told: Value = serde_json::from_str(&explain(&config, &opaque, &["--json"]).0).unwrap();
+    assert_eq!((&told["decision"], &told["reason"]), (&json!("open"), &Value::Null), "{told}");
 }

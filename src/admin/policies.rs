@@ -92,13 +92,14 @@ mod tests {
         policy.matches.hosts = vec![HostPattern::Exact("a.example.com".to_owned()), below];
         policy.matches.path_prefix = vec![b"v1".to_vec(), b"pay ments".to_vec()];
         policy.scopes = vec!["pay".to_owned()];
+        policy.routes_may_name_it = true;
         policy.claims = vec![ClaimRule { path: "acr".to_owned(), values: vec![json!("loa3")] }];
         let expected = json!([{
             "name": "payments",
             "hosts": ["a.example.com", "*.example.com"],
             "path_prefix": "/v1/pay ments",
             "methods": [],
-            "allow_route_annotation": false,
+            "allow_route_annotation": true,
             "mode": "enforce",
             "sender_constraint": "certificate",
             "origin": null,
@@ -110,7 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn every_path_is_none() {
-        assert_eq!(of(&policy_set())[0].path_prefix, None);
+    fn every_path_is_none_and_no_route_may_choose() {
+        let status = &of(&policy_set())[0];
+        assert_eq!((&status.path_prefix, status.allow_route_annotation), (&None, false));
     }
 }
