@@ -223,7 +223,7 @@ const LONGEST: usize = 2 * MESSAGE_BYTES;
 
 /// The first certificate in the file at `path`, PEM or DER.
 fn certificate_in(path: &Path) -> Result<Certificate, String> {
-    Certificate::read(bytes_in(path)?).map_err(|error| of(path, error))
+    Certificate::read(&bytes_in(path)?).map_err(|error| of(path, error))
 }
 
 fn line(path: &Path) -> Result<String, String> {

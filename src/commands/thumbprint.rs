@@ -9,8 +9,6 @@ use crate::jose::thumbprint::Thumbprint;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 /// What `thumbprint` is about.
 #[derive(Debug, clap::Args)]
@@ -52,12 +50,9 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
             Err(odd) => Err(format!("is no JWK that can be used: {}", story(odd))),
         };
     }
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes).flatten().collect();
-    // Of a chain it is the first that a client proves (RFC 8446 §4.4.2).
-    let der = certificates.first().map_or(bytes, AsRef::as_ref);
-    let found = client_certificate::thumbprint_of_der(der);
-    let found = found.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
-    Ok(("x5t#S256", found))
+    let der = client_certificate::der_in(bytes);
+    let der = der.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
+    Ok(("x5t#S256", Thumbprint::of(&der)))
 }
 
 const fn story(odd: OddKey) -> &'static str {

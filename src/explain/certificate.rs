@@ -1,6 +1,6 @@
 //! Knows how a proxy would carry a certificate that was handed over by itself.
 
-use crate::client_certificate::{HeaderFormat, Source};
+use crate::client_certificate::{self, HeaderFormat, Source};
 use crate::jose::thumbprint::Thumbprint;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,17 +11,8 @@ pub(crate) struct Certificate(Vec<u8>);
 
 impl Certificate {
     /// The first certificate in what is PEM or DER.
-    pub(crate) fn read(bytes: Vec<u8>) -> Result<Self, String> {
-        match str::from_utf8(&bytes) {
-            Ok(text) => {
-                let none = "there is no certificate in it";
-                let (_, rest) = text.split_once(BEGIN).ok_or(none)?;
-                let (body, _) = rest.split_once(END).ok_or(none)?;
-                let body: String = body.split_ascii_whitespace().collect();
-                STANDARD.decode(body).map(Self).map_err(|error| error.to_string())
-            }
-            Err(_) => Ok(Self(bytes)),
-        }
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        client_certificate::der_in(bytes).map(Self).ok_or("there is no certificate in it")
     }
 
     /// The header that carries it to `source`, or none where Envoy itself says it, and the value.
@@ -82,7 +73,7 @@ mod tests {
             DerBase64, DerBase64Chain, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url,
             Sha256Hex,
         };
-        let certificate = Certificate::read(FILE.to_vec()).unwrap();
+        let certificate = Certificate::read(FILE).unwrap();
         let expected = ClientCertificate::Presented(Thumbprint::of(&certificate.0));
         let formats = [
             Rfc9440,

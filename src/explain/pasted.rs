@@ -50,7 +50,7 @@ fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
         [(_, host)] => format!("https://{host}{target}"),
         _ => return Err(HOST.to_owned()),
     };
-    let certificate = (!pem.is_empty()).then(|| Certificate::read(pem.as_bytes().to_vec()));
+    let certificate = (!pem.is_empty()).then(|| Certificate::read(pem.as_bytes()));
     let certificate = certificate.transpose()?;
     Described { method, url: &url, headers, certificate, policy: None, annotation: None }
         .message(source)
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_certificate_is_pasted_below_with_or_without_a_line_between() {
         let head = "POST /payments?a=1\nHost: api.example.com\nAuthorization: Bearer x\n";
-        let certificate = Certificate::read(PEM.as_bytes().to_vec()).unwrap();
+        let certificate = Certificate::read(PEM.as_bytes()).unwrap();
         let (_, value) = certificate.carried(&Source::Peer);
         let evidence = Evidence { peer_certificate: value.as_bytes(), ..expected().evidence };
         for text in
@@ -163,7 +163,7 @@ mod tests {
             ("GET /a HTTP/1.1\nHost: x\n-----BEGIN CERTIFICATE-----\n", "no certificate"),
             (
                 "GET /a\nHost: x\n-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----",
-                "symbol",
+                "no certificate",
             ),
         ] {
             let found = message(text, &Source::Peer).unwrap_err();
