@@ -8,7 +8,7 @@ pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
-use crate::check::{Checker, Facts, Rules, Verdict};
+use crate::check::{Checker, Rules, Verdict};
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
 use crate::front::ext_authz::{route, wire};
@@ -98,7 +98,7 @@ pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
             };
             (Some(target(&request)), verdict)
         }
-        Err(denial) => (None, Verdict { outcome: Err(denial), facts: Facts::default() }),
+        Err(denial) => (None, Verdict::refused(denial)),
     };
     if verdict.facts.proved.dpop {
         remarks.push(accepted.to_owned());

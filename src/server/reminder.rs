@@ -34,23 +34,9 @@ mod tests {
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
     use crate::telemetry::metrics::Metrics;
-    use crate::telemetry::samples::{dpop, policy_set};
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
+    use crate::telemetry::samples::{Out, dpop, policy_set};
+    use std::sync::Arc;
     use tokio::time::timeout;
-
-    #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Out {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The log of so many seconds under one more policy of this mode.
     async fn told(mode: Mode, seconds: u64) -> String {
@@ -68,7 +54,7 @@ mod tests {
         timeout(Duration::from_secs(seconds), run(&gate)).await.unwrap_err();
         drop(guard);
         writer.finish();
-        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+        out.text()
     }
 
     #[tokio::test(start_paused = true)]

@@ -178,28 +178,15 @@ pub fn install(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use crate::telemetry::samples::Out;
     use tracing::subscriber::with_default;
-
-    #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Out {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn written(format: Format, events: impl FnOnce()) -> String {
         let out = Out::default();
         let (sink, writer) = Sink::to(out.clone()).unwrap();
         with_default(subscriber(format, Level::Info, sink), events);
         writer.finish();
-        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+        out.text()
     }
 
     #[test]

@@ -84,25 +84,11 @@ mod tests {
     use crate::check::Facts;
     use crate::denial::Denial;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
+    use crate::telemetry::samples::Out;
     use serde_json::Value;
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
 
     const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-    #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Out {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The lines that `outlets` writes about checks with these outcomes.
     fn lines(
@@ -128,8 +114,7 @@ mod tests {
             }
         });
         writer.finish();
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|it| serde_json::from_str(it).unwrap()).collect()
+        out.text().lines().map(|it| serde_json::from_str(it).unwrap()).collect()
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::policy::{
 };
 use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// One issuer, and the policy `payments` for every request.
@@ -40,6 +41,27 @@ pub(crate) fn policy_set() -> PolicySet {
         },
         upstream: Upstream::default(),
         proofs: ProofRules::default(),
+    }
+}
+
+/// A place for a log. It can be locked, as if its reader were slow.
+#[derive(Clone, Default)]
+pub(crate) struct Out(pub(crate) Arc<Mutex<Vec<u8>>>);
+
+impl Out {
+    /// What has been written to it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

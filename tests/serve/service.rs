@@ -78,9 +78,9 @@ impl Service {
 
     /// The next log line with this message.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
-        let end = Instant::now() + PATIENCE;
+        let start = Instant::now();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = PATIENCE.saturating_sub(start.elapsed());
             let line = self.lines.recv_timeout(left).unwrap();
             let line: Value = serde_json::from_str(&line).unwrap();
             self.log.push(line.clone());

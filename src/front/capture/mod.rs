@@ -321,7 +321,7 @@ mod tests {
         let clock = Arc::new(ManualClock::at(NOW));
         let (mut capture, keep_all) = capture(folder.path(), &[], 0);
         capture.clock = clock.clone();
-        clock.advance(LOOK - Duration::from_millis(1));
+        clock.advance(LOOK.saturating_sub(Duration::from_millis(1)));
         capture.take(&answer("token_expired"), None, || panic!("as nobody should"));
         clock.advance(Duration::from_millis(1));
         let mut asked = false;
@@ -423,7 +423,7 @@ mod tests {
         drop(capture);
         let mut shelf = keep_all();
         assert!(shelf.broken && shelf.kept == 0);
-        assert!(!shelf.has_room(NOW.saturating_add(LOOK - Duration::from_millis(1))));
+        assert!(!shelf.has_room(NOW.saturating_add(LOOK.saturating_sub(Duration::from_millis(1)))));
         // As long as it cannot be read either, what was kept there counts.
         assert!(shelf.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
