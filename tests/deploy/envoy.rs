@@ -3,6 +3,7 @@
 use crate::collector::{Collector, Span, TAKEN, spans};
 use crate::programs::provisioned;
 use crate::tokens::Signer;
+use crate::verbatim::{Failure, Verbatim};
 use crate::{deploy, replaced, succeeds};
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
@@ -12,7 +13,7 @@ use keybound::commands::demo::service::Service;
 use keybound::commands::demo::upstream;
 use keybound::denial::Denial;
 use rcgen::KeyPair;
-use reqwest::{Certificate, Client};
+use reqwest::{Client, Version};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
@@ -119,21 +120,17 @@ impl Deployed {
         identity: Option<&Identity>,
         path: &str,
         headers: &[(&str, &str)],
-    ) -> Result<(u16, Value), reqwest::Error> {
-        let ca = self.authority.certificate_pem();
-        let ca = Certificate::from_pem(ca.as_bytes()).unwrap();
-        let mut builder = Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([ca]);
-        if let Some(identity) = identity {
-            let pem = identity.certificate_pem() + &identity.key_pem();
-            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
-        }
-        let mut request = builder.build().unwrap().get(format!("https://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
+    ) -> Result<(u16, Value), Failure> {
+        let client = Verbatim {
+            http: Version::HTTP_2,
+            address: self.address,
+            host: "127.0.0.1",
+            authority: self.authority.certificate_pem(),
+            identity: identity.map(|it| it.certificate_pem() + &it.key_pem()),
+        };
+        let response = client.get(path, headers).await?;
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        Ok((response.status().as_u16(), body))
     }
 
     pub(crate) async fn passes_nothing_without_an_answer(&mut self) {
@@ -236,7 +233,10 @@ async fn at_the_edge_over_a_socket_routes_name_policies() {
     assert_eq!(it.get(Some(&client), "/", &reader).await.unwrap().0, 200);
     assert_eq!(it.get(Some(&client), "/payments/1", &payer).await.unwrap().0, 200);
     it.refuses(Denial::ScopeInsufficient, &client, "/payments/1", &reader).await;
-    it.refuses(Denial::ScopeInsufficient, &client, "/x/%2e%2e//payments", &reader).await;
+    for path in ["/x/../payments", "/x/%2e%2e/payments", "/x/%2E.//payments", "//payments"] {
+        it.refuses(Denial::ScopeInsufficient, &client, path, &reader).await;
+        assert_eq!(it.get(Some(&client), path, &payer).await.unwrap().0, 200, "{path}");
+    }
     it.refuses(Denial::CertificateMismatch, &thief, "/", &reader).await;
     assert_eq!(it.get(Some(&thief), "/healthz", &[]).await.unwrap().0, 200);
     it.refuses(Denial::CredentialsMissing, &thief, "/healthz/x", &[]).await;
@@ -270,6 +270,32 @@ async fn at_a_sidecar_the_client_is_the_one_that_the_edge_tells_of() {
     let untold = [("authorization", token.as_str())];
     it.refuses(Denial::CertificateConflict, &edge, "/", &untold).await;
     assert!(it.get(Some(&thief), "/", &told(&of_client)).await.is_err(), "it is not the edge");
+}
+
+#[tokio::test]
+async fn what_is_checked_and_what_the_upstream_sees_is_one_path() {
+    for folder in [".", "edge-uds", "sidecar"] {
+        let it = Deployed::start(folder).await;
+        let edge = it.client("edge");
+        let token = it.token(&edge, "read payments");
+        let certificate = format!("Hash={}", edge.thumbprint().to_hex());
+        let headers =
+            [("authorization", token.as_str()), ("x-forwarded-client-cert", &certificate)];
+        for (path, seen) in [
+            ("/a/b?x=/../y", "/a/b?x=/../y"),
+            ("/x/../a", "/a"),
+            ("/x/%2e%2e/a", "/a"),
+            ("/x/./a", "/x/a"),
+            ("//a", "/a"),
+        ] {
+            let (status, body) = it.get(Some(&edge), path, &headers).await.unwrap();
+            assert_eq!((status, &body["path"]), (200, &json!(seen)), "{folder} {path}");
+        }
+        for path in ["/x/..%2fa", "/x%5c..%5ca"] {
+            let (status, body) = it.get(Some(&edge), path, &headers).await.unwrap();
+            assert_eq!((status, body), (400, Value::Null), "{folder} {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ mod systemd;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod tokens;
+#[path = "../support/verbatim.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod verbatim;
 
 use std::fs;
 use std::io::{self, Write};

@@ -13,6 +13,8 @@ pub(crate) static CADDY: Proxy = Proxy {
     start,
     outage: [503, 502],
     malformed: 400,
+    unreadable: 400,
+    cleans_paths: false,
     hands_on_bodies: true,
     hands_on_nonces: true,
 };

@@ -2,6 +2,7 @@
 //! tells what it saw.
 
 use super::tokens::Signer;
+use super::verbatim::Verbatim;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::pki::{Authority, Identity};
@@ -25,15 +26,13 @@ use tokio::time::{Instant, sleep};
 pub(crate) const HOST: &str = "api.example.com";
 pub(crate) const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
-/// How long an answer may take: whatever hangs, the test does not.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long a proxy may take to start. Far more than any needs, for slow machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is added to a deployed configuration. Policies in front of the deployed one: what is below
-/// `/admin` needs a scope that nobody has, and below `/either` DPoP will do, with or without a nonce, and what is below `/report` is let through. An issuer
-/// that is down when it is asked about opaque tokens.
+/// `/admin` needs a scope that nobody has, below `/either` DPoP will do, with or without a nonce, and
+/// what is below `/report` is let through. An issuer that is down when it is asked about opaque
+/// tokens.
 const MORE: &str = "\
 policies:
   - name: admin
@@ -66,6 +65,10 @@ pub(crate) struct Proxy {
     pub(crate) outage: [u16; 2],
     /// What its client gets for a request that the service refuses with 400, with a challenge.
     pub(crate) malformed: u16,
+    /// What its client gets for a request that the service cannot read.
+    pub(crate) unreadable: u16,
+    /// Whether it takes dot segments and doubled slashes out of a path before it asks.
+    pub(crate) cleans_paths: bool,
     /// Whether a refusal reaches the client with its body.
     pub(crate) hands_on_bodies: bool,
     /// Whether a nonce that comes with an allow reaches the client.
@@ -171,7 +174,7 @@ impl Installation {
         let client = self.https_client(Version::HTTP_11, None);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let answer = client.get(self.url("/")).send().await;
+            let answer = client.get("/", &[]).await;
             if answer.is_ok_and(|it| it.status() == StatusCode::UNAUTHORIZED) {
                 return;
             }
@@ -251,34 +254,17 @@ impl Installation {
         headers: &[(&str, &str)],
     ) -> Outcome {
         let client = self.https_client(http, identity);
-        let request = headers
-            .iter()
-            .fold(client.get(self.url(path)), |it, (name, value)| it.header(*name, *value));
-        let response = request
-            .send()
-            .await
-            .unwrap_or_else(|error| panic!("{error:?}: {} {}", self.proxy.name, self.log()));
+        let answer = client.get(path, headers).await;
+        let response =
+            answer.unwrap_or_else(|it| panic!("{it:?}: {} {}", self.proxy.name, self.log()));
         assert_eq!(response.version(), http);
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default();
-        Outcome { status, headers, body }
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        Outcome { status: response.status(), headers: response.headers().clone(), body }
     }
 
-    fn https_client(&self, http: Version, identity: Option<String>) -> Client {
-        let ca = self.authority.certificate_pem();
-        let ca = reqwest::Certificate::from_pem(ca.as_bytes()).unwrap();
-        let mut builder = Client::builder()
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .tls_certs_only([ca])
-            .resolve(HOST, self.address);
-        if http == Version::HTTP_11 {
-            builder = builder.http1_only();
-        }
-        if let Some(identity) = identity {
-            builder = builder.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
-        }
-        builder.build().unwrap()
+    fn https_client(&self, http: Version, identity: Option<String>) -> Verbatim<'_> {
+        let (address, authority) = (self.address, self.authority.certificate_pem());
+        Verbatim { http, address, host: HOST, authority, identity }
     }
 }
 

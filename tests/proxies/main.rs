@@ -21,3 +21,6 @@ mod specification;
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 mod traefik;
+#[path = "../support/verbatim.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod verbatim;

@@ -13,6 +13,8 @@ pub(crate) static NGINX: Proxy = Proxy {
     // It hands on 401 and 403 alone.
     outage: [500, 500],
     malformed: 401,
+    unreadable: 403,
+    cleans_paths: false,
     hands_on_bodies: false,
     hands_on_nonces: true,
 };

@@ -13,6 +13,8 @@ pub(crate) static TRAEFIK: Proxy = Proxy {
     start,
     outage: [503, 500],
     malformed: 400,
+    unreadable: 400,
+    cleans_paths: true,
     hands_on_bodies: true,
     hands_on_nonces: false,
 };
