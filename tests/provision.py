@@ -40,6 +40,10 @@ PYTHON_TOOLS = (
 )
 
 
+# Debian's servers lie where only the administrator's PATH leads.
+SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+
+
 class Unavailable(Exception):
     """A program that cannot be had here, and why."""
 
@@ -63,7 +67,7 @@ def path_of(name, cached):
             raise Unavailable(f"{variable}={named} is not a program")
         return Path(named).resolve()
     directory, binary, on_path, fetch = PROGRAMS[name]
-    if on_path and (found := shutil.which(on_path)):
+    if on_path and (found := shutil.which(on_path, path=SEARCHED)):
         return Path(found)
     if cached and not (TOOLS / directory).exists():
         raise Unavailable(f"{name} is not at hand")
@@ -149,8 +153,10 @@ def missing_packages(package):
         run("apt-get", "update", "--quiet", "--quiet")
         plan = subprocess.run(ask, capture_output=True, text=True)
     wanted = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
-    if plan.returncode != 0 or not wanted:
+    if plan.returncode != 0:
         raise Unavailable(f"apt-get cannot find {package} (apt-get update?): {plan.stderr.strip()}")
+    if not wanted:
+        raise Unavailable(f"{package} is installed, but its program is not on PATH; name it by variable")
     return wanted
 
 
