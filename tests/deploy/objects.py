@@ -178,7 +178,7 @@ def providers(_world, _schemas):
         "headersToUpstreamOnAllow":
             {"authorization", "x-auth-subject", "x-auth-client-id", "x-auth-scope", "x-auth-issuer"},
         "headersToDownstreamOnAllow": {"dpop-nonce"},
-        "headersToDownstreamOnDeny": {"www-authenticate", "dpop-nonce"},
+        "headersToDownstreamOnDeny": {"www-authenticate", "dpop-nonce", "retry-after"},
     }
     for file, kind, port, needed in (
         ("istiod-values.yaml", "envoyExtAuthzGrpc", 9001, {}),

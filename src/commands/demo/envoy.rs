@@ -250,8 +250,10 @@ impl Listener {
                 "path_prefix": "/check",
                 "authorization_response": {
                     "allowed_upstream_headers": {"patterns": [{"prefix": "x-auth-"}]},
-                    "allowed_client_headers":
-                        named(&["www-authenticate", "dpop-nonce", "cache-control", "content-type"]),
+                    "allowed_client_headers": named(&[
+                        "www-authenticate", "dpop-nonce", "retry-after", "cache-control",
+                        "content-type",
+                    ]),
                     "allowed_client_headers_on_success": named(&["dpop-nonce"]),
                 },
             },
