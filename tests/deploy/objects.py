@@ -109,6 +109,9 @@ def switches(_world, _schemas):
         expected = {f"unix:/run/keybound/{it}.sock" for it in sockets}
         expected |= {f"0.0.0.0:{it}" for it in ports.values()}
         expect(set(listen.values()) == expected, f"{edit}: {listen}")
+        notes = templates({**least, **edit})[NOTES]
+        expect(all(f"unix:/run/keybound/{it}.sock" in notes for it in sockets), f"{edit}: {notes}")
+        expect(all(str(it) in notes for it in ports.values()), f"{edit}: {notes}")
     changed = copy.deepcopy(least)
     changed["config"]["limits"] = {"token_bytes": 1024}
     sums = [checksum(render(it)) for it in (least, least, changed)]
