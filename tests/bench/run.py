@@ -18,7 +18,7 @@ import direct
 import memory
 import proxies
 import report
-from servers import PLACE, Workshop
+from servers import PLACE, Workshop, can_pin
 
 PARTS = ("direct", "proxies", "memory")
 
@@ -31,7 +31,10 @@ def main():
     options = parser.parse_args()
     if strange := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {' '.join(strange)}")
-    PLACE.mkdir(parents=True, exist_ok=True)
+    if options.publish and (options.quick or set(options.parts) != set(PARTS)):
+        parser.error("--publish is for all parts, and not for --quick")
+    if not can_pin():
+        parser.error("two cores and taskset are needed: the server has one core and the load another")
     workshop = Workshop()
     # Many short rounds rather than a few long ones: a machine's mood changes within seconds.
     rounds, seconds = (1, 0.5) if options.quick else (9, 1)

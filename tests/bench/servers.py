@@ -1,6 +1,7 @@
 """Knows how the programs of a benchmark are built, started, put under load and ended: what serves on
 one core, what loads on another."""
 
+import fcntl
 import json
 import os
 import re
@@ -38,10 +39,13 @@ def provisioned(name):
 
 
 class Workshop:
-    """The programs, and what is asked."""
+    """The programs, and what is asked. There is one at a time, for it has a place to itself."""
 
     def __init__(self, harness_profile=("--release",)):
         allow_many_files()
+        PLACE.mkdir(parents=True, exist_ok=True)
+        self.lock = open(PLACE / "lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.keybound = build("bin", "keybound", "--release")
         self.harness = build("bench", "harness", *harness_profile)
         self.corpus = PLACE / "corpus"
@@ -96,8 +100,8 @@ class Server:
     def __init__(self, command, port=None):
         self.port = port or free_port()
         command = command(self.port)
-        log = PLACE / "server.log"
-        with open(log, "w") as out:
+        self.log = PLACE / f"server-{self.port}.log"
+        with open(self.log, "w") as out:
             began = time.monotonic()
             self.process = subprocess.Popen(pinned(0, command), stdout=out, stderr=out)
         while self.process.poll() is None and time.monotonic() < began + 60:
@@ -107,7 +111,9 @@ class Server:
             except ConnectionRefusedError:
                 time.sleep(0.0005)
         else:
-            sys.exit(f"{command[0]} does not listen:\n{log.read_text()}")
+            self.process.kill()
+            self.process.wait()
+            sys.exit(f"{command[0]} does not listen:\n{self.log.read_text()}")
         self.start = (time.monotonic() - began) * 1e3
         time.sleep(0.2)
 
@@ -116,16 +122,31 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
+    def sockets(self):
+        """How many it has open."""
+        files = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return sum(kind(it).startswith("socket:") for it in files)
+
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failure, *_):
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if failure is None:
+            self.log.unlink()
+
+
+def kind(file):
+    """What a file of a process is; nothing when it is closed already."""
+    try:
+        return os.readlink(file)
+    except FileNotFoundError:
+        return ""
 
 
 def free_port():
@@ -140,7 +161,14 @@ def allow_many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def pinned(core, command):
+def can_pin():
+    return len(os.sched_getaffinity(0)) >= 2 and shutil.which("taskset") is not None
+
+
+def pinned(place, command):
+    """The command on the first or the second core that we may use."""
     command = [str(it) for it in command]
-    alone = (os.cpu_count() or 1) < 2 or not shutil.which("taskset")
-    return command if alone else ["taskset", "-c", str(core), *command]
+    if not can_pin():
+        return command
+    core = sorted(os.sched_getaffinity(0))[place]
+    return ["taskset", "-c", str(core), *command]
