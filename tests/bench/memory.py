@@ -3,23 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 
 from servers import PLACE, Server, pinned, ALONE
 
 MANY = 1_000_000
+# As many as the service keeps, and no more.
 CONNECTIONS = 10_000
-
-CONFIGURATION = """
-issuers:
-- issuer: https://as.bank.example/oauth/v2
-  audiences: [https://api.bank.example]
-  keys: {jwks_file: jwks.json}
-policies:
-- {name: api, sender_constraint: either}
-dpop: {proof_window: 5m}
-upstream:
-  headers: {x-auth-subject: sub}
-"""
 
 # More memory than a million tokens take, so that all are kept; and far less.
 ROOM = "limits: {check_deadline: 60s, token_cache_entries: 2000000, token_cache_bytes: 2147483648}\n"
@@ -59,12 +49,24 @@ def idle(workshop, count):
     print(f"memory: {count:,} connections", file=sys.stderr)
     with Filling(workshop, "connections", ["--connections", count]) as filling:
         with Server(filling.service(ROOM)) as server:
-            before = server.resident() * 2**20
+            before, sockets = server.resident() * 2**20, server.sockets()
             filling.tell(f"127.0.0.1:{server.port}")
             assert filling.read() == "open"
+            hold(server, sockets + count)
             after = server.resident() * 2**20
             filling.end()
             return after - before, after
+
+
+def hold(server, sockets):
+    """Waits until the server has them open: what it refused costs nothing."""
+    deadline = time.monotonic() + 30
+    while (found := server.sockets()) < sockets:
+        if deadline < time.monotonic():
+            sys.exit(f"connections: the server has {found:,} sockets open, not {sockets:,}")
+        time.sleep(0.05)
+    # It has yet to answer the last of them.
+    time.sleep(1)
 
 
 class Filling:
@@ -81,7 +83,7 @@ class Filling:
         def command(port):
             file = self.folder / "keybound.yaml"
             listen = f"listen: {{ext_authz: '127.0.0.1:{port}', admin: '127.0.0.1:0'}}\n"
-            file.write_text(listen + CONFIGURATION + limits)
+            file.write_text(listen + (self.folder / "rules.yaml").read_text() + limits)
             return [self.keybound, "serve", "--config", file, *ALONE]
         return command
 

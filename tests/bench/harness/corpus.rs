@@ -59,18 +59,23 @@ pub(super) const HEADERS: &[(&str, &str)] = &[
     ("x-forwarded-proto", "https"),
 ];
 
-const CONFIGURATION: &str = "
+/// Rules for tokens that are signed by `algorithm`.
+pub(super) fn configuration(algorithm: &str) -> String {
+    format!(
+        "
 issuers:
 - issuer: https://as.bank.example/oauth/v2
   audiences: [https://api.bank.example]
-  algorithms: [RS256]
-  keys: {jwks_file: jwks.json}
+  algorithms: [{algorithm}]
+  keys: {{jwks_file: jwks.json}}
 policies:
-- {name: api, sender_constraint: either}
-dpop: {proof_window: 5m}
+- {{name: api, sender_constraint: either}}
+dpop: {{proof_window: 5m}}
 upstream:
-  headers: {x-auth-subject: sub}
-";
+  headers: {{x-auth-subject: sub}}
+"
+    )
+}
 
 /// Where nginx puts the client's certificate, as in deploy/nginx.
 const NGINX: &str = "\
@@ -92,9 +97,10 @@ pub(super) fn make(options: &Options) {
     let (issuer, client) =
         (Signer::new(Algorithm::RS256, "key"), Signer::new(Algorithm::ES256, "client"));
     put("jwks.json", json!({"keys": [issuer.jwk()]}).to_string().as_bytes());
-    put("keybound.yaml", format!("{CONFIGURATION}{PATIENT}").as_bytes());
-    put("nginx.yaml", format!("{CONFIGURATION}{PATIENT}{NGINX}").as_bytes());
-    put("forgetful.yaml", format!("{CONFIGURATION}{FORGETFUL}").as_bytes());
+    let rules = configuration("RS256");
+    put("keybound.yaml", format!("{rules}{PATIENT}").as_bytes());
+    put("nginx.yaml", format!("{rules}{PATIENT}{NGINX}").as_bytes());
+    put("forgetful.yaml", format!("{rules}{FORGETFUL}").as_bytes());
 
     let authority = Authority::new("authority").unwrap();
     let client_of = |name| {

@@ -1,7 +1,7 @@
 //! Knows how to fill a server: with tokens that it has not seen, with proofs, with connections.
 
 use super::checks::{ask, connect};
-use super::corpus::{check, claims, dpop_check};
+use super::corpus::{check, claims, configuration, dpop_check};
 use super::load::{self, Asker, Failure, Shape};
 use super::tokens::Signer;
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Where the configuration of the server goes. The address of the server is then read from the
+    /// Where the rules of the server go, and its keys. The address of the server is then read from the
     /// standard input, and the figures are printed.
     folder: PathBuf,
     #[arg(long)]
@@ -44,6 +44,7 @@ pub(super) async fn run(options: &Options) {
     let keys = json!({"keys": [issuer.jwk()]}).to_string();
     std::fs::create_dir_all(&options.folder).unwrap();
     std::fs::write(options.folder.join("jwks.json"), keys).unwrap();
+    std::fs::write(options.folder.join("rules.yaml"), configuration("EdDSA")).unwrap();
     println!("ready");
     std::io::stdout().flush().unwrap();
     let to = std::io::stdin().lines().next().unwrap().unwrap();
