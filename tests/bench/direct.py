@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from servers import Server, pinned, ran
+from servers import Server, figures, pinned, ran
 
 
 def measure(workshop, rounds, seconds):
@@ -50,8 +50,14 @@ def flood(workshop, seconds):
         workshop.load(server, "cached", "ok", gentle)
         alone = workshop.load(server, "cached", "ok", gentle)
         forged = workshop.asking(server, "forged", ["--seconds", seconds + 4, "--warm", 0])
-        with subprocess.Popen(pinned(1, forged), stdout=subprocess.DEVNULL) as flooding:
-            time.sleep(0.5)
-            flooded = workshop.load(server, "cached", "ok", gentle)
-            flooding.wait()
-        return alone, flooded
+        with subprocess.Popen(pinned(1, forged), stdout=subprocess.PIPE, text=True) as flooding:
+            try:
+                time.sleep(0.5)
+                flooded = workshop.load(server, "cached", "ok", gentle)
+                printed, _ = flooding.communicate(timeout=seconds + 60)
+            finally:
+                flooding.kill()
+        if flooding.returncode:
+            sys.exit(f"forged: the flood ended with {flooding.returncode}")
+        rate = figures("forged", "denied 401", printed)["rate"]
+        return alone, flooded | {"flood": rate}

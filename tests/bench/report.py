@@ -50,8 +50,8 @@ def judge_direct(figures, at_most, at_least):
     at_most("DPoP proof, token seen before: CPU", dpop["cpu"],
             cached["cpu"] + 1.1 * raw["ES256"] + 8, micros)
     at_least("another's certificate: rate beside the allowed", wrong["rate"] / cached["rate"], 0.95)
-    at_most("good traffic at 1,000/s beside a flood of forged tokens: p99 beside that without",
-            flooded["p99"] / alone["p99"], 2)
+    at_most(f"good traffic at 1,000/s beside {flooded['flood']:,.0f}/s of forged tokens: p99 beside "
+            "that without", flooded["p99"] / alone["p99"], 2)
     at_most("start to listening, keys in a file", cached["start"], 30, "{:.0f} ms")
     at_most("memory when idle", cached["resident"], 15, "{:.1f} MiB")
 
