@@ -134,11 +134,14 @@ def in_memory(it):
 
 def machine():
     """The class of this machine; nothing that tells which one it is."""
-    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    told = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*:\s*(.+)", told)
     rustc = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True)
     version = rustc.stdout.split()[1]
     name = re.sub(r"\s+", " ", model[1]) if model else platform.machine()
-    return f"{os.cpu_count()} shared cores of a virtual machine ({name}), Linux, rustc {version}"
+    virtual = re.search(r"^flags\s*:.*\bhypervisor\b", told, re.MULTILINE)
+    cores = "shared cores of a virtual machine" if virtual else "cores"
+    return f"{os.cpu_count()} {cores} ({name}), Linux, rustc {version}"
 
 
 def medians(rounds):
