@@ -5,8 +5,8 @@
 
 Callgrind counts them, whatever else the machine is doing. Each figure is the difference of two
 runs of the real server, one twice as long as the other, so that its start drops out. They are held
-against instructions.json, which --renew writes. Compilers differ: under another one, or on other
-hardware, the figures are told and nothing fails.
+against instructions.json, which --renew writes. They depend on the compilers of Rust and C, on the
+kind of machine and on Valgrind: where one of them is another, the figures are told and nothing fails.
 """
 
 import json
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from servers import PLACE, Server, Workshop, provisioned
+from servers import PLACE, Server, Workshop, can_pin, provisioned
 
 BASELINE = Path(__file__).with_name("instructions.json")
 # Of the baseline; what is nearer to it than this may be chance.
@@ -34,11 +34,12 @@ CASES = {
 
 
 def main():
-    PLACE.mkdir(parents=True, exist_ok=True)
+    if not can_pin():
+        print("without two cores and taskset, what asks and what answers share what there is")
     # What asks need not be fast.
     workshop, valgrind = Workshop(harness_profile=()), provisioned("valgrind")
     found = {name: per_check(workshop, valgrind, *case) for name, case in CASES.items()}
-    now = {"compiler": compiler(), "instructions": found}
+    now = {"made by": made_by(valgrind), "instructions": found}
     if "--renew" in sys.argv[1:]:
         BASELINE.write_text(json.dumps(now, indent=1) + "\n")
         return
@@ -70,14 +71,21 @@ def total(workshop, valgrind, file, corpus, verdict, pace, count):
     return int(re.search(r"Collected : (\d+)", log.read_text())[1])
 
 
-def compiler():
-    rustc = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True)
-    return f"{rustc.stdout.split()[1]} {platform.machine()}"
+def made_by(valgrind):
+    """What decides the figures besides the sources."""
+    programs = {"rustc": "rustc", "cc": "cc", "valgrind": valgrind}
+    return {"machine": platform.machine()} | {it: version(at) for it, at in programs.items()}
+
+
+def version(program):
+    """The last version in the first line: before it stands that of the distribution's package."""
+    told = subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    return re.findall(r"\d+(?:\.\d+)+", told.stdout.splitlines()[0])[-1]
 
 
 def verdict(baseline, now):
     """Nothing when all is well, else what to say at the end."""
-    same = baseline["compiler"] == now["compiler"]
+    same = baseline["made by"] == now["made by"]
     worse = []
     for name, instructions in now["instructions"].items():
         before = baseline["instructions"][name]
@@ -87,10 +95,14 @@ def verdict(baseline, now):
             worse.append(f"{name} takes {ratio - 1:.1%} more instructions than it did")
         elif ratio < 1 - TOLERANCE:
             print(f"{name} has become better: tests/bench/instructions.py --renew")
-    if worse and not same:
-        print(f"not judged: the baseline is of {baseline['compiler']}, this is {now['compiler']}")
+    if not same:
+        print(f"not judged: the baseline is of {told(baseline)}, this is of {told(now)}")
         return None
     return "; ".join(worse) or None
+
+
+def told(figures):
+    return ", ".join(f"{name} {value}" for name, value in figures["made by"].items())
 
 
 if __name__ == "__main__":
