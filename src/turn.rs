@@ -133,9 +133,7 @@ impl Turns {
             self.passes.add_permits(fit.min(self.waiting.load(Ordering::SeqCst)));
         }
     }
-}
 
-impl Turns {
     /// The next stretch, after a look at who came; `in_vain` counts the looks that found nobody.
     fn adapt(&self, in_vain: &mut u64) -> u64 {
         let nobody = self.ahead.swap(0, Ordering::SeqCst) == 0;
