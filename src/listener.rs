@@ -1,6 +1,7 @@
 //! Knows how to listen, over TCP and over Unix sockets.
 
 use crate::config::Address;
+use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -9,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -54,6 +56,16 @@ pub struct Unavailable {
     reason: io::Error,
 }
 
+/// How long nothing may come from a host before the system asks whether it is still there.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// How often it asks.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a host may leave all questions and answers without a receipt before it counts as gone.
+#[cfg(target_os = "linux")]
+const GONE: Duration = Duration::from_secs(50);
+
 /// Everyone in the owner's group may connect: the proxy runs as a user of its own.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -78,6 +90,7 @@ impl Listener {
             Inner::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                end_with_its_host(&stream)?;
                 stream.into_std().map(Socket::Tcp)
             }
             Inner::Unix { listener, .. } => {
@@ -93,6 +106,17 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     listener.set_nonblocking(true)?;
     let bound = Address::Tcp(listener.local_addr()?);
     Ok(Listener { inner: Inner::Tcp(TcpListener::from_std(listener)?), bound })
+}
+
+/// Has the system end the connections of hosts that vanish. Pings over HTTP/2 would do as well, but
+/// for them every frame is noted with its time, and a timer is looked at with every check.
+fn end_with_its_host(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(ASK_AGAIN);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(GONE))?;
+    Ok(())
 }
 
 fn unix(path: &Path) -> io::Result<Listener> {
@@ -228,6 +252,20 @@ mod tests {
         let refused = Listener::bind(&Address::Unix(path.to_owned())).unwrap_err();
         assert_eq!(refused.reason.kind(), kind);
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_connection_does_not_outlive_its_host() {
+        let listener = Listener::bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let Address::Tcp(address) = *listener.bound() else { unreachable!() };
+        let _client = TcpStream::connect(address).await.unwrap();
+        let Socket::Tcp(stream) = listener.accept().await.unwrap() else { unreachable!() };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), ASK_AGAIN);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GONE));
     }
 
     #[tokio::test]

@@ -143,16 +143,13 @@ where
 fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .timer(TokioTimer::new())
         // gRPC has no use for it (PROTOCOL-HTTP2).
         .auto_date_header(false)
         .max_concurrent_streams(4096)
         .max_header_list_size(16 * 1024)
         // A proxy that gives up on a burst of checks resets them together. The library's own bound
         // of 20 would end the connection then, when it is needed most.
-        .max_pending_accept_reset_streams(1024)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .max_pending_accept_reset_streams(1024);
     builder
 }
 
