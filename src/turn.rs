@@ -6,20 +6,22 @@
 //! wait go on in the order in which they came, as many at once as fit into a stretch.
 //!
 //! A look costs some system calls: a tenth of a DPoP check, with short stretches. So they grow
-//! while nothing comes that would go ahead, and are short again with the first that does.
+//! while nothing comes that would go ahead, and are short again with the first that does, and after
+//! a rest.
 
 use std::cell::OnceCell;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
 /// For so long costly work may go on before the thread looks after its connections, when others
 /// wait for it.
-const STRETCH: Duration = Duration::from_micros(150);
+const STRETCH: Duration = Duration::from_micros(100);
 
 /// For so long when nobody does.
 const LONGEST: Duration = Duration::from_micros(1200);
@@ -48,6 +50,21 @@ struct Turns {
 
 thread_local! {
     static TURNS: OnceCell<Arc<Turns>> = const { OnceCell::new() };
+}
+
+/// A runtime of one thread, whose costly work takes turns.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().on_thread_park(rest).build()
+}
+
+/// A thread that has nothing to do looks after its connections, and is there for whoever comes.
+fn rest() {
+    TURNS.with(|it| {
+        if let Some(turns) = it.get() {
+            turns.spent.store(0, Ordering::SeqCst);
+            turns.stretch.store(nanos(STRETCH), Ordering::SeqCst);
+        }
+    });
 }
 
 /// What `work` gives, once it is its turn on this thread. It must not be long in itself.
@@ -230,6 +247,23 @@ mod tests {
         for (span, expected) in [(STRETCH, [0, OTHER, 1]), (short, [0, 1, OTHER])] {
             assert_eq!(order(&Arc::default(), 2, span).await, expected);
         }
+    }
+
+    #[test]
+    fn a_thread_that_rests_begins_another_stretch() {
+        runtime().unwrap().block_on(async {
+            tokio::time::pause();
+            let spend = || TURNS.with(|it| it.get().unwrap().spend(STRETCH));
+            costly(spend).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(costly(|| 7).now_or_never(), Some(7));
+
+            TURNS.with(|it| it.get().unwrap().stretch.store(nanos(LONGEST), Ordering::SeqCst));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            costly(spend).await;
+            yield_now().await;
+            assert_eq!(costly(|| 7).now_or_never(), None, "others had their turn, and that is all");
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 
 use super::connection::{self, Serving};
 use crate::listener::Socket;
+use crate::turn;
 use std::convert::Infallible;
 use std::io;
 use std::num::NonZero;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -54,7 +55,7 @@ impl Shards {
             let (connections, dealt) = mpsc::unbounded_channel();
             let running = running.clone();
             // Made here, so that a system that has no more to give stops the start.
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = turn::runtime()?;
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 run(&runtime, dealt, drain);
                 drop(running);
