@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from servers import Server, figures, pinned, ran
+from servers import Server, figures, in_turn, pinned, ran
 
 
 def measure(workshop, rounds, seconds):
@@ -15,16 +15,15 @@ def measure(workshop, rounds, seconds):
         "noop, full": (noop("full"), "cached", "ok"),
         "noop, walk": (noop("walk"), "cached", "ok"),
         "cached": (service(), "cached", "ok"),
+        "wrong certificate": (service(), "wrong-certificate", "denied 401"),
         "new": (service("forgetful.yaml"), "cached", "ok"),
         "dpop": (service(), "dpop", "ok"),
-        "wrong certificate": (service(), "wrong-certificate", "denied 401"),
     }
     seen = {name: [] for name in [*variants, "raw", "alone", "flooded"]}
     for turn in range(rounds):
         print(f"direct: round {turn + 1} of {rounds}", file=sys.stderr)
         workshop.renew()
-        names = list(variants)
-        for name in names[turn % len(names):] + names[:turn % len(names)]:
+        for name in in_turn(list(variants), turn):
             seen[name].append(once(workshop, *variants[name], seconds))
         seen["raw"].append(json.loads(ran([workshop.harness, "raw"])))
         alone, flooded = flood(workshop, seconds)

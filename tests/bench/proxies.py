@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from servers import PLACE, Server, figures, free_port, provisioned, ran
+from servers import PLACE, Server, figures, free_port, in_turn, provisioned, ran
 
 CLIENTS = 16
 
@@ -28,8 +28,7 @@ def measure(workshop, rounds, seconds):
         asked = {"Envoy, noop": noop, "Envoy, keybound": service, "nginx, keybound": other}
         for turn in range(rounds):
             print(f"behind proxies: round {turn + 1} of {rounds}", file=sys.stderr)
-            place = turn % len(everybody)
-            for name, proxy in everybody[place:] + everybody[:place]:
+            for name, proxy in in_turn(everybody, turn):
                 processes = [*proxy.processes(), *([asked[name].process.pid] if name in asked else [])]
                 for load, more in (("saturated", []), ("1000/s", ["--rate", 1000])):
                     command = browsing(workshop, proxy.ports[name], processes, seconds) + more

@@ -7,14 +7,16 @@ import re
 import shutil
 import statistics
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from servers import PLACE, ROOT
 
 
-def judged(figures):
+def judged(figures, rounds):
     """What was found, what was aimed at, and whether that was reached."""
     rows = []
+    beside = partial(ratio, rounds)
 
     def at_most(what, found, limit, form="{:.2f}"):
         rows.append((what, form.format(found), "≤ " + form.format(limit), found <= limit))
@@ -23,35 +25,41 @@ def judged(figures):
         rows.append((what, form.format(found), "≥ " + form.format(limit), found >= limit))
 
     if "cached" in figures:
-        judge_direct(figures, at_most, at_least)
+        judge_direct(figures, beside, at_most, at_least)
     if "Envoy, saturated" in figures:
-        for key, name in (("p50", "p50"), ("p99", "p99")):
-            own, other = (figures[f"Envoy, {it}, 1000/s"][key] for it in ("keybound", "noop"))
-            at_most(f"behind Envoy at 1,000/s: {name} beside the tonic server's", own / other, 1.05)
-        own, other = (figures[f"Envoy, {it}, saturated"]["rate"] for it in ("keybound", "noop"))
-        at_least("behind Envoy, saturated: rate beside the tonic server's", own / other, 1.0)
+        for key in ("p50", "p99"):
+            at_most(f"behind Envoy at 1,000/s: {key} beside the tonic server's",
+                    beside("Envoy, keybound, 1000/s", "Envoy, noop, 1000/s", key), 1.05)
+        at_least("behind Envoy, saturated: rate beside the tonic server's",
+                 beside("Envoy, keybound, saturated", "Envoy, noop, saturated", "rate"), 1.0)
     if "memory" in figures:
         at_most("memory for each of a million tokens", figures["memory"]["per token"], 400,
                 "{:.0f} bytes")
     return rows
 
 
-def judge_direct(figures, at_most, at_least):
-    full, walk, cached = (figures[it] for it in ("noop, full", "noop, walk", "cached"))
-    new, dpop, raw = figures["new"], figures["dpop"], figures["raw"]
-    wrong, alone, flooded = (figures[it] for it in ("wrong certificate", "alone", "flooded"))
+def ratio(rounds, own, other, key):
+    """The median of what each round shows: what disturbs a round disturbs both, or that round only."""
+    pairs = zip(rounds[own], rounds[other], strict=True)
+    return statistics.median(mine[key] / its[key] for mine, its in pairs)
+
+
+def judge_direct(figures, beside, at_most, at_least):
+    cached, new, dpop, raw = (figures[it] for it in ("cached", "new", "dpop", "raw"))
     micros = "{:.1f} µs"
     at_most("token seen before: CPU beside a tonic server that decides nothing",
-            cached["cpu"] / full["cpu"], 0.70)
-    at_least("the same: rate", cached["rate"] / full["rate"], 1.45)
+            beside("cached", "noop, full", "cpu"), 0.70)
+    at_least("the same: rate", beside("cached", "noop, full", "rate"), 1.45)
     at_most("the same: CPU beside one that only walks over the request",
-            cached["cpu"] / walk["cpu"], 1.35)
+            beside("cached", "noop, walk", "cpu"), 1.35)
     at_most("new RS256 token: CPU", new["cpu"], cached["cpu"] + 1.2 * raw["RS256"] + 4, micros)
     at_most("DPoP proof, token seen before: CPU", dpop["cpu"],
             cached["cpu"] + 1.1 * raw["ES256"] + 8, micros)
-    at_least("another's certificate: rate beside the allowed", wrong["rate"] / cached["rate"], 0.95)
-    at_most(f"good traffic at 1,000/s beside {flooded['flood']:,.0f}/s of forged tokens: p99 beside "
-            "that without", flooded["p99"] / alone["p99"], 2)
+    at_least("another's certificate: rate beside the allowed",
+             beside("wrong certificate", "cached", "rate"), 0.95)
+    flood = figures["flooded"]["flood"]
+    at_most(f"good traffic at 1,000/s beside {flood:,.0f}/s of forged tokens: p99 beside that without",
+            beside("flooded", "alone", "p99"), 2)
     at_most("start to listening, keys in a file", cached["start"], 30, "{:.0f} ms")
     at_most("memory when idle", cached["resident"], 15, "{:.1f} MiB")
 
@@ -66,19 +74,19 @@ NAMES = {
 }
 
 
-def text(figures):
+def text(figures, rounds):
     """All that was measured, in Markdown, beside what was aimed at."""
     lines = ["| | found | aim | |", "|---|---:|---:|---|"]
     lines += [f"| {what} | {found} | {aim} | {'met' if met else '**missed**'} |"
-              for what, found, aim, met in judged(figures)]
-    return tables(figures) + "\n" + "\n".join(lines) + "\n"
+              for what, found, aim, met in judged(figures, rounds)]
+    return tables(figures, rounds) + "\n" + "\n".join(lines) + "\n"
 
 
-def tables(figures):
-    """All that was measured, in Markdown."""
+def tables(figures, rounds):
+    """All that was measured, in Markdown: medians of all rounds, and of the ratios in each."""
     parts = []
     if "cached" in figures:
-        parts.append(directly(figures))
+        parts.append(directly(figures, rounds))
     if "Envoy, saturated" in figures:
         parts.append(behind_proxies(figures))
     if "memory" in figures:
@@ -86,13 +94,12 @@ def tables(figures):
     return "\n\n".join([*parts, f"Measured on {machine()}."]) + "\n"
 
 
-def directly(figures):
+def directly(figures, rounds):
     lines = ["| One core, 64 checks under way | CPU µs/check | beside the first | checks/s | p99 µs |",
              "|---|---:|---:|---:|---:|"]
-    first = figures["noop, full"]["cpu"]
     for key, name in NAMES.items():
-        it = figures[key]
-        lines.append(f"| {name} | {it['cpu']:.1f} | {it['cpu'] / first:.2f} | {it['rate']:,.0f} "
+        it, beside = figures[key], ratio(rounds, key, "noop, full", "cpu")
+        lines.append(f"| {name} | {it['cpu']:.1f} | {beside:.2f} | {it['rate']:,.0f} "
                      f"| {it['p99']:,.0f} |")
     raw = figures["raw"]
     lines.append(f"| a bare RS256-2048 verification | {raw['RS256']:.1f} | | | |")

@@ -149,6 +149,14 @@ def kind(file):
         return ""
 
 
+def in_turn(everybody, turn):
+    """All of them, in the order of this round. Another is first each time, and every other round goes
+    backwards, so that nobody always comes after the same."""
+    place = turn % len(everybody)
+    order = everybody[place:] + everybody[:place]
+    return order[::-1] if turn % 2 else order
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
