@@ -43,8 +43,7 @@ def main():
     if "direct" in options.parts:
         seen |= direct.measure(workshop, rounds, seconds)
     if "proxies" in options.parts:
-        # A percentile of a thousand requests is less steady than the time that they take.
-        seen |= proxies.measure(workshop, 2 * rounds - 1, seconds)
+        seen |= proxies.measure(workshop, rounds + rounds // 2, seconds)
     figures = {name: report.medians(it) for name, it in seen.items()}
     if "memory" in options.parts:
         figures["memory"] = memory.measure(workshop, share=0.01 if options.quick else 1)
