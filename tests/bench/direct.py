@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from servers import Server, figures, in_turn, pinned, ran
+from servers import LONGER, Server, figures, in_turn, pinned, ran
 
 
 def measure(workshop, rounds, seconds):
@@ -44,11 +44,12 @@ def once(workshop, command, corpus, verdict, seconds):
 
 def flood(workshop, seconds):
     """Good traffic by itself, and beside as much forged traffic as the server takes."""
+    seconds *= LONGER
     with Server(workshop.service()) as server:
-        gentle = ["--rate", 1000, "--connections", 1, "--seconds", 3 * seconds, "--warm", 2]
+        gentle = ["--rate", 1000, "--connections", 1, "--seconds", seconds, "--warm", 2]
         workshop.load(server, "cached", "ok", gentle)
         alone = workshop.load(server, "cached", "ok", gentle)
-        forged = workshop.asking(server, "forged", ["--seconds", 3 * seconds + 4, "--warm", 0])
+        forged = workshop.asking(server, "forged", ["--seconds", seconds + 4, "--warm", 0])
         with subprocess.Popen(pinned(1, forged), stdout=subprocess.PIPE, text=True) as flooding:
             try:
                 time.sleep(0.5)

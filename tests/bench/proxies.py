@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from servers import PLACE, Server, figures, free_port, in_turn, provisioned, ran
+from servers import LONGER, PLACE, Server, figures, free_port, in_turn, provisioned, ran
 
 CLIENTS = 16
 
@@ -30,9 +30,8 @@ def measure(workshop, rounds, seconds):
             print(f"behind proxies: round {turn + 1} of {rounds}", file=sys.stderr)
             for name, proxy in in_turn(everybody, turn):
                 processes = [*proxy.processes(), *([asked[name].process.pid] if name in asked else [])]
-                # Of a thousand requests, ten make a p99: what disturbs one moment decides it.
                 for load, span, more in (("saturated", seconds, []),
-                                         ("1000/s", 3 * seconds, ["--rate", 1000])):
+                                         ("1000/s", LONGER * seconds, ["--rate", 1000])):
                     command = browsing(workshop, proxy.ports[name], processes, span) + more
                     found = figures(name, "200", ran(command))
                     seen.setdefault(f"{name}, {load}", []).append(found)
