@@ -7,7 +7,7 @@ mod vouching;
 pub use possession::Dpop;
 
 use crate::clock::{Clock, UnixTime};
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail, Refusal};
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::{Credentials, Scheme};
@@ -56,6 +56,8 @@ pub struct Verdict {
     pub outcome: Result<(), Denial>,
     /// What was found on the way.
     pub facts: Facts,
+    /// Whether what is refused is refused.
+    pub mode: Mode,
 }
 
 /// What a check found, for the answer, the log, the metrics and the metadata. Nothing in the
@@ -64,6 +66,8 @@ pub struct Verdict {
 pub struct Facts {
     /// The policy that applied.
     pub policy: Option<Arc<Policy>>,
+    /// What lies behind the reason for which the request is refused.
+    pub detail: Option<Detail>,
     /// The authentication scheme of the token.
     pub scheme: Option<Scheme>,
     /// The `kid` that the token names; of a token that was verified before, that of the key that
@@ -104,12 +108,30 @@ impl Checker {
 
     /// Checks one request under `rules`.
     pub async fn check(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
-        self.check_along(Trail::default(), rules, request).await
+        let mut facts = Facts::default();
+        let outcome = self.check_into(&mut facts, rules, request).await;
+        Verdict::new(outcome, facts, &rules.policies)
+    }
+
+    /// The same check. What it finds goes into `facts`, and stays there when the check is dropped
+    /// before its end.
+    pub async fn check_into(
+        &self,
+        facts: &mut Facts,
+        rules: &Rules,
+        request: &Request<'_>,
+    ) -> Result<(), Denial> {
+        let now = self.clock.now();
+        let outcome = decide(rules, request, now, facts).await;
+        facts.nonce = rules.nonce_to_send(outcome, facts, now);
+        outcome
     }
 
     /// The same check, with each step kept in [`Facts::trail`].
     pub async fn explain(&self, rules: &Rules, request: &Request<'_>) -> Verdict {
-        self.check_along(Trail::kept(), rules, request).await
+        let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
+        let outcome = self.check_into(&mut facts, rules, request).await;
+        Verdict::new(outcome, facts, &rules.policies)
     }
 
     /// The same, ended after `deadline` as the gate ends a check, with the steps until then.
@@ -119,25 +141,16 @@ impl Checker {
         rules: &Rules,
         request: &Request<'_>,
     ) -> Verdict {
-        let now = self.clock.now();
         let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
-        let decided = timeout(deadline, decide(rules, request, now, &mut facts)).await;
+        let decided = timeout(deadline, self.check_into(&mut facts, rules, request)).await;
         let late = |_| facts.trail.fault(Err(Denial::CheckTimedOut), || steps::late(deadline));
         let outcome = decided.unwrap_or_else(late);
-        Verdict { outcome, facts }
+        Verdict::new(outcome, facts, &rules.policies)
     }
 
     /// The clock by which it checks.
     pub const fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
-    }
-
-    async fn check_along(&self, trail: Trail, rules: &Rules, request: &Request<'_>) -> Verdict {
-        let now = self.clock.now();
-        let mut facts = Facts { trail, ..Facts::default() };
-        let outcome = decide(rules, request, now, &mut facts).await;
-        facts.nonce = rules.nonce_to_send(outcome, &facts, now);
-        Verdict { outcome, facts }
     }
 }
 
@@ -214,23 +227,26 @@ impl Rules {
 }
 
 impl Verdict {
+    /// The verdict of a check under `policies`.
+    pub fn new(outcome: Result<(), Denial>, facts: Facts, policies: &PolicySet) -> Self {
+        let mode = policies.mode(facts.policy.as_deref());
+        Self { outcome, facts, mode }
+    }
+
     /// The verdict on a request of which nothing is known but why it is refused.
-    pub fn refused(denial: Denial) -> Self {
-        Self { outcome: Err(denial), facts: Facts::default() }
+    pub fn refused(refusal: Refusal, policies: &PolicySet) -> Self {
+        let facts = Facts { detail: refusal.detail, ..Facts::default() };
+        Self::new(Err(refusal.denial), facts, policies)
     }
 
     /// Why the request is refused, if it is: a policy may only report.
     pub fn denied(&self) -> Option<Denial> {
-        self.outcome.err().filter(|_| !self.only_reports())
+        self.outcome.err().filter(|_| self.mode == Mode::Enforce)
     }
 
     /// Why the request would be refused, if its policy did more than report.
     pub fn would_deny(&self) -> Option<Denial> {
-        self.outcome.err().filter(|_| self.only_reports())
-    }
-
-    fn only_reports(&self) -> bool {
-        self.facts.policy.as_ref().is_some_and(|it| it.mode == Mode::Report)
+        self.outcome.err().filter(|_| self.mode == Mode::Report)
     }
 }
 

@@ -176,6 +176,87 @@ denials! {
     Internal = 500, None, "internal";
 }
 
+macro_rules! details {
+    ($($(#[doc = $sentence:literal])+ $name:ident of $denial:ident = $label:literal;)+) => {
+        /// What lies behind a reason, for the operator: one of a closed set. Clients never see it.
+        /// The variant's documentation is the sentence that operators read.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Detail {
+            $($(#[doc = $sentence])+ $name,)+
+        }
+
+        impl Detail {
+            /// Every detail, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The reason behind which it lies.
+            pub const fn denial(self) -> Denial {
+                match self { $(Self::$name => Denial::$denial,)+ }
+            }
+
+            /// The label in metrics, logs and `/status`.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One fixed sentence for the operator. Never holds input.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => trimmed(concat!($($sentence,)+)),)+ }
+            }
+        }
+    };
+}
+
+details! {
+    /// the message is longer than the limit
+    MessageTooLarge of RequestMalformed = "message_too_large";
+    /// the message is compressed, which was not offered
+    MessageCompressed of RequestMalformed = "message_compressed";
+    /// the message ends early
+    MessageTruncated of RequestMalformed = "message_truncated";
+    /// the call holds more than one message
+    MessageExcess of RequestMalformed = "message_excess";
+    /// the message is not valid protobuf
+    MessageUnreadable of RequestMalformed = "message_unreadable";
+    /// a field that may be there once is there twice
+    FieldRepeated of RequestMalformed = "field_repeated";
+    /// the message holds no HTTP request
+    HttpRequestMissing of RequestMalformed = "http_request_missing";
+    /// the request has no method
+    MethodMissing of RequestMalformed = "method_missing";
+    /// the method, scheme, host, path or policy is not UTF-8
+    TextNotUtf8 of RequestMalformed = "text_not_utf8";
+    /// the proxy's question lacks a header that tells the request, or has it twice
+    QuestionIncomplete of RequestMalformed = "question_incomplete";
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// A reason, and what lies behind it if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why the request is refused.
+    pub denial: Denial,
+    /// What the operator is told besides.
+    pub detail: Option<Detail>,
+}
+
+impl From<Detail> for Refusal {
+    fn from(detail: Detail) -> Self {
+        Self { denial: detail.denial(), detail: Some(detail) }
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { denial, detail: None }
+    }
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
@@ -191,6 +272,16 @@ mod tests {
     fn every_reason_has_a_label_of_its_own() {
         let labels: HashSet<_> = Denial::ALL.iter().map(|it| it.label()).collect();
         assert_eq!(labels.len(), Denial::ALL.len());
+    }
+
+    #[test]
+    fn every_detail_has_a_label_of_its_own() {
+        let labels: HashSet<_> = Detail::ALL.iter().map(|it| it.label()).collect();
+        assert_eq!(labels.len(), Detail::ALL.len());
+        let is_label = |it: &str| {
+            it.bytes().all(|it| it.is_ascii_lowercase() || it == b'_' || it.is_ascii_digit())
+        };
+        assert!(Detail::ALL.iter().all(|it| is_label(it.label()) && it.sentence().len() > 10));
     }
 
     #[test]

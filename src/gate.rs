@@ -4,7 +4,7 @@
 use crate::answer::Answer;
 use crate::check::{Checker, Facts, Rules, Verdict};
 use crate::clock::Clock;
-use crate::denial::Denial;
+use crate::denial::{Denial, Refusal};
 use crate::policy::Limits;
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
@@ -14,7 +14,9 @@ use crate::telemetry::outlets::{Outlets, Told};
 use crate::telemetry::trace_context::TraceParent;
 use crate::turn;
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,33 +175,32 @@ impl Passage<'_> {
         .await
     }
 
-    /// Checks `request` and tells about it.
+    /// Checks `request` and tells about it. What was found counts even when the check panics or does
+    /// not end in time.
     pub async fn check(&self, request: &Request<'_>) -> Verdict {
         let rules = &self.standing.rules;
-        let check = pin!(self.gate.checker.check(rules, request));
-        let (checked, at_once) = self.timed(check).await;
+        let mut facts = Facts::default();
+        let (checked, at_once) = {
+            let check = self.gate.checker.check_into(&mut facts, rules, request);
+            self.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
+        };
         if at_once {
             turn::went_ahead();
         }
-        let verdict = match checked {
-            Ok(verdict) => verdict,
-            Err(denial) => {
-                let policy = rules.policies.policy(request).ok().cloned();
-                Verdict { outcome: Err(denial), facts: Facts { policy, ..Facts::default() } }
-            }
-        };
+        let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
+        let verdict = Verdict::new(outcome, facts, &rules.policies);
         self.tell(Some(request), &verdict);
         verdict
     }
 
     /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
     pub fn unheard(&self) -> Verdict {
-        Verdict::refused(Denial::RequestMalformed)
+        Verdict::refused(Denial::RequestMalformed.into(), &self.standing.rules.policies)
     }
 
     /// Refuses a request that never became one, and tells about it.
-    pub fn refuse(&self, denial: Denial) -> Verdict {
-        let verdict = Verdict::refused(denial);
+    pub fn refuse(&self, refusal: impl Into<Refusal>) -> Verdict {
+        let verdict = Verdict::refused(refusal.into(), &self.standing.rules.policies);
         self.tell(None, &verdict);
         verdict
     }
@@ -233,7 +234,6 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::samples::policy_set;
-    use futures_util::FutureExt;
     use std::future::{pending, ready};
     use std::time::Duration;
 

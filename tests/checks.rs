@@ -169,7 +169,7 @@ impl World {
         let read = wire::read(&message, None);
         let verdict = match &read {
             Ok(request) => self.checker.check(&self.rules, request).await,
-            Err(denial) => Verdict::refused(*denial),
+            Err(refusal) => Verdict::refused(*refusal, &self.rules.policies),
         };
         let answer = Answer::of(&verdict, &self.rules.policies, read.as_ref().ok());
         self.twin.agrees(&self.checker, &self.rules, request, &answer).await;
@@ -682,7 +682,7 @@ async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
     let policy = world.rules.policies.policies.iter().find(|it| &*it.name == "either");
     for denial in Denial::ALL {
         let facts = Facts { policy: policy.cloned(), ..Facts::default() };
-        let verdict = Verdict { outcome: Err(*denial), facts };
+        let verdict = Verdict::new(Err(*denial), facts, &world.rules.policies);
         let mut encoded = vec![];
         encode::response(&Answer::of(&verdict, &world.rules.policies, None), &mut encoded);
         let answer = auth::CheckResponse::decode(&*encoded).unwrap();

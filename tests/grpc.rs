@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keybound::answer::Answer;
-use keybound::denial::Denial;
+use keybound::denial::Refusal;
 use keybound::front::ext_authz::grpc::{self, MESSAGE_BYTES, Reply};
 use keybound::front::ext_authz::{encode, wire};
 use prost::Message;
@@ -91,11 +91,12 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
         return Ok(grpc::error(Code::Unimplemented, "no such method"));
     }
     let read = grpc::read_message(request.into_body(), MESSAGE_BYTES).await;
-    let answer = match read.map_err(Denial::from).and_then(|it| wire::read(&it, None).map(|_| ())) {
+    let answer = match read.map_err(Refusal::from).and_then(|it| wire::read(&it, None).map(|_| ()))
+    {
         Ok(()) => {
             Answer::Allow { set: vec![], remove: vec![], to_client: vec![], metadata: vec![] }
         }
-        Err(denial) => Answer::Deny {
+        Err(Refusal { denial, .. }) => Answer::Deny {
             status: denial.status(),
             to_client: vec![],
             body: String::new(),

@@ -57,7 +57,8 @@ fn exposition() -> String {
     for policy in &rules.policies {
         for outcome in Denial::ALL.iter().map(|it| Err(*it)).chain([Ok(())]) {
             let facts = Facts { policy: Some(policy.clone()), ..Facts::default() };
-            meters.record(Front::ExtAuthz, &Verdict { outcome, facts }, Duration::ZERO);
+            let verdict = Verdict::new(outcome, facts, &rules);
+            meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
         }
     }
     metrics.set_keys("https://as.example.com", 1, Some(1));

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use keybound::config;
-use keybound::denial::Denial;
+use keybound::denial::{Denial, Detail};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -17,6 +17,15 @@ fn the_table_of_reasons_is_that_of_the_code() {
         let error = denial.error().map_or_else(|| "–".to_owned(), |it| format!("`{}`", it.code()));
         let (label, status, sentence) = (denial.label(), denial.status(), denial.sentence());
         writeln!(table, "| `{label}` | {status} | {error} | {sentence} |").unwrap();
+    }
+    assert!(README.contains(&table), "the table should be:\n{table}");
+}
+
+#[test]
+fn the_table_of_details_is_that_of_the_code() {
+    let mut table = String::from("| detail | of | what lies behind it |\n|---|---|---|\n");
+    for detail in Detail::ALL {
+        writeln!(table, "| `{detail}` | `{}` | {} |", detail.denial(), detail.sentence()).unwrap();
     }
     assert!(README.contains(&table), "the table should be:\n{table}");
 }

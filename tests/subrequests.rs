@@ -93,6 +93,7 @@ fn what_one_proxy_asks_is_no_question_of_another() {
     ] {
         let question = question(name);
         let found = read::request(&question, &flavour, None).map(|it| it.target.path.to_owned());
+        let found = found.map_err(|it| it.denial);
         assert_eq!(found, Err(Denial::RequestMalformed), "{name} {flavour:?}");
     }
 }

@@ -8,7 +8,7 @@
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
-use keybound::denial::Denial;
+use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::pb::DESCRIPTORS;
 use keybound::front::ext_authz::pb::envoy::service::auth::v3 as pb;
 use keybound::front::ext_authz::route::annotation;
@@ -47,8 +47,8 @@ fn what_a_route_says_reads_as_the_full_decoder_reads_it_or_is_refused() {
     for round in 0..50_000 {
         let message = random.mutation_of(&originals[round % originals.len()].encode_to_vec());
         match (annotation(&message), CheckRequest::decode(&*message)) {
-            (Err(denial), _) => {
-                assert_eq!(denial, Denial::RequestMalformed);
+            (Err(refusal), _) => {
+                assert_eq!(refusal.denial, Denial::RequestMalformed);
                 refused += 1;
             }
             (Ok(_), Err(_)) => (),
@@ -444,11 +444,20 @@ fn what_protobuf_takes_the_last_of_is_refused_when_a_route_says_it_twice() {
     let once = member(&bytes(2, &name));
     for (annotations, said) in [
         (once.clone(), Ok(Annotation::Names("payments"))),
-        ([once.clone(), once].concat(), Err(Denial::RequestMalformed)),
-        (member(&bytes(2, &[name.clone(), name.clone()].concat())), Err(Denial::RequestMalformed)),
-        (member(&bytes(2, &[name.clone(), bytes(5, b"")].concat())), Err(Denial::RequestMalformed)),
-        (member(&[bytes(2, &name), bytes(2, &name)].concat()), Err(Denial::RequestMalformed)),
-        (member(&bytes(2, &bytes(3, b"\xff"))), Err(Denial::RequestMalformed)),
+        ([once.clone(), once].concat(), Err(malformed(Detail::FieldRepeated))),
+        (
+            member(&bytes(2, &[name.clone(), name.clone()].concat())),
+            Err(malformed(Detail::FieldRepeated)),
+        ),
+        (
+            member(&bytes(2, &[name.clone(), bytes(5, b"")].concat())),
+            Err(malformed(Detail::FieldRepeated)),
+        ),
+        (
+            member(&[bytes(2, &name), bytes(2, &name)].concat()),
+            Err(malformed(Detail::FieldRepeated)),
+        ),
+        (member(&bytes(2, &bytes(3, b"\xff"))), Err(malformed(Detail::TextNotUtf8))),
         (member(&bytes(2, b"")), Ok(Annotation::Unclear)),
         (member(b""), Ok(Annotation::Unclear)),
     ] {
@@ -463,7 +472,7 @@ fn what_protobuf_takes_the_last_of_is_refused_when_a_route_says_it_twice() {
         // One who does not ask does not mind.
         assert!(read(&parts.message(), None).is_ok());
         parts.attributes.extend(bytes(13, b""));
-        assert_eq!(annotation(&parts.message()), Err(Denial::RequestMalformed));
+        assert_eq!(annotation(&parts.message()), Err(malformed(Detail::FieldRepeated)));
     }
 }
 
@@ -481,15 +490,15 @@ fn proof(edit: impl FnOnce(&mut Parts), expected: Field<'_>) {
 #[test]
 fn a_message_without_an_http_request_is_refused() {
     let without = [
-        vec![],
-        bytes(1, b""),
-        bytes(1, &bytes(4, b"")),
-        bytes(1, &bytes(4, &bytes(2, b""))),
-        bytes(1, &bytes(4, &bytes(2, &bytes(4, b"/")))),
-        bytes(1, &bytes(4, &bytes(2, &bytes(2, b"")))),
+        (vec![], Detail::HttpRequestMissing),
+        (bytes(1, b""), Detail::HttpRequestMissing),
+        (bytes(1, &bytes(4, b"")), Detail::HttpRequestMissing),
+        (bytes(1, &bytes(4, &bytes(2, b""))), Detail::MethodMissing),
+        (bytes(1, &bytes(4, &bytes(2, &bytes(4, b"/")))), Detail::MethodMissing),
+        (bytes(1, &bytes(4, &bytes(2, &bytes(2, b"")))), Detail::MethodMissing),
     ];
-    for message in without {
-        assert_eq!(read(&message, None).unwrap_err(), Denial::RequestMalformed, "{message:?}");
+    for (message, detail) in without {
+        assert_eq!(read(&message, None).unwrap_err(), malformed(detail), "{message:?}");
     }
     assert!(read(&bytes(1, &bytes(4, &bytes(2, &bytes(2, b"M")))), None).is_ok());
 }
@@ -500,7 +509,11 @@ fn a_message_cut_at_any_byte_is_refused() {
     for message in [Parts::typical().message(), captured_as("cert-p256-h2")] {
         assert!(read(&message, None).is_ok());
         for end in 0..message.len() {
-            assert_eq!(read(&message[..end], None).unwrap_err(), Denial::RequestMalformed, "{end}");
+            assert_eq!(
+                read(&message[..end], None).unwrap_err().denial,
+                Denial::RequestMalformed,
+                "{end}"
+            );
         }
     }
 }
@@ -576,7 +589,7 @@ fn what_is_no_field_is_refused_at_every_depth() {
             let mut parts = Parts::typical();
             parts.all()[depth].extend(no_field);
             let found = read(&parts.message(), None).map(|_| ());
-            assert_eq!(found, Err(Denial::RequestMalformed), "{what} at depth {depth}");
+            assert_eq!(found, Err(malformed(Detail::MessageUnreadable)), "{what} at depth {depth}");
         }
         refused(|it| it.http.extend(bytes(3, no_field)));
         refused(|it| it.header_map.extend(bytes(1, no_field)));
@@ -588,7 +601,7 @@ fn what_is_no_field_is_refused_at_every_depth() {
 fn text_that_is_not_utf8_is_refused_where_it_is_used() {
     let mut parts = Parts::default();
     parts.http.extend(bytes(2, b"\xff"));
-    assert!(read(&parts.message(), None).is_err());
+    assert_eq!(read(&parts.message(), None), Err(malformed(Detail::TextNotUtf8)));
     for number in [4, 5, 6] {
         let mut parts = Parts::default();
         parts.http.extend([bytes(2, b"GET"), bytes(number, b"\xc3")].concat());
@@ -602,11 +615,16 @@ fn text_that_is_not_utf8_is_refused_where_it_is_used() {
     assert!(read(&parts.message(), None).is_err());
 }
 
+fn malformed(detail: Detail) -> Refusal {
+    assert_eq!(detail.denial(), Denial::RequestMalformed);
+    detail.into()
+}
+
 #[track_caller]
 fn refused(edit: impl FnOnce(&mut Parts)) {
     let mut parts = Parts::typical();
     edit(&mut parts);
-    assert_eq!(read(&parts.message(), None).unwrap_err(), Denial::RequestMalformed);
+    assert_eq!(read(&parts.message(), None).unwrap_err().denial, Denial::RequestMalformed);
 }
 
 // Messages by hand: the full decoder's encoder would not write most of them.

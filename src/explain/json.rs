@@ -1,7 +1,7 @@
 //! Knows how a check is explained to machines.
 
 use super::{Decision, Explanation, advice};
-use crate::denial::{Denial, OAuthError};
+use crate::denial::{Denial, Detail, OAuthError};
 use crate::trail::{Finding, Mark, Step};
 use serde_json::{Value, json};
 
@@ -27,6 +27,7 @@ pub(crate) fn of(explanation: &Explanation) -> Value {
         "decision": decision,
         "reason": refused.map(Denial::label).or(allowed),
         "would_deny": verdict.would_deny().map(Denial::label),
+        "detail": denial.and(verdict.facts.detail).map(Detail::label),
         "status": refused.map(Denial::status),
         "error": denial.and_then(Denial::error).map(OAuthError::code),
         "error_description": denial.map(Denial::sentence),

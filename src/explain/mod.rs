@@ -98,7 +98,7 @@ pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
             };
             (Some(target(&request)), verdict)
         }
-        Err(denial) => (None, Verdict::refused(denial)),
+        Err(refusal) => (None, Verdict::refused(refusal, &rules.policies)),
     };
     if verdict.facts.proved.dpop {
         remarks.push(accepted.to_owned());

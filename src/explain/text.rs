@@ -1,7 +1,7 @@
 //! Knows how a check is explained to people: a line for each step, and the decision last.
 
 use super::{Decision, Explanation, advice};
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail};
 use crate::trail::{Finding, Mark, Step};
 use std::fmt::{self, Display, Write};
 
@@ -31,11 +31,11 @@ impl Display for Text<'_> {
                 writeln!(f, "✓ allowed; proved possession of: {proved}")
             }
             Decision::Denied(denial) => {
-                reasons(f, *denial)?;
+                reasons(f, *denial, verdict.facts.detail)?;
                 writeln!(f, "✗ denied with status {}: {denial}", denial.status())
             }
             Decision::Reported(denial) => {
-                reasons(f, *denial)?;
+                reasons(f, *denial, verdict.facts.detail)?;
                 writeln!(f, "✓ allowed, for the policy only reports; it would deny: {denial}")
             }
             Decision::Open => {
@@ -61,9 +61,12 @@ fn line(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
     writeln!(f)
 }
 
-fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial) -> fmt::Result {
+fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial, detail: Option<Detail>) -> fmt::Result {
     let code = denial.error().map_or_else(String::new, |it| format!(" ({})", it.code()));
     writeln!(f, "the client reads: {}{code}", denial.sentence())?;
+    if let Some(detail) = detail {
+        writeln!(f, "detail: {} ({detail})", detail.sentence())?;
+    }
     writeln!(f, "advice: {}", advice::on(denial))
 }
 

@@ -306,6 +306,11 @@ pub enum UpstreamAuthorization {
 }
 
 impl PolicySet {
+    /// Whether what is refused under `policy` is refused.
+    pub fn mode(&self, policy: Option<&Policy>) -> Mode {
+        policy.map_or(Mode::Enforce, |it| it.mode)
+    }
+
     /// Whether there is a policy that the annotations of a route may name. Otherwise they count
     /// for nothing.
     pub fn heeds_routes(&self) -> bool {

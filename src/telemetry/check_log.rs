@@ -2,6 +2,7 @@
 
 use super::outlets::Told;
 use super::trace_context::{SpanId, TraceId};
+use crate::denial::Detail;
 use tracing::{debug, info};
 
 /// How many characters of a value that the client chose go into a line.
@@ -43,11 +44,13 @@ fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
         .unzip();
     let request_id =
         told.request.and_then(|it| Some(shortened(str::from_utf8(it.request_id?).ok()?)));
+    let detail = facts.detail.filter(|_| told.verdict.outcome.is_err()).map(Detail::label);
     let micros = u64::try_from(told.elapsed.as_micros()).unwrap_or(u64::MAX);
     if loud {
         info!(
             message,
             reason,
+            detail,
             front,
             policy,
             issuer,
@@ -64,6 +67,7 @@ fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
         debug!(
             message,
             reason,
+            detail,
             front,
             policy,
             issuer,

@@ -4,7 +4,7 @@
 
 use super::check_log::shortened;
 use super::outlets::Told;
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +35,8 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Facts {
     reason: &'static str,
+    /// What lies behind the reason.
+    detail: Option<&'static str>,
     /// The policy only reports, and the request went on.
     let_through: bool,
     front: &'static str,
@@ -91,6 +93,7 @@ impl Facts {
         let request_id = request.and_then(|it| str::from_utf8(it.request_id?).ok());
         Self {
             reason: denial.label(),
+            detail: facts.detail.map(Detail::label),
             let_through: verdict.would_deny().is_some(),
             front: front.label(),
             policy: facts.policy.as_ref().map(|it| it.name.to_string()),
@@ -117,6 +120,7 @@ fn without_user(authority: &str) -> &str {
 mod tests {
     use super::*;
     use crate::check::{Facts as Found, Verdict};
+    use crate::policy::Mode;
     use crate::request::{Field, Request, Target};
     use crate::telemetry::metrics::Front;
     use serde_json::{Value, json};
@@ -140,7 +144,7 @@ mod tests {
 
     fn denied(kid: &str) -> Verdict {
         let facts = Found { kid: Some(kid.into()), ..Found::default() };
-        Verdict { outcome: Err(Denial::TokenKeyUnknown), facts }
+        Verdict { outcome: Err(Denial::TokenKeyUnknown), facts, mode: Mode::Enforce }
     }
 
     #[test]
@@ -161,7 +165,7 @@ mod tests {
         assert_eq!(
             told,
             json!([{
-                "age_seconds": 0, "reason": "token_key_unknown", "let_through": false,
+                "age_seconds": 0, "reason": "token_key_unknown", "detail": null, "let_through": false,
                 "front": "ext_authz", "policy": null, "method": "GET", "host": "api.example.com", "path": "/payments",
                 "issuer": null, "kid": "<img src=x>", "client_id": null, "certificate": null,
                 "proved": "none", "request_id": "7", "trace_id": null,
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_allowed_is_not_told() {
         let denials = Denials::default();
-        let allowed = Verdict { outcome: Ok(()), facts: Found::default() };
+        let allowed = Verdict { outcome: Ok(()), facts: Found::default(), mode: Mode::Enforce };
         note(&denials, None, &allowed);
         assert_eq!(told(&denials), json!([]));
     }

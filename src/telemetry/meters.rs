@@ -19,6 +19,7 @@ pub struct Meters {
     durations: [Histogram; Front::ALL.len()],
     checks: IntCounterVec,
     would_deny: IntCounterVec,
+    details: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -68,6 +69,7 @@ impl Meters {
             durations: Front::ALL.map(|it| metrics.duration(it)),
             checks: metrics.checks.clone(),
             would_deny: metrics.would_deny.clone(),
+            details: metrics.details.clone(),
         }
     }
 
@@ -80,6 +82,9 @@ impl Meters {
         }
         if let Some(denial) = verdict.would_deny() {
             policy.count_would_deny(denial, &self.would_deny);
+        }
+        if let (Err(denial), Some(detail)) = (verdict.outcome, verdict.facts.detail) {
+            self.details.with_label_values(&[denial.label(), detail.label()]).inc();
         }
         if let Some(token) = verdict.facts.token.as_ref().filter(|_| verdict.facts.admitted)
             && let Some(issuer) = self.issuers.iter().find(|it| it.name == token.issuer.name)
@@ -168,6 +173,7 @@ fn bound_index(confirmation: &Confirmation) -> usize {
 mod tests {
     use super::*;
     use crate::check::Facts;
+    use crate::denial::Detail;
     use crate::jose::thumbprint::Thumbprint;
     use crate::policy::{Mode, SenderConstraint};
     use crate::telemetry::samples::policy_set;
@@ -189,7 +195,8 @@ mod tests {
     }
 
     fn verdict(policy: Option<&Arc<Policy>>, outcome: Result<(), Denial>) -> Verdict {
-        Verdict { outcome, facts: Facts { policy: policy.cloned(), ..Facts::default() } }
+        let facts = Facts { policy: policy.cloned(), ..Facts::default() };
+        Verdict::new(outcome, facts, &policy_set())
     }
 
     #[test]
@@ -246,6 +253,28 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn what_lies_behind_a_reason_is_counted_whether_it_is_enforced_or_not() {
+        check(
+            |meters, rules| {
+                for mode in [Mode::Enforce, Mode::Report] {
+                    let facts = Facts { detail: Some(Detail::MessageTooLarge), ..Facts::default() };
+                    let found = Verdict::new(Err(Denial::RequestMalformed), facts, rules);
+                    meters.record(Front::ExtAuthz, &Verdict { mode, ..found }, FOUND);
+                }
+                meters.record(
+                    Front::ExtAuthz,
+                    &verdict(None, Err(Denial::RequestMalformed)),
+                    FOUND,
+                );
+            },
+            &[
+                "keybound_denial_details_total{detail=\"message_too_large\",reason=\"request_malformed\"} 2\n",
+            ],
+            &[],
+        );
     }
 
     #[test]

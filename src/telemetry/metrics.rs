@@ -36,6 +36,7 @@ pub struct Metrics {
     pub(super) checks: IntCounterVec,
     pub(super) durations: HistogramVec,
     pub(super) would_deny: IntCounterVec,
+    pub(super) details: IntCounterVec,
     pub(super) tokens: IntCounterVec,
     jwks_keys: IntGaugeVec,
     jwks_age: IntGaugeVec,
@@ -151,6 +152,11 @@ impl Metrics {
                 "keybound_would_deny_total",
                 "Requests that a policy in report mode let through and would have denied.",
                 &["policy", "reason"],
+            )?,
+            details: new.counters(
+                "keybound_denial_details_total",
+                "What lay behind refusals, or would-be refusals, where more is known than the reason.",
+                &["reason", "detail"],
             )?,
             tokens: new.counters(
                 "keybound_tokens_total",

@@ -84,7 +84,7 @@ mod tests {
     use crate::check::Facts;
     use crate::denial::Denial;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
-    use crate::telemetry::samples::Out;
+    use crate::telemetry::samples::{Out, policy_set};
     use serde_json::Value;
 
     const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -102,7 +102,7 @@ mod tests {
         let caller = caller.and_then(|it| TraceParent::read(it.as_bytes()));
         tracing::subscriber::with_default(subscriber(Format::Json, Level::Info, sink), || {
             for outcome in outcomes {
-                let verdict = Verdict { outcome: *outcome, facts: Facts::default() };
+                let verdict = Verdict::new(*outcome, Facts::default(), &policy_set());
                 outlets.tell(&Told {
                     front: Front::ExtAuthz,
                     caller,

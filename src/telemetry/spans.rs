@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::check::Facts;
     use crate::clock::{ManualClock, UnixTime};
+    use crate::telemetry::samples::policy_set;
 
     const PARENT: TraceParent =
         TraceParent { trace: TraceId([7; 16]), span: SpanId([9; 8]), sampled: true };
@@ -124,7 +125,7 @@ mod tests {
     }
 
     fn take(spans: &Spans, parent: Option<&TraceParent>) -> Option<(TraceId, SpanId)> {
-        let verdict = Verdict { outcome: Ok(()), facts: Facts::default() };
+        let verdict = Verdict::new(Ok(()), Facts::default(), &policy_set());
         spans.take(parent, Front::ExtAuthz, &verdict, Duration::from_micros(60))
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use keybound::answer::{Answer, Header};
 use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
-use keybound::denial::Denial;
+use keybound::denial::Refusal;
 use keybound::front::forward_auth::{Flavour, read, write};
 use keybound::policy::{PolicySet, TokenCacheLimits};
 use keybound::request::{Field, Request};
@@ -49,7 +49,7 @@ impl Twin {
         let read = read_alike(request, &question);
         let verdict = match &read {
             Ok(request) => checker.check(&rules, request).await,
-            Err(denial) => Verdict::refused(*denial),
+            Err(refusal) => Verdict::refused(*refusal, &rules.policies),
         };
         let found = Answer::of(&verdict, &rules.policies, read.as_ref().ok());
         assert_eq!(&found, expected);
@@ -92,7 +92,7 @@ impl Twin {
 }
 
 /// What is read of the question of nginx, after a look at whether the others tell the same.
-fn read_alike<'a>(request: &CheckRequest, question: &'a Parts) -> Result<Request<'a>, Denial> {
+fn read_alike<'a>(request: &CheckRequest, question: &'a Parts) -> Result<Request<'a>, Refusal> {
     let found = read::request(question, &Flavour::Nginx, Some(CERTIFICATE));
     let of_traefik = self::question(request, &Flavour::Traefik);
     assert_eq!(read::request(&of_traefik, &Flavour::Traefik, Some(CERTIFICATE)), found);

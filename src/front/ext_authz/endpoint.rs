@@ -4,7 +4,7 @@ use super::companions::{AUTHORIZATION, Companions};
 use super::grpc::{self, Fault, MESSAGE_BYTES, Reply};
 use super::{encode, wire};
 use crate::answer::Answer;
-use crate::denial::Denial;
+use crate::denial::{Denial, Refusal};
 use crate::front::capture::Capture;
 use crate::gate::{Gate, Passage};
 use crate::telemetry::metrics::Front;
@@ -79,13 +79,13 @@ async fn check<B: Body<Data = Bytes>>(
         Ok(Ok(message)) => message,
         // Who breaks the stream has given up: there is nobody to deny anything to.
         Ok(Err(Fault::Broken)) => return encoded(&passage.answer(&passage.unheard(), None)),
-        Ok(Err(fault)) => return refusal(passage, fault.into()),
+        Ok(Err(fault)) => return refusal(passage, fault),
         Err(denial) => return refusal(passage, denial),
     };
     let read = wire::read_for(&message, &passage.standing().rules);
     let verdict = match &read {
         Ok(request) => passage.check(request).await,
-        Err(denial) => passage.refuse(*denial),
+        Err(refusal) => passage.refuse(*refusal),
     };
     let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
@@ -104,8 +104,8 @@ async fn receive<B: Body<Data = Bytes>>(
     passage.in_time(pin!(grpc::read_message(body, MESSAGE_BYTES))).await
 }
 
-fn refusal(passage: &Passage<'_>, denial: Denial) -> Bytes {
-    encoded(&passage.answer(&passage.refuse(denial), None))
+fn refusal(passage: &Passage<'_>, why: impl Into<Refusal>) -> Bytes {
+    encoded(&passage.answer(&passage.refuse(why), None))
 }
 
 fn encoded(answer: &Answer<'_>) -> Bytes {

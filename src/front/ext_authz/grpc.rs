@@ -1,6 +1,6 @@
 //! Knows gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
 
-use crate::denial::Denial;
+use crate::denial::{Detail, Refusal};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -32,9 +32,15 @@ pub enum Fault {
     Broken,
 }
 
-impl From<Fault> for Denial {
-    fn from(_: Fault) -> Self {
-        Self::RequestMalformed
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let detail = match fault {
+            Fault::TooLarge => Detail::MessageTooLarge,
+            Fault::Compressed => Detail::MessageCompressed,
+            Fault::Truncated | Fault::Broken => Detail::MessageTruncated,
+            Fault::Excess => Detail::MessageExcess,
+        };
+        detail.into()
     }
 }
 

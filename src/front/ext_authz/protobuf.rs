@@ -1,9 +1,35 @@
 //! Knows how a protobuf message is laid out in bytes, and walks over one without copying
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
-/// The bytes are not a protobuf message, or not of the expected type.
+use crate::denial::{Detail, Refusal};
+
+/// Why bytes are not a message that has one reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub enum Malformed {
+    /// They are not a protobuf message, or not of the expected type.
+    Encoding,
+    /// A field that may be there once is there twice.
+    Repeated,
+    /// What should be text is not UTF-8.
+    NotUtf8,
+    /// They hold no HTTP request.
+    NoHttpRequest,
+    /// The request has no method.
+    NoMethod,
+}
+
+impl From<Malformed> for Refusal {
+    fn from(malformed: Malformed) -> Self {
+        let detail = match malformed {
+            Malformed::Encoding => Detail::MessageUnreadable,
+            Malformed::Repeated => Detail::FieldRepeated,
+            Malformed::NotUtf8 => Detail::TextNotUtf8,
+            Malformed::NoHttpRequest => Detail::HttpRequestMissing,
+            Malformed::NoMethod => Detail::MethodMissing,
+        };
+        detail.into()
+    }
+}
 
 /// The fields of a message in the order in which they were sent. Ends after the first error.
 #[derive(Clone, Debug)]
@@ -29,25 +55,25 @@ impl<'a> Fields<'a> {
     /// Groups are refused: they were never part of proto3, and skipping one is the only step
     /// that would have to recurse.
     fn field(&mut self) -> Result<(u32, Payload<'a>), Malformed> {
-        let key = u32::try_from(self.varint()?).or(Err(Malformed))?;
+        let key = u32::try_from(self.varint()?).or(Err(Malformed::Encoding))?;
         let payload = match key & 0b111 {
             0 => self.varint().map(|_| Payload::Number)?,
             1 => self.take(8).map(|_| Payload::Number)?,
             2 => {
-                let length = usize::try_from(self.varint()?).or(Err(Malformed))?;
+                let length = usize::try_from(self.varint()?).or(Err(Malformed::Encoding))?;
                 Payload::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Payload::Number)?,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed::Encoding),
         };
         match key >> 3 {
-            0 => Err(Malformed),
+            0 => Err(Malformed::Encoding),
             number => Ok((number, payload)),
         }
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Encoding)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -72,19 +98,19 @@ impl<'a> Fields<'a> {
     fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
-            let (&byte, rest) = self.rest.split_first().ok_or(Malformed)?;
+            let (&byte, rest) = self.rest.split_first().ok_or(Malformed::Encoding)?;
             self.rest = rest;
             let bits = u64::from(byte & 0x7f);
             // The tenth byte has room for one bit.
             if (bits << shift) >> shift != bits {
-                return Err(Malformed);
+                return Err(Malformed::Encoding);
             }
             value |= bits << shift;
             if byte < 0x80 {
                 return Ok(value);
             }
         }
-        Err(Malformed)
+        Err(Malformed::Encoding)
     }
 }
 
@@ -108,7 +134,7 @@ impl<'a> Payload<'a> {
     pub fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Number => Err(Malformed),
+            Self::Number => Err(Malformed::Encoding),
         }
     }
 
@@ -117,7 +143,7 @@ impl<'a> Payload<'a> {
     pub fn once(self, place: &mut Option<&'a [u8]>) -> Result<(), Malformed> {
         match place.replace(self.bytes()?) {
             None => Ok(()),
-            Some(_) => Err(Malformed),
+            Some(_) => Err(Malformed::Repeated),
         }
     }
 }
@@ -254,39 +280,39 @@ mod tests {
     #[test]
     fn a_field_that_goes_beyond_the_end_is_refused() {
         for message in [&b"\x08"[..], b"\x08\x80", b"\x09\0\0\0\0\0\0\0", b"\x0d\0\0\0", b"\x0a"] {
-            check(message, Err(Malformed));
+            check(message, Err(Malformed::Encoding));
         }
-        check(b"\x0a\x03hi", Err(Malformed));
-        check(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01hi", Err(Malformed));
+        check(b"\x0a\x03hi", Err(Malformed::Encoding));
+        check(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01hi", Err(Malformed::Encoding));
     }
 
     #[test]
     fn a_varint_has_64_bits_in_ten_bytes_at_most() {
         check(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", Ok(&[(1, Payload::Number)]));
         check(b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", Ok(&[(1, Payload::Number)]));
-        check(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", Err(Malformed));
-        check(b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", Err(Malformed));
+        check(b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", Err(Malformed::Encoding));
+        check(b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", Err(Malformed::Encoding));
     }
 
     #[test]
     fn a_field_number_is_between_1_and_29_bits() {
-        check(b"\x02\x00", Err(Malformed));
+        check(b"\x02\x00", Err(Malformed::Encoding));
         check(b"\xfa\xff\xff\xff\x0f\x00", Ok(&[((1 << 29) - 1, Payload::Bytes(b""))]));
-        check(b"\xfa\xff\xff\xff\x1f\x00", Err(Malformed));
+        check(b"\xfa\xff\xff\xff\x1f\x00", Err(Malformed::Encoding));
     }
 
     #[test]
     fn groups_and_unassigned_wire_types_are_refused() {
         for wire_type in [3, 4, 6, 7] {
-            check(&[0x08 | wire_type, 0x0c], Err(Malformed));
+            check(&[0x08 | wire_type, 0x0c], Err(Malformed::Encoding));
         }
     }
 
     #[test]
     fn a_field_that_may_be_there_once_is_refused_the_second_time() {
         let mut place = None;
-        assert_eq!(Payload::Number.once(&mut place), Err(Malformed));
+        assert_eq!(Payload::Number.once(&mut place), Err(Malformed::Encoding));
         assert_eq!(Payload::Bytes(b"").once(&mut place), Ok(()));
-        assert_eq!(Payload::Bytes(b"").once(&mut place), Err(Malformed));
+        assert_eq!(Payload::Bytes(b"").once(&mut place), Err(Malformed::Repeated));
     }
 }

@@ -10,7 +10,7 @@
 
 use super::protobuf::{Fields, Malformed};
 use super::wire::{entry, only, text};
-use crate::denial::Denial;
+use crate::denial::Refusal;
 use crate::request::Annotation;
 
 /// The annotation of an `HTTPRoute` or a `GRPCRoute` that names its policy.
@@ -33,10 +33,10 @@ pub const KEY: &str = "keybound-policy";
 ///
 /// # Errors
 ///
-/// [`Denial::RequestMalformed`]: the bytes are not such a message, or hold something twice of
+/// `request_malformed`: the bytes are not such a message, or hold something twice of
 /// which protobuf would take the last.
-pub fn annotation(message: &[u8]) -> Result<Annotation<'_>, Denial> {
-    annotation_in(message).or(Err(Denial::RequestMalformed))
+pub fn annotation(message: &[u8]) -> Result<Annotation<'_>, Refusal> {
+    Ok(annotation_in(message)?)
 }
 
 fn annotation_in(message: &[u8]) -> Result<Annotation<'_>, Malformed> {
@@ -74,7 +74,7 @@ fn member<'a>(message: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, Malform
         let (1, member) = field? else { continue };
         let (key, value) = entry(member.bytes()?)?;
         if key == name.as_bytes() && found.replace(value).is_some() {
-            return Err(Malformed);
+            return Err(Malformed::Repeated);
         }
     }
     Ok(found)
@@ -87,7 +87,7 @@ fn of_kind(kind: u32, value: &[u8]) -> Result<Option<&[u8]>, Malformed> {
         (Some((it, payload)), None) if it == kind => payload.bytes().map(Some),
         (_, None) => Ok(None),
         // One of several: protobuf would take the last.
-        (_, Some(_)) => Err(Malformed),
+        (_, Some(_)) => Err(Malformed::Repeated),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::protobuf::{Fields, Malformed, Payload};
 use super::route;
 use crate::check::Rules;
-use crate::denial::Denial;
+use crate::denial::Refusal;
 use crate::request::{Field, Request};
 
 /// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
@@ -14,7 +14,7 @@ use crate::request::{Field, Request};
 /// # Errors
 ///
 /// As [`read`].
-pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Denial> {
+pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Refusal> {
     let mut request = read(message, rules.policies.client_certificate.header())?;
     if rules.heeds_routes() {
         request.annotated = route::annotation(message)?;
@@ -30,12 +30,12 @@ pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Den
 ///
 /// # Errors
 ///
-/// [`Denial::RequestMalformed`]: the bytes are not such a message, or hold no HTTP request.
+/// `request_malformed`: the bytes are not such a message, or hold no HTTP request.
 pub fn read<'a>(
     message: &'a [u8],
     certificate_header: Option<&str>,
-) -> Result<Request<'a>, Denial> {
-    check_request(message, certificate_header).or(Err(Denial::RequestMalformed))
+) -> Result<Request<'a>, Refusal> {
+    Ok(check_request(message, certificate_header)?)
 }
 
 fn check_request<'a>(
@@ -43,7 +43,7 @@ fn check_request<'a>(
     certificate_header: Option<&str>,
 ) -> Result<Request<'a>, Malformed> {
     let attributes = only(1, message)?;
-    attribute_context(attributes.ok_or(Malformed)?, certificate_header)
+    attribute_context(attributes.ok_or(Malformed::NoHttpRequest)?, certificate_header)
 }
 
 fn attribute_context<'a>(
@@ -63,8 +63,8 @@ fn attribute_context<'a>(
             _ => (),
         }
     }
-    let http = only(2, request.ok_or(Malformed)?)?;
-    let mut found = http_request(http.ok_or(Malformed)?, certificate_header)?;
+    let http = only(2, request.ok_or(Malformed::NoHttpRequest)?)?;
+    let mut found = http_request(http.ok_or(Malformed::NoHttpRequest)?, certificate_header)?;
     found.policy = policy.map(text).transpose()?;
     peer(source.unwrap_or_default(), &mut found)?;
     Ok(found)
@@ -108,7 +108,7 @@ fn http_request<'a>(
         }
     }
     let mut found = headers.into_request();
-    found.target.method = text(method.filter(|it| !it.is_empty()).ok_or(Malformed)?)?;
+    found.target.method = text(method.filter(|it| !it.is_empty()).ok_or(Malformed::NoMethod)?)?;
     found.target.path = text(path.unwrap_or_default())?;
     found.target.authority = text(host.unwrap_or_default())?;
     found.target.scheme = text(scheme.unwrap_or_default())?;
@@ -142,7 +142,7 @@ fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     // Envoy documents that only one of the two is set.
     match (value.unwrap_or_default(), raw_value.unwrap_or_default()) {
         (value, []) | ([], value) => Ok((key.unwrap_or_default(), value)),
-        _ => Err(Malformed),
+        _ => Err(Malformed::Repeated),
     }
 }
 
@@ -159,7 +159,7 @@ pub(super) fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malform
 }
 
 pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    str::from_utf8(bytes).or(Err(Malformed))
+    str::from_utf8(bytes).or(Err(Malformed::NotUtf8))
 }
 
 /// The few headers that matter, from whichever container they come.

@@ -1,7 +1,7 @@
 //! Knows how a proxy's question is answered.
 
 use super::{Asker, read, write};
-use crate::denial::Denial;
+use crate::denial::{Denial, Refusal};
 use crate::front::capture::{Capture, neutral};
 use crate::gate::{Gate, Passage};
 use crate::request::Field;
@@ -58,14 +58,15 @@ impl Endpoint {
         question: Request<B>,
     ) -> Response<Full<Bytes>> {
         let (question, body) = question.into_parts();
-        let received = async {
+        let received: Result<_, Refusal> = async {
             passage.admit()?;
             self.recognise(&question.headers)?;
             passage.in_time(pin!(read_past(body))).await?;
             let certificate_header = passage.standing().certificate_header();
             read::request(&question, &self.asker.flavour, certificate_header)
-        };
-        match received.await {
+        }
+        .await;
+        match received {
             Ok(request) => {
                 let verdict = passage.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
@@ -75,12 +76,12 @@ impl Endpoint {
                 }
                 write::response(&answer, &self.asker.flavour, request.authorization)
             }
-            Err(denial) => self.refused(passage, denial),
+            Err(refusal) => self.refused(passage, refusal),
         }
     }
 
-    fn refused(&self, passage: &Passage<'_>, denial: Denial) -> Response<Full<Bytes>> {
-        let verdict = passage.refuse(denial);
+    fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
+        let verdict = passage.refuse(why);
         let answer = passage.answer(&verdict, None);
         write::response(&answer, &self.asker.flavour, Field::Absent)
     }

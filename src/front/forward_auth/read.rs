@@ -5,7 +5,7 @@
 //! not, or is there twice, is refused.
 
 use super::Flavour;
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail, Refusal};
 use crate::request::{Annotation, Evidence, Field, Request, Target};
 use http::Method;
 use http::header::{HOST, HeaderMap};
@@ -17,13 +17,13 @@ use http::request::Parts;
 ///
 /// # Errors
 ///
-/// [`Denial::RequestMalformed`]: the question does not tell one request.
+/// `request_malformed`: the question does not tell one request.
 pub fn request<'a>(
     question: &'a Parts,
     flavour: &Flavour,
     certificate_header: Option<&str>,
-) -> Result<Request<'a>, Denial> {
-    read(question, flavour, certificate_header).ok_or(Denial::RequestMalformed)
+) -> Result<Request<'a>, Refusal> {
+    read(question, flavour, certificate_header).ok_or_else(|| Detail::QuestionIncomplete.into())
 }
 
 fn read<'a>(
@@ -223,7 +223,10 @@ mod tests {
         edit(&mut question);
         let (parts, ()) = question.into_parts();
         let found = request(&parts, flavour, Some("x-ssl-client-cert"));
-        assert!(matches!(found, Ok(_) | Err(Denial::RequestMalformed)), "{found:?}");
+        assert!(
+            matches!(found, Ok(_) | Err(Refusal { denial: Denial::RequestMalformed, .. })),
+            "{found:?}"
+        );
         found.ok().map(look)
     }
 

@@ -177,8 +177,10 @@ mod tests {
         let policies = policy_set();
         for flavour in FLAVOURS {
             for denial in Denial::ALL {
-                let (status, ..) =
-                    told(&Answer::of(&Verdict::refused(*denial), &policies, None), &flavour);
+                let (status, ..) = told(
+                    &Answer::of(&Verdict::refused((*denial).into(), &policies), &policies, None),
+                    &flavour,
+                );
                 assert!((400..600).contains(&status), "{denial} {flavour:?}");
             }
             for status in [0, 200, 204, 302, 399, 600, u16::MAX] {
