@@ -232,6 +232,7 @@ impl Drop for Passage<'_> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::samples::policy_set;
     use std::future::{pending, ready};
@@ -312,6 +313,74 @@ mod tests {
         assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
         let text = gate.metrics().exposition().unwrap();
         assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");
+    }
+
+    /// A gate at which policies of these modes decide.
+    fn gate_of(modes: &[Mode]) -> Gate {
+        let policy = |(number, mode): (usize, &Mode)| {
+            let name = format!("policy-{number}");
+            let matches = Match {
+                hosts: vec![HostPattern::Exact(format!("{number}.test"))],
+                ..Match::default()
+            };
+            let policy = Policy::new(&name, SenderConstraint::Certificate);
+            Arc::new(Policy { mode: *mode, matches, ..policy })
+        };
+        let policies = modes.iter().enumerate().map(policy).collect();
+        let policies = PolicySet { policies, ..policy_set() };
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+    }
+
+    const ENFORCED: [Mode; 2] = [Mode::Report, Mode::Enforce];
+    const REPORTED: [Mode; 2] = [Mode::Report, Mode::Report];
+
+    fn is_let_through(answer: &Answer<'_>, would_deny: &str) -> bool {
+        match answer {
+            Answer::Allow { set, metadata, .. } => {
+                assert!(set.is_empty(), "no claim of such a request may be told: {answer:?}");
+                assert!(metadata.contains(&("would_deny", would_deny)), "{answer:?}");
+                true
+            }
+            Answer::Deny { .. } => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_no_policy_is_let_through_only_where_every_policy_reports() {
+        for (modes, through) in [(ENFORCED, false), (REPORTED, true)] {
+            let gate = gate_of(&modes);
+            let passage = gate.enter(Front::ExtAuthz);
+            for denial in Denial::ALL {
+                let verdict = passage.refuse(*denial);
+                let answer = passage.answer(&verdict, None);
+                assert_eq!(is_let_through(&answer, denial.label()), through, "{denial}");
+            }
+            let mut request = Request::default();
+            request.target.authority = "of-no-policy.test";
+            let verdict = passage.check(&request).await;
+            let answer = passage.answer(&verdict, Some(&request));
+            assert_eq!(is_let_through(&answer, "policy_unknown"), through);
+            request.target.authority = "user@0.test";
+            let verdict = passage.check(&request).await;
+            let answer = passage.answer(&verdict, Some(&request));
+            assert_eq!(is_let_through(&answer, "request_malformed"), through);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_a_policy_is_let_through_where_that_policy_reports() {
+        let gate = gate_of(&ENFORCED);
+        let passage = gate.enter(Front::ExtAuthz);
+        for (authority, through) in [("0.test", true), ("1.test", false)] {
+            let mut request = Request::default();
+            request.target.authority = authority;
+            let verdict = passage.check(&request).await;
+            let answer = passage.answer(&verdict, Some(&request));
+            assert_eq!(is_let_through(&answer, "credentials_missing"), through, "{authority}");
+        }
     }
 
     #[test]

@@ -306,9 +306,13 @@ pub enum UpstreamAuthorization {
 }
 
 impl PolicySet {
-    /// Whether what is refused under `policy` is refused.
+    /// Whether what is refused under `policy` is refused. What is refused before a policy is known
+    /// is let through if and only if every policy reports: then nothing is refused.
     pub fn mode(&self, policy: Option<&Policy>) -> Mode {
-        policy.map_or(Mode::Enforce, |it| it.mode)
+        let reports = |it: &Policy| it.mode == Mode::Report;
+        let only_reports =
+            || !self.policies.is_empty() && self.policies.iter().all(|it| reports(it));
+        if policy.map_or_else(only_reports, reports) { Mode::Report } else { Mode::Enforce }
     }
 
     /// Whether there is a policy that the annotations of a route may name. Otherwise they count

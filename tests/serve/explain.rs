@@ -248,6 +248,19 @@ fn what_takes_too_long_is_told_as_far_as_it_went() {
 }
 
 #[test]
+fn what_was_found_before_the_deadline_is_logged() {
+    let keys = SlowKeys::start();
+    let edit = with(&keys);
+    let edit = |folder: &Path, config| edit(folder, config).replace("4s", "50ms");
+    let mut service = Service::start(edit, &[]);
+    block_on(check_with_forged_token(service.uri())).unwrap();
+    let denied = service.wait_for("denied");
+    let found = ["reason", "policy", "kid"].map(|it| denied[it].as_str().unwrap_or("absent"));
+    assert_eq!(found, ["check_timed_out", "payments", "1"]);
+    keys.release();
+}
+
+#[test]
 fn rules_that_come_into_force_are_those_that_are_explained() {
     let mut service = Service::ready(&[]);
     let kept = kept(&request("Bearer x", ""));

@@ -32,9 +32,26 @@ pub(super) fn compile(
         compiled.push(policy(given, &at, issuers, findings).map(Arc::new));
     }
     let compiled: Vec<Arc<Policy>> = compiled.into_iter().collect::<Option<_>>()?;
+    warn_of_reports(&compiled, at, findings);
     warn_of_shadows(&compiled, at, findings);
     warn_of_idle_issuers(&compiled, issuers, findings);
     Some(compiled)
+}
+
+/// Says what a policy in report mode lets through: what is refused before a policy is known belongs
+/// to none, and is let through only where every policy reports (`PolicySet::mode`).
+fn warn_of_reports(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
+    let reports = |it: &Policy| it.mode == Mode::Report;
+    let message = if policies.iter().all(|it| reports(it)) {
+        "nothing is refused: what would be is let through, and logged"
+    } else {
+        "what this policy would refuse is let through, and logged; a request that no policy \
+         matches, that cannot be read, or that comes while too many are being checked belongs to \
+         no policy, and is refused as long as another policy enforces"
+    };
+    for (index, _) in policies.iter().enumerate().filter(|(_, it)| reports(it)) {
+        findings.warning(&at.index(index).key("mode"), message);
+    }
 }
 
 fn policy(
@@ -45,10 +62,6 @@ fn policy(
 ) -> Option<Policy> {
     let origin = given.origin.and_then(|it| origin(&it, &at.key("origin"), findings));
     let mode = given.mode.map_or(Mode::Enforce, Into::into);
-    if mode == Mode::Report {
-        findings
-            .warning(&at.key("mode"), "nothing is refused: what would be is let through, and told");
-    }
     let realm = given.realm.or_else(|| given.name.clone()).unwrap_or_default();
     quotable(&realm, &at.key("realm"), findings);
     if let Some(url) = &given.resource_metadata {

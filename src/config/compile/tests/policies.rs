@@ -58,6 +58,10 @@ fn policies_demand_what_tokens_can_hold() {
     takes("  sender_constraint: certificate\n  mode: enforce");
     let edit = "  sender_constraint: certificate\n  mode: report";
     warns(edit, "policies[0].mode", 9, "nothing is refused");
+    let edit = "  sender_constraint: certificate\n  mode: report\n\
+                - {name: other, sender_constraint: certificate, match: {hosts: [b]}}";
+    let warnings = config(&edited(edit)).warnings;
+    assert!(warnings[0].message.contains("belongs to no policy, and is refused"), "{warnings:?}");
     let edit = "  sender_constraint: certificate
   origin: HTTPS://api.example.com:443/
   realm: payments of today
