@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ pub struct Capture {
     clock: Arc<dyn Clock>,
     queue: SyncSender<Taken>,
     opens: Arc<AtomicI64>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A request on its way to the folder.
@@ -62,11 +63,12 @@ impl Capture {
     pub fn start(rules: CaptureRules, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let mut shelf = Shelf::open(rules.folder, rules.most, clock.now())?;
         let opens = Arc::clone(&shelf.opens);
+        let waiting = Arc::clone(&shelf.waiting);
         let (queue, taken) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || shelf.keep_all(&taken))?;
-        Ok(Self { reasons: rules.reasons, clock, queue, opens })
+        Ok(Self { reasons: rules.reasons, clock, queue, opens, waiting })
     }
 
     /// Takes the request in `message`, an encoded `CheckRequest`, if `answer` refuses it, or would
@@ -83,14 +85,26 @@ impl Capture {
         if at.as_millis() < self.opens.load(Ordering::Relaxed) {
             return;
         }
-        let message = message();
-        if LONGEST < message.len() {
-            return;
+        // A place first, then the copy: of a flood of refusals, most find no place. One that finds
+        // none is one of many.
+        if QUEUE <= self.waiting.fetch_add(1, Ordering::Relaxed)
+            || !self.send(at, reason, certificate_header, message())
+        {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the request goes to the thread that writes.
+    fn send(
+        &self,
+        at: UnixTime,
+        reason: &str,
+        certificate_header: Option<&str>,
+        message: Bytes,
+    ) -> bool {
         let certificate_header = certificate_header.map(ToOwned::to_owned);
-        // One that finds no room is one of many.
         let taken = Taken { message, certificate_header, reason: reason.to_owned(), at };
-        drop(self.queue.try_send(taken));
+        taken.message.len() <= LONGEST && self.queue.try_send(taken).is_ok()
     }
 
     fn wants(&self, reason: &str) -> bool {
@@ -121,6 +135,8 @@ struct Shelf {
     closed: Option<UnixTime>,
     /// When it is looked at again, in milliseconds since the epoch. Until then nothing is taken.
     opens: Arc<AtomicI64>,
+    /// How many requests wait to be written.
+    waiting: Arc<AtomicUsize>,
     /// The last write failed, and that was told.
     broken: bool,
     number: u64,
@@ -140,13 +156,16 @@ impl Shelf {
         write(&trial, b"")?;
         fs::remove_file(trial)?;
         let opens = Arc::default();
-        let mut shelf = Self { folder, most, kept, closed: None, opens, broken: false, number: 0 };
+        let waiting = Arc::default();
+        let mut shelf =
+            Self { folder, most, kept, closed: None, opens, waiting, broken: false, number: 0 };
         shelf.close_if_full(now);
         Ok(shelf)
     }
 
     fn keep_all(&mut self, taken: &Receiver<Taken>) {
         while let Ok(taken) = taken.recv() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             if self.has_room(taken.at) {
                 self.keep(&taken);
             }
@@ -256,7 +275,8 @@ mod tests {
         let reasons = reasons.iter().map(ToString::to_string).collect();
         let mut shelf = Shelf::open(folder.to_owned(), most, NOW).unwrap();
         let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&shelf.opens));
-        let capture = Capture { reasons, clock, queue, opens };
+        let waiting = Arc::clone(&shelf.waiting);
+        let capture = Capture { reasons, clock, queue, opens, waiting };
         let keep_all = move || {
             shelf.keep_all(&taken);
             shelf
@@ -313,6 +333,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (capture, _) = capture(folder.path(), &["token_expired"], 10);
         capture.take(&answer("token_malformed"), None, || panic!("as nobody should"));
+    }
+
+    #[test]
+    fn a_request_that_finds_no_place_in_the_queue_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let (capture, keep_all) = capture(folder.path(), &[], 10 * QUEUE);
+        let too_long = || Bytes::from(vec![0; LONGEST + 1]);
+        capture.take(&answer("token_expired"), None, too_long);
+        for _ in 0..QUEUE {
+            capture.take(&answer("token_expired"), None, message);
+        }
+        let mut copies = 0;
+        for _ in 0..2 {
+            capture.take(&answer("token_expired"), None, || {
+                copies += 1;
+                message()
+            });
+        }
+        drop(capture);
+        let shelf = keep_all();
+        assert_eq!((copies, shelf.kept, shelf.waiting.load(Ordering::Relaxed)), (0, QUEUE, 0));
     }
 
     #[test]
