@@ -113,11 +113,13 @@ impl Turns {
     }
 
     async fn wait(self: &Arc<Self>) {
+        // Without a runtime there is nobody who could let it go on: it goes at once.
+        let Ok(runtime) = Handle::try_current() else { return };
         let place = Place::of(self);
         if !self.watched.swap(true, Ordering::SeqCst) {
             // Its own task, since a check that waits may be given up.
-            let Ok(runtime) = Handle::try_current() else { return };
-            runtime.spawn(Arc::clone(self).watch());
+            let watch = Watch { turns: Arc::clone(self), over: false };
+            runtime.spawn(watch.run());
         }
         // It is never closed. If it were, work would go on without turns.
         if let Ok(pass) = self.passes.acquire().await {
@@ -126,29 +128,25 @@ impl Turns {
         drop(place);
     }
 
-    /// Lets those who wait go on, a stretch at a time, until nobody does.
-    async fn watch(self: Arc<Self>) {
-        let mut in_vain = 0;
-        loop {
-            // Comes back when all others had their turn and the connections were looked at, and
-            // then once more, when what they brought has been answered.
-            yield_now().await;
-            yield_now().await;
-            self.spent.store(0, Ordering::SeqCst);
-            if self.waiting.load(Ordering::SeqCst) == 0 {
-                self.watched.store(false, Ordering::SeqCst);
-                let nobody = self.waiting.load(Ordering::SeqCst) == 0;
-                if nobody || self.watched.swap(true, Ordering::SeqCst) {
-                    return;
-                }
-            }
-            let stretch = self.adapt(&mut in_vain);
-            // Of those who gave up, passes may be left.
-            self.passes.forget_permits(self.passes.available_permits());
-            let fit = stretch.checked_div(self.usual.load(Ordering::SeqCst));
-            let fit = usize::try_from(fit.unwrap_or(1).max(1)).unwrap_or(1);
-            self.passes.add_permits(fit.min(self.waiting.load(Ordering::SeqCst)));
+    /// Whether nobody waits any longer, so that nobody need watch.
+    fn is_done(&self) -> bool {
+        self.spent.store(0, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) != 0 {
+            return false;
         }
+        self.watched.store(false, Ordering::SeqCst);
+        let nobody = self.waiting.load(Ordering::SeqCst) == 0;
+        nobody || self.watched.swap(true, Ordering::SeqCst)
+    }
+
+    /// Lets as many go on as fit into a stretch.
+    fn let_on(&self, in_vain: &mut u64) {
+        let stretch = self.adapt(in_vain);
+        // Of those who gave up, passes may be left.
+        self.passes.forget_permits(self.passes.available_permits());
+        let fit = stretch.checked_div(self.usual.load(Ordering::SeqCst));
+        let fit = usize::try_from(fit.unwrap_or(1).max(1)).unwrap_or(1);
+        self.passes.add_permits(fit.min(self.waiting.load(Ordering::SeqCst)));
     }
 
     /// The next stretch, after a look at who came; `in_vain` counts the looks that found nobody.
@@ -183,6 +181,41 @@ impl Default for Turns {
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The task that lets those who wait go on.
+struct Watch {
+    turns: Arc<Turns>,
+    over: bool,
+}
+
+impl Watch {
+    /// Lets those who wait go on, a stretch at a time, until nobody does.
+    async fn run(mut self) {
+        let mut in_vain = 0;
+        loop {
+            // Comes back when all others had their turn and the connections were looked at, and
+            // then once more, when what they brought has been answered.
+            yield_now().await;
+            yield_now().await;
+            if self.turns.is_done() {
+                self.over = true;
+                return;
+            }
+            self.turns.let_on(&mut in_vain);
+        }
+    }
+}
+
+impl Drop for Watch {
+    /// A runtime that ends drops its tasks. Whoever waits elsewhere goes on, and whoever comes
+    /// later starts another watch.
+    fn drop(&mut self) {
+        if !self.over {
+            self.turns.watched.store(false, Ordering::SeqCst);
+            self.turns.passes.add_permits(self.turns.waiting.load(Ordering::SeqCst));
+        }
+    }
 }
 
 /// A place among those who wait. Given back when it is dropped.
@@ -350,6 +383,40 @@ mod tests {
         assert_eq!(look(1), STRETCH, "just in time");
         assert_eq!(look(0), STRETCH);
     }
+
+    #[test]
+    fn without_a_runtime_work_is_done_at_once() {
+        let turns: Arc<Turns> = Arc::default();
+        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        for expected in 0..4 {
+            assert_eq!(turns.take(|| expected).now_or_never(), Some(expected));
+        }
+        // And the thread is as good as new for a runtime that comes to it.
+        let later = runtime().unwrap().block_on(async { turns.take(|| 7).await });
+        assert_eq!(later, 7);
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_nobody_waiting() {
+        let turns: Arc<Turns> = Arc::default();
+        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        let first = runtime().unwrap();
+        let mut early = Box::pin(turns.take(|| 1));
+        let mut late = Box::pin(turns.take(|| 2));
+        first.block_on(async {
+            assert_eq!(early.as_mut().now_or_never(), None, "it has somebody look after it");
+        });
+        // The one who looks ends with the runtime, and others wait still, or come yet.
+        let second = runtime().unwrap();
+        second.block_on(async { assert_eq!(late.as_mut().now_or_never(), None) });
+        drop(first);
+        let all = async { tokio::join!(early, late, turns.take(|| 3)) };
+        let done = second.block_on(async { tokio::time::timeout(LONG, all).await });
+        assert_eq!(done, Ok((1, 2, 3)));
+    }
+
+    /// Nothing here takes so long; a test that fails should end.
+    const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test(start_paused = true)]
     async fn whoever_gives_up_makes_way() {
