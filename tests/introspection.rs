@@ -260,6 +260,7 @@ async fn the_token_goes_into_the_body_and_the_secret_into_a_header() {
     assert_eq!(header("authorization"), Some(basic.as_str()));
     assert_eq!(header("content-type"), Some("application/x-www-form-urlencoded"));
     assert!(header("accept").unwrap().starts_with("application/json,"));
+    assert_eq!(header("accept-encoding"), Some("identity"), "none but that is understood");
     let printed = format!("{:?} {:?}", site.rules, site.status(0));
     for secret in [":ecret", "3Aecret", "a+b/c", basic.trim_start_matches("Basic ")] {
         assert!(!printed.contains(secret), "{secret}: {printed}");
@@ -306,6 +307,7 @@ async fn the_place_comes_from_the_metadata_unless_it_is_given() {
         assert_eq!(site.check("opaque").await, expected);
         assert_eq!(endpoint.calls(), 1, "only the first time");
         assert!(metadata.asked()[0].uri.starts_with("/.well-known/oauth-authorization-server"));
+        assert_eq!(metadata.asked()[0].headers["accept-encoding"], "identity");
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// Asks the servers of one issuer.
 ///
-/// It follows no redirect, sends no `Referer` and keeps no cookie. It does not ask for compressed
-/// answers and does not unpack them, so that the limit on bytes is one on memory.
+/// It follows no redirect, sends no `Referer` and keeps no cookie. It asks for answers that are not
+/// compressed and does not unpack others, so that the limit on bytes is one on memory.
 ///
 /// Whatever leaves the machine is `https` and goes through the proxy that `HTTPS_PROXY` and
 /// `NO_PROXY` name, as operators of closed networks expect. Plain `http` reaches loopback only and
@@ -143,7 +143,10 @@ impl Client {
     }
 
     /// Sends `request` and reads the answer.
-    pub async fn send(&self, request: Request, limits: Limits) -> Result<Reply, Failure> {
+    pub async fn send(&self, mut request: Request, limits: Limits) -> Result<Reply, Failure> {
+        // Who says nothing gets whatever coding the server likes (RFC 9110 §12.5.3).
+        let identity = HeaderValue::from_static("identity");
+        request.headers_mut().insert(header::ACCEPT_ENCODING, identity);
         let client = match Reach::of(request.url()).ok_or(Failure::UrlRefused)? {
             Reach::Loopback => &self.loopback,
             Reach::Outside => {
