@@ -371,6 +371,9 @@ async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
     assert_eq!(site.check("no-aud").await, Err(Denial::TokenClaimMissing));
     let site = Site::new(&[&endpoint], |it| it.allow_missing_audience = true).await;
     assert_eq!(site.check("no-aud").await, Ok(()));
+    // As some servers say it.
+    endpoint.reply(active(|it| it["aud"] = json!([])));
+    assert_eq!(site.check("empty-aud").await, Ok(()));
 }
 
 #[tokio::test]

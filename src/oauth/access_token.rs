@@ -29,7 +29,7 @@ pub struct AccessToken {
 pub enum Audience {
     /// It must be said, and hold one of ours.
     Demanded,
-    /// It must hold one of ours if it is said.
+    /// It must hold one of ours if it is said. An empty list says none.
     IfSaid,
     /// Nothing: the token itself has told it.
     Ignored,
@@ -94,8 +94,9 @@ impl AccessToken {
             return Err(Denial::TokenIssuerUnknown);
         }
         if demands.audience != Audience::Ignored {
-            let said = member(claims, "aud", demands.audience == Audience::Demanded);
-            let ours = said.and_then(|it| match it {
+            let demanded = demands.audience == Audience::Demanded;
+            let ours = member(claims, "aud", demanded).and_then(|it| match it {
+                Some(Value::Array(none)) if none.is_empty() && !demanded => Ok(()),
                 Some(aud) => admit_audience(aud, &issuer.audiences),
                 None => Ok(()),
             });
@@ -425,6 +426,17 @@ mod tests {
         check_answer(Audience::Demanded, without, Err(Denial::TokenClaimMissing));
         check_answer(Audience::Demanded, other, Err(Denial::TokenAudienceMismatch));
         check_answer(Audience::IfSaid, without, Ok(()));
+        let none = |it: &mut Value| it["aud"] = json!([]);
+        check_answer(Audience::IfSaid, none, Ok(()));
+        check_answer(Audience::Demanded, none, Err(Denial::TokenAudienceMismatch));
+        for odd in [json!({}), json!(""), json!([""]), json!([[]]), json!(null)] {
+            let denial = if odd.is_string() || odd == json!([""]) {
+                Denial::TokenAudienceMismatch
+            } else {
+                Denial::TokenMalformed
+            };
+            check_answer(Audience::IfSaid, |it| it["aud"] = odd, Err(denial));
+        }
         check_answer(Audience::IfSaid, other, Err(Denial::TokenAudienceMismatch));
         check_answer(Audience::Ignored, other, Ok(()));
     }
