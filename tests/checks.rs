@@ -566,6 +566,34 @@ async fn a_remembered_token_goes_with_the_key_that_verified_it() {
 }
 
 #[tokio::test]
+async fn a_remembered_token_goes_with_the_algorithm_that_its_key_served() {
+    let mut world = World::new().await;
+    let jwk = |alg: &str| {
+        let mut jwk = world.rs256.jwk().clone();
+        jwk["alg"] = alg.into();
+        jwk
+    };
+    let provider = IdentityProvider::start(&[jwk("RS256")]).await;
+    let mut issuer = Issuer::clone(&world.rules.policies.issuers[0]);
+    issuer.keys.source = KeySource::Uri(provider.jwks_uri());
+    issuer.algorithms = vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256];
+    let runtime = tokio::runtime::Handle::current();
+    let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
+    keys.ready().await;
+    world.rules.keys[0] = Arc::new(keys);
+    world.rules.policies.issuers[0] = Arc::new(issuer);
+    let request = world.request(&world.rs256.sign("at+jwt", &world.claims()));
+    hold(&world, vec![case("before", &request, "allowed")]).await;
+
+    // The very key, for another algorithm alone; it is noticed with the first unknown name.
+    provider.publish(&[jwk("PS256"), world.es256.jwk().clone()]);
+    assert_eq!(world.reason(&world.request(&world.token(|_| {}))).await, "allowed");
+    let hits = world.rules.cache.hits();
+    hold(&world, vec![case("in memory", &request, "token_algorithm_forbidden")]).await;
+    assert!(hits < world.rules.cache.hits(), "it is still in memory");
+}
+
+#[tokio::test]
 async fn the_name_of_the_key_is_told_also_of_a_remembered_token() {
     let world = World::new().await;
     let message = world.request(&world.token(|_| {})).encode_to_vec();

@@ -527,15 +527,33 @@ async fn a_signed_answer_goes_when_its_key_leaves_the_issuers_keys() {
     endpoint.reply(Reply::of("application/jwt", site.signer.sign("at+jwt", &claims())));
     assert_eq!(site.check("opaque").await, Ok(()));
     let next = Signer::new(Signing::ES256, "key-2");
-    let keys = json!({ "keys": [next.jwk()] });
-    std::fs::write(site.files.path().join("keys-0.json"), keys.to_string()).unwrap();
-    let ended: u64 = site.rules.keys[0].refreshes().values().sum();
-    jump(5 * SECOND).await;
-    site.rules.keys[0].ended(ended + 1).await;
+    site.publish(&[next.jwk().clone()]).await;
     assert_eq!(site.check("opaque").await, Err(Denial::IntrospectionUnavailable));
     endpoint.reply(Reply::of("application/jwt", next.sign("at+jwt", &claims())));
     assert_eq!(site.check("opaque").await, Ok(()));
     assert_eq!(endpoint.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_signed_answer_goes_when_its_key_no_longer_serves_its_algorithm() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::build(&[&endpoint], |issuer| {
+        issuer.algorithms = vec![Algorithm::RS256, Algorithm::PS256];
+        issuer.introspection.as_mut().unwrap().forward_jwt = true;
+    })
+    .await;
+    let signer = Signer::new(Signing::RS256, "key-rsa");
+    let jwk = |alg: &str| {
+        let mut jwk = signer.jwk().clone();
+        jwk["alg"] = alg.into();
+        jwk
+    };
+    site.publish(&[jwk("RS256")]).await;
+    endpoint.reply(Reply::of("application/jwt", signer.sign("at+jwt", &claims())));
+    assert_eq!(site.check("opaque").await, Ok(()));
+    site.publish(&[jwk("PS256")]).await;
+    assert_eq!(site.check("opaque").await, Err(Denial::IntrospectionUnavailable));
+    assert_eq!(endpoint.calls(), 2, "what it said before does not count");
 }
 
 // ---- which issuer ----
@@ -797,6 +815,15 @@ impl Site {
             ..Request::default()
         };
         self.checker.check(&self.rules, &request).await
+    }
+
+    /// From here on, the first issuer has these keys.
+    async fn publish(&self, keys: &[Value]) {
+        let keys = json!({ "keys": keys });
+        std::fs::write(self.files.path().join("keys-0.json"), keys.to_string()).unwrap();
+        let ended: u64 = self.rules.keys[0].refreshes().values().sum();
+        jump(5 * SECOND).await;
+        self.rules.keys[0].ended(ended + 1).await;
     }
 
     fn status(&self, issuer: usize) -> Status {

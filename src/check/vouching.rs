@@ -3,8 +3,8 @@
 use super::{Facts, Rules, steps};
 use crate::clock::UnixTime;
 use crate::denial::Denial;
+use crate::jose::jwk::SignedBy;
 use crate::jose::jws::Unverified;
-use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Token};
@@ -142,33 +142,33 @@ impl Rules {
         digest: Digest,
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
-        let (token, key) = self.verify(policy, token, facts).await?;
+        let (token, signed_by) = self.verify(policy, token, facts).await?;
         let token = Arc::new(token);
-        self.cache.insert(digest, Entry { token: Arc::clone(&token), key });
+        self.cache.insert(digest, Entry { token: Arc::clone(&token), signed_by });
         Ok(token)
     }
 
     /// A token that was verified before, as long as it was under these very rules, by a key that
-    /// its issuer still has; and what the issuer calls that key.
+    /// its issuer still has for that algorithm; and what the issuer calls that key.
     fn remembered(
         &self,
         policy: &Policy,
         digest: &Digest,
     ) -> Option<(Arc<AccessToken>, Option<Arc<str>>)> {
-        let Entry { token, key } = self.cache.get(digest)?;
+        let Entry { token, signed_by } = self.cache.get(digest)?;
         let id = self.issued_by(policy, &token)?;
         let keys = self.keys.get(id.0)?.current()?;
-        let kid = keys.by_id(*key)?.kid().cloned();
+        let kid = keys.behind(&signed_by)?.kid().cloned();
         token.claims.are_selected_by(&self.selection).then_some((token, kid))
     }
 
-    /// The token and the thumbprint of the key that verified it.
+    /// The token, and which key verified it.
     async fn verify(
         &self,
         policy: &Policy,
         token: Token<'_>,
         facts: &mut Facts,
-    ) -> Result<(AccessToken, Arc<Thumbprint>), Denial> {
+    ) -> Result<(AccessToken, SignedBy), Denial> {
         let jws = Unverified::parse(token.as_bytes()).or(Err(Denial::TokenMalformed));
         let trail = &mut facts.trail;
         let jws = trail.tell(jws, |it| steps::form(it.map(Unverified::header)))?;
@@ -180,9 +180,9 @@ impl Rules {
         else {
             return Err(Denial::Internal);
         };
-        let (verified, key) = keys.verify(jws, &issuer.algorithms, trail).await?;
+        let (verified, signed_by) = keys.verify(jws, &issuer.algorithms, trail).await?;
         let token = AccessToken::read(&header, &verified, issuer, &self.selection, trail)?;
-        Ok((token, key))
+        Ok((token, signed_by))
     }
 
     /// What the token claims, and what it may claim.

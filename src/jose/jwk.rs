@@ -6,6 +6,7 @@ use super::key::{OddKey, VerifyingKey};
 use super::thumbprint::Thumbprint;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::sync::Arc;
 
 /// The keys of one issuer at one time.
 ///
@@ -23,6 +24,15 @@ pub struct KeySet {
 struct Document<'a> {
     #[serde(borrow)]
     keys: Vec<&'a RawValue>,
+}
+
+/// By which key and with which algorithm something was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedBy {
+    /// The thumbprint of the key, which many signatures share.
+    pub key: Arc<Thumbprint>,
+    /// The algorithm.
+    pub algorithm: Algorithm,
 }
 
 /// The bytes are not a JWK Set at all.
@@ -75,9 +85,11 @@ impl KeySet {
         self.keys.iter().any(|it| it.is_called(Some(kid)))
     }
 
-    /// The key with this thumbprint, if it is among them.
-    pub fn by_id(&self, id: Thumbprint) -> Option<&VerifyingKey> {
-        self.keys.iter().find(|it| it.id() == id)
+    /// The key that verified a signature, if it is among them still and fit for the algorithm: it
+    /// may have been published again for another one alone (RFC 8725 §3.1).
+    pub fn behind(&self, signature: &SignedBy) -> Option<&VerifyingKey> {
+        let is_it = |it: &&VerifyingKey| it.id() == *signature.key;
+        self.keys.iter().filter(is_it).find(|it| it.serves(signature.algorithm))
     }
 
     /// How many keys can be used.
@@ -104,6 +116,7 @@ impl KeySet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jose::base64url;
     use serde_json::{Value, json};
 
     /// RFC 7515 Appendix A.3.
@@ -204,10 +217,30 @@ mod tests {
     }
 
     #[test]
-    fn a_set_knows_its_keys_by_thumbprint() {
-        let (set, other) = (parse(&json!([ec()])), parse(&json!([])));
-        let id = set.candidates(None, Algorithm::ES256).next().unwrap().id();
-        assert_eq!(set.by_id(id).map(VerifyingKey::id), Some(id));
-        assert!(other.by_id(id).is_none());
+    fn a_signature_counts_while_its_key_is_there_for_its_algorithm() {
+        let n = base64url::encode(&[0xff; 256]);
+        let rsa = |alg: Option<&str>| {
+            let mut jwk = json!({"kty": "RSA", "n": n, "e": "AQAB"});
+            if let Some(alg) = alg {
+                jwk["alg"] = alg.into();
+            }
+            jwk
+        };
+        let set = parse(&json!([rsa(None)]));
+        let key = set.candidates(None, Algorithm::RS256).next().unwrap().shared_id();
+        for (keys, expected) in [
+            (json!([rsa(None)]), [true, true]),
+            (json!([ec(), rsa(Some("RS256"))]), [true, false]),
+            (json!([rsa(Some("PS256")), ec()]), [false, true]),
+            (json!([rsa(Some("RS384")), rsa(Some("PS256")), rsa(Some("RS256"))]), [true, true]),
+            (json!([ec()]), [false, false]),
+            (json!([]), [false, false]),
+        ] {
+            let set = parse(&keys);
+            let found = [Algorithm::RS256, Algorithm::PS256].map(|algorithm| {
+                set.behind(&SignedBy { key: Arc::clone(key), algorithm }).is_some()
+            });
+            assert_eq!(found, expected, "{keys}");
+        }
     }
 }

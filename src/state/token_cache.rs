@@ -3,6 +3,7 @@
 //! Only tokens whose signature verified come in, so that a flood of forged ones displaces
 //! nothing. Whoever takes one out checks its time again, and that its key still counts.
 
+use crate::jose::jwk::SignedBy;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::policy::TokenCacheLimits;
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Entry {
     /// The token.
     pub token: Arc<AccessToken>,
-    /// The thumbprint of the key that verified it, which many tokens share.
-    pub key: Arc<Thumbprint>,
+    /// The key that verified it.
+    pub signed_by: SignedBy,
 }
 
 /// Verified tokens, bounded by number and by bytes.

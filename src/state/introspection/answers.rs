@@ -2,7 +2,7 @@
 //! by bytes.
 
 use crate::denial::Denial;
-use crate::jose::thumbprint::Thumbprint;
+use crate::jose::jwk::SignedBy;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::introspection::Jwt;
 use crate::policy::introspection::IntrospectionUpkeep;
@@ -32,7 +32,7 @@ pub struct Introspected {
     /// What goes upstream in its place.
     pub forward: Option<Arc<Jwt>>,
     /// The key with which the issuer signed the answer, if it did.
-    pub(super) key: Option<Arc<Thumbprint>>,
+    pub(super) signed_by: Option<SignedBy>,
 }
 
 /// What was found, each for a time. Refusals have a place of their own, so that a flood of tokens

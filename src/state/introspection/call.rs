@@ -7,8 +7,8 @@ use super::endpoint::Place;
 use super::{BadEndpoint, endpoint};
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
+use crate::jose::jwk::SignedBy;
 use crate::jose::jws::{Header, Unverified, Verified};
-use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::{AccessToken, Audience};
 use crate::oauth::credentials::Token;
 use crate::oauth::introspection::{Form, Jwt, Odd, Statement};
@@ -203,8 +203,8 @@ impl Caller {
         let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
         let header = jws.header().clone();
         let verified = self.keys.verify(jws, &self.issuer.algorithms, &mut Trail::default()).await;
-        let (verified, key) = verified.map_err(Failure::JwtRefused)?;
-        Ok((header, verified, Proof { key, jwt: Jwt::verified(text) }))
+        let (verified, signed_by) = verified.map_err(Failure::JwtRefused)?;
+        Ok((header, verified, Proof { signed_by, jwt: Jwt::verified(text) }))
     }
 
     fn found(
@@ -246,9 +246,9 @@ impl Caller {
             Ok(token) => Arc::new(token),
             Err(denial) => return Finding::Refused(denial),
         };
-        let (key, jwt) = proof.map(|it| (it.key, it.jwt)).unzip();
+        let (signed_by, jwt) = proof.map(|it| (it.signed_by, it.jwt)).unzip();
         let forward = jwt.filter(|_| self.forwards(signed)).map(Arc::new);
-        Finding::Active(Introspected { token, forward, key })
+        Finding::Active(Introspected { token, forward, signed_by })
     }
 
     fn now(&self) -> UnixTime {
@@ -260,7 +260,7 @@ const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
 
 /// With what the issuer signed an answer.
 struct Proof {
-    key: Arc<Thumbprint>,
+    signed_by: SignedBy,
     jwt: Jwt,
 }
 

@@ -255,11 +255,12 @@ pub fn start_all(
 }
 
 impl Shared {
-    /// What was found not long ago, as long as the issuer still has the key with which it signed.
+    /// What was found not long ago, as long as the issuer still has the key with which it signed,
+    /// for the algorithm with which it did.
     fn remembered(&self, digest: &Digest) -> Option<Finding> {
         let finding = self.answers.get(digest)?;
-        if let Finding::Active(Introspected { key: Some(key), .. }) = &finding
-            && self.caller.keys.current()?.by_id(**key).is_none()
+        if let Finding::Active(Introspected { signed_by: Some(signed_by), .. }) = &finding
+            && self.caller.keys.current()?.behind(signed_by).is_none()
         {
             return None;
         }

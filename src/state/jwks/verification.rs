@@ -3,16 +3,15 @@
 use super::IssuerKeys;
 use crate::denial::Denial;
 use crate::jose::algorithm::{self, Algorithm};
-use crate::jose::jwk::KeySet;
+use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{Unverified, Verified};
-use crate::jose::thumbprint::Thumbprint;
 use crate::trail::{Finding, Trail};
 use crate::turn;
 use std::sync::Arc;
 
 impl IssuerKeys {
     /// The claims of a JWT that one of these keys signed with one of the `allowed` algorithms, and
-    /// the thumbprint of that key.
+    /// which key and algorithm that were.
     ///
     /// Waits for the network only when there are no keys yet, or when none of them has the name
     /// that the JWT gives.
@@ -21,7 +20,7 @@ impl IssuerKeys {
         jws: Unverified<'_>,
         allowed: &[Algorithm],
         trail: &mut Trail,
-    ) -> Result<(Verified, Arc<Thumbprint>), Denial> {
+    ) -> Result<(Verified, SignedBy), Denial> {
         let kid = jws.header().kid.clone();
         let kid = kid.as_deref();
         let named = jws.header().algorithm;
@@ -49,7 +48,7 @@ impl IssuerKeys {
             }
             None => Finding::new("key", "signature", "not by any key of that name"),
         })?;
-        Ok((verified, Arc::clone(key.shared_id())))
+        Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
     }
 
     /// Which keys there are.
