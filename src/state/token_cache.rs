@@ -10,7 +10,7 @@ use crate::policy::TokenCacheLimits;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +25,7 @@ pub struct Entry {
 
 /// Verified tokens, bounded by number and by bytes.
 pub struct TokenCache {
-    entries: Cache<Digest, Entry, Cost, BuildHasherDefault<Prefix>>,
+    entries: Cache<Digest, Entry, Cost, Seeded>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -124,29 +124,94 @@ impl Weighter<Digest, Entry> for Cost {
     }
 }
 
-/// Hashes a digest by taking its first octets, which are as good as random.
-#[derive(Default)]
-pub(super) struct Prefix(u64);
+/// Places digests in a table. Each table has a seed of its own: without it, whoever grinds tokens
+/// until some bits of their digests agree could have them all meet in one place.
+#[derive(Clone, Debug)]
+pub(super) struct Seeded([u64; 2]);
 
-impl Hash for Digest {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let prefix = self.0.octets().first_chunk().copied().unwrap_or_default();
-        state.write_u64(u64::from_le_bytes(prefix));
+/// The place of one digest.
+pub(super) struct Place {
+    seeds: [u64; 2],
+    place: u64,
+}
+
+impl Default for Seeded {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self([0, 1].map(|it| random.hash_one(it)))
     }
 }
 
-impl Hasher for Prefix {
+impl BuildHasher for Seeded {
+    type Hasher = Place;
+
+    fn build_hasher(&self) -> Place {
+        Place { seeds: self.0, place: 0 }
+    }
+}
+
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let half = self.0.octets().first_chunk().copied().unwrap_or_default();
+        state.write_u128(u128::from_le_bytes(half));
+    }
+}
+
+impl Hasher for Place {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+            let next = self.place.rotate_left(8) ^ u64::from(*byte);
+            self.write_u128(next.into());
         }
     }
 
-    fn write_u64(&mut self, prefix: u64) {
-        self.0 = prefix;
+    /// One multiplication, of which every bit depends on the seeds. The digest is as good as
+    /// random already.
+    fn write_u128(&mut self, half: u128) {
+        let [low, high] = words(half);
+        let [first, second] = self.seeds;
+        let [low, high] = words(u128::from(low ^ first).wrapping_mul((high ^ second).into()));
+        self.place = low ^ high;
     }
 
     fn finish(&self) -> u64 {
-        self.0
+        self.place
+    }
+}
+
+/// The lower word and the upper one.
+fn words(double: u128) -> [u64; 2] {
+    let mask = u128::from(u64::MAX);
+    [double & mask, double >> 64].map(|it| u64::try_from(it).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn digests_that_were_ground_to_agree_do_not_meet() {
+        let seeded = Seeded::default();
+        let place = |number: u16, at: usize| {
+            let mut octets = [7; 32];
+            octets[at..at + 2].copy_from_slice(&number.to_le_bytes());
+            seeded.hash_one(Digest::from(Thumbprint::from_octets(octets)))
+        };
+        // All agree but for two octets: of the first half, so many bits can be had by grinding.
+        for at in 0..15 {
+            for bits in [0, 16, 48] {
+                let places: HashSet<_> =
+                    (0..1000).map(|it| place(it, at) >> bits & 0xffff).collect();
+                assert!(900 < places.len(), "{} at octet {at}, bit {bits}", places.len());
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_tables_place_a_digest_alike() {
+        let digest = Digest::from(Thumbprint::of(b"token"));
+        let places: HashSet<_> = (0..10).map(|_| Seeded::default().hash_one(digest)).collect();
+        assert_eq!(places.len(), 10);
     }
 }

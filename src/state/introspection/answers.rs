@@ -6,11 +6,10 @@ use crate::jose::jwk::SignedBy;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::introspection::Jwt;
 use crate::policy::introspection::IntrospectionUpkeep;
-use crate::state::token_cache::{Digest, Prefix};
+use crate::state::token_cache::{Digest, Seeded};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,7 +42,7 @@ pub(super) struct Answers {
     upkeep: IntrospectionUpkeep,
 }
 
-type Bounded<T> = Cache<Digest, Kept<T>, Cost, BuildHasherDefault<Prefix>>;
+type Bounded<T> = Cache<Digest, Kept<T>, Cost, Seeded>;
 
 #[derive(Clone)]
 pub(super) struct Kept<T> {

@@ -27,14 +27,13 @@ use crate::policy::introspection::IntrospectionRules;
 use crate::policy::{Issuer, PolicySet};
 use crate::state::http;
 use crate::state::jwks::IssuerKeys;
-use crate::state::token_cache::{Digest, Prefix};
+use crate::state::token_cache::{Digest, Seeded};
 use answers::{Answers, Finding};
 use breaker::{Breaker, Permit, Told};
 use call::{Caller, Failure};
 use status::Report;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -65,7 +64,7 @@ struct Shared {
 /// The calls that are under way, and whether more may be.
 #[derive(Debug, Default)]
 struct Traffic {
-    flights: HashMap<Digest, watch::Receiver<Flight>, BuildHasherDefault<Prefix>>,
+    flights: HashMap<Digest, watch::Receiver<Flight>, Seeded>,
     breaker: Breaker,
 }
 
