@@ -598,26 +598,155 @@ async fn only_the_private_authority_counts_when_there_is_one() {
 
 // ---- life ----
 
+/// The keys that a configuration with `after` in place of `before` begins with.
+fn reconfigured(before: &[Arc<IssuerKeys>], after: Issuer) -> jwks::Prepared {
+    let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
+    jwks::prepare(&[Arc::new(after)], before, &clock, &Handle::current()).unwrap()
+}
+
 #[tokio::test]
 async fn a_new_configuration_takes_over_the_keys_that_it_leaves_alone() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     let source = KeySource::Uri(provider.jwks_uri());
     let same = Arc::new(issuer("https://same", source.clone(), KeyUpkeep::default()));
-    let before = Arc::new(issuer("https://other", source.clone(), KeyUpkeep::default()));
-    let upkeep = KeyUpkeep { max_stale: HOUR, ..KeyUpkeep::default() };
-    let after = Arc::new(issuer("https://other", source, upkeep));
+    let other = Arc::new(issuer("https://other", source, KeyUpkeep::default()));
     let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
     let here = Handle::current();
-    let old = jwks::start_all(&[Arc::clone(&same), before], &[], &clock, &here).unwrap();
-    let new = jwks::start_all(&[after, same], &old, &clock, &here).unwrap();
-    assert!(Arc::ptr_eq(&old[0], &new[1]));
-    assert!(!Arc::ptr_eq(&old[1], &new[0]));
-    join_all(old.iter().chain(&new).map(|it| it.ready())).await;
-    assert_eq!(provider.fetches(), 3);
-    let generations = [&old[0], &old[1], &new[0]].map(|it| it.generation().unwrap());
-    assert!(
-        generations.iter().all(|it| generations.iter().filter(|other| it == *other).count() == 1)
-    );
+    let old = jwks::start_all(&[Arc::clone(&same), other], &[], &clock, &here).unwrap();
+    join_all(old.iter().map(|it| it.ready())).await;
+    let new = jwks::start_all(&[same], &old, &clock, &here).unwrap();
+    assert!(Arc::ptr_eq(&old[0], &new[0]));
+    tokio::task::yield_now().await;
+    assert_eq!(provider.fetches(), 2, "nothing is asked anew");
+    assert_ne!(old[0].generation(), old[1].generation());
+}
+
+#[tokio::test]
+async fn keys_outlive_every_change_of_how_they_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshot_file = folder.path().join("keys.json");
+    let usual = KeyUpkeep::default;
+    let edits: [(&str, KeyUpkeep); 8] = [
+        ("refresh_min", KeyUpkeep { refresh_min: SECOND, ..usual() }),
+        ("refresh_max", KeyUpkeep { refresh_max: 2 * HOUR, ..usual() }),
+        ("refresh_default", KeyUpkeep { refresh_default: MINUTE, ..usual() }),
+        ("max_stale", KeyUpkeep { max_stale: 48 * HOUR, ..usual() }),
+        ("unknown_kid_cooldown", KeyUpkeep { unknown_kid_cooldown: SECOND, ..usual() }),
+        ("fetch_timeout", KeyUpkeep { fetch_timeout: SECOND, ..usual() }),
+        ("max_bytes", KeyUpkeep { max_bytes: 1024, ..usual() }),
+        ("snapshot_file", KeyUpkeep { snapshot_file: Some(snapshot_file.clone()), ..usual() }),
+    ];
+    for (edit, upkeep) in edits {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        let keys = Arc::new(start(&provider));
+        keys.ended(1).await;
+        provider.go_down().await;
+        let source = KeySource::Uri(provider.jwks_uri());
+        let prepared =
+            reconfigured(&[Arc::clone(&keys)], issuer(&provider.issuer(), source, upkeep));
+        assert!(prepared.left_behind().is_empty());
+        let new = prepared.apply().remove(0);
+        assert!(Arc::ptr_eq(&new, &keys), "{edit}");
+        assert_eq!(kids(&new), ["a"], "{edit}");
+        new.tried().await;
+        new.ended(2).await;
+        assert_eq!(kids(&new), ["a"], "{edit}");
+        assert_eq!(new.refreshes().get("changed"), Some(&1), "what was counted counts on");
+        assert_eq!(new.refreshes().get("unreachable"), Some(&1), "the issuer is asked at once");
+    }
+    // What is held is written into a snapshot that is named during the outage.
+    while !snapshot_file.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn how_long_keys_are_used_counts_anew_from_when_the_issuer_was_last_heard() {
+    for (hours, expected) in [(48, &["a"][..]), (4, &["a"]), (3, &[]), (2, &[])] {
+        let provider = IdentityProvider::start(&[jwk("a")]).await;
+        let keys = Arc::new(start(&provider));
+        keys.ended(1).await;
+        provider.go_down().await;
+        refresh_after(&keys, 3 * HOUR).await;
+        let source = KeySource::Uri(provider.jwks_uri());
+        let upkeep = KeyUpkeep { max_stale: hours * HOUR, ..KeyUpkeep::default() };
+        let after = issuer(&provider.issuer(), source, upkeep);
+        let new = reconfigured(&[keys], after).apply().remove(0);
+        assert_eq!(kids(&new), expected, "{hours}h");
+        new.tried().await;
+        jump((hours - hours.min(3)) * HOUR - MINUTE.min((hours - hours.min(3)) * HOUR)).await;
+        assert_eq!(kids(&new), expected, "{hours}h");
+        jump(MINUTE).await;
+        assert!(new.current().is_none(), "{hours}h");
+    }
+}
+
+#[tokio::test]
+async fn authorities_that_are_wrong_though_valid_cost_no_keys() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let tls = authority.server(&CertificateParams::new(["127.0.0.1".to_owned()]).unwrap());
+    let provider = IdentityProvider::start_tls(tls, &[jwk("a")]).await;
+    let with_ca = |pem: &[u8]| {
+        let mut issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
+        issuer.keys.ca = Some(pem.to_vec());
+        issuer
+    };
+    let keys = Arc::new(start_issuer(&with_ca(&authority.pem), ManualClock::at(NOW)));
+    keys.ended(1).await;
+    let keys = reconfigured(&[keys], with_ca(&other.pem)).apply().remove(0);
+    keys.ended(2).await;
+    assert_eq!(keys.refreshes().get("unreachable"), Some(&1), "they count at once");
+    assert_eq!(kids(&keys), ["a"]);
+    let keys = reconfigured(&[keys], with_ca(&authority.pem)).apply().remove(0);
+    keys.ended(3).await;
+    assert_eq!(keys.status().consecutive_failures, 0);
+}
+
+#[tokio::test]
+async fn keys_of_another_place_or_issuer_do_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let upkeep =
+        KeyUpkeep { snapshot_file: Some(folder.path().join("as.json")), ..KeyUpkeep::default() };
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let elsewhere = format!("{}/elsewhere", provider.issuer());
+    let uri = KeySource::Uri(provider.jwks_uri());
+    for (name, source, told) in [
+        (provider.issuer(), KeySource::Uri(elsewhere), true),
+        (provider.issuer(), KeySource::Discovery, true),
+        (provider.issuer(), KeySource::File("/nonexistent".into()), true),
+        ("https://other".to_owned(), uri, false),
+    ] {
+        let keys = Arc::new(start_with(&provider, upkeep.clone()));
+        keys.ended(1).await;
+        // The snapshot of one fetch is written before the next fetch begins.
+        refresh(&keys).await;
+        provider.hold();
+        let prepared =
+            reconfigured(&[Arc::clone(&keys)], issuer(&name, source.clone(), upkeep.clone()));
+        assert_eq!(prepared.left_behind().len(), usize::from(told), "{source:?}");
+        let new = prepared.apply().remove(0);
+        assert!(new.current().is_none(), "{source:?}");
+        let counted = new.refreshes().get("changed").copied().unwrap_or_default();
+        assert_eq!(counted, u64::from(told), "{source:?}: what is counted never falls");
+        provider.release();
+        provider.behave(Behaviour::Status(500));
+        new.ended(1).await;
+        assert!(new.current().is_none(), "{source:?}: not out of the snapshot either");
+        provider.behave(Behaviour::Normal);
+    }
+}
+
+#[tokio::test]
+async fn a_new_configuration_breaks_off_a_fetch_that_hangs() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    provider.flap([Behaviour::Stalled]);
+    let keys = Arc::new(start(&provider));
+    provider.fetched(1).await;
+    let source = KeySource::Uri(provider.jwks_uri());
+    let upkeep = KeyUpkeep { fetch_timeout: 4 * SECOND, ..KeyUpkeep::default() };
+    let new = reconfigured(&[keys], issuer(&provider.issuer(), source, upkeep)).apply().remove(0);
+    new.tried().await;
+    assert_eq!(kids(&new), ["a"]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::denial::Denial;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
+use crate::server::reload::Made;
 use crate::server::{Ended, Server, Setup, StartFailure, reload, reminder};
 use crate::state::jwks::IssuerKeys;
 use crate::telemetry::collector::Export;
@@ -104,7 +105,7 @@ async fn answer(
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
-    let rules = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
+    let Made { rules, .. } = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let ready = all_ready(rules.keys.clone());
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);

@@ -1,5 +1,5 @@
-//! Knows how a new configuration takes the place of the old one while requests come in: made
-//! beside it, swapped in whole, or not at all.
+//! How a new configuration takes the place of the old one while requests come in: made beside it,
+//! swapped in whole, or not at all.
 
 use super::StartFailure;
 use super::tls::Spoken;
@@ -10,10 +10,11 @@ use crate::config::{self, Attempt, Config, Listen, Telemetry, Tls};
 use crate::gate::Gate;
 use crate::policy::PolicySet;
 use crate::state::introspection;
-use crate::state::jwks::{self, IssuerKeys};
+use crate::state::jwks;
 use crate::state::token_cache::TokenCache;
 use crate::telemetry::metrics::{Metrics, Reload};
 use crate::telemetry::reloads::Reloads;
+use futures_util::future::{join, join_all};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,9 +65,18 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// After so many looks at files that never settle, others come first.
 const SETTLING: usize = 20;
 
-/// How long the first keys of a new issuer are waited for, so that its tokens find them there. An
-/// issuer that is down must not keep the other changes from taking effect.
-const FIRST_KEYS: Duration = Duration::from_secs(5);
+/// How long the first keys of a new issuer and a new Redis are waited for, so that requests find
+/// them there. What is down must not keep the other changes from taking effect.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// What decides under a new configuration.
+#[derive(Debug)]
+pub struct Made {
+    /// The rules.
+    pub rules: Rules,
+    /// What of that which the rules before held does not count on: sentences for the operator.
+    pub losses: Vec<String>,
+}
 
 /// What demands what `policies` say. Keys, caches and all else that `previous` rules hold is taken
 /// over where it serves.
@@ -76,23 +86,37 @@ pub fn rules(
     previous: Option<&Rules>,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
-) -> Result<Rules, StartFailure> {
+) -> Result<Made, StartFailure> {
     let (keys, introspectors) =
         previous.map_or((&[][..], &[][..]), |it| (&it.keys, &it.introspectors));
-    let keys = jwks::start_all(&policies.issuers, keys, clock, runtime)?;
-    let introspectors = introspection::start_all(&policies, &keys, introspectors, clock, runtime)?;
+    let keys = jwks::prepare(&policies.issuers, keys, clock, runtime)?;
+    let introspectors =
+        introspection::start_all(&policies, keys.keys(), introspectors, clock, runtime)?;
     let limits = policies.limits.token_cache;
     let cache = match previous {
         Some(it) if it.policies.limits.token_cache == limits => Arc::clone(&it.cache),
         Some(_) | None => Arc::new(TokenCache::new(limits)),
     };
+    let elsewhere = previous.is_some_and(|it| !it.dpop.replay.is_where(&dpop.replay));
     // Last, for nothing may fail once a store has taken other limits.
     let dpop = match previous {
         Some(it) => it.dpop.under(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
         None => Dpop::start(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
     };
-    Ok(Rules::new(policies, keys, introspectors, cache, dpop))
+    let mut losses: Vec<_> = keys.left_behind().iter().map(|it| keys_left_behind(it)).collect();
+    if elsewhere {
+        losses.push(PROOFS_LEFT_BEHIND.to_owned());
+    }
+    let rules = Rules::new(policies, keys.apply(), introspectors, cache, dpop);
+    Ok(Made { rules, losses })
 }
+
+fn keys_left_behind(issuer: &str) -> String {
+    format!("{issuer}: its keys come from another place now, and those from before do not count")
+}
+
+const PROOFS_LEFT_BEHIND: &str = "dpop.replay: used proofs are recorded in another store from here on: each may be used once \
+     more";
 
 impl Reloader {
     /// Reloads at each `hangup`, and when a file has changed.
@@ -204,8 +228,9 @@ impl Reloader {
         let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
         let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
         let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
-        let rules = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
-        first_keys(&rules.keys).await;
+        let made = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
+        let Made { rules, losses } = made;
+        let late = ready(&rules).await;
 
         forget(&old.rules, &rules, self.gate.metrics());
         self.gate.replace(rules, digest);
@@ -217,7 +242,7 @@ impl Reloader {
         for warning in &warnings {
             tracing::warn!(%warning, "configuration");
         }
-        let remarks = self.for_a_restart(&listen, &telemetry);
+        let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         for remark in &remarks {
             tracing::warn!(remark, "configuration");
         }
@@ -244,26 +269,28 @@ impl Reloader {
     }
 }
 
-/// Waits until every issuer has had its first keys, or failed to, but no longer than is good for
-/// the others.
-async fn first_keys(keys: &[Arc<IssuerKeys>]) {
-    let all = async {
-        for keys in keys {
-            keys.ended(1).await;
-        }
-    };
-    if timeout(FIRST_KEYS, all).await.is_err() {
-        for keys in keys.iter().filter(|it| !it.is_ready()) {
-            let issuer = keys.status().issuer;
-            tracing::warn!(issuer, "its keys are not there yet, and the others wait no longer");
-        }
+/// Waits until every issuer has had its first keys, or failed to, and the store of used proofs can
+/// be used; but no longer than is good for the others. What is not there by then is told.
+async fn ready(rules: &Rules) -> Vec<String> {
+    let keys = timeout(READY_WITHIN, join_all(rules.keys.iter().map(|it| it.tried())));
+    let replay = timeout(READY_WITHIN, rules.dpop.replay.reachable());
+    let (keys, replay) = join(keys, replay).await;
+    let mut late = vec![];
+    if keys.is_err() {
+        let missing = rules.keys.iter().filter(|it| it.current().is_none());
+        let told = |issuer| format!("{issuer}: its keys are not there yet");
+        late.extend(missing.map(|it| told(it.issuer())));
     }
+    if replay.is_err() {
+        late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());
+    }
+    late
 }
 
 /// Drops the figures of what does not live on, before they are taken for those of what follows.
 fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
     for keys in &old.keys {
-        if !new.keys.iter().any(|it| Arc::ptr_eq(it, keys)) {
+        if !new.keys.iter().any(|it| it.issuer() == keys.issuer()) {
             let status = keys.status();
             metrics.forget_refreshes(&status.issuer, status.refreshes.into_keys());
         }
@@ -272,9 +299,6 @@ fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
         metrics.forget_token_cache();
     }
     if !Arc::ptr_eq(&old.dpop.replay, &new.dpop.replay) {
-        tracing::warn!(
-            "used proofs are recorded in another store from here on: each may be used once more"
-        );
         metrics.forget_replay();
     }
 }

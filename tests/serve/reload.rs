@@ -218,6 +218,23 @@ fn keys_and_verified_tokens_survive() {
 }
 
 #[test]
+fn keys_outlive_a_change_of_how_they_are_kept_while_the_issuer_is_down() {
+    let world = World::new();
+    let mut service = world.service();
+    block_on(world.provider.go_down());
+    service.rewrite(|it| it.replace("keys: {", "keys: {max_stale: 48h, "));
+    service.wait_for(RELOADED);
+    assert_eq!(reason(&service, world.request("payments")), "allowed");
+    assert_eq!(service.status()["config"]["last_reload"]["remarks"], json!([]));
+    service.rewrite(|it| it.replace("jwks_uri: 'http://", "jwks_uri: 'http://127.0.0.1:1/?"));
+    service.wait_for(RELOADED);
+    assert_eq!(reason(&service, world.request("payments")), "keys_unavailable");
+    let remark = "https://as.example.com: its keys come from another place now, and those from \
+                  before do not count";
+    assert_eq!(service.status()["config"]["last_reload"]["remarks"], json!([remark]));
+}
+
+#[test]
 fn used_proofs_survive() {
     let world = World::new();
     let mut service = world.service();
@@ -246,7 +263,7 @@ fn a_new_issuer_has_its_keys_when_it_comes_into_force() {
     service.wait_for(RELOADED);
     assert_eq!(reason(&service, world.request("")), "allowed");
     service.has_metric(
-        "keybound_jwks_refreshes_total{issuer=\"https://as.example.com\",outcome=\"changed\"} 1",
+        "keybound_jwks_refreshes_total{issuer=\"https://as.example.com\",outcome=\"changed\"} 2",
     );
 }
 

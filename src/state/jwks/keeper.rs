@@ -1,9 +1,9 @@
-//! Knows what to do about an issuer's keys, one thing at a time: the task that fetches them.
+//! The task that fetches an issuer's keys, one thing at a time.
 
-use super::snapshot::{self, Odd, Snapshot};
+use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::Outcome;
-use super::{Failure, Held, Shared, schedule};
+use super::{Failure, Held, Shared, far_away, schedule};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::KeyUpkeep;
@@ -11,12 +11,13 @@ use crate::randomness;
 use crate::state::http;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Fetches the keys of one issuer. There is one for each, so that there is one fetch at a time.
@@ -28,6 +29,15 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) shared: Arc<Shared>,
     pub(super) progress: watch::Sender<Progress>,
+    /// What is held may not be in the snapshot yet.
+    pub(super) unsaved: bool,
+}
+
+/// How the keys are to be kept from now on.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) source: Source,
+    pub(super) upkeep: KeyUpkeep,
 }
 
 /// How far the keeper has come.
@@ -51,8 +61,22 @@ enum Cause {
 }
 
 impl Keeper {
-    /// Fetches, waits, and fetches again, for ever.
-    pub(super) async fn run(mut self) {
+    /// Fetches, waits, and fetches again, until nobody is left who could give `orders`. Each order
+    /// breaks off what is under way and begins with a fetch.
+    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let order = tokio::select! {
+                never = self.keep() => match never {},
+                order = orders.recv() => order,
+            };
+            let Some(Order { source, upkeep }) = order else { return };
+            (self.source, self.upkeep, self.unsaved) = (source, upkeep, true);
+            // Once more, for a fetch may have ended after the order was given.
+            self.shared.keep_by(&self.upkeep);
+        }
+    }
+
+    async fn keep(&mut self) -> Infallible {
         let mut cause = Cause::Due;
         loop {
             let due = self.fetch(cause).await;
@@ -98,9 +122,10 @@ impl Keeper {
                 it.asked_at = Some(now);
             }
         });
-        if heard {
+        if heard || self.unsaved {
             // After those who waited were told: the disk is no concern of theirs.
             self.save().await;
+            self.unsaved = false;
         }
         due
     }
@@ -149,10 +174,10 @@ impl Keeper {
             read_at,
             heard_at: now,
             age_then: Duration::ZERO,
-            usable_until: self.usable_until(now, Duration::ZERO),
             from_snapshot: false,
             ..held.clone()
         }
+        .kept_by(&self.upkeep)
     }
 
     /// The keys that `document` spells, by which the issuer stood `age` ago.
@@ -164,7 +189,7 @@ impl Keeper {
             return Err(Failure::Empty(set.skipped()));
         }
         let now = Instant::now();
-        Ok(Held {
+        let held = Held {
             set: Arc::new(set),
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
             document,
@@ -172,14 +197,10 @@ impl Keeper {
             read_at: now,
             heard_at: now,
             age_then: age,
-            usable_until: self.usable_until(now, age),
+            usable_until: now,
             from_snapshot: false,
-        })
-    }
-
-    fn usable_until(&self, now: Instant, age: Duration) -> Instant {
-        let left = schedule::time_left(age, &self.upkeep).unwrap_or_default();
-        now.checked_add(left).unwrap_or_else(far_away)
+        };
+        Ok(held.kept_by(&self.upkeep))
     }
 
     /// Takes note of a failure, and says how long to wait for the next try.
@@ -200,14 +221,19 @@ impl Keeper {
     /// Takes over the snapshot, if there is one of use.
     async fn restore(&self) {
         let Some(path) = self.upkeep.snapshot_file.clone() else { return };
-        let (issuer, now) = (Arc::clone(&self.issuer), self.clock.now());
-        let (bytes, stale) = (self.upkeep.max_bytes, self.upkeep.max_stale);
-        let read = move || snapshot::read(&path, &issuer, bytes, stale, now);
+        let now = self.clock.now();
+        let wanted = Wanted {
+            issuer: self.issuer.to_string(),
+            source: self.source.place(),
+            max_bytes: self.upkeep.max_bytes,
+            max_stale: self.upkeep.max_stale,
+        };
+        let read = move || snapshot::read(&path, &wanted, now);
         let read = match tokio::task::spawn_blocking(read).await {
             Ok(read) => read,
             Err(error) => Err(Odd::Unreadable(io::Error::from(error).kind())),
         };
-        let Snapshot { document, heard_at } = match read {
+        let Snapshot { document, heard_at, .. } = match read {
             Ok(snapshot) => snapshot,
             Err(odd) => {
                 tracing::warn!(issuer = &*self.issuer, reason = %odd, "snapshot not used");
@@ -230,20 +256,19 @@ impl Keeper {
     async fn save(&self) {
         let Some(path) = self.upkeep.snapshot_file.clone() else { return };
         let Some(held) = self.shared.held.load_full() else { return };
-        let (issuer, heard_at) = (Arc::clone(&self.issuer), self.clock.now());
-        let snapshot = Snapshot { document: held.document.clone(), heard_at };
-        let write = move || snapshot::write(&path, &issuer, &snapshot);
+        let age = held.age(Instant::now());
+        let snapshot = Snapshot {
+            issuer: self.issuer.to_string(),
+            source: Some(self.source.place()),
+            document: held.document.clone(),
+            heard_at: self.clock.now().saturating_sub(age),
+        };
+        let write = move || snapshot::write(&path, &snapshot);
         let written = tokio::task::spawn_blocking(write).await;
         if let Err(error) = written.unwrap_or_else(|it| Err(it.into())) {
             tracing::warn!(issuer = &*self.issuer, %error, "snapshot not written");
         }
     }
-}
-
-/// Later than any process lives, for spans that the monotonic clock cannot hold.
-fn far_away() -> Instant {
-    let now = Instant::now();
-    now.checked_add(Duration::from_secs(10 * 365 * 86_400)).unwrap_or(now)
 }
 
 /// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an

@@ -1,4 +1,4 @@
-//! Knows the keys of the issuers, and keeps them through rotations, floods and outages.
+//! The keys of the issuers, kept through rotations, floods, outages and new configurations.
 //!
 //! The promises, for each issuer by itself:
 //!
@@ -8,33 +8,40 @@
 //! - Keys are used for `max_stale` after the issuer was last heard, and not a moment longer.
 //! - A set is replaced by a set of keys only, never by nothing or by something broken.
 //! - A key that the issuer withdraws is gone with the next fetch.
+//! - A new configuration that names the same place for the keys of the same issuer begins with the
+//!   keys that are held, whatever else it changes.
 
 mod keeper;
+mod readiness;
 mod schedule;
 mod snapshot;
 mod source;
 mod status;
+mod takeover;
 mod verification;
 
+pub use readiness::{awaited, closer};
 pub use source::BadSource;
 pub use status::{LastError, Status};
+pub use takeover::{Prepared, prepare, start_all};
 
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
-use crate::policy::{Issuer, KeyRules};
+use crate::policy::{Issuer, KeyRules, KeyUpkeep};
 use crate::state::{discovery, http};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use keeper::{Keeper, Progress};
+use keeper::{Keeper, Order, Progress};
 use source::{Source, Version};
 use status::Report;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -45,12 +52,17 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct IssuerKeys {
     issuer: Arc<str>,
-    rules: KeyRules,
+    /// How they are kept at present.
+    rules: ArcSwap<KeyRules>,
     source: &'static str,
+    began: Instant,
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
+    /// How many fetches had ended when the present rules came into force.
+    ended_before: AtomicU64,
     /// One permit for each request that may wait for another set.
     waiting: Semaphore,
+    orders: mpsc::UnboundedSender<Order>,
     keeper: JoinHandle<()>,
 }
 
@@ -105,10 +117,24 @@ impl IssuerKeys {
         clock: Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, BadSource> {
+        Self::start_after(None, issuer, clock, runtime)
+    }
+
+    /// The same. What is counted of `previous`, the keys of this issuer from another place, counts
+    /// on; the keys themselves do not.
+    fn start_after(
+        previous: Option<&Self>,
+        issuer: &Issuer,
+        clock: Arc<dyn Clock>,
+        runtime: &Handle,
+    ) -> Result<Self, BadSource> {
         let source = Source::new(&issuer.name, &issuer.keys)?;
         let label = source.label();
-        let shared = Arc::new(Shared::default());
+        let refreshes = previous.map(Self::refreshes).unwrap_or_default();
+        let report = Mutex::new(Report { refreshes, ..Report::default() });
+        let shared = Arc::new(Shared { report, ..Shared::default() });
         let (tell, progress) = watch::channel(Progress::default());
+        let (orders, ordered) = mpsc::unbounded_channel();
         let keeper = Keeper {
             issuer: Arc::clone(&issuer.name),
             upkeep: issuer.keys.upkeep.clone(),
@@ -116,22 +142,25 @@ impl IssuerKeys {
             clock,
             shared: Arc::clone(&shared),
             progress: tell,
+            unsaved: false,
         };
         Ok(Self {
             issuer: Arc::clone(&issuer.name),
-            rules: issuer.keys.clone(),
+            rules: ArcSwap::from_pointee(issuer.keys.clone()),
             source: label,
+            began: Instant::now(),
             shared,
             progress,
+            ended_before: AtomicU64::new(0),
             waiting: Semaphore::new(MAX_WAITING),
-            keeper: runtime.spawn(keeper.run()),
+            orders,
+            keeper: runtime.spawn(keeper.run(ordered)),
         })
     }
 
-    /// Whether these are the keys of `issuer`, kept as it demands, so that a new configuration may
-    /// take them over.
-    pub fn serve(&self, issuer: &Issuer) -> bool {
-        self.issuer == issuer.name && self.rules == issuer.keys
+    /// The issuer.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// The keys, when they may be used now. It takes no lock and does not wait.
@@ -191,7 +220,7 @@ impl IssuerKeys {
     }
 
     fn may_ask(&self, progress: Progress) -> bool {
-        let cooldown = self.rules.upkeep.unknown_kid_cooldown;
+        let cooldown = self.rules.load().upkeep.unknown_kid_cooldown;
         schedule::may_ask(progress.asked_at, cooldown, Instant::now())
     }
 
@@ -200,6 +229,16 @@ impl IssuerKeys {
         let mut progress = self.progress.clone();
         // An error says that the keeper has gone with its runtime: there is nothing to wait for.
         drop(progress.wait_for(|it| fetches <= it.ended).await);
+    }
+
+    /// Waits until there are keys, or until the first fetch under the present rules has ended, well
+    /// or not.
+    pub async fn tried(&self) {
+        let before = self.ended_before.load(Ordering::Relaxed);
+        let mut progress = self.progress.clone();
+        let tried = |it: &Progress| before < it.ended || self.current().is_some();
+        // An error says that the keeper has gone with its runtime: there is nothing to wait for.
+        drop(progress.wait_for(tried).await);
     }
 
     /// Whether there have ever been keys, fresh or from the snapshot. It never turns back: that the
@@ -253,22 +292,12 @@ impl Drop for IssuerKeys {
     }
 }
 
-/// Starts to keep the keys of all `issuers`, in their order. Those of `previous` that serve an
-/// issuer as it stands are taken over with all that they hold.
-pub fn start_all(
-    issuers: &[Arc<Issuer>],
-    previous: &[Arc<IssuerKeys>],
-    clock: &Arc<dyn Clock>,
-    runtime: &Handle,
-) -> Result<Vec<Arc<IssuerKeys>>, BadSource> {
-    let keys = |issuer: &Arc<Issuer>| match previous.iter().find(|it| it.serve(issuer)) {
-        Some(keys) => Ok(Arc::clone(keys)),
-        None => IssuerKeys::start(issuer, Arc::clone(clock), runtime).map(Arc::new),
-    };
-    issuers.iter().map(keys).collect()
-}
-
 impl Shared {
+    /// Has the keys that are held used for as long as `upkeep` says.
+    fn keep_by(&self, upkeep: &KeyUpkeep) {
+        self.held.rcu(|held| held.as_ref().map(|it| Arc::new(Held::clone(it).kept_by(upkeep))));
+    }
+
     fn report(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,6 +308,19 @@ impl Held {
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard_at).saturating_add(self.age_then)
     }
+
+    /// The same keys, used for as long as `upkeep` says after the issuer was last heard.
+    fn kept_by(self, upkeep: &KeyUpkeep) -> Self {
+        let left = schedule::time_left(self.age_then, upkeep).unwrap_or_default();
+        let usable_until = self.heard_at.checked_add(left).unwrap_or_else(far_away);
+        Self { usable_until, ..self }
+    }
+}
+
+/// Later than any process lives, for spans that the monotonic clock cannot hold.
+fn far_away() -> Instant {
+    let now = Instant::now();
+    now.checked_add(Duration::from_secs(10 * 365 * 86_400)).unwrap_or(now)
 }
 
 impl Failure {

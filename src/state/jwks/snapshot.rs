@@ -1,4 +1,4 @@
-//! Knows how keys outlive the process: one file per issuer, so that a restart during an outage of
+//! Keys that outlive the process: one file per issuer, so that a restart during an outage of
 //! the issuer is not an outage here.
 //!
 //! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
@@ -17,6 +17,10 @@ use std::{fmt, process};
 /// The keys of an issuer as they were once fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
+    /// Whose keys they are.
+    pub(super) issuer: String,
+    /// Where they came from; none where the writer did not say.
+    pub(super) source: Option<String>,
     /// The JWK Set, byte for byte.
     pub(super) document: Bytes,
     /// When the issuer was last heard to stand by it.
@@ -38,10 +42,25 @@ pub(super) enum Odd {
     Malformed,
     /// It holds the keys of another issuer.
     OtherIssuer,
+    /// It holds keys from another place than the configuration names now.
+    OtherSource,
     /// It comes from the future.
     Premature,
     /// It is older than keys are used.
     Stale,
+}
+
+/// Which snapshot is of use.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// Whose keys.
+    pub(super) issuer: String,
+    /// From where.
+    pub(super) source: String,
+    /// The longest document, in bytes.
+    pub(super) max_bytes: usize,
+    /// For how long keys are used after the issuer was last heard.
+    pub(super) max_stale: Duration,
 }
 
 /// What the file holds.
@@ -49,6 +68,8 @@ pub(super) enum Odd {
 #[serde(deny_unknown_fields)]
 struct Record {
     issuer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     /// Seconds since the epoch.
     fetched_at: i64,
     /// As text, so that what is read back is what was fetched.
@@ -56,10 +77,11 @@ struct Record {
 }
 
 /// Writes a snapshot in one step: a reader sees the old one or the new one, never half of one.
-pub(super) fn write(path: &Path, issuer: &str, snapshot: &Snapshot) -> io::Result<()> {
+pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let jwks = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
     let record = Record {
-        issuer: issuer.to_owned(),
+        issuer: snapshot.issuer.clone(),
+        source: snapshot.source.clone(),
         fetched_at: snapshot.heard_at.as_secs(),
         jwks: jwks.to_owned(),
     };
@@ -96,29 +118,28 @@ fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Reads the snapshot of `issuer`, if it is one that may be used at `now`.
-pub(super) fn read(
-    path: &Path,
-    issuer: &str,
-    max_bytes: usize,
-    max_stale: Duration,
-    now: UnixTime,
-) -> Result<Snapshot, Odd> {
+/// Reads the snapshot that is `wanted`, if it is one that may be used at `now`.
+pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapshot, Odd> {
     // As JSON text, no byte of a document takes more than two.
-    let limit = max_bytes.saturating_mul(2).saturating_add(issuer.len()).saturating_add(FRAME);
+    let names = wanted.issuer.len().saturating_add(wanted.source.len());
+    let limit = wanted.max_bytes.saturating_add(names).saturating_mul(2).saturating_add(FRAME);
     let content = content(path, limit)?;
     let record: Record = serde_json::from_slice(&content).or(Err(Odd::Malformed))?;
-    if record.issuer != issuer {
+    if record.issuer != wanted.issuer {
         return Err(Odd::OtherIssuer);
+    }
+    if record.source.as_ref().is_some_and(|it| *it != wanted.source) {
+        return Err(Odd::OtherSource);
     }
     let heard_at = UnixTime::from_secs(record.fetched_at);
     if now.saturating_add(CLOCK_LEEWAY) < heard_at {
         return Err(Odd::Premature);
     }
-    if max_stale <= now.since(heard_at) {
+    if wanted.max_stale <= now.since(heard_at) {
         return Err(Odd::Stale);
     }
-    Ok(Snapshot { document: Bytes::from(record.jwks), heard_at })
+    let Record { issuer, source, jwks, .. } = record;
+    Ok(Snapshot { issuer, source, document: Bytes::from(jwks), heard_at })
 }
 
 fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
@@ -155,6 +176,7 @@ impl fmt::Display for Odd {
             Self::TooLarge => f.write_str("it is too large"),
             Self::Malformed => f.write_str("it is not a whole snapshot"),
             Self::OtherIssuer => f.write_str("it is that of another issuer"),
+            Self::OtherSource => f.write_str("its keys come from another place"),
             Self::Premature => f.write_str("it comes from the future"),
             Self::Stale => f.write_str("it is too old"),
         }
@@ -179,18 +201,21 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
     fn snapshot() -> Snapshot {
-        Snapshot { document: Bytes::from_static(b"{\"keys\": [\"\\u00e9\"]}\n"), heard_at: NOW }
+        let document = Bytes::from_static(b"{\"keys\": [\"\\u00e9\"]}\n");
+        let (issuer, source) = (ISSUER.to_owned(), Some("discovery".to_owned()));
+        Snapshot { issuer, source, document, heard_at: NOW }
     }
 
     fn written() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
-        write(&path, ISSUER, &snapshot()).unwrap();
+        write(&path, &snapshot()).unwrap();
         (directory, path)
     }
 
     fn read_at(path: &Path, now: UnixTime) -> Result<Snapshot, Odd> {
-        read(path, ISSUER, 4096, DAY, now)
+        let (issuer, source) = (ISSUER.to_owned(), "discovery".to_owned());
+        read(path, &Wanted { issuer, source, max_bytes: 4096, max_stale: DAY }, now)
     }
 
     #[test]
@@ -206,7 +231,7 @@ mod tests {
     fn a_newer_snapshot_takes_the_place_of_the_older() {
         let (_directory, path) = written();
         let newer = Snapshot { heard_at: NOW.saturating_add(DAY), ..snapshot() };
-        write(&path, ISSUER, &newer).unwrap();
+        write(&path, &newer).unwrap();
         assert_eq!(read_at(&path, newer.heard_at), Ok(newer));
     }
 
@@ -253,7 +278,10 @@ mod tests {
         check(|it| fs::write(it, "").unwrap(), Odd::Malformed);
         check(|it| fs::write(it, "{\"issuer\": ").unwrap(), Odd::Malformed);
         check(|it| fs::write(it, [b' '; 10_000]).unwrap(), Odd::TooLarge);
-        check(|it| write(it, "https://other", &snapshot()).unwrap(), Odd::OtherIssuer);
+        let other = Snapshot { issuer: "https://other".to_owned(), ..snapshot() };
+        check(|it| write(it, &other).unwrap(), Odd::OtherIssuer);
+        let elsewhere = Snapshot { source: Some("https://keys".to_owned()), ..snapshot() };
+        check(|it| write(it, &elsewhere).unwrap(), Odd::OtherSource);
         let directory = |it: &Path| {
             fs::remove_file(it).unwrap();
             fs::create_dir(it).unwrap();
@@ -272,6 +300,6 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_an_error() {
         let path = Path::new("/nonexistent/keys.json");
-        assert!(write(path, ISSUER, &snapshot()).is_err());
+        assert!(write(path, &snapshot()).is_err());
     }
 }

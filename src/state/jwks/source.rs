@@ -98,6 +98,15 @@ impl Source {
         }
     }
 
+    /// The place itself, as the configuration gives it.
+    pub(super) fn place(&self) -> String {
+        match &self.place {
+            Place::Discovery { .. } => "discovery".to_owned(),
+            Place::Uri { url, .. } => url.to_string(),
+            Place::File(path) => path.display().to_string(),
+        }
+    }
+
     /// When the source is to be read again whatever it says, if there is such a time.
     pub(super) const fn interval(&self) -> Option<Duration> {
         match self.place {

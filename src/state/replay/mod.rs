@@ -110,6 +110,18 @@ impl ReplayStore {
         }
     }
 
+    /// Whether what is recorded here would be found by a store under `rules`, too: the same memory, or
+    /// the same Redis, whoever comes there.
+    pub fn is_where(&self, rules: &ReplayRules) -> bool {
+        match (&self.backend, rules) {
+            (Backend::Memory(_), ReplayRules::Memory(_)) => true,
+            (Backend::Redis(store), ReplayRules::Redis(rules)) => store.rules().is_where(rules),
+            (Backend::Memory(_), ReplayRules::Redis(_))
+            | (Backend::Redis(_), ReplayRules::Memory(_))
+            | (Backend::Onlooker(_), _) => false,
+        }
+    }
+
     /// Records that `proof` is used, and says whether it was before.
     ///
     /// `expires` is the last moment at which the proof would be accepted otherwise: the record

@@ -81,11 +81,26 @@ impl RedisRules {
         }
         Ok(Self { urls, cluster, ca, deadline })
     }
+
+    /// Whether `other` leads to the same servers and database, as whomever and within whatever time.
+    pub fn is_where(&self, other: &Self) -> bool {
+        let places = |it: &Self| {
+            let places = it.urls.iter().filter_map(RedisUrl::place);
+            places.collect::<std::collections::BTreeSet<_>>()
+        };
+        self.cluster == other.cluster && places(self) == places(other)
+    }
 }
 
 impl RedisUrl {
     pub(super) fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// The server and the database.
+    fn place(&self) -> Option<(String, i64)> {
+        let parsed = self.parse().ok()?;
+        Some((parsed.addr().to_string(), parsed.redis_settings().db()))
     }
 
     fn parse(&self) -> Result<ConnectionInfo, BadRedis> {
@@ -184,6 +199,23 @@ mod tests {
         for odd in [&b""[..], b"text", b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----"]
         {
             check("rediss://host", false, Some(odd), Err(BadRedis::CaMalformed));
+        }
+    }
+
+    #[test]
+    fn another_password_leads_to_the_same_place() {
+        let rules =
+            |it: &str| RedisRules::read(it.as_bytes(), false, None, RedisRules::DEADLINE).unwrap();
+        let here = rules("redis://user:old@host:6379/1");
+        for (url, same) in [
+            ("redis://user:new@host:6379/1", true),
+            ("redis://host/1", true),
+            ("redis://user:old@host:6379/2", false),
+            ("redis://user:old@host:6380/1", false),
+            ("redis://user:old@other:6379/1", false),
+            ("redis+unix:///run/redis.sock?db=1", false),
+        ] {
+            assert_eq!(here.is_where(&rules(url)), same, "{url}");
         }
     }
 
