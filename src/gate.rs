@@ -21,6 +21,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// What every front end goes through to have a request checked.
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep_until};
 pub struct Gate {
     checker: Checker,
     standing: ArcSwap<Standing>,
+    replaced: watch::Sender<()>,
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
     outlets: Outlets,
@@ -62,7 +64,8 @@ impl Gate {
     pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
         let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
         let (outlets, denials) = (Outlets::default(), Denials::default());
-        Self { checker, standing, under_way: AtomicUsize::new(0), metrics, outlets, denials }
+        let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
+        Self { checker, standing, replaced, under_way, metrics, outlets, denials }
     }
 
     /// The same gate, which tells about checks there.
@@ -74,6 +77,12 @@ impl Gate {
     /// Lets `rules` decide from here on. Requests that are on their way keep the old ones.
     pub fn replace(&self, rules: Rules, digest: String) {
         self.standing.store(Arc::new(Standing::new(rules, digest, &self.metrics)));
+        self.replaced.send_replace(());
+    }
+
+    /// Sees each time from here on that other rules decide.
+    pub fn replacements(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 
     /// What decides at present.

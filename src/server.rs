@@ -8,6 +8,7 @@
 
 mod ahead;
 pub mod connection;
+mod readiness;
 pub mod reload;
 pub mod reminder;
 pub mod shard;
@@ -152,13 +153,9 @@ impl Server {
         }
     }
 
-    /// Answers. It is ready once `ready` ends, drains at the first message on `stop` and ends at
-    /// once at the second.
-    pub async fn run(
-        self,
-        ready: impl Future<Output = ()> + Send + 'static,
-        mut stop: mpsc::Receiver<()>,
-    ) -> Ended {
+    /// Answers. It is ready once the issuers of the configuration in force have keys, drains at the
+    /// first message on `stop` and ends at once at the second.
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
         let Self {
             setup,
             ext_authz,
@@ -171,7 +168,7 @@ impl Server {
             mut tasks,
         } = self;
         let pages = Admin {
-            gate,
+            gate: Arc::clone(&gate),
             health: Arc::clone(&health),
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
@@ -183,7 +180,7 @@ impl Server {
         tasks.spawn({
             let health = Arc::clone(&health);
             async move {
-                ready.await;
+                readiness::reached(&gate).await;
                 tracing::info!("ready");
                 health.enter(Phase::Ready);
             }

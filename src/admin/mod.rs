@@ -8,6 +8,7 @@ pub mod status;
 use crate::gate::Gate;
 use crate::health::{Health, Phase};
 use crate::listener::{Listener, Socket};
+use crate::state::jwks;
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
@@ -114,9 +115,23 @@ impl Admin {
     fn readiness(&self) -> Response<Full<Bytes>> {
         match self.health.phase() {
             Phase::Ready => text(StatusCode::OK, "ready\n"),
-            Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            Phase::Starting => {
+                let waits = match &*self.awaited() {
+                    [] => "starting\n".to_owned(),
+                    issuers => format!("starting: waits for the keys of {}\n", issuers.join(", ")),
+                };
+                text(StatusCode::SERVICE_UNAVAILABLE, waits)
+            }
             Phase::Leaving | Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
+    }
+
+    /// The issuers whose keys are still waited for.
+    fn awaited(&self) -> Vec<String> {
+        if self.health.phase() != Phase::Starting {
+            return vec![];
+        }
+        jwks::awaited(&self.gate.standing().rules.keys).into_iter().map(str::to_owned).collect()
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -164,7 +179,7 @@ fn not_allowed() -> Response<Full<Bytes>> {
     answer
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     document(status, "text/plain; charset=utf-8", body)
 }
 

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 pub struct Status {
     version: &'static str,
     phase: &'static str,
+    /// The issuers whose keys are waited for before the service is ready.
+    waits_for: Vec<String>,
     uptime_seconds: u64,
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
@@ -54,6 +56,7 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             phase: admin.health.phase().label(),
+            waits_for: admin.awaited(),
             uptime_seconds: now.duration_since(admin.started).as_secs(),
             config: ConfigStatus {
                 digest: standing.digest.clone(),

@@ -9,7 +9,6 @@ use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::server::reload::Made;
 use crate::server::{Ended, Server, Setup, StartFailure, reload, reminder};
-use crate::state::jwks::IssuerKeys;
 use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
@@ -106,7 +105,6 @@ async fn answer(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
     let Made { rules, .. } = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
-    let ready = all_ready(rules.keys.clone());
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
@@ -125,7 +123,7 @@ async fn answer(
     let forward_auth = server.forward_auth().map(tracing::field::display);
     tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
     let ended = tokio::select! {
-        ended = server.run(ready, stopped) => ended,
+        ended = server.run(stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,
         never = reloader.run(hangup) => match never {},
         never = reminder::run(&gate) => match never {},
@@ -167,13 +165,6 @@ fn outlets(
     let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
     let export = Export::start(collector, taken, metrics)?;
     Ok((Outlets::new(Some(spans), telemetry.log_allows), Some(export)))
-}
-
-/// Waits until every issuer has had keys.
-async fn all_ready(keys: Vec<Arc<IssuerKeys>>) {
-    for keys in keys {
-        keys.ready().await;
-    }
 }
 
 /// One shard per core: a check is all computation once the keys are there.

@@ -3,7 +3,7 @@
 #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::mutual_tls::{Connector, authority, tls_files, with_tls};
-use super::service::{Service, request};
+use super::service::{Service, keybound, request};
 use super::tokens::Signer;
 use super::world::{World, certificate, reason, reason_of, url_encoded};
 use super::{beside, block_on};
@@ -232,6 +232,25 @@ fn keys_outlive_a_change_of_how_they_are_kept_while_the_issuer_is_down() {
     let remark = "https://as.example.com: its keys come from another place now, and those from \
                   before do not count";
     assert_eq!(service.status()["config"]["last_reload"]["remarks"], json!([remark]));
+}
+
+#[test]
+fn a_dead_issuer_that_is_replaced_is_waited_for_no_longer() {
+    let dead = "keys: {jwks_uri: 'http://127.0.0.1:1/jwks'}";
+    let edit = |_: &Path, it: String| it.replace("keys: {jwks_file: jwks.json}", dead);
+    let mut service = Service::start(edit, &[]);
+    let waits = "starting: waits for the keys of https://as.example.com\n";
+    assert_eq!(service.page("GET", "/readyz"), (503, waits.to_owned()));
+    assert_eq!(service.status()["waits_for"], json!(["https://as.example.com"]));
+    let told = keybound().args(["healthcheck", "--address", &service.admin]).output().unwrap();
+    assert!(!told.status.success());
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.ends_with(&format!("not ready: {waits}")), "{told}");
+    service.rewrite(|it| it.replace(dead, "keys: {jwks_file: jwks.json}"));
+    service.wait_for("ready");
+    assert_eq!(service.page("GET", "/readyz").0, 200);
+    let health = block_on(async { super::health(service.channel().await, "").await });
+    assert_eq!(health, Ok(ServingStatus::Serving));
 }
 
 #[test]

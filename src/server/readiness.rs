@@ -1,0 +1,113 @@
+//! When requests should come to this process: once the issuers of the configuration in force have
+//! keys, whichever configuration that is by then.
+
+use crate::gate::Gate;
+use crate::state::jwks;
+
+/// Waits until nothing is missing that a first answer needs.
+pub(super) async fn reached(gate: &Gate) {
+    let mut replacements = gate.replacements();
+    loop {
+        replacements.mark_unchanged();
+        let standing = gate.standing();
+        let keys = &standing.rules.keys;
+        if jwks::awaited(keys).is_empty() {
+            for issuer in keys.iter().filter(|it| !it.is_ready()).map(|it| it.issuer()) {
+                tracing::warn!(issuer, "its keys are not there yet, and readiness waits no longer");
+            }
+            return;
+        }
+        tokio::select! {
+            () = jwks::closer(keys) => (),
+            // An error says that the gate is gone, and with it all who would come.
+            _ = replacements.changed() => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Checker, Rules};
+    use crate::clock::{Clock, SystemClock};
+    use crate::policy::{Issuer, KeyRules, KeySource, KeyUpkeep, PolicySet};
+    use crate::state::token_cache::TokenCache;
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::samples::{dpop, policy_set};
+    use futures_util::FutureExt;
+    use std::path::{Path, PathBuf};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::runtime::Handle;
+    use tokio::time::advance;
+
+    /// RFC 7515, appendix A.3.
+    const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+    /// Rules under which the keys of each issuer are in a file of its name, which may be missing.
+    async fn rules(folder: &Path, issuers: &[&str]) -> Rules {
+        let issuer = |name: &&str| {
+            let issuer = Arc::clone(&policy_set().issuers[0]);
+            let source = KeySource::File(folder.join(name));
+            let keys = KeyRules { source, ca: None, upkeep: KeyUpkeep::default() };
+            Arc::new(Issuer { name: (*name).into(), keys, ..Issuer::clone(&issuer) })
+        };
+        let issuers: Vec<_> = issuers.iter().map(issuer).collect();
+        let policies = PolicySet { issuers, ..policy_set() };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let keys = jwks::start_all(&policies.issuers, &[], &clock, &Handle::current()).unwrap();
+        for keys in &keys {
+            keys.ended(1).await;
+        }
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let nobody = vec![None; policies.issuers.len()];
+        Rules::new(policies, keys, nobody, cache, dpop())
+    }
+
+    fn gate(rules: Rules) -> Gate {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        std::fs::write(path.join("up"), KEYS).unwrap();
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn it_follows_the_configuration_in_force() {
+        let (_folder, path) = folder();
+        let gate = gate(rules(&path, &["dead"]).await);
+        let dead = Arc::downgrade(&gate.standing().rules.keys[0]);
+        let mut reached = pin!(reached(&gate));
+        assert_eq!(reached.as_mut().now_or_never(), None);
+        gate.replace(rules(&path, &["dead", "dead as well"]).await, String::new());
+        assert_eq!(reached.as_mut().now_or_never(), None);
+        assert_eq!(dead.strong_count(), 0, "who is no longer in force is no longer kept");
+        gate.replace(rules(&path, &["up"]).await, String::new());
+        assert_eq!(reached.now_or_never(), Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_issuer_without_keys_is_waited_for_ten_seconds_while_another_serves() {
+        let (_folder, path) = folder();
+        let alone = gate(rules(&path, &["dead"]).await);
+        let gate = gate(rules(&path, &["dead", "up"]).await);
+        let (mut in_vain, mut ready) = (pin!(reached(&alone)), pin!(reached(&gate)));
+        for span in [Duration::ZERO, Duration::from_millis(9_900)] {
+            advance(span).await;
+            assert_eq!(jwks::awaited(&gate.standing().rules.keys), ["dead"]);
+            assert_eq!(ready.as_mut().now_or_never(), None);
+        }
+        advance(Duration::from_millis(100)).await;
+        assert_eq!(ready.now_or_never(), Some(()));
+        assert_eq!(jwks::awaited(&gate.standing().rules.keys), Vec::<&str>::new());
+        assert_eq!(in_vain.as_mut().now_or_never(), None, "nobody serves");
+        assert_eq!(jwks::awaited(&alone.standing().rules.keys), ["dead"]);
+    }
+}
