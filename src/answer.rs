@@ -3,10 +3,10 @@
 
 use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, OAuthError};
-use crate::oauth::claims::Claim;
+use crate::oauth::claims::{Ambiguous, Claim};
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
-use crate::policy::{Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
+use crate::policy::{IdentityHeader, Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
 use crate::request::Request;
 use std::borrow::Cow;
 use std::fmt;
@@ -46,6 +46,8 @@ pub enum Answer<'a> {
         to_client: Vec<Header<'a>>,
         /// For the proxy's log.
         metadata: Metadata<'a>,
+        /// An identity header that goes because its claim could be read as another one.
+        unclear: Option<&'a IdentityHeader>,
     },
     /// The client gets this answer instead.
     Deny {
@@ -79,10 +81,15 @@ fn allow<'a>(
     let (facts, upstream) = (&verdict.facts, &rules.upstream);
     let mut set = Vec::with_capacity(upstream.headers.len());
     let mut remove: Vec<&str> = upstream.remove.iter().map(|it| &**it).collect();
-    for (name, path) in &upstream.headers {
-        match identity(facts, path) {
-            Some(value) => set.push(Header { name, value }),
-            None => remove.push(name),
+    let mut unclear = None;
+    for header in &upstream.headers {
+        match identity(facts, header) {
+            Ok(Some(value)) => set.push(Header { name: &header.name, value }),
+            Ok(None) => remove.push(&header.name),
+            Err(Ambiguous) => {
+                remove.push(&header.name);
+                unclear = Some(header);
+            }
         }
     }
     match upstream.authorization {
@@ -97,7 +104,7 @@ fn allow<'a>(
     }
     let mut metadata = metadata("allow", "allowed", facts);
     metadata.extend(verdict.would_deny().map(|it| ("would_deny", it.label())));
-    Answer::Allow { set, remove, to_client: nonce(facts).collect(), metadata }
+    Answer::Allow { set, remove, to_client: nonce(facts).collect(), metadata, unclear }
 }
 
 /// The JWT that an issuer gave for an opaque token.
@@ -124,12 +131,17 @@ fn bearer(jwt: &Jwt) -> Header<'static> {
 }
 
 /// The value of an identity header: a claim of a token that was valid when it was checked.
-fn identity<'a>(facts: &'a Facts, path: &str) -> Option<Cow<'a, str>> {
-    let token = facts.token.as_ref().filter(|_| facts.admitted)?;
-    if path == "iss" {
-        return Some(Cow::Borrowed(&token.issuer.name));
-    }
-    token.claims.get(path).and_then(Claim::header_value)
+fn identity<'a>(
+    facts: &'a Facts,
+    header: &IdentityHeader,
+) -> Result<Option<Cow<'a, str>>, Ambiguous> {
+    let Some(token) = facts.token.as_ref().filter(|_| facts.admitted) else { return Ok(None) };
+    let claim = if header.claim == "iss" {
+        Some(Claim::Text(&token.issuer.name))
+    } else {
+        token.claims.get(&header.claim)
+    };
+    claim.map_or(Ok(None), |it| it.header_value(header.format))
 }
 
 fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a> {

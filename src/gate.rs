@@ -5,12 +5,13 @@ use crate::answer::Answer;
 use crate::check::{Checker, Facts, Rules, Verdict};
 use crate::clock::Clock;
 use crate::denial::{Denial, Refusal};
-use crate::policy::Limits;
+use crate::policy::{IdentityHeader, Limits};
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::outlets::{Outlets, Told};
+use crate::telemetry::ration::{Ration, Share};
 use crate::telemetry::trace_context::TraceParent;
 use crate::turn;
 use arc_swap::ArcSwap;
@@ -34,6 +35,8 @@ pub struct Gate {
     metrics: Arc<Metrics>,
     outlets: Outlets,
     denials: Denials,
+    /// Warnings about identity headers.
+    unclear: Ration,
 }
 
 /// What decides at present, and what goes with it.
@@ -65,7 +68,8 @@ impl Gate {
         let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
         let (outlets, denials) = (Outlets::default(), Denials::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
-        Self { checker, standing, replaced, under_way, metrics, outlets, denials }
+        let unclear = Ration::of(1);
+        Self { checker, standing, replaced, under_way, metrics, outlets, denials, unclear }
     }
 
     /// The same gate, which tells about checks there.
@@ -216,7 +220,26 @@ impl Passage<'_> {
 
     /// What is answered to `request` after this verdict.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'_>>) -> Answer<'a> {
-        Answer::of(verdict, &self.standing.rules.policies, request)
+        let rules = &self.standing.rules;
+        let answer = Answer::of(verdict, &rules.policies, request);
+        if let Answer::Allow { unclear: Some(header), .. } = &answer {
+            self.warn_of(header);
+        }
+        answer
+    }
+
+    fn warn_of(&self, header: &IdentityHeader) {
+        if let Share::Told { untold } = self.gate.unclear.take(Instant::now()) {
+            let IdentityHeader { name, claim, .. } = header;
+            let format = "{claim: …, format: json}";
+            tracing::warn!(
+                header = &**name,
+                claim,
+                untold,
+                "the claim could be read as another one, so that the upstream is told none: write \
+                 {format} for it"
+            );
+        }
     }
 
     fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) {
@@ -243,7 +266,8 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
     use crate::state::token_cache::TokenCache;
-    use crate::telemetry::samples::policy_set;
+    use crate::telemetry::log::{self, Sink};
+    use crate::telemetry::samples::{Out, policy_set};
     use std::future::{pending, ready};
     use std::time::Duration;
 
@@ -404,5 +428,23 @@ mod tests {
         );
         assert_eq!(passage.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_not_told_for_its_form_is_warned_of_once_in_a_second() {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let subscriber = log::subscriber(log::Format::Json, log::Level::Info, sink);
+        let gate = gate();
+        let passage = gate.enter(Front::ExtAuthz);
+        let header = IdentityHeader::new("x-auth-groups", "groups");
+        tracing::subscriber::with_default(subscriber, || {
+            passage.warn_of(&header);
+            passage.warn_of(&header);
+        });
+        writer.finish();
+        let text = out.text();
+        assert_eq!(text.matches("\"header\":\"x-auth-groups\"").count(), 1, "{text}");
+        assert!(text.contains("\"claim\":\"groups\"") && text.contains("format: json"), "{text}");
     }
 }

@@ -40,9 +40,9 @@ use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::{
-    ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Match, Mode, NonceDemand,
-    Policy, PolicySet, ProofRules, SenderConstraint, TokenCacheLimits, Upstream,
-    UpstreamAuthorization,
+    ClaimFormat, ClaimRule, IdentityHeader, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep,
+    Limits, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint,
+    TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
 use keybound::state::jwks::{self, IssuerKeys};
 use keybound::state::replay::ReplayRules;
@@ -291,7 +291,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
         },
         upstream: Upstream {
             authorization: UpstreamAuthorization::Keep,
-            headers: headers.map(|(name, path)| (name.into(), path.to_owned())).into(),
+            headers: headers.map(|(name, claim)| IdentityHeader::new(name, claim)).into(),
             remove: vec!["x-forwarded-client-cert".into()],
         },
         proofs: ProofRules::default(),
@@ -398,6 +398,36 @@ async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
         assert_eq!(ok.headers_to_remove, ["x-forwarded-client-cert", "x-auth-tenant"]);
     }
     assert_eq!(world.rules.cache.hits(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_a_header_could_not_tell_from_another_is_not_told() {
+    let mut world = World::new().await;
+    let mut policies = world.rules.policies.clone();
+    let json =
+        IdentityHeader { format: ClaimFormat::Json, ..IdentityHeader::new("x-json", "groups") };
+    policies.upstream.headers = vec![IdentityHeader::new("x-plain", "groups"), json];
+    policies.upstream.remove = vec![];
+    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
+    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    for (groups, plain, json) in [
+        (json!(["staff", "admin"]), Some("staff admin"), r#"["staff","admin"]"#),
+        (json!(["staff admin"]), None, r#"["staff admin"]"#),
+        (json!("staff "), None, r#""staff ""#),
+        (json!("Zoë"), Some("Zoë"), r#""Zo\u00eb""#),
+    ] {
+        let request = world.request(&world.token(|it| it["groups"] = groups));
+        let answer = world.answer(&request).await;
+        let found = allowed(&answer);
+        let told = found.headers.iter().map(|it| it.header.clone().unwrap());
+        let told: Vec<_> = told.map(|it| (it.key, it.value)).collect();
+        let plain = plain.map(|it| ("x-plain".to_owned(), it.to_owned()));
+        let removed = if plain.is_none() { vec!["x-plain"] } else { vec![] };
+        let expected: Vec<_> =
+            plain.into_iter().chain([("x-json".to_owned(), json.to_owned())]).collect();
+        assert_eq!(told, expected);
+        assert_eq!(found.headers_to_remove, removed);
+    }
 }
 
 #[tokio::test]
@@ -611,7 +641,7 @@ async fn a_remembered_token_is_read_anew_for_claims_that_nobody_asked_for_before
     let request = world.request(&world.token(|_| {}));
     assert_eq!(world.reason(&request).await, "allowed");
     let mut policies = world.rules.policies.clone();
-    policies.upstream.headers = vec![("x-auth-audience".into(), "aud".to_owned())];
+    policies.upstream.headers = vec![IdentityHeader::new("x-auth-audience", "aud")];
     let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
     world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
     let answer = world.answer(&request).await;

@@ -93,9 +93,13 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
     let read = grpc::read_message(request.into_body(), MESSAGE_BYTES).await;
     let answer = match read.map_err(Refusal::from).and_then(|it| wire::read(&it, None).map(|_| ()))
     {
-        Ok(()) => {
-            Answer::Allow { set: vec![], remove: vec![], to_client: vec![], metadata: vec![] }
-        }
+        Ok(()) => Answer::Allow {
+            set: vec![],
+            remove: vec![],
+            to_client: vec![],
+            metadata: vec![],
+            unclear: None,
+        },
         Err(Refusal { denial, .. }) => Answer::Deny {
             status: denial.status(),
             to_client: vec![],

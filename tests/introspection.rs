@@ -30,8 +30,8 @@ use keybound::policy::introspection::{
     ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
 };
 use keybound::policy::{
-    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
-    SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
+    IdentityHeader, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet,
+    ProofRules, SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
 use keybound::request::{Evidence, Field, Request, Target};
 use keybound::state::introspection::{self, BadEndpoint, Introspector, Status};
@@ -709,7 +709,7 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     let again = site.start(&policies, &site.rules.keys, before).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
-    policies.upstream.headers.push(("x-acr".into(), "acr".to_owned()));
+    policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
     let again = site.start(&policies, &site.rules.keys, before).unwrap();
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }

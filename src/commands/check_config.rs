@@ -4,8 +4,8 @@ use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
-    ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy, PolicySet,
-    ProofRules, SenderConstraint, UpstreamAuthorization,
+    ClaimFormat, ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy,
+    PolicySet, ProofRules, SenderConstraint, UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
 use std::fmt::{self, Display};
@@ -147,7 +147,10 @@ fn upstream(rules: &PolicySet) -> String {
         UpstreamAuthorization::Remove => "authorization removed",
         UpstreamAuthorization::Bearer => "authorization as Bearer",
     };
-    let set = rules.upstream.headers.iter().map(|(name, claim)| format!("; {name} = {claim}"));
+    let set = rules.upstream.headers.iter().map(|it| {
+        let format = if it.format == ClaimFormat::Json { " as JSON" } else { "" };
+        format!("; {} = {}{format}", it.name, it.claim)
+    });
     let removed = rules.upstream.remove.iter().map(|name| format!("; no {name}"));
     set.chain(removed).fold(authorization.to_owned(), |text, it| text + &it)
 }

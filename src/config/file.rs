@@ -4,6 +4,7 @@
 //! `compile`, together with everything else that is wrong.
 
 pub(super) mod telemetry;
+pub(super) mod upstream;
 
 use super::values::{Address, AlgorithmName, ClaimValues, Span};
 use schemars::JsonSchema;
@@ -34,7 +35,7 @@ pub(super) struct File {
     /// What bounds a check.
     pub(super) limits: Option<Limits>,
     /// What the upstream sees of an allowed request.
-    pub(super) upstream: Option<Upstream>,
+    pub(super) upstream: Option<upstream::Upstream>,
     /// What is told about checks, besides the metrics and a log line for each denial.
     pub(super) telemetry: Option<telemetry::Telemetry>,
 }
@@ -462,38 +463,4 @@ pub(super) struct Limits {
     /// How much memory verified tokens may take, in bytes.
     #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = 67_108_864))]
     pub(super) token_cache_bytes: Option<u64>,
-}
-
-/// What the upstream sees of an allowed request.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Upstream {
-    /// What becomes of the `Authorization` header.
-    #[schemars(extend("default" = "keep"))]
-    pub(super) authorization: Option<Authorization>,
-    /// By name of a request header, the dotted path of the claim that it carries. Whatever the
-    /// client sent under these names is removed.
-    #[schemars(extend("default" = {
-        "x-auth-subject": "sub",
-        "x-auth-client-id": "client_id",
-        "x-auth-scope": "scope",
-        "x-auth-issuer": "iss"
-    }))]
-    pub(super) headers: Option<BTreeMap<String, String>>,
-    /// More request headers to strip.
-    #[schemars(extend("default" = []))]
-    pub(super) remove: Option<Vec<String>>,
-}
-
-/// What becomes of the `Authorization` header.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Authorization {
-    /// It goes on as it came.
-    #[default]
-    Keep,
-    /// It is removed.
-    Remove,
-    /// A `DPoP` token goes on as `Bearer`.
-    Bearer,
 }

@@ -1,10 +1,11 @@
 //! Knows how claims are found by dotted path, compared, and written into a header.
 
 use crate::jose::json::Object;
+use crate::policy::ClaimFormat;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// The claims of a token that somebody will ask for; the others are not kept.
@@ -131,19 +132,77 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// The claim as the value of a header: strings as they are, numbers and booleans as JSON,
-    /// arrays of strings joined by one space, all else as compact JSON. None when there is no
-    /// value, or one with control characters, which could end the header and begin another.
-    pub fn header_value(self) -> Option<Cow<'a, str>> {
+    /// The claim as the value of a header. None when it is `null`.
+    ///
+    /// # Errors
+    ///
+    /// The value could be read as another one.
+    pub fn header_value(self, format: ClaimFormat) -> Result<Option<Cow<'a, str>>, Ambiguous> {
+        if self == Self::Json("null") {
+            return Ok(None);
+        }
+        match format {
+            ClaimFormat::Plain => self.plain().map(Some),
+            ClaimFormat::Json => Ok(Some(self.in_ascii())),
+        }
+    }
+
+    /// Strings as they are, arrays of strings joined by one space, all else as JSON.
+    fn plain(self) -> Result<Cow<'a, str>, Ambiguous> {
         let text = match self {
             Self::Text(text) => Cow::Borrowed(text),
-            Self::Json("null") => return None,
-            Self::Json(json) => {
-                strings(json).map_or(Cow::Borrowed(json), |it| Cow::Owned(it.join(" ")))
-            }
+            Self::Json(json) => match strings(json) {
+                Some(members) => Cow::Owned(joined(&members)?),
+                None if is_rounded(json) => return Err(Ambiguous),
+                None => Cow::Borrowed(json),
+            },
         };
-        if text.chars().any(char::is_control) { None } else { Some(text) }
+        // A line break would end the header and begin another; blanks at the ends get lost.
+        let clear = !text.starts_with(char::is_whitespace)
+            && !text.ends_with(char::is_whitespace)
+            && !text.chars().any(char::is_control);
+        clear.then_some(text).ok_or(Ambiguous)
     }
+
+    /// JSON in which what is not printable ASCII is escaped (RFC 8259 §7), so that readers that take
+    /// headers for Latin-1 and those that take them for UTF-8 read the same.
+    fn in_ascii(self) -> Cow<'a, str> {
+        let json = match self {
+            Self::Text(text) => Cow::Owned(Value::from(text).to_string()),
+            Self::Json(json) => Cow::Borrowed(json),
+        };
+        let printable = |it: u8| matches!(it, b' '..=b'~');
+        if json.bytes().all(printable) {
+            return json;
+        }
+        let mut escaped = String::with_capacity(json.len().saturating_mul(2));
+        for unit in json.encode_utf16() {
+            match u8::try_from(unit).ok().filter(|it| printable(*it)) {
+                Some(byte) => escaped.push(byte.into()),
+                // Outside of strings there is none of them: compact JSON has no line breaks.
+                None => drop(write!(escaped, "\\u{unit:04x}")),
+            }
+        }
+        Cow::Owned(escaped)
+    }
+}
+
+/// As the value of a header, a claim could be read as another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ambiguous;
+
+/// The members with one space between them, from which they can be told again.
+fn joined(members: &[Cow<'_, str>]) -> Result<String, Ambiguous> {
+    let is_one_word = |it: &str| !it.is_empty() && !it.contains(char::is_whitespace);
+    if members.iter().all(|it| is_one_word(it)) { Ok(members.join(" ")) } else { Err(Ambiguous) }
+}
+
+/// Whether a JSON number is one for which others stand as well: beyond 2^53, those that are not
+/// whole numbers of 64 bits have been rounded (RFC 8259 §6).
+fn is_rounded(json: &str) -> bool {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let is_whole = json.parse::<i64>().is_ok() || json.parse::<u64>().is_ok();
+    !is_whole && json.parse::<f64>().is_ok_and(|it| EXACT <= it.abs())
 }
 
 /// As JSON.
@@ -278,26 +337,79 @@ mod tests {
         }
     }
 
+    fn written(claim: &Value, format: ClaimFormat) -> Result<Option<String>, Ambiguous> {
+        let claims = kept(Some(claim));
+        let value = claims.get("it").unwrap().header_value(format);
+        value.map(|it| it.map(Cow::into_owned))
+    }
+
     #[test]
     fn a_claim_becomes_a_header_value() {
         for (claim, value) in [
-            (json!("Zoë"), Some("Zoë")),
-            (json!(""), Some("")),
-            (json!(1.5), Some("1.5")),
-            (json!(true), Some("true")),
-            (json!(["a", "b"]), Some("a b")),
-            (json!(["a\"", "b\\"]), Some("a\" b\\")),
-            (json!([]), Some("")),
-            (json!(["a", 1]), Some(r#"["a",1]"#)),
-            (json!({"a": {"b": "\n"}}), Some(r#"{"a":{"b":"\n"}}"#)),
-            (json!(null), None),
-            (json!("a\r\nx-admin: 1"), None),
-            (json!("a\u{85}"), None),
-            (json!("a\u{7f}"), None),
-            (json!(["a", "b\n"]), None),
+            (json!("Zoë"), "Zoë"),
+            (json!("Alice  B. Cooper"), "Alice  B. Cooper"),
+            (json!(""), ""),
+            (json!(1.5), "1.5"),
+            (json!(18_446_744_073_709_551_615_u64), "18446744073709551615"),
+            (json!(i64::MIN), "-9223372036854775808"),
+            (json!(true), "true"),
+            (json!(["a", "b"]), "a b"),
+            (json!(["a\"", "b\\"]), "a\" b\\"),
+            (json!([]), ""),
+            (json!(["a", 1]), r#"["a",1]"#),
+            (json!({"a": {"b": "\n"}}), r#"{"a":{"b":"\n"}}"#),
         ] {
-            let claims = kept(Some(&claim));
-            assert_eq!(claims.get("it").unwrap().header_value().as_deref(), value, "{claim}");
+            assert_eq!(written(&claim, ClaimFormat::Plain), Ok(Some(value.to_owned())), "{claim}");
+        }
+        for format in [ClaimFormat::Plain, ClaimFormat::Json] {
+            assert_eq!(written(&json!(null), format), Ok(None));
+        }
+    }
+
+    #[test]
+    fn what_a_header_could_not_tell_from_another_claim_is_no_value() {
+        for claim in [
+            json!("a\r\nx-admin: 1"),
+            json!("a\u{85}"),
+            json!("a\u{7f}"),
+            json!("alice "),
+            json!(" alice"),
+            json!("\talice"),
+            json!("alice\u{a0}"),
+            json!("\u{3000}alice"),
+            json!(" "),
+            json!(["staff admin"]),
+            json!(["staff", "ad min"]),
+            json!(["staff\u{a0}admin"]),
+            json!(["staff\tadmin"]),
+            json!(["a", "b\n"]),
+            json!(["a", ""]),
+            json!([""]),
+            json!([" a"]),
+            json!(1e300),
+            json!(18_446_744_073_709_551_616.0),
+            json!(-9_007_199_254_740_992.0),
+        ] {
+            assert_eq!(written(&claim, ClaimFormat::Plain), Err(Ambiguous), "{claim}");
+        }
+    }
+
+    #[test]
+    fn as_json_every_claim_has_a_value_that_all_readers_read_alike() {
+        for (claim, value) in [
+            (json!("alice "), r#""alice ""#),
+            (json!("Zoë 𝄞"), r#""Zo\u00eb \ud834\udd1e""#),
+            (json!(["staff admin"]), r#"["staff admin"]"#),
+            (json!(["staff", "admin"]), r#"["staff","admin"]"#),
+            (json!(["a", ""]), r#"["a",""]"#),
+            (json!({"a": ["\u{7f}\u{85}\r\n\u{a0}"]}), r#"{"a":["\u007f\u0085\r\n\u00a0"]}"#),
+            (json!(1.5), "1.5"),
+            (json!(true), "true"),
+        ] {
+            let found = written(&claim, ClaimFormat::Json).unwrap().unwrap();
+            assert_eq!(found, value);
+            assert!(found.bytes().all(|it| matches!(it, b' '..=b'~')), "{found}");
+            assert_eq!(serde_json::from_str::<Value>(&found).unwrap(), claim);
         }
     }
 }

@@ -287,10 +287,38 @@ impl Default for TokenCacheLimits {
 pub struct Upstream {
     /// What becomes of the `Authorization` header.
     pub authorization: UpstreamAuthorization,
-    /// Identity headers (in lower case) and the dotted paths of the claims that they carry.
-    pub headers: Vec<(Arc<str>, String)>,
+    /// The headers that tell who the caller is.
+    pub headers: Vec<IdentityHeader>,
     /// More request headers to strip, in lower case.
     pub remove: Vec<Arc<str>>,
+}
+
+/// A header that tells the upstream a claim of the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeader {
+    /// Its name, in lower case.
+    pub name: Arc<str>,
+    /// The dotted path of the claim.
+    pub claim: String,
+    /// How the claim is written.
+    pub format: ClaimFormat,
+}
+
+impl IdentityHeader {
+    /// The header `name` with the claim at the dotted path `claim`, plainly written.
+    pub fn new(name: &str, claim: &str) -> Self {
+        Self { name: name.into(), claim: claim.to_owned(), format: ClaimFormat::Plain }
+    }
+}
+
+/// How a claim is written into a header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClaimFormat {
+    /// Strings as they are, arrays of strings joined by one space, all else as JSON.
+    #[default]
+    Plain,
+    /// As JSON in ASCII, whatever it is.
+    Json,
 }
 
 /// What becomes of the `Authorization` header of an allowed request.
@@ -323,7 +351,7 @@ impl PolicySet {
 
     /// The dotted paths of all claims that somebody will ask for, each once.
     pub fn claims_asked_for(&self) -> Vec<String> {
-        let headers = self.upstream.headers.iter().map(|(_, path)| path.as_str());
+        let headers = self.upstream.headers.iter().map(|it| it.claim.as_str());
         let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
         let mut paths: Vec<String> = Vec::new();
         for path in ALWAYS_ASKED_FOR.iter().copied().chain(headers).chain(demanded) {

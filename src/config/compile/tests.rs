@@ -10,8 +10,8 @@ use crate::front::forward_auth::{Asker, Flavour, Secret};
 use crate::jose::algorithm::Algorithm;
 use crate::policy::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::policy::{
-    HostPattern, IssuerId, KeySource, KeyUpkeep, NonceDemand, ProofRules, SenderConstraint,
-    UpstreamAuthorization,
+    ClaimFormat, HostPattern, IdentityHeader, IssuerId, KeySource, KeyUpkeep, NonceDemand,
+    ProofRules, SenderConstraint, UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
 use crate::telemetry::sample::Share;

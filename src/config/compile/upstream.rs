@@ -1,9 +1,9 @@
-//! Knows what may be done to the headers that the upstream sees.
+//! What may be done to the headers that the upstream sees.
 
 use super::policies::{BAD_CLAIM_PATH, is_claim_path};
-use crate::config::file::{self, Authorization};
+use crate::config::file::upstream::{self as file, Authorization, HeaderClaim};
 use crate::config::problem::{Findings, Path, quoted};
-use crate::policy::{Upstream, UpstreamAuthorization};
+use crate::policy::{ClaimFormat, IdentityHeader, Upstream, UpstreamAuthorization};
 use http::HeaderName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,17 @@ pub(super) fn compile(given: file::Upstream, root: &Path, findings: &mut Finding
     let at = root.key("upstream");
     let headers = match given.headers {
         Some(headers) => identity(headers, &at.key("headers"), findings),
-        None => DEFAULT.iter().map(|(name, path)| ((*name).into(), (*path).to_owned())).collect(),
+        None => DEFAULT.iter().map(|(name, claim)| IdentityHeader::new(name, claim)).collect(),
     };
-    let remove = removed(&given.remove.unwrap_or_default(), &at.key("remove"), &headers, findings);
-    Upstream { authorization: given.authorization.unwrap_or_default().into(), headers, remove }
+    let authorization = given.authorization.unwrap_or_default().into();
+    let mut upstream = Upstream { authorization, headers, remove: vec![] };
+    let at = at.key("remove");
+    for (index, given) in given.remove.unwrap_or_default().iter().enumerate() {
+        if let Err(message) = strip(given, &mut upstream) {
+            findings.problem(&at.index(index), message);
+        }
+    }
+    upstream
 }
 
 /// Who the caller is, in the order of the names.
@@ -27,57 +34,59 @@ const DEFAULT: [(&str, &str); 4] = [
 ];
 
 fn identity(
-    given: BTreeMap<String, String>,
+    given: BTreeMap<String, HeaderClaim>,
     at: &Path,
     findings: &mut Findings,
-) -> Vec<(Arc<str>, String)> {
-    let mut headers: Vec<(Arc<str>, String)> = vec![];
-    for (name, path) in given {
+) -> Vec<IdentityHeader> {
+    let mut headers: Vec<IdentityHeader> = vec![];
+    for (name, HeaderClaim(given)) in given {
         let at = at.key(&name);
-        if !is_claim_path(&path) {
-            findings.problem(&at, BAD_CLAIM_PATH);
+        match &given.claim {
+            Some(claim) if is_claim_path(claim) => (),
+            Some(_) => findings.problem(&at, BAD_CLAIM_PATH),
+            None if findings.is_incomplete(&at) => (),
+            None => findings.problem(&at, "`claim` must say which claim it carries"),
         }
-        match header(&name) {
-            Err(message) => findings.problem(&at, message),
-            Ok(name) if MEANS_SOMETHING_ELSE.contains(&&*name) => {
-                findings.problem(&at, format!("`{name}` means something else to the upstream"));
+        let name = match header(&name) {
+            Err(message) => {
+                findings.problem(&at, message);
+                continue;
             }
-            Ok(name) if headers.iter().any(|(it, _)| *it == name) => {
-                findings.problem(&at, format!("`{name}` is there already: case does not count"));
-            }
-            Ok(name) => headers.push((name, path)),
+            Ok(name) => name,
+        };
+        if MEANS_SOMETHING_ELSE.contains(&&*name) {
+            findings.problem(&at, format!("`{name}` means something else to the upstream"));
+        } else if headers.iter().any(|it| it.name == name) {
+            findings.problem(&at, format!("`{name}` is there already: case does not count"));
+        } else {
+            let format = given.format.unwrap_or_default().into();
+            headers.push(IdentityHeader { name, claim: given.claim.unwrap_or_default(), format });
         }
     }
     headers
 }
 
-fn removed(
-    given: &[String],
-    at: &Path,
-    headers: &[(Arc<str>, String)],
-    findings: &mut Findings,
-) -> Vec<Arc<str>> {
-    let mut remove = vec![];
-    for (index, name) in given.iter().enumerate() {
-        let at = at.index(index);
-        match header(name) {
-            Err(message) => findings.problem(&at, message),
-            Ok(name) if matches!(&*name, "host" | "content-length" | "transfer-encoding") => {
-                findings.problem(&at, format!("`{name}` is part of every request"));
-            }
-            Ok(name) if &*name == "authorization" => {
-                findings.problem(&at, "write `authorization: remove` instead");
-            }
-            Ok(name) if headers.iter().any(|(it, _)| *it == name) => {
-                let message = format!("`{name}` carries a claim, by `headers`: it cannot be both");
-                findings.problem(&at, message);
-            }
-            Ok(name) if remove.contains(&name) => (),
-            Ok(name) => remove.push(name),
-        }
+/// Strips one header.
+fn strip(given: &str, upstream: &mut Upstream) -> Result<(), String> {
+    let name = header(given)?;
+    if PART_OF_EVERY_REQUEST.contains(&&*name) {
+        return Err(format!("`{name}` is part of every request"));
     }
-    remove
+    if &*name == "authorization" {
+        return Err(BY_ANOTHER_KEY.to_owned());
+    }
+    if upstream.headers.iter().any(|it| it.name == name) {
+        return Err(format!("`{name}` carries a claim, by `headers`: it cannot be both"));
+    }
+    if !upstream.remove.contains(&name) {
+        upstream.remove.push(name);
+    }
+    Ok(())
 }
+
+const BY_ANOTHER_KEY: &str = "write `authorization: remove` instead";
+
+const PART_OF_EVERY_REQUEST: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
 /// A name of a header, in lower case.
 fn header(name: &str) -> Result<Arc<str>, String> {
@@ -117,6 +126,15 @@ impl From<Authorization> for UpstreamAuthorization {
             Authorization::Keep => Self::Keep,
             Authorization::Remove => Self::Remove,
             Authorization::Bearer => Self::Bearer,
+        }
+    }
+}
+
+impl From<file::ClaimFormat> for ClaimFormat {
+    fn from(format: file::ClaimFormat) -> Self {
+        match format {
+            file::ClaimFormat::Plain => Self::Plain,
+            file::ClaimFormat::Json => Self::Json,
         }
     }
 }

@@ -304,8 +304,13 @@ mod tests {
 
     #[test]
     fn refused_requests_are_kept_up_to_a_number_and_for_the_reasons_that_are_wanted() {
-        let allowed =
-            |metadata| Answer::Allow { set: vec![], remove: vec![], to_client: vec![], metadata };
+        let allowed = |metadata| Answer::Allow {
+            set: vec![],
+            remove: vec![],
+            to_client: vec![],
+            metadata,
+            unclear: None,
+        };
         let answers = [
             answer("token_expired"),
             answer("certificate_mismatch"),

@@ -11,7 +11,7 @@ use crate::answer::{Answer, Header, Metadata};
 pub fn response(answer: &Answer<'_>, to: &mut Vec<u8>) {
     let mut response = Writer::to(to);
     match answer {
-        Answer::Allow { set, remove, to_client, metadata } => {
+        Answer::Allow { set, remove, to_client, metadata, unclear: _ } => {
             code(&mut response, OK);
             response.message(3, |it| allowed(it, set, remove, to_client));
             dynamic_metadata(&mut response, metadata);
@@ -172,8 +172,13 @@ mod tests {
 
     #[test]
     fn an_allow_is_explicit_even_when_it_changes_nothing() {
-        let answer =
-            Answer::Allow { set: vec![], remove: vec![], to_client: vec![], metadata: vec![] };
+        let answer = Answer::Allow {
+            set: vec![],
+            remove: vec![],
+            to_client: vec![],
+            metadata: vec![],
+            unclear: None,
+        };
         let found = decoded(&answer);
         assert_eq!(found.status.unwrap().code, 0);
         assert_eq!(
@@ -265,6 +270,7 @@ mod tests {
             remove: vec!["dpop"],
             to_client: headers(to_client),
             metadata: vec![("policy", "payments")],
+            unclear: None,
         }
     }
 

@@ -239,6 +239,7 @@ mod tests {
             remove: remove.to_vec(),
             to_client: headers(&[("dpop-nonce", "n")]),
             metadata: vec![],
+            unclear: None,
         }
     }
 

@@ -234,6 +234,12 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("headers: {X-A: sub, x-a: iss}", "headers.x-a", "there already"),
         ("headers: {x-a: ''}", "headers.x-a", "path of a claim"),
         ("headers: {x-a: cnf.}", "headers.x-a", "path of a claim"),
+        ("headers: {x-a: {format: json}}", "headers.x-a", "which claim"),
+        ("headers: {x-a: {claim: 'a.'}}", "headers.x-a", "path of a claim"),
+        ("headers: {x-a: {claim: a, format: xml}}", "headers.x-a.format", "`plain` or `json`"),
+        ("headers: {x-a: {claim: a, formt: json}}", "headers.x-a.formt", "did you mean `format`"),
+        ("headers: {x-a: [a]}", "headers.x-a", "`claim` and `format`"),
+        ("headers: {x-a: 7}", "headers.x-a", "path of a claim"),
         ("headers: [x-a]", "headers", "mapping"),
         ("remove: ['']", "remove[0]", "no name of a header"),
         ("remove: [':authority']", "remove[0]", "pseudo-header"),
@@ -246,7 +252,13 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
     let edit = "upstream: {authorization: bearer, headers: {X-Key: cnf.jkt}, remove: [DPoP, dpop]}";
     let upstream = takes(edit).policies.upstream;
     assert_eq!(upstream.authorization, UpstreamAuthorization::Bearer);
-    assert_eq!(upstream.headers, [("x-key".into(), "cnf.jkt".to_owned())]);
+    assert_eq!(upstream.headers, [IdentityHeader::new("x-key", "cnf.jkt")]);
     assert_eq!(upstream.remove, ["dpop"].map(Arc::from));
     assert_eq!(takes("upstream: {headers: {}}").policies.upstream.headers, []);
+    let edit = "upstream: {headers: {x-g: {claim: groups, format: json}, x-h: {claim: sub}}}";
+    let json = IdentityHeader { format: ClaimFormat::Json, ..IdentityHeader::new("x-g", "groups") };
+    let expected = [json, IdentityHeader::new("x-h", "sub")];
+    let policies = takes(edit).policies;
+    assert_eq!(policies.upstream.headers, expected);
+    assert!(policies.claims_asked_for().contains(&"groups".to_owned()));
 }

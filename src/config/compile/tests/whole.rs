@@ -23,8 +23,7 @@ fn what_is_left_out_is_as_the_contract_says() {
     assert_eq!(rules.limits.check_deadline, Duration::from_millis(150));
     assert_eq!(rules.limits.concurrent_checks, 10_000);
     assert_eq!(rules.upstream.authorization, UpstreamAuthorization::Keep);
-    let headers: Vec<_> =
-        rules.upstream.headers.iter().map(|(name, path)| (&**name, path.as_str())).collect();
+    let headers: Vec<_> = rules.upstream.headers.iter().map(|it| (&*it.name, &*it.claim)).collect();
     let expected = [
         ("x-auth-client-id", "client_id"),
         ("x-auth-issuer", "iss"),
@@ -32,6 +31,7 @@ fn what_is_left_out_is_as_the_contract_says() {
         ("x-auth-subject", "sub"),
     ];
     assert_eq!(headers, expected);
+    assert!(rules.upstream.headers.iter().all(|it| it.format == ClaimFormat::Plain));
     assert!(rules.upstream.remove.is_empty());
 }
 
@@ -111,7 +111,7 @@ policies:
 limits: {token_bytes: 16384, check_deadline: 150ms, concurrent_checks: 10000}
 upstream:
   authorization: keep
-  headers: {x-auth-subject: sub, x-auth-client-id: client_id}
+  headers: {x-auth-subject: sub, x-auth-client-id: client_id, x-auth-groups: {claim: groups, format: json}}
   remove: []
 ";
 

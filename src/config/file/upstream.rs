@@ -1,0 +1,108 @@
+//! The shape of the part of the configuration that says what the upstream sees.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What the upstream sees of an allowed request.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Upstream {
+    /// What becomes of the `Authorization` header.
+    #[schemars(extend("default" = "keep"))]
+    pub(in crate::config) authorization: Option<Authorization>,
+    /// By name of a request header, the claim that it carries. Whatever the client sent under these
+    /// names is removed.
+    #[schemars(extend("default" = {
+        "x-auth-subject": "sub",
+        "x-auth-client-id": "client_id",
+        "x-auth-scope": "scope",
+        "x-auth-issuer": "iss"
+    }))]
+    pub(in crate::config) headers: Option<BTreeMap<String, HeaderClaim>>,
+    /// More request headers to strip.
+    #[schemars(extend("default" = []))]
+    pub(in crate::config) remove: Option<Vec<String>>,
+}
+
+/// What becomes of the `Authorization` header.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum Authorization {
+    /// It goes on as it came.
+    #[default]
+    Keep,
+    /// It is removed.
+    Remove,
+    /// A `DPoP` token goes on as `Bearer`.
+    Bearer,
+}
+
+/// The claim that a header carries: its dotted path alone, or with how it is written.
+#[derive(Debug)]
+pub(in crate::config) struct HeaderClaim(pub(in crate::config) WrittenClaim);
+
+/// A claim, and how it is written into a header.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct WrittenClaim {
+    /// The dotted path of the claim.
+    #[schemars(required)]
+    pub(in crate::config) claim: Option<String>,
+    /// How it is written.
+    #[schemars(extend("default" = "plain"))]
+    pub(in crate::config) format: Option<ClaimFormat>,
+}
+
+/// How a claim is written into a header.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum ClaimFormat {
+    /// Strings as they are, lists of strings with a space between them, all else as JSON.
+    #[default]
+    Plain,
+    /// As JSON on one line, in ASCII.
+    Json,
+}
+
+impl<'de> Deserialize<'de> for HeaderClaim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Given)
+    }
+}
+
+struct Given;
+
+impl<'de> Visitor<'de> for Given {
+    type Value = HeaderClaim;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the path of a claim, or `claim` and `format`")
+    }
+
+    fn visit_str<E: Error>(self, path: &str) -> Result<HeaderClaim, E> {
+        Ok(HeaderClaim(WrittenClaim { claim: Some(path.to_owned()), format: None }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeaderClaim, A::Error> {
+        WrittenClaim::deserialize(MapAccessDeserializer::new(map)).map(HeaderClaim)
+    }
+}
+
+impl JsonSchema for HeaderClaim {
+    fn schema_name() -> Cow<'static, str> {
+        "HeaderClaim".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let written = generator.subschema_for::<WrittenClaim>();
+        json_schema!({
+            "anyOf": [{ "type": "string" }, written],
+            "description": "The dotted path of a claim, or with how it is written."
+        })
+    }
+}
