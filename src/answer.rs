@@ -64,7 +64,7 @@ pub enum Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// The answer to the check of `request` that ended with `verdict` under `rules`.
-    pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'_>>) -> Self {
+    pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'a>>) -> Self {
         match verdict.denied() {
             None => allow(verdict, rules, request),
             Some(denial) => deny(denial, &verdict.facts, rules),
@@ -76,7 +76,7 @@ impl<'a> Answer<'a> {
 fn allow<'a>(
     verdict: &'a Verdict,
     rules: &'a PolicySet,
-    request: Option<&Request<'_>>,
+    request: Option<&Request<'a>>,
 ) -> Answer<'a> {
     let (facts, upstream) = (&verdict.facts, &rules.upstream);
     let mut set = Vec::with_capacity(upstream.headers.len());
@@ -92,6 +92,7 @@ fn allow<'a>(
             }
         }
     }
+    remove.extend(request.iter().flat_map(|it| &it.unwanted));
     match upstream.authorization {
         // A token that stands for another goes as what it is, whatever the other came as.
         UpstreamAuthorization::Keep => set.extend(forwarded(facts)),

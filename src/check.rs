@@ -12,6 +12,7 @@ use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
+use crate::policy::reserved::ReservedHeaders;
 use crate::policy::{Mode, Policy, PolicySet};
 use crate::request::Request;
 use crate::state::certificates::Certificates;
@@ -40,6 +41,7 @@ pub struct Rules {
     certificates: Certificates,
     /// The claims that somebody will ask for.
     selection: Arc<[String]>,
+    reserved: ReservedHeaders,
     heeds_routes: bool,
 }
 
@@ -217,7 +219,23 @@ impl Rules {
         let selection = policies.claims_asked_for().into();
         let heeds_routes = policies.heeds_routes();
         let certificates = Certificates::told_by(policies.client_certificate.clone());
-        Self { policies, keys, introspectors, cache, dpop, certificates, selection, heeds_routes }
+        let reserved = ReservedHeaders::of(&policies);
+        Self {
+            policies,
+            keys,
+            introspectors,
+            cache,
+            dpop,
+            certificates,
+            selection,
+            reserved,
+            heeds_routes,
+        }
+    }
+
+    /// The names of request headers that no client may use in another spelling.
+    pub const fn reserved_headers(&self) -> &ReservedHeaders {
+        &self.reserved
     }
 
     /// Whether what the annotations of a route say counts.
@@ -236,7 +254,12 @@ impl Verdict {
     /// The verdict on a request of which nothing is known but why it is refused.
     pub fn refused(refusal: Refusal, policies: &PolicySet) -> Self {
         let facts = Facts { detail: refusal.detail, ..Facts::default() };
-        Self::new(Err(refusal.denial), facts, policies)
+        let verdict = Self::new(Err(refusal.denial), facts, policies);
+        match refusal.detail {
+            // Where nothing is enforced, a client must not tell the upstream who it is either.
+            Some(Detail::HeaderUnremovable) => Self { mode: Mode::Enforce, ..verdict },
+            Some(_) | None => verdict,
+        }
     }
 
     /// Why the request is refused, if it is: a policy may only report.

@@ -228,6 +228,8 @@ details! {
     TextNotUtf8 of RequestMalformed = "text_not_utf8";
     /// the proxy's question lacks a header that tells the request, or has it twice
     QuestionIncomplete of RequestMalformed = "question_incomplete";
+    /// a header that an upstream could take for one of ours cannot be removed
+    HeaderUnremovable of RequestMalformed = "header_unremovable";
 }
 
 impl fmt::Display for Detail {

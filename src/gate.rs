@@ -219,11 +219,17 @@ impl Passage<'_> {
     }
 
     /// What is answered to `request` after this verdict.
-    pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'_>>) -> Answer<'a> {
+    pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'a>>) -> Answer<'a> {
         let rules = &self.standing.rules;
-        let answer = Answer::of(verdict, &rules.policies, request);
-        if let Answer::Allow { unclear: Some(header), .. } = &answer {
-            self.warn_of(header);
+        let mut answer = Answer::of(verdict, &rules.policies, request);
+        if let Answer::Allow { remove, unclear, .. } = &mut answer {
+            if request.is_none() {
+                // Nobody has seen its headers.
+                remove.extend(rules.reserved_headers().spellings().iter().map(String::as_str));
+            }
+            if let Some(header) = unclear {
+                self.warn_of(header);
+            }
         }
         answer
     }
@@ -264,6 +270,7 @@ impl Drop for Passage<'_> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::denial::Detail;
     use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::log::{self, Sink};
@@ -428,6 +435,32 @@ mod tests {
         );
         assert_eq!(passage.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
+    }
+
+    #[test]
+    fn where_nothing_is_refused_an_alias_that_cannot_be_removed_is() {
+        for modes in [ENFORCED, REPORTED] {
+            let gate = gate_of(&modes);
+            let passage = gate.enter(Front::ForwardAuth);
+            let verdict = passage.refuse(Detail::HeaderUnremovable);
+            let answer = passage.answer(&verdict, None);
+            assert!(matches!(answer, Answer::Deny { status: 400, .. }), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_request_that_nobody_has_read_all_aliases_are_removed() {
+        let gate = gate_of(&REPORTED);
+        let passage = gate.enter(Front::ExtAuthz);
+        let verdict = passage.refuse(Denial::Overloaded);
+        let removed = |answer: Answer<'_>| match answer {
+            Answer::Allow { remove, .. } => remove.iter().map(|it| (*it).to_owned()).collect(),
+            Answer::Deny { .. } => panic!("{answer:?}"),
+        };
+        let unread: Vec<_> = removed(passage.answer(&verdict, None));
+        assert!(unread.iter().any(|it| it == "x_forwarded_client_cert"), "{unread:?}");
+        let seen = Request { unwanted: vec!["X!Forwarded!Client!Cert"], ..Request::default() };
+        assert_eq!(removed(passage.answer(&verdict, Some(&seen))), seen.unwanted);
     }
 
     #[tokio::test(start_paused = true)]

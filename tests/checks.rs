@@ -34,7 +34,7 @@ use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Facts, Rules, Verdict};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock, UnixTime};
-use keybound::denial::Denial;
+use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::{encode, wire};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
@@ -293,6 +293,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             authorization: UpstreamAuthorization::Keep,
             headers: headers.map(|(name, claim)| IdentityHeader::new(name, claim)).into(),
             remove: vec!["x-forwarded-client-cert".into()],
+            ..Upstream::default()
         },
         proofs: ProofRules::default(),
     }
@@ -398,6 +399,93 @@ async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
         assert_eq!(ok.headers_to_remove, ["x-forwarded-client-cert", "x-auth-tenant"]);
     }
     assert_eq!(world.rules.cache.hits(), 1);
+}
+
+/// What the proxy is told to remove of a request that is let through, or why it is not.
+async fn removed(world: &World, request: &auth::CheckRequest) -> Result<Vec<String>, Refusal> {
+    let message = request.encode_to_vec();
+    let read = wire::read_for(&message, &world.rules)?;
+    let verdict = world.checker.check(&world.rules, &read).await;
+    let answer = Answer::of(&verdict, &world.rules.policies, Some(&read));
+    let mut encoded = vec![];
+    encode::response(&answer, &mut encoded);
+    let answer = auth::CheckResponse::decode(&*encoded).unwrap();
+    Ok(allowed(&answer).headers_to_remove.clone())
+}
+
+/// The request with these lines more, in place of its map of headers.
+fn with_lines(mut request: auth::CheckRequest, lines: &[(&str, &str)]) -> auth::CheckRequest {
+    use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+    let map = std::mem::take(headers(&mut request));
+    let map = map.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let line = |(key, value): (&str, &str)| HeaderValue {
+        key: key.to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..HeaderValue::default()
+    };
+    let headers = map.chain(lines.iter().copied()).map(line).collect();
+    http(&mut request).header_map = Some(HeaderMap { headers });
+    request
+}
+
+const REMOVED_ANYWAY: [&str; 2] = ["x-forwarded-client-cert", "x-auth-tenant"];
+
+#[tokio::test]
+async fn what_an_upstream_could_take_for_an_identity_header_is_removed_as_it_is_spelled() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    for alias in [
+        "x_auth_subject",
+        "x-auth_subject",
+        "X.Auth.Subject",
+        "X-AUTH_TENANT",
+        "x~auth!tenant",
+        "x_forwarded_client_cert",
+    ] {
+        let mut in_map = good.clone();
+        headers(&mut in_map).insert(alias.to_owned(), "root".to_owned());
+        let twice = with_lines(good.clone(), &[(alias, "root"), (alias, "admin")]);
+        for request in [in_map, twice] {
+            let expected = [&REMOVED_ANYWAY[..], &[alias]].concat();
+            assert_eq!(removed(&world, &request).await.unwrap(), expected);
+        }
+    }
+    let other =
+        [":path", "x-auth-subject", "x_auth_subjects", "author_ization", "x_other", "d_pop"];
+    let lines = other.map(|it| (it, "root"));
+    let request = with_lines(good.clone(), &lines);
+    assert_eq!(removed(&world, &request).await.unwrap(), REMOVED_ANYWAY);
+}
+
+#[tokio::test]
+async fn of_very_many_aliases_a_request_is_refused() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let aliases = ["x_auth_subject", "x.auth.subject"].iter().cycle();
+    let lines: Vec<_> = aliases.map(|it| (*it, "root")).take(257).collect();
+    let found = removed(&world, &with_lines(good.clone(), &lines[..256])).await.unwrap();
+    assert_eq!(found.len(), REMOVED_ANYWAY.len() + 256);
+    let refused = removed(&world, &with_lines(good.clone(), &lines)).await;
+    assert_eq!(refused, Err(Detail::HeaderUnremovable.into()));
+    // One that comes very often is named once.
+    let lines = [("x_auth_subject", "root"); 500];
+    let found = removed(&world, &with_lines(good, &lines)).await.unwrap();
+    assert_eq!(found.len(), REMOVED_ANYWAY.len() + 1);
+}
+
+#[tokio::test]
+async fn all_that_begins_as_the_operator_says_is_removed_but_for_what_is_set() {
+    let mut world = World::new().await;
+    let mut policies = world.rules.policies.clone();
+    policies.upstream.remove_beginning = vec!["x-auth-".into(), "x-forwarded-c".into()];
+    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
+    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    let good = world.request(&world.token(|_| {}));
+    let gone = ["x-auth-groups", "X_Auth_Groups", "x-auth_subject", "x-forwarded-city"];
+    let stays = ["x-auth-subject", "x-auth", "x-forwarded-for", "accept"];
+    let lines: Vec<_> = gone.iter().chain(&stays).map(|it| (*it, "root")).collect();
+    let found = removed(&world, &with_lines(good, &lines)).await.unwrap();
+    assert_eq!(found, [&REMOVED_ANYWAY[..], &gone].concat());
 }
 
 #[tokio::test]

@@ -392,6 +392,19 @@ async fn it_decides_as_serve_does_for_every_capture() {
 }
 
 #[test]
+fn a_header_that_could_be_taken_for_one_of_ours_is_named() {
+    let site = Site::new();
+    let mut request = bearer("cert-p256", "/payments", &site.token(|_| {}));
+    let http =
+        request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+    http.headers.insert("x_auth_subject".to_owned(), "root".to_owned());
+    http.headers.insert("accept".to_owned(), "*".to_owned());
+    let (text, _, code) = explain(&site.config("peer"), &request.encode_to_vec(), &[]);
+    assert!(text.contains("removed") && text.contains("x_auth_subject"), "{text}");
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
 fn an_annotation_that_counts_for_nothing_is_told_to() {
     let site = Site::new();
     let config = CONFIGURATION.replace("  allow_route_annotation: true\n", "");

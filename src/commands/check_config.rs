@@ -152,7 +152,8 @@ fn upstream(rules: &PolicySet) -> String {
         format!("; {} = {}{format}", it.name, it.claim)
     });
     let removed = rules.upstream.remove.iter().map(|name| format!("; no {name}"));
-    set.chain(removed).fold(authorization.to_owned(), |text, it| text + &it)
+    let beginning = rules.upstream.remove_beginning.iter().map(|it| format!("; no {it}*"));
+    set.chain(removed).chain(beginning).fold(authorization.to_owned(), |text, it| text + &it)
 }
 
 fn issuer(issuer: &Issuer) -> [String; 7] {

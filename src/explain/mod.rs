@@ -92,6 +92,7 @@ pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
         Ok(request) => {
             remarks.extend(blanks(&request, ways));
             remarks.extend(unheeded(message, rules));
+            remarks.extend(removed(&request));
             let verdict = match deadline {
                 Some(deadline) => checker.explain_within(deadline, rules, &request).await,
                 None => checker.explain(rules, &request).await,
@@ -128,6 +129,16 @@ fn unheeded(message: &[u8], rules: &Rules) -> Option<String> {
 
 const UNHEEDED: &str = "an annotation of the route says which policy applies, and counts for \
                         nothing: no policy has allow_route_annotation";
+
+/// Headers that an upstream must not get to see.
+fn removed(request: &Request<'_>) -> Option<String> {
+    let names: Vec<_> = request.unwanted.iter().map(|it| it.escape_default().to_string()).collect();
+    let names = (!names.is_empty()).then(|| names.join(", "))?;
+    Some(format!(
+        "removed, for an upstream could take them for headers of keybound, or because \
+         upstream.remove says so: {names}"
+    ))
+}
 
 /// Signatures that were taken out when the request was kept.
 fn blanks(request: &Request<'_>, ways: &Ways) -> Vec<String> {

@@ -2,6 +2,7 @@
 //! configuration so that nothing optional is left over.
 
 pub mod introspection;
+pub mod reserved;
 mod selection;
 
 use crate::client_certificate::Source;
@@ -291,6 +292,11 @@ pub struct Upstream {
     pub headers: Vec<IdentityHeader>,
     /// More request headers to strip, in lower case.
     pub remove: Vec<Arc<str>>,
+    /// All request headers whose names begin so are stripped as well, but for identity headers. In
+    /// lower case.
+    pub remove_beginning: Vec<Arc<str>>,
+    /// More request headers that the proxy writes and we rely on, in lower case.
+    pub relied_on: Vec<Arc<str>>,
 }
 
 /// A header that tells the upstream a claim of the token.

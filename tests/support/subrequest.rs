@@ -151,7 +151,7 @@ fn question(request: &CheckRequest, flavour: &Flavour) -> Parts {
 fn is_told(answer: &Answer<'_>, flavour: &Flavour, asked: &HeaderMap) {
     let authorization = asked.get("authorization").map(HeaderValue::as_bytes);
     let authorization = authorization.map_or(Field::Absent, Field::One);
-    let response = write::response(answer, flavour, authorization);
+    let response = write::response(answer, flavour, authorization, &HeaderValue::from_static(""));
     let value = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
     let is_told = |it: &Header<'_>| {
         assert_eq!(value(it.name), Some(it.value.as_bytes()), "{} {flavour:?}", it.name);

@@ -42,7 +42,10 @@ pub(super) fn compile(
         forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
     }
     let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
-    let upstream = upstream::compile(file.upstream.unwrap_or_default(), &root, findings);
+    let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
+    let certificate = client_certificate.header();
+    let given = file.upstream.unwrap_or_default();
+    let upstream = upstream::compile(given, asker, certificate, &root, findings);
     let at = root.key("telemetry");
     let telemetry = telemetry::compile(file.telemetry.unwrap_or_default(), &at, files, findings);
 
@@ -60,6 +63,8 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
+    let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
+    upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);
     Some((listen, policies, dpop, telemetry?))
 }
 

@@ -9,6 +9,7 @@ use crate::config::{Address, Config, Problem, from_str};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
 use crate::jose::algorithm::Algorithm;
 use crate::policy::introspection::{ClientAuthentication, IntrospectionUpkeep};
+use crate::policy::reserved::ReservedHeaders;
 use crate::policy::{
     ClaimFormat, HostPattern, IdentityHeader, IssuerId, KeySource, KeyUpkeep, NonceDemand,
     ProofRules, SenderConstraint, UpstreamAuthorization,

@@ -3,23 +3,40 @@
 use super::policies::{BAD_CLAIM_PATH, is_claim_path};
 use crate::config::file::upstream::{self as file, Authorization, HeaderClaim};
 use crate::config::problem::{Findings, Path, quoted};
-use crate::policy::{ClaimFormat, IdentityHeader, Upstream, UpstreamAuthorization};
+use crate::front::forward_auth::{Asker, Flavour};
+use crate::policy::reserved::{ReservedHeaders, reads_as};
+use crate::policy::{ClaimFormat, IdentityHeader, PolicySet, Upstream, UpstreamAuthorization};
 use http::HeaderName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(super) fn compile(given: file::Upstream, root: &Path, findings: &mut Findings) -> Upstream {
+/// `asker` is who asks over HTTP, if somebody does, and `certificate` the header that the operator
+/// named as the carrier of the client certificate.
+pub(super) fn compile(
+    given: file::Upstream,
+    asker: Option<&Asker>,
+    certificate: Option<&str>,
+    root: &Path,
+    findings: &mut Findings,
+) -> Upstream {
     let at = root.key("upstream");
     let headers = match given.headers {
         Some(headers) => identity(headers, &at.key("headers"), findings),
         None => DEFAULT.iter().map(|(name, claim)| IdentityHeader::new(name, claim)).collect(),
     };
     let authorization = given.authorization.unwrap_or_default().into();
-    let mut upstream = Upstream { authorization, headers, remove: vec![] };
+    let relied_on = asker.map(|it| relied_on(it, certificate)).unwrap_or_default();
+    let mut upstream =
+        Upstream { authorization, headers, relied_on, remove: vec![], remove_beginning: vec![] };
     let at = at.key("remove");
     for (index, given) in given.remove.unwrap_or_default().iter().enumerate() {
-        if let Err(message) = strip(given, &mut upstream) {
-            findings.problem(&at.index(index), message);
+        let at = at.index(index);
+        let removed = match given.strip_suffix('*') {
+            Some(beginning) => strip_beginning(beginning, asker, &mut upstream, &at, findings),
+            None => strip(given, &mut upstream),
+        };
+        if let Err(message) = removed {
+            findings.problem(&at, message);
         }
     }
     upstream
@@ -54,10 +71,13 @@ fn identity(
             }
             Ok(name) => name,
         };
-        if MEANS_SOMETHING_ELSE.contains(&&*name) {
-            findings.problem(&at, format!("`{name}` means something else to the upstream"));
-        } else if headers.iter().any(|it| it.name == name) {
-            findings.problem(&at, format!("`{name}` is there already: case does not count"));
+        let same = |it: &&str| reads_as(name.as_bytes(), it.as_bytes());
+        if let Some(other) = MEANS_SOMETHING_ELSE.iter().find(|it| same(it)) {
+            findings.problem(&at, format!("`{other}` means something else to the upstream"));
+        } else if let Some(other) = headers.iter().find(|it| same(&&*it.name)) {
+            let message =
+                format!("`{}` is there already: to upstreams the two are one", other.name);
+            findings.problem(&at, message);
         } else {
             let format = given.format.unwrap_or_default().into();
             headers.push(IdentityHeader { name, claim: given.claim.unwrap_or_default(), format });
@@ -84,14 +104,65 @@ fn strip(given: &str, upstream: &mut Upstream) -> Result<(), String> {
     Ok(())
 }
 
+/// Strips all headers that begin so.
+fn strip_beginning(
+    beginning: &str,
+    asker: Option<&Asker>,
+    upstream: &mut Upstream,
+    at: &Path,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    if beginning.is_empty() {
+        return Err("`*` would strip every header: write how they begin, as in x-auth-*".to_owned());
+    }
+    let beginning = header(beginning)?;
+    let hits = |name: &&str| {
+        let it = name.as_bytes().get(..beginning.len());
+        it.is_some_and(|it| reads_as(it, beginning.as_bytes()))
+    };
+    if let Some(name) = PART_OF_EVERY_REQUEST.iter().find(|it| hits(it)) {
+        return Err(format!("`{beginning}*` would strip `{name}`, which is part of every request"));
+    }
+    if hits(&"authorization") {
+        return Err(format!("`{beginning}*` would strip `authorization`: {BY_ANOTHER_KEY}"));
+    }
+    match asker.map(|it| &it.flavour) {
+        Some(Flavour::Nginx | Flavour::Traefik) => {
+            // What cannot be removed is refused, and these would be so with every request.
+            if let Some(name) = upstream.relied_on.iter().find(|it| hits(&&***it)) {
+                return Err(format!(
+                    "`{beginning}*` would refuse every request of `listen.forward_auth`, for the \
+                     proxy itself writes `{name}`: strip these headers in the proxy"
+                ));
+            }
+        }
+        Some(Flavour::Envoy { .. }) => findings.warning(
+            at,
+            format!(
+                "over HTTP keybound can remove what it sees and nothing else: let Envoy send all \
+                 headers that begin with `{beginning}` (`allowed_headers`; in Istio \
+                 `includeRequestHeadersInCheck: [{beginning}*]`)"
+            ),
+        ),
+        None => (),
+    }
+    if !upstream.remove_beginning.contains(&beginning) {
+        upstream.remove_beginning.push(beginning);
+    }
+    Ok(())
+}
+
 const BY_ANOTHER_KEY: &str = "write `authorization: remove` instead";
 
 const PART_OF_EVERY_REQUEST: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
-/// A name of a header, in lower case.
+/// A name of a header, in lower case. A `*` is a character like others to HTTP, and no upstream's.
 fn header(name: &str) -> Result<Arc<str>, String> {
     if name.starts_with(':') {
         return Err(format!("{} is a pseudo-header, which is no header", quoted(name)));
+    }
+    if name.contains('*') {
+        return Err(format!("{}: `*` stands for the rest of a name, at its end", quoted(name)));
     }
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(name) => Ok(name.as_str().into()),
@@ -119,6 +190,31 @@ const MEANS_SOMETHING_ELSE: [&str; 17] = [
     "upgrade",
     "x-forwarded-client-cert",
 ];
+
+/// The headers that a proxy writes into its question.
+fn relied_on(asker: &Asker, certificate: Option<&str>) -> Vec<Arc<str>> {
+    let secret = asker.secret.as_ref().map(|it| it.header().as_str());
+    let names = asker.flavour.headers().iter().copied();
+    names.chain(secret).chain(certificate).map(Arc::from).collect()
+}
+
+/// Refuses names of which Envoy could not be told all aliases, where it does not show us which ones
+/// a request has.
+pub(super) fn keep_listed(
+    policies: &PolicySet,
+    asker: Option<&Asker>,
+    at: &Path,
+    findings: &mut Findings,
+) {
+    let is_envoy = asker.is_some_and(|it| matches!(it.flavour, Flavour::Envoy { .. }));
+    if is_envoy && !ReservedHeaders::of(policies).are_all_listed() {
+        findings.problem(
+            at,
+            "names with so many dashes can be spelled in too many ways to have them all removed, as \
+             `forward_auth.flavour: envoy` needs: use fewer or shorter names, or ask by gRPC",
+        );
+    }
+}
 
 impl From<Authorization> for UpstreamAuthorization {
     fn from(authorization: Authorization) -> Self {

@@ -16,7 +16,7 @@ pub(in crate::config) struct Upstream {
     #[schemars(extend("default" = "keep"))]
     pub(in crate::config) authorization: Option<Authorization>,
     /// By name of a request header, the claim that it carries. Whatever the client sent under these
-    /// names is removed.
+    /// names, or under what could be taken for them, is removed.
     #[schemars(extend("default" = {
         "x-auth-subject": "sub",
         "x-auth-client-id": "client_id",
@@ -24,7 +24,8 @@ pub(in crate::config) struct Upstream {
         "x-auth-issuer": "iss"
     }))]
     pub(in crate::config) headers: Option<BTreeMap<String, HeaderClaim>>,
-    /// More request headers to strip.
+    /// More request headers to strip. `x-auth-*` strips all that begin so, but for those of
+    /// `headers`.
     #[schemars(extend("default" = []))]
     pub(in crate::config) remove: Option<Vec<String>>,
 }

@@ -51,6 +51,9 @@ fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<Heade
     if let Some(name) = certificate_header.filter(|it| !lines.iter().any(|line| line.key == **it)) {
         lines.extend(written(name, header));
     }
+    let unwanted = request.unwanted.iter();
+    lines
+        .extend(unwanted.map(|it| HeaderValue { key: (*it).to_owned(), ..HeaderValue::default() }));
     lines
 }
 
@@ -72,6 +75,8 @@ fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
 mod tests {
     use super::*;
     use crate::front::ext_authz::wire;
+    use crate::policy::reserved::ReservedHeaders;
+    use crate::telemetry::samples::policy_set;
 
     #[test]
     fn a_request_that_is_written_down_is_read_as_it_was() {
@@ -111,6 +116,12 @@ mod tests {
             let message = message(&request, Some("client-cert"));
             assert_eq!(wire::read(&message, Some("client-cert")), Ok(request));
         }
+        let reserved = ReservedHeaders::of(&policy_set());
+        let unwanted = vec!["x_forwarded_client_cert"];
+        let request = Request { unwanted, ..full.clone() };
+        let lines = headers(&request, None);
+        let found = lines.iter().filter(|it| reserved.must_go(it.key.as_bytes()));
+        assert_eq!(found.map(|it| &*it.key).collect::<Vec<_>>(), request.unwanted);
         // The certificate may come in a header that is read anyway.
         let evidence = Evidence { header: evidence.xfcc, ..evidence };
         let request = Request { evidence, ..full };

@@ -16,6 +16,8 @@ pub enum Malformed {
     NoHttpRequest,
     /// The request has no method.
     NoMethod,
+    /// The request has headers that must go and cannot be named, or too many of them.
+    Unwanted,
 }
 
 impl From<Malformed> for Refusal {
@@ -26,6 +28,7 @@ impl From<Malformed> for Refusal {
             Malformed::NotUtf8 => Detail::TextNotUtf8,
             Malformed::NoHttpRequest => Detail::HttpRequestMissing,
             Malformed::NoMethod => Detail::MethodMissing,
+            Malformed::Unwanted => Detail::HeaderUnremovable,
         };
         detail.into()
     }

@@ -7,6 +7,7 @@ use super::protobuf::{Fields, Malformed, Payload};
 use super::route;
 use crate::check::Rules;
 use crate::denial::Refusal;
+use crate::policy::reserved::ReservedHeaders;
 use crate::request::{Field, Request};
 
 /// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
@@ -15,7 +16,9 @@ use crate::request::{Field, Request};
 ///
 /// As [`read`].
 pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Refusal> {
-    let mut request = read(message, rules.policies.client_certificate.header())?;
+    let certificate_header = rules.policies.client_certificate.header();
+    let reserved = Some(rules.reserved_headers());
+    let mut request = check_request(message, Names { certificate_header, reserved })?;
     if rules.heeds_routes() {
         request.annotated = route::annotation(message)?;
     }
@@ -35,21 +38,23 @@ pub fn read<'a>(
     message: &'a [u8],
     certificate_header: Option<&str>,
 ) -> Result<Request<'a>, Refusal> {
-    Ok(check_request(message, certificate_header)?)
+    Ok(check_request(message, Names { certificate_header, reserved: None })?)
 }
 
-fn check_request<'a>(
-    message: &'a [u8],
-    certificate_header: Option<&str>,
-) -> Result<Request<'a>, Malformed> {
+/// Names of headers that the configuration has.
+#[derive(Clone, Copy, Default)]
+struct Names<'n> {
+    certificate_header: Option<&'n str>,
+    /// Aliases of them are looked for, if they are given.
+    reserved: Option<&'n ReservedHeaders>,
+}
+
+fn check_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, Malformed> {
     let attributes = only(1, message)?;
-    attribute_context(attributes.ok_or(Malformed::NoHttpRequest)?, certificate_header)
+    attribute_context(attributes.ok_or(Malformed::NoHttpRequest)?, names)
 }
 
-fn attribute_context<'a>(
-    message: &'a [u8],
-    certificate_header: Option<&str>,
-) -> Result<Request<'a>, Malformed> {
+fn attribute_context<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, Malformed> {
     let (mut source, mut request, mut policy) = (None, None, None);
     for field in Fields::of(message) {
         match field? {
@@ -64,7 +69,7 @@ fn attribute_context<'a>(
         }
     }
     let http = only(2, request.ok_or(Malformed::NoHttpRequest)?)?;
-    let mut found = http_request(http.ok_or(Malformed::NoHttpRequest)?, certificate_header)?;
+    let mut found = http_request(http.ok_or(Malformed::NoHttpRequest)?, names)?;
     found.policy = policy.map(text).transpose()?;
     peer(source.unwrap_or_default(), &mut found)?;
     Ok(found)
@@ -84,17 +89,14 @@ fn peer<'a>(message: &'a [u8], found: &mut Request<'a>) -> Result<(), Malformed>
     Ok(())
 }
 
-fn http_request<'a>(
-    message: &'a [u8],
-    certificate_header: Option<&str>,
-) -> Result<Request<'a>, Malformed> {
+fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, Malformed> {
     let (mut method, mut path, mut host, mut scheme, mut header_map) =
         (None, None, None, None, None);
-    let mut headers = Headers { certificate_header, ..Headers::default() };
+    let mut headers = Headers { names, ..Headers::default() };
     for field in Fields::of(message) {
         match field? {
             (2, it) => it.once(&mut method)?,
-            (3, it) => headers.add(entry(it.bytes()?)?),
+            (3, it) => headers.add(entry(it.bytes()?)?)?,
             (4, it) => it.once(&mut path)?,
             (5, it) => it.once(&mut host)?,
             (6, it) => it.once(&mut scheme)?,
@@ -104,7 +106,7 @@ fn http_request<'a>(
     }
     for field in Fields::of(header_map.unwrap_or_default()) {
         if let (1, it) = field? {
-            headers.add(header_value(it.bytes()?)?);
+            headers.add(header_value(it.bytes()?)?)?;
         }
     }
     let mut found = headers.into_request();
@@ -171,18 +173,41 @@ struct Headers<'a, 'n> {
     traceparent: Field<'a>,
     request_id: Field<'a>,
     certificate: Field<'a>,
-    certificate_header: Option<&'n str>,
+    unwanted: Vec<&'a str>,
+    names: Names<'n>,
 }
 
+/// How many lines of a request may be unwanted. Envoy takes 100 in all, unless told otherwise.
+const MOST_UNWANTED: usize = 256;
+
 impl<'a> Headers<'a, '_> {
-    fn add(&mut self, (name, value): (&[u8], &'a [u8])) {
+    fn add(&mut self, (name, value): (&'a [u8], &'a [u8])) -> Result<(), Malformed> {
         if let Some(field) = self.field(name) {
             *field = field.and(value);
         }
         // On its own, for it may be one of the others.
-        if self.certificate_header.is_some_and(|it| name.eq_ignore_ascii_case(it.as_bytes())) {
+        let certificate_header = self.names.certificate_header;
+        if certificate_header.is_some_and(|it| name.eq_ignore_ascii_case(it.as_bytes())) {
             self.certificate = self.certificate.and(value);
         }
+        if self.names.reserved.is_some_and(|it| it.must_go(name)) {
+            return self.add_unwanted(name);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn add_unwanted(&mut self, name: &'a [u8]) -> Result<(), Malformed> {
+        // What cannot be named cannot be removed.
+        let name = str::from_utf8(name).or(Err(Malformed::Unwanted))?;
+        if self.unwanted.len() == MOST_UNWANTED {
+            return Err(Malformed::Unwanted);
+        }
+        // The lines of a header come one after another.
+        if self.unwanted.last() != Some(&name) {
+            self.unwanted.push(name);
+        }
+        Ok(())
     }
 
     /// Most headers have a length that none of these has.
@@ -204,6 +229,7 @@ impl<'a> Headers<'a, '_> {
             proof: self.proof,
             traceparent: self.traceparent.sole(),
             request_id: self.request_id.sole(),
+            unwanted: self.unwanted,
             ..Request::default()
         };
         request.evidence.xfcc = self.xfcc;

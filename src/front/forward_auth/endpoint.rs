@@ -1,14 +1,18 @@
 //! Knows how a proxy's question is answered.
 
-use super::{Asker, read, write};
-use crate::denial::{Denial, Refusal};
+use super::{Asker, Flavour, read, write};
+use crate::answer::Answer;
+use crate::denial::{Denial, Detail, Refusal};
 use crate::front::capture::{Capture, neutral};
 use crate::gate::{Gate, Passage};
+use crate::policy::reserved::ReservedHeaders;
 use crate::request::Field;
 use crate::telemetry::metrics::Front;
 use crate::telemetry::ration::{Ration, Share};
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::HeaderName;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -23,7 +27,10 @@ pub struct Endpoint {
     gate: Arc<Gate>,
     asker: Asker,
     capture: Option<Arc<Capture>>,
+    /// Warnings about who is not the proxy.
     strangers: Ration,
+    /// Warnings about headers that cannot be removed.
+    aliases: Ration,
 }
 
 /// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
@@ -33,7 +40,8 @@ const BODY_BYTES: usize = 1024 * 1024;
 impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
-        Self { gate, asker, strangers: Ration::of(1), capture: None }
+        let [strangers, aliases] = [1, 1].map(Ration::of);
+        Self { gate, asker, strangers, aliases, capture: None }
     }
 
     /// The same, and `capture` takes what is refused.
@@ -58,12 +66,16 @@ impl Endpoint {
         question: Request<B>,
     ) -> Response<Full<Bytes>> {
         let (question, body) = question.into_parts();
+        let reserved = passage.standing().rules.reserved_headers();
         let received: Result<_, Refusal> = async {
+            // First, for what cannot be removed is refused even where nothing else is.
+            let unwanted = self.unwanted(&question, reserved)?;
             passage.admit()?;
             self.recognise(&question.headers)?;
             passage.in_time(pin!(read_past(body))).await?;
             let certificate_header = passage.standing().certificate_header();
-            read::request(&question, &self.asker.flavour, certificate_header)
+            let request = read::request(&question, &self.asker.flavour, certificate_header)?;
+            Ok(crate::request::Request { unwanted, ..request })
         }
         .await;
         match received {
@@ -74,16 +86,55 @@ impl Endpoint {
                     let header = passage.standing().certificate_header();
                     capture.take(&answer, header, || neutral::message(&request, header).into());
                 }
-                write::response(&answer, &self.asker.flavour, request.authorization)
+                self.written(&answer, request.authorization, reserved)
             }
-            Err(refusal) => self.refused(passage, refusal),
+            Err(refusal) => {
+                let verdict = passage.refuse(refusal);
+                let answer = passage.answer(&verdict, None);
+                // What is let through all the same keeps its token.
+                self.written(&answer, read::field(&question.headers, "authorization"), reserved)
+            }
         }
     }
 
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
         let verdict = passage.refuse(why);
         let answer = passage.answer(&verdict, None);
-        write::response(&answer, &self.asker.flavour, Field::Absent)
+        self.written(&answer, Field::Absent, passage.standing().rules.reserved_headers())
+    }
+
+    fn written(
+        &self,
+        answer: &Answer<'_>,
+        authorization: Field<'_>,
+        reserved: &ReservedHeaders,
+    ) -> Response<Full<Bytes>> {
+        write::response(answer, &self.asker.flavour, authorization, reserved.list())
+    }
+
+    /// The names of the headers in a question that must not reach the upstream.
+    ///
+    /// # Errors
+    ///
+    /// There are some, and such a proxy cannot be told to remove them: it copies headers that its
+    /// own configuration names.
+    fn unwanted<'q>(
+        &self,
+        question: &'q Parts,
+        reserved: &ReservedHeaders,
+    ) -> Result<Vec<&'q str>, Refusal> {
+        let names = question.headers.keys().map(HeaderName::as_str);
+        let unwanted: Vec<_> = names.filter(|it| reserved.must_go(it.as_bytes())).collect();
+        match (&self.asker.flavour, unwanted.first()) {
+            (Flavour::Envoy { .. }, _) | (Flavour::Nginx | Flavour::Traefik, None) => Ok(unwanted),
+            (Flavour::Nginx | Flavour::Traefik, Some(header)) => {
+                if let Share::Told { untold } = self.aliases.take(Instant::now()) {
+                    let detail = Detail::HeaderUnremovable;
+                    tracing::warn!(header, untold, "refused: {}", detail.sentence());
+                }
+                Err(Detail::HeaderUnremovable.into())
+            }
+        }
     }
 
     /// Refuses whoever is not the proxy. No policy is for what a stranger asks.
@@ -116,12 +167,12 @@ mod tests {
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
-    use crate::front::forward_auth::{Flavour, Secret};
+    use crate::front::forward_auth::Secret;
+    use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::stream;
-    use http::HeaderName;
     use http_body::Frame;
     use http_body_util::{Empty, StreamBody};
     use std::convert::Infallible;
@@ -216,5 +267,106 @@ mod tests {
                 assert_refused(&endpoint, status, "policy_unknown");
             }
         }
+    }
+
+    /// An endpoint that such a proxy asks, where an upstream gets `x-auth-subject` and nothing is
+    /// refused.
+    fn reporting(flavour: Flavour) -> Endpoint {
+        let mut policies = policy_set();
+        let policy = Policy::new("report", SenderConstraint::Certificate);
+        policies.policies = vec![Arc::new(Policy { mode: Mode::Report, ..policy })];
+        policies.upstream.headers = vec![IdentityHeader::new("x-auth-subject", "sub")];
+        policies.upstream.remove_beginning = vec!["x-internal-".into()];
+        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        Endpoint::new(Arc::new(gate), Asker { flavour, secret: None })
+    }
+
+    /// A question about `GET /a` with one header more, as each of the proxies asks it.
+    fn about(header: &str) -> Request<Empty<Bytes>> {
+        let name = HeaderName::try_from(header).unwrap();
+        let question = Request::builder()
+            .uri("/check")
+            .header("x-original-method", "GET")
+            .header("x-original-uri", "/a")
+            .header("x-forwarded-method", "GET")
+            .header("x-forwarded-uri", "/a")
+            .header("x-forwarded-host", "api.test")
+            .header("x-forwarded-proto", "https");
+        question.header(name, "root").body(empty()).unwrap()
+    }
+
+    const GO: [&str; 5] = [
+        "x_auth_subject",
+        "X-Auth_Subject",
+        "x.auth.subject",
+        "x-internal-user",
+        "X_Internal_User",
+    ];
+    const STAY: [&str; 4] = ["x-auth-subject", "x-auth-subjects", "x_other", "x-internal"];
+
+    #[tokio::test]
+    async fn what_cannot_be_removed_is_refused_even_where_nothing_else_is() {
+        for flavour in [Flavour::Nginx, Flavour::Traefik] {
+            for header in GO {
+                let endpoint = reporting(flavour.clone());
+                let status = endpoint.answer(about(header)).await.status().as_u16();
+                assert_refused(&endpoint, status, "request_malformed");
+                // Also when there is no room to look at anything else.
+                let places = [(); 2].map(|()| endpoint.gate.enter(Front::ForwardAuth));
+                assert_eq!(endpoint.answer(about(header)).await.status(), status, "{header}");
+                drop(places);
+            }
+            for header in STAY {
+                let answer = reporting(flavour.clone()).answer(about(header)).await;
+                assert_eq!(answer.status(), 200, "{flavour:?} {header}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn envoy_is_told_to_remove_what_is_seen_and_what_could_be() {
+        let endpoint = reporting(Flavour::Envoy { path_prefix: String::new() });
+        let question = |header: &str| {
+            let name = HeaderName::try_from(header).unwrap();
+            Request::builder()
+                .uri("/a")
+                .header("host", "a")
+                .header(name, "x")
+                .body(empty())
+                .unwrap()
+        };
+        let removed = async |header| {
+            let answer = endpoint.answer(question(header)).await;
+            assert_eq!(answer.status(), 200);
+            let lines = answer.headers().get_all("x-envoy-auth-headers-to-remove").iter();
+            lines.map(|it| it.to_str().unwrap()).collect::<Vec<_>>().join(",")
+        };
+        let has = |list: &str, name: &str| list.split(',').any(|it| it.eq_ignore_ascii_case(name));
+        for header in GO.into_iter().chain(["x!auth!subject"]) {
+            assert!(has(&removed(header).await, header), "{header}");
+        }
+        for header in STAY {
+            let list = removed(header).await;
+            assert!(header == "x-auth-subject" || !has(&list, header), "{header} {list}");
+            for unseen in ["x_auth_subject", "x-auth_subject", "x.auth_subject", "x_auth.subject"] {
+                assert!(has(&list, unseen), "{unseen} {list}");
+            }
+            assert!(has(&list, "x_forwarded_client_cert"), "{list}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_let_through_unread_keeps_its_token() {
+        let endpoint = reporting(Flavour::Traefik);
+        let places = [(); 2].map(|()| endpoint.gate.enter(Front::ForwardAuth));
+        let answer = endpoint.answer(about("authorization")).await;
+        drop(places);
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["authorization"]),
+            (200, &"root".parse().unwrap())
+        );
     }
 }

@@ -40,6 +40,25 @@ pub enum Flavour {
     },
 }
 
+impl Flavour {
+    /// The headers in which such a proxy tells the request, besides those of every request.
+    pub const fn headers(&self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &[
+                "x-original-method",
+                "x-original-uri",
+                "x-forwarded-host",
+                "x-forwarded-proto",
+                "x-ssl-client-verify",
+            ],
+            Self::Traefik => {
+                &["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"]
+            }
+            Self::Envoy { .. } => &["x-forwarded-proto"],
+        }
+    }
+}
+
 /// A secret that only the proxy and this service know. Its digest is kept, not itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
@@ -51,6 +70,11 @@ impl Secret {
     /// The secret `value`, shown in `header`.
     pub fn new(header: HeaderName, value: &[u8]) -> Self {
         Self { header, digest: Thumbprint::of(value) }
+    }
+
+    /// Where it is shown.
+    pub const fn header(&self) -> &HeaderName {
+        &self.header
     }
 
     /// Whether the secret is among `headers`, once. In constant time, but for its length.

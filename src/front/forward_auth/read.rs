@@ -51,6 +51,7 @@ fn read<'a>(
         evidence: evidence(headers, flavour, certificate_header)?,
         traceparent: field(headers, "traceparent").sole(),
         request_id: field(headers, "x-request-id").sole(),
+        unwanted: vec![],
     })
 }
 
@@ -160,7 +161,8 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     str::from_utf8(value).ok()
 }
 
-fn field<'a>(headers: &'a HeaderMap, name: &str) -> Field<'a> {
+/// The header `name`.
+pub fn field<'a>(headers: &'a HeaderMap, name: &str) -> Field<'a> {
     headers.get_all(name).iter().fold(Field::Absent, |field, it| field.and(it.as_bytes()))
 }
 

@@ -14,20 +14,22 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 
 /// The response that tells `answer` to a proxy of this flavour, about a request that came with
-/// `authorization`.
+/// `authorization`. Where the proxy shows us a few headers only, those on the list `unseen` are
+/// removed whether they are there or not.
 ///
 /// A header whose value holds control characters never goes out.
 pub fn response(
     answer: &Answer<'_>,
     flavour: &Flavour,
     authorization: Field<'_>,
+    unseen: &HeaderValue,
 ) -> Response<Full<Bytes>> {
     let mut response = match answer {
         Answer::Allow { set, remove, to_client, .. } => {
             let mut response = Response::new(Full::default());
             let headers = response.headers_mut();
             match flavour {
-                Flavour::Envoy { .. } => list(headers, remove, set),
+                Flavour::Envoy { .. } => list(headers, remove, set, unseen),
                 Flavour::Nginx | Flavour::Traefik => empty(headers, remove, set, authorization),
             }
             put(headers, set);
@@ -44,11 +46,13 @@ pub fn response(
     response
 }
 
-/// Lists the request headers that go. What cannot be set is not left to the client either.
-fn list(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>]) {
+/// Lists the request headers that go, on two lines. What cannot be set is not left to the client
+/// either.
+fn list(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>], unseen: &HeaderValue) {
     let names = removed(remove, set).collect::<Vec<_>>().join(",");
-    if let Some(names) = HeaderValue::try_from(names).ok().filter(|it| !it.is_empty()) {
-        headers.insert(TO_REMOVE, names);
+    let names = HeaderValue::try_from(names).ok().into_iter().chain([unseen.clone()]);
+    for names in names.filter(|it| !it.is_empty()) {
+        headers.append(TO_REMOVE, names);
     }
 }
 
@@ -146,6 +150,7 @@ mod tests {
     use crate::telemetry::samples::policy_set;
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
+    const UNSEEN: HeaderValue = HeaderValue::from_static("x_auth_a,x.auth.a");
     const FLAVOURS: [Flavour; 3] = [Flavour::Nginx, Flavour::Traefik, ENVOY];
 
     type Pairs = [(&'static str, &'static str)];
@@ -162,7 +167,7 @@ mod tests {
     /// Status, headers in order and body of the response.
     fn told(answer: &Answer<'_>, flavour: &Flavour) -> (u16, Vec<String>, bool) {
         use http_body::Body;
-        let response = response(answer, flavour, Field::One(b"Bearer a"));
+        let response = response(answer, flavour, Field::One(b"Bearer a"), &UNSEEN);
         let mut lines: Vec<_> = response
             .headers()
             .iter()
@@ -264,9 +269,10 @@ mod tests {
             "dpop-nonce: n",
             "x-auth-subject: alice",
             "x-envoy-auth-headers-to-remove: x-auth-tenant,dpop",
+            "x-envoy-auth-headers-to-remove: x_auth_a,x.auth.a",
         ];
         assert_eq!((status, lines), (200, expected.map(str::to_owned).to_vec()));
-        assert_eq!(told(&allow(&[], &[]), &ENVOY).1.len(), 2);
+        assert_eq!(told(&allow(&[], &[]), &ENVOY).1.len(), 3);
     }
 
     #[test]

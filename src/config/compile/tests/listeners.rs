@@ -234,6 +234,10 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("headers: {X-A: sub, x-a: iss}", "headers.x-a", "there already"),
         ("headers: {x-a: ''}", "headers.x-a", "path of a claim"),
         ("headers: {x-a: cnf.}", "headers.x-a", "path of a claim"),
+        ("headers: {x_a: sub, x-a: iss}", "headers.x_a", "`x-a` is there already"),
+        ("headers: {x.a: sub, x_a: iss}", "headers.x_a", "`x.a` is there already"),
+        ("headers: {x_forwarded_client_cert: sub}", "headers.x_forwarded_client_cert", "else"),
+        ("headers: {'x-a*': sub}", "headers[\"x-a*\"]", "at its end"),
         ("headers: {x-a: {format: json}}", "headers.x-a", "which claim"),
         ("headers: {x-a: {claim: 'a.'}}", "headers.x-a", "path of a claim"),
         ("headers: {x-a: {claim: a, format: xml}}", "headers.x-a.format", "`plain` or `json`"),
@@ -246,6 +250,17 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("remove: [host]", "remove[0]", "every request"),
         ("remove: [Authorization]", "remove[0]", "`authorization: remove`"),
         ("remove: [x-auth-subject]", "remove[0]", "cannot be both"),
+        ("remove: ['*']", "remove[0]", "every header"),
+        ("remove: ['x-*-y']", "remove[0]", "at its end"),
+        ("remove: ['x-**']", "remove[0]", "at its end"),
+        ("remove: ['*-id']", "remove[0]", "at its end"),
+        ("remove: ['a b*']", "remove[0]", "no name of a header"),
+        ("remove: [':*']", "remove[0]", "pseudo-header"),
+        ("remove: ['ho*']", "remove[0]", "`host`, which is part of every request"),
+        ("remove: ['Content*']", "remove[0]", "`content-length`, which is"),
+        ("remove: ['content_*']", "remove[0]", "`content-length`, which is"),
+        ("remove: ['t*']", "remove[0]", "`transfer-encoding`, which is"),
+        ("remove: ['auth*']", "remove[0]", "`authorization: remove`"),
     ] {
         refuses(&format!("upstream: {{{given}}}"), &format!("upstream.{path}"), 10, message);
     }
@@ -261,4 +276,70 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
     let policies = takes(edit).policies;
     assert_eq!(policies.upstream.headers, expected);
     assert!(policies.claims_asked_for().contains(&"groups".to_owned()));
+    let upstream =
+        takes("upstream: {remove: [X-Auth-*, x-auth-*, x_auth_subject]}").policies.upstream;
+    assert_eq!(upstream.remove_beginning, ["x-auth-"].map(Arc::from));
+    assert_eq!(upstream.remove, ["x_auth_subject"].map(Arc::from));
+}
+
+/// A configuration with this flavour and these lines of `upstream`.
+fn asked_by(flavour: &str, upstream: &str) -> Result<Config, Vec<Problem>> {
+    let listen = "listen: {forward_auth: 127.0.0.1:9002}";
+    let asked = format!("{listen}\nforward_auth: {{flavour: {flavour}}}");
+    read(&edited(&asked).replace("upstream: {}", &format!("upstream: {{{upstream}}}")))
+}
+
+#[test]
+fn what_strips_by_a_beginning_says_what_a_proxy_can_do_about_it() {
+    let strips = |name: &str| format!("remove: ['{name}*']");
+    for flavour in ["nginx", "traefik", "caddy"] {
+        asked_by(flavour, &strips("x-auth-")).unwrap();
+        let problems = asked_by(flavour, &strips("x-forwarded-")).unwrap_err();
+        let [problem] = &problems[..] else { panic!("{problems:#?}") };
+        assert_eq!(problem.path, "upstream.remove[0]");
+        assert!(problem.message.contains("strip these headers in the proxy"), "{problem}");
+    }
+    let config = asked_by("envoy", &strips("x-auth-")).unwrap();
+    let found: Vec<_> =
+        config.warnings.iter().filter(|it| it.path == "upstream.remove[0]").collect();
+    assert!(
+        found.len() == 1 && found[0].message.contains("includeRequestHeadersInCheck"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn over_http_envoy_is_told_of_so_many_aliases_and_no_more() {
+    let name = |dashes: usize| "x-".repeat(dashes) + "x";
+    let headers = |dashes| format!("headers: {{{}: sub}}", name(dashes));
+    for (flavour, dashes, good) in
+        [("envoy", 6, true), ("envoy", 7, false), ("nginx", 7, true), ("caddy", 40, true)]
+    {
+        let found = asked_by(flavour, &headers(dashes));
+        assert_eq!(found.is_ok(), good, "{flavour} {dashes} {found:?}");
+        for problem in found.err().iter().flatten() {
+            assert_eq!(problem.path, "upstream.headers");
+            assert!(problem.message.contains("ask by gRPC"), "{problem}");
+        }
+    }
+    takes(&format!("upstream: {{{}}}", headers(40)));
+}
+
+#[test]
+fn what_the_proxy_writes_is_relied_on() {
+    for (flavour, written) in [
+        ("nginx", "x-original-uri"),
+        ("traefik", "x-forwarded-uri"),
+        ("caddy", "x-forwarded-method"),
+        ("envoy", "x-forwarded-proto"),
+    ] {
+        let reserved = ReservedHeaders::of(&asked_by(flavour, "").unwrap().policies);
+        for name in [written, "x-auth-subject", "x-forwarded-client-cert"] {
+            assert!(reserved.must_go(name.replace('-', "_").as_bytes()), "{flavour} {name}");
+            assert!(!reserved.must_go(name.as_bytes()), "{flavour} {name}");
+        }
+    }
+    let edit = "client_certificate: {source: header, header: {name: x-cert}}";
+    let reserved = ReservedHeaders::of(&takes(edit).policies);
+    assert!(reserved.must_go(b"X.CERT") && !reserved.must_go(b"X_Original_Uri"));
 }

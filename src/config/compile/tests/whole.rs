@@ -112,7 +112,7 @@ limits: {token_bytes: 16384, check_deadline: 150ms, concurrent_checks: 10000}
 upstream:
   authorization: keep
   headers: {x-auth-subject: sub, x-auth-client-id: client_id, x-auth-groups: {claim: groups, format: json}}
-  remove: []
+  remove: [x-auth-*]
 ";
 
 #[test]
