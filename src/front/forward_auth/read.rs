@@ -101,13 +101,17 @@ fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
         authority: one(headers, HOST.as_str())?,
         path: question.uri.path_and_query()?.as_str().strip_prefix(path_prefix)?,
     };
-    // What answers a CONNECT with success turns its connection into a tunnel.
-    (is_plain(&target) && question.method != Method::CONNECT).then_some(target)
+    is_plain(&target).then_some(target)
 }
 
 /// Whether the method is a token (RFC 9110 §9.1), and the path no other form of a request's target.
+///
+/// A CONNECT is neither: what answers it with success turns its connection into a tunnel, and some
+/// proxies hand on what comes after it as it stands, even when the upstream takes it for another
+/// request.
 fn is_plain(target: &Target<'_>) -> bool {
-    Method::from_bytes(target.method.as_bytes()).is_ok() && target.path.starts_with('/')
+    let method = Method::from_bytes(target.method.as_bytes());
+    method.is_ok_and(|it| it != Method::CONNECT) && target.path.starts_with('/')
 }
 
 fn scheme(text: &str) -> Option<&str> {
@@ -325,8 +329,9 @@ mod tests {
                 refuses(&flavour, &set("x-forwarded-proto", odd));
             }
         }
-        for odd in ["GE T", "GET,PUT", "\u{e9}"] {
+        for odd in ["GE T", "GET,PUT", "\u{e9}", "CONNECT"] {
             refuses(&Flavour::Nginx, &set("x-original-method", odd));
+            refuses(&Flavour::Traefik, &set("x-forwarded-method", odd));
         }
         refuses(&ENVOY, &uri("https://api.test/a"));
         refuses(&ENVOY, &|it| *it.method_mut() = Method::CONNECT);
