@@ -152,7 +152,8 @@ fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a
     }
     to_client.extend(nonce(facts));
     if denial.status() == UNAVAILABLE {
-        to_client.push(header("retry-after", RETRY_AFTER));
+        let seconds = facts.retry_after.map(|it| Cow::Owned(it.to_string()));
+        to_client.push(header("retry-after", seconds.unwrap_or(Cow::Borrowed(RETRY_AFTER))));
     }
     to_client.push(header("cache-control", "no-store"));
     to_client.push(header("content-type", "application/json"));

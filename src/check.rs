@@ -70,6 +70,8 @@ pub struct Facts {
     pub policy: Option<Arc<Policy>>,
     /// What lies behind the reason for which the request is refused.
     pub detail: Option<Detail>,
+    /// In how many seconds the client may come again, where more is known than that it may.
+    pub retry_after: Option<u64>,
     /// The authentication scheme of the token.
     pub scheme: Option<Scheme>,
     /// The `kid` that the token names; of a token that was verified before, that of the key that

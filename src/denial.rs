@@ -230,6 +230,8 @@ details! {
     QuestionIncomplete of RequestMalformed = "question_incomplete";
     /// a header that an upstream could take for one of ours cannot be removed
     HeaderUnremovable of RequestMalformed = "header_unremovable";
+    /// the key of the token is not known, and its issuer cannot be asked about it just now
+    KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
 }
 
 impl fmt::Display for Detail {

@@ -572,6 +572,10 @@ async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_tim
     let typed = |typ: &str| world.request(&world.es256.sign(typ, &world.claims()));
     let by = |signer: &Signer| world.request(&signer.sign("at+jwt", &world.claims()));
     let good = world.token(|_| {});
+    // Its issuer was heard since, and does not have that key.
+    let mut claims = world.claims();
+    claims["iat"] = (NOW - 60).into();
+    let unknown = Signer::new(Signing::ES256, "key-2").sign("at+jwt", &claims);
     let cases = vec![
         case("expired", &with("exp", json!(NOW - 30)), "token_expired"),
         case("just not expired", &with("exp", json!(NOW - 29)), "allowed"),
@@ -583,7 +587,7 @@ async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_tim
         case("algorithm", &by(&world.rs256), "token_algorithm_forbidden"),
         case("stranger", &by(&world.stranger), "token_signature_invalid"),
         case("key of another issuer", &by(&world.other), "token_signature_invalid"),
-        case("unknown key", &by(&Signer::new(Signing::ES256, "key-2")), "token_key_unknown"),
+        case("unknown key", &world.request(&unknown), "token_key_unknown"),
         case("tampered", &world.request(&tokens::tampered(&good)), "token_signature_invalid"),
         case("opaque", &world.request("opaque"), "token_malformed"),
         case("garbage", &world.request("a.b.c"), "token_malformed"),
@@ -675,11 +679,18 @@ async fn a_remembered_token_goes_with_the_key_that_verified_it() {
     assert!(world.rules.cache.hits() > 0);
 
     // A rotation without overlap: the new key is known with the first token that names it.
+    world.clock.advance(Duration::from_secs(60));
     let new = Signer::new(Signing::ES256, "key-2");
     provider.publish(&[new.jwk().clone()]);
     let renewed = world.request(&new.sign("at+jwt", &world.claims()));
     assert_eq!(world.reason(&renewed).await, "allowed");
     hold(&world, vec![case("the withdrawn key", &request, "token_key_unknown")]).await;
+    // Another one so soon: nobody can say yet that the issuer has no such key.
+    let newest = Signer::new(Signing::ES256, "key-3");
+    let mut claims = world.claims();
+    claims["iat"] = world.clock.now().as_secs().into();
+    let renewed = world.request(&newest.sign("at+jwt", &claims));
+    hold(&world, vec![case("not known yet", &renewed, "keys_unavailable")]).await;
     assert_eq!(provider.fetches(), 2);
 }
 
@@ -839,6 +850,10 @@ async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
         };
         let expected: &[&str] = if denial.status() == 503 { &["1"] } else { &[] };
         assert_eq!(with("retry-after"), expected, "{denial}");
+        let facts = Facts { retry_after: Some(7), ..Facts::default() };
+        let later = Verdict::new(Err(*denial), facts, &world.rules.policies);
+        let later = format!("{:?}", Answer::of(&later, &world.rules.policies, None));
+        assert_eq!(later.contains("retry-after: \"7\""), denial.status() == 503, "{later}");
         // No other credentials would do better.
         let challenges = if denial.status() < 500 { 2 } else { 0 };
         assert_eq!(with("www-authenticate").len(), challenges, "{denial}");

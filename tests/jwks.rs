@@ -13,10 +13,13 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use keybound::clock::{ManualClock, UnixTime};
+use keybound::denial::{Denial, Detail, Refusal};
 use keybound::jose::base64url;
 use keybound::jose::jwk::KeySet;
+use keybound::jose::jws::Unverified;
 use keybound::policy::{Issuer, KeyRules, KeySource, KeyUpkeep};
-use keybound::state::jwks::{self, BadSource, IssuerKeys};
+use keybound::state::jwks::{self, BadSource, IssuerKeys, Newer, Unverifiable};
+use keybound::trail::Trail;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -55,10 +58,10 @@ async fn a_rotation_without_overlap_costs_one_fetch() {
     let keys = start(&provider);
     let seen = keys.available().await.unwrap();
     provider.publish(&[jwk("new")]);
-    let newer = keys.newer_than(&seen).await.unwrap();
+    let newer = newer(&keys, &seen).await.unwrap();
     assert!(newer.knows("new") && !newer.knows("old"));
     assert_eq!(provider.fetches(), 2);
-    let again = keys.newer_than(&seen).await.unwrap();
+    let again = self::newer(&keys, &seen).await.unwrap();
     assert!(Arc::ptr_eq(&newer, &again), "who comes late gets what is there");
     assert_eq!(provider.fetches(), 2);
 }
@@ -88,6 +91,65 @@ async fn an_odd_key_does_not_take_the_good_ones_with_it() {
     assert_eq!(keys.status().skipped, 2);
 }
 
+#[tokio::test]
+async fn a_withdrawn_key_counts_on_for_its_grace_and_not_a_moment_longer() {
+    let (one, two) = (jwk("one"), jwk("two"));
+    let provider = IdentityProvider::start(std::slice::from_ref(&one)).await;
+    let upkeep = KeyUpkeep { withdrawn_key_grace: 10 * MINUTE, ..KeyUpkeep::default() };
+    let keys = start_with(&provider, upkeep);
+    keys.ended(1).await;
+    // As if one replica of the issuer answered, and then the other.
+    provider.publish(std::slice::from_ref(&two));
+    refresh(&keys).await;
+    assert_eq!((kids(&keys), keys.status().withdrawn), (vec!["two".into(), "one".into()], 1));
+    provider.publish(std::slice::from_ref(&one));
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["one", "two"]);
+    let generation = keys.generation();
+    provider.go_down().await;
+    jump(10 * MINUTE - SECOND).await;
+    assert_eq!(kids(&keys), ["one", "two"]);
+    jump(SECOND).await;
+    while kids(&keys) != ["one"] {
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(keys.generation(), generation);
+    assert_eq!(keys.status().withdrawn, 0);
+}
+
+#[tokio::test]
+async fn a_grace_that_is_taken_back_is_over_at_once() {
+    let (one, two) = (jwk("one"), jwk("two"));
+    let provider = IdentityProvider::start(&[one]).await;
+    let upkeep = KeyUpkeep { withdrawn_key_grace: HOUR, ..KeyUpkeep::default() };
+    let keys = Arc::new(start_with(&provider, upkeep));
+    keys.ended(1).await;
+    provider.publish(&[two]);
+    refresh(&keys).await;
+    assert_eq!(kids(&keys), ["two", "one"]);
+    provider.go_down().await;
+    let source = KeySource::Uri(provider.jwks_uri());
+    let after = issuer(&provider.issuer(), source, KeyUpkeep::default());
+    let keys = reconfigured(&[keys], after).apply().remove(0);
+    assert_eq!(kids(&keys), ["two"]);
+}
+
+#[tokio::test]
+async fn a_grace_brings_no_keys_back_that_had_ended() {
+    let provider = IdentityProvider::start(&[jwk("one")]).await;
+    let upkeep =
+        KeyUpkeep { withdrawn_key_grace: HOUR, max_stale: 2 * HOUR, ..KeyUpkeep::default() };
+    let keys = start_with(&provider, upkeep);
+    keys.ended(1).await;
+    provider.go_down().await;
+    refresh_after(&keys, 2 * HOUR).await;
+    assert!(keys.current().is_none());
+    provider.publish(&[jwk("two")]);
+    provider.come_up().await;
+    refresh_after(&keys, MINUTE).await;
+    assert_eq!(kids(&keys), ["two"]);
+}
+
 // ---- floods ----
 
 #[tokio::test]
@@ -97,14 +159,13 @@ async fn a_hundred_thousand_unknown_keys_cause_one_fetch_per_cooldown() {
     let seen = keys.available().await.unwrap();
     for flood in 1..=3 {
         provider.hold();
-        let (found, ()) =
-            tokio::join!(join_all((0..1000).map(|_| keys.newer_than(&seen))), async {
-                provider.fetched(1 + flood).await;
-                provider.release();
-            });
+        let (found, ()) = tokio::join!(join_all((0..1000).map(|_| newer(&keys, &seen))), async {
+            provider.fetched(1 + flood).await;
+            provider.release();
+        });
         assert!(found.iter().all(Option::is_none));
         for _ in 1000..100_000 {
-            assert!(keys.newer_than(&seen).now_or_never().is_some_and(|it| it.is_none()));
+            assert!(newer(&keys, &seen).now_or_never().is_some_and(|it| it.is_none()));
         }
         assert_eq!(provider.fetches(), 1 + flood);
         assert_eq!(kids(&keys), ["known"]);
@@ -118,11 +179,11 @@ async fn a_flood_beside_a_slow_issuer_leaves_room_for_others() {
     let keys = start(&provider);
     let seen = keys.available().await.unwrap();
     provider.hold();
-    let waiting = join_all((0..1000).map(|_| keys.newer_than(&seen)));
+    let waiting = join_all((0..1000).map(|_| newer(&keys, &seen)));
     let others = async {
         provider.fetched(2).await;
         for _ in 0..1000 {
-            let answer = keys.newer_than(&seen).now_or_never();
+            let answer = newer(&keys, &seen).now_or_never();
             assert!(answer.is_some_and(|it| it.is_none()), "at once: all places are taken");
         }
         assert_eq!(kids(&keys), ["known"]);
@@ -162,6 +223,115 @@ async fn a_request_on_another_runtime_waits_as_well() {
     provider.fetched(1).await;
     provider.release();
     assert!(shard.await.unwrap().unwrap().knows("a"));
+}
+
+/// What becomes of a token that names `kid`, is signed by nobody and was issued `ago` before now.
+async fn unverifiable(keys: &IssuerKeys, kid: Option<&str>, iat: &Value) -> Unverifiable {
+    let mut header = json!({"alg": "ES256"});
+    if let Some(kid) = kid {
+        header["kid"] = kid.into();
+    }
+    let part = |it: &Value| base64url::encode(it.to_string().as_bytes());
+    let token = format!("{}.{}.AAAA", part(&header), part(&json!({"iat": iat})));
+    let jws = Unverified::parse(token.as_bytes()).unwrap();
+    let issuer = issuer(keys.issuer(), KeySource::Discovery, KeyUpkeep::default());
+    keys.verify(jws, &issuer, PATIENCE, &mut Trail::default()).await.unwrap_err()
+}
+
+const PATIENCE: Duration = Duration::from_millis(120);
+
+/// It is not known to be bad.
+fn not_yet(seconds: u64) -> Unverifiable {
+    let refusal = Detail::KeyNotKnownYet.into();
+    Unverifiable { refusal, retry_after: Some(seconds) }
+}
+
+fn known_bad(denial: Denial) -> Unverifiable {
+    Unverifiable { refusal: Refusal::from(denial), retry_after: None }
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_not_refused_while_the_issuer_may_not_be_asked() {
+    let provider = IdentityProvider::start(&[jwk("known")]).await;
+    let clock = Arc::new(ManualClock::at(NOW));
+    let source = KeySource::Uri(provider.jwks_uri());
+    let issuer = issuer(&provider.issuer(), source, KeyUpkeep::default());
+    let here = Handle::current();
+    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &here).unwrap();
+    keys.ended(1).await;
+    let now = json!(NOW.as_secs());
+    let found = unverifiable(&keys, Some("new"), &now).await;
+    assert_eq!(found, known_bad(Denial::TokenKeyUnknown), "the issuer was asked, and has it not");
+    for (iat, expected) in [
+        (now.clone(), not_yet(10)),
+        (json!(NOW.as_secs() - 30), not_yet(10)),
+        (json!(NOW.as_secs() - 45), known_bad(Denial::TokenKeyUnknown)),
+        (json!(NOW.as_secs() + 1_000_000), not_yet(10)),
+        (json!("yesterday"), not_yet(10)),
+        (json!(null), not_yet(10)),
+    ] {
+        assert_eq!(unverifiable(&keys, Some("new"), &iat).await, expected, "{iat}");
+    }
+    assert_eq!(provider.fetches(), 2);
+    let found = unverifiable(&keys, Some("known"), &now).await;
+    assert_eq!(found, known_bad(Denial::TokenSignatureInvalid));
+    jump(9 * SECOND).await;
+    clock.set(NOW.saturating_add(9 * SECOND));
+    assert_eq!(unverifiable(&keys, Some("new"), &now).await, not_yet(1));
+    jump(SECOND).await;
+    let found = unverifiable(&keys, Some("new"), &now).await;
+    assert_eq!(found, known_bad(Denial::TokenKeyUnknown));
+    assert_eq!(provider.fetches(), 3);
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_not_refused_while_the_issuer_is_down() {
+    let provider = IdentityProvider::start(&[jwk("known")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.go_down().await;
+    let issued = |ago: i64| json!(NOW.as_secs() - ago);
+    assert_eq!(unverifiable(&keys, Some("new"), &issued(0)).await, not_yet(10));
+    let found = unverifiable(&keys, Some("new"), &issued(60)).await;
+    assert_eq!(found, known_bad(Denial::TokenKeyUnknown));
+}
+
+#[tokio::test]
+async fn a_token_without_a_key_name_asks_for_another_set_when_no_key_fits_its_algorithm() {
+    let ed25519 = json!({"kty": "OKP", "crv": "Ed25519",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+    let provider = IdentityProvider::start(&[ed25519]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.publish(&[jwk("new")]);
+    let now = json!(NOW.as_secs());
+    let found = unverifiable(&keys, None, &now).await;
+    assert_eq!(found, known_bad(Denial::TokenSignatureInvalid), "the new key was tried");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_slow_issuer_until_the_check_is_over() {
+    let provider = IdentityProvider::start(&[jwk("known")]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    provider.hold();
+    let now = json!(NOW.as_secs());
+    let (found, ()) = tokio::join!(unverifiable(&keys, Some("new"), &now), async {
+        provider.fetched(2).await;
+        jump(PATIENCE).await;
+    });
+    assert_eq!(found, not_yet(1));
+    let (found, ()) = tokio::join!(unverifiable(&keys, Some("other"), &now), async {
+        tokio::task::yield_now().await;
+        jump(PATIENCE).await;
+    });
+    assert_eq!(found, not_yet(1), "nor who waits for what another asked");
+    let first = start(&provider);
+    let (found, ()) = tokio::join!(unverifiable(&first, Some("new"), &now), async {
+        provider.fetched(3).await;
+        jump(PATIENCE).await;
+    });
+    assert_eq!(found, known_bad(Denial::KeysUnavailable));
 }
 
 // ---- outages ----
@@ -525,7 +695,7 @@ async fn keys_that_moved_are_found_again() {
     // The same name of a version at another place names another thing.
     elsewhere.etag("\"1\"");
     provider.edit_metadata(|it| it["jwks_uri"] = elsewhere.jwks_uri().into());
-    let newer = keys.newer_than(&seen).await.unwrap();
+    let newer = newer(&keys, &seen).await.unwrap();
     assert!(newer.knows("new"));
 }
 
@@ -626,7 +796,8 @@ async fn keys_outlive_every_change_of_how_they_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let snapshot_file = folder.path().join("keys.json");
     let usual = KeyUpkeep::default;
-    let edits: [(&str, KeyUpkeep); 8] = [
+    let edits: [(&str, KeyUpkeep); 9] = [
+        ("withdrawn_key_grace", KeyUpkeep { withdrawn_key_grace: MINUTE, ..usual() }),
         ("refresh_min", KeyUpkeep { refresh_min: SECOND, ..usual() }),
         ("refresh_max", KeyUpkeep { refresh_max: 2 * HOUR, ..usual() }),
         ("refresh_default", KeyUpkeep { refresh_default: MINUTE, ..usual() }),
@@ -832,6 +1003,14 @@ fn start(provider: &IdentityProvider) -> IssuerKeys {
 fn discover(provider: &IdentityProvider) -> IssuerKeys {
     let issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
     start_issuer(&issuer, ManualClock::at(NOW))
+}
+
+/// Another set than `seen`.
+async fn newer(keys: &IssuerKeys, seen: &Arc<KeySet>) -> Option<Arc<KeySet>> {
+    match keys.newer_than(seen).await {
+        Newer::Set(set) => Some(set),
+        Newer::None | Newer::Unasked => None,
+    }
 }
 
 /// Lets `span` pass at once.

@@ -4,7 +4,7 @@
 
 use keybound::check::{Facts, Verdict};
 use keybound::config;
-use keybound::denial::Denial;
+use keybound::denial::{Denial, Detail};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use saphyr_parser::{Event, Parser};
@@ -61,6 +61,11 @@ fn exposition() -> String {
             meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
         }
     }
+    for detail in Detail::ALL {
+        let facts = Facts { detail: Some(*detail), ..Facts::default() };
+        let verdict = Verdict::new(Err(detail.denial()), facts, &rules);
+        meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
+    }
     metrics.set_keys("https://as.example.com", 1, Some(1));
     for outcome in ["changed", "unchanged", "not_modified"] {
         let source = include_str!("../src/state/jwks/status.rs");
@@ -87,8 +92,11 @@ fn wrong(expression: &str, known: &BTreeMap<String, Labels>) -> Vec<String> {
             found.push(format!("{name} is no metric of Envoy"));
         }
     }
-    let has =
-        |label: &str| ADDED.contains(&label) || labels.iter().all(|it| it.contains_key(label));
+    // Of several metrics, one may have a label that the others lack.
+    let has = |label: &str| {
+        let one_has = labels.is_empty() || labels.iter().any(|it| it.contains_key(label));
+        ADDED.contains(&label) || one_has
+    };
     for (label, values) in matchers(expression) {
         if !has(&label) {
             found.push(format!("{label} is no label"));

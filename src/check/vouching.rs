@@ -180,8 +180,14 @@ impl Rules {
         else {
             return Err(Denial::Internal);
         };
-        let (verified, signed_by) = keys.verify(jws, &issuer.algorithms, trail).await?;
-        let token = AccessToken::read(&header, &verified, issuer, &self.selection, trail)?;
+        let patience = self.policies.limits.patience();
+        let verified = keys.verify(jws, issuer, patience, trail).await;
+        let (verified, signed_by) = verified.map_err(|it| {
+            (facts.detail, facts.retry_after) = (it.refusal.detail, it.retry_after);
+            it.refusal.denial
+        })?;
+        let token =
+            AccessToken::read(&header, &verified, issuer, &self.selection, &mut facts.trail)?;
         Ok((token, signed_by))
     }
 

@@ -157,10 +157,16 @@ fn upstream(rules: &PolicySet) -> String {
 }
 
 fn issuer(issuer: &Issuer) -> [String; 7] {
-    let keys = match &issuer.keys.source {
+    let source = match &issuer.keys.source {
         KeySource::Discovery => "discovered".to_owned(),
         KeySource::Uri(uri) => uri.clone(),
         KeySource::File(path) => path.display().to_string(),
+    };
+    let grace = issuer.keys.upkeep.withdrawn_key_grace;
+    let keys = if grace.is_zero() {
+        source
+    } else {
+        format!("{source}, withdrawn ones for {grace:?} more")
     };
     [
         issuer.name.to_string(),

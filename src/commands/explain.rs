@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
 /// What `explain` is about: a request that was kept, or one that is described as for curl.
@@ -160,6 +161,8 @@ fn rules(
     for issuer in &mut policies.issuers {
         Arc::make_mut(issuer).keys.upkeep.snapshot_file = None;
     }
+    // Nobody but the one who asks waits for keys that are slow.
+    policies.limits.check_deadline = Duration::from_secs(60);
     let runtime = Handle::current();
     let keys = jwks::start_all(&policies.issuers, &[], clock, &runtime)?;
     let introspectors = if online {

@@ -3,8 +3,11 @@
 //! Every field is an option, also where a value is required: what is missing is found in
 //! `compile`, together with everything else that is wrong.
 
+mod keys;
 pub(super) mod telemetry;
 pub(super) mod upstream;
+
+pub(super) use keys::Keys;
 
 use super::values::{Address, AlgorithmName, ClaimValues, Span};
 use schemars::JsonSchema;
@@ -134,43 +137,6 @@ pub(super) struct Issuer {
     pub(super) ca_file: Option<String>,
     /// How opaque tokens are looked up (RFC 7662); absent: they are refused.
     pub(super) introspection: Option<Introspection>,
-}
-
-/// Where an issuer's keys come from (one of the first three), and how they are kept.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// The issuer's metadata (RFC 8414, OpenID Connect Discovery) names its JWK Set. This is the
-    /// default.
-    pub(super) discovery: Option<bool>,
-    /// The https URL of its JWK Set.
-    pub(super) jwks_uri: Option<String>,
-    /// A file with its JWK Set.
-    pub(super) jwks_file: Option<String>,
-    /// The shortest time between two planned fetches, whatever the issuer says.
-    #[schemars(extend("default" = "30s"))]
-    pub(super) refresh_min: Option<Span>,
-    /// The longest time between two planned fetches, whatever the issuer says. A key that the
-    /// issuer withdraws is accepted for so long at most.
-    #[schemars(extend("default" = "1h"))]
-    pub(super) refresh_max: Option<Span>,
-    /// The time between two planned fetches when the issuer says nothing.
-    #[schemars(extend("default" = "5m"))]
-    pub(super) refresh_default: Option<Span>,
-    /// For how long keys are used after the issuer was last heard: more than `refresh_max`.
-    #[schemars(extend("default" = "24h"))]
-    pub(super) max_stale: Option<Span>,
-    /// The shortest time between two fetches that unknown key names cause.
-    #[schemars(extend("default" = "10s"))]
-    pub(super) unknown_kid_cooldown: Option<Span>,
-    /// How long a fetch may take.
-    #[schemars(extend("default" = "5s"))]
-    pub(super) fetch_timeout: Option<Span>,
-    /// The longest document that is read, in bytes.
-    #[schemars(range(min = 1024, max = 16_777_216), extend("default" = 524_288))]
-    pub(super) max_bytes: Option<u64>,
-    /// Where the keys are kept over a restart; absent: nowhere.
-    pub(super) snapshot_file: Option<String>,
 }
 
 /// How opaque tokens are looked up (RFC 7662).

@@ -136,7 +136,8 @@ pub(super) const fn on(denial: Denial) -> &'static str {
         }
         D::KeysUnavailable => {
             "can this machine reach the issuer's key set? The step that failed says what was \
-             tried"
+             tried. With the detail key_not_known_yet, it may have been asked just now: come again \
+             after the cooldown"
         }
         D::IntrospectionUnavailable => {
             "can this machine reach the issuer's introspection endpoint, with its credentials?"

@@ -12,7 +12,7 @@ use std::sync::Arc;
 ///
 /// Odd members are skipped and counted, as RFC 7517 §5 asks: one key that nobody here understands
 /// must not take the others with it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<VerifyingKey>,
     skipped: Vec<OddKey>,
@@ -64,6 +64,25 @@ impl KeySet {
             }
         }
         Ok(set)
+    }
+
+    /// The same set, with `more` keys behind its own as far as there is room.
+    #[must_use]
+    pub fn with(&self, more: impl IntoIterator<Item = VerifyingKey>) -> Self {
+        let mut set = self.clone();
+        let room = MAX_KEYS.saturating_sub(set.keys.len());
+        set.keys.extend(more.into_iter().take(room));
+        set
+    }
+
+    /// Its keys that are not in `other`, whatever they are called there.
+    pub fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a VerifyingKey> {
+        self.keys.iter().filter(|it| !other.holds(it.id()))
+    }
+
+    /// Whether the key with this thumbprint is among them.
+    pub fn holds(&self, id: Thumbprint) -> bool {
+        self.keys.iter().any(|it| it.id() == id)
     }
 
     /// The keys that may have signed a token: of this `kid`, when the token names one, and fit for
@@ -206,6 +225,18 @@ mod tests {
         assert_eq!(count(Some("GOOD"), Algorithm::ES256), 0);
         assert_eq!(count(None, Algorithm::EdDSA), 2);
         assert_eq!(set.kids().collect::<Vec<_>>(), ["good", "good"]);
+    }
+
+    #[test]
+    fn more_keys_come_behind_those_of_the_set() {
+        let (one, two) =
+            (parse(&json!([ec()])), parse(&json!([{"kty": "OKP", "crv": "Ed25519", "x": ED}])));
+        assert_eq!(one.missing_from(&two).count(), 1);
+        let both = one.with(two.missing_from(&one).cloned());
+        assert_eq!((both.len(), both.missing_from(&two).count()), (2, 1));
+        assert_eq!(both.kids().collect::<Vec<_>>(), ["good"]);
+        let many: Vec<Value> = (0..MAX_KEYS).map(|_| ec()).collect();
+        assert_eq!(parse(&json!(many)).with(two.missing_from(&one).cloned()).len(), MAX_KEYS);
     }
 
     #[test]

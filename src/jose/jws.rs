@@ -113,6 +113,12 @@ impl<'a> Unverified<'a> {
         self.claims.get("iss")
     }
 
+    /// The `iat` that the token claims. Good for nothing but to tell its sender whether to come
+    /// again.
+    pub fn peek_issued_at(&self) -> Option<&Value> {
+        self.claims.get("iat")
+    }
+
     /// The claims, once one of `keys` has verified the signature.
     pub fn verify<'k>(
         self,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 ///
 /// A key that names an algorithm serves that one alone; one that does not serves all of its kind,
 /// of which the issuer's list allows some (RFC 8725 §3.1).
+#[derive(Clone)]
 pub struct VerifyingKey {
     kid: Option<Arc<str>>,
     id: Arc<Thumbprint>,

@@ -231,7 +231,7 @@ fn admit_audience(aud: &Value, accepted: &[String]) -> Result<(), Denial> {
 }
 
 /// A `NumericDate` (RFC 7519 §2), which may have a fraction, rounded to the strict side.
-pub(super) fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
+pub fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
     let Value::Number(number) = claim else { return Err(Denial::TokenMalformed) };
     if let Some(seconds) = number.as_i64() {
         return Ok(UnixTime::from_secs(seconds));

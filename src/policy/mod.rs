@@ -109,6 +109,8 @@ pub struct KeyUpkeep {
     pub refresh_default: Duration,
     /// For how long keys are used after the issuer was last heard. It must exceed `refresh_max`.
     pub max_stale: Duration,
+    /// For how long a key counts on after the issuer has withdrawn it.
+    pub withdrawn_key_grace: Duration,
     /// The shortest time between two fetches that unknown key names cause.
     pub unknown_kid_cooldown: Duration,
     /// How long a fetch may take, discovery included.
@@ -130,6 +132,8 @@ impl Default for KeyUpkeep {
             refresh_default: Duration::from_secs(300),
             // An issuer that is down overnight has until the next evening to come back.
             max_stale: Duration::from_secs(24 * 3600),
+            // A key is withdrawn because it must no longer count.
+            withdrawn_key_grace: Duration::ZERO,
             // A rotation without overlap costs so much at most; a flood costs the issuer six
             // fetches a minute.
             unknown_kid_cooldown: Duration::from_secs(10),
@@ -266,6 +270,14 @@ pub struct Limits {
     pub concurrent_checks: usize,
     /// How much of verified tokens is remembered.
     pub token_cache: TokenCacheLimits,
+}
+
+impl Limits {
+    /// For how long a check waits for anything but its turn: less than it may take, so that it ends
+    /// with the reason why it waited in vain.
+    pub fn patience(&self) -> Duration {
+        self.check_deadline.saturating_mul(4).checked_div(5).unwrap_or(self.check_deadline)
+    }
 }
 
 /// How much of verified tokens is remembered. Whichever bound is met first counts.

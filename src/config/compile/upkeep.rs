@@ -33,6 +33,8 @@ pub(super) fn compile(
     let max_stale = span("max_stale", given.max_stale, usual.max_stale, SECOND..=WEEK);
     let cooldown = (given.unknown_kid_cooldown, usual.unknown_kid_cooldown);
     let unknown_kid_cooldown = span("unknown_kid_cooldown", cooldown.0, cooldown.1, SECOND..=HOUR);
+    let grace = (given.withdrawn_key_grace, usual.withdrawn_key_grace);
+    let withdrawn_key_grace = span("withdrawn_key_grace", grace.0, grace.1, Duration::ZERO..=DAY);
     let timeout = (given.fetch_timeout, usual.fetch_timeout);
     let fetch_timeout = span("fetch_timeout", timeout.0, timeout.1, FETCH);
     // Between the two without being asked, so that who sets one need not set it as well.
@@ -50,11 +52,19 @@ pub(super) fn compile(
         );
         findings.problem(&at.key("max_stale"), message);
     }
+    if HOUR < withdrawn_key_grace && withdrawn_key_grace <= DAY {
+        let message = format!(
+            "a key that the issuer withdraws because it was stolen is accepted for another \
+             {withdrawn_key_grace:?}: name no more than its replicas take to publish the same set"
+        );
+        findings.warning(&at.key("withdrawn_key_grace"), message);
+    }
     KeyUpkeep {
         refresh_min,
         refresh_max,
         refresh_default,
         max_stale,
+        withdrawn_key_grace,
         unknown_kid_cooldown,
         fetch_timeout,
         max_bytes: max_bytes(given.max_bytes, usual.max_bytes, at, findings),

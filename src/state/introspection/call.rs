@@ -202,8 +202,11 @@ impl Caller {
         let malformed = Failure::JwtRefused(Denial::TokenMalformed);
         let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
         let header = jws.header().clone();
-        let verified = self.keys.verify(jws, &self.issuer.algorithms, &mut Trail::default()).await;
-        let (verified, signed_by) = verified.map_err(Failure::JwtRefused)?;
+        // More than is left: whoever waits for the answer gives up before.
+        let patience = self.rules.upkeep.timeout;
+        let verified = self.keys.verify(jws, &self.issuer, patience, &mut Trail::default()).await;
+        let (verified, signed_by) =
+            verified.map_err(|it| Failure::JwtRefused(it.refusal.denial))?;
         Ok((header, verified, Proof { signed_by, jwt: Jwt::verified(text) }))
     }
 

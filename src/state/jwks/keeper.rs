@@ -3,7 +3,7 @@
 use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::Outcome;
-use super::{Failure, Held, Shared, far_away, schedule};
+use super::{Failure, Held, Shared, far_away, next_generation, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::KeyUpkeep;
@@ -15,7 +15,6 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -65,7 +64,10 @@ impl Keeper {
     /// breaks off what is under way and begins with a fetch.
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         loop {
+            let grace = self.upkeep.withdrawn_key_grace;
+            let drop_withdrawn = Arc::clone(&self.shared).drop_withdrawn(grace);
             let order = tokio::select! {
+                never = drop_withdrawn => match never {},
                 never = self.keep() => match never {},
                 order = orders.recv() => order,
             };
@@ -158,9 +160,9 @@ impl Keeper {
             (Some(document), _) => (self.accept(document, Duration::ZERO)?, Outcome::Changed),
         };
         if let Outcome::Changed = outcome {
-            let (keys, skipped) = (held.set.len(), held.set.skipped());
-            let kids: Vec<_> = held.set.kids().collect();
-            tracing::info!(issuer = &*self.issuer, keys, skipped, ?kids, "keys changed");
+            let (keys, skipped) = (held.published.len(), held.published.skipped());
+            let (kids, withdrawn): (Vec<_>, _) = (held.set.kids().collect(), held.withdrawn.len());
+            tracing::info!(issuer = &*self.issuer, keys, withdrawn, skipped, ?kids, "keys changed");
         }
         self.shared.held.store(Some(Arc::new(Held { version: obtained.version, ..held })));
         self.shared.report().add(outcome, self.clock.now());
@@ -189,9 +191,18 @@ impl Keeper {
             return Err(Failure::Empty(set.skipped()));
         }
         let now = Instant::now();
+        let published = Arc::new(set);
+        let before = self.shared.held.load();
+        let grace = self.upkeep.withdrawn_key_grace;
+        let withdrawn = withdrawn::withdrawn(before.as_deref(), &published, grace, now);
+        if !withdrawn.is_empty() {
+            self.shared.withdrew.notify_one();
+        }
         let held = Held {
-            set: Arc::new(set),
-            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            set: withdrawn::all(&published, &withdrawn),
+            generation: next_generation(),
+            published,
+            withdrawn,
             document,
             version: None,
             read_at: now,
@@ -270,7 +281,3 @@ impl Keeper {
         }
     }
 }
-
-/// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an
-/// issuer whose rules were changed.
-static GENERATIONS: AtomicU64 = AtomicU64::new(1);

@@ -7,7 +7,7 @@
 //! - However many unknown keys are named, they cause one fetch per cooldown.
 //! - Keys are used for `max_stale` after the issuer was last heard, and not a moment longer.
 //! - A set is replaced by a set of keys only, never by nothing or by something broken.
-//! - A key that the issuer withdraws is gone with the next fetch.
+//! - A key that the issuer withdraws is gone with the next fetch, unless the operator grants a grace.
 //! - A new configuration that names the same place for the keys of the same issuer begins with the
 //!   keys that are held, whatever else it changes.
 
@@ -19,13 +19,15 @@ mod source;
 mod status;
 mod takeover;
 mod verification;
+mod withdrawn;
 
 pub use readiness::{awaited, closer};
 pub use source::BadSource;
 pub use status::{LastError, Status};
 pub use takeover::{Prepared, prepare, start_all};
+pub use verification::Unverifiable;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixTime};
 use crate::jose::jwk::KeySet;
 use crate::policy::{Issuer, KeyRules, KeyUpkeep};
 use crate::state::{discovery, http};
@@ -44,6 +46,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use withdrawn::Withdrawn;
 
 /// The keys of one issuer.
 ///
@@ -55,6 +58,7 @@ pub struct IssuerKeys {
     /// How they are kept at present.
     rules: ArcSwap<KeyRules>,
     source: &'static str,
+    clock: Arc<dyn Clock>,
     began: Instant,
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
@@ -66,20 +70,38 @@ pub struct IssuerKeys {
     keeper: JoinHandle<()>,
 }
 
+/// What came of looking for another set.
+#[derive(Clone, Debug)]
+pub enum Newer {
+    /// There is another.
+    Set(Arc<KeySet>),
+    /// The issuer stands by the one that was seen.
+    None,
+    /// The issuer may not be asked, or did not answer.
+    Unasked,
+}
+
 /// What the keeper of the keys and their users have in common.
 #[derive(Debug, Default)]
 struct Shared {
     held: ArcSwapOption<Held>,
     /// Somebody wants another set.
     wanted: Notify,
+    /// A key was withdrawn that counts on for a while.
+    withdrew: Notify,
     report: Mutex<Report>,
 }
 
 /// A set of keys and where it stands in time. Replaced, never changed.
 #[derive(Clone, Debug)]
 struct Held {
+    /// All that count.
     set: Arc<KeySet>,
     generation: u64,
+    /// Those in the document.
+    published: Arc<KeySet>,
+    /// Those that were in an earlier one.
+    withdrawn: Vec<Withdrawn>,
     document: Bytes,
     version: Option<Version>,
     /// When the document was read, by the monotonic clock. It may be older than the process.
@@ -139,7 +161,7 @@ impl IssuerKeys {
             issuer: Arc::clone(&issuer.name),
             upkeep: issuer.keys.upkeep.clone(),
             source,
-            clock,
+            clock: Arc::clone(&clock),
             shared: Arc::clone(&shared),
             progress: tell,
             unsaved: false,
@@ -148,6 +170,7 @@ impl IssuerKeys {
             issuer: Arc::clone(&issuer.name),
             rules: ArcSwap::from_pointee(issuer.keys.clone()),
             source: label,
+            clock,
             began: Instant::now(),
             shared,
             progress,
@@ -200,23 +223,46 @@ impl IssuerKeys {
     /// Another set than `seen`, in which the key of a token was looked for in vain.
     ///
     /// It waits for a fetch that is under way or causes one, unless the last one that was caused
-    /// so is less than a cooldown ago: then it says none at once. A token whose key is known and
+    /// so is less than a cooldown ago: then it says so at once. A token whose key is known and
     /// whose signature is wrong is no reason to call this.
-    pub async fn newer_than(&self, seen: &Arc<KeySet>) -> Option<Arc<KeySet>> {
+    pub async fn newer_than(&self, seen: &Arc<KeySet>) -> Newer {
         let newer = || self.current().filter(|it| !Arc::ptr_eq(it, seen));
         if let Some(set) = newer() {
-            return Some(set);
+            return Newer::Set(set);
         }
         let progress = *self.progress.borrow();
         if !progress.under_way && !self.may_ask(progress) {
-            return None;
+            return Newer::Unasked;
         }
-        let _place = self.waiting.try_acquire().ok()?;
+        let Ok(_place) = self.waiting.try_acquire() else { return Newer::Unasked };
         if !progress.under_way {
             self.shared.wanted.notify_one();
         }
+        let came = Instant::now();
         self.ended(progress.ended.saturating_add(1)).await;
-        newer()
+        let heard = self.shared.held.load().as_ref().is_some_and(|it| came <= it.heard_at);
+        match newer() {
+            Some(set) => Newer::Set(set),
+            // What was under way may have been answered before the token was signed.
+            None if heard && !progress.under_way => Newer::None,
+            None => Newer::Unasked,
+        }
+    }
+
+    /// Whether a token that claims to have been issued at `issued` would have its key here, if its
+    /// issuer had it: the issuer was heard since, its clock being off by `leeway` at most.
+    fn was_heard_since(&self, issued: UnixTime, leeway: Duration) -> bool {
+        let held = self.shared.held.load();
+        held.as_ref().is_some_and(|it| {
+            let heard = self.clock.now().saturating_sub(it.age(Instant::now()));
+            schedule::was_published_without(issued, leeway, heard)
+        })
+    }
+
+    /// In how many seconds an unknown key may be asked about again.
+    fn ask_again(&self) -> u64 {
+        let cooldown = self.rules.load().upkeep.unknown_kid_cooldown;
+        schedule::ask_again(self.progress.borrow().asked_at, cooldown, Instant::now())
     }
 
     fn may_ask(&self, progress: Progress) -> bool {
@@ -269,6 +315,7 @@ impl IssuerKeys {
             usable: usable.is_some(),
             from_snapshot: held.as_ref().is_some_and(|it| it.from_snapshot),
             keys: usable.map_or(0, |it| it.set.len()),
+            withdrawn: usable.map_or(0, |it| it.withdrawn.len()),
             skipped: held.as_ref().map_or(0, |it| it.set.skipped()),
             kids: usable.map_or_else(Vec::new, |it| it.set.kids().map(str::to_owned).collect()),
             age_seconds: held.as_ref().map(|it| it.age(now).as_secs()),
@@ -293,9 +340,18 @@ impl Drop for IssuerKeys {
 }
 
 impl Shared {
-    /// Has the keys that are held used for as long as `upkeep` says.
+    /// Has the keys that are held used for as long as `upkeep` says, withdrawn ones as well.
     fn keep_by(&self, upkeep: &KeyUpkeep) {
-        self.held.rcu(|held| held.as_ref().map(|it| Arc::new(Held::clone(it).kept_by(upkeep))));
+        let now = Instant::now();
+        self.held.rcu(|held| {
+            let held = held.as_ref().map(|it| Held::clone(it).kept_by(upkeep));
+            held.map(|it| Arc::new(it.graced(upkeep.withdrawn_key_grace, now)))
+        });
+    }
+
+    /// Puts `new` in the place of `old`, if that is what is held.
+    fn replace(&self, old: &Arc<Held>, new: Held) {
+        self.held.compare_and_swap(&Some(Arc::clone(old)), Some(Arc::new(new)));
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {
@@ -315,6 +371,13 @@ impl Held {
         let usable_until = self.heard_at.checked_add(left).unwrap_or_else(far_away);
         Self { usable_until, ..self }
     }
+}
+
+/// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an
+/// issuer whose rules were changed.
+fn next_generation() -> u64 {
+    static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+    GENERATIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Later than any process lives, for spans that the monotonic clock cannot hold.

@@ -4,6 +4,7 @@
 //! Spans are measured on the monotonic clock, so that a step of the wall clock neither drops good
 //! keys nor keeps withdrawn ones.
 
+use crate::clock::UnixTime;
 use crate::policy::KeyUpkeep;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +30,20 @@ pub(super) fn next_retry(failures: u32, upkeep: &KeyUpkeep, luck: u8) -> Duratio
 /// so ended at `last`.
 pub(super) fn may_ask(last: Option<Instant>, cooldown: Duration, now: Instant) -> bool {
     last.is_none_or(|it| cooldown <= now.saturating_duration_since(it))
+}
+
+/// For how long a request with an unknown key name may cause no fetch yet, in whole seconds and
+/// one at least.
+pub(super) fn ask_again(last: Option<Instant>, cooldown: Duration, now: Instant) -> u64 {
+    let passed = last.map_or(cooldown, |it| now.saturating_duration_since(it));
+    let left = cooldown.saturating_sub(passed);
+    left.as_secs().saturating_add(u64::from(0 < left.subsec_nanos())).max(1)
+}
+
+/// Whether a token that was issued at `issued` has a key that its issuer does not publish: so long
+/// before the issuer was last heard that the key would have been among those that it had then.
+pub(super) fn was_published_without(issued: UnixTime, leeway: Duration, heard: UnixTime) -> bool {
+    issued.saturating_add(leeway) < heard
 }
 
 /// For how much longer keys are used whose issuer was last heard `age` ago; none when they are not.
@@ -126,6 +141,26 @@ mod tests {
         }
         assert!(may_ask(None, secs(10), last));
         assert!(!may_ask(Some(millis(5)), secs(10), last), "the future is not long ago");
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_when_to_come_again() {
+        let last = Instant::now();
+        let millis = |it| last + Duration::from_millis(it);
+        for (now, expected) in [(0, 10), (1, 10), (5_000, 5), (9_500, 1), (10_000, 1), (99_000, 1)]
+        {
+            assert_eq!(ask_again(Some(last), secs(10), millis(now)), expected, "{now} ms");
+        }
+        assert_eq!(ask_again(None, secs(10), last), 1);
+        assert_eq!(ask_again(Some(millis(5)), secs(10), last), 10, "the future is not long ago");
+    }
+
+    #[test]
+    fn a_key_is_missing_when_the_issuer_was_heard_after_it_signed() {
+        let at = |it: i64| UnixTime::from_secs(1_800_000_000 + it);
+        for (issued, expected) in [(-31, true), (-30, false), (0, false), (1, false)] {
+            assert_eq!(was_published_without(at(issued), secs(30), at(0)), expected, "{issued} s");
+        }
     }
 
     #[test]

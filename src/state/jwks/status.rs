@@ -19,6 +19,8 @@ pub struct Status {
     pub from_snapshot: bool,
     /// How many keys are in use.
     pub keys: usize,
+    /// How many of them the issuer no longer publishes (`withdrawn_key_grace`).
+    pub withdrawn: usize,
     /// How many members of the set cannot be used.
     pub skipped: usize,
     /// The names of the keys in use, where they have one. The issuer chose them.

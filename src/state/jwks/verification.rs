@@ -1,36 +1,69 @@
-//! Knows how a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
+//! How a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
 
-use super::IssuerKeys;
-use crate::denial::Denial;
+use super::{IssuerKeys, Newer};
+use crate::denial::{Denial, Detail, Refusal};
 use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{Unverified, Verified};
+use crate::oauth::access_token::time;
+use crate::policy::Issuer;
 use crate::trail::{Finding, Trail};
 use crate::turn;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Why a JWT was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unverifiable {
+    /// The reason.
+    pub refusal: Refusal,
+    /// In how many seconds it is worth coming again, where that is known.
+    pub retry_after: Option<u64>,
+}
 
 impl IssuerKeys {
-    /// The claims of a JWT that one of these keys signed with one of the `allowed` algorithms, and
-    /// which key and algorithm that were.
+    /// The claims of a JWT that one of these keys signed with an algorithm that `issuer` may use,
+    /// and which key and algorithm that were.
     ///
     /// Waits for the network only when there are no keys yet, or when none of them has the name
-    /// that the JWT gives.
+    /// that the JWT gives, and no longer than `patience`. A JWT whose key is unknown while its
+    /// issuer cannot be asked is not known to be bad: its sender may come again, unless it claims
+    /// to have been issued before the issuer was last heard. The claim is the sender's word, and
+    /// decides about the sender's answer alone.
     pub async fn verify(
         &self,
         jws: Unverified<'_>,
-        allowed: &[Algorithm],
+        issuer: &Issuer,
+        patience: Duration,
         trail: &mut Trail,
-    ) -> Result<(Verified, SignedBy), Denial> {
+    ) -> Result<(Verified, SignedBy), Unverifiable> {
         let kid = jws.header().kid.clone();
         let kid = kid.as_deref();
         let named = jws.header().algorithm;
+        let allowed = &issuer.algorithms;
         let algorithm = named.filter(|it| allowed.contains(it));
         let algorithm = algorithm.ok_or(Denial::TokenAlgorithmForbidden);
         let algorithm = trail.tell(algorithm, |_| {
             Finding::new("token", "alg", algorithm::named(named))
                 .wanting(algorithm::one_of(allowed))
         })?;
-        let set = trail.tell(self.set_for(kid).await, |_| self.set_finding())?;
+        let set = match self.current() {
+            Some(set) => Some(set),
+            None => timeout(patience, self.available()).await.ok().flatten(),
+        };
+        let set = set.ok_or(Denial::KeysUnavailable);
+        let mut set = trail.tell(set, |_| self.set_finding())?;
+        if !may_hold(&set, kid, algorithm) {
+            match timeout(patience, self.newer_than(&set)).await {
+                Ok(Newer::Set(newer)) => set = newer,
+                Ok(Newer::None) => (),
+                Ok(Newer::Unasked) | Err(_) if self.is_missing(&jws, issuer) => (),
+                Ok(Newer::Unasked) | Err(_) => {
+                    trail.fault(Err(self.not_known_yet()), || kid_finding(kid, &set, algorithm))?;
+                }
+            }
+        }
         let mut candidates = set.candidates(kid, algorithm).peekable();
         let fit = if candidates.peek().is_some() {
             Ok(())
@@ -63,12 +96,30 @@ impl IssuerKeys {
         Finding::new("key", "set", format!("{}: {had}{snapshot}{error}", status.source))
     }
 
-    async fn set_for(&self, kid: Option<&str>) -> Result<Arc<KeySet>, Denial> {
-        let set = self.available().await.ok_or(Denial::KeysUnavailable)?;
-        if kid.is_none_or(|it| set.knows(it)) {
-            return Ok(set);
-        }
-        Ok(self.newer_than(&set).await.unwrap_or(set))
+    /// Whether the issuer was heard since it signed, by what the JWT claims.
+    fn is_missing(&self, jws: &Unverified<'_>, issuer: &Issuer) -> bool {
+        let signed = jws.peek_issued_at().and_then(|it| time(it, f64::ceil).ok());
+        signed.is_some_and(|it| self.was_heard_since(it, issuer.clock_leeway))
+    }
+
+    fn not_known_yet(&self) -> Unverifiable {
+        let retry_after = Some(self.ask_again());
+        Unverifiable { refusal: Detail::KeyNotKnownYet.into(), retry_after }
+    }
+}
+
+impl From<Denial> for Unverifiable {
+    fn from(denial: Denial) -> Self {
+        Self { refusal: denial.into(), retry_after: None }
+    }
+}
+
+/// Whether the key of a JWT is among these, as far as it says which that is: by name, or else by
+/// the algorithm.
+fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
+    match kid {
+        Some(kid) => set.knows(kid),
+        None => set.candidates(None, algorithm).next().is_some(),
     }
 }
 

@@ -88,6 +88,7 @@ fn the_keeping_of_keys_has_limits() {
         ("{refresh_default: 61m}", ".refresh_default", "refresh_min to refresh_max"),
         ("{max_stale: 1h}", ".max_stale", "more than refresh_max"),
         ("{max_stale: 169h}", ".max_stale", "must be 1s"),
+        ("{withdrawn_key_grace: 25h}", ".withdrawn_key_grace", "must be 0ns"),
         ("{unknown_kid_cooldown: 0s}", ".unknown_kid_cooldown", "must be 1s"),
         ("{fetch_timeout: 31s}", ".fetch_timeout", "must be 100ms"),
         ("{max_bytes: 1023}", ".max_bytes", "must be 1024"),
@@ -109,6 +110,11 @@ fn the_keeping_of_keys_has_limits() {
     assert_eq!(given.refresh_default, Duration::from_secs(60), "no more than the most");
     assert_eq!(given.max_stale, Duration::from_secs(61));
     assert_eq!(given.snapshot_file, Some("/var/lib/keys.json".into()));
+    for (grace, warnings) in [("0s", 0), ("1h", 0), ("3601s", 1), ("24h", 1)] {
+        let text = edited(&format!("  audiences: [a]\n  keys: {{withdrawn_key_grace: {grace}}}"));
+        let config = from_str(&text, Path::new("")).unwrap();
+        assert_eq!(config.warnings.len(), warnings, "{grace}");
+    }
 }
 
 #[test]
