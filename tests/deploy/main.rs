@@ -22,7 +22,7 @@ mod systemd;
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod tokens;
 #[path = "../support/verbatim.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod verbatim;
 
 use std::fs;

@@ -75,6 +75,14 @@ pub(crate) struct Proxy {
     pub(crate) hands_on_nonces: bool,
 }
 
+/// Where requests go that were let through.
+pub(crate) enum Upstream {
+    /// What tells which headers reached it.
+    Echo,
+    /// What is there at this address.
+    At(SocketAddr),
+}
+
 /// Where a proxy is to be, and between whom.
 pub(crate) struct Site<'a> {
     /// Where `server.crt`, `server.key` and `client-ca.crt` are.
@@ -121,15 +129,26 @@ impl Installation {
 
     /// The same, for clients with certificates of their own making.
     pub(crate) async fn start_for_all(proxy: &'static Proxy) -> Self {
-        Self::begin(proxy, "nonce: required", Clients::Any).await
+        Self::begin(proxy, "nonce: required", Clients::Any, Upstream::Echo).await
     }
 
     /// The same, with this in the service's `dpop`.
     pub(crate) async fn start_with(proxy: &'static Proxy, dpop: &'static str) -> Self {
-        Self::begin(proxy, dpop, Clients::OfTheAuthority).await
+        Self::begin(proxy, dpop, Clients::OfTheAuthority, Upstream::Echo).await
     }
 
-    async fn begin(proxy: &'static Proxy, dpop: &'static str, clients: Clients) -> Self {
+    /// The same, in front of another upstream.
+    pub(crate) async fn in_front_of(proxy: &'static Proxy, upstream: SocketAddr) -> Self {
+        let upstream = Upstream::At(upstream);
+        Self::begin(proxy, "nonce: required", Clients::OfTheAuthority, upstream).await
+    }
+
+    async fn begin(
+        proxy: &'static Proxy,
+        dpop: &'static str,
+        clients: Clients,
+        upstream: Upstream,
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let at = |name: &str| directory.path().join(name);
         let authority = Authority::new("test authority").unwrap();
@@ -142,10 +161,16 @@ impl Installation {
         fs::write(at("jwks.json"), json!({"keys": [signer.jwk()]}).to_string()).unwrap();
         let service = serve(directory.path(), proxy, dpop, "127.0.0.1:0").await;
 
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let upstream = listener.local_addr().unwrap();
         let mut sites = JoinSet::new();
-        sites.spawn(upstream::echo().serve(listener));
+        let upstream = match upstream {
+            Upstream::At(address) => address,
+            Upstream::Echo => {
+                let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+                let address = listener.local_addr().unwrap();
+                sites.spawn(upstream::echo().serve(listener));
+                address
+            }
+        };
 
         // Bound and not listening: nobody else gets this port, and no port is guessed.
         let kept = TcpSocket::new_v4().unwrap();
@@ -244,6 +269,12 @@ impl Installation {
     ) -> Outcome {
         let chain = identity.certificate_pem() + &self.authority.certificate_pem();
         self.call_as(Version::HTTP_2, Some(chain + &identity.key_pem()), path, headers).await
+    }
+
+    /// All that comes back for a request over HTTP/1.1 that is written as it stands.
+    pub(crate) async fn written(&self, identity: &Identity, request: &str) -> String {
+        let identity = identity.certificate_pem() + &identity.key_pem();
+        self.https_client(Version::HTTP_11, Some(identity)).written(request).await.unwrap()
     }
 
     async fn call_as(

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
+mod aliases;
 mod caddy;
 #[path = "../support/dpop_client.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
@@ -17,6 +18,9 @@ mod programs;
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 mod specification;
+#[path = "../support/switching.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod switching;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
@@ -24,3 +28,6 @@ mod traefik;
 #[path = "../support/verbatim.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod verbatim;
+#[path = "../support/wsgi.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod wsgi;

@@ -36,8 +36,10 @@ fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
         .map(|it| format!("{it}_temp_path {here}/{it};"))
         .join(" ");
     let text = include_str!("../../deploy/nginx/nginx.conf");
-    let text =
-        put(text, "listen 443 ssl http2", &format!("listen {} ssl http2 reuseport", site.address));
+    // The option is told once for an address.
+    let all_else = format!("listen {} ssl http2 reuseport default_server", site.address);
+    let text = put(text, "listen 443 ssl http2 default_server", &all_else);
+    let text = put(&text, "listen 443 ssl http2;", &format!("listen {} ssl http2;", site.address));
     let text = put(&text, "server 127.0.0.1:9002", &format!("server {}", site.keybound));
     let text = put(&text, "server 127.0.0.1:8080", &format!("server {}", site.upstream));
     let text = put(&text, "/run/nginx.pid", &format!("{here}/nginx.pid"));

@@ -8,9 +8,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -42,16 +44,32 @@ impl Verbatim<'_> {
         tokio::time::timeout(TIMEOUT, self.answer(path, headers)).await?
     }
 
+    /// All that comes back for a request that is written as it stands, until the connection ends.
+    pub async fn written(&self, request: &str) -> Result<String, Failure> {
+        let exchange = async {
+            let mut stream = self.connect().await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = vec![];
+            // A server need not end TLS before it ends the connection.
+            drop(stream.read_to_end(&mut answer).await);
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        tokio::time::timeout(TIMEOUT, exchange).await?
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, Failure> {
+        let stream = TcpStream::connect(self.address).await?;
+        let tls = TlsConnector::from(Arc::new(self.tls()?));
+        Ok(tls.connect(ServerName::try_from(self.host.to_owned())?, stream).await?)
+    }
+
     async fn answer(
         &self,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response<Bytes>, Failure> {
         let request = self.request(path, headers)?;
-        let stream = TcpStream::connect(self.address).await?;
-        let tls = TlsConnector::from(Arc::new(self.tls()?));
-        let stream = tls.connect(ServerName::try_from(self.host.to_owned())?, stream).await?;
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(self.connect().await?);
         let mut connection = JoinSet::new();
         let response = if self.http == Version::HTTP_2 {
             let (mut sender, driver) = http2::handshake(TokioExecutor::new(), stream).await?;

@@ -106,9 +106,9 @@ fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
 
 /// Whether the method is a token (RFC 9110 §9.1), and the path no other form of a request's target.
 ///
-/// A CONNECT is neither: what answers it with success turns its connection into a tunnel, and some
-/// proxies hand on what comes after it as it stands, even when the upstream takes it for another
-/// request.
+/// A CONNECT will not do: what answers it with success turns its connection into a tunnel. What comes
+/// behind its head is no content of it (RFC 9110 §9.3.6), so that an upstream to which a proxy hands
+/// that on may take it for another request.
 fn is_plain(target: &Target<'_>) -> bool {
     let method = Method::from_bytes(target.method.as_bytes());
     method.is_ok_and(|it| it != Method::CONNECT) && target.path.starts_with('/')
