@@ -61,6 +61,21 @@ impl Deployed {
         bootstrap: &str,
         front: &str,
     ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let mut sites = JoinSet::new();
+        sites.spawn(upstream::echo().serve(listener));
+        Self::run_before(upstream, sites, config, bootstrap, front).await
+    }
+
+    /// The same, in front of another upstream, which runs as long as `sites` does or by itself.
+    pub(crate) async fn run_before(
+        upstream: SocketAddr,
+        sites: JoinSet<()>,
+        config: impl FnOnce(&Path) -> String,
+        bootstrap: &str,
+        front: &str,
+    ) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("test authority").unwrap();
         let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
@@ -74,11 +89,6 @@ impl Deployed {
         ] {
             fs::write(files.path().join(name), text).unwrap();
         }
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let upstream = listener.local_addr().unwrap();
-        let mut sites = JoinSet::new();
-        sites.spawn(upstream::echo().serve(listener));
-
         let config = place(&files, "keybound.yaml", &config(files.path()));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let mut service =
@@ -105,12 +115,23 @@ impl Deployed {
 
     /// A token bound to `identity`, with these scopes.
     pub(crate) fn token(&self, identity: &Identity, scope: &str) -> String {
+        self.token_with(identity, scope, |_| {})
+    }
+
+    /// The same, but for the edit.
+    pub(crate) fn token_with(
+        &self,
+        identity: &Identity,
+        scope: &str,
+        edit: impl FnOnce(&mut Value),
+    ) -> String {
         let now = SystemClock.now().as_secs();
-        let claims = json!({
+        let mut claims = json!({
             "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "alice",
             "client_id": "app", "scope": scope, "iat": now, "exp": now.saturating_add(300),
             "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
         });
+        edit(&mut claims);
         format!("Bearer {}", self.signer.sign("at+jwt", &claims))
     }
 
@@ -121,8 +142,19 @@ impl Deployed {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<(u16, Value), Failure> {
+        self.get_by(Version::HTTP_2, identity, path, headers).await
+    }
+
+    /// The same by this version of HTTP.
+    pub(crate) async fn get_by(
+        &self,
+        http: Version,
+        identity: Option<&Identity>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value), Failure> {
         let client = Verbatim {
-            http: Version::HTTP_2,
+            http,
             address: self.address,
             host: "127.0.0.1",
             authority: self.authority.certificate_pem(),
@@ -161,14 +193,13 @@ fn place(files: &TempDir, name: &str, text: &str) -> PathBuf {
 }
 
 /// The configuration with addresses and files of this test, and patience for a busy machine.
-fn keybound(text: &str, files: &Path) -> String {
+pub(crate) fn keybound(text: &str, files: &Path) -> String {
     let audiences = "    audiences: [https://api.example.com]\n";
     let keys = format!("{audiences}    keys: {{jwks_file: jwks.json}}\n");
     let text = replaced(text, audiences, &keys) + "\nlimits: {check_deadline: 10s}\n";
     text.replace("/run/keybound/", &format!("{}/", files.display()))
         .replace("127.0.0.1:9001", "127.0.0.1:0")
         .replace("127.0.0.1:9003", "127.0.0.1:0")
-        .replace("0.0.0.0:9003", "127.0.0.1:0")
         .replace("spiffe://example.com/edge", "spiffe://demo.test/clients/edge")
 }
 

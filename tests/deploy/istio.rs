@@ -20,7 +20,7 @@ fn over_http(name: &str) -> Value {
 }
 
 /// What istiod makes of the provider in the filter, and of the gateway around it.
-fn as_istiod_has_it(bootstrap: &str) -> String {
+pub(crate) fn as_istiod_has_it(bootstrap: &str) -> String {
     let values = over_http("istiod-values.yaml");
     let provider = &values["meshConfig"]["extensionProviders"][0]["envoyExtAuthzHttp"];
     let named = |list: &str| {
@@ -51,7 +51,7 @@ fn as_istiod_has_it(bootstrap: &str) -> String {
 }
 
 /// The service's configuration for it, with addresses and files of this test.
-fn behind_istio(files: &Path) -> String {
+pub(crate) fn behind_istio(files: &Path) -> String {
     let mut config = over_http("keybound-values.yaml")["config"].take();
     let any = "127.0.0.1:0";
     config["listen"] = json!({"ext_authz": any, "forward_auth": any, "admin": any});

@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::panic, reason = "a test may panic")]
 
+mod aliases;
 #[path = "../support/collector.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod collector;
@@ -17,6 +18,9 @@ mod programs;
 #[path = "../support/shared.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod shared;
+#[path = "../support/switching.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod switching;
 mod systemd;
 #[path = "../support/tokens.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
@@ -24,6 +28,9 @@ mod tokens;
 #[path = "../support/verbatim.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod verbatim;
+#[path = "../support/wsgi.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod wsgi;
 
 use std::fs;
 use std::io::{self, Write};
