@@ -65,3 +65,8 @@ fn values_that_cannot_be_meant_are_refused_by_name() {
 fn proxies_ask_the_service_that_the_chart_makes_and_refuse_when_it_does_not_answer() {
     check("providers", None);
 }
+
+#[test]
+fn what_listens_for_administrators_alone_is_asked_from_within_its_pod() {
+    check("pods", None);
+}

@@ -242,6 +242,28 @@ def providers(_world, _schemas):
     expect(policy["spec"]["headers"]["xForwardedClientCert"] == {"mode": "SanitizeSet"}, policy)
 
 
+def pods(_world, _schemas):
+    """Where the service listens for its administrators alone, nobody else is told to ask there."""
+    found = 0
+    for path, document in written():
+        if document["kind"] != "Deployment":
+            continue
+        pod = document["spec"]["template"]["spec"]
+        containers = pod["containers"] + pod.get("initContainers", [])
+        (service,) = [it for it in containers if it["name"] == "keybound"]
+        config = yaml.safe_load((path.parent / "keybound.yaml").read_text())
+        expect(config["listen"]["admin"] == "127.0.0.1:9003", f"{path}: {config['listen']}")
+        probes = {name: it for name, it in service.items() if name.endswith("Probe")}
+        for name, probe in probes.items():
+            expect(probe["exec"]["command"] == ["/keybound", "healthcheck"], f"{path}: {name}")
+            # It gives up by itself after two seconds for each step.
+            expect(probe["timeoutSeconds"] > 4, f"{path}: {name}")
+        expect({"startupProbe", "readinessProbe"} == set(probes), f"{path}: {set(probes)}")
+        expect("ports" not in service, f"{path}: {service}")
+        found += 1
+    expect(found == 1, f"{found} pods")
+
+
 def written():
     """The objects in files, but for the chart's templates."""
     for path in sorted(DEPLOY.rglob("*.yaml")):
@@ -454,7 +476,7 @@ class World:
 
 CHECKS = {
     it.__name__: it
-    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers)
+    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods)
 }
 
 if __name__ == "__main__":
