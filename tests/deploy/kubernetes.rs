@@ -70,3 +70,8 @@ fn proxies_ask_the_service_that_the_chart_makes_and_refuse_when_it_does_not_answ
 fn what_listens_for_administrators_alone_is_asked_from_within_its_pod() {
     check("pods", None);
 }
+
+#[test]
+fn every_envoy_and_every_gateway_refuses_names_with_underscores() {
+    check("names", None);
+}

@@ -39,8 +39,8 @@ def foreign_manifests(_world, schemas):
     """The same for those that come with Istio, Envoy Gateway and the Gateway API."""
     expect(schemas, "no schemas")
     kinds = {
-        "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "Gateway", "HTTPRoute",
-        "PeerAuthentication", "ReferenceGrant", "SecurityPolicy", "VirtualService",
+        "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "EnvoyFilter", "Gateway",
+        "HTTPRoute", "PeerAuthentication", "ReferenceGrant", "SecurityPolicy", "VirtualService",
     }
     check_written([it for it in written() if is_foreign(it[1])], schemas, kinds)
 
@@ -264,6 +264,28 @@ def pods(_world, _schemas):
     expect(found == 1, f"{found} pods")
 
 
+def names(_world, _schemas):
+    """Gateways of Istio refuse names that workloads could take for others, as every Envoy here."""
+    (patch,) = [it for _, it in written() if it["kind"] == "EnvoyFilter"]
+    (gateway,) = [
+        it["spec"]["selector"] for _, it in written()
+        if it["kind"] == "Gateway" and it["apiVersion"].startswith("networking.istio.io/")
+    ]
+    expect(patch["spec"]["workloadSelector"] == {"labels": gateway}, patch)
+    (change,) = patch["spec"]["configPatches"]
+    merged = change["patch"]["value"]["typed_config"]
+    managers = []
+    for path in sorted(DEPLOY.rglob("envoy.yaml")):
+        for listener in yaml.safe_load(path.read_text())["static_resources"]["listeners"]:
+            for chain in listener["filter_chains"]:
+                managers += [it["typed_config"] for it in chain["filters"]]
+    expect(len(managers) == 3, managers)
+    for manager in [merged, *managers]:
+        expect(manager["@type"] == managers[0]["@type"], manager["@type"])
+        options = manager["common_http_protocol_options"]
+        expect(options == {"headers_with_underscores_action": "REJECT_REQUEST"}, options)
+
+
 def written():
     """The objects in files, but for the chart's templates."""
     for path in sorted(DEPLOY.rglob("*.yaml")):
@@ -476,7 +498,7 @@ class World:
 
 CHECKS = {
     it.__name__: it
-    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods)
+    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods, names)
 }
 
 if __name__ == "__main__":
