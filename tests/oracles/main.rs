@@ -1,0 +1,18 @@
+//! What must hold whatever comes in: each oracle draws a case, has it read or judged in a second
+//! way, and holds the answer of this crate against that.
+//!
+//! Each has some 50,000 cases from a seeded generator.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::string_slice,
+    clippy::missing_panics_doc,
+    reason = "a test may panic"
+)]
+
+pub mod choices;
+pub mod uri;
+pub mod wire;
