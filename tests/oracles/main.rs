@@ -10,9 +10,13 @@
     clippy::arithmetic_side_effects,
     clippy::string_slice,
     clippy::missing_panics_doc,
+    clippy::wildcard_enum_match_arm,
     reason = "a test may panic"
 )]
 
 pub mod choices;
+pub mod installation;
+pub mod signer;
+pub mod tokens;
 pub mod uri;
 pub mod wire;
