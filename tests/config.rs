@@ -114,6 +114,19 @@ fn a_policy_that_routes_may_name_is_summed_up_as_such() {
 }
 
 #[test]
+fn what_the_upstream_gets_to_see_is_summed_up() {
+    let headers = "{x-auth-subject: sub, x-auth-groups: {claim: groups, format: json}}";
+    let upstream = format!("\nupstream:\n  headers: {headers}\n  remove: [dpop, x-auth-*]\n");
+    let (head, _) = FULL.split_once("\nupstream:").unwrap();
+    let folder = folder_with(&(head.to_owned() + &upstream));
+    let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+    assert_eq!(code, 0, "{stderr}");
+    let line = "upstream            authorization kept; x-auth-groups = groups as JSON; \
+                x-auth-subject = sub; no dpop; no x-auth-*";
+    assert!(stdout.lines().any(|it| it == line), "{stdout}");
+}
+
+#[test]
 fn every_problem_of_a_bad_file_is_told_with_its_place() {
     let text = FULL
         .replace("certificate\n", "certificat\n")
