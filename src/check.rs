@@ -193,7 +193,7 @@ async fn decide(
     // Last, for it is the only step that leaves a mark: a request that is refused for another
     // reason must not use up its proof.
     if let Some(proof) = proof {
-        Box::pin(rules.use_up(&proof, now, &mut facts.trail)).await?;
+        Box::pin(rules.use_up(&proof, now, facts)).await?;
         facts.proved.dpop = true;
     }
     Ok(())

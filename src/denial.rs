@@ -232,6 +232,31 @@ details! {
     HeaderUnremovable of RequestMalformed = "header_unremovable";
     /// the key of the token is not known, and its issuer cannot be asked about it just now
     KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
+
+    /// the replay store in memory holds as many proofs as it may
+    StoreFull of ReplayUnavailable = "store_full";
+    /// the client has used as many proofs within their lifetime as one client may
+    ClientOverShare of ReplayUnavailable = "client_over_share";
+    /// the clock went back behind what the replay store remembers
+    ClockWentBack of ReplayUnavailable = "clock_went_back";
+    /// there is no connection to Redis
+    StoreUnreachable of ReplayUnavailable = "store_unreachable";
+    /// Redis does not answer in time
+    StoreLate of ReplayUnavailable = "store_late";
+    /// Redis has no memory left (OOM)
+    StoreOutOfMemory of ReplayUnavailable = "store_out_of_memory";
+    /// Redis does not let this user write (NOPERM, NOAUTH)
+    StoreNotPermitted of ReplayUnavailable = "store_not_permitted";
+    /// Redis is a replica, which only reads (READONLY)
+    StoreReadOnly of ReplayUnavailable = "store_read_only";
+    /// no server of the Redis cluster has the record at present (MOVED, CLUSTERDOWN)
+    StoreMoved of ReplayUnavailable = "store_moved";
+    /// Redis is loading or busy (LOADING, BUSY)
+    StoreNotReady of ReplayUnavailable = "store_not_ready";
+    /// Redis cannot persist or replicate what it records (MISCONF, NOREPLICAS)
+    StoreNotDurable of ReplayUnavailable = "store_not_durable";
+    /// Redis refuses to record for another reason
+    StoreRefuses of ReplayUnavailable = "store_refuses";
 }
 
 impl fmt::Display for Detail {

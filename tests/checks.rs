@@ -1061,6 +1061,7 @@ async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
     let request = wire::read(&message, None).unwrap();
     let verdict = world.checker.check(&world.rules, &request).await;
     assert_eq!(verdict.outcome, Err(Denial::ReplayUnavailable));
+    assert_eq!(verdict.facts.detail, Some(Detail::ClientOverShare));
     let Answer::Deny { to_client, .. } =
         Answer::of(&verdict, &world.rules.policies, Some(&request))
     else {

@@ -8,6 +8,9 @@ mod programs;
 #[path = "support/redis.rs"]
 #[expect(unreachable_pub, reason = "shared between tests")]
 mod redis;
+#[path = "support/redis_proxy.rs"]
+#[expect(unreachable_pub, reason = "shared between tests")]
+mod redis_proxy;
 
 use futures_util::future::join_all;
 use keybound::clock::UnixTime;
@@ -17,10 +20,11 @@ use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::redis::RedisRules;
 use keybound::state::replay::{ReplayRules, ReplayStore, Unavailable, Use};
 use redis::Redis;
+use redis_proxy::{Proxy, StillTime};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, advance, timeout};
 
 /// What every store does, whatever it is made of.
 async fn keeps_the_contract(store: &ReplayStore) {
@@ -101,6 +105,258 @@ async fn a_user_who_may_do_nothing_else_will_do() {
     keeps_the_contract(&reached(&redis, None).await).await;
 }
 
+/// What every store does that can hold a client to its share, which is three here.
+async fn holds_a_client_to_its_share(store: &ReplayStore) {
+    let record = async |key, jti| store.record(&proof(key, jti), at(60), at(0)).await;
+    for jti in ["1", "2", "3"] {
+        assert_eq!(record("a", jti).await, Ok(Use::First));
+        assert_eq!(record("a", jti).await, Ok(Use::Repeat));
+    }
+    for _ in 0..2 {
+        assert_eq!(record("a", "4").await, Err(Unavailable::KeyFull), "and no mark is left");
+        assert_eq!(record("a", "1").await, Ok(Use::Repeat), "what was used is known even so");
+    }
+    assert_eq!(record("b", "1").await, Ok(Use::First), "another client");
+    let at_once = ["2", "3", "4", "5", "6"].map(|jti| record("b", jti));
+    let at_once = join_all(at_once).await;
+    assert_eq!(at_once.iter().filter(|it| **it == Ok(Use::First)).count(), 2);
+    assert_eq!(at_once.iter().filter(|it| **it == Err(Unavailable::KeyFull)).count(), 3);
+}
+
+#[tokio::test]
+async fn memory_holds_a_client_to_its_share() {
+    let limits = MemoryLimits { capacity: 100, per_key: 3 };
+    holds_a_client_to_its_share(&ReplayStore::in_memory(limits)).await;
+}
+
+#[tokio::test]
+async fn redis_holds_a_client_to_its_share() {
+    let redis = Redis::start();
+    let store = with_share(&redis, 3).await;
+    holds_a_client_to_its_share(&store).await;
+    assert_eq!(store.concerns(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cluster_holds_a_client_to_its_share() {
+    let redis = Redis::with_cluster();
+    let rules = RedisRules::read(redis.url().as_bytes(), true, None, PATIENT).unwrap();
+    let rules = ReplayRules::Redis(rules.with_share(3));
+    let store = ReplayStore::start(&rules, &Handle::current());
+    timeout(LONG, store.reachable()).await.unwrap();
+    holds_a_client_to_its_share(&store).await;
+    assert_eq!(store.concerns(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_share_needs_these_rights_and_no_other() {
+    let rights = "~keybound:replay:* +set +get +time +eval +evalsha";
+    let redis = Redis::with_user("keybound", "secret", rights);
+    let store = with_share(&redis, 3).await;
+    holds_a_client_to_its_share(&store).await;
+    assert_eq!(store.concerns(), [""; 0]);
+    keeps_the_contract(&reached(&redis, None).await).await;
+}
+
+#[tokio::test]
+async fn without_one_of_these_rights_there_is_no_share_and_every_proof_is_recorded_all_the_same() {
+    let rights = ["+set", "+get", "+time", "+eval", "+evalsha"];
+    for (_, missing) in rights.iter().enumerate().filter(|(index, _)| *index != 0) {
+        let others: Vec<_> = rights.iter().copied().filter(|it| it != missing).collect();
+        let rights = format!("~keybound:replay:* {}", others.join(" "));
+        let redis = Redis::with_user("keybound", "secret", &rights);
+        let store = with_share(&redis, 1).await;
+        for jti in ["1", "2", "3"] {
+            assert_eq!(store.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::First));
+            assert_eq!(store.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::Repeat));
+        }
+        let concerns = store.concerns();
+        assert!(concerns[0].contains("share"), "{missing}: {concerns:?}");
+    }
+}
+
+#[tokio::test]
+async fn rights_that_are_taken_away_or_given_while_connected_cost_no_proof() {
+    let all = "~keybound:replay:* +set +get +time +eval +evalsha";
+    let redis = Redis::with_user("keybound", "secret", all);
+    let store = with_share(&redis, 1).await;
+    assert_eq!(store.record(&proof("a", "1"), at(60), at(0)).await, Ok(Use::First));
+    assert_eq!(store.record(&proof("a", "2"), at(60), at(0)).await, Err(Unavailable::KeyFull));
+    assert_eq!(redis.ask("ACL SETUSER keybound -eval -evalsha"), "+OK");
+    assert_eq!(store.record(&proof("a", "2"), at(60), at(0)).await, Ok(Use::First));
+    for jti in ["1", "2"] {
+        assert_eq!(store.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::Repeat));
+    }
+    assert_eq!(store.concerns().len(), 1);
+    assert_eq!(store.unavailable().map(|(_, total)| total).sum::<u64>(), 1);
+}
+
+#[tokio::test]
+async fn replicas_with_different_rights_know_each_others_records() {
+    let redis = Redis::with_user("keybound", "secret", "~keybound:replay:* +set");
+    let few = reached(&redis, None).await;
+    let socket = redis.url().split('?').next().unwrap().to_owned();
+    let rules = RedisRules::read(socket.as_bytes(), false, None, PATIENT).unwrap();
+    let many = ReplayStore::start(&ReplayRules::Redis(rules), &Handle::current());
+    timeout(LONG, many.reachable()).await.unwrap();
+    assert_eq!((few.concerns().len(), many.concerns().len()), (1, 0));
+    for (jti, one, other) in [("1", &few, &many), ("2", &many, &few)] {
+        assert_eq!(one.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::First));
+        assert_eq!(other.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::Repeat));
+    }
+}
+
+#[tokio::test]
+async fn a_record_takes_one_round_trip() {
+    let redis = Redis::start();
+    let store = with_share(&redis, 100).await;
+    assert_eq!(redis.ask("CONFIG RESETSTAT"), "+OK");
+    for jti in 0..50 {
+        let recorded = store.record(&proof("a", &jti.to_string()), at(60), at(0)).await;
+        assert_eq!(recorded, Ok(Use::First));
+    }
+    let found = redis.strings("INFO commandstats");
+    assert!(found.iter().any(|it| it.starts_with("cmdstat_evalsha:calls=50,")), "{found:?}");
+    assert!(!found.iter().any(|it| it.starts_with("cmdstat_eval:")), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_the_script_is_taught_it_again() {
+    let redis = Redis::start();
+    let store = with_share(&redis, 3).await;
+    assert_eq!(redis.ask("SCRIPT FLUSH"), "+OK");
+    holds_a_client_to_its_share(&store).await;
+}
+
+#[tokio::test]
+async fn a_record_counts_until_it_expires_and_no_longer_than_ten_seconds_more() {
+    let redis = Redis::start();
+    let store = with_share(&redis, 3).await;
+    let counts = format!("keybound:replay:{{{}}}", half(&proof("a", "1").key));
+    let now: i64 = redis.strings("TIME")[0].parse().unwrap();
+    let due = |seconds: i64| now.saturating_add(seconds).div_euclid(10);
+    let set = |text: String| redis.ask(&format!("SET {counts} \"{text}\""));
+    // What has expired is no hindrance, and is dropped.
+    assert_eq!(set(format!("{}:3 {}:2", due(-20), due(20))), "+OK");
+    assert_eq!(store.record(&proof("a", "1"), at(60), at(0)).await, Ok(Use::First));
+    let kept = redis.strings(&format!("GET {counts}")).join("");
+    assert!(kept.starts_with(&format!("{}:2 ", due(20))) && kept.ends_with(":1"), "{kept}");
+    let left: i64 = redis.ask(&format!("PTTL {counts}")).trim_start_matches(':').parse().unwrap();
+    assert!((85_000..=100_000).contains(&left), "{left}");
+    assert_eq!(store.record(&proof("a", "2"), at(60), at(0)).await, Err(Unavailable::KeyFull));
+    // A record that goes on for longer is counted where it ends.
+    assert_eq!(set(format!("{}:2", due(200))), "+OK");
+    assert_eq!(store.record(&proof("a", "3"), at(60), at(0)).await, Ok(Use::First));
+    assert_eq!(store.record(&proof("a", "4"), at(60), at(0)).await, Err(Unavailable::KeyFull));
+    let left: i64 = redis.ask(&format!("PTTL {counts}")).trim_start_matches(':').parse().unwrap();
+    assert!((185_000..=200_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_told_of_where_it_may_be_seen() {
+    for (rights, limit, policy, evicts) in [
+        ("+info", "100mb", "allkeys-lru", true),
+        ("+info", "100mb", "volatile-ttl", true),
+        ("+info", "100mb", "noeviction", false),
+        ("+info", "0", "allkeys-lru", false),
+        ("+config|get", "100mb", "allkeys-lfu", true),
+        ("+config|get", "100mb", "noeviction", false),
+        ("+get", "100mb", "allkeys-lru", false),
+    ] {
+        let rights = format!("~keybound:replay:* +set +eval {rights}");
+        let redis = Redis::with_user("keybound", "secret", &rights);
+        redis.ask(&format!("CONFIG SET maxmemory {limit}"));
+        redis.ask(&format!("CONFIG SET maxmemory-policy {policy}"));
+        let store = reached(&redis, None).await;
+        // It looks behind the first record that it makes to see whether it can, and before the next.
+        while !redis
+            .strings("INFO commandstats")
+            .iter()
+            .any(|it| it.contains("cmdstat_set:calls=2,"))
+        {
+            tokio::task::yield_now().await;
+        }
+        let concerns = store.concerns();
+        let found = concerns.iter().any(|it| it.contains(policy));
+        assert_eq!(found, evicts, "{rights} {limit} {policy}: {concerns:?}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_stay_at_the_share_of_the_time_that_redis_stands_still() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.socket()).await;
+    let store = through(&proxy).await;
+    let time = StillTime::begin();
+    // For nine seconds there are two hundred proofs a second, and Redis is still for 60 ms in
+    // every three seconds.
+    let mut refused = Vec::new();
+    for tick in 0..1800_u32 {
+        let jti = tick.to_string();
+        if tick.rem_euclid(600) == 0 {
+            proxy.hold();
+            let proofs: Vec<_> = (0..12).map(|it| proof("a", &format!("{tick} {it}"))).collect();
+            let waiting = proofs.iter().zip(0_u32..).map(async |(proof, place)| {
+                tokio::time::sleep(Duration::from_millis(5).saturating_mul(place)).await;
+                store.record(proof, at(60), at(0)).await
+            });
+            let (found, ()) = tokio::join!(join_all(waiting), async {
+                for _ in 0..12 {
+                    proxy.settled().await;
+                    advance(Duration::from_millis(5)).await;
+                }
+                proxy.settled().await;
+                proxy.release();
+            });
+            assert!(found.iter().flatten().all(|it| *it == Use::First), "{found:?}");
+            refused.extend(found.iter().copied().filter(Result::is_err));
+            assert!(found.iter().flatten().count() >= 9, "{found:?}");
+        } else if 12 <= tick.rem_euclid(600) {
+            let found = store.record(&proof("a", &jti), at(60), at(0)).await;
+            assert_eq!(found, Ok(Use::First), "{tick}");
+            advance(Duration::from_millis(5)).await;
+        }
+    }
+    drop(time);
+    // Those that came in the first 10 ms of the 60: three in six hundred at most.
+    assert!((1..=9).contains(&refused.len()), "{refused:?} of 1800");
+    assert!(refused.iter().all(|it| *it == Err(Unavailable::Late)));
+    assert_eq!(proxy.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_is_given_up_when_it_stays_silent() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.socket()).await;
+    let store = through(&proxy).await;
+    let time = StillTime::begin();
+    proxy.hold();
+    let record = async |jti| {
+        let proof = proof("a", jti);
+        let (found, ()) = tokio::join!(store.record(&proof, at(60), at(0)), async {
+            proxy.settled().await;
+            advance(RedisRules::DEADLINE.saturating_add(A_MILLISECOND)).await;
+        });
+        found
+    };
+    assert_eq!(record("1").await, Err(Unavailable::Late));
+    assert!(store.is_reachable());
+    for passed in (0..500).step_by(100) {
+        proxy.settled().await;
+        assert!(store.is_reachable(), "{passed}");
+        advance(Duration::from_millis(100)).await;
+    }
+    advance(A_MILLISECOND).await;
+    proxy.settled().await;
+    assert!(!store.is_reachable());
+    assert_eq!(store.record(&proof("a", "2"), at(60), at(0)).await, Err(Unavailable::Unreachable));
+    drop(time);
+    proxy.release();
+    timeout(LONG, store.reachable()).await.unwrap();
+    assert_eq!(store.record(&proof("a", "3"), at(60), at(0)).await, Ok(Use::First));
+    assert_eq!(proxy.connections(), 2);
+}
+
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
     let redis = Redis::with_cluster();
@@ -127,8 +383,8 @@ async fn redis_keeps_a_record_for_the_life_of_the_proof_and_a_margin() {
         let redis = Redis::start();
         let store = reached(&redis, None).await;
         assert_eq!(store.record(&proof("a", "1"), at(expires), at(0)).await, Ok(Use::First));
-        let name = Thumbprint::of(&[proof("a", "1").key, proof("a", "1").jti].concat());
-        let left = redis.ask(&format!("PTTL keybound:replay:{}", name.to_base64url()));
+        let [key, jti] = [proof("a", "1").key, proof("a", "1").jti].map(|it| half(&it));
+        let left = redis.ask(&format!("PTTL keybound:replay:{{{key}}}:{jti}"));
         let left: i64 = left.trim_start_matches(':').parse().unwrap();
         assert!(
             (20_000..=millis).contains(&left) && millis < left.saturating_add(10_000),
@@ -161,7 +417,7 @@ async fn a_redis_that_stands_still_costs_one_deadline_and_then_nothing() {
     redis.signal("-STOP");
     let begin = Instant::now();
     let refused = store.record(&proof("a", "1"), at(60), at(0)).await;
-    assert_eq!(refused, Err(Unavailable::Unreachable));
+    assert_eq!(refused, Err(Unavailable::Late));
     assert!(PATIENT <= begin.elapsed());
     // It is given up for lost while checks still wait for it, each for no longer than its deadline.
     while store.is_reachable() {
@@ -210,11 +466,17 @@ async fn a_redis_in_which_no_record_can_be_made_is_not_reached() {
     full.ask("CONFIG SET maxmemory 1");
     let replica = Redis::start();
     replica.ask("REPLICAOF 127.0.0.1 1");
-    for redis in [read_only, elsewhere, full, replica] {
+    let forbidden = Unavailable::NotPermitted;
+    for (redis, cause) in [
+        (read_only, forbidden),
+        (elsewhere, forbidden),
+        (full, Unavailable::OutOfMemory),
+        (replica, Unavailable::ReadOnly),
+    ] {
         let store = started(&redis, None);
         assert!(timeout(SHORT, store.reachable()).await.is_err());
         let refused = store.record(&proof("a", "1"), at(60), at(0)).await;
-        assert_eq!(refused, Err(Unavailable::Unreachable));
+        assert_eq!(refused, Err(cause));
     }
 }
 
@@ -224,7 +486,7 @@ async fn a_redis_that_turns_into_a_replica_is_left() {
     let store = reached(&redis, None).await;
     redis.ask("REPLICAOF 127.0.0.1 1");
     let refused = store.record(&proof("a", "1"), at(60), at(0)).await;
-    assert_eq!(refused, Err(Unavailable::Unreachable));
+    assert_eq!(refused, Err(Unavailable::ReadOnly));
     redis.ask("REPLICAOF NO ONE");
     timeout(LONG, store.reachable()).await.unwrap();
     let again = async {
@@ -287,6 +549,44 @@ async fn a_store_goes_on_under_new_rules_where_that_loses_nothing() {
     assert!(shared.adopt(&one) && !shared.adopt(&other) && !shared.adopt(&small));
 }
 
+#[tokio::test]
+async fn a_new_share_holds_at_once_and_keeps_the_connection() {
+    let redis = Redis::start();
+    let store = with_share(&redis, 1).await;
+    let record = async |jti| store.record(&proof("a", jti), at(60), at(0)).await;
+    assert_eq!(record("1").await, Ok(Use::First));
+    assert_eq!(record("2").await, Err(Unavailable::KeyFull));
+    let rules = RedisRules::read(redis.url().as_bytes(), false, None, PATIENT).unwrap();
+    assert!(store.adopt(&ReplayRules::Redis(rules.clone().with_share(2))));
+    assert_eq!(record("2").await, Ok(Use::First));
+    assert!(store.adopt(&ReplayRules::Redis(rules.with_share(1))));
+    assert_eq!(record("3").await, Err(Unavailable::KeyFull));
+    assert_eq!(record("2").await, Ok(Use::Repeat));
+}
+
+/// A store that holds a client to its share.
+async fn with_share(redis: &Redis, share: usize) -> ReplayStore {
+    let rules = RedisRules::read(redis.url().as_bytes(), false, None, PATIENT).unwrap();
+    let rules = ReplayRules::Redis(rules.with_share(share));
+    let store = ReplayStore::start(&rules, &Handle::current());
+    timeout(LONG, store.reachable()).await.unwrap();
+    store
+}
+
+/// A store that has the usual patience and reaches Redis through a proxy.
+async fn through(proxy: &Proxy) -> ReplayStore {
+    let rules =
+        RedisRules::read(proxy.url().as_bytes(), false, None, RedisRules::DEADLINE).unwrap();
+    let store = ReplayStore::start(&ReplayRules::Redis(rules), &Handle::current());
+    timeout(LONG, store.reachable()).await.unwrap();
+    // The keeper is done with its first look when it has made a record of its own behind it.
+    for jti in ["x", "y"] {
+        assert_eq!(store.record(&proof("x", jti), at(60), at(0)).await, Ok(Use::First));
+        proxy.settled().await;
+    }
+    store
+}
+
 async fn reached(redis: &Redis, ca: Option<Vec<u8>>) -> ReplayStore {
     let store = started(redis, ca);
     timeout(LONG, store.reachable()).await.unwrap();
@@ -302,6 +602,11 @@ fn started_on(redis: &Redis, ca: Option<Vec<u8>>, runtime: &Handle) -> ReplaySto
     ReplayStore::start(&ReplayRules::Redis(rules), runtime)
 }
 
+/// As the name of a record holds a digest.
+fn half(digest: &[u8; 32]) -> String {
+    keybound::jose::base64url::encode(&digest[..16])
+}
+
 fn proof(key: &str, jti: &str) -> ProofId {
     let digest = |text: &str| *Thumbprint::of(text.as_bytes()).octets();
     ProofId { key: digest(key), jti: digest(jti) }
@@ -310,6 +615,9 @@ fn proof(key: &str, jti: &str) -> ProofId {
 fn at(seconds: i64) -> UnixTime {
     UnixTime::from_secs(seconds.saturating_add(1_700_000_000))
 }
+
+/// By which timers may be late.
+const A_MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A deadline that also a busy machine keeps.
 const PATIENT: Duration = Duration::from_secs(2);

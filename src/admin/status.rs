@@ -8,6 +8,7 @@ use crate::telemetry::history::LastHour;
 use crate::telemetry::metrics::{CacheFigures, Metrics, ReplayFigures};
 use crate::telemetry::reloads;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
@@ -39,6 +40,10 @@ struct Replay {
     repeats: u64,
     /// None when they are kept elsewhere.
     entries: Option<usize>,
+    /// How many could not be recorded, by the cause; those causes alone that have occurred.
+    unavailable: BTreeMap<&'static str, u64>,
+    /// What is wrong with the store, though it can be used.
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +101,9 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
     let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
     metrics.set_replay(ReplayFigures { recorded, repeats, entries });
+    for (cause, total) in rules.dpop.replay.unavailable() {
+        metrics.set_replay_unavailable(cause.detail().label(), total);
+    }
 }
 
 impl Replay {
@@ -106,6 +114,12 @@ impl Replay {
             recorded: store.recorded(),
             repeats: store.repeats(),
             entries: store.entries(),
+            unavailable: store
+                .unavailable()
+                .filter(|(_, total)| *total != 0)
+                .map(|(cause, total)| (cause.detail().label(), total))
+                .collect(),
+            warnings: store.concerns(),
         }
     }
 }

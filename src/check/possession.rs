@@ -13,7 +13,7 @@ use crate::policy::{NonceDemand, Policy};
 use crate::randomness::{self, NoRandomness};
 use crate::request::Request;
 use crate::state::replay::{ReplayRules, ReplayStore, Use};
-use crate::trail::{Finding, Trail};
+use crate::trail::Finding;
 use crate::turn;
 use crate::uri::{HttpUri, Origin};
 use std::sync::Arc;
@@ -156,12 +156,19 @@ impl Rules {
         &self,
         holding: &Holding,
         now: UnixTime,
-        trail: &mut Trail,
+        facts: &mut Facts,
     ) -> Result<(), Denial> {
         let store = &self.dpop.replay;
-        let recorded = store.record(&holding.id, holding.until, now).await;
-        let recorded = trail.fault(recorded, || Finding::new("proof", "replay", "not recorded"))?;
-        trail.demand(recorded == Use::First, Denial::ProofReplayed, || {
+        let recorded = match store.record(&holding.id, holding.until, now).await {
+            Ok(recorded) => recorded,
+            Err(cause) => {
+                facts.detail = Some(cause.detail());
+                return facts.trail.fault(Err(cause.detail().denial()), || {
+                    Finding::new("proof", "replay", format!("not recorded: {cause}"))
+                });
+            }
+        };
+        facts.trail.demand(recorded == Use::First, Denial::ProofReplayed, || {
             let found = if recorded == Use::First { "not used before" } else { "used before" };
             let found = format!("{found}, by the record in {}", store.label());
             Finding::new("proof", "replay", found).wanting("used for the first time")

@@ -8,6 +8,7 @@ use crate::policy::{
     PolicySet, ProofRules, SenderConstraint, UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
+use crate::state::replay::memory::MemoryLimits;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -134,9 +135,14 @@ fn proofs(rules: &ProofRules, dpop: &Dpop) -> String {
         NonceDemand::Offered => "nonce offered",
         NonceDemand::Required => "nonce required",
     };
-    let store = match dpop.replay {
-        ReplayRules::Memory(limits) => format!("up to {} recorded in memory", limits.capacity),
-        ReplayRules::Redis(_) => "recorded in Redis".to_owned(),
+    let store = match &dpop.replay {
+        ReplayRules::Memory(limits) => {
+            let MemoryLimits { capacity, per_key } = limits;
+            format!("up to {capacity} recorded in memory, {per_key} of one client")
+        }
+        ReplayRules::Redis(rules) => {
+            format!("recorded in Redis, up to {} of one client", rules.share())
+        }
     };
     format!("{}, within {:?}, {nonce}, {store}", listed(&rules.algorithms), rules.window)
 }

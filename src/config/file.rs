@@ -302,8 +302,8 @@ pub(super) struct Replay {
     /// How many proofs the memory holds. When it is full, proofs are refused.
     #[schemars(range(min = 1, max = 100_000_000), extend("default" = 1_000_000))]
     pub(super) capacity: Option<u64>,
-    /// How many proofs of one key the memory holds; absent: a twentieth of `capacity`, but at
-    /// least 1000.
+    /// How many proofs of one key the store holds; absent: a twentieth of `capacity`, but at least
+    /// 1000, and 50000 in Redis.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(super) per_key: Option<u64>,
     /// A file with the URL of the Redis server: `redis://`, `rediss://` (TLS) or `redis+unix://`,

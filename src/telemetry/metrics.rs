@@ -59,6 +59,7 @@ struct ReplayMetrics {
     recorded: IntCounter,
     repeats: IntCounter,
     entries: IntGauge,
+    unavailable: IntCounterVec,
 }
 
 /// What a cache has seen since the start, and what it holds now.
@@ -188,6 +189,11 @@ impl Metrics {
                     .counter("keybound_replay_recorded", "Proofs used for the first time.")?,
                 repeats: new.counter("keybound_replay_repeats", "Proofs used again.")?,
                 entries: new.gauge("keybound_replay_entries", "Proofs held.")?,
+                unavailable: new.counters(
+                    "keybound_replay_unavailable_total",
+                    "Proofs whose use could not be recorded, by the cause.",
+                    &["cause"],
+                )?,
             },
             config_reloads: new.counters(
                 "keybound_config_reloads_total",
@@ -267,6 +273,7 @@ impl Metrics {
     pub fn forget_replay(&self) {
         self.replay.recorded.reset();
         self.replay.repeats.reset();
+        self.replay.unavailable.reset();
     }
 
     /// Sets what is known of the token cache.
@@ -281,6 +288,11 @@ impl Metrics {
         raise(&self.replay.recorded, found.recorded);
         raise(&self.replay.repeats, found.repeats);
         self.replay.entries.set(gauge(found.entries));
+    }
+
+    /// Brings the count of proofs that could not be recorded for `cause` up to `total`.
+    pub fn set_replay_unavailable(&self, cause: &str, total: u64) {
+        raise(&self.replay.unavailable.with_label_values(&[cause]), total);
     }
 
     /// Counts an attempt to reload the configuration.
@@ -409,6 +421,7 @@ mod tests {
         }
         metrics.set_keys("x", 1, Some(1));
         metrics.set_refreshes("x", "changed", 1);
+        metrics.set_replay_unavailable("x", 1);
         let text = metrics.exposition().unwrap();
         let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
         assert_eq!(
@@ -423,6 +436,7 @@ mod tests {
                 "keybound_replay_entries gauge",
                 "keybound_replay_recorded counter",
                 "keybound_replay_repeats counter",
+                "keybound_replay_unavailable_total counter",
                 "keybound_spans_total counter",
                 "keybound_token_cache_entries gauge",
                 "keybound_token_cache_hits counter",

@@ -269,6 +269,25 @@ fn used_proofs_survive() {
 }
 
 #[test]
+fn a_proof_that_cannot_be_recorded_is_told_of_by_its_cause() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| {
+        let it = it.replace("sender_constraint: certificate", "sender_constraint: dpop");
+        format!("{it}dpop: {{replay: {{capacity: 1}}}}\n")
+    });
+    service.wait_for(RELOADED);
+    let [one, other] = ["one", "other"].map(|it| Signer::new(Algorithm::ES256, it));
+    assert_eq!(reason(&service, world.proved_request(&one)), "allowed");
+    assert_eq!(reason(&service, world.proved_request(&other)), "replay_unavailable");
+    let found = &service.status()["replay"];
+    assert_eq!(found["unavailable"], json!({"store_full": 1}), "{found}");
+    assert_eq!(found["warnings"], json!([]), "{found}");
+    service.has_metric("keybound_replay_unavailable_total{cause=\"store_full\"} 1");
+    service.has_metric("keybound_replay_unavailable_total{cause=\"store_late\"} 0");
+}
+
+#[test]
 fn a_new_issuer_has_its_keys_when_it_comes_into_force() {
     let world = World::new();
     let mut service = Service::ready(&[]);

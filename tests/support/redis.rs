@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
@@ -89,10 +89,24 @@ impl Redis {
         fs::read(self.directory.path().join("ca.pem")).unwrap()
     }
 
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
     /// The first line of its answer to a command.
     pub fn ask(&self, command: &str) -> String {
-        let socket = self.directory.path().join("redis.sock");
-        asked(&mut UnixStream::connect(socket).unwrap(), command)
+        asked(&mut UnixStream::connect(self.socket()).unwrap(), command)
+    }
+
+    /// The strings in its answer to a command.
+    pub fn strings(&self, command: &str) -> Vec<String> {
+        let mut connection = UnixStream::connect(self.socket()).unwrap();
+        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let lines = answer.lines().filter(|it| !it.starts_with(['*', '$', '+']));
+        lines.map(str::to_owned).collect()
     }
 
     /// Ends it as a crash would.

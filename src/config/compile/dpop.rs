@@ -49,6 +49,12 @@ pub(super) fn compile(
         read.map_err(|message| findings.problem(&file, message)).ok()
     });
     let replay = replay(given.replay.unwrap_or_default(), &at.key("replay"), files, findings);
+    let shared = matches!(replay, Some(ReplayRules::Redis(_)));
+    if shared && nonce != NonceDemand::Off && nonce_keys.is_none() {
+        let message = "replicas share used proofs but not this secret, which each draws for itself: \
+                       none accepts a nonce of another, unless `nonce_secret_file` is given";
+        findings.warning(&at.key("nonce"), message);
+    }
     let nonce_keys = match nonce_keys {
         None => None,
         Some(keys) => Some(keys?),
@@ -62,22 +68,27 @@ fn replay(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<ReplayRules> {
-    let redis = matches!(given.store, Some(file::ReplayStore::Redis));
-    let for_memory = [("capacity", given.capacity.is_some()), ("per_key", given.per_key.is_some())];
+    let store = given.store.unwrap_or(file::ReplayStore::Memory);
+    let for_memory = [("capacity", given.capacity.is_some())];
     let for_redis = [
         ("url_file", given.url_file.is_some()),
         ("cluster", given.cluster.is_some()),
         ("ca_file", given.ca_file.is_some()),
         ("timeout", given.timeout.is_some()),
     ];
-    let (others, store) =
-        if redis { (&for_memory[..], "memory") } else { (&for_redis[..], "redis") };
+    let (others, other) = match store {
+        file::ReplayStore::Memory => (&for_redis[..], "redis"),
+        file::ReplayStore::Redis => (&for_memory[..], "memory"),
+    };
     for (key, is_given) in others {
         if *is_given {
-            findings.problem(&at.key(key), format!("is for `store: {store}`: remove it"));
+            findings.problem(&at.key(key), format!("is for `store: {other}`: remove it"));
         }
     }
-    if redis { in_redis(given, at, files, findings) } else { Some(in_memory(&given, at, findings)) }
+    match store {
+        file::ReplayStore::Memory => Some(in_memory(&given, at, findings)),
+        file::ReplayStore::Redis => in_redis(given, at, files, findings),
+    }
 }
 
 fn in_memory(given: &file::Replay, at: &Path, findings: &mut Findings) -> ReplayRules {
@@ -89,9 +100,12 @@ fn in_memory(given: &file::Replay, at: &Path, findings: &mut Findings) -> Replay
         &at.key("capacity"),
         findings,
     );
-    let share = MemoryLimits::share_of(capacity);
-    let per_key = whole_number(given.per_key, share, 1..=100_000_000, &at.key("per_key"), findings);
+    let per_key = share(given, MemoryLimits::share_of(capacity), at, findings);
     ReplayRules::Memory(MemoryLimits { capacity, per_key })
+}
+
+fn share(given: &file::Replay, usual: usize, at: &Path, findings: &mut Findings) -> usize {
+    whole_number(given.per_key, usual, 1..=100_000_000, &at.key("per_key"), findings)
 }
 
 fn in_redis(
@@ -106,6 +120,7 @@ fn in_redis(
     if !DEADLINE.contains(&deadline) {
         findings.problem(&at.key("timeout"), format!("must be 1ms to 10s, not {deadline:?}"));
     }
+    let share = share(&given, RedisRules::SHARE, at, findings);
     let ca = given.ca_file.map(|name| {
         let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
             Ok(()) => Ok(pem),
@@ -122,7 +137,8 @@ fn in_redis(
     };
     let rules = RedisRules::read(&urls, given.cluster.unwrap_or(false), ca, deadline);
     let bad = |error| format!("{} {error}", files.path(&name).display());
-    rules.map_err(|error| findings.problem(&at, bad(error))).ok().map(ReplayRules::Redis)
+    let rules = rules.map_err(|error| findings.problem(&at, bad(error))).ok()?;
+    Some(ReplayRules::Redis(rules.with_share(share)))
 }
 
 /// Says what a store in memory means, where a policy counts on it.

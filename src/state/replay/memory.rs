@@ -61,6 +61,9 @@ struct Name {
 type Digest = [u8; 16];
 
 impl MemoryLimits {
+    /// How many records may live at once unless told otherwise.
+    pub const CAPACITY: usize = 1_000_000;
+
     /// The limit for one key that goes with a capacity unless told otherwise: one twentieth of it,
     /// but at least 1000.
     ///
@@ -75,7 +78,7 @@ impl MemoryLimits {
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        Self { capacity: 1_000_000, per_key: Self::share_of(1_000_000) }
+        Self { capacity: Self::CAPACITY, per_key: Self::share_of(Self::CAPACITY) }
     }
 }
 

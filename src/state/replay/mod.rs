@@ -1,4 +1,4 @@
-//! Knows which DPoP proofs have been used (RFC 9449 §11.1).
+//! The DPoP proofs that have been used (RFC 9449 §11.1).
 //!
 //! The one operation tests and records in one step. There is no `contains`: of two calls that both
 //! look before either writes, both would be told [`Use::First`]. A store that cannot tell refuses:
@@ -10,7 +10,7 @@ pub mod memory;
 pub mod redis;
 
 use crate::clock::UnixTime;
-use crate::denial::Denial;
+use crate::denial::Detail;
 use crate::oauth::dpop::ProofId;
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
@@ -37,8 +37,24 @@ pub enum Unavailable {
     KeyFull,
     /// The clock went back to a time of which records have been dropped.
     Forgotten,
-    /// The store does not answer, or not in time.
+    /// There is no connection to the store.
     Unreachable,
+    /// The store does not answer in time.
+    Late,
+    /// The store has no memory left, and must not evict.
+    OutOfMemory,
+    /// The store does not let this user write.
+    NotPermitted,
+    /// The store is a replica, which only reads.
+    ReadOnly,
+    /// Another server of the cluster has the record, or none.
+    Moved,
+    /// The store is loading, or busy with something else.
+    NotReady,
+    /// The store cannot persist or replicate what it records.
+    NotDurable,
+    /// The store refuses for another reason, or answers what makes no sense.
+    Refused,
 }
 
 /// Where used proofs are recorded.
@@ -56,6 +72,8 @@ pub struct ReplayStore {
     backend: Backend,
     recorded: AtomicU64,
     repeats: AtomicU64,
+    /// In the order of [`Unavailable::ALL`].
+    unavailable: [AtomicU64; Unavailable::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -92,7 +110,8 @@ impl ReplayStore {
     }
 
     const fn of(backend: Backend) -> Self {
-        Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0) }
+        let unavailable = [const { AtomicU64::new(0) }; Unavailable::ALL.len()];
+        Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0), unavailable }
     }
 
     /// Goes on under new rules, if this store can: otherwise another must be started. What memory
@@ -103,7 +122,7 @@ impl ReplayStore {
                 store.set_limits(*limits);
                 true
             }
-            (Backend::Redis(store), ReplayRules::Redis(rules)) => store.rules() == rules,
+            (Backend::Redis(store), ReplayRules::Redis(rules)) => store.adopt(rules),
             (Backend::Memory(_), ReplayRules::Redis(_))
             | (Backend::Redis(_), ReplayRules::Memory(_))
             | (Backend::Onlooker(_), _) => false,
@@ -140,9 +159,28 @@ impl ReplayStore {
         match recorded {
             Ok(Use::First) => self.recorded.fetch_add(1, Ordering::Relaxed),
             Ok(Use::Repeat) => self.repeats.fetch_add(1, Ordering::Relaxed),
-            Err(_) => 0,
+            Err(cause) => self.failed(cause).map_or(0, |it| it.fetch_add(1, Ordering::Relaxed)),
         };
         recorded
+    }
+
+    /// How often this process could not record a proof, by the cause.
+    pub fn unavailable(&self) -> impl Iterator<Item = (Unavailable, u64)> {
+        let totals = self.unavailable.iter().map(|it| it.load(Ordering::Relaxed));
+        Unavailable::ALL.iter().copied().zip(totals)
+    }
+
+    fn failed(&self, cause: Unavailable) -> Option<&AtomicU64> {
+        let position = Unavailable::ALL.iter().position(|it| *it == cause)?;
+        self.unavailable.get(position)
+    }
+
+    /// What is wrong with the store, though it can be used: for the operator to mend.
+    pub fn concerns(&self) -> Vec<String> {
+        match &self.backend {
+            Backend::Memory(_) | Backend::Onlooker(_) => Vec::new(),
+            Backend::Redis(store) => store.concerns(),
+        }
     }
 
     /// How many proofs this process has recorded.
@@ -195,21 +233,75 @@ impl Default for ReplayRules {
     }
 }
 
-impl From<Unavailable> for Denial {
-    fn from(_: Unavailable) -> Self {
-        Self::ReplayUnavailable
+impl Unavailable {
+    /// Every cause, in the order of the documentation.
+    pub const ALL: &[Self] = &[
+        Self::Full,
+        Self::KeyFull,
+        Self::Forgotten,
+        Self::Unreachable,
+        Self::Late,
+        Self::OutOfMemory,
+        Self::NotPermitted,
+        Self::ReadOnly,
+        Self::Moved,
+        Self::NotReady,
+        Self::NotDurable,
+        Self::Refused,
+    ];
+
+    /// What the operator is told.
+    pub const fn detail(self) -> Detail {
+        match self {
+            Self::Full => Detail::StoreFull,
+            Self::KeyFull => Detail::ClientOverShare,
+            Self::Forgotten => Detail::ClockWentBack,
+            Self::Unreachable => Detail::StoreUnreachable,
+            Self::Late => Detail::StoreLate,
+            Self::OutOfMemory => Detail::StoreOutOfMemory,
+            Self::NotPermitted => Detail::StoreNotPermitted,
+            Self::ReadOnly => Detail::StoreReadOnly,
+            Self::Moved => Detail::StoreMoved,
+            Self::NotReady => Detail::StoreNotReady,
+            Self::NotDurable => Detail::StoreNotDurable,
+            Self::Refused => Detail::StoreRefuses,
+        }
     }
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "the replay store is full",
-            Self::KeyFull => "the replay store holds too many proofs of one key",
-            Self::Forgotten => "the clock went back behind what the replay store remembers",
-            Self::Unreachable => "the replay store does not answer",
-        })
+        f.write_str(self.detail().sentence())
     }
 }
 
 impl std::error::Error for Unavailable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denial::Denial;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_cause_is_told_apart() {
+        let details: HashSet<_> = Unavailable::ALL.iter().map(|it| it.detail()).collect();
+        assert_eq!(details.len(), Unavailable::ALL.len());
+        assert!(details.iter().all(|it| it.denial() == Denial::ReplayUnavailable));
+        let known = Detail::ALL.iter().filter(|it| it.denial() == Denial::ReplayUnavailable);
+        assert_eq!(known.count(), details.len());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_recorded_is_counted_by_its_cause() {
+        let store = ReplayStore::in_memory(MemoryLimits { capacity: 1, per_key: 1 });
+        let now = UnixTime::from_secs(1_800_000_000);
+        for (key, jti) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
+            let proof = ProofId { key: [key; 32], jti: [jti; 32] };
+            let recorded = store.record(&proof, now, now).await;
+            assert_eq!(recorded.is_ok(), jti == 1 && key == 1);
+        }
+        let found: Vec<_> = store.unavailable().filter(|(_, total)| *total != 0).collect();
+        assert_eq!(found, [(Unavailable::Full, 1), (Unavailable::KeyFull, 2)]);
+    }
+}

@@ -187,6 +187,7 @@ fn proofs_are_bounded_and_recorded() {
         ("{replay: {per_key: 0}}", ".replay.per_key", "must be 1"),
         ("{replay: {url_file: redis}}", ".replay.url_file", "`store: redis`"),
         ("{replay: {timeout: 1s}}", ".replay.timeout", "`store: redis`"),
+        ("{replay: {store: redis, url_file: redis, per_key: 0}}", ".replay.per_key", "must be 1"),
         ("{replay: {store: redis}}", ".replay.url_file", "name a file"),
         ("{replay: {store: redis, url_file: none}}", ".replay.url_file", "cannot read"),
         ("{replay: {store: redis, url_file: http}}", ".replay.url_file", "redis"),
@@ -221,4 +222,36 @@ fn proofs_are_bounded_and_recorded() {
     assert!(matches!(config.dpop.replay, ReplayRules::Redis(_)));
     let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
     assert!(unused.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn a_client_has_a_share_of_each_store() {
+    for (given, expected) in [
+        ("{}", "per_key: 50000"),
+        ("{capacity: 2000000}", "per_key: 100000"),
+        ("{per_key: 7}", "per_key: 7"),
+        ("{store: redis, url_file: redis}", "share: 50000"),
+        ("{store: redis, url_file: redis, per_key: 7}", "share: 7"),
+    ] {
+        let config = takes_with_files(&format!("limits: {{}}\ndpop: {{replay: {given}}}"));
+        let found = format!("{:?}", config.dpop.replay);
+        assert!(found.contains(expected), "{given}: {found}");
+    }
+}
+
+#[test]
+fn replicas_that_share_used_proofs_are_to_share_the_secret_of_nonces() {
+    for (given, warned) in [
+        ("nonce: required", true),
+        ("nonce: offered", true),
+        ("nonce: off", false),
+        ("nonce: required, nonce_secret_file: secret", false),
+    ] {
+        for (store, shared) in [("{store: redis, url_file: redis}", true), ("{}", false)] {
+            let text = format!("limits: {{}}\ndpop: {{{given}, replay: {store}}}");
+            let warnings = takes_with_files(&text).warnings;
+            let found = warnings.iter().any(|it| it.path == "dpop.nonce");
+            assert_eq!(found, warned && shared, "{text}: {warnings:?}");
+        }
+    }
 }

@@ -1,10 +1,12 @@
-//! Knows how to stay in touch with Redis: the task that connects, watches, and connects again.
+//! The task that connects to Redis, watches the connection, and connects again.
 
 use super::link::{CONNECT, Link};
+use super::record::Record;
 use super::rules::RedisRules;
-use super::{PREFIX, Shared};
+use super::{Shared, Unavailable, count, look, runs_no_script, set};
+use crate::clock::{Clock, SystemClock};
 use crate::randomness;
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
+use redis::{ErrorKind, RedisError, RedisResult};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -29,9 +31,8 @@ impl Keeper {
             let failure = match self.connect().await {
                 Ok(link) => {
                     tracing::info!(cluster = self.rules.cluster, "replay store reached");
-                    self.shared.link.send_replace(Some(link));
+                    drop(self.shared.link.send_replace(Ok(link)));
                     let failure = self.watch().await;
-                    self.shared.link.send_replace(None);
                     if STEADY < since.elapsed() {
                         failures = 0;
                     }
@@ -39,6 +40,7 @@ impl Keeper {
                 }
                 Err(failure) => failure,
             };
+            drop(self.shared.link.send_replace(Err(Unavailable::of(&failure))));
             tracing::warn!(error = %failure, failures, "replay store not reached");
             sleep(pause(failures, randomness::luck())).await;
             failures = failures.saturating_add(1);
@@ -51,22 +53,34 @@ impl Keeper {
         let open = async {
             let link = Link::open(&self.rules).await?;
             try_out(&link).await?;
+            self.try_script(&link).await?;
             Ok(link)
         };
         timeout(CONNECT, open).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// Finds out whether the share of a client can be made to hold.
+    async fn try_script(&self, link: &Link) -> RedisResult<()> {
+        match count(link, &Record::probe(), usize::MAX).await {
+            Ok(_) => self.shared.start_counting(),
+            Err(failure) if runs_no_script(&failure) => self.shared.stop_counting(&failure),
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
     /// Waits until records can be made no longer, and says why.
     async fn watch(&self) -> RedisError {
+        let mut look_at = Instant::now();
         loop {
-            let next = Instant::now().checked_add(CALM).unwrap_or_else(Instant::now);
-            tokio::select! {
-                () = sleep_until(next) => (),
-                () = self.shared.suspect.notified() => (),
-            }
-            let Some(link) = self.shared.link.borrow().clone() else {
+            // What is known of it is said by `doubt`, which may have given it up.
+            let Ok(link) = self.shared.link.borrow().clone() else {
                 return RedisError::from((ErrorKind::Io, "connection lost"));
             };
+            if look_at <= Instant::now() {
+                look_at = later(LOOK_AGAIN);
+                self.look(&link).await;
+            }
             let tried = timeout(PATIENCE, try_out(&link)).await.unwrap_or_else(|_| Err(late()));
             match tried {
                 Ok(()) => (),
@@ -77,20 +91,31 @@ impl Keeper {
                 }
                 Err(failure) => return failure,
             }
+            tokio::select! {
+                () = sleep_until(later(CALM)) => (),
+                () = self.shared.suspect.notified() => (),
+            }
+        }
+    }
+
+    /// Looks at what is wrong with Redis otherwise. A look that fails says nothing: whether records
+    /// can be made is seen elsewhere.
+    async fn look(&self, link: &Link) {
+        match timeout(PATIENCE, look::at(link, || SystemClock.now())).await {
+            Ok(Ok(found)) => self.shared.found(found),
+            Ok(Err(failure)) => tracing::debug!(error = %failure, "replay store not looked at"),
+            Err(_) => tracing::debug!("replay store not looked at in time"),
         }
     }
 }
 
+fn later(span: Duration) -> Instant {
+    Instant::now().checked_add(span).unwrap_or_else(Instant::now)
+}
+
 /// Makes a record.
 async fn try_out(link: &Link) -> RedisResult<()> {
-    let mut command = Cmd::new();
-    command.arg("SET").arg(format!("{PREFIX}probe")).arg(1).arg("PX").arg(1000);
-    let answer = link.clone().send(&command).await?;
-    if answer == Value::Okay {
-        Ok(())
-    } else {
-        Err(RedisError::from((ErrorKind::UnexpectedReturnType, "odd answer")))
-    }
+    set(link, &Record::probe()).await.map(drop)
 }
 
 fn late() -> RedisError {
@@ -108,6 +133,9 @@ fn pause(failures: u32, luck: u8) -> Duration {
 
 /// A dead connection is noticed within so long, even when nobody uses it.
 const CALM: Duration = Duration::from_secs(1);
+
+/// So long after a look at its settings there is another.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Longer than Redis stands still to fork, so that it is not deserted for that.
 const PATIENCE: Duration = Duration::from_millis(500);

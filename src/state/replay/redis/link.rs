@@ -1,4 +1,4 @@
-//! Knows how to reach Redis: one server or a cluster, in the clear or over TLS.
+//! The connection to Redis: to one server or a cluster, in the clear or over TLS.
 
 use super::rules::{RedisRules, RedisUrl};
 use redis::aio::MultiplexedConnection;
@@ -27,7 +27,10 @@ impl Link {
                 .connection_timeout(CONNECT)
                 .response_timeout(rules.deadline)
                 // Enough to follow a slot that has moved. A proof is not offered again and again.
-                .retries(1);
+                .retries(1)
+                // Within the deadline, unlike what is usual.
+                .min_retry_wait(1)
+                .max_retry_wait(5);
             let builder = match certificates {
                 Some(certificates) => builder.certs(certificates),
                 None => builder,

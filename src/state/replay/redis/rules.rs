@@ -1,5 +1,6 @@
-//! Knows where Redis is and what it may cost, as the operator writes it.
+//! Where Redis is and what it may cost, as the operator writes it.
 
+use crate::state::replay::memory::MemoryLimits;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use std::fmt;
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub struct RedisRules {
     pub(super) cluster: bool,
     pub(super) ca: Option<Vec<u8>>,
     pub(super) deadline: Duration,
+    pub(super) share: usize,
 }
 
 /// Why there can be no Redis by these rules.
@@ -43,6 +45,9 @@ impl RedisRules {
     /// How long a check waits for Redis unless told otherwise. A healthy Redis takes less than one
     /// millisecond; the default for a whole check is 150.
     pub const DEADLINE: Duration = Duration::from_millis(50);
+
+    /// How many live records one client may have unless told otherwise: as many as in memory.
+    pub const SHARE: usize = MemoryLimits::share_of(MemoryLimits::CAPACITY);
 
     /// Reads a file with a URL in each line, as in
     ///
@@ -79,7 +84,24 @@ impl RedisRules {
                 return Err(BadRedis::CaMalformed);
             }
         }
-        Ok(Self { urls, cluster, ca, deadline })
+        Ok(Self { urls, cluster, ca, deadline, share: Self::SHARE })
+    }
+
+    /// The same, and one client may have so many live records.
+    #[must_use]
+    pub fn with_share(self, share: usize) -> Self {
+        Self { share, ..self }
+    }
+
+    /// How many live records one client may have.
+    pub const fn share(&self) -> usize {
+        self.share
+    }
+
+    /// Whether one connection would do for both.
+    pub(super) fn reach_alike(&self, other: &Self) -> bool {
+        let Self { urls, cluster, ca, deadline, share: _ } = self;
+        (urls, *cluster, ca, *deadline) == (&other.urls, other.cluster, &other.ca, other.deadline)
     }
 
     /// Whether `other` leads to the same servers and database, as whomever and within whatever time.

@@ -1,0 +1,144 @@
+//! The commands that record a proof in Redis.
+//!
+//! A record's name is `keybound:replay:{KEY}:JTI`, both in base64url and half a SHA-256 long. The
+//! braces make all that belongs to one client's key lie in one slot of a cluster, so that one
+//! script can test, count and record. Whether it is recorded by that script or by a plain `SET`,
+//! the name is the same: replicas that differ in what they may do still see each other's records.
+
+use crate::jose::base64url;
+use crate::oauth::dpop::ProofId;
+use redis::Cmd;
+use std::time::Duration;
+
+/// One proof, as Redis is told of it.
+pub(super) struct Record {
+    /// The name of the record.
+    name: String,
+    /// The name of the counts of the records of its key.
+    counts: String,
+    /// How long the record lives, in milliseconds.
+    life: u64,
+}
+
+impl Record {
+    /// The record of a proof.
+    pub(super) fn of(proof: &ProofId, life: Duration) -> Self {
+        let [key, jti] = [proof.key, proof.jti].map(|it| base64url::encode(half(&it)));
+        Self::named(&key, &jti, life)
+    }
+
+    /// A record that stands for no proof, to see whether records can be made.
+    pub(super) fn probe() -> Self {
+        Self::named("probe", "1", Duration::from_secs(1))
+    }
+
+    fn named(key: &str, jti: &str, life: Duration) -> Self {
+        Self {
+            name: format!("{PREFIX}{{{key}}}:{jti}"),
+            counts: format!("{PREFIX}{{{key}}}"),
+            life: u64::try_from(life.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Records and counts nothing: `OK`, or nil when the record is there.
+    pub(super) fn set(&self) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg("SET").arg(&self.name).arg(1).arg("NX").arg("PX").arg(self.life);
+        command
+    }
+
+    /// Records and counts, with the script that Redis remembers: one of [`FIRST`], [`REPEAT`] and
+    /// [`OVER_SHARE`], or an error when it does not remember the script.
+    pub(super) fn count(&self, share: usize) -> Cmd {
+        self.script("EVALSHA", SCRIPT_NAME, share)
+    }
+
+    /// The same, and teaches Redis the script.
+    pub(super) fn count_anew(&self, share: usize) -> Cmd {
+        self.script("EVAL", SCRIPT, share)
+    }
+
+    fn script(&self, how: &str, script: &str, share: usize) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg(how).arg(script).arg(2).arg(&self.name).arg(&self.counts);
+        command.arg(share).arg(self.life);
+        command
+    }
+}
+
+/// The record has been made.
+pub(super) const FIRST: i64 = 1;
+
+/// The record was there.
+pub(super) const REPEAT: i64 = 0;
+
+/// The record was not there, and its key has as many as it may.
+pub(super) const OVER_SHARE: i64 = -1;
+
+/// Sets the record unless it is there, or its key has its share of live records.
+///
+/// How many records of a key are alive is known to ten seconds: for each such span the counts tell
+/// how many records expire within it, and a record counts until its span is over. So a key never
+/// has more than its share, there are at most as many counts as a record can live spans, and they
+/// go by themselves. All reads come before the first write, so that a script that may not do all of
+/// this does none of it. Nothing but `GET`, `SET` and `TIME` is needed.
+const SCRIPT: &str = "\
+local share, life, span = tonumber(ARGV[1]), tonumber(ARGV[2]), 10000
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local due = math.floor((now + life) / span) + 1
+local live, last, counted, kept = 0, due, false, {}
+for ends, count in string.gmatch(redis.call('GET', KEYS[2]) or '', '(%d+):(%d+)') do
+  ends, count = tonumber(ends), tonumber(count)
+  if now < ends * span then
+    live = live + count
+    last = math.max(last, ends)
+    if ends == due then count, counted = count + 1, true end
+    kept[#kept + 1] = string.format('%d:%d', ends, count)
+  end
+end
+if redis.call('GET', KEYS[1]) then return 0 end
+if share <= live then return -1 end
+if not counted then kept[#kept + 1] = string.format('%d:1', due) end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[2])
+redis.call('SET', KEYS[2], table.concat(kept, ' '), 'PX', last * span - now)
+return 1
+";
+
+/// What Redis calls the script: its SHA-1. Were it wrong, each record would take two round trips.
+const SCRIPT_NAME: &str = "5dd53bc71d7b2b75d318bb2a2d001272044b14d6";
+
+/// Half a SHA-256. A client that made the halves of two `jti` meet would have its own proof
+/// refused, and to meet the half of another's key takes 2^128 attempts.
+fn half(digest: &[u8; 32]) -> &[u8; 16] {
+    let (half, _) = digest.split_first_chunk().unwrap_or((&[0; 16], &[]));
+    half
+}
+
+const PREFIX: &str = "keybound:replay:";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(command: &Cmd) -> String {
+        String::from_utf8(command.get_packed_command()).unwrap()
+    }
+
+    #[test]
+    fn a_record_has_one_name_however_it_is_made_and_its_keys_share_a_slot() {
+        let record = Record::of(&ProofId { key: [1; 32], jti: [2; 32] }, Duration::from_millis(7));
+        let (key, name) = (
+            "keybound:replay:{AQEBAQEBAQEBAQEBAQEBAQ}",
+            "keybound:replay:{AQEBAQEBAQEBAQEBAQEBAQ}:AgICAgICAgICAgICAgICAg",
+        );
+        let (key, name) = (format!("\r\n{key}\r\n"), format!("\r\n{name}\r\n"));
+        for command in [record.count(3), record.count_anew(3)] {
+            let command = text(&command);
+            assert!(command.contains(&name) && command.contains(&key), "{command}");
+            assert!(command.ends_with("\r\n$1\r\n3\r\n$1\r\n7\r\n"), "{command}");
+        }
+        let set = text(&record.set());
+        assert!(set.contains(&name) && set.ends_with("NX\r\n$2\r\nPX\r\n$1\r\n7\r\n"), "{set}");
+    }
+}
