@@ -6,18 +6,31 @@ use std::any::Any;
 use std::fs::{self, File};
 use std::process::{Child, Command};
 
-pub(crate) static NGINX: Proxy = Proxy {
-    name: "nginx",
-    keybound: include_str!("../../deploy/nginx/keybound.yaml"),
-    start,
-    // It hands on 401 and 403 alone.
-    outage: [500, 500],
-    malformed: 401,
-    unreadable: 403,
-    cleans_paths: false,
-    hands_on_bodies: false,
-    hands_on_nonces: true,
-};
+pub(crate) static NGINX: Proxy = nginx(start);
+
+/// The same, but that it announces a body with each question and sends none, which it does with the
+/// client's own `Content-Length` where nobody takes that away.
+static ANNOUNCING: Proxy = nginx(|site| {
+    let line = "proxy_set_header Content-Length \"\";";
+    start_with(&put(DEPLOYED, line, "proxy_set_header Content-Length 9;"), site)
+});
+
+const DEPLOYED: &str = include_str!("../../deploy/nginx/nginx.conf");
+
+const fn nginx(start: fn(&Site<'_>) -> Box<dyn Any + Send>) -> Proxy {
+    Proxy {
+        name: "nginx",
+        keybound: include_str!("../../deploy/nginx/keybound.yaml"),
+        start,
+        // It hands on 401 and 403 alone.
+        outage: [500, 500],
+        malformed: 401,
+        unreadable: 403,
+        cleans_paths: false,
+        hands_on_bodies: false,
+        hands_on_nonces: true,
+    }
+}
 
 struct Nginx(Child);
 
@@ -31,11 +44,14 @@ impl Drop for Nginx {
 
 /// The deployed configuration, with other addresses and file names.
 fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+    start_with(DEPLOYED, site)
+}
+
+fn start_with(text: &str, site: &Site<'_>) -> Box<dyn Any + Send> {
     let here = site.directory.display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|it| format!("{it}_temp_path {here}/{it};"))
         .join(" ");
-    let text = include_str!("../../deploy/nginx/nginx.conf");
     // The option is told once for an address.
     let all_else = format!("listen {} ssl http2 reuseport default_server", site.address);
     let text = put(text, "listen 443 ssl http2 default_server", &all_else);
@@ -71,5 +87,19 @@ async fn the_location_that_asks_is_not_for_clients() {
         let headers = [("authorization", token.as_str())];
         assert_eq!(it.call(http, Some(&client), "/keybound", &headers).await.status, 404);
         assert_eq!(it.call(http, Some(&client), "/other", &headers).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_and_not_sent_is_not_waited_for() {
+    let it = Installation::start(&ANNOUNCING).await;
+    let client = it.client();
+    let token = format!("Bearer {}", it.token(&client, |_| {}));
+    for http in BOTH {
+        let headers = [("authorization", token.as_str())];
+        for _ in 0..3 {
+            assert_eq!(it.call(http, Some(&client), "/", &headers).await.status, 200);
+            assert_eq!(it.call(http, None, "/", &headers).await.status, 401);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Knows how a proxy's question is answered.
+//! The answer to a proxy's question.
 
 use super::{Asker, Flavour, read, write};
 use crate::answer::Answer;
@@ -11,14 +11,17 @@ use crate::telemetry::metrics::Front;
 use crate::telemetry::ration::{Ration, Share};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::HeaderName;
+use http::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 /// The HTTP service, for any number of connections.
@@ -35,7 +38,11 @@ pub struct Endpoint {
 
 /// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
 /// one the connection is closed.
-const BODY_BYTES: usize = 1024 * 1024;
+const BODY_BYTES: usize = 64 * 1024;
+
+/// How often a body is asked for more that has come already. The library reads from the connection
+/// in between.
+const LOOKS: usize = 8;
 
 impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
@@ -55,30 +62,21 @@ impl Endpoint {
         &self,
         question: Request<B>,
     ) -> Response<Full<Bytes>> {
+        let (question, body) = question.into_parts();
         let passage = self.gate.enter(Front::ForwardAuth);
-        let checked = AssertUnwindSafe(self.check(&passage, question)).catch_unwind().await;
-        checked.unwrap_or_else(|_| self.refused(&passage, Denial::Internal))
+        let checked = AssertUnwindSafe(self.check(&passage, &question)).catch_unwind().await;
+        let mut answer = checked.unwrap_or_else(|_| self.refused(&passage, Denial::Internal));
+        drop(passage);
+        let over = AssertUnwindSafe(is_over(&question.headers, body)).catch_unwind().await;
+        if !over.unwrap_or(false) {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
-    async fn check<B: Body<Data = Bytes>>(
-        &self,
-        passage: &Passage<'_>,
-        question: Request<B>,
-    ) -> Response<Full<Bytes>> {
-        let (question, body) = question.into_parts();
+    async fn check(&self, passage: &Passage<'_>, question: &Parts) -> Response<Full<Bytes>> {
         let reserved = passage.standing().rules.reserved_headers();
-        let received: Result<_, Refusal> = async {
-            // First, for what cannot be removed is refused even where nothing else is.
-            let unwanted = self.unwanted(&question, reserved)?;
-            passage.admit()?;
-            self.recognise(&question.headers)?;
-            passage.in_time(pin!(read_past(body))).await?;
-            let certificate_header = passage.standing().certificate_header();
-            let request = read::request(&question, &self.asker.flavour, certificate_header)?;
-            Ok(crate::request::Request { unwanted, ..request })
-        }
-        .await;
-        match received {
+        match self.read(passage, question) {
             Ok(request) => {
                 let verdict = passage.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
@@ -95,6 +93,22 @@ impl Endpoint {
                 self.written(&answer, read::field(&question.headers, "authorization"), reserved)
             }
         }
+    }
+
+    /// The request that `question` is about.
+    fn read<'q>(
+        &self,
+        passage: &Passage<'_>,
+        question: &'q Parts,
+    ) -> Result<crate::request::Request<'q>, Refusal> {
+        let reserved = passage.standing().rules.reserved_headers();
+        // First, for what cannot be removed is refused even where nothing else is.
+        let unwanted = self.unwanted(question, reserved)?;
+        passage.admit()?;
+        self.recognise(&question.headers)?;
+        let certificate_header = passage.standing().certificate_header();
+        let request = read::request(question, &self.asker.flavour, certificate_header)?;
+        Ok(crate::request::Request { unwanted, ..request })
     }
 
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
@@ -138,7 +152,7 @@ impl Endpoint {
     }
 
     /// Refuses whoever is not the proxy. No policy is for what a stranger asks.
-    fn recognise(&self, headers: &http::HeaderMap) -> Result<(), Denial> {
+    fn recognise(&self, headers: &HeaderMap) -> Result<(), Denial> {
         match &self.asker.secret {
             Some(secret) if !secret.is_among(headers) => {
                 if let Share::Told { untold } = self.strangers.take(Instant::now()) {
@@ -152,38 +166,62 @@ impl Endpoint {
     }
 }
 
-/// Reads past `body`, so that its connection can go on.
-async fn read_past<B: Body<Data = Bytes>>(body: B) {
-    let mut body = pin!(body);
-    let mut read: usize = 0;
-    while read <= BODY_BYTES {
-        let Some(Ok(frame)) = body.frame().await else { return };
-        read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+/// Whether `body` is there to its end, which is read past so that the connection can go on.
+///
+/// A body decides nothing, so nobody waits for one: nginx announces the client's own, and sends none
+/// (`auth_request` with `proxy_pass_request_body off`).
+async fn is_over<B: Body<Data = Bytes>>(headers: &HeaderMap, body: B) -> bool {
+    if body.is_end_stream() {
+        return true;
     }
+    // To ask for the body would be to tell the client that it may send it (RFC 9110 §10.1.1).
+    if headers.contains_key(EXPECT) {
+        return false;
+    }
+    let mut body = pin!(body);
+    let (mut read, mut looks): (usize, usize) = (0, 0);
+    while read <= BODY_BYTES && looks < LOOKS {
+        match poll_fn(|it| Poll::Ready(body.as_mut().poll_frame(it))).await {
+            Poll::Ready(Some(Ok(frame))) => {
+                read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            }
+            Poll::Ready(Some(Err(_))) => return false,
+            Poll::Ready(None) => return true,
+            Poll::Pending => {
+                looks = looks.saturating_add(1);
+                yield_now().await;
+            }
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::{Checker, Rules};
-    use crate::clock::SystemClock;
+    use crate::clock::{Clock, SystemClock, UnixTime};
     use crate::front::forward_auth::Secret;
     use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
-    use futures_util::stream;
+    use futures_util::stream::{self, StreamExt};
     use http_body::Frame;
     use http_body_util::{Empty, StreamBody};
     use std::convert::Infallible;
-    use std::task::Poll;
+    use std::time::Duration;
 
     fn endpoint(secret: Option<Secret>) -> Endpoint {
+        endpoint_by(Arc::new(SystemClock), secret)
+    }
+
+    fn endpoint_by(clock: Arc<dyn Clock>, secret: Option<Secret>) -> Endpoint {
         let policies = policy_set();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
         let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        let gate = Gate::new(Checker::new(clock), rules, String::new(), metrics);
         let flavour = Flavour::Envoy { path_prefix: String::new() };
         Endpoint::new(Arc::new(gate), Asker { flavour, secret })
     }
@@ -217,29 +255,86 @@ mod tests {
         check(Request::builder().uri("/a").body(empty()).unwrap(), 400, "request_malformed").await;
     }
 
+    /// A clock that cannot be read.
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Clock for Broken {
+        fn now(&self) -> UnixTime {
+            panic!("as it should")
+        }
+    }
+
     #[tokio::test]
     async fn a_panic_refuses() {
-        let fails = stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            panic!("as it should")
-        });
-        check(question(StreamBody::new(fails)), 500, "internal").await;
+        let endpoint = endpoint_by(Arc::new(Broken), None);
+        let mut question = question(empty());
+        question.headers_mut().insert("authorization", HeaderValue::from_static("Bearer a.b.c"));
+        let answer = endpoint.answer(question).await;
+        assert_eq!(answer.status(), 500);
+        let text = endpoint.gate.metrics().exposition().unwrap();
+        assert!(text.contains("reason=\"internal\"} 1\n"), "{text}");
+    }
+
+    /// The status of the answer to a question with this body, and whether the connection goes on.
+    async fn answered<B: Body<Data = Bytes>>(question: Request<B>) -> (u16, bool) {
+        let begun = Instant::now();
+        let answer = endpoint(None).answer(question).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waits for a body");
+        let closes = answer.headers().get("connection").is_some_and(|it| it == "close");
+        (answer.status().as_u16(), !closes)
+    }
+
+    fn frames(
+        sizes: &[usize],
+    ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+        let frames = sizes.iter().map(|it| Ok(Frame::data(vec![0; *it].into())));
+        stream::iter(frames.collect::<Vec<_>>())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_end_in_time_is_refused() {
-        let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        check(question(StreamBody::new(stalls)), 503, "check_timed_out").await;
+    async fn a_body_that_is_there_is_read_past_and_the_connection_goes_on() {
+        assert_eq!(answered(question(empty())).await, (401, true));
+        for sizes in [&[][..], &[1], &[1, 2, 3], &[BODY_BYTES]] {
+            let body = StreamBody::new(frames(sizes));
+            assert_eq!(answered(question(body)).await, (401, true), "{sizes:?}");
+        }
+        // It comes once the library has had its turn.
+        let mut first = true;
+        let later = stream::poll_fn(move |context| {
+            context.waker().wake_by_ref();
+            let done = if first { Poll::Pending } else { Poll::Ready(None) };
+            first = false;
+            done
+        });
+        let later = later.map(|()| Ok::<_, Infallible>(Frame::data(Bytes::new())));
+        assert_eq!(answered(question(StreamBody::new(later))).await, (401, true));
     }
 
-    #[tokio::test]
-    async fn a_body_decides_nothing_however_long_it_is() {
-        let endless =
-            stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(vec![0; 65_536].into())));
-        let answer = endpoint(None).answer(question(StreamBody::new(endless))).await;
-        assert_eq!(answer.status(), 401);
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_and_the_connection_ends() {
+        let stalls = || stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        assert_eq!(answered(question(StreamBody::new(stalls()))).await, (401, false));
+        let begun = frames(&[1, 2]).chain(stalls());
+        assert_eq!(answered(question(StreamBody::new(begun))).await, (401, false));
+        let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(vec![0; 99].into())));
+        assert_eq!(answered(question(StreamBody::new(endless))).await, (401, false));
         let broken = stream::iter([Err::<Frame<Bytes>, _>("reset")]);
-        let answer = endpoint(None).answer(question(StreamBody::new(broken))).await;
-        assert_eq!(answer.status(), 401);
+        assert_eq!(answered(question(StreamBody::new(broken))).await, (401, false));
+        let fails = stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            panic!("as it should")
+        });
+        assert_eq!(answered(question(StreamBody::new(fails))).await, (401, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_whether_to_send_its_body_is_not_told_to() {
+        let polled = stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            unreachable!("to ask for it is to say yes")
+        });
+        let mut question = question(StreamBody::new(polled));
+        question.headers_mut().insert("expect", HeaderValue::from_static("100-continue"));
+        assert_eq!(answered(question).await, (401, false));
     }
 
     #[tokio::test]
