@@ -193,6 +193,14 @@ pub trait Clock: fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+impl SystemClock {
+    /// Whether an HTTP answer can tell its date. The library cannot write one before 1970, where a
+    /// machine without a battery for its clock may begin.
+    pub fn knows_the_date() -> bool {
+        UnixTime::default() < Self.now()
+    }
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> UnixTime {
         UnixTime(millis(since_the_epoch()))

@@ -1,4 +1,4 @@
-//! Knows how the parts make one running service, and how it comes to an end.
+//! The parts as one running service, and how it comes to an end.
 //!
 //! ```text
 //!  listener ──▶ acceptor ──▶ shard 0 … shard N    connections and checks, a thread each
@@ -8,6 +8,8 @@
 
 mod ahead;
 pub mod connection;
+pub mod failures;
+mod paced;
 mod readiness;
 pub mod reload;
 pub mod reminder;
@@ -15,19 +17,23 @@ pub mod shard;
 pub mod tls;
 
 use crate::admin::explain::Room;
-use crate::admin::{ACCEPT_PAUSE, Admin};
+use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{Address, Ingredient, Listen, Telemetry};
 use crate::front::capture::Capture;
 use crate::front::ext_authz::companions::{self, Companions};
+use crate::front::peer::Everybody;
 use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
-use crate::listener::Listener;
+use crate::listener::places::{LOOK, PlaceRules, Places};
+use crate::listener::{Listener, descriptors};
 use crate::telemetry::history::History;
+use crate::telemetry::metrics;
 use crate::telemetry::reloads::Reloads;
 use connection::{Front, Serving};
+use failures::Failures;
 use futures_util::future::join_all;
 use reload::Reloader;
 use shard::Shards;
@@ -38,7 +44,7 @@ use std::time::Duration;
 use tls::Spoken;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 /// How the service runs, apart from what it decides.
 #[derive(Debug)]
@@ -73,7 +79,6 @@ pub struct Server {
 /// Where proxies come in.
 #[derive(Debug)]
 struct Door {
-    name: &'static str,
     listener: Listener,
     serving: Serving,
 }
@@ -94,20 +99,33 @@ impl Server {
     /// Listens, and starts the shards. To be called on the tokio runtime on which it will run.
     pub fn start(setup: Setup, gate: Arc<Gate>) -> Result<Self, StartFailure> {
         let health = Arc::new(Health::default());
+        let files = descriptors::raise();
+        let doors = 1_usize.saturating_add(setup.listen.forward_auth.iter().len());
+        let opening = Opening {
+            most: descriptors::connections(files, doors),
+            everybody: Arc::default(),
+            setup: &setup,
+            gate: &gate,
+            health: &health,
+        };
+        if opening.most < descriptors::CONNECTIONS {
+            let connections = opening.most;
+            tracing::warn!(files, connections, "few files may be open: raise the limit on them");
+        }
         let (companions, reporter) = Companions::new()?;
         let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), companions)
             .capturing(setup.capture.clone());
         let front = Front::ExtAuthz(Arc::new(endpoint));
-        let ext_authz = Door::open(&setup.listen.ext_authz, front, &setup.listen, &health)?;
+        let ext_authz = opening.door(&setup.listen.ext_authz, front)?;
         let forward_auth = setup.listen.forward_auth.as_ref().map(|it| {
             let asker = it.asker.clone();
             let endpoint = forward_auth::endpoint::Endpoint::new(Arc::clone(&gate), asker)
                 .capturing(setup.capture.clone());
-            let front = Front::ForwardAuth(Arc::new(endpoint));
-            Door::open(&it.address, front, &setup.listen, &health)
+            opening.door(&it.address, Front::ForwardAuth(Arc::new(endpoint)))
         });
         let forward_auth = forward_auth.transpose()?;
-        let admin = Listener::bind(&setup.listen.admin)?;
+        let places = Places::new("admin", admin::PLACES, Arc::default());
+        let admin = Listener::bind(&setup.listen.admin, places)?;
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(companions::report(reporter, health.watch()));
@@ -167,7 +185,10 @@ impl Server {
             reloads,
             mut tasks,
         } = self;
+        let listeners = [&ext_authz.listener, &admin].into_iter();
+        let listeners = listeners.chain(forward_auth.as_ref().map(|it| &it.listener));
         let pages = Admin {
+            places: listeners.map(|it| Arc::clone(it.places())).collect(),
             gate: Arc::clone(&gate),
             health: Arc::clone(&health),
             started: Instant::now(),
@@ -212,36 +233,45 @@ async fn accept(doors: Vec<Door>, shards: Shards) {
     shards.drain().await;
 }
 
-impl Door {
-    fn open(
-        address: &Address,
-        front: Front,
-        listen: &Listen,
-        health: &Health,
-    ) -> Result<Self, StartFailure> {
-        let (name, protocol) = match &front {
-            Front::ExtAuthz(_) => ("ext_authz", &b"h2"[..]),
-            Front::ForwardAuth(_) => ("forward_auth", &b"http/1.1"[..]),
-        };
-        let tls =
-            listen.tls.as_ref().map(|it| Spoken::new(it, protocol)).transpose()?.map(Arc::new);
-        let listener = Listener::bind(address)?;
-        Ok(Self { name, listener, serving: Serving { front, tls, phases: health.watch() } })
-    }
+/// What every door is opened with.
+struct Opening<'a> {
+    most: usize,
+    everybody: Arc<Everybody>,
+    setup: &'a Setup,
+    gate: &'a Gate,
+    health: &'a Health,
+}
 
+/// Without a request for so long, a connection of a proxy may make place for another one.
+const IDLE: Duration = Duration::from_secs(10);
+
+impl Opening<'_> {
+    fn door(&self, address: &Address, front: Front) -> Result<Door, StartFailure> {
+        let (name, protocol) = match &front {
+            Front::ExtAuthz(_) => (metrics::Front::ExtAuthz, &b"h2"[..]),
+            Front::ForwardAuth(_) => (metrics::Front::ForwardAuth, &b"http/1.1"[..]),
+        };
+        let tls = self.setup.listen.tls.as_ref();
+        let tls = tls.map(|it| Spoken::new(it, protocol)).transpose()?.map(Arc::new);
+        let rules = PlaceRules { most: self.most, idle: IDLE, anybody: false };
+        let places = Places::new(name.label(), rules, Arc::clone(&self.everybody));
+        let listener = Listener::bind(address, places)?;
+        let failures = Arc::new(Failures::new(name, self.gate.metrics()));
+        let phases = self.health.watch();
+        Ok(Door { listener, serving: Serving { front, tls, phases, failures } })
+    }
+}
+
+impl Door {
     /// Deals out connections until the process drains, and closes.
     async fn admit(self, shards: &Shards) {
         let mut phases = self.serving.phases.clone();
+        let mut looks = interval(LOOK);
         loop {
             tokio::select! {
                 () = reached(&mut phases, Phase::Draining) => break,
-                accepted = self.listener.accept() => match accepted {
-                    Ok(socket) => shards.deal(socket, self.serving.clone()),
-                    Err(error) => {
-                        tracing::warn!(%error, listener = self.name, "connection not accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                _ = looks.tick() => self.listener.places().look(Instant::now()),
+                arrival = self.listener.arrival() => shards.deal(arrival, self.serving.clone()),
             }
         }
     }

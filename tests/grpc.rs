@@ -11,10 +11,12 @@ use keybound::answer::Answer;
 use keybound::denial::Refusal;
 use keybound::front::ext_authz::grpc::{self, MESSAGE_BYTES, Reply};
 use keybound::front::ext_authz::{encode, wire};
+use keybound::front::peer::Peer;
 use prost::Message;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::DuplexStream;
 use tonic::Code;
@@ -90,7 +92,9 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
     if request.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
         return Ok(grpc::error(Code::Unimplemented, "no such method"));
     }
-    let read = grpc::read_message(request.into_body(), MESSAGE_BYTES).await;
+    let peer = Peer::new(Arc::default());
+    let read = grpc::read_message(request.into_body(), MESSAGE_BYTES, &peer).await;
+    let read = read.map(|it| it.bytes);
     let answer = match read.map_err(Refusal::from).and_then(|it| wire::read(&it, None).map(|_| ()))
     {
         Ok(()) => Answer::Allow {

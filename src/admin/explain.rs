@@ -250,6 +250,7 @@ mod tests {
             health: Arc::default(),
             started: Instant::now(),
             connections: Arc::default(),
+            places: vec![],
             reloads: Arc::default(),
             history: History::since(Instant::now()),
             explaining: Room::default(),

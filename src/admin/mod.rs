@@ -1,13 +1,15 @@
-//! Knows the admin listener: health, metrics, status and a page for people over HTTP/1.1.
+//! The admin listener: health, metrics, status and a page for people over HTTP/1.1.
 
 pub mod explain;
 mod page;
 mod policies;
 pub mod status;
 
+use crate::clock::SystemClock;
 use crate::gate::Gate;
 use crate::health::{Health, Phase};
-use crate::listener::{Listener, Socket};
+use crate::listener::places::{LOOK, PlaceRules, Places};
+use crate::listener::{Arrival, Listener};
 use crate::state::jwks;
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 /// What the admin listener tells about.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Admin {
     pub started: Instant,
     /// How many connections each shard has open.
     pub connections: Arc<[Arc<AtomicUsize>]>,
+    /// The places of every listener.
+    pub places: Vec<Arc<Places>>,
     /// How the last attempt to reload the configuration ended.
     pub reloads: Arc<Reloads>,
     /// The decisions of the last hour.
@@ -47,8 +51,9 @@ pub struct Admin {
     pub explaining: explain::Room,
 }
 
-/// How many connections may be open at once. One more is closed.
-const CONNECTIONS: usize = 64;
+/// The places on this listener. A connection carries one request, so that whoever came first has had
+/// its turn when places are short: there is one for a probe, whatever others do with theirs.
+pub const PLACES: PlaceRules = PlaceRules { most: 64, idle: Duration::ZERO, anybody: true };
 
 /// How long a connection may last. It carries one request, so that nobody holds a place for long.
 const CONNECTION: Duration = Duration::from_secs(10);
@@ -59,27 +64,20 @@ const SAMPLE: Duration = Duration::from_secs(5);
 /// How long a client may take to send its request.
 const REQUEST_HEAD: Duration = Duration::from_secs(5);
 
-/// How long to wait when the system has no connection to give (say, too many files are open).
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 impl Admin {
     /// Answers on `listener` until it is dropped.
     pub async fn serve(self: Arc<Self>, listener: Listener) {
         let mut connections = JoinSet::new();
         let mut samples = interval(SAMPLE);
+        let mut looks = interval(LOOK);
         loop {
             tokio::select! {
                 _ = samples.tick() => self.sample(),
-                accepted = listener.accept() => match accepted {
-                    Ok(socket) if connections.len() < CONNECTIONS => {
-                        connections.spawn(serve_one(Arc::clone(&self), socket));
-                    }
-                    Ok(_) => (),
-                    Err(error) => {
-                        tracing::warn!(%error, listener = "admin", "connection not accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                _ = looks.tick() => listener.places().look(Instant::now()),
+                arrival = listener.arrival() => {
+                    let hold = arrival.place.hold();
+                    hold.on(connections.spawn(serve_one(Arc::clone(&self), arrival)));
+                }
                 Some(_) = connections.join_next() => (),
             }
         }
@@ -137,6 +135,9 @@ impl Admin {
     fn metrics(&self) -> Response<Full<Bytes>> {
         let metrics = self.gate.metrics();
         status::gather(&self.gate.standing(), metrics);
+        for places in &self.places {
+            metrics.connections().set_open(places.listener(), places.taken());
+        }
         match metrics.exposition() {
             Ok(found) => document(StatusCode::OK, prometheus::TEXT_FORMAT, found),
             Err(error) => failed(&error),
@@ -152,9 +153,11 @@ impl Admin {
     }
 }
 
-async fn serve_one(admin: Arc<Admin>, socket: Socket) {
+async fn serve_one(admin: Arc<Admin>, arrival: Arrival) {
+    let Arrival { socket, place, .. } = arrival;
     let Ok(stream) = socket.into_stream() else { return };
     let service = service_fn(async |request: Request<Incoming>| {
+        let _call = place.peer().call();
         Ok::<_, Infallible>(admin.respond(request).await)
     });
     let connection = http1::Builder::new()
@@ -162,6 +165,7 @@ async fn serve_one(admin: Arc<Admin>, socket: Socket) {
         .header_read_timeout(REQUEST_HEAD)
         .max_buf_size(16 * 1024)
         .keep_alive(false)
+        .auto_date_header(SystemClock::knows_the_date())
         .serve_connection(TokioIo::new(stream), service);
     if !matches!(timeout(CONNECTION, connection).await, Ok(Ok(()))) {
         tracing::debug!(listener = "admin", "connection broken");

@@ -3,3 +3,4 @@
 pub mod capture;
 pub mod ext_authz;
 pub mod forward_auth;
+pub mod peer;

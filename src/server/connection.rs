@@ -1,23 +1,30 @@
-//! Knows how one connection is served, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1
-//! for proxies that ask by subrequest.
+//! One connection, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1 for proxies that ask
+//! by subrequest.
 
 use super::ahead::Ahead;
+use super::failures::{self, Failures};
+use super::paced::Paced;
 use super::tls::Spoken;
+use crate::clock::SystemClock;
+use crate::front::peer::Peer;
 use crate::front::{ext_authz, forward_auth};
 use crate::health::{Phase, reached};
-use crate::listener::Socket;
+use crate::listener::Arrival;
+use crate::telemetry::connections::Cause;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::io;
-use std::pin::{Pin, pin};
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 /// What the connections of a listener are served with.
 #[derive(Clone, Debug)]
@@ -28,6 +35,8 @@ pub struct Serving {
     pub tls: Option<Arc<Spoken>>,
     /// When to end.
     pub phases: watch::Receiver<Phase>,
+    /// Where connections are counted that fail.
+    pub failures: Arc<Failures>,
 }
 
 /// What answers the requests of a connection.
@@ -42,14 +51,8 @@ pub enum Front {
 /// How long a client may take for its part of the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a client may take to say that it speaks HTTP/2.
-const PREFACE: Duration = Duration::from_secs(10);
-
-/// `PRI * HTTP/2.0 …` (RFC 9113 §3.4).
-const PREFACE_BYTES: usize = 24;
-
-/// How long a proxy may leave a connection idle, or take for the head of a request. nginx closes a
-/// connection that it keeps after 60 s by itself, so that none is closed while it is taken up again.
+/// How long a proxy may leave a connection idle. nginx closes a connection that it keeps after 60 s
+/// by itself, so that none is closed while it is taken up again.
 const IDLE: Duration = Duration::from_secs(75);
 
 /// The longest head of a request over HTTP/1.1, in bytes: a certificate in a header of what proxies
@@ -60,48 +63,83 @@ const HEAD_BYTES: usize = 128 * 1024;
 /// add some.
 const HEADERS: usize = 256;
 
-/// Serves the connection behind `socket` until it ends.
-pub async fn serve(socket: Socket, serving: Serving) {
-    if let Err(error) = try_serve(socket, serving).await {
-        // Clients come and go as they please: nothing to tell an operator about.
-        tracing::debug!(%error, "connection ended");
-    }
+/// A connection that is being served.
+struct Served {
+    serving: Serving,
+    peer: Arc<Peer>,
+    from: Option<IpAddr>,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Serves the connection that has come in until it ends.
+pub async fn serve(arrival: Arrival, serving: Serving) {
+    let Arrival { socket, from, place } = arrival;
+    let served = Served { serving, peer: Arc::clone(place.peer()), from };
+    match socket.into_stream() {
+        Ok(stream) => served.serve(stream).await,
+        Err(error) => served.failed(Cause::Other, &error),
+    }
+    drop(place);
+}
 
-async fn try_serve(socket: Socket, serving: Serving) -> Result<(), Failure> {
-    let stream = socket.into_stream()?;
-    match serving.tls.clone() {
-        None => speak(stream, serving).await,
-        Some(tls) => {
-            let stream = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
-            speak(stream, serving).await
+impl Served {
+    async fn serve<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(tls) = self.serving.tls.clone() else { return self.speak(stream).await };
+        match timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(stream).await,
+            Ok(Err(error)) => self.failed(failures::of_handshake(&error), &error),
+            Err(late) => self.failed(Cause::TimedOut, &late),
         }
     }
-}
 
-async fn speak<S>(stream: S, serving: Serving) -> Result<(), Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    match serving.front {
-        Front::ExtAuthz(endpoint) => speak_http2(stream, endpoint, serving.phases).await,
-        Front::ForwardAuth(endpoint) => speak_http1(stream, endpoint, serving.phases).await,
+    async fn speak<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (peer, phases) = (Arc::clone(&self.peer), self.serving.phases.clone());
+        let ended = match self.serving.front.clone() {
+            Front::ExtAuthz(endpoint) => speak_http2(stream, endpoint, peer, phases).await,
+            Front::ForwardAuth(endpoint) => speak_http1(stream, endpoint, peer, phases).await,
+        };
+        if let Err(error) = ended {
+            self.failed(failures::of_http(&error), &error);
+        }
+    }
+
+    /// Tells why the connection failed, unless it has served: clients come and go as they please.
+    fn failed(&self, cause: Cause, error: &dyn Display) {
+        if self.peer.calls() == 0 {
+            self.serving.failures.add(cause, self.from, error);
+        } else {
+            tracing::debug!(%error, "connection ended");
+        }
     }
 }
 
 async fn speak_http1<S>(
     stream: S,
     endpoint: Arc<forward_auth::endpoint::Endpoint>,
+    peer: Arc<Peer>,
     mut phases: watch::Receiver<Phase>,
-) -> Result<(), Failure>
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = Paced::http1(stream, Arc::clone(&peer));
+    let closing = stream.closing();
     let service = service_fn(move |request| {
-        let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+        let (endpoint, closing) = (Arc::clone(&endpoint), Arc::clone(&closing));
+        let call = peer.call();
+        async move {
+            let answer = endpoint.answer(request).await;
+            if answer.headers().get(CONNECTION) == Some(&HeaderValue::from_static("close")) {
+                closing.store(true, Ordering::Relaxed);
+            }
+            drop(call);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -109,35 +147,37 @@ where
             .header_read_timeout(IDLE)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
+            .auto_date_header(SystemClock::knows_the_date())
             .serve_connection(TokioIo::new(stream), service)
     );
     tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
+        ended = connection.as_mut() => return ended,
         () = reached(&mut phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
     }
-    Ok(connection.await?)
+    connection.await
 }
 
 async fn speak_http2<S>(
     stream: S,
     endpoint: Arc<ext_authz::endpoint::Endpoint>,
+    peer: Arc<Peer>,
     mut phases: watch::Receiver<Phase>,
-) -> Result<(), Failure>
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = Paced::http2(Ahead::new(stream), Arc::clone(&peer));
     let service = service_fn(move |request| {
-        let endpoint = Arc::clone(&endpoint);
+        let (endpoint, peer) = (Arc::clone(&endpoint), Arc::clone(&peer));
         // Boxed, for it is handed on several times before it is polled, and it is large.
-        Box::pin(async move { Ok::<_, Infallible>(endpoint.answer(request).await) })
+        Box::pin(async move { Ok::<_, Infallible>(endpoint.answer(request, peer).await) })
     });
-    let io = TokioIo::new(Prompt::new(Ahead::new(stream)));
-    let mut connection = pin!(http2().serve_connection(io, service));
+    let mut connection = pin!(http2().serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
+        ended = connection.as_mut() => return ended,
         () = reached(&mut phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
     }
-    Ok(connection.await?)
+    connection.await
 }
 
 fn http2() -> http2::Builder<TokioExecutor> {
@@ -146,68 +186,15 @@ fn http2() -> http2::Builder<TokioExecutor> {
         // gRPC has no use for it (PROTOCOL-HTTP2).
         .auto_date_header(false)
         .max_concurrent_streams(4096)
+        // What is not read of all messages together. A message of the longest kind takes no more
+        // than a few turns, for whatever comes is read at once.
+        .initial_connection_window_size(1024 * 1024)
+        .initial_stream_window_size(256 * 1024)
+        .max_frame_size(16 * 1024)
         .max_header_list_size(16 * 1024)
+        .max_send_buf_size(64 * 1024)
         // A proxy that gives up on a burst of checks resets them together. The library's own bound
         // of 20 would end the connection then, when it is needed most.
         .max_pending_accept_reset_streams(1024);
     builder
-}
-
-/// A stream whose peer must begin in time.
-struct Prompt<S> {
-    inner: S,
-    read: usize,
-    end: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Prompt<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, read: 0, end: Some(Box::pin(sleep(PREFACE))) }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let Some(end) = &mut this.end else {
-            return Pin::new(&mut this.inner).poll_read(context, buffer);
-        };
-        let before = buffer.filled().len();
-        if let Poll::Ready(done) = Pin::new(&mut this.inner).poll_read(context, buffer) {
-            let more = buffer.filled().len().saturating_sub(before);
-            this.read = this.read.saturating_add(more);
-            if PREFACE_BYTES <= this.read {
-                this.end = None;
-            }
-            return Poll::Ready(done);
-        }
-        ready!(end.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
 }

@@ -1,11 +1,11 @@
-//! Knows how connections are spread over the cores.
+//! Connections, spread over the cores.
 //!
 //! One single-threaded runtime per core, each serving whole connections: no work is stolen and no
 //! answer changes threads. A sidecar opens few connections, so they are dealt out one by one
 //! rather than left to the kernel's hash.
 
 use super::connection::{self, Serving};
-use crate::listener::Socket;
+use crate::listener::Arrival;
 use crate::turn;
 use std::convert::Infallible;
 use std::io;
@@ -35,17 +35,13 @@ struct Shard {
 
 /// A connection on its way to its shard.
 struct Dealt {
-    socket: Socket,
+    arrival: Arrival,
     serving: Serving,
-    place: Place,
+    counted: Counted,
 }
 
-/// A connection's place in the count. Given back when it is dropped.
-struct Place(Arc<AtomicUsize>);
-
-/// How many connections may be open at once: far more than proxies open, and no more than memory
-/// allows for.
-const CONNECTIONS: usize = 10_000;
+/// A connection in the count of its shard. Taken out when it is dropped.
+struct Counted(Arc<AtomicUsize>);
 
 impl Shards {
     /// Starts `count` shards. When they drain, connections get `drain` to end.
@@ -67,18 +63,13 @@ impl Shards {
         Ok(Self { all, open, done })
     }
 
-    /// Gives a new connection to the shard with the fewest. One too many is closed.
-    pub fn deal(&self, socket: Socket, serving: Serving) {
-        let open: usize = self.open.iter().map(|it| it.load(Ordering::Relaxed)).sum();
-        if CONNECTIONS <= open {
-            tracing::warn!(limit = CONNECTIONS, "connection refused: too many are open");
-            return;
-        }
+    /// Gives a new connection to the shard with the fewest.
+    pub fn deal(&self, arrival: Arrival, serving: Serving) {
         let Some(shard) = self.all.iter().min_by_key(|it| it.open.load(Ordering::Relaxed)) else {
             return;
         };
         shard.open.fetch_add(1, Ordering::Relaxed);
-        let dealt = Dealt { socket, serving, place: Place(Arc::clone(&shard.open)) };
+        let dealt = Dealt { arrival, serving, counted: Counted(Arc::clone(&shard.open)) };
         if shard.connections.send(dealt).is_err() {
             tracing::error!("connection refused: its shard has ended");
         }
@@ -104,7 +95,8 @@ fn run(runtime: &Runtime, mut dealt: mpsc::UnboundedReceiver<Dealt>, drain: Dura
             tokio::select! {
                 next = dealt.recv() => match next {
                     Some(next) => {
-                        connections.spawn(serve(next));
+                        let hold = next.arrival.place.hold();
+                        hold.on(connections.spawn(serve(next)));
                     }
                     None => break,
                 },
@@ -119,12 +111,12 @@ fn run(runtime: &Runtime, mut dealt: mpsc::UnboundedReceiver<Dealt>, drain: Dura
 }
 
 async fn serve(dealt: Dealt) {
-    let Dealt { socket, serving, place } = dealt;
-    connection::serve(socket, serving).await;
-    drop(place);
+    let Dealt { arrival, serving, counted } = dealt;
+    connection::serve(arrival, serving).await;
+    drop(counted);
 }
 
-impl Drop for Place {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,6 @@
 //! Knows every metric by name (Prometheus).
 
+use super::connections::Connections;
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
@@ -45,6 +46,7 @@ pub struct Metrics {
     replay: ReplayMetrics,
     config_reloads: IntCounterVec,
     spans: IntCounterVec,
+    connections: Connections,
 }
 
 #[derive(Debug)]
@@ -205,6 +207,7 @@ impl Metrics {
                 "Spans of sampled checks, by what became of them.",
                 &["outcome"],
             )?,
+            connections: Connections::new(&new)?,
             registry: registry.clone(),
         };
         for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
@@ -305,6 +308,11 @@ impl Metrics {
         self.spans.with_label_values(&[fate.label()])
     }
 
+    /// The metrics of connections.
+    pub const fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// The text exposition of everything.
     pub fn exposition(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -340,10 +348,11 @@ fn gauge(figure: impl TryInto<i64>) -> i64 {
     figure.try_into().unwrap_or(i64::MAX)
 }
 
-struct Register<'a>(&'a Registry);
+/// What registers metrics.
+pub(super) struct Register<'a>(&'a Registry);
 
 impl Register<'_> {
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -360,7 +369,12 @@ impl Register<'_> {
         Ok(metric)
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    pub(super) fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
         let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -388,6 +402,7 @@ impl Register<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::connections::Cause;
 
     #[test]
     fn a_counter_that_is_kept_elsewhere_never_falls() {
@@ -422,6 +437,8 @@ mod tests {
         metrics.set_keys("x", 1, Some(1));
         metrics.set_refreshes("x", "changed", 1);
         metrics.set_replay_unavailable("x", 1);
+        metrics.connections().set_open("x", 1);
+        metrics.connections().failures("x", Cause::Other);
         let text = metrics.exposition().unwrap();
         let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
         assert_eq!(
@@ -430,6 +447,8 @@ mod tests {
                 "keybound_check_duration_seconds histogram",
                 "keybound_checks_total counter",
                 "keybound_config_reloads_total counter",
+                "keybound_connections gauge",
+                "keybound_handshake_failures_total counter",
                 "keybound_jwks_age_seconds gauge",
                 "keybound_jwks_keys gauge",
                 "keybound_jwks_refreshes_total counter",

@@ -5,6 +5,7 @@
 
 pub mod check_log;
 pub mod collector;
+pub mod connections;
 pub mod denials;
 pub mod history;
 pub mod log;

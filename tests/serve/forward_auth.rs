@@ -62,6 +62,36 @@ fn a_proxy_asks_many_times_over_one_connection() {
 }
 
 #[test]
+fn a_body_is_not_waited_for() {
+    let mut service = Service::start(listening, &[]);
+    service.wait_for("ready");
+    for (begin, rest, goes_on) in [
+        ("content-length: 9\r\n\r\n", "", false),
+        ("content-length: 9\r\n\r\nabc", "", false),
+        ("transfer-encoding: chunked\r\n\r\n", "", false),
+        ("content-length: 9\r\n\r\nabcdefghi", "", true),
+        ("transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", "", true),
+        // It is too long to read it all, and sent all the same: the answer gets through.
+        ("content-length: 900000\r\n\r\n", &"a".repeat(900_000), false),
+    ] {
+        let mut stream = connect(&service);
+        let question = format!("POST /payments HTTP/1.1\r\nhost: api.example.com\r\n{begin}{rest}");
+        stream.write_all(question.as_bytes()).unwrap();
+        let found = answer(&mut stream).to_lowercase();
+        assert!(found.starts_with("http/1.1 401 "), "{found}");
+        assert_eq!(!found.contains("\r\nconnection: close\r\n"), goes_on, "{begin} {found}");
+        if goes_on {
+            stream.write_all(QUESTION.as_bytes()).unwrap();
+            assert!(answer(&mut stream).starts_with("HTTP/1.1 401 "));
+        } else {
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed");
+        }
+    }
+    let line = service.wait_for("denied");
+    assert_eq!(line["reason"], "credentials_missing");
+}
+
+#[test]
 fn what_is_no_question_never_gets_a_success() {
     let mut service = Service::start(listening, &[]);
     service.wait_for("ready");

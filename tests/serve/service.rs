@@ -50,10 +50,29 @@ pub(crate) fn keybound() -> Command {
     command
 }
 
+/// The program, started by another one that is given it as its last argument.
+fn by_way_of(by: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_keybound");
+    let Some((by, arguments)) = by.split_first() else { return keybound() };
+    let mut command = Command::new(by);
+    command.args(arguments).arg(program).env_remove("KEYBOUND_CONFIG");
+    command.stderr(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
 impl Service {
     pub(crate) fn start(edit: impl FnOnce(&Path, String) -> String, arguments: &[&str]) -> Self {
+        Self::start_by(&[], edit, arguments)
+    }
+
+    /// The same, by a program that is given the command as its last arguments.
+    pub(crate) fn start_by(
+        by: &[&str],
+        edit: impl FnOnce(&Path, String) -> String,
+        arguments: &[&str],
+    ) -> Self {
         let (folder, file) = folder(edit);
-        let mut command = keybound();
+        let mut command = by_way_of(by);
         command.arg("serve").arg("--config").arg(file).args(arguments);
         let mut child = command.spawn().unwrap();
         let (tell, lines) = channel();
@@ -110,7 +129,7 @@ impl Service {
     /// The status, the head and the body of an admin page.
     pub(crate) fn answer(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.admin).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.admin).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -132,6 +151,14 @@ impl Service {
         assert!(metrics.contains(&format!("{line}\n")), "{line}\n{metrics}");
     }
 
+    /// The number behind the series that is spelled like this.
+    #[track_caller]
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let (_, metrics) = self.page("GET", "/metrics");
+        let value = metrics.lines().find_map(|it| it.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{series}\n{metrics}")).parse().unwrap()
+    }
+
     pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.page("GET", "/status").1).unwrap()
     }
@@ -146,6 +173,11 @@ impl Service {
             }
         }
         panic!("{found:#}");
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -1,11 +1,12 @@
-//! Knows the methods that gRPC clients may call here, and how a check is answered.
+//! The methods that gRPC clients may call here, and how a check is answered.
 
-use super::companions::{AUTHORIZATION, Companions};
-use super::grpc::{self, Fault, MESSAGE_BYTES, Reply};
+use super::companions::{AUTHORIZATION, CompanionBody, Companions};
+use super::grpc::{self, Fault, MESSAGE_BYTES, Message, Reply};
 use super::{encode, wire};
 use crate::answer::Answer;
 use crate::denial::{Denial, Refusal};
 use crate::front::capture::Capture;
+use crate::front::peer::{Peer, Untaken};
 use crate::gate::{Gate, Passage};
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// The gRPC service, for any number of connections.
 #[derive(Debug)]
@@ -39,24 +40,37 @@ impl Endpoint {
         Self { capture, ..self }
     }
 
-    /// Answers one call.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<EndpointBody> {
-        if is_check(request.uri().path()) {
+    /// Answers one call of `peer`.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Arc<Peer>,
+    ) -> Response<EndpointBody> {
+        let call = peer.call();
+        let answer = if is_check(request.uri().path()) {
             let traceparent = request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes);
             let passage = self.gate.enter(Front::ExtAuthz).within(traceparent);
-            return self.check(passage, request.into_body()).await.map(EndpointBody::Ours);
-        }
-        match self.companions.answer(request) {
-            Some(answering) => answering.await.map(EndpointBody::Companion),
-            None => grpc::error(Code::Unimplemented, "no such method").map(EndpointBody::Ours),
-        }
+            self.check(passage, request.into_body(), &peer).await.map(Kind::Ours)
+        } else {
+            match Box::pin(self.companions.answer(request, &peer)).await {
+                Ok(answer) => answer.map(Kind::Companion),
+                Err((code, message)) => grpc::error(code, message).map(Kind::Ours),
+            }
+        };
+        drop(call);
+        answer.map(|kind| EndpointBody { kind, peer })
     }
 
     /// Whatever goes wrong, the answer is a denial in a call that ends well: on a call that fails,
     /// the proxy may be told to let the request through.
-    async fn check<B: Body<Data = Bytes>>(&self, passage: Passage<'_>, body: B) -> Response<Reply> {
+    async fn check<B: Body<Data = Bytes>>(
+        &self,
+        passage: Passage<'_>,
+        body: B,
+        peer: &Arc<Peer>,
+    ) -> Response<Reply> {
         let capture = self.capture.as_deref();
-        let checked = AssertUnwindSafe(check(&passage, body, capture)).catch_unwind().await;
+        let checked = AssertUnwindSafe(check(&passage, body, peer, capture)).catch_unwind().await;
         let message = checked.unwrap_or_else(|_| refusal(&passage, Denial::Internal));
         grpc::reply(message)
     }
@@ -73,16 +87,17 @@ fn is_check(path: &str) -> bool {
 async fn check<B: Body<Data = Bytes>>(
     passage: &Passage<'_>,
     body: B,
+    peer: &Arc<Peer>,
     capture: Option<&Capture>,
 ) -> Bytes {
-    let message = match receive(passage, body).await {
+    let message = match receive(passage, body, peer).await {
         Ok(Ok(message)) => message,
         // Who breaks the stream has given up: there is nobody to deny anything to.
         Ok(Err(Fault::Broken)) => return encoded(&passage.answer(&passage.unheard(), None)),
         Ok(Err(fault)) => return refusal(passage, fault),
         Err(denial) => return refusal(passage, denial),
     };
-    let read = wire::read_for(&message, &passage.standing().rules);
+    let read = wire::read_for(&message.bytes, &passage.standing().rules);
     let verdict = match &read {
         Ok(request) => passage.check(request).await,
         Err(refusal) => passage.refuse(*refusal),
@@ -90,7 +105,7 @@ async fn check<B: Body<Data = Bytes>>(
     let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
         // A copy, for what was received may hold on to more than the message.
-        let copy = || Bytes::copy_from_slice(&message);
+        let copy = || Bytes::copy_from_slice(&message.bytes);
         capture.take(&answer, passage.standing().certificate_header(), copy);
     }
     encoded(&answer)
@@ -99,9 +114,10 @@ async fn check<B: Body<Data = Bytes>>(
 async fn receive<B: Body<Data = Bytes>>(
     passage: &Passage<'_>,
     body: B,
-) -> Result<Result<Bytes, Fault>, Denial> {
+    peer: &Arc<Peer>,
+) -> Result<Result<Message, Fault>, Denial> {
     passage.admit()?;
-    passage.in_time(pin!(grpc::read_message(body, MESSAGE_BYTES))).await
+    passage.in_time(pin!(grpc::read_message(body, MESSAGE_BYTES, peer))).await
 }
 
 fn refusal(passage: &Passage<'_>, why: impl Into<Refusal>) -> Bytes {
@@ -112,40 +128,48 @@ fn encoded(answer: &Answer<'_>) -> Bytes {
     grpc::framed(|message| encode::response(answer, message))
 }
 
-/// The body of an answer: of a check, or of one of the companions.
+/// The body of an answer. What is in it counts as untaken until it has been written out.
 #[derive(Debug)]
-pub enum EndpointBody {
+pub struct EndpointBody {
+    kind: Kind,
+    peer: Arc<Peer>,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Of a check.
     Ours(Reply),
     /// Of health or reflection.
-    Companion(tonic::body::Body),
+    Companion(CompanionBody),
 }
 
 impl Body for EndpointBody {
-    type Data = Bytes;
+    type Data = Untaken;
     type Error = Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match self.get_mut() {
-            Self::Ours(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Self::Companion(body) => Pin::new(body).poll_frame(context),
-        }
+    ) -> Poll<Option<Result<Frame<Untaken>, Status>>> {
+        let Self { kind, peer } = self.get_mut();
+        let polled = match kind {
+            Kind::Ours(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Kind::Companion(body) => Pin::new(body).poll_frame(context),
+        };
+        polled.map_ok(|frame| frame.map_data(|it| peer.answer(it)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Ours(body) => body.is_end_stream(),
-            Self::Companion(body) => body.is_end_stream(),
+        match &self.kind {
+            Kind::Ours(body) => body.is_end_stream(),
+            Kind::Companion(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Ours(body) => body.size_hint(),
-            Self::Companion(body) => body.size_hint(),
+        match &self.kind {
+            Kind::Ours(body) => body.size_hint(),
+            Kind::Companion(body) => body.size_hint(),
         }
     }
 }
@@ -156,10 +180,11 @@ mod tests {
     use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
     use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckResponse;
+    use crate::front::peer::Resource;
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
-    use futures_util::stream;
+    use futures_util::stream::{self, StreamExt};
     use http_body_util::{BodyExt, Full, StreamBody};
     use prost::Message;
     use std::convert::Infallible;
@@ -171,6 +196,10 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
         Endpoint::new(Arc::new(gate), Companions::new().unwrap().0)
+    }
+
+    fn peer() -> Arc<Peer> {
+        Peer::new(Arc::default())
     }
 
     #[track_caller]
@@ -185,7 +214,7 @@ mod tests {
     async fn check<B: Body<Data = Bytes>>(body: B, reason: &str) {
         let endpoint = endpoint();
         let response = endpoint
-            .check(endpoint.gate.enter(Front::ExtAuthz), body)
+            .check(endpoint.gate.enter(Front::ExtAuthz), body, &peer())
             .await
             .collect()
             .await
@@ -207,7 +236,8 @@ mod tests {
     fn a_check_under_way_is_small() {
         let endpoint = endpoint();
         let passage = endpoint.gate.enter(Front::ExtAuthz);
-        let size = size_of_val(&endpoint.check(passage, Full::new(Bytes::new())));
+        let peer = peer();
+        let size = size_of_val(&endpoint.check(passage, Full::new(Bytes::new()), &peer));
         assert!(size <= 2048, "{size}");
     }
 
@@ -231,17 +261,33 @@ mod tests {
         let places = [(); 2].map(|()| endpoint.gate.enter(Front::ExtAuthz));
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
         let passage = endpoint.gate.enter(Front::ExtAuthz);
-        let response = endpoint.check(passage, StreamBody::new(stalls)).await;
+        let response = endpoint.check(passage, StreamBody::new(stalls), &peer()).await;
         drop(places);
         assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
+    }
+
+    #[tokio::test]
+    async fn a_check_without_room_for_its_message_is_refused_and_one_that_needs_none_is_not() {
+        let endpoint = endpoint();
+        let peer = peer();
+        let _full = peer.take(Resource::MessageBytes, 16 * 1024 * 1024).unwrap();
+        let begun = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\x09abc")));
+        let unfinished = StreamBody::new(stream::iter([begun()]).chain(stream::pending()));
+        let passage = endpoint.gate.enter(Front::ExtAuthz);
+        let response = endpoint.check(passage, unfinished, &peer).await;
+        assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
+        let whole = Full::new(Bytes::from_static(b"\0\0\0\0\x01\xff"));
+        let response = endpoint.check(endpoint.gate.enter(Front::ExtAuthz), whole, &peer).await;
+        let body = response.collect().await.unwrap().to_bytes();
+        assert_refused(&endpoint, &body, "request_malformed");
     }
 
     #[tokio::test]
     async fn a_caller_that_gives_up_leaves_nothing_behind() {
         let endpoint = endpoint();
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let mut answering =
-            Box::pin(endpoint.check(endpoint.gate.enter(Front::ExtAuthz), StreamBody::new(stalls)));
+        let (peer, passage) = (peer(), endpoint.gate.enter(Front::ExtAuthz));
+        let mut answering = Box::pin(endpoint.check(passage, StreamBody::new(stalls), &peer));
         assert!(answering.as_mut().now_or_never().is_none());
         assert_eq!(endpoint.gate.under_way(), 1);
         drop(answering);

@@ -1,6 +1,7 @@
-//! Knows gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
+//! gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
 
-use crate::denial::{Detail, Refusal};
+use crate::denial::{Denial, Detail, Refusal};
+use crate::front::peer::{Peer, Resource, Share};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -8,8 +9,10 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use std::cmp::Ordering;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::Code;
 
@@ -30,11 +33,14 @@ pub enum Fault {
     Excess,
     /// The stream broke.
     Broken,
+    /// There is no room for it beside the messages that others have not completed.
+    NoRoom,
 }
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let detail = match fault {
+            Fault::NoRoom => return Denial::Overloaded.into(),
             Fault::TooLarge => Detail::MessageTooLarge,
             Fault::Compressed => Detail::MessageCompressed,
             Fault::Truncated | Fault::Broken => Detail::MessageTruncated,
@@ -44,23 +50,40 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// Reads the one message of a unary call, of `limit` bytes at most.
+/// Reads the one message of a unary call, of `limit` bytes at most, for `peer`.
 ///
-/// Nothing is copied when it comes in one data frame, and memory grows only with what has come.
-pub async fn read_message<B>(body: B, limit: usize) -> Result<Bytes, Fault>
+/// Nothing is copied when it comes in one data frame, and memory grows only with what has come. What
+/// does not come at once takes a share of what `peer` may hold.
+pub async fn read_message<B>(body: B, limit: usize, peer: &Arc<Peer>) -> Result<Message, Fault>
 where
     B: Body<Data = Bytes>,
 {
     let mut body = pin!(body);
     let mut received = Received::default();
     let mut complete = false;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match poll_fn(|it| Poll::Ready(body.as_mut().poll_frame(it))).await {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                received.hold(peer)?;
+                body.frame().await
+            }
+        };
+        let Some(frame) = frame else { break };
         if let Ok(data) = frame.or(Err(Fault::Broken))?.into_data() {
-            received.add(data);
+            received.add(data, peer)?;
             complete = received.is_complete(limit)?;
         }
     }
     if complete { Ok(received.into_message()) } else { Err(Fault::Truncated) }
+}
+
+/// A message, and what it takes of the memory for such.
+#[derive(Debug)]
+pub struct Message {
+    /// Its bytes.
+    pub bytes: Bytes,
+    _share: Option<Share>,
 }
 
 /// What has come of a call so far: the only data frame as it is, or several joined.
@@ -68,16 +91,37 @@ where
 struct Received {
     only: Bytes,
     joined: BytesMut,
+    share: Option<Share>,
 }
 
 impl Received {
-    fn add(&mut self, data: Bytes) {
+    fn add(&mut self, data: Bytes, peer: &Arc<Peer>) -> Result<(), Fault> {
         if self.whole().is_empty() {
             self.only = data;
-        } else {
-            self.joined.extend_from_slice(&mem::take(&mut self.only));
-            self.joined.extend_from_slice(&data);
+            return Ok(());
         }
+        self.hold(peer)?;
+        self.take(data.len(), peer)?;
+        self.joined.extend_from_slice(&data);
+        Ok(())
+    }
+
+    /// Makes what has come our own: as long as a piece of it is held, so is all that was read from
+    /// the connection with it.
+    fn hold(&mut self, peer: &Arc<Peer>) -> Result<(), Fault> {
+        if !self.only.is_empty() {
+            self.take(self.only.len(), peer)?;
+            self.joined.extend_from_slice(&mem::take(&mut self.only));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: usize, peer: &Arc<Peer>) -> Result<(), Fault> {
+        if let Some(share) = &mut self.share {
+            return if share.grow(bytes) { Ok(()) } else { Err(Fault::NoRoom) };
+        }
+        self.share = Some(peer.take(Resource::MessageBytes, bytes).ok_or(Fault::NoRoom)?);
+        Ok(())
     }
 
     fn is_complete(&self, limit: usize) -> Result<bool, Fault> {
@@ -103,9 +147,9 @@ impl Received {
         if self.joined.is_empty() { &self.only } else { &self.joined }
     }
 
-    fn into_message(self) -> Bytes {
+    fn into_message(self) -> Message {
         let mut whole = if self.joined.is_empty() { self.only } else { self.joined.freeze() };
-        whole.split_off(PREFIX.min(whole.len()))
+        Message { bytes: whole.split_off(PREFIX.min(whole.len())), _share: self.share }
     }
 }
 
@@ -182,13 +226,56 @@ impl Body for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use futures_util::stream::{self, StreamExt};
     use http_body_util::{Full, StreamBody};
+
+    async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, Fault> {
+        let peer = Peer::new(Arc::default());
+        read_message(body, limit, &peer).await.map(|it| it.bytes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_at_once_takes_its_share() {
+        let (most, beyond) = (16 * 1024 * 1024, 16 * 1024 * 1024 + 1);
+        let framed = framed(|it| it.extend_from_slice(b"message"));
+        for (pieces, taken) in [(1, 0), (2, 12)] {
+            let peer = Peer::new(Arc::default());
+            let size = framed.len().div_ceil(pieces);
+            let pieces = framed.chunks(size).map(|it| Frame::data(Bytes::copy_from_slice(it)));
+            let message = read_message(body(pieces.collect()), 7, &peer).await.unwrap();
+            assert!(peer.take(Resource::MessageBytes, most - taken).is_some());
+            assert!(peer.take(Resource::MessageBytes, beyond - taken).is_none());
+            drop(message);
+            assert!(peer.take(Resource::MessageBytes, most).is_some(), "it is given back");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_holds_no_more_than_itself() {
+        let peer = Peer::new(Arc::default());
+        let read = Bytes::from(vec![0; 16_384]);
+        let first = Ok::<_, Infallible>(Frame::data(read.slice(..5)));
+        let frames = stream::iter([first]).chain(stream::pending());
+        let mut reading = Box::pin(read_message(StreamBody::new(frames), 7, &peer));
+        assert!(reading.as_mut().now_or_never().is_none());
+        assert!(read.is_unique(), "what was read with it is free");
+        assert!(peer.take(Resource::MessageBytes, 16 * 1024 * 1024).is_none());
+    }
+
+    #[tokio::test]
+    async fn without_room_nothing_is_waited_for() {
+        let peer = Peer::new(Arc::default());
+        let _full = peer.take(Resource::MessageBytes, 16 * 1024 * 1024 - 5).unwrap();
+        let pieces = [&b"\0\0\0\0\x07"[..], b"message"].map(Bytes::from_static);
+        let body = body(pieces.map(Frame::data).into());
+        assert_eq!(read_message(body, 7, &peer).await.map(drop), Err(Fault::NoRoom));
+    }
 
     #[tokio::test]
     async fn a_message_in_one_frame_is_not_copied() {
         let framed = framed(|it| it.extend_from_slice(b"message"));
-        let read = read_message(Full::new(framed.clone()), 7).await.unwrap();
+        let read = read(Full::new(framed.clone()), 7).await.unwrap();
         assert_eq!(read, "message");
         assert_eq!(read.as_ptr(), framed.slice(PREFIX..).as_ptr());
     }
@@ -201,13 +288,13 @@ mod tests {
             let pieces = data.flat_map(|it| [Frame::data(Bytes::new()), Frame::data(it)]);
             let trailers = [Frame::trailers(HeaderMap::new())];
             let body = body(pieces.chain(trailers).collect());
-            assert_eq!(read_message(body, 7).await.unwrap(), "message", "{size}");
+            assert_eq!(read(body, 7).await.unwrap(), "message", "{size}");
         }
     }
 
     #[tokio::test]
     async fn an_empty_message_is_a_message() {
-        assert_eq!(read_message(whole(b"\0\0\0\0\0"), 0).await, Ok(Bytes::new()));
+        assert_eq!(read(whole(b"\0\0\0\0\0"), 0).await, Ok(Bytes::new()));
     }
 
     #[tokio::test]
@@ -223,31 +310,31 @@ mod tests {
             (b"\0\xff\xff\xff\xffab", Fault::TooLarge),
         ];
         for (bytes, fault) in faults {
-            assert_eq!(read_message(whole(bytes), 9).await, Err(fault), "{bytes:?}");
+            assert_eq!(read(whole(bytes), 9).await, Err(fault), "{bytes:?}");
             let single = bytes.iter().map(|it| Frame::data(Bytes::copy_from_slice(&[*it])));
-            assert_eq!(read_message(body(single.collect()), 9).await, Err(fault), "{bytes:?}");
+            assert_eq!(read(body(single.collect()), 9).await, Err(fault), "{bytes:?}");
         }
     }
 
     #[tokio::test]
     async fn the_limit_is_the_longest_message() {
         let framed = framed(|it| it.extend_from_slice(&[0; 10]));
-        assert_eq!(read_message(whole(&framed), 9).await, Err(Fault::TooLarge));
-        assert!(read_message(whole(&framed), 10).await.is_ok());
+        assert_eq!(read(whole(&framed), 9).await, Err(Fault::TooLarge));
+        assert!(read(whole(&framed), 10).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_message_that_is_too_large_is_not_waited_for() {
         let announced = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\x0a")));
         let frames = stream::iter([announced]).chain(stream::pending());
-        assert_eq!(read_message(StreamBody::new(frames), 9).await, Err(Fault::TooLarge));
+        assert_eq!(read(StreamBody::new(frames), 9).await, Err(Fault::TooLarge));
     }
 
     #[tokio::test]
     async fn a_broken_stream_is_a_fault_even_behind_a_whole_message() {
         let frames = [Ok(Frame::data(framed(|it| it.extend_from_slice(b"message")))), Err("reset")];
         let body = StreamBody::new(stream::iter(frames));
-        assert_eq!(read_message(body, 7).await, Err(Fault::Broken));
+        assert_eq!(read(body, 7).await, Err(Fault::Broken));
     }
 
     #[tokio::test]

@@ -1,24 +1,33 @@
-//! Knows how to listen, over TCP and over Unix sockets.
+//! Listeners over TCP and over Unix sockets, and the connections that come in by them.
+
+pub mod descriptors;
+pub mod places;
 
 use crate::config::Address;
-use socket2::{SockRef, TcpKeepalive};
+use crate::telemetry::ration::{Ration, Share};
+use places::{Place, Places};
+use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::{Instant, sleep};
 
 /// A bound address.
 #[derive(Debug)]
 pub struct Listener {
     inner: Inner,
     bound: Address,
+    places: Arc<Places>,
+    failures: Ration,
 }
 
 #[derive(Debug)]
@@ -29,6 +38,17 @@ enum Inner {
         #[expect(dead_code, reason = "its file goes when it is dropped")]
         file: SocketFile,
     },
+}
+
+/// A connection that has come in.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The connection itself.
+    pub socket: Socket,
+    /// The machine at its other end; none: this one, over a Unix socket.
+    pub from: Option<IpAddr>,
+    /// Its place.
+    pub place: Place,
 }
 
 /// A connection that belongs to no runtime yet, so that any may take it.
@@ -66,17 +86,26 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 #[cfg(target_os = "linux")]
 const GONE: Duration = Duration::from_secs(50);
 
+/// How many connections the system may hold that have not been taken yet. Proxies open many at once
+/// when they start, and one that finds no room tries again a second later.
+const BACKLOG: i32 = 1024;
+
+/// How long to wait when the system has no connection to give (say, too many files are open).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Everyone in the owner's group may connect: the proxy runs as a user of its own.
 const SOCKET_MODE: u32 = 0o660;
 
 impl Listener {
-    /// Listens on `address`. To be called on a tokio runtime.
-    pub fn bind(address: &Address) -> Result<Self, Unavailable> {
+    /// Listens on `address`, with `places` for connections. To be called on a tokio runtime.
+    pub fn bind(address: &Address, places: Arc<Places>) -> Result<Self, Unavailable> {
         let found = match address {
             Address::Tcp(address) => tcp(*address),
             Address::Unix(path) => unix(path),
         };
-        found.map_err(|reason| Unavailable { address: address.clone(), reason })
+        let (inner, bound) =
+            found.map_err(|reason| Unavailable { address: address.clone(), reason })?;
+        Ok(Self { inner, bound, places, failures: Ration::of(1) })
     }
 
     /// Where it listens, with the port that the system gave it if it asked for any.
@@ -84,28 +113,84 @@ impl Listener {
         &self.bound
     }
 
-    /// The next connection.
-    pub async fn accept(&self) -> io::Result<Socket> {
+    /// The places for its connections.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// The next connection for which there is a place.
+    pub async fn arrival(&self) -> Arrival {
+        loop {
+            match self.accept().await {
+                Ok((socket, from)) => {
+                    if let Some(place) = self.places.take(Instant::now()) {
+                        return Arrival { socket, from, place };
+                    }
+                }
+                Err(error) => self.failed(&error).await,
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
         match &self.inner {
             Inner::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                end_with_its_host(&stream)?;
-                stream.into_std().map(Socket::Tcp)
+                let (stream, from) = listener.accept().await?;
+                // A connection that is gone already takes no options. It says so when it is read.
+                drop(stream.set_nodelay(true).and_then(|()| end_with_its_host(&stream)));
+                Ok((Socket::Tcp(stream.into_std()?), Some(from.ip())))
             }
             Inner::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                stream.into_std().map(Socket::Unix)
+                Ok((Socket::Unix(stream.into_std()?), None))
             }
+        }
+    }
+
+    async fn failed(&self, error: &io::Error) {
+        let now = Instant::now();
+        if let Share::Told { untold } = self.failures.take(now) {
+            let listener = self.places.listener();
+            tracing::warn!(%error, listener, untold, "connection not accepted");
+        }
+        if !concerns_one_connection(error) {
+            self.places.shrink(now);
+            sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-fn tcp(address: SocketAddr) -> io::Result<Listener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+/// Whether the next connection may well be accepted: this one ended before it was (accept(2)).
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::TimedOut
+    )
+}
+
+fn tcp(address: SocketAddr) -> io::Result<(Inner, Address)> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // The port of a process that has just ended can be taken again at once.
+    socket.set_reuse_address(true)?;
+    listen(&socket, &address.into())?;
+    let listener = TcpListener::from_std(socket.into())?;
     let bound = Address::Tcp(listener.local_addr()?);
-    Ok(Listener { inner: Inner::Tcp(TcpListener::from_std(listener)?), bound })
+    Ok((Inner::Tcp(listener), bound))
+}
+
+fn listen(socket: &RawSocket, address: &SockAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Has the system end the connections of hosts that vanish. Pings over HTTP/2 would do as well, but
@@ -119,12 +204,14 @@ fn end_with_its_host(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn unix(path: &Path) -> io::Result<Listener> {
+fn unix(path: &Path) -> io::Result<(Inner, Address)> {
     remove_if_stale(path)?;
-    let listener = UnixListener::bind(path)?;
+    let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+    listen(&socket, &SockAddr::unix(path)?)?;
+    let listener = UnixListener::from_std(socket.into())?;
     let file = SocketFile::of(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    Ok(Listener { inner: Inner::Unix { listener, file }, bound: Address::Unix(path.to_owned()) })
+    Ok((Inner::Unix { listener, file }, Address::Unix(path.to_owned())))
 }
 
 /// A process that was killed leaves its socket file behind. Nobody listens on that.
@@ -245,21 +332,27 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use super::places::PlaceRules;
     use super::*;
+
+    fn bind(address: &Address) -> Result<Listener, Unavailable> {
+        let rules = PlaceRules { most: 2, idle: Duration::ZERO, anybody: false };
+        Listener::bind(address, Places::new("ext_authz", rules, Arc::default()))
+    }
 
     #[track_caller]
     fn assert_refused(path: &Path, kind: io::ErrorKind) {
-        let refused = Listener::bind(&Address::Unix(path.to_owned())).unwrap_err();
+        let refused = bind(&Address::Unix(path.to_owned())).unwrap_err();
         assert_eq!(refused.reason.kind(), kind);
         assert!(path.exists());
     }
 
     #[tokio::test]
     async fn a_connection_does_not_outlive_its_host() {
-        let listener = Listener::bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let listener = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
         let Address::Tcp(address) = *listener.bound() else { unreachable!() };
         let _client = TcpStream::connect(address).await.unwrap();
-        let Socket::Tcp(stream) = listener.accept().await.unwrap() else { unreachable!() };
+        let Socket::Tcp(stream) = listener.arrival().await.socket else { unreachable!() };
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), IDLE);
@@ -269,10 +362,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_burst_of_connections_waits_to_be_taken() {
+        let listener = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let Address::Tcp(address) = *listener.bound() else { unreachable!() };
+        let burst = async {
+            let mut held = vec![];
+            // std's own backlog is 128.
+            for _ in 0..500 {
+                held.push(TcpStream::connect(address).await.unwrap());
+            }
+            held
+        };
+        // The system tries again after a second what it has no room for.
+        let held = tokio::time::timeout(Duration::from_millis(900), burst).await.unwrap();
+        assert_eq!(held.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_gone_holds_up_no_other() {
+        let listener = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let Address::Tcp(address) = *listener.bound() else { unreachable!() };
+        let reset = TcpStream::connect(address).await.unwrap();
+        SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(reset);
+        let begun = Instant::now();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (first, second) = (listener.arrival().await, listener.arrival().await);
+        assert!(begun.elapsed() < ACCEPT_PAUSE, "{:?}", begun.elapsed());
+        drop((first, second, client));
+    }
+
+    #[test]
+    fn what_concerns_one_connection_is_no_reason_to_wait() {
+        let of = io::Error::from_raw_os_error;
+        for (code, one) in [(103, true), (104, true), (113, true), (1, true), (24, false)] {
+            assert_eq!(concerns_one_connection(&of(code)), one, "{}", of(code));
+        }
+        assert!(!concerns_one_connection(&of(12)) && !concerns_one_connection(&of(23)));
+    }
+
+    #[tokio::test]
     async fn a_socket_on_which_somebody_listens_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let _listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let _listener = bind(&Address::Unix(path.clone())).unwrap();
         assert_refused(&path, io::ErrorKind::AddrInUse);
     }
 
@@ -288,13 +421,13 @@ mod tests {
     async fn a_socket_goes_with_its_listener_unless_a_successor_has_put_its_own_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let listener = bind(&Address::Unix(path.clone())).unwrap();
         let another = folder.path().join("another");
         drop(UnixListener::bind(&another).unwrap());
         fs::rename(&another, &path).unwrap();
         drop(listener);
         assert!(path.exists());
-        let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+        let listener = bind(&Address::Unix(path.clone())).unwrap();
         drop(listener);
         assert!(!path.exists());
     }

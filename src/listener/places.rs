@@ -1,0 +1,533 @@
+//! Places for the connections of a listener. When they are short, connections that have not said
+//! anything make place for new ones, and then those that are idle.
+
+use crate::front::peer::{Everybody, Peer};
+use crate::telemetry::ration::{Ration, Share};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// The places of one listener.
+#[derive(Debug)]
+pub struct Places {
+    listener: &'static str,
+    rules: PlaceRules,
+    everybody: Arc<Everybody>,
+    open: Mutex<Open>,
+    refused: Ration,
+    made: Ration,
+}
+
+/// How many places there are, and who makes place.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaceRules {
+    /// How many connections may be open.
+    pub most: usize,
+    /// Without a call for so long, a connection counts as idle.
+    pub idle: Duration,
+    /// Whether, when nobody is silent or idle, whoever came first makes place.
+    pub anybody: bool,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    all: HashMap<u64, Entry>,
+}
+
+/// An open connection, and what it was when it was last looked at.
+#[derive(Debug)]
+struct Entry {
+    peer: Arc<Peer>,
+    end: Option<AbortHandle>,
+    opened: Instant,
+    calls: u64,
+    last_call: Instant,
+    turned: Instant,
+    written: u64,
+    last_written: Instant,
+}
+
+/// A connection's place. Given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    number: u64,
+    peer: Arc<Peer>,
+}
+
+/// What can end a connection that was given a place.
+#[derive(Debug)]
+pub struct Hold {
+    places: Arc<Places>,
+    number: u64,
+}
+
+/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Silent(Instant),
+    Idle(Instant),
+    Busy(Instant),
+}
+
+/// How often connections are to be looked at.
+pub const LOOK: Duration = Duration::from_millis(500);
+
+/// How long an answer may wait to be taken before its connection ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same when more than [`UNTAKEN`] wait in all.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many bytes of answers may wait in all before those who do not take theirs have to go.
+const UNTAKEN: usize = 32 * 1024 * 1024;
+
+/// The same for one connection. Whoever asks for so much at once, and takes none, is no proxy.
+const UNTAKEN_OF_ONE: usize = 16 * 1024 * 1024;
+
+/// One in so many makes place at a time, so that a flood is not met with a search for each.
+const PART: usize = 64;
+
+impl Places {
+    /// Places at the listener of this name. `everybody` are the connections of all listeners.
+    pub fn new(listener: &'static str, rules: PlaceRules, everybody: Arc<Everybody>) -> Arc<Self> {
+        let (open, refused, made) = (Mutex::default(), Ration::of(1), Ration::of(1));
+        Arc::new(Self { listener, rules, everybody, open, refused, made })
+    }
+
+    /// The name of the listener.
+    pub const fn listener(&self) -> &'static str {
+        self.listener
+    }
+
+    /// How many connections are open.
+    pub fn taken(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// A place for a new connection, for which others may have to go.
+    pub fn take(self: &Arc<Self>, now: Instant) -> Option<Place> {
+        let mut open = self.lock();
+        if self.rules.most <= open.all.len() && self.make_place(&mut open, now) == 0 {
+            if let Share::Told { untold } = self.refused.take(now) {
+                let (listener, limit) = (self.listener, self.rules.most);
+                tracing::warn!(listener, limit, untold, "connection refused: all are in use");
+            }
+            return None;
+        }
+        let number = open.next;
+        open.next = number.wrapping_add(1);
+        let peer = Peer::new(Arc::clone(&self.everybody));
+        open.all.insert(number, Entry::new(Arc::clone(&peer), now));
+        drop(open);
+        Some(Place { places: Arc::clone(self), number, peer })
+    }
+
+    /// Ends connections that are silent or idle, though there may be places: something else that
+    /// they take is short.
+    pub fn shrink(&self, now: Instant) {
+        self.make_place(&mut self.lock(), now);
+    }
+
+    /// Looks at every connection, and ends those that do not take their answers.
+    pub fn look(&self, now: Instant) {
+        let mut open = self.lock();
+        let mut untaken: usize = 0;
+        for entry in open.all.values_mut() {
+            entry.look(now);
+            untaken = untaken.saturating_add(entry.peer.untaken());
+        }
+        let patience = if UNTAKEN < untaken { LITTLE_PATIENCE } else { PATIENCE };
+        let gone = |(number, entry): (&u64, &Entry)| {
+            let waits = UNTAKEN_OF_ONE < entry.peer.untaken() || entry.waits(now, patience);
+            waits.then_some(*number)
+        };
+        let gone: Vec<_> = open.all.iter().filter_map(gone).collect();
+        for number in &gone {
+            open.end(*number);
+        }
+        drop(open);
+        if !gone.is_empty() {
+            let (listener, connections) = (self.listener, gone.len());
+            let message = "connection ended: its answers are not taken";
+            tracing::warn!(listener, connections, "{message}");
+        }
+    }
+
+    /// Ends those that have least to say. How many.
+    fn make_place(&self, open: &mut Open, now: Instant) -> usize {
+        let mut claims: Vec<_> = open
+            .all
+            .iter()
+            .filter_map(|(number, it)| Some((it.claim(now, self.rules)?, *number)))
+            .collect();
+        claims.sort_unstable();
+        // Of those who say something, no more than there must.
+        let silent = claims.iter().filter(|(it, _)| matches!(it, Claim::Silent(_))).count();
+        let part = self.rules.most.div_euclid(PART).min(silent).max(1);
+        claims.truncate(part);
+        for (_, number) in &claims {
+            open.end(*number);
+        }
+        if !claims.is_empty()
+            && let Share::Told { untold } = self.made.take(now)
+        {
+            let (listener, limit, ended) = (self.listener, self.rules.most, claims.len());
+            tracing::warn!(listener, limit, ended, untold, "silent or idle connections made place");
+        }
+        claims.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // What is in there is whole at any time.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn end(&mut self, number: u64) {
+        if let Some(end) = self.all.remove(&number).and_then(|it| it.end) {
+            end.abort();
+        }
+    }
+}
+
+impl Entry {
+    fn new(peer: Arc<Peer>, now: Instant) -> Self {
+        Self {
+            peer,
+            end: None,
+            opened: now,
+            calls: 0,
+            last_call: now,
+            turned: now,
+            written: 0,
+            last_written: now,
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let calls = self.peer.calls();
+        if calls != self.calls || self.peer.under_way() != 0 {
+            (self.calls, self.last_call) = (calls, now);
+        }
+        // Only then are those before the turn all older than this.
+        if self.peer.untaken_before() == 0 {
+            self.peer.turn();
+            self.turned = now;
+        }
+        let (written, blocked) = self.peer.writing();
+        if written != self.written || !blocked {
+            (self.written, self.last_written) = (written, now);
+        }
+    }
+
+    /// Whether answers have waited for so long to be taken.
+    fn waits(&self, now: Instant, patience: Duration) -> bool {
+        let long = |since| patience <= now.saturating_duration_since(since);
+        (self.peer.untaken_before() != 0 && long(self.turned)) || long(self.last_written)
+    }
+
+    fn claim(&self, now: Instant, rules: PlaceRules) -> Option<Claim> {
+        let calls = self.peer.calls();
+        if calls == 0 {
+            return Some(Claim::Silent(self.opened));
+        }
+        let rests = calls == self.calls && self.peer.under_way() == 0;
+        if rests && rules.idle <= now.saturating_duration_since(self.last_call) {
+            return Some(Claim::Idle(self.last_call));
+        }
+        rules.anybody.then_some(Claim::Busy(self.opened))
+    }
+}
+
+impl Place {
+    /// The connection that has it.
+    pub const fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// What is to be told how the connection can be ended.
+    pub fn hold(&self) -> Hold {
+        Hold { places: Arc::clone(&self.places), number: self.number }
+    }
+}
+
+impl Hold {
+    /// The connection ends when `task` is aborted. It is at once if its place is gone already.
+    pub fn on(self, task: AbortHandle) {
+        match self.places.lock().all.get_mut(&self.number) {
+            Some(entry) => entry.end = Some(task),
+            None => task.abort(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().all.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::future::pending;
+    use tokio::task::JoinSet;
+    use tokio::time::advance;
+
+    const SECOND: Duration = seconds(1);
+
+    const fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn places(most: usize, anybody: bool) -> Arc<Places> {
+        let rules = PlaceRules { most, idle: seconds(5), anybody };
+        Places::new("ext_authz", rules, Arc::default())
+    }
+
+    /// Connections by name, each of which lives until it is ended.
+    struct Crowd {
+        places: Arc<Places>,
+        tasks: JoinSet<()>,
+        all: Vec<(Arc<Peer>, AbortHandle)>,
+    }
+
+    impl Crowd {
+        fn new(places: Arc<Places>) -> Self {
+            Self { places, tasks: JoinSet::new(), all: vec![] }
+        }
+
+        /// One more, if there is a place for it.
+        async fn open(&mut self) -> bool {
+            let taken = self.places.take(Instant::now());
+            let come = taken.is_some();
+            if let Some(place) = taken {
+                let (peer, hold) = (Arc::clone(place.peer()), place.hold());
+                let task = self.tasks.spawn(async move {
+                    pending::<()>().await;
+                    drop(place);
+                });
+                hold.on(task.clone());
+                self.all.push((peer, task));
+            }
+            tokio::task::yield_now().await;
+            come
+        }
+
+        async fn say(&self, who: usize) {
+            drop(self.all[who].0.call());
+            self.look().await;
+        }
+
+        async fn look(&self) {
+            self.places.look(Instant::now());
+            tokio::task::yield_now().await;
+        }
+
+        fn open_ones(&self) -> Vec<usize> {
+            (0..self.all.len()).filter(|it| !self.all[*it].1.is_finished()).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_says_nothing_goes_first_and_of_those_the_oldest() {
+        let mut crowd = Crowd::new(places(3, false));
+        for _ in 0..3 {
+            assert!(crowd.open().await);
+            advance(SECOND).await;
+        }
+        crowd.say(0).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [0, 2, 3]);
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [0, 3, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn then_whoever_is_idle_for_longest_and_never_who_is_busy() {
+        let mut crowd = Crowd::new(places(3, false));
+        for who in [0, 1, 2] {
+            assert!(crowd.open().await);
+            crowd.say(who).await;
+        }
+        assert!(!crowd.open().await, "nobody is idle yet");
+        advance(seconds(2)).await;
+        crowd.say(0).await;
+        advance(seconds(3)).await;
+        crowd.say(2).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [0, 2, 3]);
+        crowd.say(3).await;
+        assert!(!crowd.open().await);
+        advance(seconds(2)).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [2, 3, 4], "it has said nothing for five seconds");
+        assert_eq!(crowd.places.taken(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_is_not_idle() {
+        let mut crowd = Crowd::new(places(1, false));
+        assert!(crowd.open().await);
+        let call = crowd.all[0].0.call();
+        for _ in 0..60 {
+            advance(SECOND).await;
+            crowd.look().await;
+        }
+        assert!(!crowd.open().await);
+        drop(call);
+        assert!(!crowd.open().await, "it is idle from here on");
+        advance(seconds(5)).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_since_the_last_look_counts() {
+        let mut crowd = Crowd::new(places(1, false));
+        assert!(crowd.open().await);
+        crowd.say(0).await;
+        advance(seconds(60)).await;
+        drop(crowd.all[0].0.call());
+        assert!(!crowd.open().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_anybody_makes_place_the_oldest_does_in_the_end() {
+        let mut crowd = Crowd::new(places(2, true));
+        assert!(crowd.open().await && crowd.open().await);
+        let calls: Vec<_> = crowd.all.iter().map(|it| it.0.call()).collect();
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [1, 2]);
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [1, 3], "who says nothing still goes first");
+        drop(calls);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_makes_place_for_itself_and_for_others() {
+        let most = 10 * PART;
+        let mut crowd = Crowd::new(places(most, false));
+        for _ in 0..most {
+            assert!(crowd.open().await);
+            advance(Duration::from_millis(1)).await;
+        }
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones().len(), most - 10 + 1);
+        assert_eq!(crowd.open_ones()[0], 10, "the oldest have gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_given_back_is_there_for_the_next() {
+        let places = places(1, false);
+        let now = Instant::now();
+        let place = places.take(now).unwrap();
+        drop(place.peer().call());
+        assert!(places.take(now).is_none());
+        drop(place);
+        assert!(places.take(now).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_lost_its_place_before_it_was_served_is_not() {
+        let places = places(1, false);
+        let first = places.take(Instant::now()).unwrap();
+        let _second = places.take(Instant::now()).unwrap();
+        let mut tasks = JoinSet::new();
+        first.hold().on(tasks.spawn(pending::<()>()));
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
+        drop(first);
+        assert_eq!(places.taken(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_in_time_ends_its_connection() {
+        let mut crowd = Crowd::new(places(3, false));
+        for _ in 0..2 {
+            assert!(crowd.open().await);
+        }
+        let _untaken = crowd.all[0].0.answer(Bytes::from_static(b"answer"));
+        crowd.look().await;
+        for _ in 0..9 {
+            advance(SECOND).await;
+            // That others are taken meanwhile changes nothing.
+            drop(crowd.all[0].0.answer(Bytes::from_static(b"answer")));
+            drop(crowd.all[1].0.answer(Bytes::from_static(b"answer")));
+            crowd.look().await;
+        }
+        assert_eq!(crowd.open_ones(), [0, 1]);
+        advance(SECOND).await;
+        crowd.look().await;
+        assert_eq!(crowd.open_ones(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_that_takes_its_answers_goes_on() {
+        let mut crowd = Crowd::new(places(1, false));
+        assert!(crowd.open().await);
+        let mut waits = crowd.all[0].0.answer(Bytes::from_static(b"answer"));
+        for _ in 0..60 {
+            advance(SECOND).await;
+            crowd.look().await;
+            // There is always one that waits, and never for long.
+            waits = crowd.all[0].0.answer(Bytes::from_static(b"answer"));
+        }
+        drop(waits);
+        assert_eq!(crowd.open_ones(), [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_cannot_be_written_to_ends() {
+        let mut crowd = Crowd::new(places(1, false));
+        assert!(crowd.open().await);
+        for taken in [false, true, false] {
+            crowd.all[0].0.wrote(taken);
+            advance(seconds(9)).await;
+            crowd.look().await;
+        }
+        assert_eq!(crowd.open_ones(), [0], "it moved in between");
+        advance(seconds(10)).await;
+        crowd.look().await;
+        assert_eq!(crowd.open_ones(), [0_usize; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_shorter_when_much_is_not_taken() {
+        let mut crowd = Crowd::new(places(9, false));
+        let piece = Bytes::from(vec![0; UNTAKEN_OF_ONE / 2]);
+        let mut untaken = vec![];
+        for who in 0..5 {
+            assert!(crowd.open().await);
+            untaken.push(crowd.all[who].0.answer(piece.clone()));
+        }
+        crowd.look().await;
+        advance(SECOND).await;
+        assert!(crowd.open().await);
+        let _new = crowd.all[5].0.answer(piece.clone());
+        crowd.look().await;
+        assert_eq!(crowd.open_ones(), [5], "who has just been answered may take it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_connection_that_takes_nothing_ends_when_it_is_too_much() {
+        let mut crowd = Crowd::new(places(2, false));
+        let piece = Bytes::from(vec![0; UNTAKEN_OF_ONE - ANSWER]);
+        for who in 0..2 {
+            assert!(crowd.open().await);
+            std::mem::forget(crowd.all[who].0.answer(piece.clone()));
+            crowd.look().await;
+        }
+        assert_eq!(crowd.open_ones(), [0, 1]);
+        std::mem::forget(crowd.all[0].0.answer(Bytes::new()));
+        crowd.look().await;
+        assert_eq!(crowd.open_ones(), [1]);
+    }
+
+    const ANSWER: usize = 1024;
+}

@@ -1,0 +1,144 @@
+//! Connections that end before their first request: counted by cause, and logged at a limited rate.
+
+use crate::telemetry::connections::Cause;
+use crate::telemetry::metrics::{Front, Metrics};
+use crate::telemetry::ration::{Ration, Share};
+use prometheus::IntCounter;
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+use std::net::IpAddr;
+use tokio::time::Instant;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError};
+
+/// The failures at one listener.
+#[derive(Debug)]
+pub struct Failures {
+    listener: &'static str,
+    counters: Vec<(Cause, IntCounter)>,
+    told: Ration,
+}
+
+impl Failures {
+    /// Those at the listener of `front`, none so far.
+    pub fn new(front: Front, metrics: &Metrics) -> Self {
+        let listener = front.label();
+        let counter = |cause| (cause, metrics.connections().failures(listener, cause));
+        let counters = Cause::ALL.into_iter().map(counter).collect();
+        Self { listener, counters, told: Ration::of(1) }
+    }
+
+    /// One more, of a client on this machine (none: over a Unix socket).
+    pub fn add(&self, cause: Cause, from: Option<IpAddr>, error: &dyn Display) {
+        if let Some((_, counter)) = self.counters.iter().find(|(it, _)| *it == cause) {
+            counter.inc();
+        }
+        let (listener, from) = (self.listener, from.map(tracing::field::display));
+        // Load balancers look so whether the port is open.
+        if cause == Cause::Closed {
+            tracing::debug!(listener, from, %error, "connection closed before its first request");
+        } else if let Share::Told { untold } = self.told.take(Instant::now()) {
+            let cause = cause.label();
+            tracing::warn!(listener, cause, from, %error, untold, "connection failed");
+        }
+    }
+}
+
+/// Why a TLS handshake failed.
+pub(super) fn of_handshake(error: &io::Error) -> Cause {
+    match error.get_ref().and_then(|it| it.downcast_ref()) {
+        Some(error) => of_tls(error),
+        None => of_io(error, Cause::Other),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library may add more")]
+fn of_tls(error: &TlsError) -> Cause {
+    match error {
+        TlsError::NoCertificatesPresented => Cause::CertificateMissing,
+        TlsError::InvalidCertificate(why) => of_certificate(why),
+        TlsError::InvalidMessage(_) | TlsError::InappropriateMessage { .. } => Cause::NotTls,
+        TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol => Cause::Incompatible,
+        TlsError::AlertReceived(_) => Cause::RefusedByClient,
+        _ => Cause::Other,
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library may add more")]
+const fn of_certificate(why: &CertificateError) -> Cause {
+    match why {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Cause::CertificateExpired,
+        _ => Cause::CertificateUntrusted,
+    }
+}
+
+/// Why a connection failed that never came to a request, as the HTTP library tells it.
+pub(super) fn of_http(error: &hyper::Error) -> Cause {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(found) = cause {
+        if let Some(error) = found.downcast_ref() {
+            return of_io(error, Cause::NotHttp);
+        }
+        cause = found.source();
+    }
+    if error.is_timeout() {
+        Cause::TimedOut
+    } else if error.is_incomplete_message() || error.is_closed() {
+        Cause::Closed
+    } else {
+        Cause::NotHttp
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "there are many kinds")]
+fn of_io(error: &io::Error, otherwise: Cause) -> Cause {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Cause::TimedOut,
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => Cause::Closed,
+        _ => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_rustls::rustls::{AlertDescription, InvalidMessage, PeerIncompatible};
+
+    #[test]
+    fn a_handshake_fails_for_one_of_a_few_causes() {
+        let certificate = TlsError::InvalidCertificate;
+        for (error, cause) in [
+            (TlsError::NoCertificatesPresented, Cause::CertificateMissing),
+            (certificate(CertificateError::Expired), Cause::CertificateExpired),
+            (certificate(CertificateError::NotValidYet), Cause::CertificateExpired),
+            (certificate(CertificateError::UnknownIssuer), Cause::CertificateUntrusted),
+            (certificate(CertificateError::BadEncoding), Cause::CertificateUntrusted),
+            (TlsError::InvalidMessage(InvalidMessage::InvalidContentType), Cause::NotTls),
+            (
+                TlsError::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                Cause::Incompatible,
+            ),
+            (TlsError::NoApplicationProtocol, Cause::Incompatible),
+            (TlsError::AlertReceived(AlertDescription::UnknownCA), Cause::RefusedByClient),
+            (TlsError::EncryptError, Cause::Other),
+        ] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            assert_eq!(of_handshake(&error), cause, "{error}");
+        }
+        for (kind, cause) in [
+            (io::ErrorKind::UnexpectedEof, Cause::Closed),
+            (io::ErrorKind::ConnectionReset, Cause::Closed),
+            (io::ErrorKind::TimedOut, Cause::TimedOut),
+            (io::ErrorKind::InvalidData, Cause::Other),
+        ] {
+            assert_eq!(of_handshake(&kind.into()), cause, "{kind}");
+        }
+    }
+}
