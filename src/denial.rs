@@ -228,6 +228,8 @@ details! {
     TextNotUtf8 of RequestMalformed = "text_not_utf8";
     /// the proxy's question lacks a header that tells the request, or has it twice
     QuestionIncomplete of RequestMalformed = "question_incomplete";
+    /// the request asks for another protocol than WebSocket, within which nobody would be asked
+    UpgradeForeign of RequestMalformed = "upgrade_foreign";
     /// a header that an upstream could take for one of ours cannot be removed
     HeaderUnremovable of RequestMalformed = "header_unremovable";
     /// the key of the token is not known, and its issuer cannot be asked about it just now

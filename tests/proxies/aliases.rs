@@ -1,7 +1,7 @@
 //! What reaches the application behind a proxy, whatever a client writes: no header that it would take
 //! for one of ours, and no connection on which nobody is asked any more.
 
-use super::caddy::CADDY;
+use super::caddy::{BARE_CADDY, CADDY};
 use super::installation::{BOTH, HOST, Installation, Outcome, Proxy};
 use super::nginx::NGINX;
 use super::switching::{HANDSHAKE, Switching};
@@ -9,7 +9,7 @@ use super::traefik::TRAEFIK;
 use super::wsgi::{FORGED, Wsgi, is_fooled, spellings};
 use reqwest::Version;
 
-const PROXIES: [&Proxy; 3] = [&NGINX, &TRAEFIK, &CADDY];
+const PROXIES: [&Proxy; 4] = [&NGINX, &TRAEFIK, &CADDY, &BARE_CADDY];
 
 /// Names that are set or removed, and that by which this proxy tells the certificate.
 fn ours(proxy: &Proxy) -> Vec<String> {

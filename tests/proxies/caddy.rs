@@ -19,13 +19,36 @@ pub(crate) static CADDY: Proxy = Proxy {
     hands_on_nonces: true,
 };
 
+/// The same for an operator whose own file takes nothing away: what clients write of ours under other
+/// names, and the protocols that they offer.
+pub(crate) static BARE_CADDY: Proxy =
+    Proxy { start: |site| start_with(site, &without_guards(DEPLOYED)), ..CADDY };
+
+const DEPLOYED: &str = include_str!("../../deploy/caddy/Caddyfile");
+
+fn without_guards(text: &str) -> String {
+    let guards = [
+        "request_header -X",
+        "@websocket",
+        "request_header @websocket",
+        "@upgrade",
+        "request_header @upgrade",
+    ];
+    let is_guard = |line: &str| guards.iter().any(|it| line.trim_start().starts_with(it));
+    assert_eq!(text.lines().filter(|it| is_guard(it)).count(), 9);
+    text.lines().filter(|it| !is_guard(it)).map(|it| it.to_owned() + "\n").collect()
+}
+
+fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+    start_with(site, DEPLOYED)
+}
+
 /// The deployed configuration, with other addresses and file names, and without what needs ports
 /// that are not ours.
-fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
+fn start_with(site: &Site<'_>, text: &str) -> Box<dyn Any + Send> {
     let here = site.directory.display();
     let alone = "{\n\tadmin off\n\tauto_https disable_redirects\n\tservers {\n\t\tprotocols h1 h2\n\t}\n}\n";
     let address = format!("\nhttps://{HOST}:{} {{\n\tbind 127.0.0.1\n", site.address.port());
-    let text = include_str!("../../deploy/caddy/Caddyfile");
     let text = put(text, "\napi.example.com {\n", &address);
     let text = put(&text, "127.0.0.1:9002", site.keybound);
     let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());

@@ -8,7 +8,7 @@ use super::Flavour;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::request::{Annotation, Evidence, Field, Request, Target};
 use http::Method;
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, UPGRADE};
 use http::request::Parts;
 
 /// Reads the request that a proxy of this flavour asks about.
@@ -17,13 +17,28 @@ use http::request::Parts;
 ///
 /// # Errors
 ///
-/// `request_malformed`: the question does not tell one request.
+/// `request_malformed`: the question does not tell one request, or one to switch to another protocol
+/// than WebSocket.
 pub fn request<'a>(
     question: &'a Parts,
     flavour: &Flavour,
     certificate_header: Option<&str>,
 ) -> Result<Request<'a>, Refusal> {
+    if switches(&question.headers) {
+        return Err(Detail::UpgradeForeign.into());
+    }
     read(question, flavour, certificate_header).ok_or_else(|| Detail::QuestionIncomplete.into())
+}
+
+/// Whether the client asks to switch to another protocol than WebSocket. Caddy, which alone hands
+/// that on here, would join client and upstream if the latter agrees, and within `h2c` come requests
+/// about which nobody is asked (RFC 9113 §3.1 has given it up).
+fn switches(headers: &HeaderMap) -> bool {
+    match field(headers, UPGRADE.as_str()) {
+        Field::Absent => false,
+        Field::One(protocol) => !protocol.eq_ignore_ascii_case(b"websocket"),
+        Field::Many => true,
+    }
 }
 
 fn read<'a>(
@@ -309,6 +324,22 @@ mod tests {
             for flavour in [Flavour::Nginx, ENVOY] {
                 refuses(&flavour, &told);
             }
+        }
+    }
+
+    #[test]
+    fn nobody_switches_to_another_protocol_than_websocket() {
+        for flavour in flavours() {
+            for good in ["websocket", "WebSocket"] {
+                assert!(with(&flavour, &set("upgrade", good), |_| ()).is_some(), "{flavour:?}");
+            }
+            for odd in ["h2c", "H2C", "foo", "websocket, h2c", "websocket/13", ""] {
+                refuses(&flavour, &set("upgrade", odd));
+            }
+            refuses(&flavour, &|it| {
+                add("upgrade", "websocket")(it);
+                add("upgrade", "websocket")(it);
+            });
         }
     }
 
