@@ -50,7 +50,9 @@ impl Outlets {
     /// Tells about a check. Whether it did: a denial may be one too many.
     pub fn tell(&self, told: &Told<'_>) -> bool {
         let span = self.spans.as_ref().and_then(|spans| {
-            spans.take(told.parent().as_ref(), told.front, told.verdict, told.elapsed)
+            let parent_decides = told.caller.is_some();
+            let parent = told.parent();
+            spans.take(parent.as_ref(), parent_decides, told.front, told.verdict, told.elapsed)
         });
         let allowed = told.verdict.outcome.is_ok();
         let share = if allowed { Share::FREE } else { self.denials.take(told.ended) };

@@ -53,24 +53,25 @@ pub struct Span {
 pub const QUEUE: usize = 2048;
 
 impl Spans {
-    /// What takes spans, and where they come out. Of the traces that begin here, `roots` are
-    /// sampled.
+    /// What takes spans, and where they come out. Where no proxy decides, `roots` are sampled.
     pub fn new(roots: Share, clock: Arc<dyn Clock>, metrics: &Metrics) -> (Self, Receiver<Span>) {
         let (queue, spans) = channel(QUEUE);
         let dropped = metrics.spans(SpanFate::Dropped);
         (Self { queue, roots: Sample::new(roots), clock, dropped }, spans)
     }
 
-    /// Makes a span of a check that has just ended, if it is sampled: when `parent` is, or by
-    /// share when there is none.
+    /// Makes a span of a check that has just ended, if it is sampled: when `parent` is and may decide
+    /// so, which is for the proxy to say and not for its clients; or else by share.
     pub fn take(
         &self,
         parent: Option<&TraceParent>,
+        parent_decides: bool,
         front: Front,
         verdict: &Verdict,
         elapsed: Duration,
     ) -> Option<(TraceId, SpanId)> {
-        if !parent.map_or_else(|| self.roots.takes(), |it| it.sampled) {
+        let deciding = parent.filter(|_| parent_decides);
+        if !deciding.map_or_else(|| self.roots.takes(), |it| it.sampled) {
             return None;
         }
         let trace = match parent {
@@ -126,7 +127,7 @@ mod tests {
 
     fn take(spans: &Spans, parent: Option<&TraceParent>) -> Option<(TraceId, SpanId)> {
         let verdict = Verdict::new(Ok(()), Facts::default(), &policy_set());
-        spans.take(parent, Front::ExtAuthz, &verdict, Duration::from_micros(60))
+        spans.take(parent, true, Front::ExtAuthz, &verdict, Duration::from_micros(60))
     }
 
     #[test]
@@ -153,6 +154,22 @@ mod tests {
         assert_eq!(first, None);
         let span = taken.try_recv().unwrap();
         assert_eq!((Some((span.trace, span.id)), span.parent), (second, None));
+    }
+
+    #[test]
+    fn a_parent_that_may_not_decide_lends_its_trace_alone() {
+        for sampled in [false, true] {
+            let parent = TraceParent { sampled, ..PARENT };
+            let verdict = || Verdict::new(Ok(()), Facts::default(), &policy_set());
+            let elapsed = Duration::from_micros(60);
+            for (roots, taken) in [(0.0, false), (1.0, true)] {
+                let (spans, mut queue, _) = spans(roots);
+                let told = spans.take(Some(&parent), false, Front::ExtAuthz, &verdict(), elapsed);
+                assert_eq!(told.map(|it| it.0), taken.then_some(PARENT.trace), "{roots} {sampled}");
+                let parent = queue.try_recv().ok().and_then(|it| it.parent);
+                assert_eq!(parent, taken.then_some(PARENT.span), "{roots} {sampled}");
+            }
+        }
     }
 
     #[test]

@@ -100,11 +100,22 @@ fn a_check_is_a_span_in_the_trace_of_the_call() {
 #[test]
 fn a_call_without_a_trace_joins_that_of_the_request() {
     let collector = Collector::start(TAKEN);
-    let service = told_by(&collector, "sample_ratio: 0");
+    let service = told_by(&collector, "sample_ratio: 1");
     check(&service, None, Some(HEADER));
     check(&service, Some("odd"), Some(HEADER));
     let parents = spans_of(&collector, service).into_iter().map(|it| hex(&it.parent_span_id));
     assert_eq!(parents.collect::<Vec<_>>(), ["00f067aa0ba902b7"; 2]);
+}
+
+#[test]
+fn a_client_does_not_decide_what_is_told() {
+    let collector = Collector::start(TAKEN);
+    let service = told_by(&collector, "sample_ratio: 0");
+    check(&service, None, Some(HEADER));
+    check(&service, Some("odd"), Some(HEADER));
+    check(&service, Some(CALL), Some(HEADER));
+    let parents = spans_of(&collector, service).into_iter().map(|it| hex(&it.parent_span_id));
+    assert_eq!(parents.collect::<Vec<_>>(), ["b7ad6b7169203331"], "the proxy does");
 }
 
 #[test]
@@ -115,8 +126,9 @@ fn what_the_proxy_does_not_sample_is_not_told() {
     check(&service, None, Some(&HEADER.replace("-01", "-00")));
     check(&service, None, None);
     let spans = spans_of(&collector, service);
-    assert_eq!(spans.len(), 1);
-    assert_eq!((spans[0].trace_id.len(), spans[0].parent_span_id.len()), (16, 0), "a root");
+    let parents: Vec<_> = spans.iter().map(|it| hex(&it.parent_span_id)).collect();
+    assert_eq!(parents, ["00f067aa0ba902b7", ""], "the request's, and a root");
+    assert_eq!(spans[1].trace_id.len(), 16);
 }
 
 #[test]

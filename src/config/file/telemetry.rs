@@ -26,8 +26,8 @@ pub(in crate::config) struct Otlp {
     pub(in crate::config) ca_file: Option<String>,
     /// A file with more headers for each request, one `name: value` on a line, such as a key.
     pub(in crate::config) headers_file: Option<String>,
-    /// The share of checks that begin a trace, 0 to 1, where the proxy traces nothing. Where it
-    /// does, its decision is followed.
+    /// The share of checks that are sampled, 0 to 1, where the call of the proxy names no trace.
+    /// Where it does, its decision is followed, and never that of a client.
     #[schemars(range(min = 0, max = 1), extend("default" = 0.01))]
     pub(in crate::config) sample_ratio: Option<f64>,
     /// As which service the spans are told.
