@@ -3,6 +3,7 @@
 //!
 //! It leaves no trace: nothing is used up, remembered, counted or logged.
 
+use super::origin::{BY_ADDRESS, is_by_address, only};
 use super::{Admin, document, text};
 use crate::check::{Dpop, Rules};
 use crate::clock::{Clock, ManualClock};
@@ -13,12 +14,10 @@ use crate::state::replay::memory::MemoryLimits;
 use crate::state::token_cache::TokenCache;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
-use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use serde::Deserialize;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +94,7 @@ fn busy() -> Refusal {
     Refusal(StatusCode::SERVICE_UNAVAILABLE, "other requests are being explained".to_owned())
 }
 
-/// Whether a question may come from where it does. This listener knows nobody, so that a page from
-/// elsewhere, open in the browser of somebody who can reach it, must get nothing out of it.
+/// Whether a question may come from where it does ([`super::origin`]).
 fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |status, why: &str| Err(Refusal(status, why.to_owned()));
     // A page from elsewhere cannot send this type unless it is allowed to, and none is (Fetch
@@ -104,8 +102,8 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
     if only(headers, CONTENT_TYPE.as_str()).is_none_or(|it| !is_json(it)) {
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send `content-type: application/json`");
     }
-    let Some(host) = only(headers, HOST.as_str()).filter(|it| is_nobodys(it)) else {
-        return refuse(StatusCode::FORBIDDEN, "ask by an IP address or as localhost");
+    let Some(host) = only(headers, HOST.as_str()).filter(|_| is_by_address(headers)) else {
+        return refuse(StatusCode::FORBIDDEN, BY_ADDRESS);
     };
     let is_own = |it: &str| it.split_once("://").is_some_and(|(_, it)| it == host);
     let site = |it: &str| ["same-origin", "none"].contains(&it);
@@ -113,13 +111,6 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
         return refuse(StatusCode::FORBIDDEN, "a page from elsewhere gets no answer");
     }
     Ok(())
-}
-
-/// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
 }
 
 /// Whether a header is absent, or there once and as expected.
@@ -130,15 +121,6 @@ fn is(headers: &HeaderMap, name: &str, expected: impl Fn(&str) -> bool) -> bool 
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case("application/json")
-}
-
-/// Whether a host is one that nobody can make point here: another name may belong to whoever wrote
-/// the page, and then all that a browser says of itself is that it is at home (DNS rebinding).
-fn is_nobodys(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host();
-    let address = name.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 async fn read<B: Body<Data = Bytes>>(body: B) -> Result<Question, Refusal> {

@@ -1,6 +1,7 @@
 //! The admin listener: health, metrics, status and a page for people over HTTP/1.1.
 
 pub mod explain;
+mod origin;
 mod page;
 mod policies;
 pub mod status;
@@ -14,7 +15,9 @@ use crate::state::jwks;
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
@@ -86,22 +89,28 @@ impl Admin {
     async fn respond<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/explain" => explain::answer(self, request).await,
-            path => self.answer(request.method(), path),
+            path => self.answer(request.method(), path, request.headers()),
         }
     }
 
     /// The answer to a request for `path`, where it takes no more to answer than that.
-    pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let answer = match path {
-            "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.readiness(),
-            "/metrics" => self.metrics(),
-            "/status" => self.status(),
-            "/" => page::answer(),
+    ///
+    /// Probes are answered whoever asks, and tell nothing. What clients did is for whoever asks by
+    /// an address ([`origin`]).
+    fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let (page, may): (fn(&Self) -> _, _) = match path {
+            "/livez" => (|_| text(StatusCode::OK, "alive\n"), true),
+            "/readyz" => (Self::readiness, true),
+            "/metrics" => (Self::metrics, origin::may_collect(headers)),
+            "/status" => (Self::status, origin::is_by_address(headers)),
+            "/" => (|_| page::answer(), origin::is_by_address(headers)),
             _ => return text(StatusCode::NOT_FOUND, "no such page\n"),
         };
         match *method {
-            Method::GET | Method::HEAD => answer,
+            Method::GET | Method::HEAD if may => page(self),
+            Method::GET | Method::HEAD => {
+                text(StatusCode::FORBIDDEN, format!("{}\n", origin::BY_ADDRESS))
+            }
             _ => not_allowed(),
         }
     }

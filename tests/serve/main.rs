@@ -350,6 +350,50 @@ fn the_admin_pages() {
     }
 }
 
+/// Which of `paths` are answered to a request with these header lines.
+fn shown(service: &Service, headers: &str) -> Vec<&'static str> {
+    let paths = ["/livez", "/readyz", "/metrics", "/status", "/"];
+    let is_shown = |it: &&str| match service.answer_to("GET", it, headers).0 {
+        200 => true,
+        403 => false,
+        status => panic!("{status} to {it} with {headers}"),
+    };
+    paths.into_iter().filter(is_shown).collect()
+}
+
+#[test]
+fn what_clients_did_is_shown_to_who_asks_by_an_address() {
+    let service = Service::ready(&[]);
+    let all = ["/livez", "/readyz", "/metrics", "/status", "/"];
+    let browser = "accept-language: en\r\nuser-agent: Mozilla/5.0\r\n";
+    for host in ["127.0.0.1:9003", "10.1.2.3", "[::1]:9003", "localhost:9003", "LocalHost"] {
+        assert_eq!(shown(&service, &format!("host: {host}\r\n")), all, "{host}");
+        assert_eq!(shown(&service, &format!("host: {host}\r\n{browser}")), all, "{host}");
+    }
+    for host in [
+        "evil.example:9003",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "keybound.edge.svc.cluster.local:9003",
+        "keybound",
+    ] {
+        // Prometheus collects by any name.
+        assert_eq!(shown(&service, &format!("host: {host}\r\n")), all[..3], "{host}");
+        for sign in [
+            browser,
+            "accept-language: \r\n",
+            "origin: http://evil.example:9003\r\n",
+            "referer: http://evil.example:9003/\r\n",
+            "sec-fetch-site: same-origin\r\n",
+        ] {
+            let headers = format!("host: {host}\r\n{sign}");
+            assert_eq!(shown(&service, &headers), all[..2], "{headers}");
+        }
+    }
+    assert_eq!(shown(&service, "host: 127.0.0.1\r\nhost: evil.example\r\n"), all[..3]);
+    assert_eq!(shown(&service, ""), all[..3]);
+}
+
 #[test]
 fn healthcheck_says_whether_it_is_ready() {
     let service = Service::ready(&[]);

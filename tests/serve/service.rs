@@ -128,8 +128,18 @@ impl Service {
 
     /// The status, the head and the body of an admin page.
     pub(crate) fn answer(&self, method: &str, path: &str) -> (u16, String, String) {
+        self.answer_to(method, path, &format!("host: {}\r\n", self.admin))
+    }
+
+    /// The same of a request with these header lines.
+    pub(crate) fn answer_to(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+    ) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.admin).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.admin).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\n{headers}\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
