@@ -166,7 +166,10 @@ async fn decide(
     now: UnixTime,
     facts: &mut Facts,
 ) -> Result<(), Denial> {
-    let policy = rules.policies.select(request, &mut facts.trail)?;
+    let policy = rules.policies.select(request, &mut facts.trail).map_err(|it| {
+        facts.detail = it.detail;
+        it.denial
+    })?;
     facts.policy = Some(Arc::clone(policy));
     let credentials = Credentials::read(request);
     let credentials = facts.trail.tell(credentials, |it| steps::credentials(it, request))?;

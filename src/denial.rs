@@ -232,6 +232,14 @@ details! {
     UpgradeForeign of RequestMalformed = "upgrade_foreign";
     /// a header that an upstream could take for one of ours cannot be removed
     HeaderUnremovable of RequestMalformed = "header_unremovable";
+    /// the path, as some servers read it, is under a policy that asks for more
+    PathAmbiguous of RequestMalformed = "path_ambiguous";
+    /// the host, as some servers read it, is under a policy that asks for more
+    HostAmbiguous of RequestMalformed = "host_ambiguous";
+    /// the method, as some servers read it, is under a policy that asks for more
+    MethodAmbiguous of RequestMalformed = "method_ambiguous";
+    /// the URL that a header names is under a policy that asks for more
+    UrlOverridden of RequestMalformed = "url_overridden";
     /// the key of the token is not known, and its issuer cannot be asked about it just now
     KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
 

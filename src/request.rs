@@ -13,6 +13,8 @@ pub struct Request<'a> {
     pub annotated: Annotation<'a>,
     /// What the request is aimed at.
     pub target: Target<'a>,
+    /// What the client's headers say in place of the target.
+    pub overrides: Overrides<'a>,
     /// The `Authorization` header.
     pub authorization: Field<'a>,
     /// The `DPoP` header.
@@ -77,6 +79,55 @@ impl<'a> Target<'a> {
     }
 }
 
+/// What headers say to servers that heed them in place of the method and the URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides<'a> {
+    /// `X-HTTP-Method-Override`, `X-HTTP-Method` or `X-Method-Override`; many if they differ.
+    pub method: Field<'a>,
+    /// `X-Original-URL` or `X-Rewrite-URL`; many if they differ.
+    pub url: Field<'a>,
+}
+
+impl<'a> Overrides<'a> {
+    /// The headers that override the method.
+    pub const METHOD: [&'static str; 3] =
+        ["x-http-method-override", "x-method-override", "x-http-method"];
+    /// The headers that override the URL.
+    pub const URL: [&'static str; 2] = ["x-original-url", "x-rewrite-url"];
+
+    /// Takes the header down if it is one of them.
+    pub fn add(&mut self, name: &[u8], value: &'a [u8]) {
+        // Most headers are shorter or longer.
+        if !matches!(name.len(), 13 | 14 | 17 | 22) {
+            return;
+        }
+        let is_one = |names: &[&str]| names.iter().any(|it| reads_as(name, it.as_bytes()));
+        let field = match () {
+            () if is_one(&Self::METHOD) => &mut self.method,
+            () if is_one(&Self::URL) => &mut self.url,
+            () => return,
+        };
+        if *field != Field::One(value) {
+            *field = field.and(value);
+        }
+    }
+}
+
+/// Whether two names of headers, or beginnings of names, are one to somebody who takes every separator
+/// for the same, as who puts them into variables does (RFC 3875 §4.1.18).
+pub fn reads_as(name: &[u8], own: &[u8]) -> bool {
+    name.len() == own.len() && name.iter().zip(own).all(|(a, b)| read(*a) == read(*b))
+}
+
+const fn read(byte: u8) -> u8 {
+    if is_separator(byte) { b'-' } else { byte.to_ascii_lowercase() }
+}
+
+/// Whether it stands between the letters and digits of a name.
+pub const fn is_separator(byte: u8) -> bool {
+    !byte.is_ascii_alphanumeric()
+}
+
 /// A header of which a request should have one at most.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Field<'a> {
@@ -136,6 +187,32 @@ pub struct Evidence<'a> {
 #[cfg(test)]
 mod tests {
     use super::Annotation::{Absent, Names, Unclear};
+    use super::{Field, Overrides};
+
+    #[test]
+    fn an_override_is_told_by_any_of_its_names_in_any_spelling() {
+        let method = |it| Overrides { method: it, ..Overrides::default() };
+        let url = |it| Overrides { url: it, ..Overrides::default() };
+        for (headers, expected) in [
+            (&[][..], Overrides::default()),
+            (&[("x-http-method-override", "PUT")], method(Field::One(b"PUT"))),
+            (&[("X-HTTP-Method", "PUT")], method(Field::One(b"PUT"))),
+            (&[("X_Method.Override", "PUT")], method(Field::One(b"PUT"))),
+            (&[("x-original-url", "/a")], url(Field::One(b"/a"))),
+            (&[("X-Rewrite_URL", "/a")], url(Field::One(b"/a"))),
+            (&[("x-http-method", "A"), ("x-method-override", "A")], method(Field::One(b"A"))),
+            (&[("x-http-method", "A"), ("x-method-override", "B")], method(Field::Many)),
+            (&[("x-original-url", "/a"), ("x-original-url", "/b")], url(Field::Many)),
+            (&[("x-original-uri", "/a"), ("x-forwarded-uri", "/b")], Overrides::default()),
+            (&[("authorization", "a"), ("x-http-methods", "b")], Overrides::default()),
+        ] {
+            let mut found = Overrides::default();
+            for (name, value) in headers {
+                found.add(name.as_bytes(), value.as_bytes());
+            }
+            assert_eq!(found, expected, "{headers:?}");
+        }
+    }
 
     #[test]
     fn two_annotations_must_name_the_same_policy() {

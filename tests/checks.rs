@@ -40,8 +40,8 @@ use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::{
-    ClaimFormat, ClaimRule, IdentityHeader, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep,
-    Limits, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint,
+    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Issuer, IssuerId, KeyRules, KeySource,
+    KeyUpkeep, Limits, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint,
     TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
 use keybound::state::jwks::{self, IssuerKeys};
@@ -255,6 +255,15 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
     };
     let only =
         Policy { issuers: vec![IssuerId(0)], ..policy("only", SenderConstraint::Certificate) };
+    let chosen = |name: &str, matches, scope: &str| Policy {
+        matches,
+        scopes: vec![scope.to_owned()],
+        ..policy(name, SenderConstraint::Certificate)
+    };
+    let payments = Match { path_prefix: vec![b"payments".to_vec()], ..Match::default() };
+    let deleted = Match { methods: vec!["DELETE".to_owned()], ..Match::default() };
+    let tenant = HostPattern::Exact("tenant.example.com".to_owned());
+    let of_tenant = Match { hosts: vec![tenant], ..Match::default() };
     let api = Policy { matches: Match::default(), ..policy("api", SenderConstraint::Certificate) };
     let headers =
         [("x-auth-subject", "sub"), ("x-auth-scope", "scope"), ("x-auth-tenant", "tenant")];
@@ -278,6 +287,9 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
             policy("none", SenderConstraint::None),
+            chosen("payments", payments, "write"),
+            chosen("delete", deleted, "delete"),
+            chosen("tenant", of_tenant, "tenant"),
             api,
         ]
         .map(Arc::new)
@@ -1111,4 +1123,109 @@ async fn a_policy_that_reports_lets_through_and_tells() {
         let removed = ok.headers_to_remove.contains(&"x-auth-subject".to_owned());
         assert_eq!(removed, !identified, "{reason}");
     }
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_request_picks_a_policy_that_asks_for_less() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let reader = world.request(&world.token(|it| it["scope"] = json!("read")));
+    let at = |path: &str, mut request: auth::CheckRequest| {
+        path.clone_into(&mut http(&mut request).path);
+        request
+    };
+    let mut cases = vec![];
+    for path in ["/payments/7", "/payments//7", "/payments/x%2Fy", "/payments/A;v=1", "/%70ayments"]
+    {
+        cases.push(case(path, &at(path, good.clone()), "allowed"));
+        cases.push(case(path, &at(path, reader.clone()), "scope_insufficient"));
+    }
+    for path in [
+        "/;x/payments/7",
+        "/;/payments",
+        "/;a/;b/payments",
+        "/payments;v=1/7",
+        "/payments%3bv=1/7",
+        "/Payments/7",
+        "/payments%20",
+        "/payments.",
+        "/%2570ayments",
+        "//payments",
+        "/payments%2f7",
+        "/payments%5c7",
+        "/payments%00",
+        "/x/..;/payments",
+        "/x/../payments",
+        "/x/%c0%ae%c0%ae/payments",
+    ] {
+        for request in [&good, &reader] {
+            cases.push(case(path, &at(path, request.clone()), "request_malformed"));
+        }
+        cases.push(case(path, &named(at(path, reader.clone()), "if-bound"), "allowed"));
+    }
+    for path in ["/projects/group%2Fname", "/x//y", "/x/../y", "/x;y/%zz", "/payments.json", "/X"] {
+        cases.push(case(path, &at(path, reader.clone()), "allowed"));
+    }
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn no_method_and_no_url_in_a_header_picks_a_policy_that_asks_for_less() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let by = |method: &str, header: Option<(&str, &str)>| {
+        let mut request = good.clone();
+        method.clone_into(&mut http(&mut request).method);
+        let header = header.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        headers(&mut request).extend(header);
+        request
+    };
+    let mut cases = vec![
+        case("POST", &by("POST", None), "allowed"),
+        case("DELETE", &by("DELETE", None), "scope_insufficient"),
+        case("delete", &by("delete", None), "request_malformed"),
+        case("post", &by("post", None), "allowed"),
+    ];
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        for (value, expected) in
+            [("DELETE", "request_malformed"), ("delete", "request_malformed"), ("PUT", "allowed")]
+        {
+            cases.push(case(name, &by("POST", Some((name, value))), expected));
+        }
+    }
+    for name in ["x-original-url", "x-rewrite-url"] {
+        for (value, expected) in [
+            ("/payments/7", "request_malformed"),
+            ("https://api.example.com/Payments", "request_malformed"),
+            ("/other", "allowed"),
+        ] {
+            cases.push(case(name, &by("POST", Some((name, value))), expected));
+        }
+    }
+    let mut in_query = by("POST", None);
+    http(&mut in_query).path = "/form?_method=delete".into();
+    cases.push(case("_method", &in_query, "request_malformed"));
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_host_picks_a_policy_that_asks_for_less() {
+    let world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let cases = [
+        ("api.example.com", "allowed"),
+        ("tenant.example.com", "scope_insufficient"),
+        ("TENANT.example.com.:443", "scope_insufficient"),
+        ("tenant.example.com..", "request_malformed"),
+        ("user@tenant.example.com", "request_malformed"),
+        ("api.example.com,tenant.example.com", "request_malformed"),
+        ("tenant.example.com:44x", "request_malformed"),
+        ("user@api.example.com", "allowed"),
+    ];
+    let cases = cases.map(|(host, expected)| {
+        let mut request = good.clone();
+        host.clone_into(&mut http(&mut request).host);
+        case(host, &request, expected)
+    });
+    hold(&world, cases.into()).await;
 }

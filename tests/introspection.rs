@@ -876,7 +876,8 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             policy("first", &ids[..1]),
             policy("second", &ids[ids.len() - 1..]),
             policy("both", &ids),
-        ],
+        ]
+        .into(),
         issuers,
         client_certificate: Source::Header {
             name: "x-client-cert".to_owned(),

@@ -87,13 +87,17 @@ mod tests {
     #[test]
     fn a_policy_is_told_as_it_is_written() {
         let mut set = policy_set();
-        let policy = Arc::get_mut(&mut set.policies[0]).unwrap();
+        let mut policy = Policy {
+            issuers: set.policies[0].issuers.clone(),
+            ..Policy::new("payments", SenderConstraint::Certificate)
+        };
         let below = HostPattern::Below("example.com".to_owned());
         policy.matches.hosts = vec![HostPattern::Exact("a.example.com".to_owned()), below];
         policy.matches.path_prefix = vec![b"v1".to_vec(), b"pay ments".to_vec()];
         policy.scopes = vec!["pay".to_owned()];
         policy.routes_may_name_it = true;
         policy.claims = vec![ClaimRule { path: "acr".to_owned(), values: vec![json!("loa3")] }];
+        set.policies = [Arc::new(policy)].into();
         let expected = json!([{
             "name": "payments",
             "hosts": ["a.example.com", "*.example.com"],

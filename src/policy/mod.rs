@@ -1,9 +1,18 @@
 //! Knows what is demanded of a request: policies, issuers and limits, compiled from the
 //! configuration so that nothing optional is left over.
 
+mod demands;
+#[cfg(test)]
+pub(crate) mod examples;
 pub mod introspection;
+mod policies;
+mod readings;
 pub mod reserved;
 mod selection;
+#[cfg(test)]
+mod tests;
+
+pub use policies::Policies;
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
@@ -19,7 +28,7 @@ pub struct PolicySet {
     /// The issuers. [`IssuerId`] is an index into them.
     pub issuers: Vec<Arc<Issuer>>,
     /// The policies, in the order in which they are matched.
-    pub policies: Vec<Arc<Policy>>,
+    pub policies: Policies,
     /// Where the client certificate comes from.
     pub client_certificate: Source,
     /// What bounds a check.

@@ -7,6 +7,7 @@
 //! letters and digits, and between them whatever it likes.
 
 use super::PolicySet;
+use crate::request::{is_separator, reads_as};
 use http::HeaderValue;
 use std::sync::Arc;
 
@@ -104,20 +105,6 @@ impl ReservedHeaders {
     pub const fn are_all_listed(&self) -> bool {
         self.all_are_listed
     }
-}
-
-/// Whether two names, or beginnings of names, are one to somebody who takes every separator for the
-/// same.
-pub fn reads_as(name: &[u8], own: &[u8]) -> bool {
-    name.len() == own.len() && name.iter().zip(own).all(|(a, b)| read(*a) == read(*b))
-}
-
-const fn read(byte: u8) -> u8 {
-    if is_separator(byte) { b'-' } else { byte.to_ascii_lowercase() }
-}
-
-const fn is_separator(byte: u8) -> bool {
-    !byte.is_ascii_alphanumeric()
 }
 
 /// The length of a name as a bit. The longest share one.

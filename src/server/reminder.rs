@@ -42,7 +42,7 @@ mod tests {
     async fn told(mode: Mode, seconds: u64) -> String {
         let mut policies = policy_set();
         let trial = Policy { mode, ..Policy::new("trial", SenderConstraint::Certificate) };
-        policies.policies.push(Arc::new(trial));
+        policies.policies = [&policies.policies[..], &[Arc::new(trial)]].concat().into();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
         let rules = Rules::new(policies, vec![], vec![], cache, dpop());
         let metrics = Arc::new(Metrics::new().unwrap());

@@ -243,7 +243,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let reporting =
             Policy { mode: Mode::Report, ..Policy::new("payments", SenderConstraint::Certificate) };
-        let policies = PolicySet { policies: vec![Arc::new(reporting)], ..policy_set() };
+        let policies = PolicySet { policies: [Arc::new(reporting)].into(), ..policy_set() };
         let found = verdict(policies.policies.first(), Err(Denial::ProofMissing));
         Meters::new(&metrics, &policies).record(Front::ExtAuthz, &found, FOUND);
         let text = metrics.exposition().unwrap();

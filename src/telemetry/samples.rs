@@ -31,7 +31,7 @@ pub(crate) fn policy_set() -> PolicySet {
     };
     PolicySet {
         issuers: vec![Arc::new(issuer)],
-        policies: vec![Arc::new(payments)],
+        policies: [Arc::new(payments)].into(),
         client_certificate: Source::Peer,
         limits: Limits {
             token_bytes: 16384,

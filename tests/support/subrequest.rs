@@ -10,7 +10,7 @@ use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::denial::Refusal;
 use keybound::front::forward_auth::{Flavour, read, write};
 use keybound::policy::{PolicySet, TokenCacheLimits};
-use keybound::request::{Field, Request};
+use keybound::request::{Field, Overrides, Request};
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
 use keybound::trail::Mark;
@@ -135,7 +135,8 @@ fn question(request: &CheckRequest, flavour: &Flavour) -> Parts {
     }
     let mut question = question.body(()).unwrap().into_parts().0;
     // Envoy sends what it is told to, the others all that the client sent.
-    let is_sent = |name: &str| *flavour != ENVOY || ["authorization", "dpop"].contains(&name);
+    let told = [&["authorization", "dpop"][..], &Overrides::METHOD, &Overrides::URL].concat();
+    let is_sent = |name: &str| *flavour != ENVOY || told.contains(&name);
     let headers = http.headers.iter().map(|(name, value)| (name.as_str(), value.clone()));
     // What the proxy says takes the place of what the client said, and a header without a value is
     // not sent.

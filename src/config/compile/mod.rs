@@ -62,6 +62,7 @@ pub(super) fn compile(
     let (issuers, policies, (proofs, dpop)) = (issuers??, policies??, dpop?);
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
+    let policies = policies.into();
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);

@@ -6,6 +6,7 @@ use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::Ht
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
 use crate::jose::{base64url, json};
 use crate::oauth::credentials::is_access_token;
+use crate::request::{Field, Overrides};
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -59,9 +60,33 @@ fn header_value(name: &str, value: &str, certificate_header: Option<&str>) -> St
         "authorization" => authorization(value),
         "dpop" => without_signature(value),
         it if TELLING.contains(&it) || certificate_header == Some(it) => value.to_owned(),
-        _ => String::new(),
+        it => overriding(it, value),
     }
 }
+
+/// A method or a URL in place of the target's own, which checks look at; of anything else nothing.
+fn overriding(name: &str, value: &str) -> String {
+    let mut found = Overrides::default();
+    found.add(name.as_bytes(), value.as_bytes());
+    if found.method != Field::Absent {
+        return method(value);
+    }
+    if found.url == Field::Absent {
+        return String::new();
+    }
+    // Whoever reads a whole URL takes its path.
+    let behind =
+        value.split_once("://").map(|(_, rest)| rest.find('/').map(|it| rest.split_at(it).1));
+    without_values(behind.map_or(value, Option::unwrap_or_default))
+}
+
+/// Nothing that is longer than the name of a method.
+fn method(value: &str) -> String {
+    if value.len() <= METHOD_CHARS { value.to_owned() } else { filled(value) }
+}
+
+/// No common method has a longer name.
+const METHOD_CHARS: usize = 16;
 
 /// The scheme as it is; of each piece that may be a token, what is not secret.
 fn authorization(value: &str) -> String {
@@ -115,6 +140,8 @@ fn without_values(path: &str) -> String {
 
 fn without_value(parameter: &str) -> String {
     token_name(parameter).unwrap_or_else(|| match parameter.split_once('=') {
+        // Servers may take it for the method.
+        Some((name @ "_method", value)) => format!("{name}={}", method(value)),
         Some((name, value)) if !value.trim_matches('=').is_empty() => format!("{name}="),
         Some(_) | None => filled(parameter),
     })
@@ -176,7 +203,7 @@ mod tests {
     use crate::front::ext_authz::pb::envoy::service::auth::v3::AttributeContext;
     use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::Request;
     use crate::front::ext_authz::{route, wire};
-    use crate::request::{Annotation, Field};
+    use crate::request::Annotation;
     use prost_types::ListValue;
 
     #[test]
@@ -207,6 +234,16 @@ mod tests {
         assert_eq!(header_value("cookie", "session=1", None), "");
         assert_eq!(header_value("X-Cert", "c", Some("x-cert")), "c");
         assert_eq!(header_value("X-Cert", "c", None), "");
+        for (name, value, left) in [
+            ("X-HTTP-Method-Override", "DELETE", "DELETE"),
+            ("x_http_method", "c2VjcmV0c2VjcmV0c2V", "AAAAAAAAAAAAAAAAAAA"),
+            ("x-original-url", "/a?b=secret", "/a?b="),
+            ("x-rewrite-url", "https://user:secret@api.test/a?b=secret", "/a?b="),
+            ("x-rewrite-url", "https://user:secret@api.test", ""),
+            ("x-original-urls", "/a", ""),
+        ] {
+            assert_eq!(header_value(name, value, None), left, "{name}");
+        }
     }
 
     #[test]
@@ -224,6 +261,8 @@ mod tests {
             ("/a?c2VjcmV0", "/a?AAAAAAAA"),
             ("/a?c2VjcmV0==", "/a?AAAAAAAA=="),
             ("/a?x=1&c2VjcmV0=", "/a?x=&AAAAAAAA="),
+            ("/a?x=1&_method=PUT", "/a?x=&_method=PUT"),
+            ("/a?_method=c2VjcmV0c2VjcmV0c2V", "/a?_method=AAAAAAAAAAAAAAAAAAA"),
         ] {
             assert_eq!(without_values(path), left);
         }

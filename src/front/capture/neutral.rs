@@ -3,7 +3,7 @@
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use crate::request::{Evidence, Field, Request, Target};
+use crate::request::{Evidence, Field, Overrides, Request, Target};
 use prost::Message;
 
 /// The encoded `CheckRequest` that is read as `request`, but for annotations of its route: they
@@ -38,6 +38,7 @@ pub fn message(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u
 
 fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<HeaderValue> {
     let Evidence { xfcc, header, .. } = request.evidence;
+    let Overrides { method, url } = request.overrides;
     let sole = |it: Option<_>| it.map_or(Field::Absent, Field::One);
     let known = [
         ("authorization", request.authorization),
@@ -45,6 +46,8 @@ fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<Heade
         ("x-forwarded-client-cert", xfcc),
         ("traceparent", sole(request.traceparent)),
         ("x-request-id", sole(request.request_id)),
+        ("x-http-method-override", method),
+        ("x-original-url", url),
     ];
     let mut lines: Vec<_> = known.iter().flat_map(|(name, field)| written(name, *field)).collect();
     // Once, if it is one of the others.
@@ -67,7 +70,7 @@ fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
     match field {
         Field::Absent => vec![],
         Field::One(value) => vec![line(value)],
-        Field::Many => vec![line(b""), line(b"")],
+        Field::Many => vec![line(b""), line(b"-")],
     }
 }
 
@@ -102,6 +105,7 @@ mod tests {
             request_id: Some(b"1234"),
             ..Request::default()
         };
+        let overridden = |method, url| Overrides { method, url };
         let many = Evidence { xfcc: Field::Many, header: Field::Many, ..evidence };
         for request in [
             full.clone(),
@@ -111,6 +115,8 @@ mod tests {
             Request { authorization: Field::One(b"\xff"), proof: Field::One(b""), ..full.clone() },
             Request { evidence: Evidence::default(), ..full.clone() },
             Request { evidence: many, ..full.clone() },
+            Request { overrides: overridden(Field::One(b"PUT"), Field::Many), ..full.clone() },
+            Request { overrides: overridden(Field::Many, Field::One(b"/a")), ..full.clone() },
             Request { target: Target { method: "GET", ..Target::default() }, ..Request::default() },
         ] {
             let message = message(&request, Some("client-cert"));

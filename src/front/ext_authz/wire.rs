@@ -8,7 +8,7 @@ use super::route;
 use crate::check::Rules;
 use crate::denial::Refusal;
 use crate::policy::reserved::ReservedHeaders;
-use crate::request::{Field, Request};
+use crate::request::{Field, Overrides, Request};
 
 /// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
 ///
@@ -167,6 +167,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
 /// The few headers that matter, from whichever container they come.
 #[derive(Default)]
 struct Headers<'a, 'n> {
+    overrides: Overrides<'a>,
     authorization: Field<'a>,
     proof: Field<'a>,
     xfcc: Field<'a>,
@@ -182,8 +183,9 @@ const MOST_UNWANTED: usize = 256;
 
 impl<'a> Headers<'a, '_> {
     fn add(&mut self, (name, value): (&'a [u8], &'a [u8])) -> Result<(), Malformed> {
-        if let Some(field) = self.field(name) {
-            *field = field.and(value);
+        match self.field(name) {
+            Some(field) => *field = field.and(value),
+            None => self.overrides.add(name, value),
         }
         // On its own, for it may be one of the others.
         let certificate_header = self.names.certificate_header;
@@ -225,6 +227,7 @@ impl<'a> Headers<'a, '_> {
 
     fn into_request(self) -> Request<'a> {
         let mut request = Request {
+            overrides: self.overrides,
             authorization: self.authorization,
             proof: self.proof,
             traceparent: self.traceparent.sole(),

@@ -369,7 +369,7 @@ mod tests {
     fn reporting(flavour: Flavour) -> Endpoint {
         let mut policies = policy_set();
         let policy = Policy::new("report", SenderConstraint::Certificate);
-        policies.policies = vec![Arc::new(Policy { mode: Mode::Report, ..policy })];
+        policies.policies = [Arc::new(Policy { mode: Mode::Report, ..policy })].into();
         policies.upstream.headers = vec![IdentityHeader::new("x-auth-subject", "sub")];
         policies.upstream.remove_beginning = vec!["x-internal-".into()];
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));

@@ -6,7 +6,7 @@
 
 use super::Flavour;
 use crate::denial::{Denial, Detail, Refusal};
-use crate::request::{Annotation, Evidence, Field, Request, Target};
+use crate::request::{Annotation, Evidence, Field, Overrides, Request, Target};
 use http::Method;
 use http::header::{HOST, HeaderMap, UPGRADE};
 use http::request::Parts;
@@ -61,6 +61,7 @@ fn read<'a>(
         policy,
         annotated: Annotation::Absent,
         target,
+        overrides: overrides(headers),
         authorization: field(headers, "authorization"),
         proof: field(headers, "dpop"),
         evidence: evidence(headers, flavour, certificate_header)?,
@@ -172,6 +173,16 @@ fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
         Field::One(other) => other.starts_with(b"FAILED").then_some(false),
         Field::Many => None,
     }
+}
+
+/// What of the headers, among them the client's, says something in place of the target. Where the
+/// proxy itself tells the target, it does so under other names.
+fn overrides(headers: &HeaderMap) -> Overrides<'_> {
+    let mut found = Overrides::default();
+    for (name, value) in headers {
+        found.add(name.as_str().as_bytes(), value.as_bytes());
+    }
+    found
 }
 
 /// The value of a header that must be there, once, and not be empty.
@@ -410,6 +421,20 @@ mod tests {
                 add("dpop", "q")(it);
             };
             assert_eq!(seen(&proofs), ["Absent", "Many"]);
+        }
+    }
+
+    #[test]
+    fn what_a_header_says_in_place_of_the_target_is_seen_and_the_proxys_own_headers_are_not_such() {
+        for flavour in flavours() {
+            let seen = |edit: Edit<'_>| with(&flavour, edit, |it| format!("{:?}", it.overrides));
+            let none = Some("Overrides { method: Absent, url: Absent }".to_owned());
+            assert_eq!(seen(&|_| ()), none, "{flavour:?}");
+            let both = seen(&|it: &mut _| {
+                set("x-http-method-override", "PUT")(it);
+                set("x-original-url", "/a")(it);
+            });
+            assert_eq!(both.unwrap(), "Overrides { method: One(3 bytes), url: One(2 bytes) }");
         }
     }
 

@@ -1,0 +1,146 @@
+//! Which of two policies asks for more, respect by respect: a partial order.
+
+use super::{ClaimRule, Mode, Policy, SenderConstraint};
+
+impl Policy {
+    /// Whether this asks for at least as much as `other` in every respect, so that what this lets
+    /// through, that would let through as well.
+    ///
+    /// A policy that only reports refuses nothing, and so asks for nothing.
+    pub fn asks_at_least(&self, other: &Self) -> bool {
+        // Each field, so that nobody adds one without a word on what it asks for.
+        let Self {
+            name: _,
+            matches: _,
+            sender_constraint,
+            issuers,
+            scopes,
+            claims,
+            origin,
+            mode,
+            routes_may_name_it: _,
+            realm: _,
+            resource_metadata: _,
+        } = other;
+        if *mode == Mode::Report {
+            return true;
+        }
+        let origin_is_asked_for = *sender_constraint != SenderConstraint::None && origin.is_some();
+        self.mode == Mode::Enforce
+            && self.sender_constraint.asks_at_least(*sender_constraint)
+            && self.issuers.iter().all(|it| issuers.contains(it))
+            && scopes.iter().all(|it| self.scopes.contains(it))
+            && claims.iter().all(|asked| self.claims.iter().any(|it| it.asks_at_least(asked)))
+            // Without one, a proof must be for the host that the request itself names.
+            && (!origin_is_asked_for || self.origin == *origin)
+    }
+}
+
+impl SenderConstraint {
+    /// Whether each token that this accepts, `other` accepts as well, and no less is proved.
+    const fn asks_at_least(self, other: Self) -> bool {
+        match (self, other) {
+            (_, Self::None)
+            | (Self::Certificate, Self::Certificate)
+            | (Self::Dpop, Self::Dpop)
+            | (Self::Certificate | Self::Dpop | Self::Either, Self::Either)
+            | (Self::Certificate | Self::Dpop | Self::Either | Self::IfBound, Self::IfBound) => {
+                true
+            }
+            (Self::Certificate, Self::Dpop)
+            | (Self::Dpop, Self::Certificate)
+            | (Self::Either | Self::IfBound, Self::Certificate | Self::Dpop)
+            | (Self::IfBound, Self::Either)
+            | (Self::None, Self::Certificate | Self::Dpop | Self::Either | Self::IfBound) => false,
+        }
+    }
+}
+
+impl ClaimRule {
+    fn asks_at_least(&self, other: &Self) -> bool {
+        self.path == other.path && self.values.iter().all(|it| other.values.contains(it))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::IssuerId;
+    use crate::uri::Origin;
+    use SenderConstraint::{Certificate, Dpop, Either, IfBound, None};
+    use serde_json::json;
+
+    #[test]
+    fn a_binding_that_fewer_tokens_have_asks_for_more() {
+        let all = [Certificate, Dpop, Either, IfBound, None];
+        for (one, at_least) in [
+            (Certificate, &[Certificate, Either, IfBound, None][..]),
+            (Dpop, &[Dpop, Either, IfBound, None]),
+            (Either, &[Either, IfBound, None]),
+            (IfBound, &[IfBound, None]),
+            (None, &[None]),
+        ] {
+            for other in all {
+                let policy = |constraint| Policy::new("p", constraint);
+                let found = policy(one).asks_at_least(&policy(other));
+                assert_eq!(found, at_least.contains(&other), "{one:?} {other:?}");
+            }
+        }
+    }
+
+    /// What is left of a policy that has everything, after one edit.
+    fn edited(edit: impl FnOnce(&mut Policy)) -> Policy {
+        let claim = ClaimRule { path: "acr".to_owned(), values: vec![json!("a"), json!("b")] };
+        let mut policy = Policy {
+            issuers: vec![IssuerId(0), IssuerId(1)],
+            scopes: vec!["read".to_owned(), "write".to_owned()],
+            claims: vec![claim],
+            origin: Some(Origin::parse("https://api.example.com").unwrap()),
+            ..Policy::new("p", Either)
+        };
+        edit(&mut policy);
+        policy
+    }
+
+    #[test]
+    fn each_demand_counts_by_itself() {
+        let full = edited(|_| ());
+        let other = || Some(Origin::parse("https://other.example.com").unwrap());
+        // Whether `full` asks for as much as the edited one, and the other way about.
+        for (what, edited, as_much, is_as_much) in [
+            ("nothing", edited(|_| ()), true, true),
+            ("a name", edited(|it| it.name = "q".into()), true, true),
+            ("a realm", edited(|it| it.realm = "q".to_owned()), true, true),
+            ("a route", edited(|it| it.routes_may_name_it = true), true, true),
+            ("mode", edited(|it| it.mode = Mode::Report), true, false),
+            ("binding", edited(|it| it.sender_constraint = IfBound), true, false),
+            ("one issuer", edited(|it| it.issuers.truncate(1)), false, true),
+            ("one more", edited(|it| it.issuers.push(IssuerId(2))), true, false),
+            ("one scope", edited(|it| it.scopes.truncate(1)), true, false),
+            ("another scope", edited(|it| it.scopes[0] = "pay".to_owned()), false, false),
+            ("scopes turned", edited(|it| it.scopes.reverse()), true, true),
+            ("no claim", edited(|it| it.claims.clear()), true, false),
+            ("one value", edited(|it| it.claims[0].values.truncate(1)), false, true),
+            ("another claim", edited(|it| it.claims[0].path = "amr".to_owned()), false, false),
+            ("no origin", edited(|it| it.origin = Option::None), true, false),
+            ("another origin", edited(|it| it.origin = other()), false, false),
+        ] {
+            assert_eq!(full.asks_at_least(&edited), as_much, "{what}");
+            assert_eq!(edited.asks_at_least(&full), is_as_much, "{what}");
+        }
+    }
+
+    #[test]
+    fn who_only_reports_asks_for_nothing() {
+        let reports = |edit: fn(&mut Policy)| {
+            edited(|it| {
+                it.mode = Mode::Report;
+                edit(it);
+            })
+        };
+        let weaker = reports(|it| it.scopes.clear());
+        assert!(weaker.asks_at_least(&reports(|_| ())));
+        assert!(Policy::new("p", None).asks_at_least(&reports(|_| ())));
+        assert!(!reports(|_| ()).asks_at_least(&Policy::new("p", None)));
+    }
+}

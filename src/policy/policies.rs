@@ -1,0 +1,182 @@
+//! The policies in the order in which they are matched, with what the choice among them needs
+//! worked out beforehand.
+
+use super::{HostPattern, Match, Mode, Policy};
+use std::net::Ipv6Addr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The policies, in the order in which they are matched.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    all: Vec<Arc<Policy>>,
+    /// By policy, its path prefix as text, and whether somebody asks for more.
+    rows: Vec<Row>,
+    choice: Choice,
+}
+
+/// By what requests are told apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice {
+    pub(super) by_host: bool,
+    pub(super) by_path: bool,
+    pub(super) by_method: bool,
+    pub(super) letters: Letters,
+}
+
+/// What letters path prefixes have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Letters {
+    /// None, or those of ASCII in lower case.
+    #[default]
+    Lower,
+    /// Those of ASCII, in any case.
+    Ascii,
+    /// Those of other scripts as well, with rules of their own for their case.
+    Any,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    /// The prefix as a path that needs no decoding would begin; empty: every path.
+    prefix: Vec<u8>,
+    /// By other policy, whether that asks for more in some respect. The last is that of no policy
+    /// at all: what none matches is denied.
+    asks_more: Vec<bool>,
+    /// Whether one of them does.
+    tops: bool,
+}
+
+impl Policies {
+    /// What tells requests apart.
+    pub(super) const fn choice(&self) -> Choice {
+        self.choice
+    }
+
+    /// Each policy with its place, and its path prefix as text.
+    pub(super) fn each(&self) -> impl Iterator<Item = (usize, &Policy, &[u8])> {
+        let rows = self.all.iter().zip(&self.rows).enumerate();
+        rows.map(|(place, (policy, row))| (place, &**policy, &*row.prefix))
+    }
+
+    /// Whether a request under the policy at `place` could be read as one under another that asks
+    /// for more.
+    pub(super) fn may_be_topped(&self, place: usize) -> bool {
+        self.rows.get(place).is_some_and(|it| it.tops)
+    }
+
+    /// Whether the policy at `other` asks for more in some respect than that at `place`. None is
+    /// that no policy matches.
+    pub(super) fn asks_more(&self, other: Option<usize>, place: usize) -> bool {
+        let row = self.rows.get(place).map(|it| &*it.asks_more).unwrap_or_default();
+        match other {
+            Some(other) => row.get(other),
+            None => row.last(),
+        }
+        .is_some_and(|it| *it)
+    }
+}
+
+impl From<Vec<Arc<Policy>>> for Policies {
+    fn from(all: Vec<Arc<Policy>>) -> Self {
+        let any = |has: fn(&Match) -> bool| all.iter().any(|it| has(&it.matches));
+        let octets = || all.iter().flat_map(|it| &it.matches.path_prefix).flatten();
+        let letters = match () {
+            () if !octets().all(u8::is_ascii) => Letters::Any,
+            () if octets().any(u8::is_ascii_uppercase) => Letters::Ascii,
+            () => Letters::Lower,
+        };
+        let choice = Choice {
+            by_host: any(|it| !it.hosts.is_empty()),
+            by_path: any(|it| !it.path_prefix.is_empty()),
+            by_method: any(|it| !it.methods.is_empty()),
+            letters,
+        };
+        // Where all of them report, nothing is refused.
+        let enforced = all.iter().any(|it| it.mode == Mode::Enforce);
+        let matched = all.iter().any(|it| it.matches == Match::default());
+        let rows = all.iter().map(|policy| {
+            let others = all.iter().map(|it| !policy.asks_at_least(it));
+            let asks_more: Vec<_> = others.chain([enforced && !matched]).collect();
+            let tops = asks_more.contains(&true);
+            Row { prefix: text(&policy.matches), asks_more, tops }
+        });
+        Self { rows: rows.collect(), choice, all }
+    }
+}
+
+impl<const N: usize> From<[Arc<Policy>; N]> for Policies {
+    fn from(all: [Arc<Policy>; N]) -> Self {
+        Vec::from(all).into()
+    }
+}
+
+impl FromIterator<Arc<Policy>> for Policies {
+    fn from_iter<T: IntoIterator<Item = Arc<Policy>>>(all: T) -> Self {
+        Vec::from_iter(all).into()
+    }
+}
+
+impl Deref for Policies {
+    type Target = [Arc<Policy>];
+
+    fn deref(&self) -> &[Arc<Policy>] {
+        &self.all
+    }
+}
+
+impl<'a> IntoIterator for &'a Policies {
+    type Item = &'a Arc<Policy>;
+    type IntoIter = std::slice::Iter<'a, Arc<Policy>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.all.iter()
+    }
+}
+
+fn text(matches: &Match) -> Vec<u8> {
+    matches.path_prefix.iter().flat_map(|it| [b"/", &**it].concat()).collect()
+}
+
+impl Match {
+    /// Whether it is for this method.
+    pub(super) fn holds_method(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|it| it == method)
+    }
+
+    /// Whether it is for this host; none is an authority that names no host.
+    pub(super) fn holds_host(&self, host: Option<&str>) -> bool {
+        let any = |host| self.hosts.iter().any(|it| it.holds(host));
+        self.hosts.is_empty() || host.is_some_and(any)
+    }
+}
+
+impl HostPattern {
+    fn holds(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => host.eq_ignore_ascii_case(exact) || is_same_address(host, exact),
+            Self::Below(parent) => host
+                .len()
+                .checked_sub(parent.len())
+                .and_then(|it| host.split_at_checked(it))
+                .is_some_and(|(labels, rest)| {
+                    rest.eq_ignore_ascii_case(parent) && labels.len() > 1 && labels.ends_with('.')
+                }),
+        }
+    }
+
+    /// A host that it holds.
+    pub(super) fn example(&self) -> String {
+        match self {
+            Self::Exact(host) => host.clone(),
+            Self::Below(parent) => format!("any.{parent}"),
+        }
+    }
+}
+
+/// Whether both are the same IPv6 address, which has many spellings (RFC 5952).
+fn is_same_address(one: &str, other: &str) -> bool {
+    let address =
+        |it: &str| -> Option<Ipv6Addr> { it.strip_prefix('[')?.strip_suffix(']')?.parse().ok() };
+    address(other).is_some_and(|it| address(one) == Some(it))
+}

@@ -1,0 +1,66 @@
+//! Percent-encoding as it is undone by readers who take what they get: what is no escape stays as it
+//! is.
+
+use crate::percent::triplet;
+
+/// What `text` spells once its escapes are undone; `odd`: those as well that are none today.
+pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
+    let mut found = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, behind)) = rest.split_first() {
+        let (octet, behind) = escape(rest, odd).unwrap_or((first, behind));
+        found.push(octet);
+        rest = behind;
+    }
+    found
+}
+
+/// The octet that an escape at the beginning of `text` spells, and what is behind it.
+pub(super) fn escape(text: &[u8], odd: bool) -> Option<(u8, &[u8])> {
+    let behind = text.strip_prefix(b"%")?;
+    let old = if odd { overlong(text).or_else(|| unicode(text)) } else { None };
+    old.or_else(|| triplet(behind))
+}
+
+/// Whether `text` begins with an escape that is none today.
+pub(super) fn is_odd_escape(text: &[u8]) -> bool {
+    overlong(text).is_some() || unicode(text).is_some()
+}
+
+/// `segment` with the octets encoded that `is_encoded` says.
+pub(super) fn encoded(segment: &[u8], is_encoded: impl Fn(u8) -> bool) -> Vec<u8> {
+    let octet = |it: &u8| {
+        if is_encoded(*it) { format!("%{it:02x}").into_bytes() } else { vec![*it] }
+    };
+    segment.iter().flat_map(octet).collect()
+}
+
+/// A character of ASCII in UTF-8 of two to six octets, which is not UTF-8 (RFC 3629 §3).
+fn overlong(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, mut rest) = triplet(text.strip_prefix(b"%")?)?;
+    let (mut value, more) = match first {
+        0xc0 | 0xc1 => (u32::from(first & 1), 1),
+        0xe0 => (0, 2),
+        0xf0 => (0, 3),
+        0xf8 => (0, 4),
+        0xfc => (0, 5),
+        _ => return None,
+    };
+    for _ in 0..more {
+        let (next, behind) = triplet(rest.strip_prefix(b"%")?)?;
+        if next & 0xc0 != 0x80 {
+            return None;
+        }
+        value = value.checked_shl(6)? | u32::from(next & 0x3f);
+        rest = behind;
+    }
+    u8::try_from(value).ok().filter(u8::is_ascii).map(|it| (it, rest))
+}
+
+/// `%u` and four digits, where they spell a character of ASCII.
+fn unicode(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digits = text.strip_prefix(b"%u").or_else(|| text.strip_prefix(b"%U"))?;
+    let (high, rest) = triplet(digits)?;
+    let (low, rest) = triplet(rest)?;
+    (high == 0 && low.is_ascii()).then_some((low, rest))
+}

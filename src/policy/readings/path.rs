@@ -1,0 +1,137 @@
+//! How else a path can be read: by servers that do more than to undo its percent-encoding, and behind
+//! proxies that rewrite it before they do.
+
+use super::escapes::{decoded, encoded};
+use super::habits::{Habits, count};
+use super::segments::Segments;
+
+/// There are more ways to read a path than are tried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooMany;
+
+/// The first reading of `path` that `is_it`, if there is one. All are tried, as long as no more than
+/// `most` octets are looked at.
+///
+/// A segment that is as `spelled` at its place is what it is: whoever wrote the policy meant it so.
+pub(super) fn find(
+    path: &str,
+    spelled: &[Vec<u8>],
+    mut most: usize,
+    mut is_it: impl FnMut(&Segments) -> bool,
+) -> Result<Option<Segments>, TooMany> {
+    let mut segments = Segments::default();
+    for text in handed_on(&rooted(path), spelled) {
+        for habits in Habits::that_matter(&text).each() {
+            most = most.checked_sub(text.len()).ok_or(TooMany)?;
+            segments.read(&text, habits, spelled);
+            if is_it(&segments) {
+                return Ok(Some(segments));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What servers get to read of a path: itself, and what proxies make of it.
+fn handed_on(path: &[u8], spelled: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut found = vec![];
+    let mut add = |text: &[u8]| {
+        for text in beginnings(text).into_iter().flatten() {
+            if !found.iter().any(|it| it == text) {
+                found.push(text.to_vec());
+            }
+        }
+    };
+    add(path);
+    let shared = Habits::that_matter(path).only(Habits::BACKSLASH.and(Habits::OVERLONG));
+    let escaped = escapes_matter(path);
+    for habits in shared.each() {
+        add(&resolved(path, habits));
+        let segments = normalised(path, habits, spelled);
+        add(&joined(&segments, |_, it| encoded(it, |it| !it.is_ascii() || b"%?#".contains(&it))));
+        if escaped {
+            add(before_query(&once_decoded(path, habits, spelled)));
+            let is_meant = |place, it: &[u8]| spelled.get(place).is_some_and(|s| s == it);
+            let decoded = joined(&segments, |place, it| {
+                let kept = if is_meant(place, it) { "%?#" } else { "" };
+                encoded(it, |it| !it.is_ascii() || kept.as_bytes().contains(&it))
+            });
+            add(before_query(&decoded));
+        }
+    }
+    found
+}
+
+/// A path as it is; without the host that readers of URL references see in `//host` (RFC 3986 §4.2);
+/// and with one slash at its beginning, as who trims it leaves it.
+fn beginnings(path: &[u8]) -> [Option<&[u8]>; 3] {
+    let is_slash = |it: &u8| matches!(it, b'/' | b'\\');
+    let Some(behind) = path.get(2..).filter(|_| path.get(1).is_some_and(is_slash)) else {
+        return [Some(path), None, None];
+    };
+    let host = behind.iter().position(is_slash).unwrap_or(behind.len());
+    let slashes = path.iter().take_while(|it| **it == b'/').count();
+    [Some(path), behind.get(host..), path.get(slashes.saturating_sub(1)..)]
+}
+
+/// Decoded, without empty segments and without dot segments.
+fn normalised(path: &[u8], habits: Habits, spelled: &[Vec<u8>]) -> Segments {
+    let own = Habits::ENCODED_SLASH.and(Habits::EMPTY).and(Habits::DOTS);
+    let mut segments = Segments::default();
+    segments.read(path, own.and(habits), spelled);
+    segments
+}
+
+fn joined(segments: &Segments, written: impl Fn(usize, &[u8]) -> Vec<u8>) -> Vec<u8> {
+    let each = segments.iter().enumerate();
+    each.flat_map(|(place, it)| [b"/".to_vec(), written(place, it)].concat()).collect()
+}
+
+/// Decoded, but for what is meant as it is spelled.
+fn once_decoded(path: &[u8], habits: Habits, spelled: &[Vec<u8>]) -> Vec<u8> {
+    let segments = path.split(|it| *it == b'/').skip(1).enumerate();
+    let each = segments.flat_map(|(place, segment)| {
+        let once = decoded(segment, habits.has(Habits::OVERLONG));
+        let is_meant = spelled.get(place).is_some_and(|it| *it == once);
+        let written = if is_meant { segment.to_vec() } else { encoded(&once, |it| !it.is_ascii()) };
+        [b"/".to_vec(), written].concat()
+    });
+    each.collect()
+}
+
+/// Without dot segments, and otherwise as it is written.
+fn resolved(path: &[u8], habits: Habits) -> Vec<u8> {
+    let is_slash = |it: &u8| *it == b'/' || (*it == b'\\' && habits.has(Habits::BACKSLASH));
+    let mut kept: Vec<&[u8]> = vec![];
+    for segment in path.split(is_slash).skip(1) {
+        match &*decoded(segment, false) {
+            b"." => (),
+            b".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+    }
+    kept.iter().flat_map(|it| [b"/", *it].concat()).collect()
+}
+
+/// The path of a target that may also be a whole URL, or begin without a slash.
+fn rooted(path: &str) -> Vec<u8> {
+    if path.is_empty() || path.starts_with('/') {
+        return path.as_bytes().to_vec();
+    }
+    let path = path
+        .split_once("://")
+        .map_or(path, |(_, rest)| rest.find('/').and_then(|it| rest.get(it..)).unwrap_or_default());
+    let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
+    [slash.as_bytes(), path.as_bytes()].concat()
+}
+
+fn before_query(path: &[u8]) -> &[u8] {
+    path.split(|it| *it == b'?').next().unwrap_or_default()
+}
+
+/// Whether something is encoded that means something to who reads what was decoded.
+fn escapes_matter(path: &[u8]) -> bool {
+    let once = decoded(path, true);
+    let is_new = |octet: &u8| count(path, *octet) < count(&once, *octet);
+    b"/\\;?#\0".iter().any(is_new) || once.contains(&b'%')
+}
