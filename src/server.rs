@@ -20,9 +20,10 @@ use crate::admin::explain::Room;
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
-use crate::config::{Address, Ingredient, Listen, Telemetry};
+use crate::config::{Address, Ingredient, Listen, Problem, Telemetry};
 use crate::front::capture::Capture;
 use crate::front::ext_authz::companions::{self, Companions};
+use crate::front::forward_auth::Secret;
 use crate::front::peer::Everybody;
 use crate::front::{ext_authz, forward_auth};
 use crate::gate::Gate;
@@ -32,6 +33,7 @@ use crate::listener::{Listener, descriptors};
 use crate::telemetry::history::History;
 use crate::telemetry::metrics;
 use crate::telemetry::reloads::Reloads;
+use arc_swap::ArcSwapOption;
 use connection::{Front, Serving};
 use failures::Failures;
 use futures_util::future::join_all;
@@ -68,6 +70,8 @@ pub struct Server {
     setup: Setup,
     ext_authz: Door,
     forward_auth: Option<Door>,
+    /// What whoever asks at `forward_auth` must show.
+    secret: Arc<ArcSwapOption<Secret>>,
     admin: Listener,
     shards: Shards,
     health: Arc<Health>,
@@ -117,10 +121,12 @@ impl Server {
             .capturing(setup.capture.clone());
         let front = Front::ExtAuthz(Arc::new(endpoint));
         let ext_authz = opening.door(&setup.listen.ext_authz, front)?;
+        let mut secret = Arc::default();
         let forward_auth = setup.listen.forward_auth.as_ref().map(|it| {
             let asker = it.asker.clone();
             let endpoint = forward_auth::endpoint::Endpoint::new(Arc::clone(&gate), asker)
                 .capturing(setup.capture.clone());
+            secret = Arc::clone(endpoint.secret());
             opening.door(&it.address, Front::ForwardAuth(Arc::new(endpoint)))
         });
         let forward_auth = forward_auth.transpose()?;
@@ -130,7 +136,18 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(companions::report(reporter, health.watch()));
         let reloads = Arc::default();
-        Ok(Self { setup, ext_authz, forward_auth, admin, shards, health, gate, reloads, tasks })
+        Ok(Self {
+            setup,
+            ext_authz,
+            forward_auth,
+            secret,
+            admin,
+            shards,
+            health,
+            gate,
+            reloads,
+            tasks,
+        })
     }
 
     /// Where the gRPC service listens.
@@ -149,18 +166,21 @@ impl Server {
     }
 
     /// What it does when the configuration in the file at `path` changes, which was made from
-    /// `ingredients`. `telemetry` is what it began with.
+    /// `ingredients`. `telemetry` is what it began with, and `told` was logged of the configuration.
     pub fn reloader(
         &self,
         path: &Path,
         ingredients: Vec<Ingredient>,
         telemetry: Telemetry,
+        told: &[Problem],
         clock: Arc<dyn Clock>,
     ) -> Reloader {
         let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
         Reloader {
             path: path.to_owned(),
-            watch: Watch::over(ingredients),
+            watch: Watch::over(ingredients, Instant::now()),
+            told: told.iter().map(reload::unplaced).collect(),
+            secret: Arc::clone(&self.secret),
             missing: vec![],
             clock,
             gate: Arc::clone(&self.gate),
@@ -178,6 +198,7 @@ impl Server {
             setup,
             ext_authz,
             forward_auth,
+            secret: _,
             admin,
             shards,
             health,

@@ -103,7 +103,7 @@ async fn answer(
     let signals = Signals::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Config { listen, policies, dpop, telemetry, digest, warnings: _ } = config;
+    let Config { listen, policies, dpop, telemetry, digest, warnings } = config;
     let Made { rules, .. } = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
@@ -118,7 +118,7 @@ async fn answer(
         capture,
     };
     let server = Server::start(setup, Arc::clone(&gate))?;
-    let reloader = server.reloader(&arguments.config, ingredients, telemetry, clock);
+    let reloader = server.reloader(&arguments.config, ingredients, telemetry, &warnings, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
     tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");

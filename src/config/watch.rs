@@ -1,14 +1,22 @@
-//! Knows whether the files that a configuration was made from are still as they were.
+//! Whether the files that a configuration was made from are still as they were, and since when
+//! what is in them now has stood still.
 //!
 //! It looks, again and again, rather than being told: notifications of the file system come from
 //! the wrong folder when a Kubernetes `ConfigMap` swaps its links, and not at all over a network.
+//!
+//! Half of a file can be a whole configuration that demands less, so what a writer may still be at
+//! is waited for. A file that was put in the place of another, by a rename or by a link, is whole:
+//! it was written before it came there. One that is written in place never says that it is done; it
+//! counts once it has stood still for much longer than a writer stalls.
 
 use super::Ingredient;
 use super::compile::read_file;
 use crate::jose::thumbprint::Thumbprint;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The files that a configuration was made from, and what is in them now.
 #[derive(Clone, Debug)]
@@ -25,11 +33,17 @@ struct Watched {
     stamp: Option<Stamp>,
     /// How many looks the stamp has stayed the same.
     looks: u8,
+    /// Since when it has been as it is.
+    since: Instant,
+    /// For how long it must have been so.
+    patience: Duration,
 }
 
 /// What a file system says of a file. It follows links, so that another target is another file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
+    /// Where it is once all links have been followed.
+    place: Option<PathBuf>,
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -40,20 +54,47 @@ struct Stamp {
 /// is trusted once it has stayed for so many looks; until then the file is read each time.
 const TRUSTED_AFTER: u8 = 8;
 
+/// For a file that was put in its place, or has gone: two looks see the same.
+const PLACED: Duration = Duration::from_millis(100);
+
+/// For another file than before that may have been written where it is.
+const CREATED: Duration = Duration::from_millis(500);
+
+/// For the same file with another content.
+const WRITTEN: Duration = Duration::from_secs(3);
+
+/// The same, where its last line has no end, as if there were more to come.
+const UNFINISHED: Duration = Duration::from_secs(10);
+
 impl Watch {
-    /// Watches the files that a configuration was made from.
-    pub fn over(ingredients: Vec<Ingredient>) -> Self {
+    /// Watches the files that a configuration was made from, from `now` on.
+    pub fn over(ingredients: Vec<Ingredient>, now: Instant) -> Self {
         let watched = |then: Ingredient| {
-            let now = then.content;
-            Watched { then, now, stamp: None, looks: 0 }
+            let (content, stamp) = (then.content, Stamp::of(&then.path));
+            Watched { then, now: content, stamp, looks: 0, since: now, patience: WRITTEN }
         };
         Self(ingredients.into_iter().map(watched).collect())
     }
 
-    /// What is in the files now. It may wait for the disk.
-    pub fn look(&mut self) -> Sight {
-        self.0.iter_mut().for_each(Watched::look);
+    /// What is in the files `now`. It may wait for the disk.
+    pub fn look(&mut self, now: Instant) -> Sight {
+        self.0.iter_mut().for_each(|it| it.look(now));
         Sight(self.0.iter().map(|it| it.now).collect())
+    }
+
+    /// When the files that have changed will have stood still for long enough, if they do.
+    pub fn settles(&self) -> Instant {
+        let changed = self.0.iter().filter(|it| it.now != it.then.content);
+        let settles = changed.filter_map(|it| it.since.checked_add(it.patience));
+        settles.max().unwrap_or_else(Instant::now)
+    }
+
+    /// Whether `newer` was made from what was in `sight`, as far as it was made from these files.
+    pub fn has_seen(&self, sight: &Sight, newer: &Self) -> bool {
+        self.0.iter().zip(&sight.0).all(|(watched, content)| {
+            let mut same = newer.0.iter().filter(|it| it.then.path == watched.then.path);
+            same.all(|it| it.then.content == *content)
+        })
     }
 
     /// Whether `sight` is what the configuration was made from.
@@ -78,17 +119,45 @@ impl Watch {
 }
 
 impl Watched {
-    fn look(&mut self) {
+    fn look(&mut self, now: Instant) {
         // Before it is read: what is written meanwhile is then seen at the next look.
         let stamp = Stamp::of(&self.then.path);
         if stamp == self.stamp {
             self.looks = self.looks.saturating_add(1);
         } else {
-            (self.stamp, self.looks) = (stamp, 0);
+            (self.looks, self.since) = (0, now);
+            self.patience = patience(self.stamp.as_ref(), stamp.as_ref());
+            self.stamp = stamp;
         }
         if self.looks < TRUSTED_AFTER {
-            self.now = read_file(&self.then.path).ok().as_deref().map(Thumbprint::of);
+            let content = read_file(&self.then.path).ok();
+            let digest = content.as_deref().map(Thumbprint::of);
+            if digest != self.now && 0 < self.looks {
+                (self.since, self.patience) = (now, WRITTEN);
+            }
+            let is_whole = content.is_none_or(|it| it.last().is_none_or(|it| *it == b'\n'));
+            if self.patience == WRITTEN && !is_whole {
+                self.patience = UNFINISHED;
+            }
+            self.now = digest;
         }
+    }
+}
+
+/// For how long a file must stand still that was as `before` says and is as `now` says.
+fn patience(before: Option<&Stamp>, now: Option<&Stamp>) -> Duration {
+    let Some(now) = now else { return PLACED };
+    let other_place = before.is_some_and(|it| it.place != now.place);
+    let other_file = before.is_none_or(|it| it.file != now.file);
+    if other_place {
+        PLACED
+    } else if other_file && now.modified < now.changed {
+        // Its name came after its content.
+        PLACED
+    } else if other_file {
+        CREATED
+    } else {
+        WRITTEN
     }
 }
 
@@ -96,6 +165,7 @@ impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok()?;
         Some(Self {
+            place: fs::canonicalize(path).ok(),
             file: (found.dev(), found.ino()),
             size: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
@@ -109,7 +179,7 @@ mod tests {
     use super::*;
     use crate::config::attempt;
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
+    use std::time::SystemTime;
     use tempfile::TempDir;
 
     const CONFIG: &str = "\
@@ -136,13 +206,13 @@ policies:
     #[track_caller]
     fn check(edit: impl FnOnce(&Path), same: bool, missing: &[&str]) {
         let (folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients);
+        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
         for _ in 0..=TRUSTED_AFTER {
-            let sight = watch.look();
+            let sight = watch.look(Instant::now());
             assert!(watch.is_same(&sight));
         }
         edit(folder.path());
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert_eq!(watch.is_same(&sight), same);
         let names: Vec<_> =
             watch.missing(&sight).iter().map(|it| it.file_name().unwrap()).collect();
@@ -195,12 +265,12 @@ policies:
     #[test]
     fn a_file_that_comes_back_as_it_was_is_the_same() {
         let (folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients);
+        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
         fs::rename(&file, folder.path().join("aside")).unwrap();
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert!(!watch.is_same(&sight));
         fs::rename(folder.path().join("aside"), &file).unwrap();
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert!(watch.is_same(&sight));
     }
 
@@ -216,27 +286,99 @@ policies:
         fs::remove_file(&file).unwrap();
         let file = volume.join("keybound.yaml");
         symlink("..data/keybound.yaml", &file).unwrap();
-        let mut watch = Watch::over(attempt(&file).ingredients);
-        let sight = watch.look();
+        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
+        let sight = watch.look(Instant::now());
         assert!(watch.is_same(&sight));
         symlink("..two", volume.join("..data_tmp")).unwrap();
         fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert!(!watch.is_same(&sight));
+    }
+
+    /// A file of that content whose name came later than it.
+    fn placed(folder: &Path, name: &str, content: &str) {
+        let beside = folder.join("beside");
+        fs::write(&beside, content).unwrap();
+        let earlier = SystemTime::UNIX_EPOCH;
+        fs::File::options().write(true).open(&beside).unwrap().set_modified(earlier).unwrap();
+        fs::rename(beside, folder.join(name)).unwrap();
+    }
+
+    fn other() -> String {
+        CONFIG.replace("payments", "paymentz")
+    }
+
+    /// An edit that another edit follows after some milliseconds, and when what is there then counts.
+    #[track_caller]
+    fn settles(first: impl FnOnce(&Path), then: impl FnOnce(&Path), after: u64, expected: u64) {
+        let (folder, file) = folder();
+        let start = Instant::now();
+        let at = |millis| start.checked_add(Duration::from_millis(millis)).unwrap();
+        let mut watch = Watch::over(attempt(&file).ingredients, start);
+        watch.look(start);
+        first(folder.path());
+        watch.look(start);
+        assert!(start < watch.settles());
+        then(folder.path());
+        watch.look(at(after));
+        assert_eq!(watch.settles(), at(expected));
+    }
+
+    #[test]
+    fn a_file_counts_once_it_has_stood_still() {
+        let nothing = |_: &Path| ();
+        let placed = |it: &Path| placed(it, "keybound.yaml", &other());
+        let created = |it: &Path| {
+            fs::write(it.join("beside"), other()).unwrap();
+            // Written and named in the same moment of a coarse clock, or written where it is.
+            fs::rename(it.join("beside"), it.join("keybound.yaml")).unwrap();
+            let file = fs::File::options().write(true).open(it.join("keybound.yaml")).unwrap();
+            let later = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(1 << 32)).unwrap();
+            file.set_modified(later).unwrap();
+        };
+        let half = other().split_at(100).0.to_owned();
+        let half = |it: &Path| fs::write(it.join("keybound.yaml"), &half).unwrap();
+        let whole = |it: &Path| fs::write(it.join("keybound.yaml"), other()).unwrap();
+        let gone = |it: &Path| fs::remove_file(it.join("keybound.yaml")).unwrap();
+        settles(placed, nothing, 0, 100);
+        settles(created, nothing, 0, 500);
+        settles(whole, nothing, 0, 3_000);
+        settles(whole, nothing, 2_999, 3_000);
+        settles(half, nothing, 0, 10_000);
+        settles(gone, nothing, 0, 100);
+        settles(half, whole, 240, 3_240);
+        settles(half, whole, 9_999, 12_999);
+        settles(half, placed, 240, 340);
+        settles(placed, half, 50, 10_050);
+        settles(gone, placed, 50, 150);
+        settles(gone, created, 50, 550);
+        settles(placed, write("server.key", "server.kez\n"), 50, 3_050);
+    }
+
+    #[test]
+    fn a_configuration_is_held_against_what_was_seen() {
+        let (folder, file) = folder();
+        let over = || Watch::over(attempt(&file).ingredients, Instant::now());
+        let mut watch = over();
+        write("server.key", "new\n")(folder.path());
+        let sight = watch.look(Instant::now());
+        assert!(watch.has_seen(&sight, &over()));
+        write("server.key", "newer\n")(folder.path());
+        assert!(!watch.has_seen(&sight, &over()), "written between the look and the attempt");
     }
 
     #[test]
     fn two_writes_that_a_coarse_clock_cannot_tell_apart_are_seen() {
         let (_folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients);
+        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
         let stamp = Stamp::of(&file);
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert!(watch.is_same(&sight));
         fs::write(&file, CONFIG.replace("payments", "paymentz")).unwrap();
         // As if the clock had not moved.
         watch.0[0].stamp = Stamp::of(&file);
         assert_ne!(stamp, None);
-        let sight = watch.look();
+        let sight = watch.look(Instant::now());
         assert!(!watch.is_same(&sight));
     }
 }

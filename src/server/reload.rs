@@ -6,7 +6,8 @@ use super::tls::Spoken;
 use crate::check::{Dpop, Rules};
 use crate::clock::Clock;
 use crate::config::watch::{Sight, Watch};
-use crate::config::{self, Attempt, Config, Listen, Telemetry, Tls};
+use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
+use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
 use crate::policy::PolicySet;
 use crate::state::introspection;
@@ -14,6 +15,7 @@ use crate::state::jwks;
 use crate::state::token_cache::TokenCache;
 use crate::telemetry::metrics::{Metrics, Reload};
 use crate::telemetry::reloads::Reloads;
+use arc_swap::ArcSwapOption;
 use futures_util::future::{join, join_all};
 use std::convert::Infallible;
 use std::io;
@@ -23,19 +25,23 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Puts the configuration into effect whenever it changes.
 #[derive(Debug)]
 pub struct Reloader {
     pub(super) path: PathBuf,
     pub(super) watch: Watch,
+    /// The warnings of the configuration in force, which are not logged again and again.
+    pub(super) told: Vec<String>,
     /// The files that were told to be missing.
     pub(super) missing: Vec<PathBuf>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) gate: Arc<Gate>,
     /// Where it listens, which stays as it is.
     pub(super) listen: Listen,
+    /// What whoever asks over HTTP must show.
+    pub(super) secret: Arc<ArcSwapOption<Secret>>,
     /// What is told about checks, which stays as well.
     pub(super) telemetry: Telemetry,
     /// TLS, for each listener that speaks it.
@@ -54,16 +60,15 @@ enum Seen {
     Unsettled,
 }
 
-/// How long to wait between two looks at the files. With [`SETTLE`] it leaves most of a second for
-/// what else a reload takes.
+/// How long to wait between two looks at the files. With the time for which they must stand still,
+/// it leaves some of a second for what else a reload takes.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Two looks so far apart must see the same, for half of a file can be a whole configuration that
-/// demands less.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How long to wait at most between two looks at files that have changed.
+const CLOSE_LOOK: Duration = Duration::from_millis(100);
 
-/// After so many looks at files that never settle, others come first.
-const SETTLING: usize = 20;
+/// After so many looks at files that do not stand still, others come first.
+const LOOKS: usize = 20;
 
 /// How long the first keys of a new issuer and a new Redis are waited for, so that requests find
 /// them there. What is down must not keep the other changes from taking effect.
@@ -125,7 +130,7 @@ impl Reloader {
             tokio::select! {
                 Some(()) = hangup.recv() => {
                     tracing::info!(signal = "SIGHUP", "told to reload");
-                    self.reload().await;
+                    self.reload(None).await;
                 }
                 () = sleep(LOOK) => {
                     let sight = self.settled().await;
@@ -143,7 +148,7 @@ impl Reloader {
             Ok(Seen::Same) => {
                 // They are back: what was told of them is over.
                 if !self.missing.is_empty() {
-                    self.reload().await;
+                    self.reload(None).await;
                 }
                 return;
             }
@@ -154,7 +159,7 @@ impl Reloader {
         };
         let files = self.watch.missing(&sight);
         if files.is_empty() {
-            return self.reload().await;
+            return self.reload(Some(&sight)).await;
         }
         if files != self.missing {
             tracing::warn!(?files, "configuration missing: the old one stays");
@@ -166,19 +171,21 @@ impl Reloader {
         }
     }
 
-    /// What is in the files, once they have settled.
+    /// What is in the files, once they stand still.
     async fn settled(&mut self) -> io::Result<Seen> {
-        let mut sight = self.look().await?;
-        for _ in 0..SETTLING {
+        for _ in 0..LOOKS {
+            let sight = self.look().await?;
             if self.watch.is_same(&sight) {
                 return Ok(Seen::Same);
             }
-            sleep(SETTLE).await;
-            let again = self.look().await?;
-            if again == sight {
+            let now = Instant::now();
+            let Some(wait) = self.watch.settles().checked_duration_since(now) else {
+                return Ok(Seen::New(sight));
+            };
+            if wait.is_zero() {
                 return Ok(Seen::New(sight));
             }
-            sight = again;
+            sleep(wait.min(CLOSE_LOOK)).await;
         }
         Ok(Seen::Unsettled)
     }
@@ -186,20 +193,29 @@ impl Reloader {
     /// A disk may take its time, and this thread has more to do.
     async fn look(&mut self) -> io::Result<Sight> {
         let mut watch = self.watch.clone();
-        let look = move || (watch.look(), watch);
+        let look = move || (watch.look(Instant::now()), watch);
         let (sight, watch) = spawn_blocking(look).await?;
         self.watch = watch;
         Ok(sight)
     }
 
-    async fn reload(&mut self) {
+    /// Reloads what was seen once it stood still; or, told to, whatever is in the files.
+    async fn reload(&mut self, seen: Option<&Sight>) {
         let path = self.path.clone();
-        let Attempt { outcome, ingredients } =
-            match spawn_blocking(move || config::attempt(&path)).await {
-                Ok(attempt) => attempt,
-                Err(error) => return self.refuse(vec![error.to_string()]),
-            };
-        self.watch = Watch::over(ingredients);
+        let attempt = move || {
+            let now = Instant::now();
+            let Attempt { outcome, ingredients } = config::attempt(&path);
+            (outcome, Watch::over(ingredients, now))
+        };
+        let (outcome, watch) = match spawn_blocking(attempt).await {
+            Ok(attempt) => attempt,
+            Err(error) => return self.refuse(vec![error.to_string()]),
+        };
+        if seen.is_some_and(|it| !self.watch.has_seen(it, &watch)) {
+            // Something was written meanwhile: the next look finds it.
+            return;
+        }
+        self.watch = watch;
         // Whatever is missing still is among the problems.
         self.missing.clear();
         match outcome {
@@ -239,13 +255,10 @@ impl Reloader {
             self.listen.tls.clone_from(&listen.tls);
             tracing::info!("TLS certificate and authorities replaced, for new connections");
         }
-        for warning in &warnings {
-            tracing::warn!(%warning, "configuration");
-        }
+        let secret = listen.forward_auth.as_ref().and_then(|it| it.asker.secret.clone());
+        self.secret.store(secret.map(Arc::new));
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
-        for remark in &remarks {
-            tracing::warn!(remark, "configuration");
-        }
+        self.tell(&warnings, &remarks);
         let digest = &*self.gate.standing().digest;
         tracing::info!(digest, "configuration reloaded");
         self.gate.metrics().reloaded(Reload::Applied);
@@ -253,11 +266,29 @@ impl Reloader {
         Ok(())
     }
 
+    /// Logs what was not logged of the configuration before this one already.
+    fn tell(&mut self, warnings: &[Problem], remarks: &[String]) {
+        let told: Vec<_> = warnings.iter().map(unplaced).chain(remarks.iter().cloned()).collect();
+        for (warning, text) in warnings.iter().zip(&told) {
+            if !self.told.contains(text) {
+                tracing::warn!(%warning, "configuration");
+            }
+        }
+        for remark in remarks.iter().filter(|it| !self.told.contains(it)) {
+            tracing::warn!(remark, "configuration");
+        }
+        self.told = told;
+    }
+
     /// What of the configuration is not in force, since it is taken up at the start alone.
     fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
+        let [asked, will_ask] = [&self.listen, listen].map(|it| it.forward_auth.as_ref());
+        let same_place = asked.map(|it| &it.address) == will_ask.map(|it| &it.address);
+        let same_way = asked.map(|it| &it.asker.flavour) == will_ask.map(|it| &it.asker.flavour);
         [
             ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
-            ("listen.forward_auth", listen.forward_auth != self.listen.forward_auth),
+            ("listen.forward_auth", !same_place),
+            ("forward_auth", same_place && !same_way),
             ("listen.admin", listen.admin != self.listen.admin),
             ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
             ("telemetry", *telemetry != self.telemetry),
@@ -285,6 +316,11 @@ async fn ready(rules: &Rules) -> Vec<String> {
         late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());
     }
     late
+}
+
+/// A warning as it is known again in a file in which lines were added above it.
+pub(super) fn unplaced(warning: &Problem) -> String {
+    format!("{}: {}", warning.path, warning.message)
 }
 
 /// Drops the figures of what does not live on, before they are taken for those of what follows.

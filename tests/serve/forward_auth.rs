@@ -141,6 +141,29 @@ fn a_stranger_without_the_secret_fills_no_log() {
 }
 
 #[test]
+fn a_secret_that_is_replaced_counts_no_longer_not_even_on_an_open_connection() {
+    let with_secret = |folder: &Path, config: String| {
+        fs::write(folder.join("secret"), "correct-horse-battery").unwrap();
+        listening(folder, config) + "\nforward_auth: {secret_file: secret}\n"
+    };
+    let mut service = Service::start(with_secret, &[]);
+    service.wait_for("ready");
+    let mut stream = connect(&service);
+    let mut status = |secret: &str| {
+        let question =
+            QUESTION.replace("\r\n\r\n", "\r\nx-keybound-secret: ") + secret + "\r\n\r\n";
+        stream.write_all(question.as_bytes()).unwrap();
+        answer(&mut stream).split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!([status("correct-horse-battery"), status("another-secret-of-ours")], ["401", "403"]);
+    service.place("secret", "another-secret-of-ours");
+    service.wait_for("configuration reloaded");
+    assert_eq!([status("correct-horse-battery"), status("another-secret-of-ours")], ["403", "401"]);
+    let remarks = service.status()["config"]["last_reload"]["remarks"].clone();
+    assert_eq!(remarks, serde_json::json!([]), "nothing is left for a restart");
+}
+
+#[test]
 fn a_proxy_may_ask_over_a_unix_socket() {
     let over_unix_socket = |folder: &Path, config: String| {
         let socket = folder.join("forward_auth.sock");

@@ -107,10 +107,10 @@ fn a_file_that_another_one_names_counts_as_well() {
     let authority = authority();
     let mut service = Service::start(with_tls(&authority), &[]);
     service.wait_for("ready");
-    fs::write(service.folder.path().join("key.pem"), "not a key").unwrap();
+    service.place("key.pem", "not a key");
     service.wait_for(REFUSED);
     for (name, content) in tls_files(&authority) {
-        fs::write(service.folder.path().join(name), content).unwrap();
+        service.place(name, content);
     }
     service.wait_for(RELOADED);
 }
@@ -173,6 +173,27 @@ fn where_it_listens_needs_a_restart_and_the_rest_does_not() {
     assert_eq!(remarks, json!(["listen.ext_authz: changes only with a restart"]));
 }
 
+#[test]
+fn a_warning_is_told_once_and_not_at_every_reload() {
+    let with_warning =
+        |_: &Path, it: String| it.replace("audiences:", "token_types: [JWT]\n    audiences:");
+    let mut service = Service::start(with_warning, &[]);
+    service.wait_for("ready");
+    service.rewrite(|it| format!("# a line above\n{}", renamed(it)));
+    service.wait_for(RELOADED);
+    service.rewrite(|it| it.replace("127.0.0.1:0", "127.0.0.2:0"));
+    service.wait_for(RELOADED);
+    service.signal("HUP");
+    service.wait_for(RELOADED);
+    let told = |key: &str, what: &str| {
+        let said = |it: &&serde_json::Value| it[key].as_str().is_some_and(|it| it.contains(what));
+        service.log.iter().filter(said).count()
+    };
+    assert_eq!(told("warning", "`JWT` says nothing"), 1, "{:?}", service.log);
+    assert_eq!(told("remark", "listen.ext_authz"), 1, "{:?}", service.log);
+    assert_eq!(service.status()["config"]["last_reload"]["remarks"].as_array().unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn a_new_certificate_counts_for_new_connections() {
     let (old, new) = (authority(), authority());
@@ -183,7 +204,7 @@ async fn a_new_certificate_counts_for_new_connections() {
     let open = with_old.clone().channel().await.unwrap();
     assert_eq!(with_new.clone().health().await, None);
     for (name, content) in tls_files(&new) {
-        fs::write(service.folder.path().join(name), content).unwrap();
+        service.place(name, content);
     }
     service.wait_for(RELOADED);
     assert_eq!(with_new.health().await, Some(ServingStatus::Serving));

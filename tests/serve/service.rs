@@ -146,13 +146,20 @@ impl Service {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
     }
 
-    /// Writes the configuration anew, as `edit` makes it of the present one.
+    /// Puts another configuration in the place of the present one, as `edit` makes it of that.
     pub(crate) fn rewrite(&self, edit: impl FnOnce(&str) -> String) {
         let file = self.folder.path().join("keybound.yaml");
         let text = std::fs::read_to_string(&file).unwrap();
         let new = edit(&text);
         assert_ne!(new, text);
-        std::fs::write(file, new).unwrap();
+        self.place("keybound.yaml", new);
+    }
+
+    /// Puts a file in the place of the one of that name, if there is one, as `mv` does.
+    pub(crate) fn place(&self, name: &str, content: impl AsRef<[u8]>) {
+        let beside = self.folder.path().join("beside");
+        std::fs::write(&beside, content).unwrap();
+        std::fs::rename(beside, self.folder.path().join(name)).unwrap();
     }
 
     #[track_caller]

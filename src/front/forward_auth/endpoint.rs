@@ -1,6 +1,6 @@
 //! The answer to a proxy's question.
 
-use super::{Asker, Flavour, read, write};
+use super::{Asker, Flavour, Secret, read, write};
 use crate::answer::Answer;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::front::capture::{Capture, neutral};
@@ -9,6 +9,7 @@ use crate::policy::reserved::ReservedHeaders;
 use crate::request::Field;
 use crate::telemetry::metrics::Front;
 use crate::telemetry::ration::{Ration, Share};
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
@@ -29,6 +30,8 @@ use tokio::time::Instant;
 pub struct Endpoint {
     gate: Arc<Gate>,
     asker: Asker,
+    /// What the proxy must show at present, in place of that of `asker`.
+    secret: Arc<ArcSwapOption<Secret>>,
     capture: Option<Arc<Capture>>,
     /// Warnings about who is not the proxy.
     strangers: Ration,
@@ -48,7 +51,13 @@ impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
         let [strangers, aliases] = [1, 1].map(Ration::of);
-        Self { gate, asker, strangers, aliases, capture: None }
+        let secret = Arc::new(ArcSwapOption::from_pointee(asker.secret.clone()));
+        Self { gate, asker, secret, strangers, aliases, capture: None }
+    }
+
+    /// Where the secret is that the proxy must show, for a new configuration to replace it.
+    pub const fn secret(&self) -> &Arc<ArcSwapOption<Secret>> {
+        &self.secret
     }
 
     /// The same, and `capture` takes what is refused.
@@ -153,7 +162,7 @@ impl Endpoint {
 
     /// Refuses whoever is not the proxy. No policy is for what a stranger asks.
     fn recognise(&self, headers: &HeaderMap) -> Result<(), Denial> {
-        match &self.asker.secret {
+        match &*self.secret.load() {
             Some(secret) if !secret.is_among(headers) => {
                 if let Share::Told { untold } = self.strangers.take(Instant::now()) {
                     let listener = Front::ForwardAuth.label();
@@ -201,7 +210,6 @@ mod tests {
     use super::*;
     use crate::check::{Checker, Rules};
     use crate::clock::{Clock, SystemClock, UnixTime};
-    use crate::front::forward_auth::Secret;
     use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
@@ -361,6 +369,23 @@ mod tests {
             if status == 403 {
                 assert_refused(&endpoint, status, "policy_unknown");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_replaced_counts_no_longer() {
+        let header = HeaderName::from_static("x-keybound-secret");
+        let endpoint = endpoint(Some(Secret::new(header.clone(), b"old")));
+        for (new, shown, status) in
+            [(None, "old", 401), (Some("new"), "old", 403), (Some("new"), "new", 401)]
+        {
+            if let Some(new) = new {
+                let new = Secret::new(header.clone(), new.as_bytes());
+                endpoint.secret().store(Some(Arc::new(new)));
+            }
+            let mut question = question(empty());
+            question.headers_mut().insert(header.clone(), shown.parse().unwrap());
+            assert_eq!(endpoint.answer(question).await.status(), status, "{new:?} {shown}");
         }
     }
 
