@@ -326,12 +326,6 @@ async fn nobody_waits_for_a_slow_issuer_until_the_check_is_over() {
         jump(PATIENCE).await;
     });
     assert_eq!(found, not_yet(1), "nor who waits for what another asked");
-    let first = start(&provider);
-    let (found, ()) = tokio::join!(unverifiable(&first, Some("new"), &now), async {
-        provider.fetched(3).await;
-        jump(PATIENCE).await;
-    });
-    assert_eq!(found, known_bad(Denial::KeysUnavailable));
 }
 
 // ---- outages ----

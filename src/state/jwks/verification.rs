@@ -26,8 +26,8 @@ impl IssuerKeys {
     /// The claims of a JWT that one of these keys signed with an algorithm that `issuer` may use,
     /// and which key and algorithm that were.
     ///
-    /// Waits for the network only when there are no keys yet, or when none of them has the name
-    /// that the JWT gives, and no longer than `patience`. A JWT whose key is unknown while its
+    /// Waits for the network only when there are no keys yet, or, no longer than `patience`, when
+    /// none of them has the name that the JWT gives. A JWT whose key is unknown while its
     /// issuer cannot be asked is not known to be bad: its sender may come again, unless it claims
     /// to have been issued before the issuer was last heard. The claim is the sender's word, and
     /// decides about the sender's answer alone.
@@ -48,11 +48,7 @@ impl IssuerKeys {
             Finding::new("token", "alg", algorithm::named(named))
                 .wanting(algorithm::one_of(allowed))
         })?;
-        let set = match self.current() {
-            Some(set) => Some(set),
-            None => timeout(patience, self.available()).await.ok().flatten(),
-        };
-        let set = set.ok_or(Denial::KeysUnavailable);
+        let set = self.available().await.ok_or(Denial::KeysUnavailable);
         let mut set = trail.tell(set, |_| self.set_finding())?;
         if !may_hold(&set, kid, algorithm) {
             match timeout(patience, self.newer_than(&set)).await {
