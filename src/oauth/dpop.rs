@@ -13,6 +13,7 @@ use crate::policy::{NonceDemand, ProofRules};
 use crate::trail::{Finding, Trail};
 use crate::uri::HttpUri;
 use serde_json::Value;
+use std::time::Duration;
 
 /// What a proof must be about.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ pub fn verify(
     let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, trail)?;
     // 3. The claims that must be there.
     let claims = verified.claims();
-    let Claims { jti, htm, htu, ath, iat } =
+    let Claims { jti, htm, htu, ath, iat, exp, nbf } =
         trail.tell(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
     // 8. The method, which has case.
     trail.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
@@ -90,6 +91,7 @@ pub fn verify(
         let wanted = format!("within {:?} of {}", rules.window, now.to_rfc3339());
         Finding::new(PART, "11 iat", iat.to_rfc3339()).wanting(wanted)
     })?;
+    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, trail)?);
     // 12. The token.
     let same = Thumbprint::from_base64url(ath) == Some(expected.ath);
     trail.demand(same, Denial::ProofTokenMismatch, || {
@@ -101,25 +103,56 @@ pub fn verify(
     Ok(Holding { id, until })
 }
 
-/// The claims that every proof has.
+/// What a JWT may say of its own times holds for a proof as well (RFC 7519 §4.1.4, §4.1.5), give or
+/// take the window. Says until when it does at most.
+fn within_its_own_times(
+    exp: Option<UnixTime>,
+    nbf: Option<UnixTime>,
+    window: Duration,
+    now: UnixTime,
+    trail: &mut Trail,
+) -> Result<UnixTime, Denial> {
+    let until = exp.map_or(FOREVER, |it| it.saturating_add(window));
+    if let Some(exp) = exp {
+        trail.demand(now < until, Denial::ProofStale, || {
+            let wanted = format!("later than {:?} before {}", window, now.to_rfc3339());
+            Finding::new(PART, "exp", exp.to_rfc3339()).wanting(wanted)
+        })?;
+    }
+    if let Some(nbf) = nbf {
+        trail.demand(nbf <= now.saturating_add(window), Denial::ProofStale, || {
+            let wanted = format!("at most {:?} after {}", window, now.to_rfc3339());
+            Finding::new(PART, "nbf", nbf.to_rfc3339()).wanting(wanted)
+        })?;
+    }
+    Ok(until)
+}
+
+/// The `exp` of a proof that has none.
+const FOREVER: UnixTime = UnixTime::from_millis(i64::MAX);
+
+/// The claims that every proof has, and the times that it may have.
 struct Claims<'a> {
     jti: &'a str,
     htm: &'a str,
     htu: &'a str,
     ath: &'a str,
     iat: UnixTime,
+    exp: Option<UnixTime>,
+    nbf: Option<UnixTime>,
 }
 
 impl<'a> Claims<'a> {
     fn of(claims: &'a Object) -> Result<Self, Denial> {
         let (jti, htm, htu) = (text(claims, "jti")?, text(claims, "htm")?, text(claims, "htu")?);
         let ath = text(claims, "ath")?;
-        let iat = claims.get("iat").ok_or(Denial::ProofMalformed)?;
-        let iat = access_token::time(iat, f64::round).or(Err(Denial::ProofMalformed))?;
+        let iat = time(claims, "iat", f64::round)?.ok_or(Denial::ProofMalformed)?;
+        let exp = time(claims, "exp", f64::floor)?;
+        let nbf = time(claims, "nbf", f64::ceil)?;
         if jti.is_empty() {
             return Err(Denial::ProofMalformed);
         }
-        Ok(Self { jti, htm, htu, ath, iat })
+        Ok(Self { jti, htm, htu, ath, iat, exp, nbf })
     }
 }
 
@@ -202,6 +235,12 @@ fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
     claims.get(name).and_then(Value::as_str).ok_or(Denial::ProofMalformed)
 }
 
+/// A time, if it is there; of a fraction of a millisecond so much counts.
+fn time(claims: &Object, name: &str, round: fn(f64) -> f64) -> Result<Option<UnixTime>, Denial> {
+    let time = claims.get(name).map(|it| access_token::time(it, round)).transpose();
+    time.or(Err(Denial::ProofMalformed))
+}
+
 /// The longest proof that is read. One with an RSA-4096 key and a URI of 2000 characters takes
 /// less than half of it.
 const PROOF_BYTES: usize = 8 * 1024;
@@ -224,7 +263,6 @@ mod tests {
     use serde_json::json;
     use std::collections::HashSet;
     use std::sync::LazyLock;
-    use std::time::Duration;
 
     const NOW: i64 = 1_800_000_000;
     const WINDOW: i64 = 60;
@@ -508,6 +546,62 @@ mod tests {
         made(json!(1_800_000_060.001), Err(Denial::ProofStale));
         for odd in [json!(0), json!(-1), json!(i64::MAX), json!(1e300), json!(-1e300)] {
             made(odd, Err(Denial::ProofStale));
+        }
+    }
+
+    #[test]
+    fn the_times_that_a_proof_names_itself_count_give_or_take_the_window() {
+        let says = |name: &str, it: Value, expected| {
+            check(|parts| parts["claims"][name] = it.clone(), expected);
+        };
+        for (name, time, expected) in [
+            ("exp", json!(NOW - WINDOW + 1), Ok(())),
+            ("exp", json!(NOW - WINDOW), Err(Denial::ProofStale)),
+            ("exp", json!(1_799_999_940.001), Ok(())),
+            ("exp", json!(1_799_999_940.000_9), Err(Denial::ProofStale)),
+            ("exp", json!(NOW + 3600), Ok(())),
+            ("exp", json!(1e300), Ok(())),
+            ("exp", json!(0), Err(Denial::ProofStale)),
+            ("exp", json!(-1e300), Err(Denial::ProofStale)),
+            ("nbf", json!(NOW + WINDOW), Ok(())),
+            ("nbf", json!(NOW + WINDOW + 1), Err(Denial::ProofStale)),
+            ("nbf", json!(1_800_000_060.000_1), Err(Denial::ProofStale)),
+            ("nbf", json!(0), Ok(())),
+            ("nbf", json!(-1e300), Ok(())),
+            ("nbf", json!(1e300), Err(Denial::ProofStale)),
+        ] {
+            says(name, time, expected);
+        }
+        for name in ["exp", "nbf"] {
+            for odd in [json!(null), json!("1800000000"), json!(true), json!([NOW]), json!({})] {
+                says(name, odd, Err(Denial::ProofMalformed));
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_is_remembered_for_as_long_as_it_would_hold() {
+        for (iat, exp, until) in [
+            (NOW, None, NOW + WINDOW),
+            (NOW + WINDOW, None, NOW + 2 * WINDOW),
+            (NOW, Some(NOW + 3600), NOW + WINDOW),
+            (NOW, Some(NOW), NOW + WINDOW),
+            (NOW, Some(NOW - 10), NOW + WINDOW - 10),
+            (NOW + WINDOW, Some(NOW + 1), NOW + WINDOW + 1),
+        ] {
+            let mut parts = good();
+            parts["claims"]["iat"] = json!(iat);
+            if let Some(exp) = exp {
+                parts["claims"]["exp"] = json!(exp);
+            }
+            let proof = signed(&parts, &MINE);
+            let at = |millis| {
+                let now = UnixTime::from_millis(millis);
+                verified(&proof, thumbprint(&MINE), now, |_| Ok(())).map(|it| it.until)
+            };
+            assert_eq!(at(NOW * 1000), Ok(UnixTime::from_secs(until)), "{iat} {exp:?}");
+            assert!(at(until * 1000 - 1).is_ok(), "{iat} {exp:?}");
+            assert_eq!(at(until * 1000 + 1), Err(Denial::ProofStale), "{iat} {exp:?}");
         }
     }
 
