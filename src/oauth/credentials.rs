@@ -105,11 +105,55 @@ fn holds_access_token(query: &str) -> bool {
 }
 
 /// Whether a query parameter of this name would carry a token (RFC 6750 §2.3), in every spelling in
-/// which the upstream may know it.
+/// which an upstream may know it:
+///
+/// - percent-encoded, perhaps twice, since a proxy may decode as well, or as `%uXXXX` (ASP.NET);
+/// - in any case (ASP.NET);
+/// - with a blank, a `.` or an open `[` for the `_`, with blanks in front, or cut at a NUL (PHP);
+/// - as the name of a list or a map, `access_token[]` or `[access_token]` (PHP, Rack, Express).
 pub fn is_access_token(name: &str) -> bool {
     const NAME: &str = "access_token";
-    let spelled = || percent::decoded(name.as_bytes()).is_some_and(|it| it == NAME.as_bytes());
-    name == NAME || (name.contains('%') && spelled())
+    if name.len() < NAME.len() {
+        return false;
+    }
+    let begins = name.trim_start_matches(['+', ' ', '[', ']']).as_bytes().first();
+    let may_be = begins.is_some_and(|it| it.eq_ignore_ascii_case(&b'a')) || name.contains('%');
+    may_be && {
+        let once = decoded(name);
+        let twice = decoded(&once);
+        [once, twice].iter().any(|it| is_read_as(it, NAME))
+    }
+}
+
+/// Whether an upstream may read a name, once decoded, as another.
+fn is_read_as(name: &str, other: &str) -> bool {
+    // Upper case first, as ASP.NET compares: more letters are alike in it.
+    let name = name.to_uppercase().to_lowercase();
+    let name = name.split('\0').next().unwrap_or_default().trim().trim_start_matches(['[', ']']);
+    let outside = name.split(['[', ']']).next().unwrap_or_default();
+    [outside, name].iter().any(|it| it.replace(['.', ' ', '['], "_") == other)
+}
+
+/// A name as a form spells it. What is no triplet stays as it is, as lenient decoders have it.
+fn decoded(name: &str) -> String {
+    let mut parts = name.split('%');
+    let mut found = parts.next().unwrap_or_default().replace('+', " ").into_bytes();
+    for part in parts {
+        let (octets, rest) = percent::triplet(part.as_bytes())
+            .map(|(octet, rest)| (vec![octet], rest))
+            .or_else(|| wide(part))
+            .unwrap_or_else(|| (vec![b'%'], part.as_bytes()));
+        found.extend(octets);
+        found.extend(rest.iter().map(|it| if *it == b'+' { b' ' } else { *it }));
+    }
+    String::from_utf8_lossy(&found).into_owned()
+}
+
+/// The character that `uXXXX` spells, and what is behind it.
+fn wide(text: &str) -> Option<(Vec<u8>, &[u8])> {
+    let (digits, rest) = text.strip_prefix(['u', 'U'])?.split_at_checked(4)?;
+    let spelled = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)?;
+    Some((String::from(spelled).into_bytes(), rest.as_bytes()))
 }
 
 impl Scheme {
@@ -249,17 +293,68 @@ mod tests {
         assert_eq!(with("/access_token=1"), None);
         assert_eq!(with("/a?my_access_token=1"), None);
         assert_eq!(with("/a?x=1&access_token=t"), Some(Denial::CredentialsAmbiguous));
-        for path in [
-            "/a?access_token",
-            "/a?access%5ftoken=t",
-            "/a?%61ccess_token=t",
-            "/a?x;access_token=t",
-            "/a?&access_token=",
-        ] {
+        for path in ["/a?access_token", "/a?x;access_token=t", "/a?&access_token="] {
             assert_eq!(with(path), Some(Denial::CredentialsAmbiguous), "{path}");
         }
-        for path in ["/a?access%255ftoken=t", "/a?access%5token=t", "/a?access_token%5b%5d=t"] {
-            assert_eq!(with(path), None, "{path}");
+    }
+
+    #[test]
+    fn the_name_of_a_token_in_the_query_is_known_in_every_spelling_of_an_upstream() {
+        for name in [
+            "access_token",
+            "access%5ftoken",
+            "%61ccess_token",
+            "access%255ftoken",
+            "access%25%35ftoken",
+            "access%u005ftoken",
+            "%U0061ccess_token",
+            "ACCESS_TOKEN",
+            "Access_Token",
+            "%41ccess_token",
+            "acce%C5%BFs_token",
+            "access_to%E2%84%AAen",
+            "access.token",
+            "access%2Etoken",
+            "access%20token",
+            "access+token",
+            "access%2Btoken",
+            "access[token",
+            "access%5Btoken",
+            "+access_token",
+            "%20%20access_token",
+            "access_token%00x",
+            "access_token[]",
+            "access_token%5b%5d",
+            "access_token[0]",
+            "access_token[a][b]",
+            "access_token[",
+            "[access_token]",
+            "access.token[]",
+        ] {
+            assert!(is_access_token(name), "{name}");
+        }
+        for name in [
+            "",
+            "access",
+            "token",
+            "accesstoken",
+            "accessToken",
+            "access-token",
+            "access__token",
+            "my_access_token",
+            "my.access.token",
+            "x[access_token]",
+            "access_token_type",
+            "access_tokens",
+            "access%5token",
+            "access%u00token",
+            "access%25255ftoken",
+            "access_token%",
+            "a%00access_token",
+            "refresh_token",
+            "authorization_details",
+        ] {
+            assert!(!is_access_token(name), "{name}");
         }
     }
 
