@@ -88,17 +88,27 @@ fn method(value: &str) -> String {
 /// No common method has a longer name.
 const METHOD_CHARS: usize = 16;
 
-/// The scheme as it is; of each piece that may be a token, what is not secret.
+/// The scheme as it is; of each piece that may be a token, what is not secret. Blanks around it count
+/// for nothing where it is read, and a sole word is a scheme only when it is one that is known.
 fn authorization(value: &str) -> String {
-    let (scheme, rest) = value.split_once(' ').unwrap_or(("", value));
+    let begin = value.len().saturating_sub(value.trim_ascii_start().len());
+    let (blanks, value) = value.split_at_checked(begin).unwrap_or(("", value));
+    let (scheme, rest) = match value.split_once(' ') {
+        Some(found) => found,
+        None if is_known(value.trim_ascii_end()) => return format!("{blanks}{value}"),
+        None => ("", value),
+    };
     let is_scheme =
         scheme.len() <= SCHEME_CHARS && scheme.bytes().all(|it| it.is_ascii_alphabetic());
-    let scheme = if is_scheme { scheme.to_owned() } else { filled(scheme) };
-    let known = ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it));
-    let piece = |it| if known { without_signature(it) } else { filled(it) };
+    let piece = |it| if is_known(scheme) { without_signature(it) } else { filled(it) };
     let rest: Vec<_> = rest.split(' ').map(piece).collect();
+    let scheme = if is_scheme { scheme.to_owned() } else { filled(scheme) };
     let between = if value.contains(' ') { " " } else { "" };
-    format!("{scheme}{between}{}", rest.join(" "))
+    format!("{blanks}{scheme}{between}{}", rest.join(" "))
+}
+
+fn is_known(scheme: &str) -> bool {
+    ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it))
 }
 
 /// No scheme has a longer name, and many a secret does.
@@ -147,10 +157,10 @@ fn without_value(parameter: &str) -> String {
     })
 }
 
-/// The one name that checks look for, as it is spelled.
+/// The one name that checks look for. Its other spellings have room for more than the name.
 fn token_name(parameter: &str) -> Option<String> {
     let (name, equals) = parameter.split_once('=').map_or((parameter, ""), |(name, _)| (name, "="));
-    is_access_token(name).then(|| format!("{name}{equals}"))
+    is_access_token(name).then(|| format!("access_token{equals}"))
 }
 
 /// Of the metadata of a route, what its annotations say about its policy.
@@ -210,6 +220,14 @@ mod tests {
     fn nothing_is_left_of_a_credential_but_what_cannot_be_used() {
         for (value, left) in [
             ("Bearer e30.bb.c-_9", "Bearer e30.bb.AAAA"),
+            ("Bearer", "Bearer"),
+            ("dPoP", "dPoP"),
+            ("Bearer ", "Bearer "),
+            (" \tBearer\t", " \tBearer\t"),
+            (" Bearer e30.bb.cc", " Bearer e30.bb.AA"),
+            ("  secret", "  AAAAAA"),
+            ("Bearer\tsecret", "AAAAAA\tAAAAAA"),
+            ("Basic", "AAAAA"),
             ("DPoP eyJhIjoxfQ.bb.cc", "DPoP eyJhIjoxfQ.bb.AA"),
             ("bearer  e30.bb.cc", "bearer  e30.bb.AA"),
             ("Bearer glpat-c2VjcmV0.01.x7", "Bearer AAAAAAAAAAAAAA.AA.AA"),
@@ -256,8 +274,10 @@ mod tests {
             ("/a?access_token=", "/a?access_token="),
             ("/a?x=1;access_token=t", "/a?x=;access_token="),
             ("/a?x=1;c2VjcmV0=1;y", "/a?x=;AAAAAAAA=A;A"),
-            ("/a?access%5ftoken=t", "/a?access%5ftoken="),
-            ("/a?%61ccess_token", "/a?%61ccess_token"),
+            ("/a?access%5ftoken=t", "/a?access_token="),
+            ("/a?access_token[secret]", "/a?access_token"),
+            ("/a?ACCESS.TOKEN%00secret=t", "/a?access_token="),
+            ("/a?%61ccess_token", "/a?access_token"),
             ("/a?c2VjcmV0", "/a?AAAAAAAA"),
             ("/a?c2VjcmV0==", "/a?AAAAAAAA=="),
             ("/a?x=1&c2VjcmV0=", "/a?x=&AAAAAAAA="),
