@@ -160,6 +160,19 @@ fn uncalled_for_cryptography(source: &Source) -> Vec<String> {
     vec![]
 }
 
+/// Where JSON is read by who should not: `serde_json` takes a list for an object, and more.
+fn lax_json(source: &Source) -> Vec<String> {
+    // The demonstration reads what it has started itself.
+    let may = ["src/jose/json.rs", "src/commands/demo/"];
+    let code = without_comments(source.shipped());
+    let reads = ["serde_json::from_", "serde_json::Deserializer", "from_value("];
+    if reads.iter().any(|it| code.contains(it)) && !may.iter().any(|it| source.path.starts_with(it))
+    {
+        return vec![format!("{} reads JSON otherwise than by jose::json", source.path)];
+    }
+    vec![]
+}
+
 /// Files that have grown too long, or do not say what they know.
 fn unreadable(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
@@ -271,6 +284,11 @@ fn cryptography_is_called_where_it_belongs() {
 }
 
 #[test]
+fn json_is_read_strictly() {
+    none(&sources().iter().flat_map(lax_json).collect::<Vec<_>>());
+}
+
+#[test]
 fn files_are_short_and_say_what_they_know() {
     none(&sources().iter().flat_map(unreadable).collect::<Vec<_>>());
 }
@@ -356,6 +374,20 @@ mod planted {
             ),
         ] {
             finds(uncalled_for_cryptography, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn json_that_is_read_laxly_is_found() {
+        for (path, text, expected) in [
+            ("src/state/http.rs", "let it: Value = serde_json::from_slice(x)?;", 1),
+            ("src/state/http.rs", "let it = serde_json::from_str::<It>(x);", 1),
+            ("src/state/http.rs", "use serde_json::from_value;\nlet it = from_value(x);", 1),
+            ("src/jose/json.rs", "serde_json::from_slice(x)", 0),
+            ("src/state/http.rs", "json::object_of(x)", 0),
+            ("src/state/http.rs", "#[cfg(test)]\nmod tests {\nserde_json::from_slice(x)", 0),
+        ] {
+            finds(lax_json, path, text, expected);
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Admin, document, text};
 use crate::check::{Dpop, Rules};
 use crate::clock::{Clock, ManualClock};
 use crate::explain::{Terms, Ways, explain, pasted, request, text as told, time};
+use crate::jose::json;
 use crate::policy::TokenCacheLimits;
 use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
@@ -140,7 +141,7 @@ async fn read<B: Body<Data = Bytes>>(body: B) -> Result<Question, Refusal> {
         let why = format!("more than {BODY_BYTES} bytes");
         return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
-    serde_json::from_slice(&whole).map_err(|error| bad(error.to_string()))
+    json::object_of(&whole).map_err(|error| bad(error.to_string()))
 }
 
 fn bad(why: impl Into<String>) -> Refusal {
@@ -367,6 +368,7 @@ mod tests {
             (String::new(), "EOF"),
             ("request=GET".to_owned(), "expected value"),
             ("{}".to_owned(), "missing field `request`"),
+            (json!([PASTED, null, null, null, false]).to_string(), "expected an object"),
             (with("tokens", json!("x")), "unknown field `tokens`"),
             (with("request", json!(7)), "invalid type"),
             (with("request", json!("hello")), "neither an HTTP request nor"),

@@ -3,23 +3,26 @@
 
 use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
+use crate::jose::json::Any;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::json;
 use std::collections::HashMap;
 
 /// Metadata in JSON. What is typed is skipped: no check looks at it.
 #[derive(Deserialize)]
 pub(super) struct Written {
     #[serde(alias = "filterMetadata")]
-    filter_metadata: Option<HashMap<String, Map<String, serde_json::Value>>>,
+    filter_metadata: Option<HashMap<String, HashMap<String, Any>>>,
 }
 
 impl Written {
     pub(super) fn metadata(self) -> Metadata {
         let given = self.filter_metadata.unwrap_or_default().into_iter();
-        let filter_metadata = given.map(|(name, it)| (name, structure(it))).collect();
+        let filter_metadata = given
+            .map(|(name, it)| (name, structure(it.into_iter().map(|(name, it)| (name, it.0)))))
+            .collect();
         Metadata { filter_metadata, ..Metadata::default() }
     }
 }
@@ -28,12 +31,12 @@ impl Written {
 pub(super) fn naming(policy: &str) -> Metadata {
     let annotations = json!({KEY: policy});
     let resources = json!([{"kind": "HTTPRoute", ANNOTATIONS: annotations}]);
-    let ours = Map::from_iter([(RESOURCES.to_owned(), resources)]);
+    let ours = HashMap::from([(RESOURCES.to_owned(), Any(resources))]);
     let filter_metadata = Some(HashMap::from([(NAMESPACE.to_owned(), ours)]));
     Written { filter_metadata }.metadata()
 }
 
-fn structure(members: Map<String, serde_json::Value>) -> Struct {
+fn structure(members: impl IntoIterator<Item = (String, serde_json::Value)>) -> Struct {
     Struct { fields: members.into_iter().map(|(name, it)| (name, value(it))).collect() }
 }
 

@@ -7,6 +7,7 @@ use crate::client_certificate::Source;
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use crate::jose::json::{self, ObjectOf};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, Engine};
 use prost::Message;
@@ -95,7 +96,7 @@ pub(crate) fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     if first != Some(&b'{') {
         return Ok(bytes);
     }
-    match serde_json::from_slice::<Written>(&bytes) {
+    match json::object_of::<Written>(&bytes) {
         Ok(written) => written.message(),
         Err(error) if error.is_data() => Err(error.to_string()),
         // The length of what Envoy sends may be a brace.
@@ -146,17 +147,17 @@ fn with_header(
 /// (<https://protobuf.dev/programming-guides/json/>). What no check looks at is skipped.
 #[derive(Deserialize)]
 struct Written {
-    attributes: Option<Attributes>,
+    attributes: Option<ObjectOf<Attributes>>,
 }
 
 #[derive(Deserialize)]
 struct Attributes {
-    source: Option<Peer>,
-    request: Option<Requested>,
+    source: Option<ObjectOf<Peer>>,
+    request: Option<ObjectOf<Requested>>,
     #[serde(alias = "contextExtensions")]
     context_extensions: Option<HashMap<String, String>>,
     #[serde(alias = "routeMetadataContext")]
-    route_metadata_context: Option<metadata::Written>,
+    route_metadata_context: Option<ObjectOf<metadata::Written>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -167,7 +168,7 @@ struct Peer {
 
 #[derive(Deserialize)]
 struct Requested {
-    http: Option<Http>,
+    http: Option<ObjectOf<Http>>,
 }
 
 #[derive(Deserialize)]
@@ -178,12 +179,12 @@ struct Http {
     scheme: Option<String>,
     headers: Option<HashMap<String, String>>,
     #[serde(alias = "headerMap")]
-    header_map: Option<Lines>,
+    header_map: Option<ObjectOf<Lines>>,
 }
 
 #[derive(Deserialize)]
 struct Lines {
-    headers: Option<Vec<Line>>,
+    headers: Option<Vec<ObjectOf<Line>>>,
 }
 
 #[derive(Deserialize)]
@@ -196,17 +197,17 @@ struct Line {
 
 impl Written {
     fn message(self) -> Result<Vec<u8>, String> {
-        let attributes = self.attributes.ok_or("there are no `attributes`")?;
-        let http = attributes.request.and_then(|it| it.http);
-        let http = http.ok_or("there is no `attributes.request.http`")?;
-        let peer = attributes.source.unwrap_or_default();
+        let ObjectOf(attributes) = self.attributes.ok_or("there are no `attributes`")?;
+        let http = attributes.request.and_then(|it| it.0.http);
+        let ObjectOf(http) = http.ok_or("there is no `attributes.request.http`")?;
+        let ObjectOf(peer) = attributes.source.unwrap_or_default();
         let peer = pb::Peer {
             principal: peer.principal.unwrap_or_default(),
             certificate: peer.certificate.unwrap_or_default(),
             ..pb::Peer::default()
         };
-        let lines = http.header_map.and_then(|it| it.headers).unwrap_or_default();
-        let headers = lines.into_iter().map(Line::header).collect::<Result<_, _>>()?;
+        let lines = http.header_map.and_then(|it| it.0.headers).unwrap_or_default();
+        let headers = lines.into_iter().map(|it| it.0.header()).collect::<Result<_, _>>()?;
         let http = pb::HttpRequest {
             method: http.method.unwrap_or_default(),
             path: http.path.unwrap_or_default(),
@@ -217,7 +218,7 @@ impl Written {
             ..pb::HttpRequest::default()
         };
         let extensions = attributes.context_extensions.unwrap_or_default();
-        let metadata = attributes.route_metadata_context.map(metadata::Written::metadata);
+        let metadata = attributes.route_metadata_context.map(|it| it.0.metadata());
         Ok(message(peer, http, extensions, metadata))
     }
 }

@@ -1,9 +1,18 @@
-//! Knows JSON as a signed object may be written: UTF-8, one object, each member name once, and
-//! not nested without end (RFC 7515 §4, RFC 7519 §4, RFC 8259).
+//! JSON as a signed object may be written: UTF-8, one object, each member name once, and not nested
+//! without end (RFC 7515 §4, RFC 7519 §4, RFC 8259).
+//!
+//! What comes from clients and issuers is read here and nowhere else, since `serde_json` is laxer
+//! than it looks: it takes a list for an object with its members in order, reads no string that it
+//! skips, and, where `RawValue` is in use, takes an object with a private name of its own for the JSON
+//! that stands in it.
 
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// The members of a JSON object.
 pub type Object = Map<String, Value>;
@@ -11,6 +20,14 @@ pub type Object = Map<String, Value>;
 /// The bytes are not a JSON object, or not one that everybody reads alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotStrictJson;
+
+/// A JSON object as `T`, whose members are those of the object. A list is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectOf<T>(pub T);
+
+/// Any JSON value, read as strictly as an [`Object`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Any(pub Value);
 
 /// How deep values may be nested. Real claims stay under ten; each level costs stack.
 const MAX_DEPTH: usize = 32;
@@ -20,14 +37,65 @@ const MAX_DEPTH: usize = 32;
 /// A member name that stands twice is refused, since parsers differ in which of the two they
 /// take.
 pub fn object(bytes: &[u8]) -> Result<Object, NotStrictJson> {
-    let mut input = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0 }.deserialize(&mut input).or(Err(NotStrictJson))?;
-    input.end().or(Err(NotStrictJson))?;
-    match value {
+    match value(bytes)? {
         Value::Object(members) => Ok(members),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Err(NotStrictJson)
         }
+    }
+}
+
+/// The value that `bytes` spell, whose objects are as strict as [`object`].
+pub fn value(bytes: &[u8]) -> Result<Value, NotStrictJson> {
+    serde_json::from_slice(bytes).map(|Any(value)| value).or(Err(NotStrictJson))
+}
+
+/// The object that `bytes` spell, as `T`.
+pub fn object_of<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(bytes).map(|ObjectOf(members)| members)
+}
+
+/// The list of objects that `bytes` spell, each as `T`.
+pub fn objects_of<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<Vec<T>> {
+    let objects: Vec<ObjectOf<T>> = serde_json::from_slice(bytes)?;
+    Ok(objects.into_iter().map(|it| it.0).collect())
+}
+
+/// The members of a JSON array of strings; none if it is anything else. What has no escape is
+/// borrowed.
+pub fn strings(json: &str) -> Option<Vec<Cow<'_, str>>> {
+    #[derive(Deserialize)]
+    struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let array = json.starts_with('[').then_some(json)?;
+    let members: Vec<Borrowed<'_>> = serde_json::from_str(array).ok()?;
+    Some(members.into_iter().map(|it| it.0).collect())
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOf<T> {
+    fn deserialize<D: de::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_map(Members(PhantomData))
+    }
+}
+
+/// Reads an object, and nothing else.
+struct Members<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+    type Value = ObjectOf<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, input: A) -> Result<ObjectOf<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(input)).map(ObjectOf)
+    }
+}
+
+impl<'de> Deserialize<'de> for Any {
+    fn deserialize<D: de::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Strict { depth: 0 }.deserialize(input).map(Self)
     }
 }
 
@@ -157,6 +225,59 @@ mod tests {
         for odd in odd {
             assert_eq!(object(odd), Err(NotStrictJson), "{}", String::from_utf8_lossy(odd));
         }
+    }
+
+    const PRIVATE: &str = "$serde_json::private::RawValue";
+
+    #[test]
+    fn a_name_that_serde_json_keeps_for_itself_is_a_name_like_any_other() {
+        let number = "$serde_json::private::Number";
+        for name in [PRIVATE, number] {
+            let written = json!({name: "\"text\""});
+            assert_eq!(value(written.to_string().as_bytes()), Ok(written.clone()), "{name}");
+            let inside = json!({"a": [written]});
+            assert_eq!(value(inside.to_string().as_bytes()), Ok(inside), "{name}");
+            assert_eq!(strings(&json!([{name: "\"text\""}]).to_string()), None, "{name}");
+        }
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Example {
+        a: String,
+        b: Option<ObjectOf<Inner>>,
+        c: Option<Any>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Inner {
+        d: u8,
+    }
+
+    #[test]
+    fn no_list_is_an_object() {
+        let found: Example = object_of(br#"{"a":"x","b":{"d":1},"c":[1]}"#).unwrap();
+        let expected = Example {
+            a: "x".to_owned(),
+            b: Some(ObjectOf(Inner { d: 1 })),
+            c: Some(Any(json!([1]))),
+        };
+        assert_eq!(found, expected);
+        for odd in [
+            r#"["x",null,null]"#,
+            r#"["x",{"d":1},null]"#,
+            r#"{"a":"x","b":[1]}"#,
+            r#"{"a":"x","a":"x"}"#,
+            r#"{"a":"x"} x"#,
+            r#"{"a":"x","c":"\ud800"}"#,
+            r#"{"a":"x","c":{"d":1,"d":1}}"#,
+            r#""x""#,
+        ] {
+            assert!(object_of::<Example>(odd.as_bytes()).is_err(), "{odd}");
+            let list = format!("[{odd}]");
+            assert!(objects_of::<Example>(list.as_bytes()).is_err(), "{list}");
+        }
+        assert_eq!(objects_of::<Inner>(br#"[{"d":1},{"d":2}]"#).unwrap().len(), 2);
+        assert!(objects_of::<Inner>(br#"{"d":1}"#).is_err());
     }
 
     #[test]

@@ -49,7 +49,7 @@ const MAX_CANDIDATES: usize = 8;
 impl KeySet {
     /// The set that `bytes` spell.
     pub fn parse(bytes: &[u8]) -> Result<Self, NotAKeySet> {
-        let document: Document<'_> = serde_json::from_slice(bytes).or(Err(NotAKeySet))?;
+        let document: Document<'_> = json::object_of(bytes).or(Err(NotAKeySet))?;
         let mut set = Self::default();
         for member in document.keys {
             let key = if set.keys.len() < MAX_KEYS {
@@ -202,9 +202,17 @@ mod tests {
 
     #[test]
     fn what_is_no_key_set_is_an_error() {
-        for odd in
-            ["", "{}", "[]", "null", r#"{"keys":null}"#, r#"{"keys":{}}"#, "<html>", "{\"keys\":["]
-        {
+        for odd in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"keys":null}"#,
+            r#"{"keys":{}}"#,
+            "<html>",
+            "{\"keys\":[",
+            "[[]]",
+        ] {
             assert_eq!(KeySet::parse(odd.as_bytes()).err(), Some(NotAKeySet), "{odd}");
         }
         assert!(parse(&json!([])).is_empty(), "an empty set is one");

@@ -3,13 +3,13 @@
 
 use super::Element;
 use crate::client_certificate::{Unusable, pem};
+use crate::jose::json::{self, Any};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use std::borrow::Cow;
 
 /// The elements, from the client on.
 pub(super) fn elements(value: &[u8]) -> Result<Vec<Element<'_>>, Unusable> {
-    let members: Vec<Members<'_>> = serde_json::from_slice(value).or(Err(Unusable::Malformed))?;
+    let members: Vec<Members<'_>> = json::objects_of(value).or(Err(Unusable::Malformed))?;
     members.into_iter().map(Members::element).collect()
 }
 
@@ -26,13 +26,13 @@ struct Members<'a> {
     #[serde(default)]
     dns: Vec<String>,
     #[serde(rename = "by")]
-    _by: Option<IgnoredAny>,
+    _by: Option<Any>,
     #[serde(rename = "chain")]
-    _chain: Option<IgnoredAny>,
+    _chain: Option<Any>,
     #[serde(rename = "subject")]
-    _subject: Option<IgnoredAny>,
+    _subject: Option<Any>,
     #[serde(rename = "issuer")]
-    _issuer: Option<IgnoredAny>,
+    _issuer: Option<Any>,
 }
 
 impl<'a> Members<'a> {

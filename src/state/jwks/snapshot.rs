@@ -4,6 +4,7 @@
 //! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
 
 use crate::clock::UnixTime;
+use crate::jose::json;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -124,7 +125,7 @@ pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapsh
     let names = wanted.issuer.len().saturating_add(wanted.source.len());
     let limit = wanted.max_bytes.saturating_add(names).saturating_mul(2).saturating_add(FRAME);
     let content = content(path, limit)?;
-    let record: Record = serde_json::from_slice(&content).or(Err(Odd::Malformed))?;
+    let record: Record = json::object_of(&content).or(Err(Odd::Malformed))?;
     if record.issuer != wanted.issuer {
         return Err(Odd::OtherIssuer);
     }
@@ -277,6 +278,8 @@ mod tests {
         check(|it| mode(it, 0o666).unwrap(), Odd::WorldWritable);
         check(|it| fs::write(it, "").unwrap(), Odd::Malformed);
         check(|it| fs::write(it, "{\"issuer\": ").unwrap(), Odd::Malformed);
+        let list = r#"["https://as.example.com",null,1800000000,"{}"]"#;
+        check(|it| fs::write(it, list).unwrap(), Odd::Malformed);
         check(|it| fs::write(it, [b' '; 10_000]).unwrap(), Odd::TooLarge);
         let other = Snapshot { issuer: "https://other".to_owned(), ..snapshot() };
         check(|it| write(it, &other).unwrap(), Odd::OtherIssuer);
