@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn digests_that_were_ground_to_agree_do_not_meet() {
-        let seeded = Seeded::default();
+        // For each seed there are some that meet, which nobody can find without it: it stands still.
+        let seeded = Seeded([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]);
         let place = |number: u16, at: usize| {
             let mut octets = [7; 32];
             octets[at..at + 2].copy_from_slice(&number.to_le_bytes());
