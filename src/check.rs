@@ -190,8 +190,7 @@ async fn decide(
         rules.verify_possession(to_prove, policy, request, &credentials, now, facts).await?;
     // The issuer is not asked for the sake of somebody who cannot use the token.
     if Rules::must_be_unrevoked(&token, credentials.token) {
-        let trail = &mut facts.trail;
-        Box::pin(rules.admit_unrevoked(policy, &token, &credentials, now, trail)).await?;
+        Box::pin(rules.admit_unrevoked(policy, &token, &credentials, now, facts)).await?;
     }
     // Last, for it is the only step that leaves a mark: a request that is refused for another
     // reason must not use up its proof.

@@ -267,6 +267,18 @@ details! {
     StoreNotDurable of ReplayUnavailable = "store_not_durable";
     /// Redis refuses to record for another reason
     StoreRefuses of ReplayUnavailable = "store_refuses";
+    /// the issuer's introspection endpoint gave no usable answer about the token
+    IssuerAnswerUnusable of IntrospectionUnavailable = "issuer_answer_unusable";
+    /// the issuer failed at this token a moment ago, and is not asked again at once
+    IssuerFailedBefore of IntrospectionUnavailable = "issuer_failed_before";
+    /// the issuer did not answer in time
+    IssuerLate of IntrospectionUnavailable = "issuer_late";
+    /// the issuer fails at all tokens, and is asked seldom
+    IssuerFails of IntrospectionUnavailable = "issuer_fails";
+    /// too many calls to the issuer are under way
+    IssuerBusy of IntrospectionUnavailable = "issuer_busy";
+    /// the issuer limits how often it is asked (429)
+    IssuerLimits of IntrospectionUnavailable = "issuer_limits";
 }
 
 impl fmt::Display for Detail {

@@ -23,7 +23,7 @@ use keybound::answer::{Answer, Header};
 use keybound::check::{Checker, Dpop, Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::clock::{Clock, ManualClock, UnixTime};
-use keybound::denial::Denial;
+use keybound::denial::{Denial, Detail};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::introspection::{
@@ -111,30 +111,74 @@ async fn a_server_that_never_answers_is_given_up_in_time_and_others_are_not_touc
         tokio::task::yield_now().await;
     }
 
-    let mut waiting = Box::pin(site.check_of("first", "opaque"));
+    let mut waiting = Box::pin(site.check_of("first", "another"));
     assert!(waiting.as_mut().now_or_never().is_none());
     assert_eq!(site.check_of("second", "opaque").await, Ok(()));
 }
 
 #[tokio::test]
-async fn calls_under_way_are_bounded() {
+async fn calls_under_way_are_bounded_and_who_is_one_too_many_waits_for_a_place() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
-    let site = Site::new(&[&endpoint], |it| it.upkeep.concurrency = 3).await;
+    let site = Site::new(&[&endpoint], |it| {
+        it.upkeep.concurrency = 4;
+        it.upkeep.cache_ttl = SECOND;
+    })
+    .await;
+    assert_eq!(site.check("known").await, Ok(()));
+    jump(SECOND).await;
     endpoint.hold();
     let mut waiting = Vec::new();
-    for token in ["a", "b", "c", "c"] {
-        let mut check = Box::pin(site.check(token));
+    for token in ["a", "b", "c", "c", "d", "e", "known"] {
+        let mut check = Box::pin(site.refusal(token));
         assert!(check.as_mut().now_or_never().is_none());
         waiting.push(check);
     }
-    let surplus = site.check("d").now_or_never();
-    assert_eq!(surplus, Some(Err(Denial::IntrospectionUnavailable)), "at once");
-    assert_eq!(site.status(0).in_flight, 3);
-    assert_eq!(site.status(0).turned_away["busy"], 1);
-    endpoint.called(3).await;
+    let status = site.status(0);
+    assert_eq!((status.in_flight, status.waiting), (4, 2), "one place is kept for known tokens");
+    endpoint.called(1 + 4).await;
+    // A place that came later would be of no use.
+    jump(site.timeout() / 4 * 3).await;
+    for token in ["e", "d"] {
+        let place = waiting.len() - 2;
+        assert_eq!(waiting.remove(place).await, unavailable(Detail::IssuerBusy), "{token}");
+    }
+    assert_eq!(site.status(0).turned_away["busy"], 2);
+    assert_eq!(site.status(0).shedding["busy"], 1);
     endpoint.release();
     assert!(join_all(waiting).await.iter().all(Result::is_ok));
-    assert_eq!(site.check("d").await, Ok(()));
+    assert_eq!(endpoint.calls(), 1 + 4);
+}
+
+#[tokio::test]
+async fn of_those_who_wait_known_tokens_go_first_then_those_who_come_again_then_the_latest() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| {
+        it.upkeep.concurrency = 1;
+        it.upkeep.cache_ttl = SECOND;
+    })
+    .await;
+    assert_eq!(site.check("known").await, Ok(()));
+    jump(SECOND).await;
+    endpoint.hold();
+    let mut first = Box::pin(site.refusal("first"));
+    assert!(first.as_mut().now_or_never().is_none());
+    let mut again = Box::pin(site.refusal("again"));
+    assert!(again.as_mut().now_or_never().is_none());
+    endpoint.called(2).await;
+    jump(site.timeout() / 4 * 3).await;
+    assert_eq!(again.await, unavailable(Detail::IssuerBusy));
+    let mut waiting = Vec::new();
+    for token in ["early", "again", "known", "late"] {
+        let mut check = Box::pin(site.refusal(token));
+        assert!(check.as_mut().now_or_never().is_none());
+        waiting.push(check);
+    }
+    endpoint.release();
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    let asked = endpoint.asked();
+    let asked = asked.iter().map(|it| it.form.split(['=', '&']).nth(1).unwrap());
+    let expected = ["known", "first", "known", "again", "late", "early"];
+    assert_eq!(asked.collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
@@ -143,12 +187,16 @@ async fn a_server_that_fails_is_left_alone_and_tried_again() {
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("known").await, Ok(()));
     endpoint.reply(Reply::status(503));
-    for _ in 0..5 {
-        assert_eq!(site.check("new").await, Err(Denial::IntrospectionUnavailable));
+    for token in ["a", "b", "c", "d"] {
+        assert_eq!(site.refusal(token).await, unavailable(Detail::IssuerAnswerUnusable));
     }
+    jump(2 * SECOND).await;
+    assert_eq!(site.status(0).breaker, "closed");
+    assert_eq!(site.check("e").await, Err(Denial::IntrospectionUnavailable));
     assert_eq!((endpoint.calls(), site.status(0).breaker), (6, "open"));
-    let refused = site.check("new").now_or_never();
-    assert_eq!(refused, Some(Err(Denial::IntrospectionUnavailable)), "at once");
+    assert_eq!(site.status(0).shedding["breaker_open"], 1);
+    let refused = site.refusal("new").now_or_never();
+    assert_eq!(refused, Some(unavailable(Detail::IssuerFails)), "at once");
     assert_eq!(site.check("known").await, Ok(()), "what it said before counts on");
     assert_eq!(endpoint.calls(), 6);
 
@@ -156,8 +204,8 @@ async fn a_server_that_fails_is_left_alone_and_tried_again() {
     endpoint.hold();
     let mut trial = Box::pin(site.check("new"));
     assert!(trial.as_mut().now_or_never().is_none());
-    let refused = site.check("other").now_or_never();
-    assert_eq!(refused, Some(Err(Denial::IntrospectionUnavailable)), "one trial at a time");
+    let refused = site.refusal("other").now_or_never();
+    assert_eq!(refused, Some(unavailable(Detail::IssuerFails)), "one trial at a time");
     assert_eq!(site.status(0).breaker, "half_open");
     endpoint.reply(active(|_| {}));
     endpoint.release();
@@ -170,13 +218,153 @@ async fn a_server_that_fails_is_left_alone_and_tried_again() {
 }
 
 #[tokio::test]
-async fn an_odd_token_does_not_shut_out_the_others() {
-    let endpoint = IntrospectionEndpoint::start(Reply::of("application/json", "{}")).await;
-    let site = Site::new(&[&endpoint], |_| {}).await;
-    for _ in 0..10 {
-        assert_eq!(site.check("odd").await, Err(Denial::IntrospectionUnavailable));
+async fn a_failure_at_a_token_is_remembered_for_this_token_and_a_moment() {
+    let odd = [Reply::of("application/json", "{}"), Reply::status(500), Reply::status(400)];
+    for reply in odd {
+        let endpoint = IntrospectionEndpoint::start(reply.clone()).await;
+        let site = Site::new(&[&endpoint], |_| {}).await;
+        for call in 1..=7 {
+            assert_eq!(site.check("odd").await, Err(Denial::IntrospectionUnavailable));
+            assert_eq!(endpoint.calls(), call, "{reply:?}");
+            let refused = site.refusal("odd").now_or_never();
+            assert_eq!(refused, Some(unavailable(Detail::IssuerFailedBefore)), "{reply:?}");
+            // `negative_ttl`.
+            jump(5 * SECOND).await;
+        }
+        assert_eq!(site.status(0).turned_away["failed_before"], 7);
+        assert_eq!(site.status(0).breaker, "closed");
+        endpoint.reply(active(|_| {}));
+        assert_eq!(site.check("odd").await, Ok(()));
     }
-    assert_eq!((endpoint.calls(), site.status(0).breaker), (10, "closed"));
+}
+
+#[tokio::test]
+async fn a_known_token_gets_over_a_short_outage_at_once() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.upkeep.cache_ttl = SECOND).await;
+    assert_eq!(site.check("known").await, Ok(()));
+    jump(SECOND).await;
+    endpoint.reply(Reply::status(500));
+    for _ in 0..4 {
+        assert_eq!(site.check("known").await, Err(Denial::IntrospectionUnavailable));
+        jump(Duration::from_millis(250)).await;
+    }
+    assert_eq!(endpoint.calls(), 5);
+    endpoint.reply(active(|_| {}));
+    assert_eq!(site.check("known").await, Ok(()));
+}
+
+// ---- floods ----
+
+/// How many tokens of a flood come in a second.
+const FLOOD: u32 = 300;
+
+/// What a flood is made of: the `n`th token.
+type Garbage = fn(u32) -> String;
+
+const FLOODS: [(&str, Garbage); 3] = [
+    ("each another", |n| format!("garbage-{n}")),
+    ("always the same", |_| "garbage-1".to_owned()),
+    ("a mix", |n| format!("garbage-{}", if n % 2 == 0 { n } else { n % 40 })),
+];
+
+/// Whether the server fails at the `n`th call about garbage.
+type IsOdd = fn(u32) -> bool;
+
+/// How many good checks passed, of how many, during some seconds of a flood: those of tokens that
+/// were active before, of new ones, and of new ones that came again half a second later, where they
+/// were not answered at first.
+#[derive(Debug, Default)]
+struct Passed {
+    known: [u32; 2],
+    new: [u32; 2],
+    again: [u32; 2],
+}
+
+/// A flood at [`FLOOD`] a second, and every 200 ms two good tokens, one of them known.
+async fn flood(site: &Site, seconds: u32, garbage: Garbage) -> Passed {
+    const SETS: u32 = 60;
+    let mut passed = Passed::default();
+    let mut turned_away = Vec::new();
+    let note = |[passed, all]: &mut [u32; 2], found: Result<(), Denial>| {
+        *passed += u32::from(found.is_ok());
+        *all += 1;
+        found.is_ok()
+    };
+    for known in 0..5 {
+        assert_eq!(site.check(&format!("good-known-{known}")).await, Ok(()));
+    }
+    jump(SECOND).await;
+    for n in 0..seconds * FLOOD {
+        let _refused = site.check(&garbage(n)).await;
+        if n % SETS == 0 {
+            let known = format!("good-known-{}", n / SETS % 5);
+            note(&mut passed.known, site.check(&known).await);
+            let new = format!("good-new-{n}");
+            if !note(&mut passed.new, site.check(&new).await) {
+                turned_away.push((n, new));
+            }
+        }
+        while turned_away.first().is_some_and(|(then, _)| then + FLOOD / 2 <= n) {
+            note(&mut passed.again, site.check(&turned_away.remove(0).1).await);
+        }
+        jump(SECOND / FLOOD).await;
+    }
+    passed
+}
+
+fn nearly_all([passed, all]: [u32; 2]) -> bool {
+    all * 99 <= passed * 100
+}
+
+#[tokio::test]
+async fn a_flood_at_which_the_server_fails_shuts_out_no_good_token() {
+    let shares: [(&str, IsOdd); 2] = [("half", |n| n / 10 % 2 == 0), ("all", |_| true)];
+    for (share, is_odd) in shares {
+        for (what, garbage) in FLOODS {
+            let endpoint = IntrospectionEndpoint::start(inactive()).await;
+            let mut garbage_calls = 0;
+            endpoint.follow(move |token| {
+                if token.starts_with("good") {
+                    return active(|_| {});
+                }
+                garbage_calls += 1;
+                if is_odd(garbage_calls) { Reply::status(500) } else { inactive() }
+            });
+            let site = Site::new(&[&endpoint], |it| it.upkeep.cache_ttl = SECOND).await;
+            let passed = flood(&site, 5, garbage).await;
+            let none_missing = nearly_all(passed.known) && nearly_all(passed.new);
+            assert!(none_missing, "{share} of a flood, {what}: {passed:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_at_a_server_that_limits_its_calls_shuts_out_no_known_token() {
+    for retry_after in [None, Some(1)] {
+        let endpoint = IntrospectionEndpoint::start(inactive()).await;
+        // Fifty calls in each second, as many servers count them.
+        let (mut since, mut calls) = (tokio::time::Instant::now(), 0);
+        endpoint.follow(move |token| {
+            if SECOND <= since.elapsed() {
+                (since, calls) = (tokio::time::Instant::now(), 0);
+            }
+            calls += 1;
+            match calls {
+                51.. => Reply::limited(retry_after),
+                _ if token.starts_with("good") => active(|_| {}),
+                _ => inactive(),
+            }
+        });
+        let site = Site::new(&[&endpoint], |it| it.upkeep.cache_ttl = SECOND).await;
+        // The limit is found in the first seconds.
+        flood(&site, 2, FLOODS[0].1).await;
+        let passed = flood(&site, 20, FLOODS[0].1).await;
+        assert!(nearly_all(passed.known), "{retry_after:?}: {passed:?}");
+        let [again, all] = passed.again;
+        assert!(all * 8 / 10 <= again, "{retry_after:?}: {passed:?}");
+        assert!(0 < site.status(0).turned_away["rate_limited"]);
+    }
 }
 
 // ---- time and memory ----
@@ -335,8 +523,10 @@ async fn an_answer_that_cannot_be_believed_is_none() {
         (Reply::status(302), "redirected"),
         (Reply::status(401), "credentials_refused"),
         (Reply::status(403), "credentials_refused"),
+        (Reply::limited(None), "limited"),
+        (Reply::limited(Some(1)), "limited"),
     ];
-    table.extend([400, 404, 429, 500, 503].map(|it| (Reply::status(it), "status")));
+    table.extend([400, 404, 500, 503].map(|it| (Reply::status(it), "status")));
     for (reply, label) in table {
         let site = Site::new(&[&endpoint], |_| {}).await;
         endpoint.reply(reply.clone());
@@ -529,6 +719,7 @@ async fn a_signed_answer_goes_when_its_key_leaves_the_issuers_keys() {
     let next = Signer::new(Signing::ES256, "key-2");
     site.publish(&[next.jwk().clone()]).await;
     assert_eq!(site.check("opaque").await, Err(Denial::IntrospectionUnavailable));
+    jump(SECOND).await;
     endpoint.reply(Reply::of("application/jwt", next.sign("at+jwt", &claims())));
     assert_eq!(site.check("opaque").await, Ok(()));
     assert_eq!(endpoint.calls(), 3);
@@ -797,6 +988,17 @@ impl Site {
         self.verdict("Bearer", token, policy, None).await.outcome
     }
 
+    /// The same, with what the operator is told besides.
+    async fn refusal(&self, token: &str) -> Result<(), (Denial, Option<Detail>)> {
+        let verdict = self.verdict("Bearer", token, "first", None).await;
+        verdict.outcome.map_err(|it| (it, verdict.facts.detail))
+    }
+
+    /// How long a check waits for the first issuer.
+    fn timeout(&self) -> Duration {
+        self.rules.policies.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
+    }
+
     async fn verdict(
         &self,
         scheme: &str,
@@ -903,6 +1105,10 @@ fn active(edit: impl FnOnce(&mut Value)) -> Reply {
     let mut answer = json!({"active": true, "aud": "api", "sub": "alice", "scope": "read"});
     edit(&mut answer);
     Reply::json(&answer)
+}
+
+fn unavailable(detail: Detail) -> Result<(), (Denial, Option<Detail>)> {
+    Err((Denial::IntrospectionUnavailable, Some(detail)))
 }
 
 fn inactive() -> Reply {

@@ -2,7 +2,7 @@
 
 use super::{Facts, Rules, steps};
 use crate::clock::UnixTime;
-use crate::denial::Denial;
+use crate::denial::{Denial, Refusal};
 use crate::jose::jwk::SignedBy;
 use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
@@ -11,7 +11,7 @@ use crate::oauth::credentials::{Credentials, Token};
 use crate::policy::{Issuer, IssuerId, Policy};
 use crate::state::introspection::Introspector;
 use crate::state::token_cache::{Digest, Entry};
-use crate::trail::{Finding, Trail};
+use crate::trail::Finding;
 use std::sync::Arc;
 
 impl Rules {
@@ -48,9 +48,9 @@ impl Rules {
         digest: Digest,
         facts: &mut Facts,
     ) -> Result<Arc<AccessToken>, Denial> {
-        let mut refusal = Denial::TokenMalformed;
+        let mut refusal = Refusal::from(Denial::TokenMalformed);
         let somebody_asks = policy.issuers.iter().any(|it| self.introspecting(*it).is_some());
-        facts.trail.demand(somebody_asks, refusal, || {
+        facts.trail.demand(somebody_asks, refusal.denial, || {
             Finding::new("token", "form", "opaque, with no three parts as a JWT has")
                 .wanting("a JWT, or an issuer with `introspection`")
         })?;
@@ -60,26 +60,27 @@ impl Rules {
             let asked = introspector.is_some();
             let said = match introspector {
                 Some(introspector) => introspector.introspect(token, digest).await,
-                None => Err(Denial::IntrospectionUnavailable),
+                None => Err(Denial::IntrospectionUnavailable.into()),
             };
             facts.trail.note(|| introspection(issuer, asked, said.is_ok()));
-            let denial = match said {
+            let said = match said {
                 Ok(introspected) => {
                     facts.forward = introspected.forward;
                     return Ok(introspected.token);
                 }
-                Err(denial) => denial,
+                Err(said) => said,
             };
-            if !MAYBE_ANOTHERS.contains(&denial) {
-                refusal = denial;
+            if !MAYBE_ANOTHERS.contains(&said.denial) {
+                refusal = said;
                 break;
             }
-            if refusal != Denial::IntrospectionUnavailable {
-                refusal = denial;
+            if refusal.denial != Denial::IntrospectionUnavailable {
+                refusal = said;
             }
         }
+        facts.detail = refusal.detail;
         let nobody = || Finding::new("introspection", "token", "no issuer vouches for it");
-        facts.trail.fault(Err(refusal), nobody)
+        facts.trail.fault(Err(refusal.denial), nobody)
     }
 
     /// Whether the operator wants to know of a JWT whether its issuer still calls it active.
@@ -96,14 +97,16 @@ impl Rules {
         known: &AccessToken,
         credentials: &Credentials<'_>,
         now: UnixTime,
-        trail: &mut Trail,
+        facts: &mut Facts,
     ) -> Result<(), Denial> {
         let introspector = self.issued_by(policy, known).and_then(|it| self.introspector(it));
         let said = match introspector {
             Some(it) => it.introspect(credentials.token, credentials.token_hash().into()).await,
-            None => Err(Denial::IntrospectionUnavailable),
+            None => Err(Denial::IntrospectionUnavailable.into()),
         };
-        let asked = introspector.is_some();
+        facts.detail = said.as_ref().err().and_then(|it| it.detail);
+        let (asked, trail) = (introspector.is_some(), &mut facts.trail);
+        let said = said.map_err(|it| it.denial);
         let said = trail.tell(said, |it| introspection(&known.issuer, asked, it.is_some()));
         let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
         let said = said.map_err(revoked)?.token;

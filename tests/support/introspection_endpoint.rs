@@ -1,5 +1,5 @@
-//! Knows an introspection endpoint as those see it who ask it: a stub on loopback that answers as
-//! told and keeps what it is asked.
+//! An introspection endpoint as those see it who ask it: a stub on loopback that answers as told
+//! and keeps what it is asked.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -34,7 +34,11 @@ pub struct Reply {
     pub status: u16,
     pub content_type: &'static str,
     pub body: Vec<u8>,
+    pub retry_after: Option<u64>,
 }
+
+/// What is answered about a token.
+type Script = Box<dyn FnMut(&str) -> Reply + Send>;
 
 /// A request that came.
 #[derive(Clone, Debug)]
@@ -46,7 +50,7 @@ pub struct Asked {
 }
 
 struct Shared {
-    reply: Mutex<Reply>,
+    script: Mutex<Script>,
     asked: Mutex<Vec<Asked>>,
     calls: watch::Sender<usize>,
     /// Closed: answers are held back.
@@ -59,11 +63,16 @@ impl Reply {
     }
 
     pub fn of(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Self { status: 200, content_type, body: body.into() }
+        Self { status: 200, content_type, body: body.into(), retry_after: None }
     }
 
     pub const fn status(status: u16) -> Self {
-        Self { status, content_type: "application/json", body: Vec::new() }
+        Self { status, content_type: "application/json", body: Vec::new(), retry_after: None }
+    }
+
+    /// 429: no more calls for so many seconds.
+    pub fn limited(retry_after: Option<u64>) -> Self {
+        Self { retry_after, ..Self::status(429) }
     }
 }
 
@@ -81,7 +90,7 @@ impl IntrospectionEndpoint {
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared {
-            reply: Mutex::new(reply),
+            script: Mutex::new(Box::new(move |_| reply.clone())),
             asked: Mutex::default(),
             calls: watch::Sender::new(0),
             open: watch::Sender::new(true),
@@ -97,7 +106,12 @@ impl IntrospectionEndpoint {
 
     /// Answers so from here on.
     pub fn reply(&self, reply: Reply) {
-        *self.shared.reply.lock().unwrap() = reply;
+        self.follow(move |_| reply.clone());
+    }
+
+    /// Answers from here on what `script` says about each token.
+    pub fn follow(&self, script: impl FnMut(&str) -> Reply + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(script);
     }
 
     /// Holds all answers back until [`Self::release`].
@@ -162,18 +176,23 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let form = String::from_utf8(body.to_vec()).unwrap();
     shared.asked.lock().unwrap().push(Asked {
         method: head.method,
         uri: head.uri.to_string(),
         headers: head.headers,
-        form: String::from_utf8(body.to_vec()).unwrap(),
+        form: form.clone(),
     });
     shared.calls.send_modify(|it| *it = it.saturating_add(1));
     drop(shared.open.subscribe().wait_for(|it| *it).await);
-    let reply = shared.reply.lock().unwrap().clone();
+    let token = form.strip_prefix("token=").and_then(|it| it.split('&').next());
+    let reply = (shared.script.lock().unwrap())(token.unwrap_or_default());
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap();
     let content_type = reply.content_type.parse().unwrap();
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    if let Some(seconds) = reply.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
     Ok(response)
 }

@@ -1,6 +1,8 @@
-//! Knows what issuers said about tokens not long ago, by the tokens' SHA-256. Bounded by number and
-//! by bytes.
+//! What issuers said about tokens not long ago, and at which they failed, by the tokens' SHA-256.
+//! Bounded by number and by bytes.
 
+use super::breaker::after;
+use super::rank::Rank;
 use crate::denial::Denial;
 use crate::jose::jwk::SignedBy;
 use crate::oauth::access_token::AccessToken;
@@ -34,11 +36,12 @@ pub struct Introspected {
     pub(super) signed_by: Option<SignedBy>,
 }
 
-/// What was found, each for a time. Refusals have a place of their own, so that a flood of tokens
-/// that are none displaces none that is one.
+/// What was found, each for a time. Refusals and failures have places of their own, so that a flood
+/// of tokens that are none displaces none that is one.
 pub(super) struct Answers {
     active: Bounded<Introspected>,
     refused: Bounded<Denial>,
+    troubles: Bounded<Trouble>,
     upkeep: IntrospectionUpkeep,
 }
 
@@ -47,43 +50,97 @@ type Bounded<T> = Cache<Digest, Kept<T>, Cost, Seeded>;
 #[derive(Clone)]
 pub(super) struct Kept<T> {
     what: T,
+    since: Instant,
+    /// When the token ends at the latest, or what was found of it.
     until: Instant,
+}
+
+/// What kept the issuer from saying anything about a token.
+#[derive(Clone, Copy)]
+pub(super) struct Trouble {
+    /// How many calls in a row failed. None: it was turned away.
+    calls: u32,
 }
 
 impl Answers {
     pub(super) fn new(upkeep: IntrospectionUpkeep) -> Self {
         let entries = upkeep.cache_entries;
-        Self { active: bounded(entries), refused: bounded(entries), upkeep }
+        let (active, refused) = (bounded(entries), bounded(entries));
+        Self { active, refused, troubles: bounded(entries), upkeep }
     }
 
     /// What was found of the token with this digest, while it counts.
     pub(super) fn get(&self, digest: &Digest) -> Option<Finding> {
         let now = Instant::now();
-        if let Some(kept) = self.active.get(digest).filter(|it| now < it.until) {
+        if let Some(kept) = self.active.get(digest).filter(|it| self.counts(it, now)) {
             return Some(Finding::Active(kept.what));
         }
         let kept = self.refused.get(digest).filter(|it| now < it.until)?;
         Some(Finding::Refused(kept.what))
     }
 
+    fn counts(&self, kept: &Kept<Introspected>, now: Instant) -> bool {
+        now < kept.until && now.saturating_duration_since(kept.since) < self.upkeep.cache_ttl
+    }
+
     /// Remembers what was found of a token that ends after `lifetime`.
     pub(super) fn insert(&self, digest: Digest, finding: &Finding, lifetime: Duration) {
-        let kept_for = match finding {
-            Finding::Active(_) => self.upkeep.cache_ttl.min(lifetime),
-            Finding::Refused(_) => self.upkeep.negative_ttl,
-        };
         let now = Instant::now();
-        let Some(until) = now.checked_add(kept_for).filter(|it| now < *it) else { return };
+        self.troubles.remove(&digest);
         // What was said before counts no more.
         match finding {
             Finding::Active(what) => {
                 self.refused.remove(&digest);
-                self.active.insert(digest, Kept { what: what.clone(), until });
+                let until = after(now, lifetime.min(DAY));
+                self.active.insert(digest, Kept { what: what.clone(), since: now, until });
             }
             Finding::Refused(what) => {
                 self.active.remove(&digest);
-                self.refused.insert(digest, Kept { what: *what, until });
+                let until = after(now, self.upkeep.negative_ttl);
+                if now < until {
+                    self.refused.insert(digest, Kept { what: *what, since: now, until });
+                }
             }
+        }
+    }
+
+    /// Remembers that the issuer failed at a token of this rank: for a moment, so that a good token
+    /// gets over a short outage; for twice as long with each failure, so that one at which the
+    /// issuer always fails is asked about seldom.
+    pub(super) fn failed(&self, digest: Digest, rank: Rank) {
+        let before = self.troubles.get(&digest).map_or(0, |it| it.what.calls);
+        let doublings = if rank == Rank::Known { 0 } else { before.min(16) };
+        let pause = MOMENT.saturating_mul(2_u32.saturating_pow(doublings));
+        let now = Instant::now();
+        let until = after(now, pause.min(self.upkeep.negative_ttl));
+        let what = Trouble { calls: before.saturating_add(1) };
+        self.troubles.insert(digest, Kept { what, since: now, until });
+    }
+
+    /// Remembers that the issuer was not asked about a token.
+    pub(super) fn turned_away(&self, digest: Digest) {
+        if self.troubles.get(&digest).is_none() {
+            let now = Instant::now();
+            let kept = Kept { what: Trouble { calls: 0 }, since: now, until: now };
+            self.troubles.insert(digest, kept);
+        }
+    }
+
+    /// Whether the issuer failed at a token just now.
+    pub(super) fn has_just_failed(&self, digest: &Digest) -> bool {
+        self.troubles.get(digest).is_some_and(|it| Instant::now() < it.until)
+    }
+
+    /// What is known of a token about which no answer counts.
+    pub(super) fn rank(&self, digest: &Digest) -> Rank {
+        let now = Instant::now();
+        let lately = |since| now.saturating_duration_since(since) < LATELY;
+        if self.active.get(digest).is_some_and(|it| lately(it.since)) {
+            return Rank::Known;
+        }
+        match self.troubles.get(digest) {
+            Some(it) if it.what.calls == 0 => Rank::Returning,
+            Some(_) | None => Rank::New,
         }
     }
 
@@ -133,6 +190,15 @@ const EXPECTED: usize = 10_000;
 /// What the tokens of one issuer may take. A JWT to forward has a kilobyte or two.
 const BYTES: u64 = 64 << 20;
 
+/// The first pause after a failure.
+const MOMENT: Duration = Duration::from_millis(250);
+
+/// For so long a token that was active goes before others.
+const LATELY: Duration = Duration::from_secs(3600);
+
+/// No answer is kept for longer: what is added to a time must not overflow.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// The memory that an entry takes.
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
@@ -150,5 +216,65 @@ impl Weighter<Digest, Kept<Introspected>> for Cost {
 impl Weighter<Digest, Kept<Denial>> for Cost {
     fn weight(&self, _: &Digest, _: &Kept<Denial>) -> u64 {
         self.share
+    }
+}
+
+impl Weighter<Digest, Kept<Trouble>> for Cost {
+    fn weight(&self, _: &Digest, _: &Kept<Trouble>) -> u64 {
+        self.share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jose::thumbprint::Thumbprint;
+    use tokio::time::advance;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    fn answers() -> (Answers, Digest) {
+        (Answers::new(IntrospectionUpkeep::default()), Thumbprint::of(b"token").into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_failure_in_a_row_is_remembered_for_twice_as_long_up_to_the_negative_ttl() {
+        for (rank, pauses) in [
+            (Rank::New, [250, 500, 1000, 2000, 4000, 5000, 5000]),
+            (Rank::Returning, [250, 500, 1000, 2000, 4000, 5000, 5000]),
+            (Rank::Known, [250; 7]),
+        ] {
+            let (answers, token) = answers();
+            for pause in pauses {
+                answers.failed(token, rank);
+                advance(Duration::from_millis(pause).saturating_sub(MILLISECOND)).await;
+                assert!(answers.has_just_failed(&token), "{rank:?}, {pause} ms");
+                advance(MILLISECOND).await;
+                assert!(!answers.has_just_failed(&token), "{rank:?}, {pause} ms");
+            }
+            answers.insert(token, &Finding::Refused(Denial::TokenInactive), Duration::MAX);
+            answers.failed(token, rank);
+            advance(Duration::from_millis(250)).await;
+            assert!(!answers.has_just_failed(&token), "an answer clears what was before");
+        }
+        let upkeep =
+            IntrospectionUpkeep { negative_ttl: Duration::ZERO, ..IntrospectionUpkeep::default() };
+        let (answers, token) = (Answers::new(upkeep), answers().1);
+        answers.failed(token, Rank::New);
+        assert!(!answers.has_just_failed(&token), "nothing bad is remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_turned_away_ranks_before_whom_nobody_knows_and_whom_the_issuer_failed_at() {
+        let (answers, token) = answers();
+        assert_eq!(answers.rank(&token), Rank::New);
+        answers.turned_away(token);
+        assert!(!answers.has_just_failed(&token));
+        assert_eq!(answers.rank(&token), Rank::Returning);
+        answers.failed(token, Rank::Returning);
+        assert_eq!(answers.rank(&token), Rank::New);
+        answers.turned_away(token);
+        assert_eq!(answers.rank(&token), Rank::New);
+        assert!(answers.has_just_failed(&token));
     }
 }

@@ -1,12 +1,32 @@
-//! Knows when a server that fails is left alone: pure functions of what happened and of the time.
+//! When an issuer that fails is left alone: pure functions of what happened and of the time.
+//!
+//! One token can make a server fail, and anybody can make up tokens. So failures count by token,
+//! any answer clears them all, and only a while of nothing but failures is an outage. Tokens that
+//! were active before have a circuit of their own, which others cannot open.
 
+use super::rank::Rank;
+use crate::state::token_cache::Digest;
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lets calls through, until too many in a row have failed; then one at a time to try again.
-#[derive(Debug, Default)]
+/// Lets calls through, until nothing but failures has come of them; then one at a time to try
+/// again.
+#[derive(Debug)]
 pub(super) struct Breaker {
-    failures: u32,
+    /// For tokens that were active before. Only their failures count.
+    known: Circuit,
+    /// For all others. Everybody's failures count.
+    others: Circuit,
+}
+
+#[derive(Debug)]
+struct Circuit {
+    spans: Spans,
+    /// The tokens that failed since the last answer, the latest last.
+    failed: VecDeque<Digest>,
+    /// When the first of them did.
+    since: Option<Instant>,
     open: Option<Open>,
 }
 
@@ -17,13 +37,20 @@ struct Open {
     trial: bool,
 }
 
-/// The permission to make one call.
+/// For how long no call is made.
+#[derive(Clone, Copy, Debug)]
+struct Spans {
+    first: Duration,
+    /// Each trial that fails doubles the span up to this.
+    last: Duration,
+}
+
+/// The permission to make one call. Its end must be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Permit {
-    /// One of many.
-    Call,
-    /// The one that tries whether the server has come back.
-    Trial,
+pub(super) struct Permit {
+    known: bool,
+    /// It tries whether the server has come back.
+    trial: bool,
 }
 
 /// What the end of a call tells about the server.
@@ -33,56 +60,80 @@ pub(super) enum Told {
     Answers,
     /// It does not, or it answers nobody.
     Fails,
+    /// It wants fewer calls, and none for so long, if it says so.
+    Limits(Option<Duration>),
     /// Nothing, since it was not asked.
     Nothing,
 }
 
+/// Whom a breaker lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// Everybody.
+    Closed,
+    /// Tokens that were active before, and of the others one at a time.
+    OpenToKnown,
+    /// One at a time.
+    Open,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { known: Circuit::new(KNOWN_SPANS), others: Circuit::new(OTHER_SPANS) }
+    }
+}
+
 impl Breaker {
-    /// The permission to make a call, if there is one now. Its end must be told.
-    pub(super) fn permit(&mut self, now: Instant) -> Option<Permit> {
-        let Some(open) = &mut self.open else { return Some(Permit::Call) };
-        if open.trial || now < open.until {
-            return None;
-        }
-        open.trial = true;
-        Some(Permit::Trial)
+    /// The permission to ask about this token, if there is one now.
+    pub(super) fn permit(&mut self, rank: Rank, digest: &Digest, now: Instant) -> Option<Permit> {
+        let known = rank == Rank::Known;
+        let circuit = if known { &mut self.known } else { &mut self.others };
+        circuit.permit(rank, digest, now).map(|trial| Permit { known, trial })
     }
 
-    /// Takes note of how a call ended. Says whether that opened or closed it.
-    pub(super) fn ended(&mut self, permit: Permit, told: Told, now: Instant) -> bool {
+    /// Takes note of how a call about this token ended. Says whether that changed the state.
+    pub(super) fn ended(
+        &mut self,
+        permit: Permit,
+        digest: &Digest,
+        told: Told,
+        now: Instant,
+    ) -> bool {
+        let before = self.state();
+        let (own, other) = if permit.known {
+            (&mut self.known, Some(&mut self.others))
+        } else {
+            (&mut self.others, None)
+        };
         match told {
-            Told::Answers => std::mem::take(self).open.is_some(),
-            Told::Fails => self.failed(permit, now),
-            Told::Nothing => {
-                if let (Some(open), Permit::Trial) = (&mut self.open, permit) {
-                    open.trial = false;
+            Told::Answers => *self = Self::default(),
+            // A limit that others have used up is no outage. One that stays in the way of tokens
+            // that were active before is.
+            Told::Limits(_) if !permit.known => own.untried(permit.trial),
+            Told::Fails | Told::Limits(_) => {
+                own.fails(digest, permit.trial, now);
+                if let Some(other) = other {
+                    other.fails(digest, false, now);
                 }
-                false
             }
+            Told::Nothing => own.untried(permit.trial),
         }
+        before != self.state()
     }
 
-    fn failed(&mut self, permit: Permit, now: Instant) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        match (&mut self.open, permit) {
-            (None, _) if self.failures < THRESHOLD => false,
-            (None, _) => {
-                self.open = Some(Open { until: after(now, FIRST), span: FIRST, trial: false });
-                true
-            }
-            (Some(open), Permit::Trial) => {
-                let span = open.span.saturating_mul(2).min(LAST);
-                *open = Open { until: after(now, span), span, trial: false };
-                false
-            }
-            // It began before the others failed, and tells nothing new.
-            (Some(_), Permit::Call) => false,
+    /// Whom it lets through.
+    pub(super) const fn state(&self) -> State {
+        match (&self.known.open, &self.others.open) {
+            (None, None) => State::Closed,
+            (None, Some(_)) => State::OpenToKnown,
+            (Some(_), _) => State::Open,
         }
     }
 
     /// As the status names its state.
     pub(super) fn label(&self, now: Instant) -> &'static str {
-        match &self.open {
+        let open = self.known.open.as_ref().or(self.others.open.as_ref());
+        match open {
             None => "closed",
             Some(open) if open.trial || open.until <= now => "half_open",
             Some(_) => "open",
@@ -90,80 +141,312 @@ impl Breaker {
     }
 }
 
-fn after(now: Instant, span: Duration) -> Instant {
+impl Circuit {
+    const fn new(spans: Spans) -> Self {
+        Self { spans, failed: VecDeque::new(), since: None, open: None }
+    }
+
+    /// Whether a call may be made, and whether that is a trial.
+    fn permit(&mut self, rank: Rank, digest: &Digest, now: Instant) -> Option<bool> {
+        let Some(open) = &mut self.open else { return Some(false) };
+        // Who has failed before lets others try first, lest one odd token take every trial; and who
+        // comes for the first time lets those try who come again.
+        let wait = if self.failed.contains(digest) {
+            open.span
+        } else if rank == Rank::New {
+            open.span.checked_div(2).unwrap_or_default()
+        } else {
+            Duration::ZERO
+        };
+        if open.trial || now < after(open.until, wait) {
+            return None;
+        }
+        open.trial = true;
+        Some(true)
+    }
+
+    fn fails(&mut self, digest: &Digest, trial: bool, now: Instant) {
+        if !self.failed.contains(digest) {
+            self.failed.push_back(*digest);
+            if REMEMBERED < self.failed.len() {
+                self.failed.pop_front();
+            }
+        }
+        let since = *self.since.get_or_insert(now);
+        match &mut self.open {
+            Some(open) if trial => {
+                let span = open.span.saturating_mul(2).min(self.spans.last);
+                *open = Open { until: after(now, span), span, trial: false };
+            }
+            // It began before the others failed, and tells nothing new.
+            Some(_) => {}
+            None => {
+                if THRESHOLD <= self.failed.len() && after(since, AT_LEAST) <= now {
+                    let span = self.spans.first;
+                    self.open = Some(Open { until: after(now, span), span, trial: false });
+                }
+            }
+        }
+    }
+
+    /// The server was not asked: somebody else may try.
+    const fn untried(&mut self, trial: bool) {
+        if let (Some(open), true) = (&mut self.open, trial) {
+            open.trial = false;
+        }
+    }
+}
+
+pub(super) fn after(now: Instant, span: Duration) -> Instant {
     now.checked_add(span).unwrap_or(now)
 }
 
-/// So many failures in a row are no chance.
-const THRESHOLD: u32 = 5;
+/// So many different tokens must fail.
+const THRESHOLD: usize = 5;
 
-/// A server that restarts is back about then.
-const FIRST: Duration = Duration::from_secs(1);
+/// And for so long there must have been nothing but failures. A flood of tokens at which the server
+/// fails leaves gaps in which good ones are answered.
+const AT_LEAST: Duration = Duration::from_secs(2);
 
-/// Nobody should wait longer for a server that has come back.
-const LAST: Duration = Duration::from_secs(30);
+/// So many tokens are known to have failed.
+const REMEMBERED: usize = 16;
+
+/// A server that restarts is back about then; and nobody should wait much longer for one that has
+/// come back.
+const KNOWN_SPANS: Spans = Spans { first: Duration::from_secs(1), last: Duration::from_secs(8) };
+
+/// A token that nobody knows must not prolong the wait, and five calls a second harm no server.
+const OTHER_SPANS: Spans =
+    Spans { first: Duration::from_millis(200), last: Duration::from_millis(200) };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jose::thumbprint::Thumbprint;
 
-    /// One whose calls have failed so often.
-    fn failed(times: u32, now: Instant) -> Breaker {
-        let mut breaker = Breaker::default();
-        for _ in 0..times {
-            breaker.ended(Permit::Call, Told::Fails, now);
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    fn token(number: u64) -> Digest {
+        Thumbprint::of(&number.to_le_bytes()).into()
+    }
+
+    /// Lets a call about a token end so. It must be permitted.
+    fn call(breaker: &mut Breaker, rank: Rank, token: Digest, told: Told, now: Instant) -> bool {
+        let permit = breaker.permit(rank, &token, now).unwrap();
+        breaker.ended(permit, &token, told, now)
+    }
+
+    /// One of which five different tokens of this rank have failed, the last of them after two
+    /// seconds; and when that was.
+    fn opened(rank: Rank) -> (Breaker, Instant) {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        let end = after(start, AT_LEAST);
+        for (number, now) in [(0, start), (1, start), (2, start), (3, start), (4, end)] {
+            let opens = call(&mut breaker, rank, token(number), Told::Fails, now);
+            assert_eq!(opens, number == 4);
         }
-        breaker
+        (breaker, end)
+    }
+
+    /// Of which token, after how many milliseconds, and how it ended.
+    type Call = (u64, u64, Told);
+
+    #[test]
+    fn it_opens_when_five_tokens_have_failed_and_nothing_else_came_for_two_seconds() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let table: [(&str, &[Call], State); 7] = [
+            (
+                "four tokens",
+                &[
+                    (1, 0, Told::Fails),
+                    (2, 0, Told::Fails),
+                    (3, 0, Told::Fails),
+                    (4, 2000, Told::Fails),
+                    (4, 9000, Told::Fails),
+                ],
+                State::Closed,
+            ),
+            (
+                "five, in less than two seconds",
+                &[
+                    (1, 0, Told::Fails),
+                    (2, 0, Told::Fails),
+                    (3, 0, Told::Fails),
+                    (4, 0, Told::Fails),
+                    (5, 1999, Told::Fails),
+                ],
+                State::Closed,
+            ),
+            (
+                "five",
+                &[
+                    (1, 0, Told::Fails),
+                    (2, 0, Told::Fails),
+                    (3, 0, Told::Fails),
+                    (4, 0, Told::Fails),
+                    (5, 2000, Told::Fails),
+                ],
+                State::OpenToKnown,
+            ),
+            (
+                "five, and then the first again",
+                &[
+                    (1, 0, Told::Fails),
+                    (2, 0, Told::Fails),
+                    (3, 0, Told::Fails),
+                    (4, 0, Told::Fails),
+                    (5, 0, Told::Fails),
+                    (1, 2000, Told::Fails),
+                ],
+                State::OpenToKnown,
+            ),
+            (
+                "an answer in between",
+                &[
+                    (1, 0, Told::Fails),
+                    (2, 0, Told::Fails),
+                    (3, 0, Told::Fails),
+                    (4, 1000, Told::Answers),
+                    (4, 1001, Told::Fails),
+                    (5, 2000, Told::Fails),
+                    (6, 2000, Told::Fails),
+                    (7, 2000, Told::Fails),
+                    (8, 3000, Told::Fails),
+                ],
+                State::Closed,
+            ),
+            (
+                "one token, again and again",
+                &[
+                    (1, 0, Told::Fails),
+                    (1, 1000, Told::Fails),
+                    (1, 2000, Told::Fails),
+                    (1, 3000, Told::Fails),
+                    (1, 4000, Told::Fails),
+                    (1, 5000, Told::Fails),
+                ],
+                State::Closed,
+            ),
+            (
+                "what the server limits, and what it was not asked",
+                &[
+                    (1, 0, Told::Limits(None)),
+                    (2, 0, Told::Limits(None)),
+                    (3, 0, Told::Nothing),
+                    (4, 0, Told::Nothing),
+                    (5, 2000, Told::Fails),
+                    (6, 4000, Told::Limits(None)),
+                ],
+                State::Closed,
+            ),
+        ];
+        for (what, calls, expected) in table {
+            let mut breaker = Breaker::default();
+            for (number, millis, told) in calls {
+                call(&mut breaker, Rank::New, token(*number), *told, at(*millis));
+            }
+            assert_eq!(breaker.state(), expected, "{what}");
+        }
     }
 
     #[test]
-    fn it_opens_at_the_fifth_failure_in_a_row() {
-        let now = Instant::now();
-        assert_eq!(failed(4, now).permit(now), Some(Permit::Call));
-        assert_eq!(failed(5, now).permit(now), None);
-        let mut interrupted = failed(4, now);
-        interrupted.ended(Permit::Call, Told::Answers, now);
-        assert!(!interrupted.ended(Permit::Call, Told::Fails, now));
-        assert_eq!(interrupted.permit(now), Some(Permit::Call));
+    fn other_tokens_cannot_shut_out_those_that_were_active() {
+        let (mut breaker, now) = opened(Rank::New);
+        assert_eq!(breaker.state(), State::OpenToKnown);
+        assert_eq!(breaker.permit(Rank::New, &token(9), now), None);
+        for number in 10..20 {
+            let permit = breaker.permit(Rank::Known, &token(number), now);
+            assert_eq!(permit, Some(Permit { known: true, trial: false }));
+        }
+        assert!(call(&mut breaker, Rank::Known, token(10), Told::Answers, now));
+        assert_eq!(breaker.state(), State::Closed, "any answer closes it for all");
+
+        let (breaker, _) = opened(Rank::Known);
+        assert_eq!(breaker.state(), State::Open, "their own failures do");
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        for number in 0..5 {
+            let now = start + AT_LEAST * number;
+            call(&mut breaker, Rank::Known, token(number.into()), Told::Limits(None), now);
+        }
+        assert_eq!(breaker.state(), State::Open, "and so does a limit that is in their way");
     }
 
     #[test]
     fn when_its_time_is_over_it_tries_once_at_a_time() {
-        let now = Instant::now();
-        let mut breaker = failed(5, now);
+        let (mut breaker, now) = opened(Rank::Known);
+        let known = |breaker: &mut Breaker, number, now| {
+            breaker.permit(Rank::Known, &token(number), now).is_some()
+        };
         assert_eq!(breaker.label(now), "open");
-        assert_eq!(breaker.permit(now + Duration::from_millis(999)), None);
-        let later = now + Duration::from_secs(1);
-        assert_eq!(breaker.permit(later), Some(Permit::Trial));
-        assert_eq!(breaker.permit(later), None, "one trial is under way");
+        let later = now + KNOWN_SPANS.first;
+        assert!(!known(&mut breaker, 7, later - MILLISECOND));
+        let trial = breaker.permit(Rank::Known, &token(7), later).unwrap();
+        assert!(trial.trial);
+        assert!(!known(&mut breaker, 8, later), "one trial is under way");
         assert_eq!(breaker.label(later), "half_open");
-        breaker.ended(Permit::Trial, Told::Nothing, later);
-        assert_eq!(breaker.permit(later), Some(Permit::Trial), "the server was not asked");
-        assert!(breaker.ended(Permit::Trial, Told::Answers, later));
-        assert_eq!(breaker.permit(later), Some(Permit::Call));
+        assert!(!breaker.ended(trial, &token(7), Told::Nothing, later));
+        let trial = breaker.permit(Rank::Known, &token(8), later).unwrap();
+        assert!(breaker.ended(trial, &token(8), Told::Answers, later));
+        assert!(known(&mut breaker, 7, later) && known(&mut breaker, 8, later));
         assert_eq!(breaker.label(later), "closed");
     }
 
     #[test]
-    fn each_trial_that_fails_doubles_the_time_up_to_half_a_minute() {
-        let mut now = Instant::now();
-        let mut breaker = failed(5, now);
-        for span in [1, 2, 4, 8, 16, 30, 30] {
+    fn each_trial_that_fails_doubles_the_time_for_those_that_were_active_and_for_no_others() {
+        let (mut breaker, mut now) = opened(Rank::Known);
+        for (number, span) in [(100, 1), (101, 2), (102, 4), (103, 8), (104, 8)] {
             let span = Duration::from_secs(span);
-            assert_eq!(breaker.permit(now + span - Duration::from_millis(1)), None, "{span:?}");
+            let early = now + span - MILLISECOND;
+            assert_eq!(breaker.permit(Rank::Known, &token(number), early), None, "{span:?}");
             now += span;
-            assert_eq!(breaker.permit(now), Some(Permit::Trial), "{span:?}");
-            assert!(!breaker.ended(Permit::Trial, Told::Fails, now));
+            assert!(!call(&mut breaker, Rank::Known, token(number), Told::Fails, now));
+        }
+        let (mut breaker, mut now) = opened(Rank::New);
+        for number in 100..110 {
+            let early = now + Duration::from_millis(199);
+            assert_eq!(breaker.permit(Rank::Returning, &token(number), early), None);
+            now += Duration::from_millis(200);
+            assert!(!call(&mut breaker, Rank::Returning, token(number), Told::Fails, now));
         }
     }
 
     #[test]
-    fn calls_that_began_before_it_opened_do_not_prolong_it() {
-        let now = Instant::now();
-        let mut breaker = failed(5, now);
-        for _ in 0..100 {
-            breaker.ended(Permit::Call, Told::Fails, now + Duration::from_millis(900));
+    fn one_token_cannot_take_every_trial() {
+        let (mut breaker, now) = opened(Rank::New);
+        let may = |breaker: &Breaker, rank, number, millis| {
+            let now = now + Duration::from_millis(millis);
+            let mut circuit = Circuit {
+                failed: breaker.others.failed.clone(),
+                open: breaker.others.open.as_ref().map(|it| Open { trial: false, ..*it }),
+                ..Circuit::new(OTHER_SPANS)
+            };
+            circuit.permit(rank, &token(number), now).is_some()
+        };
+        let poison = 4;
+        for (rank, number, due) in [
+            (Rank::Returning, 9, 200),
+            (Rank::New, 9, 300),
+            (Rank::New, poison, 400),
+            (Rank::Returning, poison, 400),
+        ] {
+            assert!(!may(&breaker, rank, number, due - 1), "{rank:?} {number}");
+            assert!(may(&breaker, rank, number, due), "{rank:?} {number}");
         }
-        assert_eq!(breaker.permit(now + Duration::from_secs(1)), Some(Permit::Trial));
+        call(&mut breaker, Rank::Returning, token(9), Told::Fails, now + OTHER_SPANS.first);
+        assert!(!may(&breaker, Rank::Returning, 9, 599), "it has failed now, too");
+    }
+
+    #[test]
+    fn calls_that_began_before_it_opened_do_not_prolong_it() {
+        let (mut breaker, now) = opened(Rank::Known);
+        let before = Permit { known: true, trial: false };
+        for number in 0..100 {
+            let late = now + Duration::from_millis(900);
+            assert!(!breaker.ended(before, &token(number), Told::Fails, late));
+        }
+        let due = now + KNOWN_SPANS.first;
+        assert!(breaker.permit(Rank::Known, &token(1000), due).is_some());
+        assert!(breaker.known.failed.len() <= REMEMBERED, "and what is remembered is bounded");
     }
 }

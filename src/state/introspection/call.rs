@@ -1,10 +1,10 @@
-//! Knows one call of an introspection endpoint: what is sent, and what an answer is worth
-//! (RFC 7662 §2, RFC 9701 §4).
+//! One call of an introspection endpoint: what is sent, and what an answer is worth (RFC 7662 §2,
+//! RFC 9701 §4).
 
 use super::answers::{Finding, Introspected};
 use super::breaker::Told;
 use super::endpoint::Place;
-use super::{BadEndpoint, endpoint};
+use super::{BadEndpoint, Terms, endpoint};
 use crate::clock::{Clock, UnixTime};
 use crate::denial::Denial;
 use crate::jose::jwk::SignedBy;
@@ -17,12 +17,13 @@ use crate::policy::introspection::{ClientAuthentication, IntrospectionRules};
 use crate::state::http::{self, Client, Credentials, Limits, Reply};
 use crate::state::jwks::IssuerKeys;
 use crate::trail::Trail;
-use ::http::{HeaderValue, Method, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Request, Url};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -54,6 +55,8 @@ pub(super) enum Failure {
     Http(http::Failure),
     /// 401 or 403: it does not know us.
     CredentialsRefused(StatusCode),
+    /// 429: it wants fewer calls, and none for so long, if it says so.
+    Limited(Option<Duration>),
     /// A media type that is no answer.
     FormUnknown,
     Odd(Odd),
@@ -63,19 +66,19 @@ pub(super) enum Failure {
     JwtMissing,
     /// The time was over before the keys were there that the answer needs.
     KeysLate,
+    /// No place among the calls became free in time.
+    Busy,
     /// A fault of ours, or the end of this configuration.
     Aborted,
 }
 
 impl Caller {
-    /// One who calls the endpoint of `issuer` as `rules` say, and who is to look for it.
+    /// One who calls the endpoint on these terms, and who is to look for it.
     pub(super) fn new(
-        issuer: &Arc<Issuer>,
-        rules: &IntrospectionRules,
-        keys: &Arc<IssuerKeys>,
-        selection: &Arc<[String]>,
+        terms: &Terms<'_>,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Option<endpoint::Seeker>), BadEndpoint> {
+        let Terms { issuer, rules, keys, selection } = *terms;
         let (identity, authorization) = match &rules.authentication {
             ClientAuthentication::MutualTls(pem) => (Some(pem.as_slice()), None),
             ClientAuthentication::Secret(secret) => (None, Some(basic(&rules.client_id, secret))),
@@ -109,10 +112,12 @@ impl Caller {
         Question { form, signed: token.looks_like_jwt() }
     }
 
-    /// Asks the issuer, and takes no longer than the rules allow.
-    pub(super) async fn ask(&self, question: Question) -> Result<Finding, Failure> {
-        let now = Instant::now();
-        let deadline = now.checked_add(self.rules.upkeep.timeout).unwrap_or(now);
+    /// Asks the issuer, and has done by the `deadline`.
+    pub(super) async fn ask(
+        &self,
+        question: Question,
+        deadline: Instant,
+    ) -> Result<Finding, Failure> {
         let url =
             timeout_at(deadline, self.url()).await.unwrap_or(Err(Failure::EndpointUnknown))?;
         let (signed, request) = (question.signed, self.request(url, question));
@@ -159,6 +164,9 @@ impl Caller {
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 return Err(Failure::CredentialsRefused(status));
             }
+            StatusCode::TOO_MANY_REQUESTS => {
+                return Err(Failure::Limited(retry_after(&reply.headers)));
+            }
             status => return Err(Failure::Http(http::Failure::Status(status))),
         }
         let form = reply.headers.get(header::CONTENT_TYPE);
@@ -176,8 +184,9 @@ impl Caller {
     async fn read_signed(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
         let (header, verified, proof) = self.verified(body).await?;
         let (issuer, client_id) = (&*self.issuer, &*self.rules.client_id);
-        let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now());
-        self.found(statement.map_err(Failure::Odd)?, Some(proof), signed)
+        let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now())
+            .map_err(Failure::Odd)?;
+        self.found(statement, Some(proof), signed)
     }
 
     /// The JWT that the token stands for, which is held to all rules for one that a client sends.
@@ -216,14 +225,11 @@ impl Caller {
         proof: Option<Proof>,
         signed: bool,
     ) -> Result<Finding, Failure> {
-        let claims = match statement {
-            Statement::Inactive => return Ok(INACTIVE),
-            // An upstream that waits for a JWT must not get an opaque token.
-            Statement::Active(_) if proof.is_none() && self.forwards(signed) => {
-                return Err(Failure::JwtMissing);
-            }
-            Statement::Active(claims) => claims,
-        };
+        let Statement::Active(claims) = statement else { return Ok(INACTIVE) };
+        // An upstream that waits for a JWT must not get an opaque token.
+        if proof.is_none() && self.forwards(signed) {
+            return Err(Failure::JwtMissing);
+        }
         let audience = match (signed, self.rules.allow_missing_audience) {
             (true, _) => Audience::Ignored,
             (false, true) => Audience::IfSaid,
@@ -267,6 +273,12 @@ struct Proof {
     jwt: Jwt,
 }
 
+/// RFC 9110 §10.2.3, in seconds. A date is of a clock that may be wrong.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// RFC 6749 §2.3.1: both are encoded as in a form before they are joined.
 fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, BadEndpoint> {
     let [client_id, secret] = [client_id, secret].map(|it| form_encoded(it.as_bytes()));
@@ -293,24 +305,19 @@ fn form_encoded(text: &[u8]) -> String {
 }
 
 impl Failure {
-    /// What it tells about the server. What hangs on the token tells nothing, lest one odd token
-    /// shut out all others.
+    /// What it tells about the server.
     pub(super) fn tells(&self) -> Told {
         match self {
             Self::CredentialsRefused(_) => Told::Fails,
+            Self::Limited(retry_after) => Told::Limits(*retry_after),
             Self::Http(failure) => match failure {
-                http::Failure::Status(status) => {
-                    if status.is_server_error() || status.as_u16() == 429 {
-                        Told::Fails
-                    } else {
-                        Told::Answers
-                    }
-                }
+                http::Failure::Status(status) if status.is_server_error() => Told::Fails,
                 http::Failure::Unreachable(_)
                 | http::Failure::TimedOut
                 | http::Failure::NoAuthorities(_) => Told::Fails,
                 http::Failure::UrlRefused => Told::Nothing,
-                http::Failure::Redirected(_)
+                http::Failure::Status(_)
+                | http::Failure::Redirected(_)
                 | http::Failure::TooLarge
                 | http::Failure::Compressed
                 | http::Failure::NotModifiedUnasked => Told::Answers,
@@ -320,7 +327,7 @@ impl Failure {
             | Self::JwtRefused(_)
             | Self::JwtMissing
             | Self::KeysLate => Told::Answers,
-            Self::EndpointUnknown | Self::Aborted => Told::Nothing,
+            Self::EndpointUnknown | Self::Busy | Self::Aborted => Told::Nothing,
         }
     }
 
@@ -330,11 +337,13 @@ impl Failure {
             Self::EndpointUnknown => "endpoint_unknown",
             Self::Http(failure) => failure.label(),
             Self::CredentialsRefused(_) => "credentials_refused",
+            Self::Limited(_) => "limited",
             Self::FormUnknown => "form_unknown",
             Self::Odd(odd) => odd.label(),
             Self::JwtRefused(_) => "jwt_refused",
             Self::JwtMissing => "jwt_missing",
             Self::KeysLate => "keys_late",
+            Self::Busy => "busy",
             Self::Aborted => "aborted",
         }
     }
@@ -348,11 +357,13 @@ impl fmt::Display for Failure {
             Self::CredentialsRefused(status) => {
                 write!(f, "the endpoint refuses our credentials with {}", status.as_u16())
             }
+            Self::Limited(_) => f.write_str("the endpoint wants fewer calls (429)"),
             Self::FormUnknown => f.write_str("the answer is neither JSON nor a JWT"),
             Self::Odd(odd) => odd.fmt(f),
             Self::JwtRefused(why) => write!(f, "the answer's JWT is not accepted: {why}"),
             Self::JwtMissing => f.write_str("no JWT came that could go upstream"),
             Self::KeysLate => f.write_str("the keys for the answer's JWT came too late"),
+            Self::Busy => f.write_str("too many calls are under way"),
             Self::Aborted => f.write_str("the call was broken off"),
         }
     }
@@ -384,12 +395,30 @@ mod tests {
     }
 
     #[test]
+    fn retry_after_is_read_in_seconds() {
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            ("-1", None),
+            ("1.5", None),
+            ("", None),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ] {
+            let headers = [(header::RETRY_AFTER, HeaderValue::from_static(text))];
+            let found = retry_after(&headers.into_iter().collect());
+            assert_eq!(found, seconds.map(Duration::from_secs), "{text:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
     fn an_odd_token_does_not_speak_against_the_server() {
         let status = |it| Failure::Http(http::Failure::Status(StatusCode::from_u16(it).unwrap()));
         for (failure, told) in [
             (status(500), Told::Fails),
             (status(503), Told::Fails),
-            (status(429), Told::Fails),
+            (Failure::Limited(None), Told::Limits(None)),
             (status(400), Told::Answers),
             (status(404), Told::Answers),
             (Failure::CredentialsRefused(StatusCode::UNAUTHORIZED), Told::Fails),
@@ -400,6 +429,7 @@ mod tests {
             (Failure::JwtMissing, Told::Answers),
             (Failure::JwtRefused(Denial::TokenSignatureInvalid), Told::Answers),
             (Failure::EndpointUnknown, Told::Nothing),
+            (Failure::Busy, Told::Nothing),
             (Failure::Aborted, Told::Nothing),
         ] {
             assert_eq!(failure.tells(), told, "{failure}");

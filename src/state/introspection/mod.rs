@@ -1,45 +1,80 @@
-//! Knows what issuers say about tokens, asks them, and does not let a slow one hold the service
-//! (RFC 7662).
+//! What issuers say about tokens, how they are asked, and how neither a slow one nor a flood of
+//! tokens that are none shuts out good tokens (RFC 7662).
 //!
 //! The promises, for each issuer by itself:
 //!
 //! - However many checks ask about a token at once, they cause one call, and one who goes away does
 //!   not end it for the others.
-//! - No check waits longer than `timeout`; no more than `concurrency` calls are under way; and what
-//!   comes beyond that is refused at once.
-//! - A server that fails again and again is left alone for a while. What it said before counts on.
+//! - No check waits longer than `timeout`, and no more than `concurrency` calls are under way.
 //! - A token is accepted for `cache_ttl` after the issuer called it active, and not a moment longer.
 //! - What is remembered is bounded, and a flood of tokens that are none displaces none that is one.
+//!
+//! # Who is asked about when not all can be
+//!
+//! Anybody can make up tokens, and may know some at which the server fails. A good token that comes
+//! for the first time looks the same. So nothing that one token does counts against another, as far
+//! as the two can be told apart ([`Rank`]):
+//!
+//! 1. *Known*: it was active in the last hour, also when that answer is too old to count; or it is a
+//!    JWT, which comes here once its signature is good.
+//! 2. *Returning*: it was turned away before. A client tries again; whoever makes up a new token
+//!    for each request does not, and pays twice who does.
+//! 3. *New*: all others, and whatever the issuer failed at.
+//!
+//! What the issuer does, and what follows:
+//!
+//! - *It fails at a token* (5xx, nonsense, no answer in time). That is remembered for this token, for a
+//!   quarter of a second at first and twice as long with each failure, up to `negative_ttl`. A good
+//!   token gets over a short outage; one at which the server always fails costs it next to nothing.
+//! - *It fails at all tokens* ([`breaker`]): five different ones at least, for two seconds, without
+//!   one answer in between. Then one call at a time tries whether it is back. A flood of tokens at
+//!   which the server fails leaves gaps in which good ones are answered, so that new ones get through
+//!   beside it as if it were not there. Known tokens have a circuit of their own, which only their own
+//!   failures open.
+//! - *It wants fewer calls* ([`pace`]): it is asked less often than it answered before, and a little
+//!   oftener each second. Known tokens are never held back, and what they take is taken from the
+//!   others. While it wants none at all (`Retry-After`), it is asked about known ones alone.
+//! - *It is slow, or many come* ([`places`]): a quarter of the `concurrency` is kept for known tokens.
+//!   Others wait for a place, and the last to come is served first, as it has the most time left.
+//!
+//! Where the issuer answers fewer calls than a flood asks for, new tokens get a fair share of what is
+//! left for them and no more, since nothing tells them from the flood until the issuer does. A good
+//! one that is turned away goes before all new ones when it comes again.
 
 mod answers;
 mod breaker;
 mod call;
 mod endpoint;
+mod flight;
+mod pace;
+mod places;
+mod rank;
 mod status;
 
 pub use answers::Introspected;
 pub use status::Status;
 
 use crate::clock::Clock;
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail, Refusal};
 use crate::oauth::credentials::Token;
 use crate::policy::introspection::IntrospectionRules;
 use crate::policy::{Issuer, PolicySet};
 use crate::state::http;
 use crate::state::jwks::IssuerKeys;
-use crate::state::token_cache::{Digest, Seeded};
+use crate::state::token_cache::Digest;
 use answers::{Answers, Finding};
-use breaker::{Breaker, Permit, Told};
-use call::{Caller, Failure};
+use breaker::after;
+use call::Caller;
+use flight::{Flight, Landing, Traffic};
+use rank::{Rank, TurnedAway};
 use status::Report;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 /// Asks one issuer about its tokens.
 ///
@@ -61,21 +96,6 @@ struct Shared {
     report: Mutex<Report>,
 }
 
-/// The calls that are under way, and whether more may be.
-#[derive(Debug, Default)]
-struct Traffic {
-    flights: HashMap<Digest, watch::Receiver<Flight>, Seeded>,
-    breaker: Breaker,
-}
-
-/// A call for all who ask about one token.
-#[derive(Clone, Debug)]
-enum Flight {
-    UnderWay,
-    Landed(Finding),
-    Lost,
-}
-
 /// An endpoint cannot be used as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadEndpoint {
@@ -95,79 +115,74 @@ impl Introspector {
     ///
     /// `clock` says when a token ends. All spans are measured on the monotonic clock.
     fn start(
-        issuer: &Arc<Issuer>,
-        rules: &IntrospectionRules,
-        keys: &Arc<IssuerKeys>,
-        selection: &Arc<[String]>,
+        terms: &Terms<'_>,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, BadEndpoint> {
-        let (caller, seeker) = Caller::new(issuer, rules, keys, selection, clock)?;
+        let (caller, seeker) = Caller::new(terms, clock)?;
         let mut tasks = JoinSet::new();
         if let Some(seeker) = seeker {
             tasks.spawn_on(seeker.run(), runtime);
         }
+        let upkeep = terms.rules.upkeep;
         let shared = Arc::new(Shared {
             caller,
-            answers: Answers::new(rules.upkeep),
-            traffic: Mutex::default(),
+            answers: Answers::new(upkeep),
+            traffic: Mutex::new(Traffic::new(upkeep.concurrency)),
             report: Mutex::default(),
         });
         Ok(Self { shared, runtime: runtime.clone(), tasks: Mutex::new(tasks) })
     }
 
-    /// Whether this asks `issuer` as it demands, so that a new configuration may take it over.
-    fn serves(
-        &self,
-        issuer: &Arc<Issuer>,
-        keys: &Arc<IssuerKeys>,
-        selection: &Arc<[String]>,
-    ) -> bool {
+    /// Whether this asks as `terms` demand, so that a new configuration may take it over.
+    fn serves(&self, terms: &Terms<'_>) -> bool {
         let caller = &self.shared.caller;
-        caller.issuer == *issuer
-            && Arc::ptr_eq(&caller.keys, keys)
-            && caller.selection == *selection
+        caller.issuer == *terms.issuer
+            && Arc::ptr_eq(&caller.keys, terms.keys)
+            && caller.selection == *terms.selection
     }
 
     /// What the issuer says about `token`, whose SHA-256 is `digest`, now or not long ago.
     ///
-    /// Of a token that is itself a JWT, the answer's audience is not looked at, and no JWT is
-    /// forwarded in its place. Whether the token is valid at this time is for
+    /// Of a token that is itself a JWT, whose signature must have been verified, the answer's
+    /// audience is not looked at, and no JWT is forwarded in its place. Whether the token is valid
+    /// at this time is for
     /// [`AccessToken::admit`](crate::oauth::access_token::AccessToken::admit).
     pub async fn introspect(
         &self,
         token: Token<'_>,
         digest: Digest,
-    ) -> Result<Introspected, Denial> {
+    ) -> Result<Introspected, Refusal> {
         let finding = match self.shared.remembered(&digest) {
             Some(finding) => finding,
             None => self.asked(token, digest).await?,
         };
         match finding {
             Finding::Active(introspected) => Ok(introspected),
-            Finding::Refused(denial) => Err(denial),
+            Finding::Refused(denial) => Err(denial.into()),
         }
     }
 
-    async fn asked(&self, token: Token<'_>, digest: Digest) -> Result<Finding, Denial> {
-        let mut flight = match self.board(token, digest) {
+    async fn asked(&self, token: Token<'_>, digest: Digest) -> Result<Finding, Refusal> {
+        let now = Instant::now();
+        let deadline = after(now, self.shared.caller.rules.upkeep.timeout);
+        let rank =
+            if token.looks_like_jwt() { Rank::Known } else { self.shared.answers.rank(&digest) };
+        let turned_away = |why| Err(self.shared.turned_away(digest, rank, why));
+        let mut flight = match self.board(token, digest, rank, deadline) {
             Ok(flight) => flight,
-            Err(why) => return Err(self.turned_away(why)),
+            Err(why) => return turned_away(why),
         };
         let landed = flight.wait_for(|it| !matches!(it, Flight::UnderWay));
-        match timeout(self.shared.caller.rules.upkeep.timeout, landed).await {
+        match timeout_at(deadline, landed).await {
             Ok(Ok(flight)) => match &*flight {
                 Flight::Landed(finding) => Ok(finding.clone()),
-                Flight::Lost | Flight::UnderWay => Err(Denial::IntrospectionUnavailable),
+                Flight::TurnedAway(why) => turned_away(*why),
+                Flight::Lost | Flight::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
             },
-            Ok(Err(_)) => Err(Denial::IntrospectionUnavailable),
-            Err(_) => Err(self.turned_away("late")),
+            Ok(Err(_)) => Err(Detail::IssuerAnswerUnusable.into()),
+            Err(_) => turned_away(TurnedAway::Late),
         }
-    }
-
-    fn turned_away(&self, why: &'static str) -> Denial {
-        self.shared.report().turned_away(why);
-        Denial::IntrospectionUnavailable
     }
 
     /// The call about this token, if it is under way or may begin, else why not.
@@ -175,58 +190,67 @@ impl Introspector {
         &self,
         token: Token<'_>,
         digest: Digest,
-    ) -> Result<watch::Receiver<Flight>, &'static str> {
-        let mut traffic = self.shared.traffic();
+        rank: Rank,
+        deadline: Instant,
+    ) -> Result<watch::Receiver<Flight>, TurnedAway> {
+        let shared = &self.shared;
+        let mut traffic = shared.traffic();
         if let Some(flight) = traffic.flights.get(&digest) {
             return Ok(flight.clone());
         }
         // A call lands in memory before it leaves the table: who missed both looks once more.
-        if let Some(finding) = self.shared.remembered(&digest) {
+        if let Some(finding) = shared.remembered(&digest) {
             return Ok(watch::channel(Flight::Landed(finding)).1);
         }
-        if self.shared.caller.rules.upkeep.concurrency <= traffic.flights.len() {
-            return Err("busy");
+        if shared.answers.has_just_failed(&digest) {
+            return Err(TurnedAway::FailedBefore);
         }
-        let permit = traffic.breaker.permit(Instant::now()).ok_or("breaker_open")?;
+        let permit = traffic.permit(rank, &digest, Instant::now())?;
+        let place = traffic.places.enter(rank);
         let (tell, flight) = watch::channel(Flight::UnderWay);
         traffic.flights.insert(digest, flight.clone());
         drop(traffic);
-        let landing =
-            Landing { shared: Arc::clone(&self.shared), digest, permit, tell, ended: None };
-        self.call(token, landing);
-        Ok(flight)
-    }
-
-    fn call(&self, token: Token<'_>, landing: Landing) {
+        let shared = Arc::clone(shared);
+        let landing = Landing { shared, digest, rank, permit, place, tell, ended: None };
         let question = self.shared.caller.question(token);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        let call = async move {
-            let ended = landing.shared.caller.ask(question).await;
-            landing.end(ended);
-        };
-        tasks.spawn_on(call, &self.runtime);
+        tasks.spawn_on(landing.fly(question, deadline), &self.runtime);
+        Ok(flight)
     }
 
     /// The state of the introspection.
     pub fn status(&self) -> Status {
-        let shared = &self.shared;
-        let (in_flight, breaker) = {
+        let (shared, now) = (&self.shared, Instant::now());
+        let (in_flight, waiting, breaker, state) = {
             let traffic = shared.traffic();
-            (traffic.flights.len(), traffic.breaker.label(Instant::now()))
+            let taken = traffic.places.taken();
+            let waiting = traffic.flights.len().saturating_sub(taken);
+            (taken, waiting, traffic.breaker.label(now), traffic.breaker.state())
         };
         let report = shared.report();
         Status {
             issuer: shared.caller.issuer.name.to_string(),
             in_flight,
+            waiting,
             active_entries: shared.answers.active(),
             refused_entries: shared.answers.refused(),
             breaker,
+            shedding: report.shedding(state, now),
             last_error: report.last_error.clone(),
             calls: report.calls.clone(),
             turned_away: report.turned_away.clone(),
         }
     }
+}
+
+/// On which terms an issuer is asked.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    issuer: &'a Arc<Issuer>,
+    rules: &'a IntrospectionRules,
+    keys: &'a Arc<IssuerKeys>,
+    selection: &'a Arc<[String]>,
 }
 
 /// Starts to introspect at those of the issuers of `policies` that have it, in their order. `keys`
@@ -243,12 +267,11 @@ pub fn start_all(
     let introspector = |(place, issuer): (usize, &Arc<Issuer>)| {
         let Some(rules) = &issuer.introspection else { return Ok(None) };
         let keys = keys.get(place).ok_or(BadEndpoint::KeysMissing)?;
-        let serves = |it: &&Arc<Introspector>| it.serves(issuer, keys, &selection);
-        if let Some(same) = previous.iter().flatten().find(serves) {
+        let terms = Terms { issuer, rules, keys, selection: &selection };
+        if let Some(same) = previous.iter().flatten().find(|it| it.serves(&terms)) {
             return Ok(Some(Arc::clone(same)));
         }
-        let started = Introspector::start(issuer, rules, keys, &selection, clock, runtime);
-        started.map(|it| Some(Arc::new(it)))
+        Introspector::start(&terms, clock, runtime).map(|it| Some(Arc::new(it)))
     };
     policies.issuers.iter().enumerate().map(introspector).collect()
 }
@@ -277,64 +300,24 @@ impl Shared {
         self.answers.insert(digest, finding, lifetime);
     }
 
+    fn turned_away(&self, digest: Digest, rank: Rank, why: TurnedAway) -> Refusal {
+        if rank != Rank::Known && why.is_for_want_of_room() {
+            self.answers.turned_away(digest);
+        }
+        let now = Instant::now();
+        if let Some(count) = self.report().turned_away(rank, why, now) {
+            let (issuer, why) = (&*self.caller.issuer.name, why.label());
+            tracing::warn!(issuer, why, ?rank, count, "tokens turned away unasked");
+        }
+        why.detail().into()
+    }
+
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The end of a call, however it comes about: a panic and an abort drop it, too.
-struct Landing {
-    shared: Arc<Shared>,
-    digest: Digest,
-    permit: Permit,
-    tell: watch::Sender<Flight>,
-    ended: Option<Result<Finding, Failure>>,
-}
-
-impl Landing {
-    fn end(mut self, ended: Result<Finding, Failure>) {
-        self.ended = Some(ended);
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let shared = &*self.shared;
-        let ended = self.ended.take().unwrap_or(Err(Failure::Aborted));
-        let told = match &ended {
-            Ok(_) => Told::Answers,
-            Err(failure) => failure.tells(),
-        };
-        if let Ok(finding) = &ended {
-            shared.remember(self.digest, finding);
-        }
-        let now = Instant::now();
-        let (turned, breaker) = {
-            let mut traffic = shared.traffic();
-            traffic.flights.remove(&self.digest);
-            (traffic.breaker.ended(self.permit, told, now), traffic.breaker.label(now))
-        };
-        let issuer = &*shared.caller.issuer.name;
-        if turned {
-            tracing::warn!(issuer, breaker, "introspection circuit breaker");
-        }
-        let flight = match ended {
-            Ok(finding) => {
-                shared.report().ended(finding.label());
-                Flight::Landed(finding)
-            }
-            Err(failure) => {
-                if shared.report().failed(&failure, shared.caller.clock.now(), now) {
-                    tracing::warn!(issuer, error = %failure, "token not introspected");
-                }
-                Flight::Lost
-            }
-        };
-        self.tell.send_replace(flight);
     }
 }
 

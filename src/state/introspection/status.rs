@@ -1,6 +1,8 @@
-//! Knows what is told about the introspection at an issuer, to people and to metrics.
+//! What is told about the introspection at an issuer, to people and to metrics.
 
+use super::breaker::{State, after};
 use super::call::Failure;
+use super::rank::{Rank, TurnedAway};
 use crate::clock::UnixTime;
 use crate::state::jwks::LastError;
 use serde::Serialize;
@@ -15,12 +17,17 @@ pub struct Status {
     pub issuer: String,
     /// How many calls are under way.
     pub in_flight: usize,
+    /// How many wait for a place among them.
+    pub waiting: usize,
     /// How many tokens are remembered as active.
     pub active_entries: usize,
     /// How many tokens are remembered as refused.
     pub refused_entries: usize,
     /// `closed` (calls are made), `open` (none is) or `half_open` (one tries).
     pub breaker: &'static str,
+    /// For each cause, who is turned away unasked: nobody (0), tokens that were not active before
+    /// (1), or such that were, too (2).
+    pub shedding: BTreeMap<&'static str, u8>,
     /// The last failure, also when calls have gone well since.
     pub last_error: Option<LastError>,
     /// How many calls ended in which way.
@@ -29,13 +36,43 @@ pub struct Status {
     pub turned_away: BTreeMap<&'static str, u64>,
 }
 
+impl Status {
+    /// How often which outcome was had: of calls, and of checks that were turned away.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.calls.iter().chain(&self.turned_away).map(|(outcome, total)| (*outcome, *total))
+    }
+}
+
 /// What has happened so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) last_error: Option<LastError>,
     pub(super) calls: BTreeMap<&'static str, u64>,
     pub(super) turned_away: BTreeMap<&'static str, u64>,
-    told_at: Option<Instant>,
+    /// When tokens were last turned away for want of room: such that were active, and others.
+    shed: BTreeMap<&'static str, [Option<Instant>; 2]>,
+    failure_told: Told,
+    shedding_told: Told,
+}
+
+/// What was last told of many things that are alike.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    since: u64,
+}
+
+impl Told {
+    /// How many there have been with this one that were not told; none when it is not to be told
+    /// either.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        self.since = self.since.saturating_add(1);
+        if self.at.is_some_and(|it| now < after(it, SILENCE)) {
+            return None;
+        }
+        self.at = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 impl Report {
@@ -43,19 +80,42 @@ impl Report {
         count(&mut self.calls, label);
     }
 
-    pub(super) fn turned_away(&mut self, label: &'static str) {
-        count(&mut self.turned_away, label);
+    /// Takes note of a check that is turned away, and says whether that is worth a line in the log:
+    /// one in a while is, and how many it stands for.
+    pub(super) fn turned_away(&mut self, rank: Rank, why: TurnedAway, now: Instant) -> Option<u64> {
+        count(&mut self.turned_away, why.label());
+        if !why.is_for_want_of_room() {
+            return None;
+        }
+        let [known, others] = self.shed.entry(why.label()).or_default();
+        *(if rank == Rank::Known { known } else { others }) = Some(now);
+        self.shedding_told.tell(now)
     }
 
     /// Takes note of a failure, and says whether it is worth a line in the log: one in a while is.
     pub(super) fn failed(&mut self, failure: &Failure, at: UnixTime, now: Instant) -> bool {
         self.ended(failure.label());
         self.last_error = Some(LastError { what: failure.to_string(), at: at.as_secs() });
-        let due = self.told_at.is_none_or(|it| SILENCE <= now.saturating_duration_since(it));
-        if due {
-            self.told_at = Some(now);
-        }
-        due
+        self.failure_told.tell(now).is_some()
+    }
+
+    /// Who has just been turned away, and for which cause. An open breaker turns away whoever would
+    /// come.
+    pub(super) fn shedding(&self, breaker: State, now: Instant) -> BTreeMap<&'static str, u8> {
+        let lately = |it: &Option<Instant>| it.is_some_and(|it| now < after(it, SILENCE));
+        let shed = |why: TurnedAway| match self.shed.get(why.label()) {
+            Some([known, _]) if lately(known) => 2,
+            Some([_, others]) if lately(others) => 1,
+            Some(_) | None => 0,
+        };
+        let open = match breaker {
+            State::Closed => 0,
+            State::OpenToKnown => 1,
+            State::Open => 2,
+        };
+        let causes = TurnedAway::ALL.into_iter().filter(|it| it.is_for_want_of_room());
+        let level = |why| if why == TurnedAway::BreakerOpen { open } else { shed(why) };
+        causes.map(|why| (why.label(), level(why))).collect()
     }
 }
 
@@ -64,7 +124,7 @@ fn count(counts: &mut BTreeMap<&'static str, u64>, label: &'static str) {
     *count = count.saturating_add(1);
 }
 
-/// The time between two lines in the log about failures of one endpoint.
+/// The time between two lines in the log about one endpoint that say the same.
 const SILENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -84,5 +144,37 @@ mod tests {
         assert!(failed(10));
         assert!(!failed(19));
         assert_eq!(report.calls["jwt_missing"], 5);
+    }
+
+    #[test]
+    fn who_is_turned_away_is_told_once_in_a_while_with_their_number() {
+        let (mut report, start) = (Report::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let told = [(0, Some(1)), (1, None), (9, None), (10, Some(3)), (11, None)];
+        for (seconds, expected) in told {
+            let found = report.turned_away(Rank::New, TurnedAway::Busy, at(seconds));
+            assert_eq!(found, expected, "{seconds}");
+        }
+        for why in [TurnedAway::Late, TurnedAway::FailedBefore] {
+            assert_eq!(report.turned_away(Rank::New, why, at(99)), None, "it is not for others");
+        }
+        assert_eq!(report.turned_away["busy"], 5);
+    }
+
+    #[test]
+    fn the_status_says_whom_it_hits() {
+        let (mut report, start) = (Report::default(), Instant::now());
+        report.turned_away(Rank::New, TurnedAway::Busy, start);
+        report.turned_away(Rank::Returning, TurnedAway::RateLimited, start);
+        report.turned_away(Rank::Known, TurnedAway::RateLimited, start);
+        report.turned_away(Rank::Known, TurnedAway::Late, start);
+        let levels = |breaker, seconds| {
+            let found = report.shedding(breaker, start + Duration::from_secs(seconds));
+            assert_eq!(found.len(), 3);
+            ["breaker_open", "busy", "rate_limited"].map(|it| found[it])
+        };
+        assert_eq!(levels(State::Closed, 9), [0, 1, 2]);
+        assert_eq!(levels(State::OpenToKnown, 9), [1, 1, 2]);
+        assert_eq!(levels(State::Open, 10), [2, 0, 0]);
     }
 }

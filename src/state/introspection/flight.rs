@@ -1,0 +1,154 @@
+//! One call for all who ask about one token, from the wait for a place to its end.
+
+use super::Shared;
+use super::answers::Finding;
+use super::breaker::{Breaker, Permit, Told};
+use super::call::{Failure, Question};
+use super::pace::Pace;
+use super::places::{Place, Places};
+use super::rank::{Rank, TurnedAway};
+use crate::state::token_cache::{Digest, Seeded};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// A call for all who ask about one token.
+#[derive(Clone, Debug)]
+pub(super) enum Flight {
+    UnderWay,
+    Landed(Finding),
+    Lost,
+    /// The issuer was not asked.
+    TurnedAway(TurnedAway),
+}
+
+/// The calls that are under way or wait for a place, and whether more may be.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    pub(super) flights: HashMap<Digest, watch::Receiver<Flight>, Seeded>,
+    pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
+    pub(super) places: Places,
+}
+
+/// The end of a call, however it comes about: a panic and an abort drop it, too.
+pub(super) struct Landing {
+    pub(super) shared: Arc<Shared>,
+    pub(super) digest: Digest,
+    pub(super) rank: Rank,
+    pub(super) permit: Permit,
+    pub(super) place: Place,
+    pub(super) tell: watch::Sender<Flight>,
+    pub(super) ended: Option<Result<Finding, Failure>>,
+}
+
+impl Traffic {
+    /// No calls, and so many at once.
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            flights: HashMap::default(),
+            breaker: Breaker::default(),
+            pace: Pace::default(),
+            places: Places::new(concurrency),
+        }
+    }
+
+    /// Whether a call about this token may begin as soon as there is a place.
+    pub(super) fn permit(
+        &mut self,
+        rank: Rank,
+        digest: &Digest,
+        now: Instant,
+    ) -> Result<Permit, TurnedAway> {
+        if !self.pace.allows(rank, now) {
+            return Err(TurnedAway::RateLimited);
+        }
+        let permit = self.breaker.permit(rank, digest, now).ok_or(TurnedAway::BreakerOpen)?;
+        self.pace.called(now);
+        Ok(permit)
+    }
+
+    /// Takes note of how a call ended. Says whether that opened or closed the breaker.
+    fn ended(&mut self, permit: Permit, digest: &Digest, told: Told, now: Instant) -> bool {
+        match told {
+            Told::Limits(retry_after) => self.pace.limited(retry_after, now),
+            Told::Answers | Told::Fails => self.pace.answered(now),
+            Told::Nothing => {}
+        }
+        self.breaker.ended(permit, digest, told, now)
+    }
+}
+
+impl Landing {
+    /// Asks as soon as there is a place, and has done by the `deadline`.
+    pub(super) async fn fly(mut self, question: Question, deadline: Instant) {
+        if let Place::Awaited(told) = &mut self.place {
+            // To begin when the time is nearly over is to ask in vain.
+            let least = self.shared.caller.rules.upkeep.timeout.checked_div(4);
+            let latest = least.and_then(|it| deadline.checked_sub(it)).unwrap_or(deadline);
+            if !matches!(timeout_at(latest, told).await, Ok(Ok(()))) {
+                self.ended = Some(Err(Failure::Busy));
+                return;
+            }
+            self.place = Place::Taken;
+        }
+        self.ended = Some(self.shared.caller.ask(question, deadline).await);
+    }
+
+    /// Whether a place must be given back. It may have come at the last moment.
+    fn has_place(&mut self) -> bool {
+        match &mut self.place {
+            Place::Taken => true,
+            Place::Awaited(told) => {
+                told.close();
+                told.try_recv().is_ok()
+            }
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let (has_place, ended) = (self.has_place(), self.ended.take());
+        let shared = &*self.shared;
+        let ended = ended.unwrap_or(Err(Failure::Aborted));
+        let told = match &ended {
+            Ok(_) => Told::Answers,
+            Err(failure) => failure.tells(),
+        };
+        match &ended {
+            Ok(finding) => shared.remember(self.digest, finding),
+            Err(_) if told != Told::Nothing => shared.answers.failed(self.digest, self.rank),
+            Err(_) => {}
+        }
+        let now = Instant::now();
+        let (turned, breaker) = {
+            let mut traffic = shared.traffic();
+            traffic.flights.remove(&self.digest);
+            if has_place {
+                traffic.places.leave();
+            }
+            let turned = traffic.ended(self.permit, &self.digest, told, now);
+            (turned, traffic.breaker.label(now))
+        };
+        let issuer = &*shared.caller.issuer.name;
+        if turned {
+            tracing::warn!(issuer, breaker, "introspection circuit breaker");
+        }
+        let flight = match ended {
+            Ok(finding) => {
+                shared.report().ended(finding.label());
+                Flight::Landed(finding)
+            }
+            Err(Failure::Busy) => Flight::TurnedAway(TurnedAway::Busy),
+            Err(failure) => {
+                if shared.report().failed(&failure, shared.caller.clock.now(), now) {
+                    tracing::warn!(issuer, error = %failure, "token not introspected");
+                }
+                Flight::Lost
+            }
+        };
+        self.tell.send_replace(flight);
+    }
+}

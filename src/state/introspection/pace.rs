@@ -1,0 +1,286 @@
+//! How often an issuer is asked that limits it (429): pure functions of what happened and of the
+//! time.
+//!
+//! Without a limit from the issuer there is none here. With the first 429, the rate at which it
+//! answered is the measure, and a part of it is asked for. While it answers, the rate grows by a
+//! little each second, and more slowly where the limit was last found; with the next 429 it falls
+//! again. So calls stay below the issuer's limit but for a moment now and then, and tokens that were
+//! active before find it willing: they are never held back, and what they take is taken from the
+//! others.
+
+use super::breaker::after;
+use super::rank::Rank;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The rate of calls.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    answered: Meter,
+    limit: Option<Limit>,
+}
+
+/// A rate that is kept to.
+#[derive(Debug)]
+struct Limit {
+    /// Calls a second.
+    rate: u32,
+    /// The rate that was too much.
+    ceiling: u32,
+    /// When the next call is due. Ahead of its time, some may borrow a little.
+    next: Instant,
+    /// The issuer wants no calls until then.
+    paused_until: Instant,
+    /// When it last fell.
+    fell_at: Instant,
+    /// When a call was last held back.
+    held_at: Instant,
+    /// When it grows next.
+    grows_at: Instant,
+    /// The time from one growth to the next.
+    step: Duration,
+}
+
+/// How many calls were answered in this second, and in the one before.
+#[derive(Debug, Default)]
+struct Meter {
+    since: Option<Instant>,
+    now: u32,
+    before: u32,
+}
+
+impl Pace {
+    /// Whether a call for a token of this rank may be made now.
+    pub(super) fn allows(&mut self, rank: Rank, now: Instant) -> bool {
+        if self.limit.as_ref().is_some_and(|it| it.is_over(now)) {
+            self.limit = None;
+        }
+        let Some(limit) = &mut self.limit else { return true };
+        limit.grow(now);
+        let allowed = limit.allows(rank, now);
+        if !allowed {
+            limit.held_at = now;
+        }
+        allowed
+    }
+
+    /// Takes note of a call that is made.
+    pub(super) fn called(&mut self, now: Instant) {
+        if let Some(limit) = &mut self.limit {
+            limit.called(now);
+        }
+    }
+
+    /// Takes note of a call that was not refused for being one too many.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.answered.count(now);
+    }
+
+    /// Takes note of a call that was one too many, and for how long there are to be no more.
+    pub(super) fn limited(&mut self, retry_after: Option<Duration>, now: Instant) {
+        let pause = retry_after.unwrap_or_default().min(LONGEST);
+        let rate = match &self.limit {
+            // Those that were under way when it fell tell nothing new.
+            Some(limit) if now < after(limit.fell_at, SECOND) => {
+                let paused_until = after(now, pause).max(limit.paused_until);
+                self.limit = Some(Limit { paused_until, ..*limit });
+                return;
+            }
+            Some(limit) => limit.rate,
+            None => self.answered.rate(now),
+        };
+        let step = pause.max(SECOND);
+        self.limit = Some(Limit {
+            rate: rate.saturating_sub(rate / 4).max(1),
+            ceiling: rate,
+            next: self.limit.as_ref().map_or(now, |it| it.next),
+            paused_until: after(now, pause),
+            fell_at: now,
+            held_at: now,
+            grows_at: after(now, pause.saturating_add(step)),
+            step,
+        });
+    }
+}
+
+impl Limit {
+    fn is_over(&self, now: Instant) -> bool {
+        after(self.held_at, self.step.saturating_mul(STEPS)) <= now
+    }
+
+    fn grow(&mut self, now: Instant) {
+        while self.grows_at <= now && !self.step.is_zero() {
+            self.rate = self.rate.saturating_add((self.rate / 16).max(1));
+            let near = self.ceiling.saturating_sub(self.ceiling / 8)..=self.ceiling;
+            let steps = if near.contains(&self.rate) { CAREFULLY } else { 1 };
+            self.grows_at = after(self.grows_at, self.step.saturating_mul(steps));
+        }
+    }
+
+    fn allows(&self, rank: Rank, now: Instant) -> bool {
+        let ahead = match rank {
+            Rank::Known => return true,
+            Rank::Returning => AHEAD.saturating_mul(2),
+            Rank::New => AHEAD,
+        };
+        self.paused_until <= now && self.next <= after(now, ahead)
+    }
+
+    fn called(&mut self, now: Instant) {
+        let span = SECOND.checked_div(self.rate).unwrap_or(SECOND);
+        // Those that were active before may run up no debt for which the others pay for long.
+        self.next = after(self.next.max(now), span).min(after(now, SECOND));
+    }
+}
+
+impl Meter {
+    fn turn(&mut self, now: Instant) {
+        let since = self.since.get_or_insert(now);
+        let passed = now.saturating_duration_since(*since);
+        if SECOND <= passed {
+            self.before = if passed < SECOND.saturating_mul(2) { self.now } else { 0 };
+            self.now = 0;
+            *since = now;
+        }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.turn(now);
+        self.now = self.now.saturating_add(1);
+    }
+
+    fn rate(&mut self, now: Instant) -> u32 {
+        self.turn(now);
+        self.now.max(self.before)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// So long a call may be ahead of its time. Tokens that come again may be twice as far: the others
+/// never take all.
+const AHEAD: Duration = Duration::from_millis(50);
+
+/// Nobody is kept waiting for longer because of a limit that others may have used up.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// After so many steps in which it held nobody back the limit is forgotten.
+const STEPS: u32 = 60;
+
+/// So many steps are taken for one where the limit was last found: each time that it is found
+/// again, some known tokens find it as well.
+const CAREFULLY: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whose issuer answered `rate` calls a second, and then limits them; and when that was.
+    fn limited(rate: u32, retry_after: Option<u64>) -> (Pace, Instant) {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for _ in 0..rate {
+            assert!(pace.allows(Rank::New, now));
+            pace.called(now);
+            pace.answered(now);
+        }
+        pace.limited(retry_after.map(Duration::from_secs), now);
+        (pace, now)
+    }
+
+    /// How many calls for tokens of these ranks are allowed in the second after `now`, if they come
+    /// a thousand times.
+    fn allowed<const N: usize>(pace: &mut Pace, ranks: [Rank; N], now: Instant) -> [u32; N] {
+        let mut allowed = [0; N];
+        for millis in 0..1000 {
+            let now = after(now, Duration::from_millis(millis));
+            for (rank, count) in ranks.iter().zip(&mut allowed) {
+                if pace.allows(*rank, now) {
+                    pace.called(now);
+                    *count = u32::saturating_add(*count, 1);
+                }
+            }
+        }
+        allowed
+    }
+
+    #[test]
+    fn without_a_limit_everybody_is_asked_about() {
+        let mut pace = Pace::default();
+        assert_eq!(allowed(&mut pace, Rank::ALL, Instant::now()), [1000; 3]);
+    }
+
+    #[test]
+    fn with_a_limit_a_part_of_what_was_answered_is_asked() {
+        let (mut pace, now) = limited(100, None);
+        // A twentieth of a second may be borrowed.
+        assert_eq!(allowed(&mut pace, [Rank::New], now), [75 + 4]);
+        let (mut pace, now) = limited(0, None);
+        assert_eq!(allowed(&mut pace, [Rank::New], now), [2], "one a second is always asked");
+    }
+
+    #[test]
+    fn the_rate_grows_until_the_issuer_limits_it_again() {
+        let (mut pace, start) = limited(64, None);
+        let rate = |pace: &Pace| pace.limit.as_ref().map(|it| it.rate);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for (seconds, expected) in [(0, 48), (1, 51), (2, 54), (3, 57), (18, 57), (19, 60)] {
+            assert!(pace.allows(Rank::Returning, at(seconds)));
+            assert_eq!(rate(&pace), Some(expected), "after {seconds} s");
+        }
+        // Beyond the old limit there may be much more.
+        for (seconds, expected) in [(35, 63), (51, 66), (52, 70), (53, 74)] {
+            assert!(pace.allows(Rank::Returning, at(seconds)));
+            assert_eq!(rate(&pace), Some(expected), "after {seconds} s");
+        }
+        pace.limited(None, at(53));
+        assert_eq!(rate(&pace), Some(56));
+        pace.limited(None, at(53) + Duration::from_millis(999));
+        assert_eq!(rate(&pace), Some(56), "it was under way");
+        pace.limited(None, at(54));
+        assert_eq!(rate(&pace), Some(42));
+    }
+
+    #[test]
+    fn a_limit_is_forgotten_when_it_has_held_nobody_back_for_a_minute() {
+        let (mut pace, start) = limited(64, None);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for second in 1..50 {
+            allowed(&mut pace, [Rank::New], at(second));
+            assert!(pace.limit.is_some(), "it holds back some");
+        }
+        assert!(pace.allows(Rank::New, at(109)) && pace.limit.is_some());
+        assert!(pace.allows(Rank::New, at(110)) && pace.limit.is_none());
+    }
+
+    #[test]
+    fn tokens_that_come_again_go_before_new_ones_and_known_ones_before_all() {
+        let (mut pace, now) = limited(40, None);
+        let found = allowed(&mut pace, [Rank::New, Rank::Returning], now);
+        assert!(found[0] <= 6 && 26 <= found[1], "{found:?}");
+        let (mut pace, now) = limited(40, None);
+        let found = allowed(&mut pace, Rank::ALL, now);
+        assert!(found[0] == 1000 && found[1] <= 5 && found[2] <= 5, "{found:?}");
+    }
+
+    #[test]
+    fn while_the_issuer_wants_no_calls_only_known_tokens_are_asked_about() {
+        for (retry_after, pause) in [(7, 7), (86_400, 30)] {
+            let (mut pace, now) = limited(100, Some(retry_after));
+            let end = now + Duration::from_secs(pause);
+            let before = end - Duration::from_millis(1);
+            let may = |pace: &mut Pace, now| Rank::ALL.map(|it| pace.allows(it, now));
+            assert_eq!(may(&mut pace, now), [true, false, false]);
+            assert_eq!(may(&mut pace, before), [true, false, false]);
+            assert_eq!(may(&mut pace, end), [true; 3]);
+        }
+    }
+
+    #[test]
+    fn a_limit_with_a_pause_grows_no_oftener_than_the_pause_is_long() {
+        let (mut pace, now) = limited(64, Some(10));
+        for (seconds, expected) in [(10, 48), (19, 48), (20, 51), (30, 54)] {
+            pace.allows(Rank::New, now + Duration::from_secs(seconds));
+            assert_eq!(pace.limit.as_ref().map(|it| it.rate), Some(expected), "{seconds}");
+        }
+    }
+}
