@@ -905,6 +905,142 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }
 
+/// A change of the configuration.
+type Edit = fn(&mut PolicySet, &mut Issuer);
+
+/// A change of how an issuer is asked.
+type Rule = fn(&mut IntrospectionRules);
+
+const RULES: &[(&str, Rule)] = &[
+    ("always", |it| it.always = true),
+    ("allow_missing_audience", |it| it.allow_missing_audience = true),
+    ("timeout", |it| it.upkeep.timeout = 20 * SECOND),
+    ("negative_ttl", |it| it.upkeep.negative_ttl = SECOND),
+    ("cache_entries", |it| it.upkeep.cache_entries = 1000),
+    ("concurrency", |it| it.upkeep.concurrency = 1),
+    ("secret", |it| it.authentication = ClientAuthentication::Secret("new".to_owned())),
+];
+
+const EDITS: &[(&str, Edit, Result<(), Denial>)] = &[
+    ("nothing", |_, _| {}, Ok(())),
+    ("clock_leeway", |_, it| it.clock_leeway = 31 * SECOND, Ok(())),
+    (
+        "upstream.headers",
+        |it, _| it.upstream.headers.push(IdentityHeader::new("x-acr", "acr")),
+        Ok(()),
+    ),
+    ("audiences", |_, it| it.audiences.insert(0, "other".to_owned()), Ok(())),
+    (
+        "other audiences",
+        |_, it| it.audiences = vec!["other".to_owned()],
+        Err(Denial::TokenAudienceMismatch),
+    ),
+    ("algorithms", |_, it| it.algorithms.push(Algorithm::PS256), Ok(())),
+    ("keys.max_stale", |_, it| it.keys.upkeep.max_stale *= 2, Ok(())),
+];
+
+/// Every configuration that is to be tried in place of `policies`, and what becomes of a token that
+/// passed.
+fn changed(policies: &PolicySet) -> Vec<(&'static str, PolicySet, Result<(), Denial>)> {
+    let with = |edit: &dyn Fn(&mut PolicySet, &mut Issuer)| {
+        let mut changed = policies.clone();
+        let mut issuer = Issuer::clone(&changed.issuers[0]);
+        edit(&mut changed, &mut issuer);
+        changed.issuers[0] = Arc::new(issuer);
+        changed
+    };
+    let edits = EDITS.iter().map(|(what, edit, expected)| (*what, with(edit), *expected));
+    let rules = RULES.iter().map(|(what, rule)| {
+        (*what, with(&|_, it| rule(it.introspection.as_mut().unwrap())), Ok(()))
+    });
+    edits.chain(rules).collect()
+}
+
+#[tokio::test]
+async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    for form in ["json", "statement", "jwt"] {
+        let site = Site::new(&[&endpoint], |it| it.forward_jwt = form != "json").await;
+        let statement = json!({"active": true, "aud": "api", "scope": "read", "acr": "high"});
+        let mut about = claims();
+        about["acr"] = json!("high");
+        let reply = match form {
+            "json" => Reply::json(&statement),
+            "statement" => {
+                let typ = "token-introspection+jwt";
+                let signed = json!({
+                    "iss": ISSUER, "aud": "gate way", "iat": NOW, "token_introspection": statement,
+                });
+                Reply::of("application/token-introspection+jwt", site.signer.sign(typ, &signed))
+            }
+            _ => Reply::of("application/jwt", site.signer.sign("at+jwt", &about)),
+        };
+        for (what, policies, expected) in changed(&site.rules.policies) {
+            let token = format!("{form}-{what}").replace(' ', "-");
+            endpoint.reply(reply.clone());
+            assert_eq!(site.check(&token).await, Ok(()), "{form}, {what}");
+            endpoint.reply(Reply::status(500));
+            let calls = endpoint.calls();
+            let before = &site.rules.introspectors;
+            let after = site.start(&policies, &site.rules.keys, before).unwrap();
+            let changed = site.under(policies, after);
+            // An answer to a signed question is as old as the call; it need not be so when read.
+            site.clock.advance(100 * SECOND);
+            for _ in 0..2 {
+                let verdict = changed.verdict("Bearer", &token, "first", None).await;
+                assert_eq!(verdict.outcome, expected, "{form}, {what}");
+                let forwarded = expected.is_ok() && form != "json";
+                assert_eq!(verdict.facts.forward.is_some(), forwarded, "{form}, {what}");
+                if what == "upstream.headers" {
+                    let token = verdict.facts.token.unwrap();
+                    assert_eq!(token.claims.text("acr"), Some("high"), "{form}");
+                }
+            }
+            site.clock.set(UnixTime::from_secs(NOW));
+            assert_eq!(endpoint.calls(), calls, "{form}, {what}: nobody is asked");
+            assert!(0 < changed.status(0).calls["active"], "{form}, {what}: it counts on");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_another_question_is_asked_anew() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    let rules: &[(&str, Rule)] = &[
+        ("client_id", |it| it.client_id = "another".to_owned()),
+        ("endpoint", |it| it.endpoint.as_mut().unwrap().push_str("?x=1")),
+        ("forward_jwt", |it| it.forward_jwt = true),
+        ("cache_ttl", |it| it.upkeep.cache_ttl = 10 * SECOND),
+    ];
+    jump(10 * SECOND).await;
+    for (what, edit) in rules {
+        let mut policies = site.rules.policies.clone();
+        edit(Arc::make_mut(&mut policies.issuers[0]).introspection.as_mut().unwrap());
+        let before = &site.rules.introspectors;
+        let after = site.start(&policies, &site.rules.keys, before).unwrap();
+        let calls = endpoint.calls();
+        let _found = site.under(policies, after).check("opaque").await;
+        assert_eq!(endpoint.calls(), calls + 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_again_counts_no_longer_than_it_did() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    let mut policies = site.rules.policies.clone();
+    Arc::make_mut(&mut policies.issuers[0]).clock_leeway = SECOND;
+    jump(59 * SECOND).await;
+    let after = site.start(&policies, &site.rules.keys, &site.rules.introspectors).unwrap();
+    let changed = site.under(policies, after);
+    assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 1));
+    jump(SECOND).await;
+    assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 2));
+}
+
 #[tokio::test]
 async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
@@ -997,6 +1133,18 @@ impl Site {
     /// How long a check waits for the first issuer.
     fn timeout(&self) -> Duration {
         self.rules.policies.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
+    }
+
+    /// The same site under another configuration.
+    fn under(&self, policies: PolicySet, asking: Vec<Option<Arc<Introspector>>>) -> Self {
+        let (keys, cache) = (self.rules.keys.clone(), Arc::clone(&self.rules.cache));
+        Self {
+            rules: Rules::new(policies, keys, asking, cache, self.rules.dpop.clone()),
+            checker: Checker::new(self.clock.clone()),
+            clock: Arc::clone(&self.clock),
+            signer: Signer::new(Signing::ES256, "key-1"),
+            files: tempfile::tempdir().unwrap(),
+        }
     }
 
     async fn verdict(

@@ -34,12 +34,25 @@ pub struct Introspected {
     pub forward: Option<Arc<Jwt>>,
     /// The key with which the issuer signed the answer, if it did.
     pub(super) signed_by: Option<SignedBy>,
+    /// The answer, to be read again when the configuration asks something else of it.
+    pub(super) said: Said,
+}
+
+/// What an issuer said, in its own words.
+#[derive(Clone)]
+pub(super) enum Said {
+    /// A JSON object about the token.
+    Statement(Arc<[u8]>),
+    /// The JWT that the token stands for.
+    AccessToken(Arc<Jwt>),
+    /// Too much to be kept.
+    Much,
 }
 
 /// What was found, each for a time. Refusals and failures have places of their own, so that a flood
 /// of tokens that are none displaces none that is one.
 pub(super) struct Answers {
-    active: Bounded<Introspected>,
+    active: Arc<Bounded<Introspected>>,
     refused: Bounded<Denial>,
     troubles: Bounded<Trouble>,
     upkeep: IntrospectionUpkeep,
@@ -63,10 +76,22 @@ pub(super) struct Trouble {
 }
 
 impl Answers {
-    pub(super) fn new(upkeep: IntrospectionUpkeep) -> Self {
+    /// No answers; or those about active tokens of `previous`, which go on to be shared with it
+    /// where the bounds allow.
+    pub(super) fn new(upkeep: IntrospectionUpkeep, previous: Option<&Self>) -> Self {
         let entries = upkeep.cache_entries;
-        let (active, refused) = (bounded(entries), bounded(entries));
-        Self { active, refused, troubles: bounded(entries), upkeep }
+        let active = match previous {
+            Some(previous) if previous.upkeep.cache_entries == entries => {
+                Arc::clone(&previous.active)
+            }
+            Some(previous) => {
+                let active = bounded(entries);
+                previous.active.iter().for_each(|(digest, kept)| active.insert(digest, kept));
+                Arc::new(active)
+            }
+            None => Arc::new(bounded(entries)),
+        };
+        Self { active, refused: bounded(entries), troubles: bounded(entries), upkeep }
     }
 
     /// What was found of the token with this digest, while it counts.
@@ -101,6 +126,14 @@ impl Answers {
                     self.refused.insert(digest, Kept { what: *what, since: now, until });
                 }
             }
+        }
+    }
+
+    /// Puts what an answer says under other rules in its place, for no longer than it stood.
+    pub(super) fn replace(&self, digest: Digest, what: &Introspected) {
+        if let Some(kept) = self.active.get(&digest) {
+            // An error says that it has just been displaced.
+            drop(self.active.replace(digest, Kept { what: what.clone(), ..kept }, false));
         }
     }
 
@@ -162,6 +195,28 @@ impl fmt::Debug for Answers {
     }
 }
 
+impl Said {
+    /// The words of an answer, unless they are many.
+    pub(super) fn statement(words: &[u8]) -> Self {
+        if words.len() <= MUCH { Self::Statement(words.into()) } else { Self::Much }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Statement(words) => words.len(),
+            Self::AccessToken(jwt) => jwt.as_str().len(),
+            Self::Much => 0,
+        }
+    }
+}
+
+/// Claims are not for logs.
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Said({} bytes)", self.bytes())
+    }
+}
+
 fn bounded<T: Clone>(entries: usize) -> Bounded<T>
 where
     Cost: Weighter<Digest, Kept<T>>,
@@ -187,8 +242,11 @@ const SHARDS: usize = 16;
 /// Room that is made at the start; more is made as tokens come.
 const EXPECTED: usize = 10_000;
 
-/// What the tokens of one issuer may take. A JWT to forward has a kilobyte or two.
+/// What the tokens of one issuer may take. An answer has half a kilobyte, and a JWT one or two.
 const BYTES: u64 = 64 << 20;
+
+/// A longer answer is not kept to be read again.
+const MUCH: usize = 8 * 1024;
 
 /// The first pause after a failure.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -208,7 +266,8 @@ pub(super) struct Cost {
 impl Weighter<Digest, Kept<Introspected>> for Cost {
     fn weight(&self, _: &Digest, kept: &Kept<Introspected>) -> u64 {
         let forward = kept.what.forward.as_ref().map_or(0, |it| it.as_str().len());
-        let bytes = kept.what.token.bytes().saturating_add(forward);
+        let said = kept.what.said.bytes();
+        let bytes = kept.what.token.bytes().saturating_add(forward).saturating_add(said);
         u64::try_from(bytes).unwrap_or(u64::MAX).max(self.share)
     }
 }
@@ -234,7 +293,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn answers() -> (Answers, Digest) {
-        (Answers::new(IntrospectionUpkeep::default()), Thumbprint::of(b"token").into())
+        (Answers::new(IntrospectionUpkeep::default(), None), Thumbprint::of(b"token").into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,7 +318,7 @@ mod tests {
         }
         let upkeep =
             IntrospectionUpkeep { negative_ttl: Duration::ZERO, ..IntrospectionUpkeep::default() };
-        let (answers, token) = (Answers::new(upkeep), answers().1);
+        let (answers, token) = (Answers::new(upkeep, None), answers().1);
         answers.failed(token, Rank::New);
         assert!(!answers.has_just_failed(&token), "nothing bad is remembered");
     }

@@ -1,7 +1,7 @@
 //! One call of an introspection endpoint: what is sent, and what an answer is worth (RFC 7662 §2,
 //! RFC 9701 §4).
 
-use super::answers::{Finding, Introspected};
+use super::answers::{Finding, Introspected, Said};
 use super::breaker::Told;
 use super::endpoint::Place;
 use super::{BadEndpoint, Terms, endpoint};
@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Calls the endpoint of one issuer.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl Caller {
         match form.and_then(|it| Form::named(it.as_bytes())).ok_or(Failure::FormUnknown)? {
             Form::Json => {
                 let statement = Statement::read(&reply.body).map_err(Failure::Odd)?;
-                self.found(statement, None, signed)
+                self.found(statement, Said::statement(&reply.body), None, signed)
             }
             Form::Signed => self.read_signed(&reply.body, signed).await,
             Form::AccessToken => self.read_access_token(&reply.body, signed).await,
@@ -186,7 +186,11 @@ impl Caller {
         let (issuer, client_id) = (&*self.issuer, &*self.rules.client_id);
         let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now())
             .map_err(Failure::Odd)?;
-        self.found(statement, Some(proof), signed)
+        let said = match &statement {
+            Statement::Active(claims) => serde_json::to_vec(claims).unwrap_or_default(),
+            Statement::Inactive => vec![],
+        };
+        self.found(statement, Said::statement(&said), Some(proof), signed)
     }
 
     /// The JWT that the token stands for, which is held to all rules for one that a client sends.
@@ -202,7 +206,39 @@ impl Caller {
         match token {
             // The client has no part in which JWT the issuer chose to answer with.
             Err(Denial::TokenTypeWrong) => Err(Failure::JwtRefused(Denial::TokenTypeWrong)),
-            token => Ok(self.judged(token, Some(proof), signed)),
+            token => {
+                let said = proof.jwt.clone().map_or(Said::Much, Said::AccessToken);
+                Ok(self.judged(token, said, Some(proof), signed))
+            }
+        }
+    }
+
+    /// Whether an answer was read as the rules demand that are in force here.
+    pub(super) fn reads_as(&self, was: &Introspected) -> bool {
+        let issuer = &was.token.issuer;
+        let same = Arc::ptr_eq(issuer, &self.issuer) || *issuer == self.issuer;
+        same && was.token.claims.are_selected_by(&self.selection)
+    }
+
+    /// What an answer says that was read under other rules; none when the issuer must be asked.
+    pub(super) async fn read_again(&self, was: &Introspected, signed: bool) -> Option<Finding> {
+        match &was.said {
+            Said::Statement(words) => {
+                let allowed = |it: &SignedBy| self.issuer.algorithms.contains(&it.algorithm);
+                if !was.signed_by.as_ref().is_none_or(allowed) {
+                    return None;
+                }
+                let statement = Statement::read(words).ok()?;
+                let proof =
+                    |it: &SignedBy| Proof { signed_by: it.clone(), jwt: was.forward.clone() };
+                let proof = was.signed_by.as_ref().map(proof);
+                self.found(statement, was.said.clone(), proof, signed).ok()
+            }
+            Said::AccessToken(jwt) => {
+                let reading = self.read_access_token(jwt.as_str().as_bytes(), signed);
+                timeout(self.rules.upkeep.timeout, reading).await.ok()?.ok()
+            }
+            Said::Much => None,
         }
     }
 
@@ -216,18 +252,21 @@ impl Caller {
         let verified = self.keys.verify(jws, &self.issuer, patience, &mut Trail::default()).await;
         let (verified, signed_by) =
             verified.map_err(|it| Failure::JwtRefused(it.refusal.denial))?;
-        Ok((header, verified, Proof { signed_by, jwt: Jwt::verified(text) }))
+        let jwt = Some(Arc::new(Jwt::verified(text)));
+        Ok((header, verified, Proof { signed_by, jwt }))
     }
 
     fn found(
         &self,
         statement: Statement,
+        said: Said,
         proof: Option<Proof>,
         signed: bool,
     ) -> Result<Finding, Failure> {
         let Statement::Active(claims) = statement else { return Ok(INACTIVE) };
         // An upstream that waits for a JWT must not get an opaque token.
-        if proof.is_none() && self.forwards(signed) {
+        let jwt = proof.as_ref().and_then(|it| it.jwt.as_ref());
+        if jwt.is_none() && self.forwards(signed) {
             return Err(Failure::JwtMissing);
         }
         let audience = match (signed, self.rules.allow_missing_audience) {
@@ -236,12 +275,13 @@ impl Caller {
             (false, false) => Audience::Demanded,
         };
         let token = AccessToken::introspected(&claims, &self.issuer, &self.selection, audience);
-        Ok(self.judged(token, proof, signed))
+        Ok(self.judged(token, said, proof, signed))
     }
 
     fn judged(
         &self,
         token: Result<AccessToken, Denial>,
+        said: Said,
         proof: Option<Proof>,
         signed: bool,
     ) -> Finding {
@@ -256,8 +296,8 @@ impl Caller {
             Err(denial) => return Finding::Refused(denial),
         };
         let (signed_by, jwt) = proof.map(|it| (it.signed_by, it.jwt)).unzip();
-        let forward = jwt.filter(|_| self.forwards(signed)).map(Arc::new);
-        Finding::Active(Introspected { token, forward, signed_by })
+        let forward = jwt.flatten().filter(|_| self.forwards(signed));
+        Finding::Active(Introspected { token, forward, signed_by, said })
     }
 
     fn now(&self) -> UnixTime {
@@ -270,7 +310,8 @@ const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
 /// With what the issuer signed an answer.
 struct Proof {
     signed_by: SignedBy,
-    jwt: Jwt,
+    /// What was signed; none if it was not kept.
+    jwt: Option<Arc<Jwt>>,
 }
 
 /// RFC 9110 §10.2.3, in seconds. A date is of a clock that may be wrong.

@@ -93,7 +93,7 @@ struct Shared {
     caller: Caller,
     answers: Answers,
     traffic: Mutex<Traffic>,
-    report: Mutex<Report>,
+    report: Arc<Mutex<Report>>,
 }
 
 /// An endpoint cannot be used as it is configured.
@@ -111,11 +111,13 @@ pub enum BadEndpoint {
 
 impl Introspector {
     /// One who asks `issuer` as `rules` say, verifies signed answers with `keys`, keeps the claims
-    /// at `selection`, and calls on `runtime`.
+    /// at `selection`, and calls on `runtime`. What `previous` heard of active tokens counts on, as
+    /// it reads under these rules.
     ///
     /// `clock` says when a token ends. All spans are measured on the monotonic clock.
     fn start(
         terms: &Terms<'_>,
+        previous: Option<&Self>,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, BadEndpoint> {
@@ -127,9 +129,9 @@ impl Introspector {
         let upkeep = terms.rules.upkeep;
         let shared = Arc::new(Shared {
             caller,
-            answers: Answers::new(upkeep),
+            answers: Answers::new(upkeep, previous.map(|it| &it.shared.answers)),
             traffic: Mutex::new(Traffic::new(upkeep.concurrency)),
-            report: Mutex::default(),
+            report: previous.map(|it| Arc::clone(&it.shared.report)).unwrap_or_default(),
         });
         Ok(Self { shared, runtime: runtime.clone(), tasks: Mutex::new(tasks) })
     }
@@ -140,6 +142,20 @@ impl Introspector {
         caller.issuer == *terms.issuer
             && Arc::ptr_eq(&caller.keys, terms.keys)
             && caller.selection == *terms.selection
+    }
+
+    /// Whether the issuer's answers would be the same: it is asked in the same place, as the same
+    /// client. Whatever else differs is a matter of how they are read.
+    fn hears_the_same(&self, terms: &Terms<'_>) -> bool {
+        let caller = &self.shared.caller;
+        caller.issuer.name == terms.issuer.name
+            && caller.rules.endpoint == terms.rules.endpoint
+            && caller.rules.client_id == terms.rules.client_id
+    }
+
+    /// Whether this counts on from where `other` is.
+    pub fn continues(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared.report, &other.shared.report)
     }
 
     /// What the issuer says about `token`, whose SHA-256 is `digest`, now or not long ago.
@@ -154,6 +170,12 @@ impl Introspector {
         digest: Digest,
     ) -> Result<Introspected, Refusal> {
         let finding = match self.shared.remembered(&digest) {
+            Some(Finding::Active(was)) if !self.shared.caller.reads_as(&was) => {
+                match self.read_again(&was, token, digest).await {
+                    Some(finding) => finding,
+                    None => self.asked(token, digest).await?,
+                }
+            }
             Some(finding) => finding,
             None => self.asked(token, digest).await?,
         };
@@ -161,6 +183,20 @@ impl Introspector {
             Finding::Active(introspected) => Ok(introspected),
             Finding::Refused(denial) => Err(denial.into()),
         }
+    }
+
+    /// What an answer says under these rules that was read under others.
+    async fn read_again(
+        &self,
+        was: &Introspected,
+        token: Token<'_>,
+        digest: Digest,
+    ) -> Option<Finding> {
+        let found = self.shared.caller.read_again(was, token.looks_like_jwt()).await?;
+        if let Finding::Active(found) = &found {
+            self.shared.answers.replace(digest, found);
+        }
+        Some(found)
     }
 
     async fn asked(&self, token: Token<'_>, digest: Digest) -> Result<Finding, Refusal> {
@@ -199,7 +235,7 @@ impl Introspector {
             return Ok(flight.clone());
         }
         // A call lands in memory before it leaves the table: who missed both looks once more.
-        if let Some(finding) = shared.remembered(&digest) {
+        if let Some(finding) = shared.remembered(&digest).filter(|it| shared.reads(it)) {
             return Ok(watch::channel(Flight::Landed(finding)).1);
         }
         if shared.answers.has_just_failed(&digest) {
@@ -255,7 +291,7 @@ struct Terms<'a> {
 
 /// Starts to introspect at those of the issuers of `policies` that have it, in their order. `keys`
 /// are theirs, in the same order. Those of `previous` that serve an issuer as it stands are taken
-/// over with all that they hold.
+/// over with all that they hold; where it is asked the same, with what it said of active tokens.
 pub fn start_all(
     policies: &PolicySet,
     keys: &[Arc<IssuerKeys>],
@@ -268,10 +304,12 @@ pub fn start_all(
         let Some(rules) = &issuer.introspection else { return Ok(None) };
         let keys = keys.get(place).ok_or(BadEndpoint::KeysMissing)?;
         let terms = Terms { issuer, rules, keys, selection: &selection };
-        if let Some(same) = previous.iter().flatten().find(|it| it.serves(&terms)) {
+        let mut all = previous.iter().flatten();
+        if let Some(same) = all.clone().find(|it| it.serves(&terms)) {
             return Ok(Some(Arc::clone(same)));
         }
-        Introspector::start(&terms, clock, runtime).map(|it| Some(Arc::new(it)))
+        let heard = all.find(|it| it.hears_the_same(&terms)).map(|it| &**it);
+        Introspector::start(&terms, heard, clock, runtime).map(|it| Some(Arc::new(it)))
     };
     policies.issuers.iter().enumerate().map(introspector).collect()
 }
@@ -287,6 +325,13 @@ impl Shared {
             return None;
         }
         Some(finding)
+    }
+
+    fn reads(&self, finding: &Finding) -> bool {
+        match finding {
+            Finding::Active(it) => self.caller.reads_as(it),
+            Finding::Refused(_) => true,
+        }
     }
 
     fn remember(&self, digest: Digest, finding: &Finding) {
