@@ -14,12 +14,13 @@ use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outlets::Outlets;
 use crate::telemetry::spans::Spans;
+use crate::turn;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -85,7 +86,8 @@ fn serve(
 ) -> Result<Ended, StartFailure> {
     let (sink, writer) = Sink::to(std::io::stderr())?;
     log::install(arguments.log_format, arguments.log_level, sink)?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Signed introspection answers are verified beside the accept loops.
+    let runtime = turn::runtime()?;
     let ended = runtime.block_on(answer(arguments, config, ingredients));
     writer.finish();
     ended
