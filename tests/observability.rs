@@ -72,6 +72,12 @@ fn exposition() -> String {
         assert!(source.contains(&format!("=> {outcome:?},")), "{outcome}");
         metrics.set_refreshes("https://as.example.com", outcome, 1);
     }
+    metrics.set_introspections("https://as.example.com", "active", 1);
+    for cause in ["breaker_open", "busy", "rate_limited"] {
+        let source = include_str!("../src/state/introspection/rank.rs");
+        assert!(source.contains(&format!("=> {cause:?},")), "{cause}");
+        metrics.set_shedding("https://as.example.com", cause, 1);
+    }
     metrics.reloaded(Reload::Refused);
     metrics.exposition().unwrap()
 }

@@ -97,6 +97,15 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
             metrics.set_refreshes(&issuer.name, outcome, total);
         }
     }
+    metrics.forget_shedding();
+    for status in asking(standing) {
+        for (outcome, total) in status.outcomes() {
+            metrics.set_introspections(&status.issuer, outcome, total);
+        }
+        for (cause, whose) in &status.shedding {
+            metrics.set_shedding(&status.issuer, cause, *whose);
+        }
+    }
     metrics.set_token_cache(token_cache(standing));
     let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));

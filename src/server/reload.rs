@@ -331,6 +331,12 @@ fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
             metrics.forget_refreshes(&status.issuer, status.refreshes.into_keys());
         }
     }
+    for old in old.introspectors.iter().flatten() {
+        if !new.introspectors.iter().flatten().any(|it| it.continues(old)) {
+            let status = old.status();
+            metrics.forget_introspections(&status.issuer, status.outcomes().map(|it| it.0));
+        }
+    }
     if !Arc::ptr_eq(&old.cache, &new.cache) {
         metrics.forget_token_cache();
     }

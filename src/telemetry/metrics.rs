@@ -42,6 +42,8 @@ pub struct Metrics {
     jwks_keys: IntGaugeVec,
     jwks_age: IntGaugeVec,
     jwks_refreshes: IntCounterVec,
+    introspections: IntCounterVec,
+    shedding: IntGaugeVec,
     token_cache: CacheMetrics,
     replay: ReplayMetrics,
     config_reloads: IntCounterVec,
@@ -181,6 +183,17 @@ impl Metrics {
                 "Attempts to fetch the keys of an issuer.",
                 &["issuer", "outcome"],
             )?,
+            introspections: new.counters(
+                "keybound_introspections_total",
+                "Calls to an issuer by how they ended, and checks that were turned away without one.",
+                &["issuer", "outcome"],
+            )?,
+            shedding: new.gauges(
+                "keybound_introspection_shedding",
+                "Whose tokens are turned away unasked: 0 nobody's, 1 those that were not active \
+                 before, 2 those that were, too.",
+                &["issuer", "cause"],
+            )?,
             token_cache: CacheMetrics {
                 hits: new.counter("keybound_token_cache_hits", "Tokens found verified before.")?,
                 misses: new.counter("keybound_token_cache_misses", "Tokens not seen before.")?,
@@ -263,6 +276,34 @@ impl Metrics {
         for outcome in outcomes {
             // An error says that there was no such series.
             drop(self.jwks_refreshes.remove_label_values(&[issuer, outcome]));
+        }
+    }
+
+    /// Forgets whose tokens are turned away, so that no issuer that is gone stands there.
+    pub fn forget_shedding(&self) {
+        self.shedding.reset();
+    }
+
+    /// Sets whose tokens are turned away unasked for this cause, at present.
+    pub fn set_shedding(&self, issuer: &str, cause: &str, whose: u8) {
+        self.shedding.with_label_values(&[issuer, cause]).set(whose.into());
+    }
+
+    /// Brings the count of introspections that ended so up to `total`.
+    pub fn set_introspections(&self, issuer: &str, outcome: &str, total: u64) {
+        raise(&self.introspections.with_label_values(&[issuer, outcome]), total);
+    }
+
+    /// Forgets the introspections at an issuer that is no longer asked, or asked anew: what comes
+    /// next counts from zero. `outcomes` are those of [`Self::set_introspections`].
+    pub fn forget_introspections(
+        &self,
+        issuer: &str,
+        outcomes: impl IntoIterator<Item = &'static str>,
+    ) {
+        for outcome in outcomes {
+            // An error says that there was no such series.
+            drop(self.introspections.remove_label_values(&[issuer, outcome]));
         }
     }
 
@@ -439,6 +480,8 @@ mod tests {
         metrics.set_replay_unavailable("x", 1);
         metrics.connections().set_open("x", 1);
         metrics.connections().failures("x", Cause::Other);
+        metrics.set_introspections("x", "active", 1);
+        metrics.set_shedding("x", "busy", 1);
         let text = metrics.exposition().unwrap();
         let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
         assert_eq!(
@@ -449,6 +492,8 @@ mod tests {
                 "keybound_config_reloads_total counter",
                 "keybound_connections gauge",
                 "keybound_handshake_failures_total counter",
+                "keybound_introspection_shedding gauge",
+                "keybound_introspections_total counter",
                 "keybound_jwks_age_seconds gauge",
                 "keybound_jwks_keys gauge",
                 "keybound_jwks_refreshes_total counter",
