@@ -5,6 +5,7 @@ mod der;
 #[cfg(test)]
 mod examples;
 mod header;
+pub mod names;
 mod peer;
 mod pem;
 mod xfcc;

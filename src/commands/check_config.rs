@@ -80,12 +80,14 @@ impl Display for Summary<'_> {
     }
 }
 
-fn tls(listen: &Listen) -> &'static str {
-    match &listen.tls {
-        None => "",
-        Some(tls) if tls.client_ca.is_some() => ", mutual TLS",
-        Some(_) => ", TLS",
+fn tls(listen: &Listen) -> String {
+    let Some(tls) = &listen.tls else { return String::new() };
+    if tls.client_ca.is_none() {
+        return ", TLS".to_owned();
     }
+    let names: Vec<_> = tls.client_names.iter().map(ToString::to_string).collect();
+    let whom = if names.is_empty() { String::new() } else { format!(" for {}", names.join(", ")) };
+    format!(", mutual TLS{whom}")
 }
 
 fn told(telemetry: &Telemetry) -> String {

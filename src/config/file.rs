@@ -97,7 +97,6 @@ pub(super) enum Flavour {
 /// TLS of the listeners that proxies talk to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the names are the file's")]
 pub(super) struct Tls {
     /// PEM file with the certificate and its chain.
     #[schemars(required)]
@@ -107,6 +106,10 @@ pub(super) struct Tls {
     pub(super) key_file: Option<String>,
     /// PEM file with the authorities of which clients need a certificate; absent: they need none.
     pub(super) client_ca_file: Option<String>,
+    /// Who may ask: a URI (such as a SPIFFE ID) or the name of a host, one of which must be in the
+    /// client's certificate as it is; absent: whoever has a certificate of these authorities.
+    #[schemars(length(min = 1))]
+    pub(super) client_names: Option<Vec<String>>,
 }
 
 /// An authorization server whose access tokens are accepted.

@@ -15,6 +15,7 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
+use crate::client_certificate::names::ProxyName;
 use crate::front::forward_auth::Asker;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{Issuer, KeySource, PolicySet};
@@ -84,6 +85,8 @@ pub struct Tls {
     pub key: Vec<u8>,
     /// PEM of the authorities of which clients need a certificate; none: they need none.
     pub client_ca: Option<Vec<u8>>,
+    /// The names of which a client's certificate must show one; none: it may show any.
+    pub client_names: Vec<ProxyName>,
 }
 
 impl fmt::Debug for Tls {
@@ -92,6 +95,7 @@ impl fmt::Debug for Tls {
             .field("certificate", &format_args!("{} bytes", self.certificate.len()))
             .field("key", &format_args!("redacted"))
             .field("client_ca", &self.client_ca.as_ref().map(Vec::len))
+            .field("client_names", &self.client_names)
             .finish()
     }
 }

@@ -89,7 +89,9 @@ impl Served {
         let Some(tls) = self.serving.tls.clone() else { return self.speak(stream).await };
         match timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => self.speak(stream).await,
-            Ok(Err(error)) => self.failed(failures::of_handshake(&error), &error),
+            Ok(Err(error)) => {
+                self.failed(failures::of_handshake(&error), &failures::told(&error));
+            }
             Err(late) => self.failed(Cause::TimedOut, &late),
         }
     }

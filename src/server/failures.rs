@@ -1,5 +1,6 @@
 //! Connections that end before their first request: counted by cause, and logged at a limited rate.
 
+use crate::client_certificate::names::NotNamed;
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::ration::{Ration, Share};
@@ -64,9 +65,18 @@ fn of_tls(error: &TlsError) -> Cause {
     }
 }
 
+/// What an operator is to read of a handshake that failed.
+pub(super) fn told(error: &io::Error) -> String {
+    match error.get_ref().and_then(|it| it.downcast_ref()) {
+        Some(TlsError::InvalidCertificate(CertificateError::Other(why))) => why.to_string(),
+        Some(_) | None => error.to_string(),
+    }
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library may add more")]
-const fn of_certificate(why: &CertificateError) -> Cause {
+fn of_certificate(why: &CertificateError) -> Cause {
     match why {
+        CertificateError::Other(why) if why.0.is::<NotNamed>() => Cause::NameNotAllowed,
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet

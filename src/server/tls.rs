@@ -1,17 +1,21 @@
-//! Knows how TLS is spoken on the listeners: rustls with aws-lc-rs, and mutual when the
-//! configuration names a client CA.
+//! TLS on the listeners: rustls with aws-lc-rs, and mutual when the configuration names a client CA.
 
+use crate::client_certificate::names::{self, ProxyName};
 use crate::config::Tls;
 use arc_swap::ArcSwap;
 use std::fmt;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use tokio_rustls::rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
 
 /// TLS cannot be spoken with what the configuration gives.
 #[derive(Debug)]
@@ -59,7 +63,11 @@ fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {
                 WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .build()
                     .map_err(|it| BadTls(format!("client_ca_file: {it}")))?;
-            builder.with_client_cert_verifier(verifier)
+            let names = tls.client_names.clone();
+            builder.with_client_cert_verifier(match &*names {
+                [] => verifier,
+                [_, ..] => Arc::new(OfProxies { verifier, names }),
+            })
         }
         None => builder.with_no_client_auth(),
     };
@@ -70,6 +78,64 @@ fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {
         .map_err(|it| BadTls(format!("certificate_file and key_file: {it}")))?;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Accepts the certificates that are good, if one of these names is in them.
+#[derive(Debug)]
+struct OfProxies {
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Vec<ProxyName>,
+}
+
+impl ClientCertVerifier for OfProxies {
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier.verify_client_cert(certificate, intermediates, now)?;
+        match names::is_named(certificate, &self.names) {
+            Ok(()) => Ok(verified),
+            Err(error) => {
+                Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))
+            }
+        }
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.verifier.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.verifier.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 fn roots(pem: &[u8]) -> Result<RootCertStore, BadTls> {

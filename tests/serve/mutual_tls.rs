@@ -136,6 +136,64 @@ async fn only_clients_with_a_certificate_are_answered() {
     assert_eq!(Connector::new(&service, &authority, Some(&other)).health().await, None);
 }
 
+/// The same with names of clients, of which one may ask.
+fn with_names(authority: &Authority, names: &str) -> impl FnOnce(&Path, String) -> String {
+    let (with_tls, names) = (with_tls(authority), names.to_owned());
+    move |folder, config| {
+        let names = format!("client_ca_file: ca.pem, client_names: [{names}]");
+        with_tls(folder, config).replacen("client_ca_file: ca.pem", &names, 1)
+    }
+}
+
+#[tokio::test]
+async fn only_clients_with_a_name_that_may_ask_are_answered() {
+    let authority = authority();
+    let names = "'spiffe://example.com/edge', client";
+    let mut service = Service::start(with_names(&authority, names), &[]);
+    service.wait_for("ready");
+    let asks = async |service: &Service| {
+        Connector::new(service, &authority, Some(&authority)).health().await
+    };
+    assert_eq!(asks(&service).await, Some(ServingStatus::Serving));
+
+    service.rewrite(|it| it.replace("client]", "another]"));
+    service.wait_for("configuration reloaded");
+    for count in 1..4 {
+        assert_eq!(asks(&service).await, None);
+        let series = "keybound_handshake_failures_total{cause=\"name_not_allowed\",\
+                      listener=\"ext_authz\"}";
+        assert!(f64::from(count) <= service.metric(series));
+    }
+    let line = service.wait_for("connection failed");
+    assert_eq!(line["cause"], "name_not_allowed");
+    assert_eq!(line["from"], "127.0.0.1");
+    assert!(line["error"].as_str().unwrap().ends_with(" shows \"client\""), "{line}");
+
+    service.rewrite(|it| it.replace("another]", "client]"));
+    service.wait_for("configuration reloaded");
+    assert_eq!(asks(&service).await, Some(ServingStatus::Serving));
+}
+
+#[tokio::test]
+async fn why_a_handshake_failed_is_counted() {
+    let authority = authority();
+    let mut service = Service::start(with_tls(&authority), &[]);
+    service.wait_for("ready");
+    let other = self::authority();
+    assert_eq!(Connector::new(&service, &authority, None).health().await, None);
+    assert_eq!(Connector::new(&service, &authority, Some(&other)).health().await, None);
+    assert_eq!(Connector::new(&service, &other, Some(&authority)).health().await, None);
+    let mut stream = StdTcpStream::connect(&service.ext_authz).unwrap();
+    io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    drop(stream.read_to_end(&mut Vec::new()));
+    for cause in ["certificate_missing", "certificate_untrusted", "refused_by_client", "not_tls"] {
+        let series = format!(
+            "keybound_handshake_failures_total{{cause=\"{cause}\",listener=\"ext_authz\"}}"
+        );
+        assert!(1.0 <= service.metric(&series), "{cause}");
+    }
+}
+
 #[tokio::test]
 async fn plain_text_is_not_answered() {
     let service = Service::start(with_tls(&authority()), &[]);

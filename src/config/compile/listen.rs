@@ -1,8 +1,9 @@
-//! Knows where the service may listen.
+//! Where the service listens, and who may ask there.
 
 use super::files::{self, Files};
 use super::forward_auth;
-use crate::config::problem::{Findings, Path};
+use crate::client_certificate::names::ProxyName;
+use crate::config::problem::{Findings, Path, quoted};
 use crate::config::{Address, Listen, Tls, file};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -22,22 +23,56 @@ pub(super) fn compile(
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
     };
     keep_apart(&compiled, at, findings);
-    if let Address::Tcp(address) = compiled.ext_authz
-        && !address.ip().is_loopback()
-        && !given_tls
-    {
-        let message = format!(
-            "{address} can be reached from other machines and has no TLS: tokens pass it in the \
-             clear"
-        );
-        findings.warning(&at.key("ext_authz"), message);
-    }
+    // TLS that cannot be read counts for mutual: nothing can be said about it.
+    let client_ca = compiled.tls.as_ref().map(|it| it.client_ca.is_some());
+    let tls = client_ca.or_else(|| given_tls.then_some(true));
+    warn_of_reach(&compiled, tls, at, findings);
     if let Some(forward_auth) = &compiled.forward_auth {
-        let client_ca = compiled.tls.as_ref().map(|it| it.client_ca.is_some());
-        let tls = client_ca.or_else(|| given_tls.then_some(true));
         forward_auth::warn_of_reach(forward_auth, tls, &at.key("forward_auth"), findings);
     }
     compiled
+}
+
+/// Warns of listeners that others than the proxy can reach. `tls` is whether clients need a
+/// certificate, where TLS is spoken.
+fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut Findings) {
+    let reach = "can be reached from other machines";
+    if let Some(address) = elsewhere(&listen.ext_authz) {
+        let why = match tls {
+            Some(true) => None,
+            Some(false) => Some(
+                ", and whoever asks there can claim any client certificate: demand \
+                 `listen.tls.client_ca_file`, or let only your proxies through",
+            ),
+            None => Some(" and has no TLS: tokens pass it in the clear"),
+        };
+        if let Some(why) = why {
+            findings.warning(&at.key("ext_authz"), format!("{address} {reach}{why}"));
+        }
+    }
+    if let Some(address) = elsewhere(&listen.admin) {
+        let message = format!(
+            "{address} {reach}, and /status tells what clients did: let only probes and \
+             Prometheus through"
+        );
+        findings.warning(&at.key("admin"), message);
+    }
+    if let Some(tls) = &listen.tls
+        && tls.client_ca.is_some()
+        && tls.client_names.is_empty()
+    {
+        let message = "whoever has a certificate of these authorities may ask, and claim any \
+                       client certificate: name your proxies in `client_names`";
+        findings.warning(&at.key("tls").key("client_ca_file"), message);
+    }
+}
+
+/// The address, where it is not on this machine alone.
+fn elsewhere(address: &Address) -> Option<&SocketAddr> {
+    match address {
+        Address::Tcp(address) if !address.ip().is_loopback() => Some(address),
+        Address::Tcp(_) | Address::Unix(_) => None,
+    }
 }
 
 fn keep_apart(listen: &Listen, at: &Path, findings: &mut Findings) {
@@ -95,11 +130,42 @@ fn tls(tls: file::Tls, at: &Path, files: &Files, findings: &mut Findings) -> Opt
             findings.problem(&at.key(key), "is missing: TLS needs a certificate and its key");
         }
     }
+    let client_names = client_names(tls.client_names, wants_client_ca, at, findings);
     let (certificate, key) = (certificate?, key?);
     if let Err(message) = files::identity(&certificate, &key) {
         findings.problem(at, message);
     }
     // Never TLS without the client's certificate where the operator asked for it.
     let complete = client_ca.is_some() == wants_client_ca;
-    complete.then_some(Tls { certificate, key, client_ca })
+    let client_names = client_names.filter(|_| complete)?;
+    Some(Tls { certificate, key, client_ca, client_names })
+}
+
+/// Who may ask; nothing when that cannot be read: never more than the operator meant.
+fn client_names(
+    given: Option<Vec<String>>,
+    has_client_ca: bool,
+    at: &Path,
+    findings: &mut Findings,
+) -> Option<Vec<ProxyName>> {
+    let names_at = at.key("client_names");
+    let Some(given) = given else {
+        return (!findings.is_incomplete(&names_at)).then(Vec::new);
+    };
+    if given.is_empty() {
+        findings.problem(&names_at, "names nobody: leave it out, or say who may ask");
+    }
+    if !has_client_ca && !findings.is_incomplete(&at.key("client_ca_file")) {
+        let message = "needs `client_ca_file`: without it no certificate is asked for";
+        findings.problem(&names_at, message);
+    }
+    let mut parse = |(index, name): (usize, String)| match ProxyName::parse(&name) {
+        Ok(name) => Some(name),
+        Err(message) => {
+            findings.problem(&names_at.index(index), format!("{} {message}", quoted(&name)));
+            None
+        }
+    };
+    let names: Vec<_> = given.into_iter().enumerate().map(&mut parse).collect();
+    names.into_iter().collect()
 }

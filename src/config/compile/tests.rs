@@ -4,6 +4,7 @@ mod policies;
 mod telemetry;
 mod whole;
 
+use crate::client_certificate::names::ProxyName;
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::front::forward_auth::{Asker, Flavour, Secret};

@@ -19,7 +19,8 @@ fn listeners_have_addresses_of_their_own() {
     refuses("listen: {ext_auth: 127.0.0.1:1}", "listen.ext_auth", 1, "`ext_authz`");
     warns("listen: {ext_authz: 0.0.0.0:9001}", "listen.ext_authz", 1, "no TLS");
     warns("listen: {ext_authz: '[2001:db8::1]:9001'}", "listen.ext_authz", 1, "no TLS");
-    let listen = takes("listen: {ext_authz: unix:/run/x.sock, admin: '0.0.0.0:9003'}").listen;
+    warns("listen: {admin: 0.0.0.0:9003}", "listen.admin", 1, "only probes and Prometheus");
+    let listen = takes("listen: {ext_authz: unix:/run/x.sock, admin: '[::1]:9003'}").listen;
     assert_eq!(listen.ext_authz, Address::Unix("/run/x.sock".into()));
     takes("listen: {ext_authz: 127.0.0.1:0, admin: 127.0.0.1:0}");
 }
@@ -42,13 +43,34 @@ fn tls_needs_a_certificate_and_its_key() {
     };
     let pair = "certificate_file: one-cert.pem, key_file: one-key.pem";
     let config = read(pair).unwrap();
-    assert_eq!(config.warnings, []);
+    let expected = ("listen.ext_authz", 1, "demand `listen.tls.client_ca_file`");
+    one(&config.warnings, pair, expected);
     let tls = config.listen.tls.unwrap();
     assert!(tls.key.starts_with(b"-----BEGIN PRIVATE KEY"));
     assert!(tls.client_ca.is_none() && !format!("{tls:?}").contains("45, 45"), "{tls:?}");
     assert!(format!("{tls:?}").contains("redacted"));
-    let config = read(&format!("{pair}, client_ca_file: two-cert.pem")).unwrap();
-    assert!(config.listen.tls.unwrap().client_ca.is_some());
+    let mutual = format!("{pair}, client_ca_file: two-cert.pem");
+    let config = read(&mutual).unwrap();
+    one(&config.warnings, &mutual, ("listen.tls.client_ca_file", 1, "in `client_names`"));
+    let tls = config.listen.tls.unwrap();
+    assert_eq!((tls.client_ca.is_some(), tls.client_names), (true, vec![]));
+
+    let names = format!("{mutual}, client_names: ['spiffe://x/y', Envoy.example.com]");
+    let config = read(&names).unwrap();
+    assert_eq!(config.warnings, []);
+    let names = ["spiffe://x/y", "envoy.example.com"].map(|it| ProxyName::parse(it).unwrap());
+    assert_eq!(config.listen.tls.unwrap().client_names, names);
+    for (given, path, message) in [
+        ("[]", "", "names nobody"),
+        ("['*.example.com']", "[0]", "one name"),
+        ("[envoy.example.com, 'a b']", "[1]", "a URI or the name of a host"),
+        ("envoy.example.com", "", "list"),
+    ] {
+        let path = format!("listen.tls.client_names{path}");
+        refuses(&format!("{mutual}, client_names: {given}"), &path, message);
+    }
+    let without = format!("{pair}, client_names: [envoy.example.com]");
+    refuses(&without, "listen.tls.client_names", "needs `client_ca_file`");
 
     refuses("certificate_file: one-cert.pem", "listen.tls.key_file", "missing");
     refuses("key_file: one-key.pem", "listen.tls.certificate_file", "missing");
@@ -150,7 +172,7 @@ fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
     assert!(warned(tls, "").contains("invent"));
     assert!(warned("", secret).contains("in the clear"));
     assert_eq!(warned(tls, secret), "");
-    assert_eq!(warned(mutual, ""), "");
+    assert!(!warned(mutual, "").contains("0.0.0.0"));
 }
 
 #[test]
