@@ -38,7 +38,8 @@ policies:
     scopes: [payments]
     claims: {acr: [urn:example:loa3]}
     mode: enforce
-  - name: rest
+  - name: docs
+    match: {path_prefix: /docs}
     sender_constraint: none
 
 limits: {token_bytes: 16384, check_deadline: 150ms, concurrent_checks: 10000}
@@ -75,7 +76,7 @@ fn a_good_file_is_summed_up_and_warned_of() {
     let folder = folder_with(FULL);
     let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
     assert_eq!(code, 0, "{stderr}");
-    let warning = "keybound.yaml:32: warning: policies[1].sender_constraint: nothing is proved: \
+    let warning = "keybound.yaml:33: warning: policies[1].sender_constraint: nothing is proved: \
                    whoever holds a token can use it, also one that is bound\n";
     assert_eq!(stderr, warning);
     let line = |begins: &str| {
@@ -99,19 +100,19 @@ fn a_good_file_is_summed_up_and_warned_of() {
         "payments GET|POST api.example.com /payments certificate https://as.example.com payments \
          acr = \"urn:example:loa3\" enforce"
     );
-    assert_eq!(line("rest"), "rest every request none all - - enforce");
+    assert_eq!(line("docs"), "docs /docs none all - - enforce");
 }
 
 #[test]
 fn a_policy_that_routes_may_name_is_summed_up_as_such() {
     let folder = folder_with(
-        &FULL.replace("- name: rest\n", "- name: rest\n    allow_route_annotation: true\n"),
+        &FULL.replace("- name: docs\n", "- name: docs\n    allow_route_annotation: true\n"),
     );
     let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
     assert_eq!(code, 0, "{stderr}");
     let told: Vec<_> =
         stdout.lines().filter(|it| it.contains(", or a route's annotation")).collect();
-    assert!(matches!(*told, [rest] if rest.starts_with("rest ")), "{stdout}");
+    assert!(matches!(*told, [docs] if docs.starts_with("docs ")), "{stdout}");
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn every_problem_of_a_bad_file_is_told_with_its_place() {
     let expected: [Vec<_>; 3] = [
         vec!["keybound.yaml", "15", " issuers[1].audiences"],
         vec!["keybound.yaml", "26", " policies[0].sender_constraint"],
-        vec!["keybound.yaml", "34", " limits.check_deadline"],
+        vec!["keybound.yaml", "35", " limits.check_deadline"],
     ];
     assert_eq!(places, expected, "{stderr}");
 }

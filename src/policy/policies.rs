@@ -48,6 +48,16 @@ struct Row {
 }
 
 impl Policies {
+    /// The place of the first that matches a request of which there is one reading: its method, its
+    /// host, and the segments of its path, decoded.
+    pub fn first_for(&self, method: &str, host: &str, path: &[Vec<u8>]) -> Option<usize> {
+        self.all.iter().map(|it| &it.matches).position(|it| {
+            it.holds_method(method)
+                && it.holds_host(Some(host))
+                && path.starts_with(&it.path_prefix)
+        })
+    }
+
     /// What tells requests apart.
     pub(super) const fn choice(&self) -> Choice {
         self.choice
@@ -166,7 +176,7 @@ impl HostPattern {
     }
 
     /// A host that it holds.
-    pub(super) fn example(&self) -> String {
+    pub fn example(&self) -> String {
         match self {
             Self::Exact(host) => host.clone(),
             Self::Below(parent) => format!("any.{parent}"),

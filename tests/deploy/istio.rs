@@ -76,11 +76,21 @@ async fn asked_over_http_as_istio_does_the_answers_are_the_same() {
         ("x-auth-subject", "root"),
         ("x-original-uri", "/"),
     ];
-    let (status, body) = it.get(Some(&client), "/", &headers).await.unwrap();
+    let (status, body) = it.get(Some(&client), "/docs", &headers).await.unwrap();
     assert_eq!((status, &body["headers"]["x-auth-subject"]), (200, &json!(["alice"])), "{body}");
     assert_eq!(body["headers"].get("x-forwarded-client-cert"), None, "as upstream.remove says");
-    it.refuses(Denial::CertificateMismatch, &thief, "/", &headers).await;
-    it.refuses(Denial::ScopeInsufficient, &client, "/payments", &headers).await;
+    it.refuses(Denial::CertificateMismatch, &thief, "/docs", &headers).await;
+    for path in ["/", "/payments", "/Docs", "/docs.json"] {
+        it.refuses(Denial::ScopeInsufficient, &client, path, &headers).await;
+    }
+    let [url, method] = [("x-original-url", "/payments"), ("x-http-method-override", "PUT")];
+    for path in ["/docs/..;/payments", "/docs;v=1", "/docs%2f..%2fpayments"] {
+        let (status, _) = it.get(Some(&client), path, &headers).await.unwrap();
+        assert!(matches!(status, 400 | 403), "{path}: {status}");
+    }
+    let with = |header| [&headers[..], &[header]].concat();
+    it.refuses(Denial::RequestMalformed, &client, "/docs", &with(url)).await;
+    assert_eq!(it.get(Some(&client), "/docs", &with(method)).await.unwrap().0, 200);
     it.refuses(Denial::CredentialsMissing, &client, "/", &[]).await;
     it.passes_nothing_without_an_answer().await;
 }

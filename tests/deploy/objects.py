@@ -467,6 +467,7 @@ def configuration_is_good(objects, world, path):
             [world.keybound, "check-config", file], capture_output=True, text=True, check=False
         )
         expect(done.returncode == 0, f"{path}: {done.stderr}\n{text}")
+        expect("warning: policies" not in done.stderr, f"{path}: {done.stderr}\n{text}")
 
 
 def checksum(documents):

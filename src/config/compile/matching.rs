@@ -96,6 +96,12 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
     if path.is_empty() {
         return Ok(vec![]);
     }
+    if path.contains(['*', '{', '}']) {
+        return Err(wrong(
+            "is no pattern: it holds for each path that begins with its whole segments, as `/users` \
+             does for /users/7. For the characters themselves write %2A, %7B, %7D",
+        ));
+    }
     if path.contains(['?', '#', ' ']) {
         return Err(wrong("has a query, a fragment or a blank: only the path is matched"));
     }
@@ -224,6 +230,14 @@ mod tests {
             ("/pay%4", None),
             ("/pay%zz", None),
             ("/pay%+1", None),
+            ("/pay/*", None),
+            ("/pay*", None),
+            ("/**", None),
+            ("/users/{id}", None),
+            ("/users/}", None),
+            ("/pay/%2A", Some(vec!["pay", "*"])),
+            ("/users/%7Bid%7d", Some(vec!["users", "{id}"])),
+            ("/pay/:id", Some(vec!["pay", ":id"])),
         ] {
             let expected = expected.map(|it: Vec<&str>| {
                 it.into_iter().map(|it| it.as_bytes().to_vec()).collect::<Vec<_>>()

@@ -1,6 +1,7 @@
 //! Knows what a configuration must satisfy, and makes of it what is demanded of requests. Each
 //! part is looked at, whatever is wrong with the others.
 
+mod choosing;
 mod client_certificate;
 mod dpop;
 mod files;
@@ -63,6 +64,8 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = policies.into();
+    let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
+    choosing::warn(&policies, asker, &root.key("policies"), findings);
     let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);

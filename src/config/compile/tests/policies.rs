@@ -16,9 +16,12 @@ fn policies_have_names_and_say_what_must_be_proved() {
     let text = MINIMAL.replace("  sender_constraint: certificate\n", "");
     one(&read(&text).unwrap_err(), &text, (at, 7, "missing"));
     warns("  sender_constraint: none", at, 8, "nothing is proved");
-    warns("  sender_constraint: dpop", "dpop.replay", 1, "several replicas");
-    warns("  sender_constraint: either", "dpop.replay", 1, "several replicas");
-    let config = takes("  sender_constraint: if_bound");
+    for constraint in ["dpop", "either"] {
+        let edit = format!("  sender_constraint: {constraint}\n  origin: https://api.example.com");
+        warns(&edit, "dpop.replay", 1, "several replicas");
+    }
+    let edit = "  sender_constraint: if_bound\n  origin: https://api.example.com";
+    let config = takes(edit);
     assert_eq!(config.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
 }
 
@@ -50,6 +53,8 @@ fn policies_demand_what_tokens_can_hold() {
         ("match: {methods: ['G T']}", "match.methods[0]", "no method"),
         ("match: {path_prefix: pay}", "match.path_prefix", "begin"),
         ("match: {path: /pay}", "match.path", "unknown key"),
+        ("match: {path_prefix: /pay/*}", "match.path_prefix", "no pattern"),
+        ("match: {path_prefix: '/users/{id}'}", "match.path_prefix", "%7B"),
         ("match:", "match", "no value"),
     ] {
         let edit = format!("  sender_constraint: certificate\n  {more}");
@@ -155,6 +160,137 @@ fn what_can_never_apply_is_pointed_out() {
     let text =
         edited(idle).replace("certificate\n", "certificate\n  issuers: ['https://b.example']\n");
     one(&config(&text).warnings, &text, ("issuers[1]", 5, "no policy accepts"));
+}
+
+/// The warnings about policies of these rows, each a name and what it says; `if_bound` unless it says
+/// something else.
+fn warned(rows: &[(&str, &str)], more: &str) -> Vec<(String, String)> {
+    let row = |(name, given): &(&str, &str)| {
+        let constraint = if given.contains("sender_constraint") {
+            ""
+        } else {
+            ", sender_constraint: certificate"
+        };
+        format!("- {{name: {name}, {given}{constraint}}}\n")
+    };
+    let text = MINIMAL.replace(
+        "- name: payments\n  sender_constraint: certificate\n",
+        &rows.iter().map(row).collect::<String>(),
+    );
+    let text = text.replace("listen: {}\n", &format!("listen: {{{more}}}\n"));
+    let warnings = config(&text).warnings.into_iter();
+    warnings.filter(|it| it.path.starts_with("policies")).map(|it| (it.path, it.message)).collect()
+}
+
+/// The policies of these rows cause these warnings, at this path and with these words.
+#[track_caller]
+fn warn(rows: &[(&str, &str)], expected: &[(&str, &str)]) {
+    let found = warned(rows, "");
+    let as_expected = found.len() == expected.len()
+        && found
+            .iter()
+            .zip(expected)
+            .all(|(it, (path, message))| it.0 == *path && it.1.contains(message));
+    assert!(as_expected, "{rows:?}\n{found:#?}");
+}
+
+const HOST: &str = "for any Host, and asks for less than `pay` above";
+const SUFFIX: &str = "asks for less than `pay` above, and is for the same path with a suffix";
+
+#[test]
+fn a_policy_that_asks_for_less_and_can_be_had_by_host_is_pointed_out() {
+    let pay = ("pay", "match: {hosts: [a.test]}, scopes: [pay]");
+    let at = "policies[1]";
+    for (rest, expected) in [
+        ("mode: report", &[(at, HOST), ("policies[1].mode", "")][..]),
+        ("scopes: []", &[(at, HOST)]),
+        ("sender_constraint: either, scopes: [pay], origin: 'https://a.test'", &[(at, HOST)]),
+        ("match: {path_prefix: /x}", &[(at, HOST)]),
+        ("match: {methods: [GET]}", &[(at, HOST)]),
+        ("scopes: [pay]", &[]),
+        ("scopes: [pay, more]", &[]),
+        ("match: {hosts: [b.test]}", &[]),
+        ("match: {hosts: ['*.test']}", &[]),
+    ] {
+        let mut found = warned(&[pay, ("rest", rest)], "");
+        found.sort();
+        let as_expected = found.len() == expected.len()
+            && found
+                .iter()
+                .zip(expected)
+                .all(|(it, (path, words))| it.0 == *path && it.1.contains(words));
+        assert!(as_expected, "{rest}\n{found:#?}");
+    }
+    // Nobody is let through who is not asked for as much in between.
+    warn(&[pay, ("all", "scopes: [pay]"), ("named", "allow_route_annotation: true")], &[]);
+    let other = ("docs", "match: {path_prefix: /docs}");
+    warn(&[("pay", "match: {hosts: [a.test], path_prefix: /pay}, scopes: [pay]"), other], &[]);
+    let reports = ("pay", "match: {hosts: [a.test]}, scopes: [pay], mode: report");
+    warn(&[reports, ("rest", "scopes: []")], &[("policies[0].mode", "")]);
+}
+
+#[test]
+fn a_policy_that_asks_for_less_and_can_be_had_by_a_suffix_is_pointed_out() {
+    let pay = ("pay", "match: {path_prefix: /v1/pay}, scopes: [pay]");
+    let at = "policies[1]";
+    for (rest, expected) in [
+        ("scopes: []", &[(at, SUFFIX)][..]),
+        ("match: {path_prefix: /v1}", &[(at, SUFFIX)]),
+        ("match: {hosts: [a.test]}", &[(at, SUFFIX)]),
+        ("match: {methods: [GET]}", &[(at, SUFFIX)]),
+        ("scopes: [pay]", &[]),
+        ("match: {path_prefix: /v2}", &[]),
+        ("match: {path_prefix: /v1/docs}", &[]),
+        ("match: {path_prefix: /v1/pay.json}", &[]),
+    ] {
+        warn(&[pay, ("rest", rest)], expected);
+    }
+    let by_method = ("pay", "match: {path_prefix: /pay, methods: [POST]}, scopes: [pay]");
+    warn(&[by_method, ("rest", "match: {methods: [GET]}")], &[]);
+    warn(&[by_method, ("rest", "match: {methods: [GET, POST]}")], &[(at, SUFFIX)]);
+    let by_host = ("pay", "match: {path_prefix: /pay, hosts: [a.test]}, scopes: [pay]");
+    warn(&[by_host, ("rest", "match: {hosts: [b.test]}")], &[]);
+    warn(&[by_host, ("rest", "match: {hosts: [a.test]}")], &[(at, SUFFIX)]);
+    // What is above it, and what is not for it.
+    warn(&[("rest", "match: {path_prefix: /health}, scopes: []"), pay], &[]);
+}
+
+#[test]
+fn proofs_for_whatever_host_the_request_names_are_pointed_out() {
+    for (constraint, warns) in
+        [("dpop", true), ("either", true), ("if_bound", true), ("certificate", false)]
+    {
+        for (more, helps) in [
+            ("", false),
+            (", match: {path_prefix: /x}", false),
+            (", match: {hosts: ['*.a.test']}", true),
+            (", origin: 'https://a.test'", true),
+        ] {
+            let policy = format!("sender_constraint: {constraint}{more}");
+            let warnings = [("policies[0]", "made for another server")];
+            warn(&[("p", &policy)], if warns && !helps { &warnings } else { &[] });
+        }
+    }
+}
+
+#[test]
+fn a_method_that_a_header_may_override_unseen_is_pointed_out() {
+    let rows = [
+        ("read", "match: {methods: [GET]}, scopes: [read]"),
+        ("erase", "match: {methods: [DELETE]}, scopes: [read, erase]"),
+        ("rest", "scopes: [read]"),
+    ];
+    let same = [("read", "match: {methods: [GET]}"), ("write", "match: {methods: [POST]}")];
+    for (more, warns) in [
+        ("forward_auth: '127.0.0.1:0'", true),
+        ("forward_auth: '127.0.0.1:0'}\nforward_auth: {flavour: nginx", false),
+        ("", false),
+    ] {
+        let paths: Vec<_> = warned(&rows, more).into_iter().map(|it| it.0).collect();
+        let expected: &[&str] = if warns { &["policies[1].match.methods"] } else { &[] };
+        assert_eq!(paths, expected, "{more}");
+        assert_eq!(warned(&same, more), [], "{more}");
+    }
 }
 
 #[test]
