@@ -1,5 +1,7 @@
-//! Knows the metadata of an authorization server: where it is published and what is taken from it
+//! The metadata of an authorization server: where it is published and what is taken from it
 //! (RFC 8414, OpenID Connect Discovery 1.0).
+
+mod vicinity;
 
 use crate::jose::json;
 use crate::state::http::{self, Client, Limits, Reach};
@@ -87,15 +89,19 @@ fn read(document: &[u8], issuer: &str, from: &Url) -> Result<Metadata, Failure> 
 }
 
 /// The place that a document from `from` points to. Other hosts are common (keys in a content
-/// network); but only a document from loopback may point to loopback over `http`, since others
-/// would reach services that trust their own machine.
+/// network); but a document must not lead to where only this machine or its network gets, lest it
+/// reach services that trust their neighbours.
 fn endpoint(text: Option<&str>, from: &Url) -> Result<Url, Failure> {
     let url = text.and_then(|it| Url::parse(it).ok()).ok_or(Failure::UrlRefused)?;
-    match Reach::of(&url) {
-        Some(Reach::Outside) => Ok(url),
-        Some(Reach::Loopback) if Reach::of(from) == Some(Reach::Loopback) => Ok(url),
-        Some(Reach::Loopback) | None => Err(Failure::UrlRefused),
+    let in_the_clear = match Reach::of(&url) {
+        Some(Reach::Outside) => false,
+        Some(Reach::Loopback) => true,
+        None => return Err(Failure::UrlRefused),
+    };
+    if in_the_clear && Reach::of(from) != Some(Reach::Loopback) {
+        return Err(Failure::UrlRefused);
     }
+    if vicinity::may_point(from, &url) { Ok(url) } else { Err(Failure::UrlRefused) }
 }
 
 impl Failure {
@@ -141,7 +147,10 @@ impl fmt::Display for Failure {
             Self::Http(failure) => failure.fmt(f),
             Self::Malformed => f.write_str("not a JSON object"),
             Self::IssuerMismatch => f.write_str("the document is that of another issuer"),
-            Self::UrlRefused => f.write_str("it points to a URL that is not to be asked"),
+            Self::UrlRefused => f.write_str(
+                "it points to a URL that is not https, or nearer to this machine than the issuer \
+                 is: if that is right, name it in the configuration",
+            ),
         }
     }
 }
@@ -209,7 +218,6 @@ mod tests {
     #[test]
     fn each_member_is_held_to_its_rule() {
         check(|_| (), None);
-        check(|it| it["jwks_uri"] = "https://127.0.0.1/jwks".into(), None);
         for other in [
             json!("https://as.example.com/realm/"),
             json!("https://AS.example.com/realm"),
@@ -224,6 +232,11 @@ mod tests {
             json!("http://as.example.com/jwks"),
             json!("http://127.0.0.1:8080/jwks"),
             json!("http://169.254.169.254/"),
+            json!("https://169.254.169.254/"),
+            json!("https://127.0.0.1/jwks"),
+            json!("https://localhost/jwks"),
+            json!("https://10.0.0.1/jwks"),
+            json!("https://user:secret@as.example.com/jwks"),
             json!("file:///etc/passwd"),
             json!("/jwks"),
             json!(""),
