@@ -22,6 +22,8 @@ use keybound::state::jwks::{self, BadSource, IssuerKeys, Newer, Unverifiable};
 use keybound::trail::Trail;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use support::identity_provider::{Behaviour, IdentityProvider, Published};
@@ -600,6 +602,7 @@ async fn the_issuer_is_heard_before_the_snapshot() {
         let jwks = json!({ "keys": keys }).to_string();
         let record = json!({"issuer": issuer, "fetched_at": NOW.as_secs(), "jwks": jwks});
         std::fs::write(&path, record.to_string()).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         KeyUpkeep { snapshot_file: Some(path), ..KeyUpkeep::default() }
     };
 

@@ -131,7 +131,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
 pub fn attempt(path: &Path) -> Attempt {
     let found = compile::read_file(path);
     let content = found.as_deref().ok().map(Thumbprint::of);
-    let files = Files::below(path.parent().unwrap_or_else(|| Path::new("")));
+    let files = Files::beside(path);
     let outcome = match found {
         Ok(bytes) => from_bytes(&bytes, &files),
         Err(message) => Err(vec![Problem::of_file(message)]),

@@ -1,6 +1,7 @@
-//! Knows the files that a configuration names, and what must be in them.
+//! The files that a configuration names, and what must be in them.
 
-use crate::config::Ingredient;
+use crate::config::problem::{self, Findings};
+use crate::config::{Address, Ingredient};
 use crate::jose::thumbprint::Thumbprint;
 use std::cell::RefCell;
 use std::fs::File;
@@ -19,12 +20,22 @@ const LONGEST: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(in crate::config) struct Files {
     folder: PathBuf,
+    /// The configuration itself, where it is a file.
+    own: Option<PathBuf>,
     read: RefCell<Vec<Ingredient>>,
+    written: RefCell<Vec<(problem::Path, PathBuf)>>,
 }
 
 impl Files {
     pub(in crate::config) fn below(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), read: RefCell::default() }
+        let (read, written) = <_>::default();
+        Self { folder: folder.to_owned(), own: None, read, written }
+    }
+
+    /// The files beside the configuration in the file at `path`.
+    pub(in crate::config) fn beside(path: &Path) -> Self {
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        Self { own: Some(path.to_owned()), ..Self::below(folder) }
     }
 
     /// Every file that was read so far, as it was then.
@@ -35,6 +46,43 @@ impl Files {
     /// Where the file of this name is.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Where the file of this name is, which the service will write. `at` names it.
+    pub(super) fn writes(
+        &self,
+        name: &str,
+        at: &problem::Path,
+        findings: &mut Findings,
+    ) -> PathBuf {
+        let path = self.path(name);
+        if name.is_empty() || path.is_dir() {
+            findings.problem(at, "must be the name of a file");
+        }
+        self.written.borrow_mut().push((at.clone(), path.clone()));
+        path
+    }
+
+    /// Finds the files that are written although something else reads or writes them: they would
+    /// be lost. `sockets` are made and removed as well.
+    pub(super) fn keep_apart(&self, sockets: &[&Address], findings: &mut Findings) {
+        let written = self.written.borrow();
+        for (place, (at, path)) in written.iter().enumerate() {
+            let real = real(path);
+            let is_it = |other: &Path| self::real(other) == real;
+            let taken = |it: &Address| matches!(it, Address::Unix(path) if is_it(path));
+            let shown = path.display();
+            if self.own.as_deref().is_some_and(is_it) {
+                findings.problem(at, format!("{shown} is this configuration: name another file"));
+            } else if let Some((other, _)) = written.iter().take(place).find(|it| is_it(&it.1)) {
+                findings.problem(at, format!("{shown} is that of {other} as well: name another"));
+            } else if self.read.borrow().iter().any(|it| is_it(&it.path)) {
+                let message = format!("{shown} is read for something else: name another file");
+                findings.problem(at, message);
+            } else if sockets.iter().any(|it| taken(it)) {
+                findings.problem(at, format!("{shown} is a socket: name another file"));
+            }
+        }
     }
 
     /// What is in the file of this name.
@@ -48,6 +96,16 @@ impl Files {
         self.read.borrow_mut().push(Ingredient { path, content });
         found
     }
+}
+
+/// Where `path` leads once all links are followed, whether or not there is something yet.
+fn real(path: &Path) -> PathBuf {
+    let parent = || {
+        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize().ok()?;
+        Some(parent.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(parent).unwrap_or_else(|| path.to_owned())
 }
 
 /// What is in the file at `path`. The error is a sentence that names it.

@@ -57,6 +57,9 @@ pub(super) fn compile(
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
     let issuers =
         issuers.map(|it| issuers::compile(it, limits.check_deadline, &at, files, findings));
+    let sockets = [Some(&listen.ext_authz), Some(&listen.admin)].into_iter().flatten();
+    let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
+    files.keep_apart(&sockets.chain(forward_auth).collect::<Vec<_>>(), findings);
     let at = root.key("policies");
     let policies = findings.required(file.policies, &at, "say what requests must show");
     let policies = policies.map(|it| policies::compile(it, &at, &names, findings));

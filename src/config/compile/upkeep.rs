@@ -5,6 +5,7 @@ use crate::config::file;
 use crate::config::problem::{Findings, Path};
 use crate::config::values::Span;
 use crate::policy::KeyUpkeep;
+use crate::state::jwks;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -59,6 +60,12 @@ pub(super) fn compile(
         );
         findings.warning(&at.key("withdrawn_key_grace"), message);
     }
+    let snapshot = at.key("snapshot_file");
+    let snapshot_file =
+        given.snapshot_file.as_deref().map(|it| files.writes(it, &snapshot, findings));
+    if let Some(fault) = snapshot_file.as_deref().and_then(jwks::snapshot_fault) {
+        findings.warning(&snapshot, format!("is not used: {fault}"));
+    }
     KeyUpkeep {
         refresh_min,
         refresh_max,
@@ -68,7 +75,7 @@ pub(super) fn compile(
         unknown_kid_cooldown,
         fetch_timeout,
         max_bytes: max_bytes(given.max_bytes, usual.max_bytes, at, findings),
-        snapshot_file: given.snapshot_file.as_deref().map(|it| files.path(it)),
+        snapshot_file,
     }
 }
 

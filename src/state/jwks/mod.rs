@@ -39,6 +39,7 @@ use status::Report;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -337,6 +338,11 @@ impl Drop for IssuerKeys {
     fn drop(&mut self) {
         self.keeper.abort();
     }
+}
+
+/// Why a snapshot at `path` would not be used, as far as its folder is there to tell: a sentence.
+pub fn snapshot_fault(path: &Path) -> Option<String> {
+    snapshot::folder_fault(path).map(|it| it.to_string())
 }
 
 impl Shared {

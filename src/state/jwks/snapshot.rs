@@ -6,10 +6,11 @@
 use crate::clock::UnixTime;
 use crate::jose::json;
 use bytes::Bytes;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,8 +36,12 @@ pub(super) enum Odd {
     Unreadable(io::ErrorKind),
     /// It is a directory, a pipe or a device.
     NotAFile,
-    /// Everybody on the machine may write it.
-    WorldWritable,
+    /// Others than its owner may write it.
+    Writable,
+    /// Everybody on the machine may put another in its place.
+    FolderWritable,
+    /// It belongs to somebody who could have invented it.
+    OtherOwner,
     /// It is larger than any snapshot.
     TooLarge,
     /// It is not a snapshot, or not all of one.
@@ -77,8 +82,14 @@ struct Record {
     jwks: String,
 }
 
-/// Writes a snapshot in one step: a reader sees the old one or the new one, never half of one.
+/// Writes a snapshot in one step: a reader sees the old one or the new one, never half of one. A
+/// folder that is missing is made, for us alone; one in which no snapshot would count gets none.
 pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let folder = folder(path);
+    if !folder.exists() {
+        DirBuilder::new().mode(0o700).create(folder)?;
+    }
+    trust_folder(folder).map_err(|it| io::Error::other(it.to_string()))?;
     let jwks = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
     let record = Record {
         issuer: snapshot.issuer.clone(),
@@ -154,10 +165,38 @@ fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
     if !metadata.is_file() {
         return Err(Odd::NotAFile);
     }
-    if metadata.permissions().mode() & WORLD_WRITABLE != 0 {
-        return Err(Odd::WorldWritable);
-    }
+    trust(metadata.mode(), metadata.uid(), geteuid().as_raw())?;
+    trust_folder(folder(path))?;
     bounded(file, limit).map_err(unreadable)?.ok_or(Odd::TooLarge)
+}
+
+/// Whether a file with this mode and owner says what `us` wrote, or what root did.
+const fn trust(mode: u32, owner: u32, us: u32) -> Result<(), Odd> {
+    if owner != us && owner != ROOT {
+        Err(Odd::OtherOwner)
+    } else if mode & OTHERS_WRITE != 0 {
+        Err(Odd::Writable)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether nobody but its owner, its group and root can put another file in the place of one in
+/// `folder`. One that is there belongs to us all the same; an older one of ours could be put back.
+fn trust_folder(folder: &Path) -> Result<(), Odd> {
+    let mode = fs::metadata(folder).map_err(|it| Odd::Unreadable(it.kind()))?.mode();
+    let everybody = mode & WORLD_WRITABLE != 0 && mode & STICKY == 0;
+    if everybody { Err(Odd::FolderWritable) } else { Ok(()) }
+}
+
+/// Why no snapshot at `path` would count, as far as its folder is there to tell.
+pub(super) fn folder_fault(path: &Path) -> Option<Odd> {
+    trust_folder(folder(path)).err().filter(|it| *it == Odd::FolderWritable)
+}
+
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    folder.unwrap_or_else(|| Path::new("."))
 }
 
 /// All of `file`; none when it is longer than `limit`.
@@ -173,7 +212,16 @@ impl fmt::Display for Odd {
         match self {
             Self::Unreadable(kind) => write!(f, "it cannot be read: {kind}"),
             Self::NotAFile => f.write_str("it is not a regular file"),
-            Self::WorldWritable => f.write_str("everybody may write it"),
+            Self::Writable => {
+                f.write_str("others than its owner may write it: remove it, or chmod go-w it")
+            }
+            Self::FolderWritable => f.write_str(
+                "everybody may write its folder: chmod o-w the folder, or name a file in a folder \
+                 below it, which is made for this process alone",
+            ),
+            Self::OtherOwner => {
+                f.write_str("it belongs to another user than the one who reads it: remove it")
+            }
             Self::TooLarge => f.write_str("it is too large"),
             Self::Malformed => f.write_str("it is not a whole snapshot"),
             Self::OtherIssuer => f.write_str("it is that of another issuer"),
@@ -185,6 +233,9 @@ impl fmt::Display for Odd {
 }
 
 const WORLD_WRITABLE: u32 = 0o002;
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+const ROOT: u32 = 0;
 
 /// What a snapshot holds besides the document and the issuer.
 const FRAME: usize = 1024;
@@ -195,7 +246,7 @@ const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     const ISSUER: &str = "https://as.example.com";
     const DAY: Duration = Duration::from_secs(86_400);
@@ -274,8 +325,9 @@ mod tests {
     fn an_odd_file_counts_as_none() {
         let mode = |path: &Path, it| fs::set_permissions(path, fs::Permissions::from_mode(it));
         check(|it| fs::remove_file(it).unwrap(), Odd::Unreadable(io::ErrorKind::NotFound));
-        check(|it| mode(it, 0o602).unwrap(), Odd::WorldWritable);
-        check(|it| mode(it, 0o666).unwrap(), Odd::WorldWritable);
+        check(|it| mode(it, 0o602).unwrap(), Odd::Writable);
+        check(|it| mode(it, 0o660).unwrap(), Odd::Writable);
+        check(|it| mode(it.parent().unwrap(), 0o777).unwrap(), Odd::FolderWritable);
         check(|it| fs::write(it, "").unwrap(), Odd::Malformed);
         check(|it| fs::write(it, "{\"issuer\": ").unwrap(), Odd::Malformed);
         let list = r#"["https://as.example.com",null,1800000000,"{}"]"#;
@@ -293,16 +345,43 @@ mod tests {
     }
 
     #[test]
-    fn a_group_may_write_it() {
-        // Kubernetes makes the files of a volume so when `fsGroup` is set.
-        let (_directory, path) = written();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+    fn a_file_counts_that_nobody_else_could_have_written() {
+        const US: u32 = 1000;
+        for (mode, owner, expected) in [
+            (0o600, US, Ok(())),
+            (0o644, ROOT, Ok(())),
+            (0o620, US, Err(Odd::Writable)),
+            (0o602, US, Err(Odd::Writable)),
+            (0o600, 1001, Err(Odd::OtherOwner)),
+        ] {
+            assert_eq!(trust(mode, owner, US), expected, "{mode:o} {owner}");
+        }
+    }
+
+    #[test]
+    fn a_folder_may_be_shared_by_all_if_each_keeps_what_is_theirs() {
+        let (directory, path) = written();
+        let mode = |it| {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(it)).unwrap();
+        };
+        mode(0o1777);
         assert_eq!(read_at(&path, NOW), Ok(snapshot()));
+        mode(0o770);
+        assert_eq!(read_at(&path, NOW), Ok(snapshot()));
+        mode(0o777);
+        assert_eq!(folder_fault(&path), Some(Odd::FolderWritable));
+        assert!(write(&path, &snapshot()).is_err(), "what would not count is not written");
+        let below = directory.path().join("keys").join("as.json");
+        assert_eq!(folder_fault(&below), None);
+        write(&below, &snapshot()).unwrap();
+        assert_eq!(read_at(&below, NOW), Ok(snapshot()));
+        let new = fs::metadata(below.parent().unwrap()).unwrap().permissions();
+        assert_eq!(new.mode() & 0o777, 0o700);
     }
 
     #[test]
     fn a_directory_that_is_not_there_is_an_error() {
-        let path = Path::new("/nonexistent/keys.json");
+        let path = Path::new("/nonexistent/folder/keys.json");
         assert!(write(path, &snapshot()).is_err());
     }
 }

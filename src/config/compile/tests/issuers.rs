@@ -1,4 +1,5 @@
 use super::*;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
 fn issuers_are_named_and_exact() {
@@ -115,6 +116,65 @@ fn the_keeping_of_keys_has_limits() {
         let config = from_str(&text, Path::new("")).unwrap();
         assert_eq!(config.warnings.len(), warnings, "{grace}");
     }
+}
+
+#[test]
+fn no_file_is_written_that_is_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("jwks.json"), JWKS).unwrap();
+    fs::write(path("secret"), "a-secret-of-sixteen-characters").unwrap();
+    fs::create_dir(path("keys")).unwrap();
+    symlink(path("jwks.json"), path("link.json")).unwrap();
+    symlink(path("."), path("here")).unwrap();
+    let check = |snapshot: &str, message: Option<&str>| {
+        let text = format!(
+            "listen: {{ext_authz: 'unix:{}', forward_auth: '127.0.0.1:9002'}}
+forward_auth: {{secret_file: secret}}
+issuers:
+- {{issuer: a, audiences: [a], keys: {{jwks_file: jwks.json, snapshot_file: keys/a.json}}}}
+- {{issuer: b, audiences: [a], keys: {{jwks_file: jwks.json, snapshot_file: '{snapshot}'}}}}
+policies: [{{name: p, sender_constraint: certificate}}]
+",
+            path("socket").display()
+        );
+        fs::write(path("keybound.yaml"), text).unwrap();
+        let problems = crate::config::load(&path("keybound.yaml")).err().unwrap_or_default();
+        match message {
+            None => assert_eq!(problems, vec![], "{snapshot}"),
+            Some(message) => {
+                let [problem] = &problems[..] else { panic!("{snapshot}: {problems:?}") };
+                assert_eq!(problem.path, "issuers[1].keys.snapshot_file", "{snapshot}");
+                assert!(problem.message.contains(message), "{snapshot}: {problem}");
+            }
+        }
+    };
+    check("keys/b.json", None);
+    check("missing/b.json", None);
+    check("keys/a.json", Some("that of issuers[0].keys.snapshot_file as well"));
+    check("./keys/../keys/a.json", Some("that of issuers[0].keys.snapshot_file as well"));
+    check("here/keys/a.json", Some("that of issuers[0].keys.snapshot_file as well"));
+    check("keybound.yaml", Some("is this configuration"));
+    check("here/./keybound.yaml", Some("is this configuration"));
+    check("jwks.json", Some("is read for something else"));
+    check("link.json", Some("is read for something else"));
+    check("secret", Some("is read for something else"));
+    check("socket", Some("is a socket"));
+    check("keys", Some("must be the name of a file"));
+    check("", Some("must be the name of a file"));
+}
+
+#[test]
+fn a_snapshot_that_would_not_be_used_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let warnings = |name: &str| {
+        let keys = format!("  audiences: [a]\n  keys: {{snapshot_file: {name}}}");
+        let config = from_str(&edited(&keys), folder.path()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(warnings("as.json")[0].contains("everybody may write its folder"));
+    assert_eq!(warnings("keys/as.json"), Vec::<String>::new());
 }
 
 #[test]
