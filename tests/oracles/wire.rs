@@ -59,6 +59,14 @@ pub fn a_mutation_is_refused_or_read_alike(
     reads_as_the_full_decoder(&message, certificate_header)
 }
 
+/// Holds that fields that come again, which no honest sender writes, are refused, or read as a full
+/// decoder reads them, which merges some and takes the last of others.
+pub fn a_repetition_is_refused_or_read_alike(choices: &mut Choices<'_>) -> &'static str {
+    let certificate_header = certificate_header(choices);
+    let message = repeated(choices);
+    reads_as_the_full_decoder(&message, certificate_header)
+}
+
 #[track_caller]
 fn agree(ours: &request::Request<'_>, full: &CheckRequest, certificate_header: Option<&str>) {
     let attributes = full.attributes.as_ref().unwrap();
@@ -217,6 +225,52 @@ fn line(choices: &mut Choices<'_>) -> HeaderValue {
     HeaderValue { key, raw_value, ..HeaderValue::default() }
 }
 
+/// A request in which some field may come again, with something else in it.
+fn repeated(choices: &mut Choices<'_>) -> Vec<u8> {
+    let [mut one, mut other] = [(); 2].map(|()| request(choices).attributes.unwrap());
+    let [http, other_http] =
+        [&mut one, &mut other].map(|it| it.request.take().unwrap().http.unwrap());
+    let mut http = http.encode_to_vec();
+    let empty = HttpRequest::default;
+    let HttpRequest { method, path, host, scheme, headers, header_map, .. } = other_http;
+    let more = match choices.below(8) {
+        0 => HttpRequest { method, ..empty() },
+        1 => HttpRequest { path, ..empty() },
+        2 => HttpRequest { host, ..empty() },
+        3 => HttpRequest { scheme, ..empty() },
+        4 => HttpRequest { headers, ..empty() },
+        5 => HttpRequest { header_map, ..empty() },
+        6 => {
+            let both = HeaderValue { raw_value: b"raw".to_vec(), value: method, ..line(choices) };
+            HttpRequest { header_map: Some(HeaderMap { headers: vec![both] }), ..empty() }
+        }
+        _ => empty(),
+    };
+    http.extend(more.encode_to_vec());
+    let request = field(2, &http);
+    let mut attributes = [one.encode_to_vec(), field(4, &request)].concat();
+    let AttributeContext { source, context_extensions, route_metadata_context, .. } = other;
+    attributes.extend(match choices.below(8) {
+        0 => AttributeContext { source, ..AttributeContext::default() }.encode_to_vec(),
+        1 => AttributeContext { context_extensions, ..AttributeContext::default() }.encode_to_vec(),
+        2 => AttributeContext { route_metadata_context, ..AttributeContext::default() }
+            .encode_to_vec(),
+        3 => field(
+            4,
+            &field(2, &HttpRequest { method: choices.text(TEXT, 1), ..empty() }.encode_to_vec()),
+        ),
+        _ => vec![],
+    });
+    field(1, &attributes)
+}
+
+/// A field of bytes; its number has four bits.
+fn field(number: u8, payload: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    prost::encoding::encode_varint(payload.len().try_into().unwrap(), &mut field);
+    [&field[..], payload].concat()
+}
+
 fn metadata(choices: &mut Choices<'_>) -> Metadata {
     let mut metadata = Metadata::default();
     for name in ["envoy-gateway", "envoy.lb"] {
@@ -298,6 +352,12 @@ mod tests {
             "its route names a policy",
             "its route is unclear",
         ]);
+    }
+
+    #[test]
+    fn a_field_that_comes_again_is_refused_or_read_as_the_full_decoder_reads_it() {
+        outcomes(CASES, a_repetition_is_refused_or_read_alike)
+            .came_up(&["refused", "read by both"]);
     }
 
     #[test]
