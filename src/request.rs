@@ -73,6 +73,11 @@ impl<'a> Target<'a> {
         self.path.split_once('?').map_or(self.path, |(path, _)| path)
     }
 
+    /// The authority without what it says of a user, which may be a password (RFC 3986 §3.2.1).
+    pub fn host_and_port(&self) -> &'a str {
+        self.authority.rsplit_once('@').map_or(self.authority, |(_, host)| host)
+    }
+
     /// The query behind `?`, if there is one.
     pub fn query(&self) -> Option<&'a str> {
         self.path.split_once('?').map(|(_, query)| query)

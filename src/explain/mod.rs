@@ -113,12 +113,12 @@ pub(crate) fn time(text: &str) -> Result<UnixTime, &'static str> {
     UnixTime::parse(text).ok_or("a time is expected: 2027-01-15T08:00:00Z, or seconds since 1970")
 }
 
-/// Without the query, which may hold secrets.
+/// Without the query and the user, which may hold secrets.
 fn target(request: &Request<'_>) -> String {
     let target = &request.target;
     let query = if target.query().is_some() { "?…" } else { "" };
     let (method, path) = (target.method, target.path_only());
-    format!("{method} {}://{}{path}{query}", target.scheme, target.authority)
+    format!("{method} {}://{}{path}{query}", target.scheme, target.host_and_port())
 }
 
 /// What a route says in vain.

@@ -98,7 +98,7 @@ impl Facts {
             front: front.label(),
             policy: facts.policy.as_ref().map(|it| it.name.to_string()),
             method: target.map(|it| short(it.method)),
-            host: target.map(|it| short(without_user(it.authority))),
+            host: target.map(|it| short(it.host_and_port())),
             path: target.map(|it| short(it.path_only())),
             issuer: token.map(|it| it.issuer.name.to_string()),
             kid: facts.kid.as_deref().map(short),
@@ -109,11 +109,6 @@ impl Facts {
             trace_id: told.parent().map(|it| it.trace.to_hex()),
         }
     }
-}
-
-/// What an authority says of a user may be a password (RFC 3986 §3.2.1).
-fn without_user(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 #[cfg(test)]
