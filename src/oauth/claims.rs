@@ -2,7 +2,7 @@
 
 use crate::jose::json::{self, Object, strings};
 use crate::policy::ClaimFormat;
-use serde_json::Value;
+use serde_json::{Number, Value};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -199,10 +199,12 @@ fn joined(members: &[Cow<'_, str>]) -> Result<String, Ambiguous> {
 /// Whether a JSON number is one for which others stand as well: beyond 2^53, those that are not
 /// whole numbers of 64 bits have been rounded (RFC 8259 §6).
 fn is_rounded(json: &str) -> bool {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
     let is_whole = json.parse::<i64>().is_ok() || json.parse::<u64>().is_ok();
     !is_whole && json.parse::<f64>().is_ok_and(|it| EXACT <= it.abs())
 }
+
+/// From here on, not every whole number is one of `f64` (2^53).
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// As JSON.
 impl fmt::Display for Claim<'_> {
@@ -232,12 +234,20 @@ fn holds(claim: &Value, wanted: &Value) -> bool {
         .map_or_else(|| same(claim, wanted), |members| members.iter().any(|it| same(it, wanted)))
 }
 
-/// JSON does not tell `1` from `1.0`.
+/// JSON does not tell `1` from `1.0`. But from [`EXACT`] on, a number that is not a whole one of 64
+/// bits may be another that was rounded to it.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Number(a), Value::Number(b)) if is_whole(a) && is_whole(b) => a == b,
+        (Value::Number(a), Value::Number(b)) => {
+            a.as_f64() == b.as_f64() && a.as_f64().is_some_and(|it| it.abs() < EXACT)
+        }
         _ => a == b,
     }
+}
+
+fn is_whole(number: &Number) -> bool {
+    number.is_i64() || number.is_u64()
 }
 
 #[cfg(test)]
@@ -311,6 +321,8 @@ mod tests {
         assert!(holds(&json!([1, "a"]), &json!("a")));
         assert!(holds(&json!(["a", 1]), &json!(1)));
         assert!(holds(&json!(1), &json!(1.0)));
+        assert!(holds(&json!(u64::MAX), &json!(u64::MAX)));
+        assert!(holds(&json!(1e15), &json!(1_000_000_000_000_000_u64)));
         assert!(holds(&json!(true), &json!(true)));
         for (claim, wanted) in [
             (json!("A"), json!("a")),
@@ -319,6 +331,11 @@ mod tests {
             (json!([["a"]]), json!("a")),
             (json!({"a": 1}), json!("a")),
             (json!("1"), json!(1)),
+            (json!(9_007_199_254_740_993_u64), json!(9_007_199_254_740_992_u64)),
+            (json!(9_007_199_254_740_993_u64), json!(9_007_199_254_740_992.0)),
+            (json!([u64::MAX]), json!(u64::MAX - 1)),
+            (json!(i64::MIN), json!(i64::MIN + 1)),
+            (json!(18_446_744_073_709_551_616.0), json!(18_446_744_073_709_551_616.0)),
             (json!(null), json!("null")),
             (json!({"$serde_json::private::RawValue": "\"a\""}), json!("a")),
             (json!([{"$serde_json::private::RawValue": "\"a\""}]), json!("a")),
