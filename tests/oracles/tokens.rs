@@ -265,6 +265,7 @@ fn good_confirmation(cnf: &Value) -> bool {
 fn good_proof(header: &Value, claims: &Value, token: &str) -> bool {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let ath = Thumbprint::of(token.as_bytes()).to_base64url();
+    let now = 1_800_000_000.0;
     let private = ["d", "k"].iter().any(|it| header["jwk"].get(it).is_some());
     is_type(header, "dpop+jwt")
         && header["alg"] == "EdDSA"
@@ -276,7 +277,9 @@ fn good_proof(header: &Value, claims: &Value, token: &str) -> bool {
         && text("htm") == Some("GET")
         && text("htu").is_some_and(|it| SAME_TARGET.contains(&it))
         && text("ath") == Some(&ath)
-        && claims["iat"].as_f64().is_some_and(|it| (it - 1_800_000_000.0).abs() <= 60.0)
+        && claims["iat"].as_f64().is_some_and(|it| (it - now).abs() <= 60.0)
+        && claims.get("exp").is_none_or(|it| it.as_f64().is_some_and(|it| now < it + 60.0))
+        && claims.get("nbf").is_none_or(|it| it.as_f64().is_some_and(|it| it <= now + 60.0))
         && claims.get("nonce").is_none_or(Value::is_string)
 }
 
@@ -621,7 +624,8 @@ fn proof_claim_edits() -> Table {
             .concat(),
         ),
         ("nonce", some([json!("x"), json!(7), null()])),
-        ("exp", some([json!(0)])),
+        ("exp", some([json!(0), json!(NOW - 59), json!(NOW - 60), json!(now - 59.5), null()])),
+        ("nbf", some([json!(0), json!(NOW + 60), json!(NOW + 61), json!(now + 60.5), json!("0")])),
     ]
 }
 
