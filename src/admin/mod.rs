@@ -86,7 +86,11 @@ impl Admin {
         }
     }
 
-    async fn respond<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+    /// The answer to a request.
+    pub async fn respond<B: Body<Data = Bytes>>(
+        &self,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/explain" => explain::answer(self, request).await,
             path => self.answer(request.method(), path, request.headers()),

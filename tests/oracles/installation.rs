@@ -22,9 +22,10 @@ pub struct Installation {
     pub rules: Rules,
     /// Who asks it.
     pub checker: Checker,
-    /// What drives both.
+    /// What drives both. Its clock stands still.
     pub runtime: Runtime,
-    _folder: TempDir,
+    /// Where its files are.
+    pub folder: TempDir,
 }
 
 impl Installation {
@@ -37,7 +38,8 @@ impl Installation {
         let path = folder.path().join("keybound.yaml");
         fs::write(&path, configuration).unwrap();
         let policies = config::load(&path).unwrap().policies;
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime =
+            Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
         let keys = jwks::start_all(&policies.issuers, &[], &clock, runtime.handle()).unwrap();
         for keys in &keys {
@@ -47,7 +49,7 @@ impl Installation {
         let dpop = Dpop::start(&ReplayRules::default(), None, runtime.handle()).unwrap();
         let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
         let rules = Rules::new(policies, keys, nobody, cache, dpop);
-        Self { rules, checker: Checker::new(clock), runtime, _folder: folder }
+        Self { rules, checker: Checker::new(clock), runtime, folder }
     }
 
     /// Checks one request.

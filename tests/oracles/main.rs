@@ -16,6 +16,7 @@
 
 pub mod choices;
 pub mod installation;
+pub mod redaction;
 pub mod signer;
 pub mod tokens;
 pub mod uri;

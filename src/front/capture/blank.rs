@@ -15,7 +15,7 @@ use prost_types::{Struct, Value};
 /// values in the query, no body, and of the other headers and of what the operator attached to the
 /// route no more than the names. Nothing when it cannot be read, for then nobody knows what it
 /// holds.
-pub(super) fn blanked(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
+pub fn blanked(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
     let mut request = CheckRequest::decode(message).ok()?;
     let attributes = request.attributes.as_mut()?;
     attributes.metadata_context = None;

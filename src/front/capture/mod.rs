@@ -4,6 +4,8 @@
 mod blank;
 pub mod neutral;
 
+pub use blank::blanked;
+
 use crate::answer::Answer;
 use crate::clock::{Clock, UnixTime};
 use bytes::Bytes;
@@ -200,7 +202,7 @@ impl Shelf {
 
     fn keep(&mut self, taken: &Taken) {
         let Taken { message, certificate_header, reason, at } = taken;
-        let Some(message) = blank::blanked(message, certificate_header.as_deref()) else { return };
+        let Some(message) = blanked(message, certificate_header.as_deref()) else { return };
         self.number = self.number.saturating_add(1);
         let (time, process) = (at.to_rfc3339_millis(), std::process::id());
         let name = format!("{time}-{reason}-{process}-{}", self.number);
