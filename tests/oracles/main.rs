@@ -15,6 +15,7 @@
 )]
 
 pub mod choices;
+pub mod claims;
 pub mod installation;
 pub mod redaction;
 pub mod signer;
