@@ -11,7 +11,7 @@ const FULL: &str = "\
 listen:
   ext_authz: 127.0.0.1:9001
   admin: 127.0.0.1:9003
-  tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem}
+  tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem, client_names: ['spiffe://example.com/envoy', Envoy.example.com]}
 
 issuers:
   - issuer: https://as.example.com
@@ -83,7 +83,10 @@ fn a_good_file_is_summed_up_and_warned_of() {
         let line = stdout.lines().find(|it| it.starts_with(begins));
         line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(line("ext_authz"), "ext_authz 127.0.0.1:9001, mutual TLS");
+    assert_eq!(
+        line("ext_authz"),
+        "ext_authz 127.0.0.1:9001, mutual TLS for spiffe://example.com/envoy, envoy.example.com"
+    );
     assert_eq!(line("admin"), "admin 127.0.0.1:9003");
     assert_eq!(
         line("DPoP"),
