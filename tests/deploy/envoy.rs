@@ -78,7 +78,7 @@ impl Deployed {
     ) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("test authority").unwrap();
-        let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
+        let server = authority.server(&["localhost", "127.0.0.1", "api.example.com"]).unwrap();
         let signer = Signer::new(Algorithm::ES256, "test");
         let jwks = json!({"keys": [signer.jwk()]}).to_string();
         for (name, text) in [
@@ -153,10 +153,22 @@ impl Deployed {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<(u16, Value), Failure> {
+        self.get_from("api.example.com", http, identity, path, headers).await
+    }
+
+    /// The same of this host.
+    async fn get_from(
+        &self,
+        host: &str,
+        http: Version,
+        identity: Option<&Identity>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Value), Failure> {
         let client = Verbatim {
             http,
             address: self.address,
-            host: "127.0.0.1",
+            host,
             authority: self.authority.certificate_pem(),
             identity: identity.map(|it| it.certificate_pem() + &it.key_pem()),
         };
@@ -271,6 +283,75 @@ async fn at_the_edge_over_a_socket_routes_name_policies() {
     it.refuses(Denial::CertificateMismatch, &thief, "/", &reader).await;
     assert_eq!(it.get(Some(&thief), "/healthz", &[]).await.unwrap().0, 200);
     it.refuses(Denial::CredentialsMissing, &thief, "/healthz/x", &[]).await;
+}
+
+#[tokio::test]
+async fn at_the_edge_over_a_socket_no_spelling_gets_the_weaker_route() {
+    let it = Deployed::start("edge-uds").await;
+    let client = it.client("client");
+    let [reader, payer] = ["read", "payments"].map(|scope| it.token(&client, scope));
+    let reader = [("authorization", reader.as_str())];
+    let payer = [("authorization", payer.as_str())];
+    for path in [
+        "/payments",
+        "/Payments/7",
+        "/PAYMENTS",
+        "/payments;v=1/7",
+        "/payments%3bv=1/7",
+        "/payments.json",
+        "/payments.",
+        "/payments%20",
+        "/%70ayments/7",
+        // Envoy takes it for a dot segment.
+        "/x/..;/payments",
+    ] {
+        it.refuses(Denial::ScopeInsufficient, &client, path, &reader).await;
+        assert_eq!(it.get(Some(&client), path, &payer).await.unwrap().0, 200, "{path}");
+    }
+    for path in [
+        "/;x/payments/7",
+        "/;/payments",
+        "/x/..%3b/payments",
+        "/%2570ayments",
+        "/x/%252e%252e/payments",
+        "/x/%c0%ae%c0%ae/payments",
+        "/x/%e0%80%ae./payments",
+        "/x/%f0%80%80%ae./payments",
+        "/%u0070ayments",
+        "/x%23/payments",
+        "/payments%00",
+        "/x%00/payments",
+        "/x%0a/payments",
+        "/x%5cpayments",
+        "/x%2fpayments",
+    ] {
+        let (status, body) = it.get(Some(&client), path, &payer).await.unwrap();
+        assert_eq!((status, body), (400, Value::Null), "{path}");
+    }
+    for path in
+        ["/paymentsx", "/payments-old", "/a%20b", "/caf%C3%A9", "/x.json", "/%E4%B8%AD%F0%9F%98%80"]
+    {
+        assert_eq!(it.get(Some(&client), path, &reader).await.unwrap().0, 200, "{path}");
+    }
+    for name in ["x-original-url", "x-rewrite-url"] {
+        let headers = [reader[0], (name, "/payments")];
+        let (status, body) = it.get(Some(&client), "/", &headers).await.unwrap();
+        assert_eq!((status, body["headers"].get(name)), (200, None));
+    }
+}
+
+#[tokio::test]
+async fn at_the_edge_a_host_that_is_not_ours_is_nobodys() {
+    for folder in [".", "edge-uds"] {
+        let it = Deployed::start(folder).await;
+        let client = it.client("client");
+        let token = it.token(&client, "payments");
+        let bearer = [("authorization", token.as_str())];
+        for (host, expected) in [("api.example.com", 200), ("127.0.0.1", 404), ("localhost", 404)] {
+            let found = it.get_from(host, Version::HTTP_2, Some(&client), "/", &bearer).await;
+            assert_eq!(found.unwrap().0, expected, "{folder} {host}");
+        }
+    }
 }
 
 #[tokio::test]
