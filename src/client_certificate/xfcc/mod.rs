@@ -375,6 +375,32 @@ mod tests {
     }
 
     #[test]
+    fn a_dns_name_cannot_speak_for_the_proxies_where_uris_are_not_forwarded() {
+        // What a workload wrote, and what a proxy that tells DNS SANs alone added to it.
+        let chain = |dns: &str| {
+            let (victim, me) = (hash("victim"), hash("me"));
+            format!("Hash={victim},By={US};Hash={me};Subject=\"CN=me\";DNS={dns}")
+        };
+        let spelled = format!("x;URI={INNER},Hash={}", hash("edge"));
+        let mine = "spiffe://lab/me";
+        for (spelled, principal) in [
+            (spelled.clone(), mine),
+            (spelled.clone(), "x"),
+            (format!("a;DNS={spelled}"), "a"),
+            (format!("{spelled};URI={mine}"), mine),
+            (format!("{spelled};DNS=a"), "a"),
+            (format!("{spelled};URI=;DNS=a"), "a"),
+        ] {
+            for behind in [[INNER, &hash("edge")], [&hash("edge"), INNER], [INNER, EDGE]] {
+                let found = told(&chain(&spelled), &behind, principal);
+                assert!(found.is_err(), "{spelled} {principal} {behind:?}");
+            }
+        }
+        malformed(&format!("Hash={};DNS=x;URI={INNER}", hash("me")));
+        is(&format!("Hash={};URI={INNER};DNS=x", hash("me")), &[], INNER, "me");
+    }
+
+    #[test]
     fn a_client_cannot_swallow_the_proxys_element_in_a_quote_of_its_own() {
         // Under APPEND_FORWARD the client's header comes first. It opens a quote, and a SAN of
         // the client's certificate closes it again.

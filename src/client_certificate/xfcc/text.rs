@@ -1,7 +1,7 @@
 //! Knows the text form of `x-forwarded-client-cert`: `By=…;Hash=…;URI=…,By=…;Hash=…`.
 //!
 //! Stricter than Envoy's documentation: known keys only, in Envoy's case; `By`, `URI` and `DNS`
-//! may repeat, all others not; a value is in quotes to the very end, or has none of the
+//! may repeat, all others not; no `URI` comes behind a `DNS`; a value is in quotes to the very end, or has none of the
 //! characters that could need them. A certificate with `,` `;` or `"` in a SAN is therefore
 //! refused where a proxy forwards its SANs.
 
@@ -58,6 +58,8 @@ impl<'a> Pairs<'a> {
     fn take(&mut self, key: &[u8], value: Value<'a>) -> Result<(), Unusable> {
         let once = match key {
             b"By" => return Ok(()),
+            // Envoy writes URI SANs before DNS SANs. One behind them is what a DNS SAN spells.
+            b"URI" if self.dns.is_some() => return Err(Unusable::Malformed),
             b"URI" => {
                 self.uri.get_or_insert(value);
                 return Ok(());
