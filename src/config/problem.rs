@@ -1,4 +1,4 @@
-//! Knows what can be wrong with a configuration, and how to say where.
+//! What can be wrong with a configuration, and how to say where.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -28,8 +28,21 @@ impl fmt::Display for Problem {
 
 impl Problem {
     /// A problem with the file as a whole.
-    pub(super) fn of_file(message: String) -> Self {
-        Self { path: String::new(), line: None, message }
+    pub(super) fn of_file(message: impl Into<String>) -> Self {
+        Self::new(&Path::default(), None, &message.into())
+    }
+
+    /// Whatever is quoted in a message comes from the file or from file names, and goes to a
+    /// terminal: what such a one would obey is escaped.
+    fn new(at: &Path, line: Option<usize>, message: &str) -> Self {
+        let shown = |it: char| {
+            let plain = matches!(it, '"' | '\'' | '\\');
+            plain
+                .then_some(it)
+                .into_iter()
+                .chain((!plain).then(|| it.escape_debug()).into_iter().flatten())
+        };
+        Self { path: at.to_string(), line, message: message.chars().flat_map(shown).collect() }
     }
 }
 
@@ -105,8 +118,14 @@ pub(super) struct Findings {
     unreadable: Vec<Path>,
     meant: Vec<Path>,
     problems: Vec<Problem>,
+    /// Whether there are more of them than are noted.
+    more: bool,
     warnings: Vec<Problem>,
 }
+
+/// More problems than anyone fixes in one go. Each costs a look at those before it, and some another
+/// reading.
+pub(super) const MOST: usize = 100;
 
 impl Findings {
     /// Notes the line of a place in the file. The first one counts.
@@ -116,8 +135,10 @@ impl Findings {
 
     /// Notes that what is at `at` cannot be read. A further reason for the same is dropped.
     pub(super) fn unreadable(&mut self, at: &Path, message: impl Into<String>) {
-        let line = self.nearest_line(&self.in_file(at));
-        self.unreadable_on(line, at, message);
+        if self.has_room() {
+            let line = self.nearest_line(&self.in_file(at));
+            self.unreadable_on(line, at, message);
+        }
     }
 
     /// The same, where the line is not that of the place.
@@ -127,10 +148,12 @@ impl Findings {
         at: &Path,
         message: impl Into<String>,
     ) {
+        if !self.has_room() {
+            return;
+        }
         let at = self.in_file(at);
         if !self.unreadable.iter().any(|it| it.holds(&at)) {
-            let message = message.into();
-            self.problems.push(Problem { path: at.to_string(), line, message });
+            self.problems.push(Problem::new(&at, line, &message.into()));
             self.unreadable.push(at);
         }
     }
@@ -144,9 +167,12 @@ impl Findings {
 
     /// Notes a problem with what was read, unless it only follows from a part that was not.
     pub(super) fn problem(&mut self, at: &Path, message: impl Into<String>) {
+        if !self.has_room() {
+            return;
+        }
         let at = self.in_file(at);
         if !self.unreadable.iter().any(|it| at.holds(it)) {
-            let problem = self.told(&at, message.into());
+            let problem = self.told(&at, &message.into());
             self.problems.push(problem);
         }
     }
@@ -154,7 +180,7 @@ impl Findings {
     /// Notes what is allowed and yet worth a second look.
     pub(super) fn warning(&mut self, at: &Path, message: impl Into<String>) {
         let at = self.in_file(at);
-        let warning = self.told(&at, message.into());
+        let warning = self.told(&at, &message.into());
         self.warnings.push(warning);
     }
 
@@ -189,9 +215,14 @@ impl Findings {
         self.taken_out.contains_key(&self.in_file(at))
     }
 
-    /// How many problems there are.
-    pub(super) fn count(&self) -> usize {
-        self.problems.len()
+    /// Whether no further problem is noted.
+    pub(super) fn is_full(&self) -> bool {
+        MOST <= self.problems.len()
+    }
+
+    /// Says that there may be more problems than are noted.
+    pub(super) fn give_up(&mut self) {
+        self.more = true;
     }
 
     /// The problems and the warnings, each in the order of the file.
@@ -199,11 +230,21 @@ impl Findings {
         // Stable, so that problems on one line stay in the order of the check.
         self.problems.sort_by_key(|it| it.line);
         self.warnings.sort_by_key(|it| it.line);
+        if self.more {
+            let message = "there are more problems: fix these first";
+            self.problems.push(Problem::of_file(message));
+        }
         (self.problems, self.warnings)
     }
 
-    fn told(&self, at: &Path, message: String) -> Problem {
-        Problem { path: at.to_string(), line: self.nearest_line(at), message }
+    fn told(&self, at: &Path, message: &str) -> Problem {
+        Problem::new(at, self.nearest_line(at), message)
+    }
+
+    /// Whether another problem is noted; if not, that there is one.
+    fn has_room(&mut self) -> bool {
+        self.more |= self.is_full();
+        !self.is_full()
     }
 
     /// What is missing has no line; what it is missing from has one.
@@ -231,12 +272,12 @@ impl Findings {
     }
 }
 
-/// Input in a message: quoted, escaped, and not longer than it needs to be.
+/// Input in a message: quoted, and not longer than it needs to be.
 pub(super) fn quoted(input: &str) -> String {
     const LONGEST: usize = 80;
     let shown: String = input.chars().take(LONGEST).collect();
     let more = if shown.len() < input.len() { "…" } else { "" };
-    format!("`{}{more}`", shown.escape_debug())
+    format!("`{shown}{more}`")
 }
 
 #[cfg(test)]
@@ -283,12 +324,28 @@ mod tests {
         findings.problem(&policies().index(0).key("name"), "is missing");
         findings.problem(&policies(), "is empty");
         findings.problem(&policies().index(0).key("mode"), "is wrong as well");
-        assert_eq!(findings.count(), 2);
+        assert_eq!(findings.finish().0.len(), 2);
     }
 
     #[test]
-    fn quoted_input_is_short_and_on_one_line() {
-        assert_eq!(quoted("a\n\u{1b}[31m"), r"`a\n\u{1b}[31m`");
+    fn a_message_holds_nothing_that_a_terminal_obeys() {
+        let mut findings = Findings::default();
+        let odd = "`\u{1b}[32m\u{9b}x`\r\n\t\u{202e}é \"\\' \u{7f}";
+        findings.unreadable(&policies().key("a\u{1b}"), odd);
+        findings.problem(&policies().key("b"), odd);
+        findings.warning(&policies().key("c"), odd);
+        let (problems, warnings) = findings.finish();
+        let told = [problems, warnings, vec![Problem::of_file(odd)]].concat();
+        assert_eq!(told.len(), 4);
+        let shown = r#"`\u{1b}[32m\u{9b}x`\r\n\t\u{202e}é "\' \u{7f}"#;
+        for problem in told {
+            assert_eq!(problem.message, shown);
+            assert!(!problem.to_string().contains(char::is_control), "{problem}");
+        }
+    }
+
+    #[test]
+    fn quoted_input_is_short() {
         assert_eq!(quoted(&"x".repeat(80)), format!("`{}`", "x".repeat(80)));
         assert_eq!(quoted(&"x".repeat(81)), format!("`{}…`", "x".repeat(80)));
     }

@@ -10,9 +10,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
-/// More problems than anyone fixes in one go; each one costs another reading.
-const MOST: usize = 100;
-
 /// The file that `tree` spells, without what cannot be read. Nothing when there is too much of
 /// that, or when the tree is something else altogether.
 pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
@@ -22,7 +19,7 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
         return None;
     }
     take_out_nulls(&mut tree, &Path::default(), findings);
-    while findings.count() < MOST {
+    while !findings.is_full() {
         let mut track = Track::new();
         let reader = serde_path_to_error::Deserializer::new(&tree, &mut track);
         let error = match File::deserialize(reader) {
@@ -39,7 +36,7 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
             }
         }
     }
-    findings.unreadable(&Path::default(), "there are more problems: fix these first");
+    findings.give_up();
     None
 }
 
@@ -95,11 +92,18 @@ fn take_out_nulls(tree: &mut Value, at: &Path, findings: &mut Findings) {
             for (index, item) in items.iter_mut().enumerate() {
                 take_out_nulls(item, &at.index(index), findings);
             }
-            while let Some(index) = items.iter().position(Value::is_null) {
-                findings.unreadable(&at.index(index), MESSAGE);
-                findings.take_out(at, index);
-                items.remove(index);
+            let mut left: usize = 0;
+            for item in items.iter() {
+                if !item.is_null() {
+                    left = left.saturating_add(1);
+                } else if findings.is_full() {
+                    break;
+                } else {
+                    findings.unreadable(&at.index(left), MESSAGE);
+                    findings.take_out(at, left);
+                }
             }
+            items.retain(|it| !it.is_null());
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
     }
@@ -217,6 +221,7 @@ fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::problem::MOST;
     use crate::config::yaml;
 
     #[track_caller]
@@ -309,6 +314,26 @@ policies:
         let found = problems(&text);
         assert_eq!(found.len(), MOST + 1);
         assert!(found.iter().any(|it| it.contains("more problems")));
+    }
+
+    #[test]
+    fn a_flood_of_mistakes_costs_no_more_than_reading_it() {
+        // To look at all others again for each of them would take minutes.
+        let many = 30_000;
+        for text in [
+            format!("x: [{}]\n", "~,".repeat(many)),
+            format!("x: [{}]\n", "{},~,".repeat(many)),
+            "x: 1\n".repeat(many),
+            format!("policies: [{}]\n", "{a: ~},".repeat(many)),
+            format!("policies: [{}]\n", "&a x, ".repeat(many)),
+            format!("policies: [{}]\n", "[], ".repeat(many)),
+        ] {
+            let found = problems(&text);
+            let begin: String = text.chars().take(20).collect();
+            assert!(found.len() <= MOST + 1, "{begin}: {}", found.len());
+            let told = found.iter().any(|it| it.contains("more problems"));
+            assert_eq!(told, found.len() == MOST + 1, "{begin}");
+        }
     }
 
     #[test]
