@@ -20,6 +20,7 @@ pub mod explain;
 pub mod front;
 pub mod gate;
 pub mod health;
+pub mod invariant;
 pub mod jose;
 pub mod listener;
 pub mod oauth;

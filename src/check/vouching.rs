@@ -3,6 +3,7 @@
 use super::{Facts, Rules, steps};
 use crate::clock::UnixTime;
 use crate::denial::{Denial, Refusal};
+use crate::invariant;
 use crate::jose::jwk::SignedBy;
 use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
@@ -181,6 +182,7 @@ impl Rules {
         let id = trail.tell(self.issuer(policy, &jws), |_| self.issuers(policy, &jws))?;
         let (Some(issuer), Some(keys)) = (self.policies.issuers.get(id.0), self.keys.get(id.0))
         else {
+            invariant::broken("each issuer of a policy has its rules and keys");
             return Err(Denial::Internal);
         };
         let patience = self.policies.limits.patience();

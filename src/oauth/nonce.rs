@@ -62,7 +62,9 @@ impl NonceKeys {
     /// The nonce for proofs that are made at `now`: 32 characters of base64url.
     pub fn issue(&self, now: UnixTime) -> String {
         let slot = slot_of(now).to_be_bytes();
-        base64url::encode(&[&slot[..], &mac(&self.current, slot)].concat())
+        let mac = mac(&self.current, slot);
+        let mac = half(&mac).map_or(&[][..], |it| it);
+        base64url::encode(&[&slot[..], mac].concat())
     }
 
     /// What `nonce` says at `now` about the proof that carries it.
@@ -72,8 +74,10 @@ impl NonceKeys {
     pub fn check(&self, nonce: &str, now: UnixTime) -> Freshness {
         let octets = base64url::decode(nonce.as_bytes()).unwrap_or_default();
         let Some((slot, shown)) = octets.split_first_chunk() else { return Freshness::Stale };
-        let made_with =
-            |it: &hmac::Key| constant_time::verify_slices_are_equal(&mac(it, *slot), shown).is_ok();
+        let made_with = |it: &hmac::Key| {
+            let mac = mac(it, *slot);
+            half(&mac).is_some_and(|it| constant_time::verify_slices_are_equal(it, shown).is_ok())
+        };
         let current = made_with(&self.current);
         if !current && !self.previous.as_ref().is_some_and(made_with) {
             return Freshness::Stale;
@@ -114,11 +118,16 @@ fn slot_of(now: UnixTime) -> i64 {
     now.as_secs().div_euclid(SLOT_SECONDS)
 }
 
-/// Half of the HMAC-SHA-256, which nobody can guess either (RFC 2104 §5).
-fn mac(key: &hmac::Key, slot: [u8; 8]) -> [u8; 16] {
+fn mac(key: &hmac::Key, slot: [u8; 8]) -> hmac::Tag {
     // The slot's length goes in as well: another release may cut time otherwise.
     let input = [PURPOSE, &SLOT_SECONDS.to_be_bytes(), &slot].concat();
-    hmac::sign(key, &input).as_ref().first_chunk().copied().unwrap_or_default()
+    hmac::sign(key, &input)
+}
+
+/// Half of an HMAC-SHA-256, which nobody can guess either (RFC 2104 §5). None when it is no such:
+/// then no nonce holds.
+fn half(mac: &hmac::Tag) -> Option<&[u8; 16]> {
+    mac.as_ref().first_chunk()
 }
 
 impl fmt::Display for BadSecret {

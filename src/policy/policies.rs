@@ -72,7 +72,7 @@ impl Policies {
     /// Whether a request under the policy at `place` could be read as one under another that asks
     /// for more.
     pub(super) fn may_be_topped(&self, place: usize) -> bool {
-        self.rows.get(place).is_some_and(|it| it.tops)
+        self.rows.get(place).is_none_or(|it| it.tops)
     }
 
     /// Whether the policy at `other` asks for more in some respect than that at `place`. None is
@@ -83,7 +83,8 @@ impl Policies {
             Some(other) => row.get(other),
             None => row.last(),
         }
-        .is_some_and(|it| *it)
+        // What is not in the table is not taken for the weaker.
+        .is_none_or(|it| *it)
     }
 }
 

@@ -5,6 +5,7 @@
 //! rather than left to the kernel's hash.
 
 use super::connection::{self, Serving};
+use crate::invariant;
 use crate::listener::Arrival;
 use crate::turn;
 use std::convert::Infallible;
@@ -66,6 +67,7 @@ impl Shards {
     /// Gives a new connection to the shard with the fewest.
     pub fn deal(&self, arrival: Arrival, serving: Serving) {
         let Some(shard) = self.all.iter().min_by_key(|it| it.open.load(Ordering::Relaxed)) else {
+            invariant::broken("there is a shard to deal connections to");
             return;
         };
         shard.open.fetch_add(1, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use super::metrics::{Front, Metrics};
 use crate::check::Verdict;
 use crate::denial::Denial;
+use crate::invariant;
 use crate::oauth::confirmation::Confirmation;
 use crate::policy::{Policy, PolicySet};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
@@ -77,8 +78,9 @@ impl Meters {
     pub fn record(&self, front: Front, verdict: &Verdict, elapsed: Duration) {
         let policy = self.policy(verdict.facts.policy.as_ref());
         let outcome = verdict.denied().map_or(Ok(()), Err);
-        if let Some(counter) = policy.outcome(front, outcome, &self.checks) {
-            counter.inc();
+        match policy.outcome(front, outcome, &self.checks) {
+            Some(counter) => counter.inc(),
+            None => invariant::broken("each outcome has a counter"),
         }
         if let Some(denial) = verdict.would_deny() {
             policy.count_would_deny(denial, &self.would_deny);
@@ -92,8 +94,9 @@ impl Meters {
         {
             counter.inc();
         }
-        if let Some(durations) = self.durations.get(place(front)) {
-            durations.observe(elapsed.as_secs_f64());
+        match self.durations.get(place(front)) {
+            Some(durations) => durations.observe(elapsed.as_secs_f64()),
+            None => invariant::broken("each front has its durations"),
         }
     }
 
@@ -120,8 +123,9 @@ impl PolicyMeters {
     /// Counts a request that was let through only because the policy reports.
     fn count_would_deny(&self, denial: Denial, would_deny: &IntCounterVec) {
         let counter = || would_deny.with_label_values(&[self.name(), denial.label()]);
-        if let Some(cell) = self.would_deny.get(row(denial)) {
-            cell.get_or_init(counter).inc();
+        match self.would_deny.get(row(denial)) {
+            Some(cell) => cell.get_or_init(counter).inc(),
+            None => invariant::broken("each reason has a counter"),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The connection to Redis: to one server or a cluster, in the clear or over TLS.
 
 use super::rules::{RedisRules, RedisUrl};
+use crate::invariant;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisResult, TlsCertificates, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, TlsCertificates, Value,
+};
 use std::fmt;
 use std::time::Duration;
 
@@ -37,7 +40,10 @@ impl Link {
             };
             return Ok(Self::Cluster(builder.build()?.get_async_connection().await?));
         }
-        let url = rules.urls.first().map_or("", RedisUrl::reveal);
+        let Some(url) = rules.urls.first().map(RedisUrl::reveal) else {
+            invariant::broken("rules name at least one server");
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "no server")));
+        };
         let client = match certificates {
             Some(certificates) => Client::build_with_tls(url, certificates)?,
             None => Client::open(url)?,
