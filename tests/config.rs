@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -63,6 +64,7 @@ fn keybound(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
 
 fn folder_with(text: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(folder.path().join("keybound.yaml"), text).unwrap();
     fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
     let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
@@ -104,6 +106,38 @@ fn a_good_file_is_summed_up_and_warned_of() {
          acr = \"urn:example:loa3\" enforce"
     );
     assert_eq!(line("docs"), "docs /docs none all - - enforce");
+}
+
+#[test]
+fn files_that_others_may_use_are_named() {
+    let folder = folder_with(FULL);
+    let mode = |name: &str, mode| {
+        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let warned = || {
+        let (code, _, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+        assert_eq!(code, 0, "{stderr}");
+        let lines = stderr.lines().filter_map(|it| it.split_once("chmod "));
+        let named = ["keybound.yaml", "jwks.json", "tls.pem", "tls-key.pem"];
+        let of = |line: &str| named.into_iter().find(|it| line.contains(&format!("{it} ")));
+        lines.map(|(line, advice)| (of(line).unwrap(), advice.to_owned())).collect::<Vec<_>>()
+    };
+    for name in ["keybound.yaml", "jwks.json", "tls.pem", "tls-key.pem"] {
+        mode(name, 0o666);
+    }
+    assert_eq!(warned(), [], "nobody else may enter the folder");
+    mode(".", 0o755);
+    if warned().is_empty() {
+        return; // Nor a folder above it, here.
+    }
+    let all = ["jwks.json", "keybound.yaml", "tls-key.pem", "tls.pem"];
+    assert_eq!(warned(), all.map(|it| (it, "o-w".to_owned())));
+    for name in all {
+        mode(name, 0o644);
+    }
+    assert_eq!(warned(), [("tls-key.pem", "o-r".to_owned())]);
+    mode("tls-key.pem", 0o640);
+    assert_eq!(warned(), []);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) fn compile(
         findings.warning(&file, "has no effect: `nonce` is off");
     }
     let nonce_keys = given.nonce_secret_file.map(|name| {
-        let read = files.read(&name).and_then(|secrets| {
+        let read = files.read_secret(&name).and_then(|secrets| {
             let keys = NonceKeys::parse(&secrets).map(Arc::new);
             keys.map_err(|error| format!("{} {error}", files.path(&name).display()))
         });
@@ -130,7 +130,7 @@ fn in_redis(
     });
     let at = at.key("url_file");
     let name = findings.required(given.url_file, &at, "name a file that holds the URL of Redis")?;
-    let urls = files.read(&name).map_err(|message| findings.problem(&at, message)).ok()?;
+    let urls = files.read_secret(&name).map_err(|message| findings.problem(&at, message)).ok()?;
     let ca = match ca {
         None => None,
         Some(ca) => Some(ca?),

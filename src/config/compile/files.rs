@@ -1,9 +1,11 @@
 //! The files that a configuration names, and what must be in them.
 
+use super::exposure;
 use crate::config::problem::{self, Findings};
 use crate::config::{Address, Ingredient};
 use crate::jose::thumbprint::Thumbprint;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,12 +26,13 @@ pub(in crate::config) struct Files {
     own: Option<PathBuf>,
     read: RefCell<Vec<Ingredient>>,
     written: RefCell<Vec<(problem::Path, PathBuf)>>,
+    secret: RefCell<Vec<PathBuf>>,
 }
 
 impl Files {
     pub(in crate::config) fn below(folder: &Path) -> Self {
-        let (read, written) = <_>::default();
-        Self { folder: folder.to_owned(), own: None, read, written }
+        let (read, written, secret) = <_>::default();
+        Self { folder: folder.to_owned(), own: None, read, written, secret }
     }
 
     /// The files beside the configuration in the file at `path`.
@@ -82,6 +85,22 @@ impl Files {
             } else if sockets.iter().any(|it| taken(it)) {
                 findings.problem(at, format!("{shown} is a socket: name another file"));
             }
+        }
+    }
+
+    /// What is in the file of this name, which nobody else is to know.
+    pub(super) fn read_secret(&self, name: &str) -> Result<Vec<u8>, String> {
+        self.secret.borrow_mut().push(self.path(name));
+        self.read(name)
+    }
+
+    /// Warns of files that others on this machine may change, and of secrets that they may read.
+    pub(super) fn warn_of_others(&self, findings: &mut Findings) {
+        let (read, secret) = (self.read.borrow(), self.secret.borrow());
+        let paths = self.own.iter().chain(read.iter().map(|it| &it.path));
+        let remarks = paths.filter_map(|it| exposure::remark(it, secret.contains(it)));
+        for remark in remarks.collect::<BTreeSet<_>>() {
+            findings.warning(&problem::Path::default(), remark);
         }
     }
 

@@ -71,7 +71,7 @@ fn secret(
         }
         Some(_) => (),
     }
-    match files.read(file).and_then(|it| usable(&it)) {
+    match files.read_secret(file).and_then(|it| usable(&it)) {
         Ok(secret) => Some(Secret::new(name?, &secret)),
         Err(message) => {
             findings.problem(&at.key("secret_file"), message);

@@ -71,7 +71,7 @@ fn secret_in(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<ClientAuthentication> {
-    let read = files.read(name).and_then(|bytes| {
+    let read = files.read_secret(name).and_then(|bytes| {
         let shown = files.path(name);
         let text = String::from_utf8(bytes);
         match text.as_deref().map(|it| it.trim_end_matches(['\r', '\n'])) {
@@ -94,7 +94,7 @@ fn identity_in(
     findings: &mut Findings,
 ) -> Option<ClientAuthentication> {
     let read = files.read(certificate).and_then(|mut pem| {
-        let key = files.read(key)?;
+        let key = files.read_secret(key)?;
         files::identity(&pem, &key)?;
         pem.push(b'\n');
         pem.extend(key);

@@ -110,7 +110,8 @@ fn overlap(one: &Address, other: &Address) -> bool {
 fn tls(tls: file::Tls, at: &Path, files: &Files, findings: &mut Findings) -> Option<Tls> {
     let mut read = |key, name: Option<String>, holds: fn(&[u8]) -> Result<(), String>| {
         let name = name?;
-        let read = files.read(&name).and_then(|pem| match holds(&pem) {
+        let read = if key == "key_file" { files.read_secret(&name) } else { files.read(&name) };
+        let read = read.and_then(|pem| match holds(&pem) {
             Ok(()) => Ok(pem),
             Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
         });

@@ -4,6 +4,7 @@
 mod choosing;
 mod client_certificate;
 mod dpop;
+mod exposure;
 mod files;
 mod forward_auth;
 mod introspection;
@@ -65,6 +66,8 @@ pub(super) fn compile(
     let policies = policies.map(|it| policies::compile(it, &at, &names, findings));
     let (issuers, policies, (proofs, dpop)) = (issuers??, policies??, dpop?);
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
+    exposure::warn_of_redis(&dpop, &root.key("dpop"), findings);
+    files.warn_of_others(findings);
     warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);

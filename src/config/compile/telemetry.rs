@@ -34,7 +34,11 @@ fn collector(
 ) -> Option<Collector> {
     let endpoint = endpoint(given.endpoint, &at.key("endpoint"), findings);
     let mut read = |key, name: Option<String>| {
-        let read = name.map(|name| files.read(&name).map(|it| (files.path(&name), it)));
+        // A collector's key may be among the headers.
+        let read = |name: &str| {
+            if key == "headers_file" { files.read_secret(name) } else { files.read(name) }
+        };
+        let read = name.map(|name| read(&name).map(|it| (files.path(&name), it)));
         read.transpose().map_err(|message| findings.problem(&at.key(key), message)).ok()
     };
     let ca = read("ca_file", given.ca_file);

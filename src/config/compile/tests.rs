@@ -20,6 +20,7 @@ use crate::telemetry::sample::Share;
 use http::HeaderName;
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,13 @@ fn edited(edit: &str) -> String {
     assert_eq!(MINIMAL.lines().filter(|it| key(it) == key(edit)).count(), 1, "{edit}");
     let line = |it| if key(it) == key(edit) { edit } else { it };
     MINIMAL.lines().map(|it| line(it).to_owned() + "\n").collect()
+}
+
+/// A folder that keeps others from the secrets in it.
+fn private_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    folder
 }
 
 fn read(text: &str) -> Result<Config, Vec<Problem>> {
@@ -92,7 +100,7 @@ fn with_files(edit: &str) -> Result<Config, Vec<String>> {
 }
 
 fn among_files(text: &str) -> Result<Config, Vec<String>> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let made = rcgen::generate_simple_self_signed(["gateway".to_owned()]).unwrap();
     for (name, text) in [
         ("secret", "0123456789abcdef0123456789abcdef\n".to_owned()),

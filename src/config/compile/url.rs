@@ -54,7 +54,7 @@ fn is_complete(authority: &Authority) -> bool {
     !host.is_empty() && (rest.is_empty() || port.is_some_and(|it| it.parse::<u16>().is_ok()))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
     let address = match address {
         Some(address) => address.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),

@@ -120,7 +120,7 @@ fn the_keeping_of_keys_has_limits() {
 
 #[test]
 fn no_file_is_written_that_is_something_else() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let path = |name: &str| folder.path().join(name);
     fs::write(path("jwks.json"), JWKS).unwrap();
     fs::write(path("secret"), "a-secret-of-sixteen-characters").unwrap();
@@ -166,7 +166,7 @@ policies: [{{name: p, sender_constraint: certificate}}]
 
 #[test]
 fn a_snapshot_that_would_not_be_used_is_told() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let warnings = |name: &str| {
         let keys = format!("  audiences: [a]\n  keys: {{snapshot_file: {name}}}");
@@ -179,7 +179,7 @@ fn a_snapshot_that_would_not_be_used_is_told() {
 
 #[test]
 fn files_are_read_beside_the_configuration() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     fs::write(folder.path().join("jwks.json"), JWKS).unwrap();
     fs::write(folder.path().join("empty.json"), r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#)
         .unwrap();

@@ -27,7 +27,7 @@ fn listeners_have_addresses_of_their_own() {
 
 #[test]
 fn tls_needs_a_certificate_and_its_key() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     for name in ["one", "two"] {
         let made = rcgen::generate_simple_self_signed([format!("{name}.example.com")]).unwrap();
         let at = |kind: &str| folder.path().join(format!("{name}-{kind}.pem"));
@@ -120,7 +120,7 @@ fn a_proxy_that_asks_by_subrequest_says_how() {
 
 #[test]
 fn a_secret_is_long_and_in_a_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let read = |secret: &str, header: &str| {
         fs::write(folder.path().join("secret"), secret).unwrap();
         let section = format!("{{secret_file: secret{header}}}");
@@ -153,7 +153,7 @@ fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
     assert!(warning.starts_with("listen.forward_auth: 0.0.0.0:9002"), "{warning}");
     assert!(warning.contains("invent"), "{warning}");
 
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
     fs::write(folder.path().join("tls.pem"), made.cert.pem()).unwrap();
     fs::write(folder.path().join("tls-key.pem"), made.signing_key.serialize_pem()).unwrap();

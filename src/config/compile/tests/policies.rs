@@ -376,6 +376,34 @@ fn a_client_has_a_share_of_each_store() {
 }
 
 #[test]
+fn what_goes_to_redis_on_another_machine_is_encrypted() {
+    let folder = private_folder();
+    for (urls, cluster, host) in [
+        ("redis://127.0.0.1", false, None),
+        ("redis://user:secret@localhost:6379/0", false, None),
+        ("redis://[::1]:6379", false, None),
+        ("redis+unix:///run/redis.sock", false, None),
+        ("rediss://redis.example.com", false, None),
+        ("redis://user:secret@redis.example.com:6379/0", false, Some("redis.example.com")),
+        ("redis://10.0.0.1", false, Some("10.0.0.1")),
+        ("redis://127.0.0.1:1\nredis://10.0.0.1:1", true, Some("10.0.0.1")),
+    ] {
+        fs::write(folder.path().join("urls"), urls).unwrap();
+        let replay = format!("{{store: redis, url_file: urls, cluster: {cluster}}}");
+        let text = edited(&format!("limits: {{}}\ndpop: {{replay: {replay}}}"));
+        let warnings = from_str(&text, folder.path()).unwrap().warnings;
+        let told: Vec<_> = warnings.iter().filter(|it| it.path == "dpop.replay.url_file").collect();
+        let Some(host) = host else {
+            assert_eq!(told.len(), 0, "{urls}: {told:?}");
+            continue;
+        };
+        let [told] = *told else { panic!("{urls}: {told:?}") };
+        assert!(told.message.contains(host) && told.message.contains("rediss"), "{told}");
+        assert!(!told.message.contains("secret"), "{told}");
+    }
+}
+
+#[test]
 fn replicas_that_share_used_proofs_are_to_share_the_secret_of_nonces() {
     for (given, warned) in [
         ("nonce: required", true),

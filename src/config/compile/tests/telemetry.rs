@@ -41,7 +41,7 @@ fn a_collector_must_be_one_that_may_know() {
 
 #[test]
 fn headers_for_the_collector_come_from_a_file_and_are_secret() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let text = edited(
         "telemetry: {otlp: {endpoint: 'https://otel.example.com/x', headers_file: headers}}",
     );

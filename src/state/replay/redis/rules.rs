@@ -98,6 +98,15 @@ impl RedisRules {
         self.share
     }
 
+    /// The hosts to which connections are not encrypted.
+    pub fn hosts_in_the_clear(&self) -> impl Iterator<Item = String> {
+        self.urls.iter().filter_map(|it| {
+            let parsed = it.parse().ok()?;
+            let ConnectionAddr::Tcp(host, _) = parsed.addr() else { return None };
+            Some(host.clone())
+        })
+    }
+
     /// Whether one connection would do for both.
     pub(super) fn reach_alike(&self, other: &Self) -> bool {
         let Self { urls, cluster, ca, deadline, share: _ } = self;

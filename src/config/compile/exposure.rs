@@ -1,0 +1,143 @@
+//! What others can read or change: files, by users of the same machine; what goes to Redis, by
+//! whoever is in between.
+
+use super::dpop::Dpop;
+use super::url::is_loopback;
+use crate::config::problem::{self, Findings};
+use crate::state::replay::ReplayRules;
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Others may write.
+const WRITE: u32 = 0o002;
+
+/// Others may read.
+const READ: u32 = 0o004;
+
+/// Others may reach what is in the folder.
+const ENTER: u32 = 0o001;
+
+/// What an operator should know of who else may use the file at `path`; nothing, where that is
+/// nobody.
+pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
+    // What cannot be looked at could not be read, which is told.
+    let real = path.canonicalize().ok()?;
+    let mode = mode(&real.metadata().ok()?);
+    let shown = path.display();
+    if !is_reachable(&real) {
+        None
+    } else if mode & WRITE != 0 {
+        Some(format!("{shown} can be changed by every user of this machine: chmod o-w"))
+    } else if is_secret && mode & READ != 0 && !is_mounted(&real) {
+        Some(format!("{shown} holds a secret that every user of this machine can read: chmod o-r"))
+    } else {
+        None
+    }
+}
+
+fn mode(metadata: &Metadata) -> u32 {
+    metadata.permissions().mode()
+}
+
+/// Whether every folder on the way lets everybody through.
+fn is_reachable(real: &Path) -> bool {
+    let open = |it: &Path| it.metadata().is_ok_and(|it| mode(&it) & ENTER != 0);
+    real.ancestors().skip(1).all(open)
+}
+
+/// Whether a container platform put it there, for this container alone: Kubernetes by way of a folder
+/// `..2026_11_27…`, others in a folder of their own. There is nobody else to keep it from, and its
+/// mode is what lets the service read it.
+fn is_mounted(real: &Path) -> bool {
+    let is_of_kubernetes = |it: &std::ffi::OsStr| it.as_bytes().starts_with(b"..");
+    real.iter().any(is_of_kubernetes) || real.starts_with("/run/secrets")
+}
+
+/// Warns of a Redis to which proofs and its password go in the clear.
+pub(super) fn warn_of_redis(dpop: &Dpop, at: &problem::Path, findings: &mut Findings) {
+    let ReplayRules::Redis(rules) = &dpop.replay else { return };
+    let mut elsewhere = rules.hosts_in_the_clear().filter(|it| !is_loopback(it));
+    if let Some(host) = elsewhere.next() {
+        let message = format!(
+            "the password and all that is recorded go to {host} in the clear, where others may \
+             read and change it: write rediss://"
+        );
+        findings.warning(&at.key("replay").key("url_file"), message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder that everybody may enter, as far as that is ours to say.
+    fn open_folder() -> Option<tempfile::TempDir> {
+        let folder = tempfile::tempdir().unwrap();
+        set(folder.path(), 0o755);
+        is_reachable(&folder.path().canonicalize().unwrap().join("file")).then_some(folder)
+    }
+
+    #[test]
+    fn what_others_may_change_is_told_and_of_secrets_what_they_may_read() {
+        let Some(folder) = open_folder() else { return };
+        let file = folder.path().join("file");
+        fs::write(&file, "x").unwrap();
+        for (mode, is_secret, expected) in [
+            (0o600, true, None),
+            (0o640, true, None),
+            (0o660, true, None),
+            (0o644, false, None),
+            (0o644, true, Some("chmod o-r")),
+            (0o604, true, Some("chmod o-r")),
+            (0o646, true, Some("chmod o-w")),
+            (0o646, false, Some("chmod o-w")),
+            (0o602, false, Some("chmod o-w")),
+        ] {
+            set(&file, mode);
+            let told = remark(&file, is_secret);
+            let advice = told.as_deref().and_then(|it| it.rsplit(": ").next());
+            assert_eq!(advice, expected, "{mode:o} {is_secret}");
+        }
+        assert_eq!(remark(&folder.path().join("missing"), true), None);
+    }
+
+    #[test]
+    fn a_folder_that_keeps_others_out_does_so_for_what_is_in_it() {
+        let Some(folder) = open_folder() else { return };
+        let (inner, file) = (folder.path().join("inner"), folder.path().join("inner/file"));
+        fs::create_dir(&inner).unwrap();
+        fs::write(&file, "x").unwrap();
+        set(&file, 0o666);
+        for (mode, told) in [(0o755, true), (0o711, true), (0o750, false), (0o754, false)] {
+            set(&inner, mode);
+            assert_eq!(remark(&file, true).is_some(), told, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_a_container_platform_mounts_is_as_it_must_be() {
+        let Some(folder) = open_folder() else { return };
+        let data = folder.path().join("..2026_11_27_03_05_00.1");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("..2026_11_27_03_05_00.1", folder.path().join("..data"))
+            .unwrap();
+        let secret = folder.path().join("secret");
+        std::os::unix::fs::symlink("..data/secret", &secret).unwrap();
+        set(&data, 0o755);
+        set(&data.join("secret"), 0o644);
+        assert_eq!(remark(&secret, true), None);
+        set(&data.join("secret"), 0o646);
+        assert!(remark(&secret, true).is_some());
+        assert!(is_mounted(Path::new("/run/secrets/redis-url")));
+        assert!(!is_mounted(Path::new("/run/secretstore/redis-url")));
+        assert!(!is_mounted(Path::new("/etc/keybound/.hidden/redis-url")));
+    }
+}
