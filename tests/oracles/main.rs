@@ -22,3 +22,4 @@ pub mod signer;
 pub mod tokens;
 pub mod uri;
 pub mod wire;
+pub mod xfcc;
