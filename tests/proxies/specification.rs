@@ -333,7 +333,9 @@ async fn nobody_gets_by_through_a_spelling() {
             (["//admin", "/x/../admin", "/x/%2e%2e/admin"], cleaned),
             (["/x/..%2fadmin", "/x/%2e%2E%2Fadmin", "/x%5c..%5cadmin"], unreadable),
             // nginx refuses them by itself.
-            (["/x/%00", "/admin%00", "/x/%00/admin"], [400; 3]),
+            (["/admin%00", "/admin%00.html", "/%61dmin%00/x"], [400; 3]),
+            (["/Admin", "/admin;x=1", "/%2561dmin"], unreadable),
+            (["/X", "/x;y", "/x/a%20b"], [200; 3]),
         ] {
             for (path, status) in paths.into_iter().zip(statuses) {
                 for http in BOTH {
