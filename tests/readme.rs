@@ -4,6 +4,7 @@
 
 use keybound::config::{self, Problem};
 use keybound::denial::{Denial, Detail};
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -28,6 +29,49 @@ fn the_table_of_details_is_that_of_the_code() {
         writeln!(table, "| `{detail}` | `{}` | {} |", detail.denial(), detail.sentence()).unwrap();
     }
     assert!(README.contains(&table), "the table should be:\n{table}");
+}
+
+/// The rows of the table under *What was tried against it*: what was tried, what happens, the tests.
+fn tried() -> Vec<[&'static str; 3]> {
+    let section = README.split("\n## What was tried against it\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|it| it.starts_with("| ")).skip(1);
+    let cells = |row: &'static str| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>();
+    rows.map(|row| cells(row).try_into().unwrap_or_else(|_| panic!("{row}"))).collect()
+}
+
+#[test]
+fn each_kind_of_attack_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    let mut code = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                code.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let functions: HashSet<_> = code.lines().filter_map(function).collect();
+    let rows = tried();
+    assert!(30 <= rows.len(), "{}", rows.len());
+    for [what, happens, tests] in rows {
+        assert!(!what.is_empty() && !happens.is_empty(), "{what}");
+        for name in tests.split(", ").map(|it| it.trim_matches('`')) {
+            assert!(functions.contains(name), "{what}: no test is called {name}");
+        }
+    }
+}
+
+/// The name of a function that takes nothing, as tests do.
+fn function(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let (name, rest) =
+        line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split_once('(')?;
+    rest.starts_with(')').then_some(name)
 }
 
 /// The fenced blocks of a language.
