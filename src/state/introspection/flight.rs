@@ -65,7 +65,7 @@ impl Traffic {
             return Err(TurnedAway::RateLimited);
         }
         let permit = self.breaker.permit(rank, digest, now).ok_or(TurnedAway::BreakerOpen)?;
-        self.pace.called(now);
+        self.pace.called(rank, now);
         Ok(permit)
     }
 
