@@ -13,6 +13,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::json;
 use std::fs;
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
@@ -272,6 +273,49 @@ fn a_dead_issuer_that_is_replaced_is_waited_for_no_longer() {
     assert_eq!(service.page("GET", "/readyz").0, 200);
     let health = block_on(async { super::health(service.channel().await, "").await });
     assert_eq!(health, Ok(ServingStatus::Serving));
+}
+
+#[test]
+fn introspections_are_counted_on_as_long_as_the_issuer_is_asked_the_same() {
+    // It listens, and never answers.
+    let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let edit = |folder: &Path, config: String| {
+        fs::write(folder.join("secret"), "secret").unwrap();
+        let asked = format!(
+            "    introspection: {{endpoint: 'http://{address}/', client_id: k, \
+             client_secret_file: secret}}\npolicies:\n"
+        );
+        config.replace("policies:\n", &asked).replace("150ms", "4s")
+    };
+    let mut service = Service::start(edit, &[]);
+    service.wait_for("ready");
+    let ask = |service: &Service, token: &str| {
+        assert_eq!(
+            reason(service, request(&format!("Bearer {token}"), "")),
+            "introspection_unavailable"
+        );
+        // A call may end a moment after the check that waits for it.
+        let calls = || service.status()["introspection"][0]["calls"]["timed_out"].clone();
+        let start = Instant::now();
+        while calls().is_null() && start.elapsed() < Duration::from_secs(20) {}
+    };
+    let of_issuer = "issuer=\"https://as.example.com\"";
+    let timed_out = format!("keybound_introspections_total{{{of_issuer},outcome=\"timed_out\"}}");
+    ask(&service, "first");
+    service.has_metric(&format!("{timed_out} 1"));
+    for cause in ["breaker_open", "busy", "rate_limited"] {
+        let shedding =
+            format!("keybound_introspection_shedding{{cause=\"{cause}\",{of_issuer}}} 0");
+        service.has_metric(&shedding);
+    }
+    service.rewrite(|it| it.replace("client_id: k", "client_id: k, timeout: 121ms"));
+    service.wait_for(RELOADED);
+    service.has_metric(&format!("{timed_out} 1"));
+    service.rewrite(|it| it.replace("client_id: k", "client_id: another"));
+    service.wait_for(RELOADED);
+    ask(&service, "second");
+    service.has_metric(&format!("{timed_out} 1"));
 }
 
 #[test]
