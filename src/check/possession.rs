@@ -68,7 +68,7 @@ impl Dpop {
         let replay = if self.replay.adopt(rules) {
             Arc::clone(&self.replay)
         } else {
-            Arc::new(ReplayStore::start(rules, runtime))
+            Arc::new(ReplayStore::start(rules, runtime).after(&self.replay))
         };
         Ok(Self { replay, nonces, drawn })
     }

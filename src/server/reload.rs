@@ -100,7 +100,8 @@ pub fn rules(
     let limits = policies.limits.token_cache;
     let cache = match previous {
         Some(it) if it.policies.limits.token_cache == limits => Arc::clone(&it.cache),
-        Some(_) | None => Arc::new(TokenCache::new(limits)),
+        Some(it) => Arc::new(it.cache.under(limits)),
+        None => Arc::new(TokenCache::new(limits)),
     };
     let elsewhere = previous.is_some_and(|it| !it.dpop.replay.is_where(&dpop.replay));
     // Last, for nothing may fail once a store has taken other limits.
@@ -325,22 +326,13 @@ pub(super) fn unplaced(warning: &Problem) -> String {
 
 /// Drops the figures of what does not live on, before they are taken for those of what follows.
 fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
-    for keys in &old.keys {
-        if !new.keys.iter().any(|it| it.issuer() == keys.issuer()) {
-            let status = keys.status();
-            metrics.forget_refreshes(&status.issuer, status.refreshes.into_keys());
-        }
-    }
     for old in old.introspectors.iter().flatten() {
         if !new.introspectors.iter().flatten().any(|it| it.continues(old)) {
             let status = old.status();
             metrics.forget_introspections(&status.issuer, status.outcomes().map(|it| it.0));
         }
     }
-    if !Arc::ptr_eq(&old.cache, &new.cache) {
-        metrics.forget_token_cache();
-    }
-    if !Arc::ptr_eq(&old.dpop.replay, &new.dpop.replay) {
-        metrics.forget_replay();
-    }
+    let policies = &new.policies;
+    metrics.retain_policies(|name| policies.policies.iter().any(|it| *it.name == *name));
+    metrics.retain_issuers(|name| policies.issuers.iter().any(|it| *it.name == *name));
 }

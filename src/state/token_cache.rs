@@ -26,6 +26,12 @@ pub struct Entry {
 /// Verified tokens, bounded by number and by bytes.
 pub struct TokenCache {
     entries: Cache<Digest, Entry, Cost, Seeded>,
+    counts: Arc<Counts>,
+}
+
+/// What was looked up so far, in this cache and in those whose place it took.
+#[derive(Debug, Default)]
+struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -57,13 +63,22 @@ impl TokenCache {
         let entries = cache.unwrap_or_else(|_| {
             Cache::with(EXPECTED, bytes, cost, <_>::default(), DefaultLifecycle::default())
         });
-        Self { entries, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self { entries, counts: Arc::default() }
+    }
+
+    /// A cache under other `limits`, with what this one holds as far as there is room, and which
+    /// counts on.
+    #[must_use]
+    pub fn under(&self, limits: TokenCacheLimits) -> Self {
+        let new = Self { counts: Arc::clone(&self.counts), ..Self::new(limits) };
+        self.entries.iter().for_each(|(digest, entry)| new.insert(digest, entry));
+        new
     }
 
     /// The token with this digest, if it was verified before.
     pub fn get(&self, digest: &Digest) -> Option<Entry> {
         let found = self.entries.get(digest);
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        let counter = if found.is_some() { &self.counts.hits } else { &self.counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -90,12 +105,12 @@ impl TokenCache {
 
     /// How many look-ups found a token.
     pub fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+        self.counts.hits.load(Ordering::Relaxed)
     }
 
     /// How many look-ups did not.
     pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
+        self.counts.misses.load(Ordering::Relaxed)
     }
 }
 

@@ -7,6 +7,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+use std::collections::HashMap;
 
 /// How requests come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,12 +271,18 @@ impl Metrics {
         raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
     }
 
-    /// Forgets the refreshes of an issuer's keys that are no longer kept, or kept anew: what comes
-    /// next counts from zero. `outcomes` are those of [`Self::set_refreshes`].
-    pub fn forget_refreshes(&self, issuer: &str, outcomes: impl IntoIterator<Item = &'static str>) {
-        for outcome in outcomes {
-            // An error says that there was no such series.
-            drop(self.jwks_refreshes.remove_label_values(&[issuer, outcome]));
+    /// Drops the series of policies that are no longer configured.
+    pub fn retain_policies(&self, configured: impl Fn(&str) -> bool) {
+        // The empty name stands for requests to which no policy applies.
+        let keep = |name: &str| name.is_empty() || configured(name);
+        retain(&self.checks, "policy", &keep);
+        retain(&self.would_deny, "policy", &keep);
+    }
+
+    /// Drops the series of issuers that are no longer configured.
+    pub fn retain_issuers(&self, configured: impl Fn(&str) -> bool) {
+        for counters in [&self.tokens, &self.jwks_refreshes, &self.introspections] {
+            retain(counters, "issuer", &configured);
         }
     }
 
@@ -305,19 +312,6 @@ impl Metrics {
             // An error says that there was no such series.
             drop(self.introspections.remove_label_values(&[issuer, outcome]));
         }
-    }
-
-    /// Forgets what is known of the token cache, for there is a new one that counts from zero.
-    pub fn forget_token_cache(&self) {
-        self.token_cache.hits.reset();
-        self.token_cache.misses.reset();
-    }
-
-    /// Forgets what is known of the replay store, for there is a new one that counts from zero.
-    pub fn forget_replay(&self) {
-        self.replay.recorded.reset();
-        self.replay.repeats.reset();
-        self.replay.unavailable.reset();
     }
 
     /// Sets what is known of the token cache.
@@ -376,6 +370,20 @@ impl SpanFate {
             Self::Exported => "exported",
             Self::Dropped => "dropped",
             Self::Failed => "failed",
+        }
+    }
+}
+
+/// Drops the series whose `label` has a value that is not to be kept.
+fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
+    for family in counters.collect() {
+        for series in family.get_metric() {
+            let labels = series.get_label().iter().map(|it| (it.name(), it.value()));
+            let labels: HashMap<&str, &str> = labels.collect();
+            if labels.get(label).is_some_and(|it| !keep(it)) {
+                // An error says that it has gone by itself.
+                drop(counters.remove(&labels));
+            }
         }
     }
 }
@@ -465,6 +473,24 @@ mod tests {
         let text = metrics.exposition().unwrap();
         assert!(!text.contains("old.example.com"), "{text}");
         assert!(text.contains("keybound_jwks_keys{issuer=\"https://as.example.com\"} 1\n"));
+    }
+
+    #[test]
+    fn what_is_no_longer_configured_has_no_series() {
+        let metrics = Metrics::new().unwrap();
+        for name in ["", "old", "new"] {
+            metrics.checks.with_label_values(&["ext_authz", name, "deny", "internal"]).inc();
+            metrics.would_deny.with_label_values(&[name, "internal"]).inc();
+            metrics.tokens.with_label_values(&[name, "both"]).inc();
+            metrics.set_refreshes(name, "changed", 1);
+            metrics.set_introspections(name, "active", 1);
+        }
+        metrics.retain_policies(|it| it == "new");
+        metrics.retain_issuers(|it| it == "new");
+        let text = metrics.exposition().unwrap();
+        assert!(!text.contains("\"old\""), "{text}");
+        assert_eq!(text.matches("\"new\"").count(), 5, "{text}");
+        assert_eq!(text.matches("policy=\"\"").count(), 2, "{text}");
     }
 
     #[test]

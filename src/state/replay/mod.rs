@@ -70,6 +70,12 @@ pub enum ReplayRules {
 #[derive(Debug)]
 pub struct ReplayStore {
     backend: Backend,
+    counts: Arc<Counts>,
+}
+
+/// What came of recording proofs so far, in this store and in those whose place it took.
+#[derive(Debug, Default)]
+struct Counts {
     recorded: AtomicU64,
     repeats: AtomicU64,
     /// In the order of [`Unavailable::ALL`].
@@ -109,9 +115,14 @@ impl ReplayStore {
         }
     }
 
-    const fn of(backend: Backend) -> Self {
-        let unavailable = [const { AtomicU64::new(0) }; Unavailable::ALL.len()];
-        Self { backend, recorded: AtomicU64::new(0), repeats: AtomicU64::new(0), unavailable }
+    fn of(backend: Backend) -> Self {
+        Self { backend, counts: Arc::default() }
+    }
+
+    /// The same store, which takes the place of `previous` and counts on.
+    #[must_use]
+    pub fn after(self, previous: &Self) -> Self {
+        Self { counts: Arc::clone(&previous.counts), ..self }
     }
 
     /// Goes on under new rules, if this store can: otherwise another must be started. What memory
@@ -157,8 +168,8 @@ impl ReplayStore {
             Backend::Onlooker(store) => store.look(proof, expires, now),
         };
         match recorded {
-            Ok(Use::First) => self.recorded.fetch_add(1, Ordering::Relaxed),
-            Ok(Use::Repeat) => self.repeats.fetch_add(1, Ordering::Relaxed),
+            Ok(Use::First) => self.counts.recorded.fetch_add(1, Ordering::Relaxed),
+            Ok(Use::Repeat) => self.counts.repeats.fetch_add(1, Ordering::Relaxed),
             Err(cause) => self.failed(cause).map_or(0, |it| it.fetch_add(1, Ordering::Relaxed)),
         };
         recorded
@@ -166,13 +177,13 @@ impl ReplayStore {
 
     /// How often this process could not record a proof, by the cause.
     pub fn unavailable(&self) -> impl Iterator<Item = (Unavailable, u64)> {
-        let totals = self.unavailable.iter().map(|it| it.load(Ordering::Relaxed));
+        let totals = self.counts.unavailable.iter().map(|it| it.load(Ordering::Relaxed));
         Unavailable::ALL.iter().copied().zip(totals)
     }
 
     fn failed(&self, cause: Unavailable) -> Option<&AtomicU64> {
         let position = Unavailable::ALL.iter().position(|it| *it == cause)?;
-        self.unavailable.get(position)
+        self.counts.unavailable.get(position)
     }
 
     /// What is wrong with the store, though it can be used: for the operator to mend.
@@ -185,12 +196,12 @@ impl ReplayStore {
 
     /// How many proofs this process has recorded.
     pub fn recorded(&self) -> u64 {
-        self.recorded.load(Ordering::Relaxed)
+        self.counts.recorded.load(Ordering::Relaxed)
     }
 
     /// How many proofs this process has seen that had been used before.
     pub fn repeats(&self) -> u64 {
-        self.repeats.load(Ordering::Relaxed)
+        self.counts.repeats.load(Ordering::Relaxed)
     }
 
     /// How many records the store holds, expired ones that have not been dropped yet included;
