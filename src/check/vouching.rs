@@ -133,7 +133,7 @@ impl Rules {
     fn issued_by(&self, policy: &Policy, token: &AccessToken) -> Option<IssuerId> {
         let issued = |id: &IssuerId| {
             let issuer = self.policies.issuers.get(id.0);
-            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || *it == token.issuer)
+            issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || it.judges_like(&token.issuer))
         };
         policy.issuers.iter().copied().find(issued)
     }

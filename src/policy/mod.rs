@@ -94,6 +94,21 @@ pub struct Issuer {
     pub introspection: Option<IntrospectionRules>,
 }
 
+impl Issuer {
+    /// Whether a token of `other` that was verified would pass here as well: all that it was held
+    /// to is the same. Where keys come from does not matter, for the key is looked up again.
+    pub fn judges_like(&self, other: &Self) -> bool {
+        let Self { name, audiences, algorithms, token_types, clock_leeway, keys: _, introspection } =
+            self;
+        *name == other.name
+            && *audiences == other.audiences
+            && *algorithms == other.algorithms
+            && *token_types == other.token_types
+            && *clock_leeway == other.clock_leeway
+            && *introspection == other.introspection
+    }
+}
+
 /// How an issuer's keys are had and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRules {

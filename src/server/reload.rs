@@ -9,8 +9,9 @@ use crate::config::watch::{Sight, Watch};
 use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
-use crate::policy::PolicySet;
-use crate::state::introspection;
+use crate::oauth::nonce::Freshness;
+use crate::policy::{NonceDemand, PolicySet};
+use crate::state::introspection::{self, Introspector};
 use crate::state::jwks;
 use crate::state::token_cache::TokenCache;
 use crate::telemetry::metrics::{Metrics, Reload};
@@ -103,16 +104,16 @@ pub fn rules(
         Some(it) => Arc::new(it.cache.under(limits)),
         None => Arc::new(TokenCache::new(limits)),
     };
-    let elsewhere = previous.is_some_and(|it| !it.dpop.replay.is_where(&dpop.replay));
+    let mut losses: Vec<_> = keys.left_behind().iter().map(|it| keys_left_behind(it)).collect();
+    losses.extend(previous.iter().flat_map(|it| unheard(&it.introspectors, &introspectors)));
+    losses.extend(previous.and_then(|it| proofs_left_behind(it, dpop)));
     // Last, for nothing may fail once a store has taken other limits.
     let dpop = match previous {
         Some(it) => it.dpop.under(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
         None => Dpop::start(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
     };
-    let mut losses: Vec<_> = keys.left_behind().iter().map(|it| keys_left_behind(it)).collect();
-    if elsewhere {
-        losses.push(PROOFS_LEFT_BEHIND.to_owned());
-    }
+    let asked_for = policies.proofs.nonce != NonceDemand::Off;
+    losses.extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &dpop, clock)));
     let rules = Rules::new(policies, keys.apply(), introspectors, cache, dpop);
     Ok(Made { rules, losses })
 }
@@ -121,8 +122,39 @@ fn keys_left_behind(issuer: &str) -> String {
     format!("{issuer}: its keys come from another place now, and those from before do not count")
 }
 
-const PROOFS_LEFT_BEHIND: &str = "dpop.replay: used proofs are recorded in another store from here on: each may be used once \
-     more";
+/// Of which issuers it counts no longer what they said about tokens, though they are still asked.
+fn unheard(
+    old: &[Option<Arc<Introspector>>],
+    new: &[Option<Arc<Introspector>>],
+) -> impl Iterator<Item = String> {
+    let new = new.iter().flatten();
+    let lost = new.filter(|new| {
+        let mut same = old.iter().flatten().filter(|old| old.issuer() == new.issuer());
+        same.any(|old| !new.continues(old))
+    });
+    lost.map(|it| {
+        let issuer = it.issuer();
+        format!("{issuer}: it is asked elsewhere or as another client, and what it said before about tokens does not count")
+    })
+}
+
+fn proofs_left_behind(previous: &Rules, dpop: &config::Dpop) -> Option<String> {
+    (!previous.dpop.replay.is_where(&dpop.replay)).then(|| {
+        "dpop.replay: used proofs are recorded in another store from here on: each may be used \
+         once more"
+            .to_owned()
+    })
+}
+
+fn nonces_lost(previous: &Rules, dpop: &Dpop, clock: &Arc<dyn Clock>) -> Option<String> {
+    let now = clock.now();
+    let nonce = previous.dpop.nonces.issue(now);
+    (dpop.nonces.check(&nonce, now) == Freshness::Stale).then(|| {
+        "dpop.nonce_secret_file: nonces that were made with the secret before do not count: clients \
+         are given new ones"
+            .to_owned()
+    })
+}
 
 impl Reloader {
     /// Reloads at each `hangup`, and when a file has changed.

@@ -1,0 +1,544 @@
+//! What outlives a reload: for every key of the configuration, what becomes of all that is held
+//! when it changes while the issuer is down. What is lost is told, or is what the change asks for.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
+
+#[path = "support/identity_provider.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod identity_provider;
+#[path = "support/introspection_endpoint.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod introspection_endpoint;
+#[path = "support/tokens.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod tokens;
+
+use identity_provider::IdentityProvider;
+use introspection_endpoint::{IntrospectionEndpoint, Reply};
+use jsonwebtoken::Algorithm;
+use keybound::check::{Checker, Rules};
+use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::config;
+use keybound::oauth::dpop::ProofId;
+use keybound::oauth::nonce::Freshness;
+use keybound::request::{Field, Request, Target};
+use keybound::server::reload::{self, Made};
+use keybound::state::replay::Use;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokens::Signer;
+use tokio::runtime::Handle;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// All that a reload may lose.
+const HELD: [&str; 5] = ["keys", "tokens", "answers", "proofs", "nonces"];
+
+/// What changes, and what of the things that are held does not outlive it.
+struct Row {
+    key: &'static str,
+    base: Edit,
+    edit: Edit,
+    lost: Vec<&'static str>,
+    /// The change asks for no less, so that nobody need be told.
+    goes_without_saying: bool,
+}
+
+type Edit = Box<dyn Fn(&mut Value, &World)>;
+
+/// Everything outlives a change of `key`, by `edit`.
+fn row(key: &'static str, edit: impl Fn(&mut Value, &World) + 'static) -> Row {
+    let (base, edit) = (Box::new(|_: &mut Value, _: &World| ()), Box::new(edit));
+    Row { key, base, edit, lost: vec![], goes_without_saying: false }
+}
+
+/// Everything outlives that `key`, where it is at `pointer`, becomes `value`.
+fn set(key: &'static str, pointer: &'static str, value: Value) -> Row {
+    row(key, move |it, _| put(it, pointer, value.clone()))
+}
+
+impl Row {
+    /// The configuration that is changed is another than the usual one.
+    fn from(self, base: impl Fn(&mut Value, &World) + 'static) -> Self {
+        Self { base: Box::new(base), ..self }
+    }
+
+    /// These are lost, and it is told.
+    fn losing(self, lost: &[&'static str]) -> Self {
+        Self { lost: lost.to_vec(), ..self }
+    }
+
+    /// JWTs are verified once more, by keys that are at hand.
+    fn verified_anew(self) -> Self {
+        self.changing(&["tokens"])
+    }
+
+    /// These are lost, since the change asks for it.
+    fn changing(self, lost: &[&'static str]) -> Self {
+        Self { lost: lost.to_vec(), goes_without_saying: true, ..self }
+    }
+}
+
+/// Puts `value` at `pointer`, and all that it must be in.
+fn put(document: &mut Value, pointer: &str, value: Value) {
+    let mut place = document;
+    for step in pointer.split('/').skip(1) {
+        place = match place {
+            Value::Array(list) => &mut list[step.parse::<usize>().unwrap()],
+            Value::Object(members) => members.entry(step).or_insert(Value::Null),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                *place = Value::Object(Map::new());
+                place.as_object_mut().unwrap().entry(step).or_insert(Value::Null)
+            }
+        };
+    }
+    *place = value;
+}
+
+fn redis(url_file: &'static str) -> impl Fn(&mut Value, &World) {
+    move |it, _| put(it, "/dpop/replay", json!({"store": "redis", "url_file": url_file}))
+}
+
+fn tls(it: &mut Value, _: &World) {
+    put(it, "/listen/tls", json!({"certificate_file": "cert.pem", "key_file": "key.pem"}));
+}
+
+fn mutual_tls(it: &mut Value, world: &World) {
+    tls(it, world);
+    put(it, "/listen/tls/client_ca_file", json!("ca.pem"));
+}
+
+fn traces(it: &mut Value, _: &World) {
+    put(it, "/telemetry/otlp/endpoint", json!("https://otel.example.com/v1/traces"));
+}
+
+fn by_header(it: &mut Value, _: &World) {
+    let header = json!({"name": "client-cert", "format": "rfc9440"});
+    put(it, "/client_certificate", json!({"source": "header", "header": header}));
+}
+
+fn by_certificate(it: &mut Value, _: &World) {
+    let introspection = it["issuers"][0]["introspection"].as_object_mut().unwrap();
+    introspection.remove("client_secret_file");
+    introspection.insert("certificate_file".to_owned(), json!("cert.pem"));
+    introspection.insert("key_file".to_owned(), json!("key.pem"));
+}
+
+/// The keys of the issuer come from there, and from there alone.
+fn source(it: &mut Value, name: &str, value: &Value) {
+    it["issuers"][0]["keys"] = json!({ name: value });
+}
+
+fn rows() -> Vec<Row> {
+    [issuers(), introspection(), dpop(), policies(), listeners()].into_iter().flatten().collect()
+}
+
+fn issuers() -> Vec<Row> {
+    let lost = ["keys", "tokens"];
+    vec![
+        set("issuers[].algorithms", "/issuers/0/algorithms", json!(["ES256", "RS256"]))
+            .verified_anew(),
+        set("issuers[].audiences", "/issuers/0/audiences", json!(["api", "more"])).verified_anew(),
+        set("issuers[].token_types", "/issuers/0/token_types", json!(["at+jwt", "JWT"]))
+            .verified_anew(),
+        set("issuers[].clock_leeway", "/issuers/0/clock_leeway", json!("31s")).verified_anew(),
+        set("issuers[].ca_file", "/issuers/0/ca_file", json!("ca.pem")),
+        // Another issuer.
+        set("issuers[].issuer", "/issuers/0/issuer", json!("https://other.example.com"))
+            .changing(&["keys", "tokens", "answers"]),
+        row("issuers[].keys.jwks_uri", |it, world| {
+            source(it, "jwks_uri", &json!(format!("{}/elsewhere", world.provider.issuer())));
+        })
+        .losing(&lost),
+        row("issuers[].keys.jwks_file", |it, _| source(it, "jwks_file", &json!("jwks.json")))
+            .losing(&lost),
+        row("issuers[].keys.discovery", |it, _| source(it, "discovery", &json!(true)))
+            .from(|it, world| it["issuers"][0]["issuer"] = world.provider.issuer().into())
+            .losing(&lost),
+        set("issuers[].keys.refresh_min", "/issuers/0/keys/refresh_min", json!("29s")),
+        set("issuers[].keys.refresh_max", "/issuers/0/keys/refresh_max", json!("2h")),
+        set("issuers[].keys.refresh_default", "/issuers/0/keys/refresh_default", json!("6m")),
+        set("issuers[].keys.max_stale", "/issuers/0/keys/max_stale", json!("48h")),
+        set(
+            "issuers[].keys.withdrawn_key_grace",
+            "/issuers/0/keys/withdrawn_key_grace",
+            json!("1m"),
+        ),
+        set(
+            "issuers[].keys.unknown_kid_cooldown",
+            "/issuers/0/keys/unknown_kid_cooldown",
+            json!("9s"),
+        ),
+        set("issuers[].keys.fetch_timeout", "/issuers/0/keys/fetch_timeout", json!("4s")),
+        set("issuers[].keys.max_bytes", "/issuers/0/keys/max_bytes", json!(1024)),
+        set("issuers[].keys.snapshot_file", "/issuers/0/keys/snapshot_file", json!("as.json")),
+    ]
+}
+
+fn introspection() -> Vec<Row> {
+    vec![
+        row("issuers[].introspection.endpoint", |it, world| {
+            put(
+                it,
+                "/issuers/0/introspection/endpoint",
+                json!(format!("{}?x", world.endpoint.url())),
+            );
+        })
+        .losing(&["tokens", "answers"]),
+        set(
+            "issuers[].introspection.client_id",
+            "/issuers/0/introspection/client_id",
+            json!("other"),
+        )
+        .losing(&["tokens", "answers"]),
+        set(
+            "issuers[].introspection.client_secret_file",
+            "/issuers/0/introspection/client_secret_file",
+            json!("other-secret"),
+        )
+        .verified_anew(),
+        row("issuers[].introspection.certificate_file", by_certificate).verified_anew(),
+        row("issuers[].introspection.key_file", by_certificate).verified_anew(),
+        // No JWT is at hand that could go upstream.
+        set(
+            "issuers[].introspection.forward_jwt",
+            "/issuers/0/introspection/forward_jwt",
+            json!(true),
+        )
+        .changing(&["tokens", "answers"]),
+        set(
+            "issuers[].introspection.introspect",
+            "/issuers/0/introspection/introspect",
+            json!("always"),
+        )
+        .verified_anew(),
+        set(
+            "issuers[].introspection.allow_missing_audience",
+            "/issuers/0/introspection/allow_missing_audience",
+            json!(true),
+        )
+        .verified_anew(),
+        set("issuers[].introspection.timeout", "/issuers/0/introspection/timeout", json!("4s"))
+            .verified_anew(),
+        set(
+            "issuers[].introspection.cache_ttl",
+            "/issuers/0/introspection/cache_ttl",
+            json!("50s"),
+        )
+        .verified_anew(),
+        set(
+            "issuers[].introspection.negative_ttl",
+            "/issuers/0/introspection/negative_ttl",
+            json!("4s"),
+        )
+        .verified_anew(),
+        set(
+            "issuers[].introspection.cache_entries",
+            "/issuers/0/introspection/cache_entries",
+            json!(9),
+        )
+        .verified_anew(),
+        set(
+            "issuers[].introspection.concurrency",
+            "/issuers/0/introspection/concurrency",
+            json!(50),
+        )
+        .verified_anew(),
+    ]
+}
+
+fn dpop() -> Vec<Row> {
+    vec![
+        set("dpop.algorithms", "/dpop/algorithms", json!(["ES256"])),
+        set("dpop.proof_window", "/dpop/proof_window", json!("50s")),
+        set("dpop.nonce", "/dpop/nonce", json!("required")),
+        set("dpop.nonce_secret_file", "/dpop/nonce_secret_file", json!("nonce-secret"))
+            .losing(&["nonces"]),
+        // As README says to change it: the new secret behind the old one, and then before it.
+        set("dpop.nonce_secret_file", "/dpop/nonce_secret_file", json!("nonce-secrets"))
+            .from(|it, _| put(it, "/dpop/nonce_secret_file", json!("nonce-secret"))),
+        set("dpop.replay.capacity", "/dpop/replay/capacity", json!(2000)),
+        set("dpop.replay.per_key", "/dpop/replay/per_key", json!(7)),
+        row("dpop.replay.store", redis("redis")).losing(&["proofs"]),
+        row("dpop.replay.url_file", redis("redis-password")).from(redis("redis")),
+        row("dpop.replay.url_file", redis("redis-elsewhere"))
+            .from(redis("redis"))
+            .losing(&["proofs"]),
+        set("dpop.replay.timeout", "/dpop/replay/timeout", json!("60ms")).from(redis("redis")),
+        set("dpop.replay.ca_file", "/dpop/replay/ca_file", json!("ca.pem")).from(redis("rediss")),
+        set("dpop.replay.cluster", "/dpop/replay/cluster", json!(true))
+            .from(redis("redis"))
+            .losing(&["proofs"]),
+    ]
+}
+
+fn policies() -> Vec<Row> {
+    vec![
+        set("policies[].name", "/policies/1/name", json!("renamed")),
+        set("policies[].match.hosts", "/policies/1/match/hosts", json!(["other.example.com"])),
+        set("policies[].match.path_prefix", "/policies/1/match/path_prefix", json!("/elsewhere")),
+        set("policies[].match.methods", "/policies/1/match/methods", json!(["POST"])),
+        set("policies[].sender_constraint", "/policies/1/sender_constraint", json!("dpop")),
+        set("policies[].issuers", "/policies/1/issuers", json!(["https://as.example.com"])),
+        set("policies[].scopes", "/policies/1/scopes", json!(["read"])),
+        // Its value was not kept of the tokens that were verified.
+        set("policies[].claims", "/policies/1/claims", json!({"acr": ["high"]})).verified_anew(),
+        set("policies[].origin", "/policies/1/origin", json!("https://api.example.com")),
+        set("policies[].mode", "/policies/1/mode", json!("report")),
+        set("policies[].realm", "/policies/1/realm", json!("elsewhere")),
+        set(
+            "policies[].resource_metadata",
+            "/policies/1/resource_metadata",
+            json!("https://api/m"),
+        ),
+        set("policies[].allow_route_annotation", "/policies/1/allow_route_annotation", json!(true)),
+        set("upstream.authorization", "/upstream/authorization", json!("remove")),
+        set("upstream.headers", "/upstream/headers", json!({"x-tenant": "tenant"})).verified_anew(),
+        set("upstream.remove", "/upstream/remove", json!(["x-other"])),
+        set("limits.token_bytes", "/limits/token_bytes", json!(20_000)),
+        set("limits.check_deadline", "/limits/check_deadline", json!("59s")),
+        set("limits.concurrent_checks", "/limits/concurrent_checks", json!(50)),
+        set("limits.token_cache_entries", "/limits/token_cache_entries", json!(500)),
+        set("limits.token_cache_bytes", "/limits/token_cache_bytes", json!(10_000_000)),
+        set("client_certificate.source", "/client_certificate/source", json!("xfcc")),
+        set(
+            "client_certificate.xfcc.behind",
+            "/client_certificate/xfcc/behind",
+            json!(["spiffe://a"]),
+        )
+        .from(|it, _| put(it, "/client_certificate/source", json!("xfcc"))),
+        set("client_certificate.header.name", "/client_certificate/header/name", json!("x-cert"))
+            .from(by_header),
+        set(
+            "client_certificate.header.format",
+            "/client_certificate/header/format",
+            json!("sha256-hex"),
+        )
+        .from(by_header),
+    ]
+}
+
+/// They are no part of what decides.
+fn listeners() -> Vec<Row> {
+    vec![
+        set("listen.ext_authz", "/listen/ext_authz", json!("127.0.0.1:9101")),
+        set("listen.forward_auth", "/listen/forward_auth", json!("127.0.0.1:9102")),
+        set("listen.admin", "/listen/admin", json!("127.0.0.1:9103")),
+        row("listen.tls.certificate_file", tls),
+        row("listen.tls.key_file", tls),
+        row("listen.tls.client_ca_file", mutual_tls),
+        set("listen.tls.client_names", "/listen/tls/client_names", json!(["proxy.example.com"]))
+            .from(mutual_tls),
+        set("forward_auth.flavour", "/forward_auth/flavour", json!("nginx")),
+        set("forward_auth.path_prefix", "/forward_auth/path_prefix", json!("/check")),
+        set("forward_auth.secret_file", "/forward_auth/secret_file", json!("other-secret")),
+        set("forward_auth.secret_header", "/forward_auth/secret_header", json!("x-other")),
+        row("telemetry.otlp.endpoint", traces),
+        set("telemetry.otlp.ca_file", "/telemetry/otlp/ca_file", json!("ca.pem")).from(traces),
+        set("telemetry.otlp.headers_file", "/telemetry/otlp/headers_file", json!("headers"))
+            .from(traces),
+        set("telemetry.otlp.sample_ratio", "/telemetry/otlp/sample_ratio", json!(0.5)).from(traces),
+        set("telemetry.otlp.service_name", "/telemetry/otlp/service_name", json!("x")).from(traces),
+        set("telemetry.log.allow_sample", "/telemetry/log/allow_sample", json!(0.5)),
+    ]
+}
+
+/// An issuer that is up until it is not, and the files that configurations name.
+struct World {
+    provider: IdentityProvider,
+    endpoint: IntrospectionEndpoint,
+    signer: Signer,
+    files: TempDir,
+}
+
+/// What is held under one configuration.
+struct Held {
+    rules: Rules,
+    jwt: String,
+    nonce: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let signer = Signer::new(Algorithm::ES256, "key-1");
+        let provider = IdentityProvider::start(&[signer.jwk().clone()]).await;
+        let answer = json!({"active": true, "aud": "api", "sub": "alice"});
+        let endpoint = IntrospectionEndpoint::start(Reply::json(&answer)).await;
+        let files = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["as.example.com".to_owned()]).unwrap();
+        let other = Signer::new(Algorithm::ES256, "key-2");
+        for (name, content) in [
+            ("ca.pem", made.cert.pem()),
+            ("cert.pem", made.cert.pem()),
+            ("key.pem", made.signing_key.serialize_pem()),
+            ("jwks.json", json!({"keys": [other.jwk()]}).to_string()),
+            ("secret", "a-secret-of-the-proxy".to_owned()),
+            ("other-secret", "another-secret-of-ours".to_owned()),
+            ("nonce-secret", "0123456789abcdef0123456789abcdef".to_owned()),
+            ("nonce-secrets", format!("{}\n{}", "f".repeat(32), "0123456789abcdef".repeat(2))),
+            ("redis", "redis://us:old@127.0.0.1:1".to_owned()),
+            ("redis-password", "redis://us:new@127.0.0.1:1".to_owned()),
+            ("redis-elsewhere", "redis://us:old@127.0.0.1:2".to_owned()),
+            ("rediss", "rediss://us:old@127.0.0.1:1".to_owned()),
+            ("headers", "x-key: 1\n".to_owned()),
+        ] {
+            fs::write(files.path().join(name), content).unwrap();
+        }
+        Self { provider, endpoint, signer, files }
+    }
+
+    fn configuration(&self) -> Value {
+        json!({
+            "listen": {"forward_auth": "127.0.0.1:9002"},
+            "forward_auth": {"flavour": "envoy", "secret_file": "secret"},
+            "issuers": [{
+                "issuer": "https://as.example.com",
+                "audiences": ["api"],
+                "keys": {"jwks_uri": self.provider.jwks_uri()},
+                "introspection": {
+                    "endpoint": self.endpoint.url(), "client_id": "gateway",
+                    "client_secret_file": "secret", "timeout": "5s",
+                },
+            }],
+            "dpop": {"nonce": "offered"},
+            "policies": [
+                {"name": "probe", "sender_constraint": "if_bound"},
+                {"name": "other", "sender_constraint": "certificate"},
+            ],
+            // A machine that is busy with other tests.
+            "limits": {"check_deadline": "60s"},
+        })
+    }
+
+    fn make(&self, configuration: &Value, previous: Option<&Rules>) -> Made {
+        let config = config::from_str(&configuration.to_string(), self.files.path());
+        let config = config.unwrap_or_else(|it| panic!("{it:?}: {configuration:#}"));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+        reload::rules(config.policies, &config.dpop, previous, &clock, &Handle::current()).unwrap()
+    }
+
+    /// What is held once each thing was had, before the issuer went down.
+    async fn held(&self, configuration: &Value) -> Held {
+        let rules = self.make(configuration, None).rules;
+        rules.keys[0].ready().await;
+        let claims = json!({
+            "iss": configuration["issuers"][0]["issuer"], "aud": "api", "sub": "alice",
+            "client_id": "app", "iat": NOW.as_secs(), "exp": NOW.as_secs().saturating_add(300),
+            "jti": "1",
+        });
+        let jwt = self.signer.sign("at+jwt", &claims);
+        assert!(is_allowed(&rules, &jwt).await);
+        assert!(is_allowed(&rules, "opaque").await);
+        // An error says that there is no Redis.
+        let _recorded = rules.dpop.replay.record(&PROOF, expiry(), NOW).await;
+        let nonce = rules.dpop.nonces.issue(NOW);
+        self.provider.go_down().await;
+        self.endpoint.reply(Reply::status(500));
+        Held { rules, jwt, nonce }
+    }
+
+    /// What is not to be had any more under the new rules.
+    async fn lost(&self, held: &Held, made: &Made) -> Vec<&'static str> {
+        let Made { rules, losses } = made;
+        let keys = rules.keys[0].current().is_some_and(|it| it.knows("key-1"));
+        let tokens = is_remembered(rules, &held.jwt).await;
+        let calls = self.endpoint.calls();
+        let answers = is_allowed(rules, "opaque").await && calls == self.endpoint.calls();
+        let proofs = if rules.dpop.replay.label() == "memory" {
+            rules.dpop.replay.record(&PROOF, expiry(), NOW).await == Ok(Use::Repeat)
+        } else {
+            !losses.iter().any(|it| it.starts_with("dpop.replay"))
+        };
+        let nonces = rules.dpop.nonces.check(&held.nonce, NOW) != Freshness::Stale;
+        let had = [keys, tokens, answers, proofs, nonces];
+        HELD.into_iter().zip(had).filter(|(_, had)| !had).map(|(name, _)| name).collect()
+    }
+}
+
+const PROOF: ProofId = ProofId { key: [1; 32], jti: [2; 32] };
+
+fn expiry() -> UnixTime {
+    NOW.saturating_add(Duration::from_secs(60))
+}
+
+async fn explained(rules: &Rules, token: &str) -> (bool, bool) {
+    let authorization = format!("Bearer {token}");
+    let request = Request {
+        policy: Some("probe"),
+        target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+        authorization: Field::One(authorization.as_bytes()),
+        ..Request::default()
+    };
+    let verdict = Checker::new(Arc::new(ManualClock::at(NOW))).explain(rules, &request).await;
+    let steps = verdict.facts.trail.steps();
+    (verdict.outcome.is_ok(), steps.iter().any(|it| it.finding.what == "memory"))
+}
+
+async fn is_allowed(rules: &Rules, token: &str) -> bool {
+    explained(rules, token).await.0
+}
+
+/// Whether a JWT is allowed, and its signature needs no look.
+async fn is_remembered(rules: &Rules, jwt: &str) -> bool {
+    explained(rules, jwt).await == (true, true)
+}
+
+/// Every key of the schema that holds a value, with its place.
+fn keys(schema: &Value, at: &str, root: &Value, found: &mut BTreeSet<String>) {
+    let schema = resolved(schema, root);
+    let items = schema.get("items").map(|it| resolved(it, root));
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        for (name, property) in properties {
+            let dot = if at.is_empty() { "" } else { "." };
+            keys(property, &format!("{at}{dot}{name}"), root, found);
+        }
+    } else if let Some(items) = items.filter(|it| it.get("properties").is_some()) {
+        keys(items, &format!("{at}[]"), root, found);
+    } else {
+        found.insert(at.to_owned());
+    }
+}
+
+fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    match schema.get("$ref").and_then(Value::as_str) {
+        Some(name) => root.pointer(name.trim_start_matches('#')).unwrap(),
+        None => schema,
+    }
+}
+
+#[test]
+fn of_every_key_it_is_said_what_outlives_its_change() {
+    let schema = config::schema();
+    let mut known = BTreeSet::new();
+    keys(&schema, "", &schema, &mut known);
+    let said: BTreeSet<_> = rows().iter().map(|it| it.key.to_owned()).collect();
+    assert_eq!(known.difference(&said).collect::<Vec<_>>(), Vec::<&String>::new(), "not said");
+    assert_eq!(said.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "no keys");
+}
+
+#[tokio::test]
+async fn all_that_is_held_outlives_a_reload_or_is_told_to_be_lost() {
+    let mut wrong = vec![];
+    for Row { key, base, edit, lost, goes_without_saying } in rows() {
+        let world = World::new().await;
+        let mut configuration = world.configuration();
+        base(&mut configuration, &world);
+        let held = world.held(&configuration).await;
+        let before = configuration.clone();
+        edit(&mut configuration, &world);
+        assert_ne!(configuration, before, "{key}");
+        let made = world.make(&configuration, Some(&held.rules));
+        let found = world.lost(&held, &made).await;
+        let told = !lost.is_empty() && !goes_without_saying;
+        if found != lost || told == made.losses.is_empty() {
+            wrong
+                .push(format!("{key}: {found:?} is lost and not {lost:?}, told {:?}", made.losses));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
