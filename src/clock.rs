@@ -194,9 +194,9 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl SystemClock {
-    /// Whether an HTTP answer can tell its date. The library cannot write one before 1970, where a
-    /// machine without a battery for its clock may begin.
-    pub fn knows_the_date() -> bool {
+    /// Whether it says a time after 1970 began. Before that, the HTTP library cannot write a date,
+    /// and no token is good.
+    pub fn is_set() -> bool {
         UnixTime::default() < Self.now()
     }
 }

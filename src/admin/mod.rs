@@ -6,7 +6,6 @@ mod page;
 mod policies;
 pub mod status;
 
-use crate::clock::SystemClock;
 use crate::gate::Gate;
 use crate::health::{Health, Phase};
 use crate::listener::places::{LOOK, PlaceRules, Places};
@@ -178,7 +177,6 @@ async fn serve_one(admin: Arc<Admin>, arrival: Arrival) {
         .header_read_timeout(REQUEST_HEAD)
         .max_buf_size(16 * 1024)
         .keep_alive(false)
-        .auto_date_header(SystemClock::knows_the_date())
         .serve_connection(TokioIo::new(stream), service);
     if !matches!(timeout(CONNECTION, connection).await, Ok(Ok(()))) {
         tracing::debug!(listener = "admin", "connection broken");

@@ -84,6 +84,9 @@ fn serve(
     config: Config,
     ingredients: Vec<Ingredient>,
 ) -> Result<Ended, StartFailure> {
+    if !SystemClock::is_set() {
+        return Err("the clock of this machine says a time before 1970: set it first".into());
+    }
     let (sink, writer) = Sink::to(std::io::stderr())?;
     log::install(arguments.log_format, arguments.log_level, sink)?;
     // Signed introspection answers are verified beside the accept loops.

@@ -5,7 +5,6 @@ use super::ahead::Ahead;
 use super::failures::{self, Failures};
 use super::paced::Paced;
 use super::tls::Spoken;
-use crate::clock::SystemClock;
 use crate::front::peer::Peer;
 use crate::front::{ext_authz, forward_auth};
 use crate::health::{Phase, reached};
@@ -149,7 +148,6 @@ where
             .header_read_timeout(IDLE)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
-            .auto_date_header(SystemClock::knows_the_date())
             .serve_connection(TokioIo::new(stream), service)
     );
     tokio::select! {
