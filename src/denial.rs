@@ -240,6 +240,8 @@ details! {
     MethodAmbiguous of RequestMalformed = "method_ambiguous";
     /// the URL that a header names is under a policy that asks for more
     UrlOverridden of RequestMalformed = "url_overridden";
+    /// the token names no key, and too many of that kind were tried with all of them in vain
+    KeyTriesSpent of Overloaded = "key_tries_spent";
     /// the key of the token is not known, and its issuer cannot be asked about it just now
     KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
 

@@ -8,10 +8,14 @@
 
 #[expect(unreachable_pub, reason = "each test file uses its part of it")]
 mod support;
+#[path = "support/tokens.rs"]
+#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+mod tokens;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
+use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::{ManualClock, UnixTime};
 use keybound::denial::{Denial, Detail, Refusal};
 use keybound::jose::base64url;
@@ -27,6 +31,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use support::identity_provider::{Behaviour, IdentityProvider, Published};
+use tokens::Signer;
 use tokio::runtime::{Builder, Handle};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -328,6 +333,35 @@ async fn nobody_waits_for_a_slow_issuer_until_the_check_is_over() {
         jump(PATIENCE).await;
     });
     assert_eq!(found, not_yet(1), "nor who waits for what another asked");
+}
+
+#[tokio::test]
+async fn forged_tokens_that_name_no_key_cost_a_bounded_number_of_tries() {
+    let signer = Signer::new(Signing::ES256, "good");
+    let mut published: Vec<_> = (0..7).map(|it| jwk(&it.to_string())).collect();
+    published.push(signer.jwk().clone());
+    let provider = IdentityProvider::start(&published).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    let issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
+    let header = || jsonwebtoken::Header::new(Signing::ES256);
+    let good = signer.sign_as("at+jwt", header(), &json!({"iat": 1}));
+    let verified = async || {
+        let jws = Unverified::parse(good.as_bytes()).unwrap();
+        keys.verify(jws, &issuer, PATIENCE, &mut Trail::default()).await.map(drop)
+    };
+    assert_eq!(verified().await, Ok(()), "the last of eight keys signed it");
+    tokio::time::pause();
+    let spent = Unverifiable { refusal: Detail::KeyTriesSpent.into(), retry_after: None };
+    for _ in 0..2 {
+        let mut tried = 0;
+        while unverifiable(&keys, None, &json!(1)).await != spent {
+            tried += 1;
+        }
+        assert_eq!(tried, 1000 / 7);
+        assert_eq!(verified().await, Ok(()), "it is tried with that key first");
+        tokio::time::advance(SECOND).await;
+    }
 }
 
 // ---- outages ----

@@ -128,6 +128,18 @@ impl<'a> Unverified<'a> {
         let key = self.signed.verified_by(algorithm, keys)?;
         Ok((Verified(self.claims), key))
     }
+
+    /// The same, or else the JWT as it was, so that other keys can be tried.
+    pub fn verify_or_keep<'k>(
+        self,
+        algorithm: Algorithm,
+        keys: impl IntoIterator<Item = &'k VerifyingKey>,
+    ) -> Result<(Verified, &'k VerifyingKey), Box<Self>> {
+        match self.signed.verified_by(algorithm, keys) {
+            Ok(key) => Ok((Verified(self.claims), key)),
+            Err(BadSignature) => Err(Box::new(self)),
+        }
+    }
 }
 
 /// The payload is left out: nobody has verified it.

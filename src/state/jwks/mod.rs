@@ -18,6 +18,7 @@ mod snapshot;
 mod source;
 mod status;
 mod takeover;
+mod tries;
 mod verification;
 mod withdrawn;
 
@@ -47,6 +48,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tries::Tries;
 use withdrawn::Withdrawn;
 
 /// The keys of one issuer.
@@ -67,6 +69,8 @@ pub struct IssuerKeys {
     ended_before: AtomicU64,
     /// One permit for each request that may wait for another set.
     waiting: Semaphore,
+    /// What tokens that name no key may cost.
+    tries: Tries,
     orders: mpsc::UnboundedSender<Order>,
     keeper: JoinHandle<()>,
 }
@@ -177,6 +181,7 @@ impl IssuerKeys {
             progress,
             ended_before: AtomicU64::new(0),
             waiting: Semaphore::new(MAX_WAITING),
+            tries: Tries::default(),
             orders,
             keeper: runtime.spawn(keeper.run(ordered)),
         })

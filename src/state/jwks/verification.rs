@@ -4,7 +4,8 @@ use super::{IssuerKeys, Newer};
 use crate::denial::{Denial, Detail, Refusal};
 use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::jwk::{KeySet, SignedBy};
-use crate::jose::jws::{Unverified, Verified};
+use crate::jose::jws::{BadSignature, Unverified, Verified};
+use crate::jose::key::VerifyingKey;
 use crate::oauth::access_token::time;
 use crate::policy::Issuer;
 use crate::trail::{Finding, Trail};
@@ -69,7 +70,10 @@ impl IssuerKeys {
             Err(Denial::TokenKeyUnknown)
         };
         trail.tell(fit, |_| kid_finding(kid, &set, algorithm))?;
-        let verified = turn::costly(|| jws.verify(algorithm, candidates)).await;
+        let verified = match kid {
+            Some(_) => turn::costly(|| jws.verify(algorithm, candidates)).await,
+            None => self.verify_unnamed(jws, algorithm, candidates.collect(), trail).await?,
+        };
         let verified = verified.or(Err(Denial::TokenSignatureInvalid));
         let (verified, key) = trail.tell(verified, |it| match it {
             Some((_, key)) => {
@@ -78,6 +82,37 @@ impl IssuerKeys {
             None => Finding::new("key", "signature", "not by any key of that name"),
         })?;
         Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
+    }
+
+    /// The claims of a JWT that names no key, and the key among `keys` that signed it: the likeliest
+    /// is tried first, and the others while not too much was tried in vain.
+    async fn verify_unnamed<'k>(
+        &self,
+        jws: Unverified<'_>,
+        algorithm: Algorithm,
+        keys: Vec<&'k VerifyingKey>,
+        trail: &mut Trail,
+    ) -> Result<Result<(Verified, &'k VerifyingKey), BadSignature>, Unverifiable> {
+        let keys = self.tries.in_order(keys);
+        let (likeliest, others) = keys.split_at(1.min(keys.len()));
+        let first = || jws.verify_or_keep(algorithm, likeliest.iter().copied());
+        let (verified, tries) = match turn::costly(first).await {
+            Ok(verified) => (Ok(verified), 0),
+            Err(jws) => {
+                let tries = u64::try_from(others.len()).unwrap_or(u64::MAX);
+                if !self.tries.spend(tries, self.began.elapsed()) {
+                    let spent = Err(Unverifiable::from(Detail::KeyTriesSpent));
+                    let finding = || Finding::new("key", "kid", "absent: not all keys are tried");
+                    return trail.fault(spent, finding);
+                }
+                let rest = || jws.verify(algorithm, others.iter().copied());
+                (turn::costly(rest).await, tries)
+            }
+        };
+        if let Ok((_, key)) = &verified {
+            self.tries.succeeded(key.shared_id(), tries);
+        }
+        Ok(verified)
     }
 
     /// Which keys there are.
@@ -104,9 +139,9 @@ impl IssuerKeys {
     }
 }
 
-impl From<Denial> for Unverifiable {
-    fn from(denial: Denial) -> Self {
-        Self { refusal: denial.into(), retry_after: None }
+impl<T: Into<Refusal>> From<T> for Unverifiable {
+    fn from(refusal: T) -> Self {
+        Self { refusal: refusal.into(), retry_after: None }
     }
 }
 

@@ -1,0 +1,81 @@
+//! What tokens that name no key may cost: each candidate is one verification of a signature, and
+//! anybody can send a token that none of them signed.
+
+use crate::jose::key::VerifyingKey;
+use crate::jose::thumbprint::Thumbprint;
+use arc_swap::ArcSwapOption;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// So many verifications in vain a second, beyond the first of each token: a tenth of a core.
+const IN_VAIN: u64 = 1000;
+
+/// The tries that were made in vain within the present second, and which key is the likeliest.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// The second, counted from any moment.
+    second: AtomicU64,
+    spent: AtomicU64,
+    /// The key that verified the last token that named none.
+    likeliest: ArcSwapOption<Thumbprint>,
+}
+
+impl Tries {
+    /// The same candidates, with the likeliest first.
+    pub(super) fn in_order<'k>(&self, mut keys: Vec<&'k VerifyingKey>) -> Vec<&'k VerifyingKey> {
+        if let Some(likeliest) = &*self.likeliest.load() {
+            keys.sort_by_key(|it| it.id() != **likeliest);
+        }
+        keys
+    }
+
+    /// Whether so many more `tries` may be made in vain, so long after that moment. They count
+    /// unless they are given back.
+    pub(super) fn spend(&self, tries: u64, passed: Duration) -> bool {
+        let second = passed.as_secs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.spent.store(0, Ordering::Relaxed);
+        }
+        let spent = self.spent.fetch_add(tries, Ordering::Relaxed);
+        let may = spent.saturating_add(tries) <= IN_VAIN;
+        if !may {
+            self.give_back(tries);
+        }
+        may
+    }
+
+    fn give_back(&self, tries: u64) {
+        let less = |it: u64| Some(it.saturating_sub(tries));
+        // It cannot fail: there is always something to store.
+        let _before = self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// `key` verified a token that named none, for which so many `tries` were counted.
+    pub(super) fn succeeded(&self, key: &Arc<Thumbprint>, tries: u64) {
+        self.give_back(tries);
+        if self.likeliest.load().as_ref() != Some(key) {
+            self.likeliest.store(Some(Arc::clone(key)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_in_vain_are_bounded_in_each_second_and_others_are_given_back() {
+        let tries = Tries::default();
+        let at = Duration::from_millis;
+        assert!(tries.spend(IN_VAIN - 1, at(0)));
+        assert!(!tries.spend(2, at(999)));
+        assert!(tries.spend(1, at(999)));
+        assert!(!tries.spend(1, at(999)));
+        tries.succeeded(&Arc::new(Thumbprint::of(b"key")), 1);
+        assert!(tries.spend(1, at(999)));
+        assert!(!tries.spend(1, at(999)));
+        assert!(tries.spend(IN_VAIN, at(1000)));
+        assert!(!tries.spend(IN_VAIN + 1, at(2000)), "more than a second has");
+    }
+}
