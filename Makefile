@@ -1,6 +1,6 @@
 # Knows what is done with this repository from day to day.
 
-.PHONY: bench bench-check demo test lint
+.PHONY: bench bench-check demo fuzz test lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools.
 demo:
@@ -20,6 +20,10 @@ bench:
 # How many instructions a check takes, whatever else the machine does: more fail.
 bench-check:
 	tests/bench/instructions.py
+
+# The oracles of the tests once more, on inputs that libFuzzer thinks up: FUZZ_SECONDS for each target.
+fuzz:
+	tests/fuzz/run.py
 
 lint:
 	cargo fmt --check

@@ -204,7 +204,8 @@ fn local(path: &str, text: &str) -> Vec<String> {
         .map(|it| format!("{path} holds {it}"))
         .collect();
     let known = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
-    let sources = text.lines().filter(|it| path == "Cargo.lock" && it.starts_with("source = "));
+    let sources =
+        text.lines().filter(|it| path.ends_with("Cargo.lock") && it.starts_with("source = "));
     found.extend(sources.filter(|it| *it != known).map(|it| format!("{path} holds {it}")));
     found
 }

@@ -1,7 +1,8 @@
 //! What must hold whatever comes in: each oracle draws a case, has it read or judged in a second
 //! way, and holds the answer of this crate against that.
 //!
-//! Each has some 50,000 cases from a seeded generator.
+//! Each has some 50,000 cases from a seeded generator, or as many as take seconds. `tests/fuzz` builds
+//! the same files as a library, for targets that draw from the bytes of a fuzzer instead.
 
 #![expect(
     clippy::unwrap_used,
