@@ -62,6 +62,11 @@ pub struct Passage<'g> {
     caller: Option<TraceParent>,
 }
 
+/// The permit to have a request checked: there was a place for it, and its time runs. Nothing is
+/// checked without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted<'p>(&'p Passage<'p>);
+
 impl Gate {
     /// A gate at which `rules` decide.
     pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
@@ -154,18 +159,12 @@ impl Passage<'_> {
     }
 
     /// Refuses when too many requests are on their way.
-    pub fn admit(&self) -> Result<(), Denial> {
-        if self.crowded { Err(Denial::Overloaded) } else { Ok(()) }
+    pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
+        if self.crowded { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
 
-    /// What `work` gives, unless the time for this request runs out.
-    ///
-    /// It takes `work` pinned, for a future that pins another holds it twice.
-    pub async fn in_time<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
-        self.timed(work).await.0
-    }
-
-    /// The same, and whether that was there at once.
+    /// What `work` gives, unless the time for this request runs out; and whether that was there at
+    /// once.
     async fn timed<T>(
         &self,
         mut work: Pin<&mut impl Future<Output = T>>,
@@ -186,24 +185,6 @@ impl Passage<'_> {
             timer.as_mut().poll(context).map(|()| (Err(Denial::CheckTimedOut), false))
         })
         .await
-    }
-
-    /// Checks `request` and tells about it. What was found counts even when the check panics or does
-    /// not end in time.
-    pub async fn check(&self, request: &Request<'_>) -> Verdict {
-        let rules = &self.standing.rules;
-        let mut facts = Facts::default();
-        let (checked, at_once) = {
-            let check = self.gate.checker.check_into(&mut facts, rules, request);
-            self.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
-        };
-        if at_once {
-            turn::went_ahead();
-        }
-        let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
-        let verdict = Verdict::new(outcome, facts, &rules.policies);
-        self.tell(Some(request), &verdict);
-        verdict
     }
 
     /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
@@ -260,6 +241,34 @@ impl Passage<'_> {
     }
 }
 
+impl Admitted<'_> {
+    /// What `work` gives, unless the time for this request runs out.
+    ///
+    /// It takes `work` pinned, for a future that pins another holds it twice.
+    pub async fn in_time<T>(self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
+        self.0.timed(work).await.0
+    }
+
+    /// Checks `request` and tells about it. What was found counts even when the check panics or does
+    /// not end in time.
+    pub async fn check(self, request: &Request<'_>) -> Verdict {
+        let Self(passage) = self;
+        let rules = &passage.standing.rules;
+        let mut facts = Facts::default();
+        let (checked, at_once) = {
+            let check = passage.gate.checker.check_into(&mut facts, rules, request);
+            passage.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
+        };
+        if at_once {
+            turn::went_ahead();
+        }
+        let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
+        let verdict = Verdict::new(outcome, facts, &rules.policies);
+        passage.tell(Some(request), &verdict);
+        verdict
+    }
+}
+
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
         self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -286,15 +295,19 @@ mod tests {
         Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
     }
 
+    fn admitted<'p>(passage: &'p Passage<'_>) -> Admitted<'p> {
+        passage.admit().unwrap()
+    }
+
     #[test]
     fn no_more_are_let_in_than_there_is_room_for() {
         let gate = gate();
         let enter = || gate.enter(Front::ExtAuthz);
         let (first, second) = (enter(), enter());
-        assert_eq!((first.admit(), second.admit()), (Ok(()), Ok(())));
-        assert_eq!(enter().admit(), Err(Denial::Overloaded));
+        assert!(first.admit().is_ok() && second.admit().is_ok());
+        assert_eq!(enter().admit().err(), Some(Denial::Overloaded));
         drop(first);
-        assert_eq!(enter().admit(), Ok(()));
+        assert!(enter().admit().is_ok());
         drop(second);
         assert_eq!(gate.under_way(), 0);
     }
@@ -304,11 +317,11 @@ mod tests {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
         let work = |millis| tokio::time::sleep(Duration::from_millis(millis));
-        assert_eq!(passage.in_time(pin!(work(100))).await, Ok(()));
-        assert_eq!(passage.in_time(pin!(work(49))).await, Ok(()));
-        assert_eq!(passage.in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
+        assert_eq!(admitted(&passage).in_time(pin!(work(100))).await, Ok(()));
+        assert_eq!(admitted(&passage).in_time(pin!(work(49))).await, Ok(()));
+        assert_eq!(admitted(&passage).in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
         // What needs no waiting is never too late.
-        assert_eq!(passage.in_time(pin!(ready(7))).await, Ok(7));
+        assert_eq!(admitted(&passage).in_time(pin!(ready(7))).await, Ok(7));
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,7 +335,7 @@ mod tests {
             note("work");
         };
         let work = pin!(work);
-        let (done, ()) = tokio::join!(passage.in_time(work), async { note("another") });
+        let (done, ()) = tokio::join!(admitted(&passage).in_time(work), async { note("another") });
         assert_eq!(done, Ok(()));
         assert_eq!(*order.lock().unwrap(), ["another", "work"]);
     }
@@ -332,7 +345,7 @@ mod tests {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
         let request = Request::default();
-        assert_eq!(turn::counting_ahead(passage.check(&request)).await.1, 1);
+        assert_eq!(turn::counting_ahead(admitted(&passage).check(&request)).await.1, 1);
         let mut first = true;
         let waits = pin!(poll_fn(|_| {
             if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(7) }
@@ -347,7 +360,7 @@ mod tests {
     async fn what_takes_too_long_is_refused_and_counted() {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
-        let denial = passage.in_time(pin!(pending::<()>())).await.unwrap_err();
+        let denial = admitted(&passage).in_time(pin!(pending::<()>())).await.unwrap_err();
         let verdict = passage.refuse(denial);
         let answer = passage.answer(&verdict, None);
         assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
@@ -400,11 +413,11 @@ mod tests {
             }
             let mut request = Request::default();
             request.target.authority = "of-no-policy.test";
-            let verdict = passage.check(&request).await;
+            let verdict = admitted(&passage).check(&request).await;
             let answer = passage.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "policy_unknown"), through);
             request.target.authority = "user@0.test";
-            let verdict = passage.check(&request).await;
+            let verdict = admitted(&passage).check(&request).await;
             let answer = passage.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "policy_unknown"), through);
         }
@@ -417,7 +430,7 @@ mod tests {
         for (authority, through) in [("0.test", true), ("1.test", false)] {
             let mut request = Request::default();
             request.target.authority = authority;
-            let verdict = passage.check(&request).await;
+            let verdict = admitted(&passage).check(&request).await;
             let answer = passage.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "credentials_missing"), through, "{authority}");
         }

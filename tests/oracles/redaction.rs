@@ -176,7 +176,7 @@ impl World {
                 let standing = gate.standing();
                 let read = wire::read_for(message, &standing.rules);
                 let verdict = match &read {
-                    Ok(request) => passage.check(request).await,
+                    Ok(request) => passage.admit().unwrap().check(request).await,
                     Err(refusal) => passage.refuse(*refusal),
                 };
                 let answer = passage.answer(&verdict, read.as_ref().ok());

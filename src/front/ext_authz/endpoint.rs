@@ -7,7 +7,7 @@ use crate::answer::Answer;
 use crate::denial::{Denial, Refusal};
 use crate::front::capture::Capture;
 use crate::front::peer::{Peer, Untaken};
-use crate::gate::{Gate, Passage};
+use crate::gate::{Admitted, Gate, Passage};
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -90,16 +90,16 @@ async fn check<B: Body<Data = Bytes>>(
     peer: &Arc<Peer>,
     capture: Option<&Capture>,
 ) -> Bytes {
-    let message = match receive(passage, body, peer).await {
-        Ok(Ok(message)) => message,
+    let (admitted, message) = match receive(passage, body, peer).await {
+        Ok((admitted, Ok(message))) => (admitted, message),
         // Who breaks the stream has given up: there is nobody to deny anything to.
-        Ok(Err(Fault::Broken)) => return encoded(&passage.answer(&passage.unheard(), None)),
-        Ok(Err(fault)) => return refusal(passage, fault),
+        Ok((_, Err(Fault::Broken))) => return encoded(&passage.answer(&passage.unheard(), None)),
+        Ok((_, Err(fault))) => return refusal(passage, fault),
         Err(denial) => return refusal(passage, denial),
     };
     let read = wire::read_for(&message.bytes, &passage.standing().rules);
     let verdict = match &read {
-        Ok(request) => passage.check(request).await,
+        Ok(request) => admitted.check(request).await,
         Err(refusal) => passage.refuse(*refusal),
     };
     let answer = passage.answer(&verdict, read.as_ref().ok());
@@ -111,13 +111,14 @@ async fn check<B: Body<Data = Bytes>>(
     encoded(&answer)
 }
 
-async fn receive<B: Body<Data = Bytes>>(
-    passage: &Passage<'_>,
+async fn receive<'p, B: Body<Data = Bytes>>(
+    passage: &'p Passage<'_>,
     body: B,
     peer: &Arc<Peer>,
-) -> Result<Result<Message, Fault>, Denial> {
-    passage.admit()?;
-    passage.in_time(pin!(grpc::read_message(body, MESSAGE_BYTES, peer))).await
+) -> Result<(Admitted<'p>, Result<Message, Fault>), Denial> {
+    let admitted = passage.admit()?;
+    let read = pin!(grpc::read_message(body, MESSAGE_BYTES, peer));
+    Ok((admitted, admitted.in_time(read).await?))
 }
 
 fn refusal(passage: &Passage<'_>, why: impl Into<Refusal>) -> Bytes {

@@ -4,7 +4,7 @@ use super::{Asker, Flavour, Secret, read, write};
 use crate::answer::Answer;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::front::capture::{Capture, neutral};
-use crate::gate::{Gate, Passage};
+use crate::gate::{Admitted, Gate, Passage};
 use crate::policy::reserved::ReservedHeaders;
 use crate::request::Field;
 use crate::telemetry::metrics::Front;
@@ -86,8 +86,8 @@ impl Endpoint {
     async fn check(&self, passage: &Passage<'_>, question: &Parts) -> Response<Full<Bytes>> {
         let reserved = passage.standing().rules.reserved_headers();
         match self.read(passage, question) {
-            Ok(request) => {
-                let verdict = passage.check(&request).await;
+            Ok((admitted, request)) => {
+                let verdict = admitted.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
                     let header = passage.standing().certificate_header();
@@ -104,20 +104,20 @@ impl Endpoint {
         }
     }
 
-    /// The request that `question` is about.
+    /// The request that `question` is about, and the permit to have it checked.
     fn read<'q>(
         &self,
-        passage: &Passage<'_>,
+        passage: &'q Passage<'_>,
         question: &'q Parts,
-    ) -> Result<crate::request::Request<'q>, Refusal> {
+    ) -> Result<(Admitted<'q>, crate::request::Request<'q>), Refusal> {
         let reserved = passage.standing().rules.reserved_headers();
         // First, for what cannot be removed is refused even where nothing else is.
         let unwanted = self.unwanted(question, reserved)?;
-        passage.admit()?;
+        let admitted = passage.admit()?;
         self.recognise(&question.headers)?;
         let certificate_header = passage.standing().certificate_header();
         let request = read::request(question, &self.asker.flavour, certificate_header)?;
-        Ok(crate::request::Request { unwanted, ..request })
+        Ok((admitted, crate::request::Request { unwanted, ..request }))
     }
 
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
