@@ -16,6 +16,9 @@ mod proofs;
 #[path = "support/redis.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod redis;
+#[path = "support/redis_proxy.rs"]
+#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+mod redis_proxy;
 #[path = "support/tokens.rs"]
 #[expect(unreachable_pub, dead_code, reason = "shared between tests")]
 mod tokens;
@@ -32,6 +35,7 @@ use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::service::Service;
 use keybound::denial::Denial;
 use redis::Redis;
+use redis_proxy::Proxy;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
@@ -111,6 +115,30 @@ async fn a_crash_of_redis_under_load_refuses_proofs_and_lets_none_pass_twice() {
     }
 }
 
+#[tokio::test]
+async fn a_new_way_to_redis_is_taken_once_it_leads_there() {
+    let redis = Redis::start();
+    let it = Replicas::start(&redis).await;
+    let used = it.new_proof();
+    assert_eq!(it.check(0, &used).await, Ok(()));
+    let proxy = Proxy::start(redis.socket()).await;
+    proxy.hold();
+    it.lead_to(&proxy.url());
+    while proxy.connections() < 2 {
+        it.accept_at_both().await;
+    }
+    for _ in 0..20 {
+        it.accept_at_both().await;
+    }
+    assert!(!it.have_reloaded(), "nothing came back yet");
+    proxy.release();
+    while !it.have_reloaded() {
+        it.accept_at_both().await;
+    }
+    it.accept_at_both().await;
+    assert_eq!(it.check(1, &used).await, Err(Denial::ProofReplayed));
+}
+
 fn passed(shown: &HashMap<String, Vec<Outcome>>) -> Vec<String> {
     let passed = shown.iter().filter(|(_, outcomes)| outcomes.contains(&Ok(())));
     passed.map(|(proof, _)| proof.clone()).collect()
@@ -122,8 +150,8 @@ struct Replicas {
     client: DpopClient,
     /// How many checks were answered.
     answers: watch::Sender<usize>,
-    _services: [Service; 2],
-    _directory: TempDir,
+    services: [Service; 2],
+    directory: TempDir,
 }
 
 impl Replicas {
@@ -151,8 +179,7 @@ impl Replicas {
             signer.sign("at+jwt", &claims)
         });
         let answers = watch::Sender::new(0);
-        let replicas =
-            Self { channels, client, answers, _services: services, _directory: directory };
+        let replicas = Self { channels, client, answers, services, directory };
         replicas.recovered().await;
         replicas
     }
@@ -188,6 +215,25 @@ impl Replicas {
         let checks = proofs.iter().flat_map(|proof| [0, 1].map(|place| (place, proof)));
         let checks = checks.map(async |(place, it)| (it.clone(), self.check(place, it).await));
         join_all(checks).await
+    }
+
+    /// New proofs are accepted, by whichever connection.
+    async fn accept_at_both(&self) {
+        for place in [0, 1] {
+            assert_eq!(self.check(place, &self.new_proof()).await, Ok(()));
+        }
+    }
+
+    /// From here on their configuration leads to the Redis at `url`.
+    fn lead_to(&self, url: &str) {
+        let beside = self.directory.path().join("beside");
+        fs::write(&beside, url).unwrap();
+        fs::rename(beside, self.directory.path().join("redis.url")).unwrap();
+    }
+
+    /// Whether both have taken up another configuration.
+    fn have_reloaded(&self) -> bool {
+        self.services.iter().all(|it| it.log().contains("configuration reloaded"))
     }
 
     /// Waits until both accept proofs.
