@@ -75,10 +75,11 @@ def fuzz(target, binary, seconds):
         print("  nothing found")
         return False
     artifact = re.search(r"Test unit written to (\S+)", log)
-    print(f"  FOUND {artifact[1] if artifact else 'something'}\n")
-    told = log[log.find("panicked at"):] if "panicked at" in log else log[-4000:]
-    print(told[:4000])
-    print(f"Once more: {binary.relative_to(ROOT)} {artifact[1] if artifact else corpus}\n")
+    kept = Path(artifact[1] if artifact else corpus).relative_to(ROOT)
+    print(f"  FOUND {kept}\n")
+    panic = log.find("panicked at")
+    print(log[panic:].split("stack backtrace:")[0][:4000] if 0 <= panic else log[-4000:])
+    print(f"Once more: {binary.relative_to(ROOT)} {kept}\n")
     return True
 
 
