@@ -25,6 +25,46 @@ fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok())
 }
 
+/// Whether an upstream may read `name`, as it stands in a query, as the parameter `other`, which is in
+/// lower case: decoded once or twice, in any case, and by what PHP, Rack and Express make of blanks,
+/// dots and brackets.
+pub fn may_name(name: &str, other: &str) -> bool {
+    let once = form_decoded(name);
+    let twice = form_decoded(&once);
+    [once, twice].iter().any(|it| is_read_as(it, other))
+}
+
+/// Whether an upstream may read a name, once decoded, as another.
+fn is_read_as(name: &str, other: &str) -> bool {
+    // Upper case first, as ASP.NET compares: more letters are alike in it.
+    let name = name.to_uppercase().to_lowercase();
+    let name = name.split('\0').next().unwrap_or_default().trim().trim_start_matches(['[', ']']);
+    let outside = name.split(['[', ']']).next().unwrap_or_default();
+    [outside, name].iter().any(|it| it.replace(['.', ' ', '['], "_") == other)
+}
+
+/// A name as a form spells it. What is no triplet stays as it is, as lenient decoders have it.
+fn form_decoded(name: &str) -> String {
+    let mut parts = name.split('%');
+    let mut found = parts.next().unwrap_or_default().replace('+', " ").into_bytes();
+    for part in parts {
+        let (octets, rest) = triplet(part.as_bytes())
+            .map(|(octet, rest)| (vec![octet], rest))
+            .or_else(|| wide(part))
+            .unwrap_or_else(|| (vec![b'%'], part.as_bytes()));
+        found.extend(octets);
+        found.extend(rest.iter().map(|it| if *it == b'+' { b' ' } else { *it }));
+    }
+    String::from_utf8_lossy(&found).into_owned()
+}
+
+/// The character that `uXXXX` spells, and what is behind it.
+fn wide(text: &str) -> Option<(Vec<u8>, &[u8])> {
+    let (digits, rest) = text.strip_prefix(['u', 'U'])?.split_at_checked(4)?;
+    let spelled = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)?;
+    Some((String::from(spelled).into_bytes(), rest.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

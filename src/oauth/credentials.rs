@@ -101,7 +101,7 @@ fn is_token68(text: &[u8]) -> bool {
 }
 
 fn holds_access_token(query: &str) -> bool {
-    query.split(['&', ';']).any(|it| is_access_token(it.split('=').next().unwrap_or_default()))
+    query.split(['&', ';', '#']).any(|it| is_access_token(it.split('=').next().unwrap_or_default()))
 }
 
 /// Whether a query parameter of this name would carry a token (RFC 6750 §2.3), in every spelling in
@@ -118,42 +118,7 @@ pub fn is_access_token(name: &str) -> bool {
     }
     let begins = name.trim_start_matches(['+', ' ', '[', ']']).as_bytes().first();
     let may_be = begins.is_some_and(|it| it.eq_ignore_ascii_case(&b'a')) || name.contains('%');
-    may_be && {
-        let once = decoded(name);
-        let twice = decoded(&once);
-        [once, twice].iter().any(|it| is_read_as(it, NAME))
-    }
-}
-
-/// Whether an upstream may read a name, once decoded, as another.
-fn is_read_as(name: &str, other: &str) -> bool {
-    // Upper case first, as ASP.NET compares: more letters are alike in it.
-    let name = name.to_uppercase().to_lowercase();
-    let name = name.split('\0').next().unwrap_or_default().trim().trim_start_matches(['[', ']']);
-    let outside = name.split(['[', ']']).next().unwrap_or_default();
-    [outside, name].iter().any(|it| it.replace(['.', ' ', '['], "_") == other)
-}
-
-/// A name as a form spells it. What is no triplet stays as it is, as lenient decoders have it.
-fn decoded(name: &str) -> String {
-    let mut parts = name.split('%');
-    let mut found = parts.next().unwrap_or_default().replace('+', " ").into_bytes();
-    for part in parts {
-        let (octets, rest) = percent::triplet(part.as_bytes())
-            .map(|(octet, rest)| (vec![octet], rest))
-            .or_else(|| wide(part))
-            .unwrap_or_else(|| (vec![b'%'], part.as_bytes()));
-        found.extend(octets);
-        found.extend(rest.iter().map(|it| if *it == b'+' { b' ' } else { *it }));
-    }
-    String::from_utf8_lossy(&found).into_owned()
-}
-
-/// The character that `uXXXX` spells, and what is behind it.
-fn wide(text: &str) -> Option<(Vec<u8>, &[u8])> {
-    let (digits, rest) = text.strip_prefix(['u', 'U'])?.split_at_checked(4)?;
-    let spelled = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)?;
-    Some((String::from(spelled).into_bytes(), rest.as_bytes()))
+    may_be && percent::may_name(name, NAME)
 }
 
 impl Scheme {

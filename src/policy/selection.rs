@@ -115,7 +115,7 @@ impl PolicySet {
         if choice.letters == Letters::Any
             || !readings::is_plain(path)
             || (choice.by_host && readings::is_odd_host(target.authority))
-            || (choice.by_method && has(u8::is_ascii_lowercase, target.method))
+            || (choice.by_method && readings::is_odd_method(target.method))
             || readings::is_overridden(request, &self.policies)
         {
             return false;

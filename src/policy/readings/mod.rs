@@ -12,7 +12,7 @@ pub(super) use host::Host;
 use super::HostPattern;
 use super::policies::Policies;
 use crate::denial::Detail;
-use crate::percent::decoded;
+use crate::percent::{self, decoded};
 use crate::request::{Field, Request};
 use memchr::memchr_iter;
 use segments::Segments;
@@ -117,22 +117,35 @@ fn methods(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
             found.insert("-".to_owned());
         }
     }
-    // Methods have case (RFC 9110 §9.1), and some servers take `post` for POST.
+    // Methods have case (RFC 9110 §9.1), and some servers take `post` for POST. Most answer HEAD by
+    // what they have for GET (RFC 9110 §9.3.2).
     found.insert(own.to_owned());
+    if own.eq_ignore_ascii_case(HEAD) {
+        found.insert("GET".to_owned());
+    }
     let mut found: BTreeSet<_> = found.iter().map(|it| it.to_ascii_uppercase()).collect();
     found.retain(|it| it != own && !it.is_empty());
     found
 }
 
+/// The method that most servers answer by what they have for GET.
+const HEAD: &str = "HEAD";
+
+/// Whether a method may be read as another one.
+pub(super) fn is_odd_method(method: &str) -> bool {
+    method == HEAD || method.bytes().any(|it| it.is_ascii_lowercase())
+}
+
 /// The values of `_method` in a query, by which a form asks for a method that browsers cannot send.
+/// A `#`, which some proxies hand on, ends a query.
 fn parameters(query: &str) -> impl Iterator<Item = String> {
     let text = |it: &str| {
         let decoded = decoded(it.replace('+', " ").as_bytes());
         decoded.map(|it| String::from_utf8_lossy(&it).trim().to_owned())
     };
-    query.split(['&', ';']).filter_map(move |pair| {
+    query.split(['&', ';', '#']).filter_map(move |pair| {
         let (name, value) = pair.split_once('=')?;
-        text(name).filter(|it| it == "_method").and_then(|_| text(value))
+        percent::may_name(name, "_method").then(|| text(value))?
     })
 }
 

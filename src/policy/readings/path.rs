@@ -62,16 +62,21 @@ fn handed_on(path: &[u8], spelled: &[Vec<u8>]) -> Vec<Vec<u8>> {
     found
 }
 
-/// A path as it is; without the host that readers of URL references see in `//host` (RFC 3986 §4.2);
-/// and with one slash at its beginning, as who trims it leaves it.
-fn beginnings(path: &[u8]) -> [Option<&[u8]>; 3] {
+/// A path as it is; without the host that readers of URL references see in `//host` (RFC 3986 §4.2),
+/// or behind any number of slashes, as browsers' do (WHATWG URL, special authority ignore slashes
+/// state); and with one slash at its beginning, as who trims it leaves it.
+fn beginnings(path: &[u8]) -> [Option<&[u8]>; 4] {
     let is_slash = |it: &u8| matches!(it, b'/' | b'\\');
-    let Some(behind) = path.get(2..).filter(|_| path.get(1).is_some_and(is_slash)) else {
-        return [Some(path), None, None];
+    if !path.get(1).is_some_and(is_slash) {
+        return [Some(path), None, None, None];
+    }
+    let behind_host = |slashes: usize| {
+        let behind = path.get(slashes..)?;
+        behind.get(behind.iter().position(is_slash).unwrap_or(behind.len())..)
     };
-    let host = behind.iter().position(is_slash).unwrap_or(behind.len());
+    let any = path.iter().take_while(|it| is_slash(it)).count();
     let slashes = path.iter().take_while(|it| **it == b'/').count();
-    [Some(path), behind.get(host..), path.get(slashes.saturating_sub(1)..)]
+    [Some(path), behind_host(2), behind_host(any), path.get(slashes.saturating_sub(1)..)]
 }
 
 /// Decoded, without empty segments and without dot segments.

@@ -287,7 +287,16 @@ fn envoy_segments(path: &[u8]) -> Vec<Vec<u8>> {
 /// `new URL(path, base).pathname`.
 fn whatwg(path: &[u8]) -> Vec<u8> {
     let kept: Vec<u8> = path.iter().copied().filter(|it| !b"\t\n\r".contains(it)).collect();
-    joined(&envoy_segments(&without_host(&backslashes_turned(until(&kept, b'#')))))
+    joined(&envoy_segments(&behind_slashes(&backslashes_turned(until(&kept, b'#')))))
+}
+
+/// Behind two slashes and any number of more there is a host.
+fn behind_slashes(path: &[u8]) -> Vec<u8> {
+    let mut path = path;
+    while path.starts_with(b"///") {
+        path = &path[1..];
+    }
+    without_host(path)
 }
 
 /// `//host/path` is a reference to another host.

@@ -82,6 +82,11 @@ const SPELLINGS: &[&str] = &[
     "/%u0070ayments",
     "/payments%u002f7",
     "/%55/../%50ayments;v=1",
+    "///x/payments",
+    "////x/payments",
+    "/\\/x/payments",
+    "/\\\\x/payments",
+    "///u@x/payments",
     "payments",
     "https://x/payments",
 ];
@@ -255,6 +260,13 @@ fn the_case_of_a_method_may_not_pick_a_policy_that_asks_for_less() {
         (&["other * * POST", "rest"], "post", Ok("rest")),
         (&["rest", "late * * POST pay"], "post", Ok("rest")),
         (&["all * * POST", "rest * * PUT"], "post", Err(Denial::PolicyUnknown)),
+        // Servers answer HEAD by what they have for GET.
+        (&["strict * * GET pay", "rest"], "HEAD", REFUSED),
+        (&["strict * * GET pay", "rest"], "head", REFUSED),
+        (&["strict * * GET pay", "rest"], "HEADS", Ok("rest")),
+        (&["strict * * GET,HEAD pay", "rest"], "HEAD", Ok("strict")),
+        (&["strict * * POST pay", "rest"], "HEAD", Ok("rest")),
+        (&["read * * GET", "rest"], "HEAD", Ok("rest")),
     ] {
         check(&set(rows), &request(method, "x", "/"), expected);
     }
@@ -307,6 +319,12 @@ fn a_method_that_a_header_or_the_query_names_may_be_the_one() {
         ("/?_method=delete", REFUSED),
         ("/?a=b&_method=DELETE", REFUSED),
         ("/?a=b;%5fmethod=DEL%45TE", REFUSED),
+        ("/?_method=DELETE#x", REFUSED),
+        ("/?a#_method=DELETE", REFUSED),
+        ("/?.method=DELETE", REFUSED),
+        ("/?_method%00x=DELETE", REFUSED),
+        ("/?_METHOD=DELETE", REFUSED),
+        ("/?my_method=delete", Ok("write")),
         ("/?_method=put", Ok("write")),
         ("/?_method", Ok("write")),
         ("/?method=delete", Ok("write")),
@@ -323,6 +341,7 @@ fn a_url_that_a_header_names_may_be_the_one() {
     for (url, expected) in [
         ("/payments", REFUSED),
         ("/payments/7?x=1", REFUSED),
+        ("///x/payments", REFUSED),
         ("/Payments;v=1", REFUSED),
         ("https://api.test/payments", REFUSED),
         ("payments", REFUSED),
