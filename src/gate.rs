@@ -5,7 +5,7 @@ use crate::answer::Answer;
 use crate::check::{Checker, Facts, Rules, Verdict};
 use crate::clock::Clock;
 use crate::denial::{Denial, Refusal};
-use crate::policy::{IdentityHeader, Limits};
+use crate::policy::{IdentityHeader, Limits, Mode};
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
@@ -64,6 +64,9 @@ pub struct Passage<'g> {
 
 /// The permit to have a request checked: there was a place for it, and its time runs. Nothing is
 /// checked without one.
+///
+/// Where every policy reports, a request for which there is no place is let through unchecked. It is
+/// read all the same, for its headers say what the upstream must not see of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted<'p>(&'p Passage<'p>);
 
@@ -160,7 +163,8 @@ impl Passage<'_> {
 
     /// Refuses when too many requests are on their way.
     pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
-        if self.crowded { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
+        let enforced = || self.standing.rules.policies.mode(None) == Mode::Enforce;
+        if self.crowded && enforced() { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
 
     /// What `work` gives, unless the time for this request runs out; and whether that was there at
@@ -254,6 +258,11 @@ impl Admitted<'_> {
     pub async fn check(self, request: &Request<'_>) -> Verdict {
         let Self(passage) = self;
         let rules = &passage.standing.rules;
+        if passage.crowded {
+            let verdict = Verdict::refused(Denial::Overloaded.into(), &rules.policies);
+            passage.tell(Some(request), &verdict);
+            return verdict;
+        }
         let mut facts = Facts::default();
         let (checked, at_once) = {
             let check = passage.gate.checker.check_into(&mut facts, rules, request);
@@ -280,7 +289,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::denial::Detail;
-    use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
+    use crate::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::log::{self, Sink};
     use crate::telemetry::samples::{Out, policy_set};
@@ -420,6 +429,27 @@ mod tests {
             let verdict = admitted(&passage).check(&request).await;
             let answer = passage.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "policy_unknown"), through);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_refused_an_overload_checks_nothing_and_still_removes_what_must_go() {
+        for (modes, through) in [(ENFORCED, false), (REPORTED, true)] {
+            let gate = gate_of(&modes);
+            let _places = [(); 2].map(|()| gate.enter(Front::ExtAuthz));
+            let passage = gate.enter(Front::ExtAuthz);
+            let Ok(admitted) = passage.admit() else {
+                assert!(!through);
+                continue;
+            };
+            let mut request = Request::default();
+            request.target.authority = "0.test";
+            request.unwanted = vec!["x!auth~subject"];
+            let verdict = admitted.check(&request).await;
+            let answer = passage.answer(&verdict, Some(&request));
+            assert_eq!(is_let_through(&answer, "overloaded"), through);
+            let Answer::Allow { remove, .. } = answer else { panic!("{answer:?}") };
+            assert!(remove.contains(&"x!auth~subject"), "{remove:?}");
         }
     }
 
