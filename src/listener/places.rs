@@ -65,13 +65,18 @@ pub struct Hold {
     number: u64,
 }
 
-/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer.
+/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer. A
+/// connection that has just been opened comes last, for its question may be on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Silent(Instant),
     Idle(Instant),
     Busy(Instant),
+    New(Instant),
 }
+
+/// For how long a connection that has not said anything counts as new.
+const NEW: Duration = Duration::from_secs(1);
 
 /// How often connections are to be looked at.
 pub const LOOK: Duration = Duration::from_millis(500);
@@ -166,7 +171,13 @@ impl Places {
             .collect();
         claims.sort_unstable();
         // Of those who say something, no more than there must.
-        let silent = claims.iter().filter(|(it, _)| matches!(it, Claim::Silent(_))).count();
+        let silent = match claims.first() {
+            Some((Claim::Silent(_), _)) => {
+                claims.iter().filter(|(it, _)| matches!(it, Claim::Silent(_))).count()
+            }
+            Some((Claim::New(_), _)) => claims.len(),
+            Some((Claim::Idle(_) | Claim::Busy(_), _)) | None => 0,
+        };
         let part = self.rules.most.div_euclid(PART).min(silent).max(1);
         claims.truncate(part);
         for (_, number) in &claims {
@@ -234,7 +245,9 @@ impl Entry {
     fn claim(&self, now: Instant, rules: PlaceRules) -> Option<Claim> {
         let calls = self.peer.calls();
         if calls == 0 {
-            return Some(Claim::Silent(self.opened));
+            let is_new = now.saturating_duration_since(self.opened) < NEW;
+            let claim = if is_new { Claim::New } else { Claim::Silent };
+            return Some(claim(self.opened));
         }
         let rests = calls == self.calls && self.peer.under_way() == 0;
         if rests && rules.idle <= now.saturating_duration_since(self.last_call) {
@@ -336,6 +349,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_just_come_goes_last_for_its_question_may_be_on_its_way() {
+        for (anybody, others_asked, left) in [
+            (true, true, [1, 2, 3].as_slice()),
+            (true, false, &[1, 2, 3]),
+            (false, false, &[1, 2, 3]),
+        ] {
+            let mut crowd = Crowd::new(places(3, anybody));
+            for who in 0..2 {
+                assert!(crowd.open().await);
+                if others_asked {
+                    crowd.say(who).await;
+                }
+            }
+            advance(SECOND).await;
+            // A probe, and whoever comes before it has asked.
+            assert!(crowd.open().await);
+            assert!(crowd.open().await);
+            assert_eq!(crowd.open_ones(), left, "{anybody} {others_asked}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_says_nothing_goes_first_and_of_those_the_oldest() {
         let mut crowd = Crowd::new(places(3, false));
         for _ in 0..3 {
@@ -406,7 +441,10 @@ mod tests {
         assert!(crowd.open().await);
         assert_eq!(crowd.open_ones(), [1, 2]);
         assert!(crowd.open().await);
-        assert_eq!(crowd.open_ones(), [1, 3], "who says nothing still goes first");
+        assert_eq!(crowd.open_ones(), [2, 3], "who has just come goes last");
+        advance(SECOND).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [3, 4], "who says nothing goes first");
         drop(calls);
     }
 
