@@ -275,9 +275,28 @@ impl Findings {
 /// Input in a message: quoted, and not longer than it needs to be.
 pub(super) fn quoted(input: &str) -> String {
     const LONGEST: usize = 80;
+    let input = without_credentials(input);
     let shown: String = input.chars().take(LONGEST).collect();
     let more = if shown.len() < input.len() { "…" } else { "" };
     format!("`{shown}{more}`")
+}
+
+/// The same text, with `…` in place of the user information of each URL in it: that may be a password
+/// (RFC 3986 §3.2.1).
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends =
+            |it: char| matches!(it, '/' | '?' | '#' | '`' | '"' | '\'') || it.is_whitespace();
+        let (authority, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
+        let host = authority.rsplit_once('@').map(|(_, host)| host);
+        shown.push_str("://");
+        shown.push_str(if host.is_some() { "…@" } else { "" });
+        shown.push_str(host.unwrap_or(authority));
+        shown.push_str(rest);
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -341,6 +360,20 @@ mod tests {
         for problem in told {
             assert_eq!(problem.message, shown);
             assert!(!problem.to_string().contains(char::is_control), "{problem}");
+        }
+    }
+
+    #[test]
+    fn quoted_input_holds_no_password() {
+        for (input, shown) in [
+            ("https://g:secret@as.example.com/x", "`https://…@as.example.com/x`"),
+            ("redis://:secret@h", "`redis://…@h`"),
+            ("rediss://u:s/e@h", "`rediss://u:s/e@h`"),
+            ("a://b@c b://d:e@f@g?h@i", "`a://…@c b://…@g?h@i`"),
+            ("https://as.example.com/@x", "`https://as.example.com/@x`"),
+            ("user@example.com", "`user@example.com`"),
+        ] {
+            assert_eq!(quoted(input), shown);
         }
     }
 

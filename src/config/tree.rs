@@ -4,7 +4,7 @@
 //! is read again, until nothing is left to take out.
 
 use super::file::File;
-use super::problem::{Findings, Path, Step};
+use super::problem::{Findings, Path, Step, without_credentials};
 use super::schema::schema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -187,7 +187,7 @@ fn reworded(error: &str) -> String {
         .replace("expected a map,", "expected a mapping,")
         .replace("invalid type: map", "invalid type: mapping")
         .replace("invalid type: sequence", "invalid type: list");
-    format!("{error}{hint}")
+    without_credentials(&format!("{error}{hint}"))
 }
 
 fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
