@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -117,14 +117,19 @@ impl Files {
     }
 }
 
-/// Where `path` leads once all links are followed, whether or not there is something yet.
+/// Where `path` leads once all links are followed, whether or not there is something yet: what is
+/// missing of it may be made later, and a `..` behind that leads back.
 fn real(path: &Path) -> PathBuf {
-    let parent = || {
-        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
-        let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize().ok()?;
-        Some(parent.join(path.file_name()?))
-    };
-    path.canonicalize().ok().or_else(parent).unwrap_or_else(|| path.to_owned())
+    let mut real = PathBuf::from(".").canonicalize().unwrap_or_default();
+    for part in path.components() {
+        match part {
+            Component::CurDir => (),
+            Component::ParentDir => drop(real.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => real.push(part),
+        }
+        real = real.canonicalize().unwrap_or(real);
+    }
+    real
 }
 
 /// What is in the file at `path`. The error is a sentence that names it.

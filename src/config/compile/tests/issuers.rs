@@ -156,6 +156,11 @@ policies: [{{name: p, sender_constraint: certificate}}]
     check("here/keys/a.json", Some("that of issuers[0].keys.snapshot_file as well"));
     check("keybound.yaml", Some("is this configuration"));
     check("here/./keybound.yaml", Some("is this configuration"));
+    check("missing/../keybound.yaml", Some("is this configuration"));
+    check(
+        "missing/./deep/../../keys/a.json",
+        Some("that of issuers[0].keys.snapshot_file as well"),
+    );
     check("jwks.json", Some("is read for something else"));
     check("link.json", Some("is read for something else"));
     check("secret", Some("is read for something else"));
