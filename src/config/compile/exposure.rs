@@ -13,6 +13,9 @@ use std::path::Path;
 /// Others may write.
 const WRITE: u32 = 0o002;
 
+/// Only its owner may replace a file in the folder.
+const STICKY: u32 = 0o1000;
+
 /// Others may read.
 const READ: u32 = 0o004;
 
@@ -30,11 +33,21 @@ pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
         None
     } else if mode & WRITE != 0 {
         Some(format!("{shown} can be changed by every user of this machine: chmod o-w"))
+    } else if real.parent().is_some_and(may_be_renamed_by_all) && !is_mounted(&real) {
+        Some(format!(
+            "the folder of {shown} can be changed by every user of this machine: chmod o-w"
+        ))
     } else if is_secret && mode & READ != 0 && !is_mounted(&real) {
         Some(format!("{shown} holds a secret that every user of this machine can read: chmod o-r"))
     } else {
         None
     }
+}
+
+/// Whether every user may put another file into the place of one in this folder, which the sticky bit
+/// leaves to its owner.
+fn may_be_renamed_by_all(folder: &Path) -> bool {
+    folder.metadata().is_ok_and(|it| mode(&it) & (WRITE | STICKY) == WRITE)
 }
 
 fn mode(metadata: &Metadata) -> u32 {
@@ -118,6 +131,19 @@ mod tests {
         for (mode, told) in [(0o755, true), (0o711, true), (0o750, false), (0o754, false)] {
             set(&inner, mode);
             assert_eq!(remark(&file, true).is_some(), told, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn whoever_may_change_the_folder_may_put_another_file_there() {
+        let Some(folder) = open_folder() else { return };
+        let (inner, file) = (folder.path().join("inner"), folder.path().join("inner/file"));
+        fs::create_dir(&inner).unwrap();
+        fs::write(&file, "x").unwrap();
+        set(&file, 0o600);
+        for (mode, told) in [(0o777, true), (0o1777, false), (0o775, false), (0o772, false)] {
+            set(&inner, mode);
+            assert_eq!(remark(&file, false).is_some(), told, "{mode:o}");
         }
     }
 
