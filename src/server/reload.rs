@@ -338,13 +338,11 @@ impl Reloader {
 async fn ready(rules: &Rules) -> Vec<String> {
     let keys = timeout(READY_WITHIN, join_all(rules.keys.iter().map(|it| it.tried())));
     let replay = timeout(READY_WITHIN, rules.dpop.replay.reachable());
-    let (keys, replay) = join(keys, replay).await;
-    let mut late = vec![];
-    if keys.is_err() {
-        let missing = rules.keys.iter().filter(|it| it.current().is_none());
-        let told = |issuer| format!("{issuer}: its keys are not there yet");
-        late.extend(missing.map(|it| told(it.issuer())));
-    }
+    let (_, replay) = join(keys, replay).await;
+    // Whether they are late or an issuer failed at once, its tokens are refused for now.
+    let missing = rules.keys.iter().filter(|it| it.current().is_none());
+    let told = |issuer| format!("{issuer}: its keys are not there yet");
+    let mut late: Vec<_> = missing.map(|it| told(it.issuer())).collect();
     if replay.is_err() {
         late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());
     }
