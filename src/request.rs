@@ -101,9 +101,10 @@ impl<'a> Overrides<'a> {
     pub const URL: [&'static str; 2] = ["x-original-url", "x-rewrite-url"];
 
     /// Takes the header down if it is one of them.
+    #[inline]
     pub fn add(&mut self, name: &[u8], value: &'a [u8]) {
-        // Most headers are shorter or longer.
-        if !matches!(name.len(), 13 | 14 | 17 | 22) {
+        // Most headers are shorter or longer, or begin otherwise.
+        if !matches!((name.len(), name.first()), (13 | 14 | 17 | 22, Some(b'x' | b'X'))) {
             return;
         }
         let is_one = |names: &[&str]| names.iter().any(|it| reads_as(name, it.as_bytes()));
