@@ -13,7 +13,7 @@
 //!
 //! Anybody can make up tokens, and may know some at which the server fails. A good token that comes
 //! for the first time looks the same. So nothing that one token does counts against another, as far
-//! as the two can be told apart ([`Rank`]):
+//! as the two can be told apart (`Rank`):
 //!
 //! 1. *Known*: it was active in the last hour, also when that answer is too old to count; or it is a
 //!    JWT, which comes here once its signature is good.
@@ -26,15 +26,15 @@
 //! - *It fails at a token* (5xx, nonsense, no answer in time). That is remembered for this token, for a
 //!   quarter of a second at first and twice as long with each failure, up to `negative_ttl`. A good
 //!   token gets over a short outage; one at which the server always fails costs it next to nothing.
-//! - *It fails at all tokens* ([`breaker`]): five different ones at least, for two seconds, without
+//! - *It fails at all tokens* (`breaker`): five different ones at least, for two seconds, without
 //!   one answer in between. Then one call at a time tries whether it is back. A flood of tokens at
 //!   which the server fails leaves gaps in which good ones are answered, so that new ones get through
 //!   beside it as if it were not there. Known tokens have a circuit of their own, which only their own
 //!   failures open.
-//! - *It wants fewer calls* ([`pace`]): it is asked less often than it answered before, and a little
+//! - *It wants fewer calls* (`pace`): it is asked less often than it answered before, and a little
 //!   oftener each second. Known tokens are never held back, and what they take is taken from the
 //!   others. While it wants none at all (`Retry-After`), it is asked about known ones alone.
-//! - *It is slow, or many come* ([`places`]): a quarter of the `concurrency` is kept for known tokens.
+//! - *It is slow, or many come* (`places`): a quarter of the `concurrency` is kept for known tokens.
 //!   Others wait for a place, and the last to come is served first, as it has the most time left.
 //!
 //! Where the issuer answers fewer calls than a flood asks for, new tokens get a fair share of what is

@@ -1,7 +1,7 @@
 //! Used proofs in Redis or Valkey, for all replicas.
 //!
 //! One command for each proof is test, count and record at once: a script of ours, or, for a user
-//! who may not run it, `SET NX PX`, which counts nothing ([`record`]). Redis drops the record by its
+//! who may not run it, `SET NX PX`, which counts nothing (`record`). Redis drops the record by its
 //! own clock; the span is the proof's remaining life and a margin, since the clocks of replicas
 //! differ. While Redis is away, each proof is refused at once, nothing is queued, and a task of its
 //! own looks for Redis until it is back.
