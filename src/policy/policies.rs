@@ -10,8 +10,9 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Policies {
     all: Vec<Arc<Policy>>,
-    /// By policy, its path prefix as text, and whether somebody asks for more.
+    /// By policy, its path prefix as text, and its place in `demands`.
     rows: Vec<Row>,
+    demands: Vec<Demands>,
     choice: Choice,
 }
 
@@ -40,9 +41,17 @@ pub(super) enum Letters {
 struct Row {
     /// The prefix as a path that needs no decoding would begin; empty: every path.
     prefix: Vec<u8>,
-    /// By other policy, whether that asks for more in some respect. The last is that of no policy
+    /// The place of its demands.
+    demands: usize,
+}
+
+/// What policies ask for that ask for the same. There are few of them, however many policies there
+/// are.
+#[derive(Clone, Debug)]
+struct Demands {
+    /// By other demands, whether they ask for more in some respect. The last are those of no policy
     /// at all: what none matches is denied.
-    asks_more: Vec<bool>,
+    more: Vec<bool>,
     /// Whether one of them does.
     tops: bool,
 }
@@ -72,19 +81,25 @@ impl Policies {
     /// Whether a request under the policy at `place` could be read as one under another that asks
     /// for more.
     pub(super) fn may_be_topped(&self, place: usize) -> bool {
-        self.rows.get(place).is_none_or(|it| it.tops)
+        self.demands(place).is_none_or(|it| it.tops)
     }
 
     /// Whether the policy at `other` asks for more in some respect than that at `place`. None is
     /// that no policy matches.
     pub(super) fn asks_more(&self, other: Option<usize>, place: usize) -> bool {
-        let row = self.rows.get(place).map(|it| &*it.asks_more).unwrap_or_default();
-        match other {
-            Some(other) => row.get(other),
-            None => row.last(),
-        }
+        let more = || {
+            let more = &self.demands(place)?.more;
+            match other {
+                Some(other) => more.get(self.rows.get(other)?.demands),
+                None => more.last(),
+            }
+        };
         // What is not in the table is not taken for the weaker.
-        .is_none_or(|it| *it)
+        more().is_none_or(|it| *it)
+    }
+
+    fn demands(&self, place: usize) -> Option<&Demands> {
+        self.demands.get(self.rows.get(place)?.demands)
     }
 }
 
@@ -106,13 +121,23 @@ impl From<Vec<Arc<Policy>>> for Policies {
         // Where all of them report, nothing is refused.
         let enforced = all.iter().any(|it| it.mode == Mode::Enforce);
         let matched = all.iter().any(|it| it.matches == Match::default());
+        let mut kinds: Vec<&Policy> = vec![];
         let rows = all.iter().map(|policy| {
-            let others = all.iter().map(|it| !policy.asks_at_least(it));
-            let asks_more: Vec<_> = others.chain([enforced && !matched]).collect();
-            let tops = asks_more.contains(&true);
-            Row { prefix: text(&policy.matches), asks_more, tops }
+            let same = |it: &&Policy| it.asks_at_least(policy) && policy.asks_at_least(it);
+            let known = kinds.iter().position(same);
+            let demands = known.unwrap_or(kinds.len());
+            if known.is_none() {
+                kinds.push(policy);
+            }
+            Row { prefix: text(&policy.matches), demands }
         });
-        Self { rows: rows.collect(), choice, all }
+        let rows = rows.collect();
+        let demands = kinds.iter().map(|policy| {
+            let others = kinds.iter().map(|it| !policy.asks_at_least(it));
+            let more: Vec<_> = others.chain([enforced && !matched]).collect();
+            Demands { tops: more.contains(&true), more }
+        });
+        Self { demands: demands.collect(), rows, choice, all }
     }
 }
 
