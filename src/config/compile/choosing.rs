@@ -44,9 +44,12 @@ pub(super) fn warn(policies: &Policies, asker: Option<&Asker>, at: &Path, findin
     }
 }
 
-/// Names of policies, where there are any.
+/// Names of policies, where there are any: the first few, and how many more there are.
 fn listed(policies: &[&Policy]) -> Option<String> {
-    let names: Vec<_> = policies.iter().map(|it| format!("`{}` above", it.name)).collect();
+    const SHOWN: usize = 3;
+    let names = policies.iter().take(SHOWN).map(|it| format!("`{}` above", it.name));
+    let more = policies.len().checked_sub(SHOWN).filter(|it| *it != 0);
+    let names: Vec<_> = names.chain(more.map(|it| format!("{it} more"))).collect();
     (!names.is_empty()).then(|| names.join(" and "))
 }
 
@@ -161,4 +164,23 @@ fn hosts(policies: &Policies, matches: &Match) -> Vec<String> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_names_stand_for_many() {
+        let policies = ["a", "b", "c", "d", "e"].map(|it| Policy::new(it, SenderConstraint::Dpop));
+        let policies: Vec<_> = policies.iter().collect();
+        for (count, expected) in [
+            (0, None),
+            (1, Some("`a` above")),
+            (3, Some("`a` above and `b` above and `c` above")),
+            (5, Some("`a` above and `b` above and `c` above and 2 more")),
+        ] {
+            assert_eq!(listed(&policies[..count]).as_deref(), expected);
+        }
+    }
 }
