@@ -189,6 +189,19 @@ async fn rights_that_are_taken_away_or_given_while_connected_cost_no_proof() {
     }
     assert_eq!(store.concerns().len(), 1);
     assert_eq!(store.unavailable().map(|(_, total)| total).sum::<u64>(), 1);
+
+    assert_eq!(redis.ask("ACL SETUSER keybound +eval +evalsha"), "+OK");
+    let held_again = async {
+        for jti in 3.. {
+            match store.record(&proof("a", &jti.to_string()), at(60), at(0)).await {
+                Ok(used) => assert_eq!(used, Use::First),
+                refused => return refused,
+            }
+        }
+        unreachable!("it is held to its share some time, or the time is over")
+    };
+    assert_eq!(timeout(LONG, held_again).await, Ok(Err(Unavailable::KeyFull)));
+    assert_eq!(store.concerns(), [""; 0]);
 }
 
 #[tokio::test]

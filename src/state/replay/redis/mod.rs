@@ -58,7 +58,7 @@ struct Shared {
     suspect: Notify,
     /// How many live records one key may have.
     share: AtomicUsize,
-    /// Whether the script can be run over this connection, so that the share holds.
+    /// Whether the script can be run, so that the share holds.
     counts: AtomicBool,
     /// What is wrong with this Redis, though records can be made in it.
     concerns: Mutex<Concerns>,
@@ -145,7 +145,7 @@ impl RedisStore {
 impl Shared {
     /// Makes a record, and counts it where that can be done.
     async fn make(&self, link: &Link, record: &Record) -> RedisResult<Result<Use, Unavailable>> {
-        if !self.counts.load(Ordering::Relaxed) {
+        if !self.counts() {
             return set(link, record).await.map(Ok);
         }
         match count(link, record, self.share.load(Ordering::Relaxed)).await {
@@ -159,7 +159,12 @@ impl Shared {
         }
     }
 
-    /// From here on no share holds, as long as this connection lasts. Said once.
+    /// Whether the share of a client holds.
+    fn counts(&self) -> bool {
+        self.counts.load(Ordering::Relaxed)
+    }
+
+    /// From here on no share holds, until the keeper finds that the script runs. Said once.
     fn stop_counting(&self, failure: &RedisError) {
         self.counts.store(false, Ordering::Relaxed);
         let mut concerns = self.concerns();
@@ -177,7 +182,10 @@ impl Shared {
     /// The script runs: a share holds again.
     fn start_counting(&self) {
         self.counts.store(true, Ordering::Relaxed);
-        self.concerns().no_share = None;
+        let before = self.concerns().no_share.take();
+        if before.is_some() {
+            tracing::info!("the replay store holds clients to their share again");
+        }
     }
 
     /// Takes note of what a look at Redis found. What is wrong is said once.
