@@ -136,7 +136,7 @@ impl Watched {
                 (self.since, self.patience) = (now, WRITTEN);
             }
             let is_whole = content.is_none_or(|it| it.last().is_none_or(|it| *it == b'\n'));
-            if self.patience == WRITTEN && !is_whole {
+            if self.patience != PLACED && !is_whole {
                 self.patience = UNFINISHED;
             }
             self.now = digest;
@@ -338,10 +338,16 @@ policies:
         };
         let half = other().split_at(100).0.to_owned();
         let half = |it: &Path| fs::write(it.join("keybound.yaml"), &half).unwrap();
+        let created_half = |it: &Path| {
+            // Another file that is written where it is, as by `rm` and a copy.
+            fs::rename(it.join("keybound.yaml"), it.join("aside")).unwrap();
+            half(it);
+        };
         let whole = |it: &Path| fs::write(it.join("keybound.yaml"), other()).unwrap();
         let gone = |it: &Path| fs::remove_file(it.join("keybound.yaml")).unwrap();
         settles(placed, nothing, 0, 100);
         settles(created, nothing, 0, 500);
+        settles(created_half, nothing, 0, 10_000);
         settles(whole, nothing, 0, 3_000);
         settles(whole, nothing, 2_999, 3_000);
         settles(half, nothing, 0, 10_000);
