@@ -1,5 +1,6 @@
 //! Places for the connections of a listener. When they are short, connections that have not said
-//! anything make place for new ones, and then those that are idle.
+//! anything make place for new ones, and then those that are idle. Where anybody makes place, those
+//! that are busy come next, and last those that have just come.
 
 use crate::front::peer::{Everybody, Peer};
 use crate::telemetry::ration::{Ration, Share};
@@ -65,14 +66,17 @@ pub struct Hold {
     number: u64,
 }
 
-/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer. A
-/// connection that has just been opened comes last, for its question may be on its way.
+/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Silent(Instant),
+    /// Just opened, among the connections of proxies: these rest between requests, and whoever opens
+    /// many at once must not have them end.
+    New(Instant),
     Idle(Instant),
     Busy(Instant),
-    New(Instant),
+    /// Just opened, where anybody makes place: the question of a probe may be on its way.
+    Probe(Instant),
 }
 
 /// For how long a connection that has not said anything counts as new.
@@ -175,7 +179,10 @@ impl Places {
             Some((Claim::Silent(_), _)) => {
                 claims.iter().filter(|(it, _)| matches!(it, Claim::Silent(_))).count()
             }
-            Some((Claim::New(_), _)) => claims.len(),
+            Some((Claim::New(_), _)) => {
+                claims.iter().filter(|(it, _)| matches!(it, Claim::New(_))).count()
+            }
+            Some((Claim::Probe(_), _)) => claims.len(),
             Some((Claim::Idle(_) | Claim::Busy(_), _)) | None => 0,
         };
         let part = self.rules.most.div_euclid(PART).min(silent).max(1);
@@ -246,8 +253,11 @@ impl Entry {
         let calls = self.peer.calls();
         if calls == 0 {
             let is_new = now.saturating_duration_since(self.opened) < NEW;
-            let claim = if is_new { Claim::New } else { Claim::Silent };
-            return Some(claim(self.opened));
+            return Some(match (is_new, rules.anybody) {
+                (false, _) => Claim::Silent(self.opened),
+                (true, false) => Claim::New(self.opened),
+                (true, true) => Claim::Probe(self.opened),
+            });
         }
         let rests = calls == self.calls && self.peer.under_way() == 0;
         if rests && rules.idle <= now.saturating_duration_since(self.last_call) {
@@ -368,6 +378,32 @@ mod tests {
             assert!(crowd.open().await);
             assert_eq!(crowd.open_ones(), left, "{anybody} {others_asked}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_opens_many_at_once_ends_no_connection_that_rests() {
+        let mut crowd = Crowd::new(places(3, false));
+        assert!(crowd.open().await);
+        crowd.say(0).await;
+        advance(seconds(60)).await;
+        for _ in 0..9 {
+            assert!(crowd.open().await);
+        }
+        assert_eq!(crowd.open_ones(), [0, 8, 9], "of those who have just come, the oldest go");
+        crowd.say(8).await;
+        crowd.say(9).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), [8, 9, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_is_heard_before_those_who_rest() {
+        let mut crowd = Crowd::new(places(2, true));
+        assert!(crowd.open().await);
+        crowd.say(0).await;
+        advance(seconds(60)).await;
+        assert!(crowd.open().await && crowd.open().await);
+        assert_eq!(crowd.open_ones(), [1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
