@@ -5,10 +5,11 @@ use super::dpop::Dpop;
 use super::url::is_loopback;
 use crate::config::problem::{self, Findings};
 use crate::state::replay::ReplayRules;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Others may write.
 const WRITE: u32 = 0o002;
@@ -22,6 +23,9 @@ const READ: u32 = 0o004;
 /// Others may reach what is in the folder.
 const ENTER: u32 = 0o001;
 
+/// How many links are followed, as the system itself does.
+const LINKS: usize = 40;
+
 /// What an operator should know of who else may use the file at `path`; nothing, where that is
 /// nobody.
 pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
@@ -29,25 +33,61 @@ pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
     let real = path.canonicalize().ok()?;
     let mode = mode(&real.metadata().ok()?);
     let shown = path.display();
-    if !is_reachable(&real) {
-        None
-    } else if mode & WRITE != 0 {
-        Some(format!("{shown} can be changed by every user of this machine: chmod o-w"))
-    } else if real.parent().is_some_and(may_be_renamed_by_all) && !is_mounted(&real) {
-        Some(format!(
-            "the folder of {shown} can be changed by every user of this machine: chmod o-w"
-        ))
-    } else if is_secret && mode & READ != 0 && !is_mounted(&real) {
-        Some(format!("{shown} holds a secret that every user of this machine can read: chmod o-r"))
-    } else {
-        None
+    if is_reachable(&real) && mode & WRITE != 0 {
+        return Some(format!("{shown} can be changed by every user of this machine: chmod o-w"));
     }
+    if is_mounted(&real) {
+        return None;
+    }
+    if let Some(folder) = folders_on_the_way(path).iter().find(|it| may_be_renamed_by_all(it)) {
+        let folder = folder.display();
+        return Some(format!(
+            "every user of this machine can put another file in the place of {shown}, for \
+             {folder} can be changed by them: chmod o-w"
+        ));
+    }
+    (is_secret && is_reachable(&real) && mode & READ != 0).then(|| {
+        format!("{shown} holds a secret that every user of this machine can read: chmod o-r")
+    })
+}
+
+/// The folders in which a name decides what is found at `path`: those that hold a part of the way,
+/// and those of each link on it and of the way to where it leads.
+fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
+    let backwards = |path: &Path| path.iter().rev().map(OsStr::to_owned).collect::<Vec<OsString>>();
+    let mut folders = vec![];
+    let mut at = PathBuf::from("/");
+    let mut links = 0..LINKS;
+    let mut ahead = std::path::absolute(path).map(|it| backwards(&it)).unwrap_or_default();
+    while let Some(name) = ahead.pop() {
+        if name == "." {
+            continue;
+        }
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        // The root takes the place of all before it.
+        let next = at.join(&name);
+        if next.parent().is_some() {
+            folders.push(at);
+        }
+        at = match next.read_link() {
+            Ok(target) if links.next().is_some() => {
+                ahead.extend(backwards(&target));
+                next.parent().map(Path::to_owned).unwrap_or_default()
+            }
+            Ok(_) | Err(_) => next,
+        };
+    }
+    folders
 }
 
 /// Whether every user may put another file into the place of one in this folder, which the sticky bit
 /// leaves to its owner.
 fn may_be_renamed_by_all(folder: &Path) -> bool {
     folder.metadata().is_ok_and(|it| mode(&it) & (WRITE | STICKY) == WRITE)
+        && folder.ancestors().all(lets_through)
 }
 
 fn mode(metadata: &Metadata) -> u32 {
@@ -56,15 +96,18 @@ fn mode(metadata: &Metadata) -> u32 {
 
 /// Whether every folder on the way lets everybody through.
 fn is_reachable(real: &Path) -> bool {
-    let open = |it: &Path| it.metadata().is_ok_and(|it| mode(&it) & ENTER != 0);
-    real.ancestors().skip(1).all(open)
+    real.ancestors().skip(1).all(lets_through)
+}
+
+fn lets_through(folder: &Path) -> bool {
+    folder.metadata().is_ok_and(|it| mode(&it) & ENTER != 0)
 }
 
 /// Whether a container platform put it there, for this container alone: Kubernetes by way of a folder
 /// `..2026_11_27…`, others in a folder of their own. There is nobody else to keep it from, and its
 /// mode is what lets the service read it.
 fn is_mounted(real: &Path) -> bool {
-    let is_of_kubernetes = |it: &std::ffi::OsStr| it.as_bytes().starts_with(b"..");
+    let is_of_kubernetes = |it: &OsStr| it.as_bytes().starts_with(b"..");
     real.iter().any(is_of_kubernetes) || real.starts_with("/run/secrets")
 }
 
@@ -85,6 +128,7 @@ pub(super) fn warn_of_redis(dpop: &Dpop, at: &problem::Path, findings: &mut Find
 mod tests {
     use super::*;
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::symlink;
 
     fn set(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -148,15 +192,55 @@ mod tests {
     }
 
     #[test]
+    fn no_folder_on_the_way_may_be_changed_by_all() {
+        let Some(folder) = open_folder() else { return };
+        let at = |name: &str| folder.path().join(name);
+        // links/file -> ../steps/next, steps/next -> ../above/inner/file, short -> above/inner
+        for name in ["links", "steps", "above", "above/inner"] {
+            fs::create_dir(at(name)).unwrap();
+            set(&at(name), 0o755);
+        }
+        fs::write(at("above/inner/file"), "x").unwrap();
+        set(&at("above/inner/file"), 0o600);
+        symlink("../steps/next", at("links/file")).unwrap();
+        symlink("../above/inner/file", at("steps/next")).unwrap();
+        symlink(at("above/inner"), at("short")).unwrap();
+        let from = |name: &str| remark(&at(name), true);
+        let ways = ["links/file", "steps/../links/file", "above/inner/file", "short/file"];
+        for way in ways {
+            assert_eq!(from(way), None, "{way}");
+        }
+        for (open, told) in [
+            ("links", [true, true, false, false]),
+            ("steps", [true, true, false, false]),
+            ("above", [true, true, true, true]),
+            ("above/inner", [true, true, true, true]),
+            ("", [true, true, true, true]),
+        ] {
+            for (mode, told) in [(0o777, told), (0o1777, [false; 4]), (0o776, [false; 4])] {
+                set(&at(open), mode);
+                for (way, told) in ways.into_iter().zip(told) {
+                    assert_eq!(from(way).is_some(), told, "{open} {mode:o}: {way}");
+                }
+            }
+            set(&at(open), 0o755);
+        }
+        // Nobody but its owner can reach the file; where the link leads, they can say.
+        set(&at("above/inner"), 0o700);
+        set(&at("links"), 0o777);
+        let told = from("links/file").unwrap();
+        assert!(told.contains(&*at("links").canonicalize().unwrap().to_string_lossy()), "{told}");
+    }
+
+    #[test]
     fn a_secret_that_a_container_platform_mounts_is_as_it_must_be() {
         let Some(folder) = open_folder() else { return };
         let data = folder.path().join("..2026_11_27_03_05_00.1");
         fs::create_dir(&data).unwrap();
         fs::write(data.join("secret"), "x").unwrap();
-        std::os::unix::fs::symlink("..2026_11_27_03_05_00.1", folder.path().join("..data"))
-            .unwrap();
+        symlink("..2026_11_27_03_05_00.1", folder.path().join("..data")).unwrap();
         let secret = folder.path().join("secret");
-        std::os::unix::fs::symlink("..data/secret", &secret).unwrap();
+        symlink("..data/secret", &secret).unwrap();
         set(&data, 0o755);
         set(&data.join("secret"), 0o644);
         assert_eq!(remark(&secret, true), None);
