@@ -1,5 +1,6 @@
 //! What can be wrong with a configuration, and how to say where.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -275,28 +276,27 @@ impl Findings {
 /// Input in a message: quoted, and not longer than it needs to be.
 pub(super) fn quoted(input: &str) -> String {
     const LONGEST: usize = 80;
-    let input = without_credentials(input);
+    // All of it is one value: whatever is in there may belong to the password.
+    let input = without_user_information(input);
     let shown: String = input.chars().take(LONGEST).collect();
     let more = if shown.len() < input.len() { "…" } else { "" };
     format!("`{shown}{more}`")
 }
 
 /// The same text, with `…` in place of the user information of each URL in it: that may be a password
-/// (RFC 3986 §3.2.1).
+/// (RFC 3986 §3.2.1). It goes to the last `@` before a blank or a quotation mark, for in a password
+/// that is not escaped as it should be there may be what otherwise ends it.
 pub(super) fn without_credentials(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let ends =
-            |it: char| matches!(it, '/' | '?' | '#' | '`' | '"' | '\'') || it.is_whitespace();
-        let (authority, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
-        let host = authority.rsplit_once('@').map(|(_, host)| host);
-        shown.push_str("://");
-        shown.push_str(if host.is_some() { "…@" } else { "" });
-        shown.push_str(host.unwrap_or(authority));
-        shown.push_str(rest);
-    }
-    shown
+    let ends = |it: char| matches!(it, '`' | '"' | '\'') || it.is_whitespace();
+    let parts = text.split_inclusive(ends);
+    parts.map(without_user_information).collect()
+}
+
+/// The same URL, with `…` in place of all from its `://` to the last `@`.
+fn without_user_information(url: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.into() };
+    let Some((_, host)) = rest.rsplit_once('@') else { return url.into() };
+    format!("{scheme}://…@{host}").into()
 }
 
 #[cfg(test)]
@@ -368,12 +368,28 @@ mod tests {
         for (input, shown) in [
             ("https://g:secret@as.example.com/x", "`https://…@as.example.com/x`"),
             ("redis://:secret@h", "`redis://…@h`"),
-            ("rediss://u:s/e@h", "`rediss://u:s/e@h`"),
-            ("a://b@c b://d:e@f@g?h@i", "`a://…@c b://…@g?h@i`"),
-            ("https://as.example.com/@x", "`https://as.example.com/@x`"),
+            // What is not escaped as it should be may belong to a password.
+            ("rediss://u:s/e@h", "`rediss://…@h`"),
+            ("rediss://u:s?e#c@h/0", "`rediss://…@h/0`"),
+            ("rediss://u:s://e@h", "`rediss://…@h`"),
+            ("rediss://u:s e'c\"r@h", "`rediss://…@h`"),
+            ("a://b@c b://d:e@f@g?h@i", "`a://…@i`"),
+            ("https://as.example.com/@x", "`https://…@x`"),
+            ("https://as.example.com/x", "`https://as.example.com/x`"),
             ("user@example.com", "`user@example.com`"),
         ] {
             assert_eq!(quoted(input), shown);
+        }
+    }
+
+    #[test]
+    fn a_message_keeps_what_follows_a_url_and_holds_no_password() {
+        for (message, shown) in [
+            ("\"a://b:c/d@e\" and `f://g?h@i`: mend it", "\"a://…@e\" and `f://…@i`: mend it"),
+            ("at a://b://c:d@e or f@g", "at a://…@e or f@g"),
+            ("a://b, not mail@example.com", "a://b, not mail@example.com"),
+        ] {
+            assert_eq!(without_credentials(message), shown);
         }
     }
 
