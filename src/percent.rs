@@ -29,6 +29,15 @@ fn nibble(digit: u8) -> Option<u8> {
 /// lower case: decoded once or twice, in any case, and by what PHP, Rack and Express make of blanks,
 /// dots and brackets.
 pub fn may_name(name: &str, other: &str) -> bool {
+    // Nearly all names are told by their length or their first letter.
+    let same = |it: &u8| {
+        !it.is_ascii_alphanumeric()
+            || other.as_bytes().first().is_some_and(|own| it.eq_ignore_ascii_case(own))
+    };
+    let may_be = name.as_bytes().first().is_some_and(same);
+    if name.len() < other.len() || !may_be {
+        return false;
+    }
     let once = form_decoded(name);
     let twice = form_decoded(&once);
     [once, twice].iter().any(|it| is_read_as(it, other))

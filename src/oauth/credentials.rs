@@ -112,13 +112,7 @@ fn holds_access_token(query: &str) -> bool {
 /// - with a blank, a `.` or an open `[` for the `_`, with blanks in front, or cut at a NUL (PHP);
 /// - as the name of a list or a map, `access_token[]` or `[access_token]` (PHP, Rack, Express).
 pub fn is_access_token(name: &str) -> bool {
-    const NAME: &str = "access_token";
-    if name.len() < NAME.len() {
-        return false;
-    }
-    let begins = name.trim_start_matches(['+', ' ', '[', ']']).as_bytes().first();
-    let may_be = begins.is_some_and(|it| it.eq_ignore_ascii_case(&b'a')) || name.contains('%');
-    may_be && percent::may_name(name, NAME)
+    percent::may_name(name, "access_token")
 }
 
 impl Scheme {

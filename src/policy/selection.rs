@@ -114,7 +114,7 @@ impl PolicySet {
         let has = |is_such: fn(&u8) -> bool, text: &str| text.as_bytes().iter().any(is_such);
         if choice.letters == Letters::Any
             || !readings::is_plain(path)
-            || (choice.by_host && readings::is_odd_host(target.authority))
+            || (choice.by_host && found.host == Host::Odd)
             || (choice.by_method && readings::is_odd_method(target.method))
             || readings::is_overridden(request, &self.policies)
         {

@@ -12,9 +12,10 @@ pub(super) use host::Host;
 use super::HostPattern;
 use super::policies::Policies;
 use crate::denial::Detail;
-use crate::percent::{self, decoded};
+use crate::percent;
 use crate::request::{Field, Request};
-use memchr::memchr_iter;
+use escapes::decoded;
+use memchr::{memchr, memchr_iter};
 use segments::Segments;
 use std::collections::BTreeSet;
 
@@ -61,17 +62,16 @@ const fn is_odd(octet: u8) -> bool {
     matches!(octet, b'%' | b';' | b'\\' | b'#' | 0..=b' ' | 0x7f..)
 }
 
-/// Whether an authority may be read in several ways.
-pub(super) fn is_odd_host(authority: &str) -> bool {
-    Host::of(authority) == Host::Odd
-}
-
 /// Whether something besides the request line names another method or URL.
 pub(super) fn is_overridden(request: &Request<'_>, policies: &Policies) -> bool {
     let choice = policies.choice();
-    let in_query = || request.target.query().is_some_and(|it| parameters(it).next().is_some());
-    (choice.by_method && (request.overrides.method != Field::Absent || in_query()))
-        || (choice.by_path && request.overrides.url != Field::Absent)
+    let names_one = |query: &str| parameters(query).next().is_some();
+    let in_query = || request.target.query().is_some_and(names_one);
+    let path = request.target.path_only().as_bytes();
+    let in_path = || memchr(b'%', path).is_some() && queries(path).any(|it| names_one(&it));
+    let overridden = || request.overrides.method != Field::Absent || in_query() || in_path();
+    (choice.by_method && overridden())
+        || ((choice.by_path || choice.by_method) && request.overrides.url != Field::Absent)
 }
 
 /// A reading of `request` under which a policy applies that asks for more than the one found.
@@ -82,7 +82,10 @@ pub(super) fn stricter(
 ) -> Option<Stricter> {
     let choice = policies.choice();
     let methods = if choice.by_method { methods(policies, request) } else { BTreeSet::new() };
-    let hosts = if choice.by_host { hosts(policies, request) } else { BTreeSet::new() };
+    let hosts = match found.host {
+        Host::Odd if choice.by_host => hosts(policies, request.target.authority),
+        Host::Odd | Host::Plain(_) => BTreeSet::new(),
+    };
     let readings = Readings { policies, found, own: request.target.method, methods, hosts };
     let path = if choice.by_path { request.target.path_only() } else { "" };
     let spelled = policies.get(found.policy).map(|it| &*it.matches.path_prefix);
@@ -102,30 +105,43 @@ pub(super) fn stricter(
 
 /// The methods that somebody may find besides the request's own.
 fn methods(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
-    let own = request.target.method;
-    let query = request.target.query().into_iter().flat_map(parameters);
-    let mut found: BTreeSet<String> = query.collect();
-    match request.overrides.method {
-        Field::Absent => (),
-        Field::One(value) => {
-            let value = String::from_utf8_lossy(value);
-            found.extend(value.split(',').map(|it| it.trim().to_owned()));
-        }
-        // Nobody kept them: they may be any, also one that no policy names.
-        Field::Many => {
-            found.extend(policies.iter().flat_map(|it| it.matches.methods.clone()));
-            found.insert("-".to_owned());
-        }
+    let Request { target, overrides, .. } = request;
+    let own = target.method;
+    let hidden =
+        |it: &[u8]| queries(it).flat_map(|it| parameters(&it).collect::<Vec<_>>()).collect();
+    let mut found: BTreeSet<String> = target.query().into_iter().flat_map(parameters).collect();
+    found.append(&mut hidden(target.path_only().as_bytes()));
+    if let Field::One(url) = overrides.url {
+        found.append(&mut hidden(url));
+    }
+    if let Field::One(value) = overrides.method {
+        let value = String::from_utf8_lossy(value);
+        found.extend(value.split(',').map(|it| it.trim().to_owned()));
+    }
+    // Nobody kept them: they may name any, also one that no policy names.
+    if [overrides.method, overrides.url].contains(&Field::Many) {
+        found.extend(policies.iter().flat_map(|it| it.matches.methods.clone()));
+        found.insert("-".to_owned());
     }
     // Methods have case (RFC 9110 §9.1), and some servers take `post` for POST. Most answer HEAD by
     // what they have for GET (RFC 9110 §9.3.2).
     found.insert(own.to_owned());
-    if own.eq_ignore_ascii_case(HEAD) {
+    let mut found: BTreeSet<_> = found.iter().map(|it| it.to_ascii_uppercase()).collect();
+    if found.contains(HEAD) {
         found.insert("GET".to_owned());
     }
-    let mut found: BTreeSet<_> = found.iter().map(|it| it.to_ascii_uppercase()).collect();
     found.retain(|it| it != own && !it.is_empty());
     found
+}
+
+/// What is a query to somebody who gets `text` decoded, once or twice, or as it is.
+fn queries(text: &[u8]) -> impl Iterator<Item = String> {
+    let once = decoded(text, false);
+    let twice = decoded(&once, false);
+    [text.to_vec(), once, twice].into_iter().filter_map(|it| {
+        let begin = memchr(b'?', &it)?.checked_add(1)?;
+        Some(String::from_utf8_lossy(it.get(begin..)?).into_owned())
+    })
 }
 
 /// The method that most servers answer by what they have for GET.
@@ -140,21 +156,17 @@ pub(super) fn is_odd_method(method: &str) -> bool {
 /// A `#`, which some proxies hand on, ends a query.
 fn parameters(query: &str) -> impl Iterator<Item = String> {
     let text = |it: &str| {
-        let decoded = decoded(it.replace('+', " ").as_bytes());
-        decoded.map(|it| String::from_utf8_lossy(&it).trim().to_owned())
+        let text = decoded(it.replace('+', " ").as_bytes(), false);
+        String::from_utf8_lossy(&text).trim().to_owned()
     };
     query.split(['&', ';', '#']).filter_map(move |pair| {
         let (name, value) = pair.split_once('=')?;
-        percent::may_name(name, "_method").then(|| text(value))?
+        percent::may_name(name, "_method").then(|| text(value))
     })
 }
 
-/// The hosts that somebody may find besides the one that is plainly there.
-fn hosts(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
-    let authority = request.target.authority;
-    if !is_odd_host(authority) {
-        return BTreeSet::new();
-    }
+/// The hosts that somebody may find in an authority that names none plainly.
+fn hosts(policies: &Policies, authority: &str) -> BTreeSet<String> {
     let patterns = policies.iter().flat_map(|it| &it.matches.hosts);
     host::others(authority, patterns.map(HostPattern::example))
 }

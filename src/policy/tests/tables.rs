@@ -306,6 +306,7 @@ fn a_method_that_a_header_or_the_query_names_may_be_the_one() {
         ("PUT, DELETE", REFUSED),
         ("GET", REFUSED),
         ("PATCH", REFUSED),
+        ("HEAD", REFUSED),
         ("PUT", Ok("write")),
         ("put", Ok("write")),
         ("POST", Ok("write")),
@@ -315,6 +316,10 @@ fn a_method_that_a_header_or_the_query_names_may_be_the_one() {
         check(&by_path, &with(value), Ok("rest"));
     }
     check(&by_method, &overridden("/", Field::Many, Field::Absent), REFUSED);
+    let read = set(&["strict * * GET pay", "rest"]);
+    check(&read, &with("HEAD"), REFUSED);
+    check(&read, &overridden("/?_method=head", Field::Absent, Field::Absent), REFUSED);
+    check(&read, &with("PUT"), Ok("rest"));
     for (path, expected) in [
         ("/?_method=delete", REFUSED),
         ("/?a=b&_method=DELETE", REFUSED),
@@ -324,6 +329,10 @@ fn a_method_that_a_header_or_the_query_names_may_be_the_one() {
         ("/?.method=DELETE", REFUSED),
         ("/?_method%00x=DELETE", REFUSED),
         ("/?_METHOD=DELETE", REFUSED),
+        // A proxy that decodes hands on a query.
+        ("/items%3f_method=DELETE", REFUSED),
+        ("/items%253F_method=DELETE", REFUSED),
+        ("/items%3fa=b%26_method=put", Ok("write")),
         ("/?my_method=delete", Ok("write")),
         ("/?_method=put", Ok("write")),
         ("/?_method", Ok("write")),
@@ -359,6 +368,10 @@ fn a_url_that_a_header_names_may_be_the_one() {
     check(&rows, &overridden("/payments", Field::Absent, Field::Many), Ok("strict"));
     let by_method = set(&["erase * * DELETE erase", "rest"]);
     check(&by_method, &overridden("/", Field::Absent, Field::One(b"/payments")), Ok("rest"));
+    for url in [&b"/payments?_method=DELETE"[..], b"/x%3f_method=DELETE"] {
+        check(&by_method, &overridden("/", Field::Absent, Field::One(url)), REFUSED);
+    }
+    check(&by_method, &overridden("/", Field::Absent, Field::Many), REFUSED);
 }
 
 #[test]
