@@ -29,10 +29,17 @@ pub(super) fn is_odd_escape(text: &[u8]) -> bool {
 
 /// `segment` with the octets encoded that `is_encoded` says.
 pub(super) fn encoded(segment: &[u8], is_encoded: impl Fn(u8) -> bool) -> Vec<u8> {
-    let octet = |it: &u8| {
-        if is_encoded(*it) { format!("%{it:02x}").into_bytes() } else { vec![*it] }
-    };
-    segment.iter().flat_map(octet).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |it: u8| DIGITS.get(usize::from(it & 0xf)).copied().unwrap_or_default();
+    let mut found = Vec::with_capacity(segment.len());
+    for it in segment {
+        if is_encoded(*it) {
+            found.extend([b'%', digit(it >> 4), digit(*it)]);
+        } else {
+            found.push(*it);
+        }
+    }
+    found
 }
 
 /// A character of ASCII in UTF-8 of two to six octets, which is not UTF-8 (RFC 3629 §3).

@@ -19,9 +19,27 @@ use memchr::{memchr, memchr_iter};
 use segments::Segments;
 use std::collections::BTreeSet;
 
-/// How many octets are looked at for one request, at most, to try all of its readings. What is odd in
-/// seven ways at once is within, at the length of most paths.
-const MOST: usize = 100_000;
+/// What trying the readings of one request may cost, in octets that are looked at: some milliseconds.
+/// What is odd in seven ways at once is within, at the length of most paths.
+const MOST: usize = 1_000_000;
+
+/// What it costs to hold one reading of a path against one policy.
+const TEST: usize = 4;
+
+/// What of [`MOST`] is left.
+#[derive(Debug)]
+struct Budget(usize);
+
+/// There are more ways to read a request than may be tried.
+#[derive(Clone, Copy, Debug)]
+struct TooMany;
+
+impl Budget {
+    fn spend(&mut self, cost: usize) -> Result<(), TooMany> {
+        self.0 = self.0.checked_sub(cost).ok_or(TooMany)?;
+        Ok(())
+    }
+}
 
 /// A reading under which another policy applies, which asks for more.
 #[derive(Debug)]
@@ -89,12 +107,14 @@ pub(super) fn stricter(
     let readings = Readings { policies, found, own: request.target.method, methods, hosts };
     let path = if choice.by_path { request.target.path_only() } else { "" };
     let spelled = policies.get(found.policy).map(|it| &*it.matches.path_prefix);
-    readings.of_path(path, spelled.unwrap_or_default(), Detail::PathAmbiguous).or_else(|| {
+    let spelled = spelled.unwrap_or_default();
+    let mut budget = Budget(MOST);
+    readings.of_path(path, spelled, Detail::PathAmbiguous, &mut budget).or_else(|| {
         match request.overrides.url {
             Field::One(url) if choice.by_path => {
                 let url = String::from_utf8_lossy(url);
                 let path = url.split('?').next().unwrap_or_default();
-                readings.of_path(path, &[], Detail::UrlOverridden)
+                readings.of_path(path, &[], Detail::UrlOverridden, &mut budget)
             }
             // Nobody kept them: they may be any.
             Field::Many if choice.by_path => readings.any(Detail::UrlOverridden),
@@ -188,14 +208,21 @@ impl Readings<'_> {
         Some(Stricter { detail, read_as: "anything".to_owned(), policy })
     }
 
-    fn of_path(&self, path: &str, spelled: &[Vec<u8>], detail: Detail) -> Option<Stricter> {
+    fn of_path(
+        &self,
+        path: &str,
+        spelled: &[Vec<u8>],
+        detail: Detail,
+        budget: &mut Budget,
+    ) -> Option<Stricter> {
         let others = self.methods.len().saturating_add(1);
         let others = others.saturating_mul(self.hosts.len().saturating_add(1));
+        let tests = others.saturating_mul(self.policies.len()).saturating_mul(TEST);
         let mut picked = None;
-        let most = MOST.checked_div(others).unwrap_or_default();
-        let segments = path::find(path, spelled, most, |segments| {
+        let segments = path::find(path, spelled, budget, |segments, budget| {
+            budget.spend(tests)?;
             picked = self.pick(segments, spelled);
-            picked.is_some()
+            Ok(picked.is_some())
         });
         let Ok(segments) = segments else { return self.any(detail) };
         let segments = segments?;

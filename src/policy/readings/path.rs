@@ -4,29 +4,36 @@
 use super::escapes::{decoded, encoded};
 use super::habits::{Habits, count};
 use super::segments::Segments;
+use super::{Budget, TooMany};
+use std::collections::HashSet;
 
-/// There are more ways to read a path than are tried.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TooMany;
+/// What it costs to see what proxies make of a path, for each of its octets.
+const HANDED_ON: usize = 16;
 
-/// The first reading of `path` that `is_it`, if there is one. All are tried, as long as no more than
-/// `most` octets are looked at.
+/// The first reading of `path` that `is_it`, if there is one. All are tried, each once, as far as the
+/// `budget` goes.
 ///
 /// A segment that is as `spelled` at its place is what it is: whoever wrote the policy meant it so.
 pub(super) fn find(
     path: &str,
     spelled: &[Vec<u8>],
-    mut most: usize,
-    mut is_it: impl FnMut(&Segments) -> bool,
+    budget: &mut Budget,
+    mut is_it: impl FnMut(&Segments, &mut Budget) -> Result<bool, TooMany>,
 ) -> Result<Option<Segments>, TooMany> {
+    budget.spend(path.len().saturating_mul(HANDED_ON))?;
     let mut segments = Segments::default();
+    let mut tried = HashSet::new();
     for text in handed_on(&rooted(path), spelled) {
         for habits in Habits::that_matter(&text).each() {
-            most = most.checked_sub(text.len()).ok_or(TooMany)?;
+            budget.spend(text.len())?;
             segments.read(&text, habits, spelled);
-            if is_it(&segments) {
+            if tried.contains(&segments) {
+                continue;
+            }
+            if is_it(&segments, budget)? {
                 return Ok(Some(segments));
             }
+            tried.insert(segments.clone());
         }
     }
     Ok(None)

@@ -4,7 +4,7 @@ use super::escapes::escape;
 use super::habits::{Habits, is_blank, is_trailing};
 
 /// The segments of a path in one reading.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Segments {
     octets: Vec<u8>,
     ends: Vec<usize>,
@@ -96,7 +96,11 @@ fn same_letters(one: &[u8], other: &[u8]) -> bool {
     }
     let text = |it| str::from_utf8(it).ok();
     text(one).zip(text(other)).is_some_and(|(one, other)| {
-        one.to_lowercase() == other.to_lowercase() || one.to_uppercase() == other.to_uppercase()
+        one.chars().flat_map(char::to_lowercase).eq(other.chars().flat_map(char::to_lowercase))
+            || one
+                .chars()
+                .flat_map(char::to_uppercase)
+                .eq(other.chars().flat_map(char::to_uppercase))
     })
 }
 

@@ -203,6 +203,14 @@ fn what_is_too_odd_to_be_read_in_every_way_is_refused_where_a_policy_asks_for_mo
     let odd = "/;x//..\\%5c.%20/%2f%00#%c0%af%253b".repeat(40);
     paths(&["strict * /payments * pay", "rest"], &[&odd], REFUSED);
     paths(&["weak * /payments", "rest * * * pay"], &[&odd], Ok("rest"));
+    let rows: Vec<_> = (0..1000).map(|it| format!("p{it} * /s{it} POST pay")).collect();
+    let rows: Vec<_> = rows.iter().map(String::as_str).chain(["rest"]).collect();
+    let many = set(&rows);
+    // Many policies, and one thing that is odd.
+    check(&many, &request("GET", "x", "/a%20b;v=1/c"), Ok("rest"));
+    // Many policies, and many methods.
+    let methods: Vec<_> = (0..1000).map(|it| format!("_method=M{it}")).collect();
+    check(&many, &request("GET", "x", &format!("/;a?{}", methods.join("&"))), REFUSED);
     // As long, and odd in few ways.
     let long = format!("/x;{}//y", "/a;b".repeat(1000));
     paths(&["strict * /payments * pay", "rest"], &[&long], Ok("rest"));
