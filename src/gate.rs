@@ -203,6 +203,19 @@ impl Passage<'_> {
         verdict
     }
 
+    /// Refuses a request of which nobody has seen the headers, and tells about it. Where nothing is
+    /// refused, it is all the same if headers are to be stripped by how they begin, which cannot be
+    /// named unseen.
+    pub fn refuse_unread(&self, refusal: impl Into<Refusal>) -> Verdict {
+        let policies = &self.standing.rules.policies;
+        let mut verdict = Verdict::refused(refusal.into(), policies);
+        if !policies.upstream.remove_beginning.is_empty() {
+            verdict.mode = Mode::Enforce;
+        }
+        self.tell(None, &verdict);
+        verdict
+    }
+
     /// What is answered to `request` after this verdict.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'a>>) -> Answer<'a> {
         let rules = &self.standing.rules;
@@ -450,6 +463,26 @@ mod tests {
             assert_eq!(is_let_through(&answer, "overloaded"), through);
             let Answer::Allow { remove, .. } = answer else { panic!("{answer:?}") };
             assert!(remove.contains(&"x!auth~subject"), "{remove:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_read_is_refused_where_headers_go_by_how_they_begin() {
+        for (beginning, through) in [(None, true), (Some("x-auth-"), false)] {
+            let policy = Policy::new("trial", SenderConstraint::Certificate);
+            let mut policies = policy_set();
+            policies.policies = [Arc::new(Policy { mode: Mode::Report, ..policy })].into();
+            policies.upstream.remove_beginning = beginning.into_iter().map(Arc::from).collect();
+            let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+            let dpop = crate::telemetry::samples::dpop();
+            let rules = Rules::new(policies, vec![], vec![], cache, dpop);
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let gate =
+                Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+            let passage = gate.enter(Front::ExtAuthz);
+            let verdict = passage.refuse_unread(Denial::Internal);
+            let answer = passage.answer(&verdict, None);
+            assert_eq!(is_let_through(&answer, "internal"), through, "{beginning:?}");
         }
     }
 

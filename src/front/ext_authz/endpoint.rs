@@ -100,7 +100,7 @@ async fn check<B: Body<Data = Bytes>>(
     let read = wire::read_for(&message.bytes, &passage.standing().rules);
     let verdict = match &read {
         Ok(request) => admitted.check(request).await,
-        Err(refusal) => passage.refuse(*refusal),
+        Err(refusal) => passage.refuse_unread(*refusal),
     };
     let answer = passage.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
@@ -122,7 +122,7 @@ async fn receive<'p, B: Body<Data = Bytes>>(
 }
 
 fn refusal(passage: &Passage<'_>, why: impl Into<Refusal>) -> Bytes {
-    encoded(&passage.answer(&passage.refuse(why), None))
+    encoded(&passage.answer(&passage.refuse_unread(why), None))
 }
 
 fn encoded(answer: &Answer<'_>) -> Bytes {

@@ -85,8 +85,14 @@ impl Endpoint {
 
     async fn check(&self, passage: &Passage<'_>, question: &Parts) -> Response<Full<Bytes>> {
         let reserved = passage.standing().rules.reserved_headers();
+        // First, for what cannot be removed is refused even where nothing else is.
+        let unwanted = match self.unwanted(question, reserved) {
+            Ok(unwanted) => unwanted,
+            Err(refusal) => return self.refused(passage, refusal),
+        };
         match self.read(passage, question) {
             Ok((admitted, request)) => {
+                let request = crate::request::Request { unwanted, ..request };
                 let verdict = admitted.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
@@ -97,7 +103,9 @@ impl Endpoint {
             }
             Err(refusal) => {
                 let verdict = passage.refuse(refusal);
-                let answer = passage.answer(&verdict, None);
+                // Of a question that tells no request, the headers are known all the same.
+                let request = crate::request::Request { unwanted, ..Default::default() };
+                let answer = passage.answer(&verdict, Some(&request));
                 // What is let through all the same keeps its token.
                 self.written(&answer, read::field(&question.headers, "authorization"), reserved)
             }
@@ -110,18 +118,14 @@ impl Endpoint {
         passage: &'q Passage<'_>,
         question: &'q Parts,
     ) -> Result<(Admitted<'q>, crate::request::Request<'q>), Refusal> {
-        let reserved = passage.standing().rules.reserved_headers();
-        // First, for what cannot be removed is refused even where nothing else is.
-        let unwanted = self.unwanted(question, reserved)?;
         let admitted = passage.admit()?;
         self.recognise(&question.headers)?;
         let certificate_header = passage.standing().certificate_header();
-        let request = read::request(question, &self.asker.flavour, certificate_header)?;
-        Ok((admitted, crate::request::Request { unwanted, ..request }))
+        Ok((admitted, read::request(question, &self.asker.flavour, certificate_header)?))
     }
 
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
-        let verdict = passage.refuse(why);
+        let verdict = passage.refuse_unread(why);
         let answer = passage.answer(&verdict, None);
         self.written(&answer, Field::Absent, passage.standing().rules.reserved_headers())
     }
@@ -449,27 +453,31 @@ mod tests {
     #[tokio::test]
     async fn envoy_is_told_to_remove_what_is_seen_and_what_could_be() {
         let endpoint = reporting(Flavour::Envoy { path_prefix: String::new() });
-        let question = |header: &str| {
+        // One tells a request, the other does not.
+        let question = |target: &str, header: &str| {
             let name = HeaderName::try_from(header).unwrap();
             Request::builder()
-                .uri("/a")
+                .method("OPTIONS")
+                .uri(target)
                 .header("host", "a")
                 .header(name, "x")
                 .body(empty())
                 .unwrap()
         };
-        let removed = async |header| {
-            let answer = endpoint.answer(question(header)).await;
+        let removed = async |target, header| {
+            let answer = endpoint.answer(question(target, header)).await;
             assert_eq!(answer.status(), 200);
             let lines = answer.headers().get_all("x-envoy-auth-headers-to-remove").iter();
             lines.map(|it| it.to_str().unwrap()).collect::<Vec<_>>().join(",")
         };
         let has = |list: &str, name: &str| list.split(',').any(|it| it.eq_ignore_ascii_case(name));
         for header in GO.into_iter().chain(["x!auth!subject"]) {
-            assert!(has(&removed(header).await, header), "{header}");
+            for target in ["/a", "*"] {
+                assert!(has(&removed(target, header).await, header), "{target} {header}");
+            }
         }
         for header in STAY {
-            let list = removed(header).await;
+            let list = removed("/a", header).await;
             assert!(header == "x-auth-subject" || !has(&list, header), "{header} {list}");
             for unseen in ["x_auth_subject", "x-auth_subject", "x.auth_subject", "x_auth.subject"] {
                 assert!(has(&list, unseen), "{unseen} {list}");
