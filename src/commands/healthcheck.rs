@@ -1,4 +1,4 @@
-//! Asks a running service whether it is ready, for probes without a shell.
+//! Asks a running service whether it is ready, or whether it is alive, for probes without a shell.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,7 +11,20 @@ pub struct Arguments {
     /// The admin listener, HOST:PORT.
     #[arg(long, default_value = "127.0.0.1:9003", value_name = "HOST:PORT")]
     address: String,
+    /// Asks whether it is alive, which it is while it waits for keys: for probes that restart it.
+    #[arg(long)]
+    live: bool,
 }
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    path: &'static str,
+    denied: &'static str,
+}
+
+const READY: Question = Question { path: "/readyz", denied: "not ready" };
+const ALIVE: Question = Question { path: "/livez", denied: "not alive" };
 
 /// How long each step may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,42 +32,40 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The most that is read of an answer.
 const ANSWER_BYTES: u64 = 4096;
 
-/// Succeeds when the service is ready.
+/// Succeeds when the service is ready, or alive if that is asked.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let problem = match ask(&arguments.address) {
+    let question = if arguments.live { ALIVE } else { READY };
+    let problem = match ask(&arguments.address, question) {
         Ok(None) => return ExitCode::SUCCESS,
-        Ok(Some(waits)) => waits,
+        Ok(Some(refusal)) => refusal,
         Err(error) => error.to_string(),
     };
     super::complain(&format!("{}: {problem}", arguments.address));
     ExitCode::FAILURE
 }
 
-/// What keeps the service from being ready, in its own words; none when it is.
-fn ask(address: &str) -> io::Result<Option<String>> {
+/// What keeps the service from being what is asked, in its own words; none when it is.
+fn ask(address: &str, question: Question) -> io::Result<Option<String>> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let path = question.path;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
-    Ok(refusal(&String::from_utf8_lossy(&answer)))
+    Ok(refusal(&String::from_utf8_lossy(&answer), question.denied))
 }
 
-fn refusal(answer: &str) -> Option<String> {
+fn refusal(answer: &str, denied: &str) -> Option<String> {
     if answer.starts_with("HTTP/1.1 200 ") {
         return None;
     }
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let line = body.lines().next().unwrap_or_default();
     let shown: String = line.chars().filter(|it| !it.is_control()).take(1024).collect();
-    let head = answer.starts_with("HTTP/1.1 503 ");
-    Some(if head && !shown.is_empty() {
-        format!("not ready: {shown}")
-    } else {
-        "not ready".to_owned()
-    })
+    let says_why = answer.starts_with("HTTP/1.1 503 ") && !shown.is_empty();
+    Some(if says_why { format!("{denied}: {shown}") } else { denied.to_owned() })
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {

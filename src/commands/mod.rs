@@ -26,7 +26,7 @@ pub enum Command {
     Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
     Schema,
-    /// Asks a running service whether it is ready, for probes without a shell
+    /// Asks a running service whether it is ready, or alive, for probes without a shell
     Healthcheck(healthcheck::Arguments),
 }
 

@@ -243,7 +243,8 @@ def providers(_world, _schemas):
 
 
 def pods(_world, _schemas):
-    """Where the service listens for its administrators alone, nobody else is told to ask there."""
+    """Where the service listens for its administrators alone, nobody else is told to ask there. It
+    is never restarted for the keys that it waits for."""
     found = 0
     for path, document in written():
         if document["kind"] != "Deployment":
@@ -255,10 +256,12 @@ def pods(_world, _schemas):
         expect(config["listen"]["admin"] == "127.0.0.1:9003", f"{path}: {config['listen']}")
         probes = {name: it for name, it in service.items() if name.endswith("Probe")}
         for name, probe in probes.items():
-            expect(probe["exec"]["command"] == ["/keybound", "healthcheck"], f"{path}: {name}")
+            asked = {"readinessProbe": []}.get(name, ["--live"])
+            expect(probe["exec"]["command"] == ["/keybound", "healthcheck", *asked], f"{path}: {name}")
             # It gives up by itself after two seconds for each step.
             expect(probe["timeoutSeconds"] > 4, f"{path}: {name}")
-        expect({"startupProbe", "readinessProbe"} == set(probes), f"{path}: {set(probes)}")
+        asked = {"startupProbe", "livenessProbe", "readinessProbe"}
+        expect(asked == set(probes), f"{path}: {set(probes)}")
         expect("ports" not in service, f"{path}: {service}")
         found += 1
     expect(found == 1, f"{found} pods")

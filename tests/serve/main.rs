@@ -395,14 +395,26 @@ fn what_clients_did_is_shown_to_who_asks_by_an_address() {
 }
 
 #[test]
-fn healthcheck_says_whether_it_is_ready() {
-    let service = Service::ready(&[]);
-    let ask = |address: &str| {
-        keybound().args(["healthcheck", "--address", address]).output().unwrap().status.code()
+fn healthcheck_says_whether_it_is_ready_or_with_live_whether_it_is_alive() {
+    let keys = SlowKeys::start();
+    let mut service = Service::start(with(&keys), &[]);
+    let ask = |address: &str, more: &[&str]| {
+        let mut asked = keybound();
+        asked.args(["healthcheck", "--address", address]).args(more).output().unwrap()
     };
-    assert_eq!(ask(&service.admin), Some(0));
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(ask(&closed.to_string()), Some(1));
+    let [ready, live] = [&[][..], &["--live"]];
+    let waiting = ask(&service.admin, ready);
+    assert_eq!(waiting.status.code(), Some(1));
+    let told = String::from_utf8(waiting.stderr).unwrap();
+    assert!(told.contains("not ready: starting: waits for the keys of https://as"), "{told}");
+    assert_eq!(ask(&service.admin, live).status.code(), Some(0), "waiting for keys is no fault");
+    keys.release();
+    service.wait_for("ready");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for asked in [ready, live] {
+        assert_eq!(ask(&service.admin, asked).status.code(), Some(0), "{asked:?}");
+        assert_eq!(ask(&closed, asked).status.code(), Some(1), "{asked:?}");
+    }
 }
 
 #[test]
