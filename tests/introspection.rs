@@ -1004,6 +1004,73 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
 }
 
 #[tokio::test]
+async fn how_the_issuer_fares_outlives_a_change_of_how_it_is_read() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let ways = changed(&Site::new(&[&endpoint], |_| {}).await.rules.policies).len();
+    for way in 0..ways {
+        let site = Site::new(&[&endpoint], |_| {}).await;
+        let (what, policies, _) = changed(&site.rules.policies).remove(way);
+        let reloaded = || {
+            let before = &site.rules.introspectors;
+            let after = site.start(&policies, &site.rules.keys, before).unwrap();
+            site.under(policies.clone(), after)
+        };
+        endpoint.reply(Reply::status(503));
+        for token in ["a", "b", "c", "d"] {
+            site.check(token).await.unwrap_err();
+        }
+        // Nothing of what is asked for now waits.
+        tokio::time::pause();
+        let refused = reloaded().refusal("d").now_or_never();
+        assert_eq!(refused, Some(unavailable(Detail::IssuerFailedBefore)), "{what}");
+        tokio::time::resume();
+        jump(2 * SECOND).await;
+        site.check("e").await.unwrap_err();
+        tokio::time::pause();
+        let refused = reloaded().refusal("new").now_or_never();
+        assert_eq!(refused, Some(unavailable(Detail::IssuerFails)), "{what}");
+        assert_eq!(reloaded().status(0).breaker, "open", "{what}");
+        tokio::time::resume();
+
+        jump(10 * SECOND).await;
+        endpoint.reply(Reply::limited(Some(30)));
+        site.check("f").await.unwrap_err();
+        let refused = reloaded().refusal("new").now_or_never();
+        assert_eq!(refused, Some(unavailable(Detail::IssuerLimits)), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn no_more_calls_than_may_be_are_under_way_at_once_across_a_reload() {
+    for (before, now, at_once) in [(2, 2, 0), (4, 2, 0), (2, 4, 2)] {
+        let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+        let site = Site::new(&[&endpoint], |it| it.upkeep.concurrency = before).await;
+        endpoint.hold();
+        let places = before - (before / 4).max(1);
+        let tokens: Vec<_> = (0..4).map(|it| format!("new-{it}")).collect();
+        let mut old = Box::pin(join_all(tokens[..places].iter().map(|it| site.check(it))));
+        assert!(old.as_mut().now_or_never().is_none());
+        let mut policies = site.rules.policies.clone();
+        let issuer = Arc::make_mut(&mut policies.issuers[0]);
+        issuer.clock_leeway = SECOND;
+        issuer.introspection.as_mut().unwrap().upkeep.concurrency = now;
+        let introspectors = &site.rules.introspectors;
+        let after = site.start(&policies, &site.rules.keys, introspectors).unwrap();
+        assert_eq!(site.status(0).in_flight, places, "{before}, {now}: to start is not to ask");
+        let changed = site.under(policies, after);
+        let others = ["a", "b"].map(|it| changed.check(it));
+        let mut new = Box::pin(join_all(others));
+        assert!(new.as_mut().now_or_never().is_none());
+        let status = changed.status(0);
+        assert_eq!(status.in_flight, places + at_once, "{before}, {now}");
+        assert_eq!(status.waiting, 2 - at_once, "{before}, {now}");
+        endpoint.release();
+        assert!(old.await.iter().chain(&new.await).all(Result::is_ok), "{before}, {now}");
+        assert_eq!((changed.status(0).in_flight, changed.status(0).waiting), (0, 0));
+    }
+}
+
+#[tokio::test]
 async fn what_is_another_question_is_asked_anew() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;

@@ -54,7 +54,7 @@ pub(super) enum Said {
 pub(super) struct Answers {
     active: Arc<Bounded<Introspected>>,
     refused: Bounded<Denial>,
-    troubles: Bounded<Trouble>,
+    troubles: Arc<Bounded<Trouble>>,
     upkeep: IntrospectionUpkeep,
 }
 
@@ -76,22 +76,27 @@ pub(super) struct Trouble {
 }
 
 impl Answers {
-    /// No answers; or those about active tokens of `previous`, which go on to be shared with it
-    /// where the bounds allow.
-    pub(super) fn new(upkeep: IntrospectionUpkeep, previous: Option<&Self>) -> Self {
+    /// No answers; or those about active tokens of `heard`, and at which tokens the issuer failed of
+    /// `failed`, which go on to be shared with them where the bounds allow.
+    pub(super) fn new(
+        upkeep: IntrospectionUpkeep,
+        heard: Option<&Self>,
+        failed: Option<&Self>,
+    ) -> Self {
         let entries = upkeep.cache_entries;
-        let active = match previous {
-            Some(previous) if previous.upkeep.cache_entries == entries => {
-                Arc::clone(&previous.active)
-            }
-            Some(previous) => {
-                let active = bounded(entries);
-                previous.active.iter().for_each(|(digest, kept)| active.insert(digest, kept));
-                Arc::new(active)
-            }
-            None => Arc::new(bounded(entries)),
-        };
-        Self { active, refused: bounded(entries), troubles: bounded(entries), upkeep }
+        let same = |it: &Self| it.upkeep.cache_entries == entries;
+        Self {
+            active: heard.map_or_else(
+                || Arc::new(bounded(entries)),
+                |it| handed_on(&it.active, same(it), entries),
+            ),
+            refused: bounded(entries),
+            troubles: failed.map_or_else(
+                || Arc::new(bounded(entries)),
+                |it| handed_on(&it.troubles, same(it), entries),
+            ),
+            upkeep,
+        }
     }
 
     /// What was found of the token with this digest, while it counts.
@@ -217,6 +222,19 @@ impl fmt::Debug for Said {
     }
 }
 
+/// What was kept: the same where its bound stays, else as much of it as fits.
+fn handed_on<T: Clone>(kept: &Arc<Bounded<T>>, same: bool, entries: usize) -> Arc<Bounded<T>>
+where
+    Cost: Weighter<Digest, Kept<T>>,
+{
+    if same {
+        return Arc::clone(kept);
+    }
+    let new = bounded(entries);
+    kept.iter().for_each(|(digest, kept)| new.insert(digest, kept));
+    Arc::new(new)
+}
+
 fn bounded<T: Clone>(entries: usize) -> Bounded<T>
 where
     Cost: Weighter<Digest, Kept<T>>,
@@ -293,7 +311,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     fn answers() -> (Answers, Digest) {
-        (Answers::new(IntrospectionUpkeep::default(), None), Thumbprint::of(b"token").into())
+        (Answers::new(IntrospectionUpkeep::default(), None, None), Thumbprint::of(b"token").into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -318,7 +336,7 @@ mod tests {
         }
         let upkeep =
             IntrospectionUpkeep { negative_ttl: Duration::ZERO, ..IntrospectionUpkeep::default() };
-        let (answers, token) = (Answers::new(upkeep, None), answers().1);
+        let (answers, token) = (Answers::new(upkeep, None, None), answers().1);
         answers.failed(token, Rank::New);
         assert!(!answers.has_just_failed(&token), "nothing bad is remembered");
     }

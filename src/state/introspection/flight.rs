@@ -23,10 +23,14 @@ pub(super) enum Flight {
     TurnedAway(TurnedAway),
 }
 
-/// The calls that are under way or wait for a place, and whether more may be.
-#[derive(Debug)]
-pub(super) struct Traffic {
-    pub(super) flights: HashMap<Digest, watch::Receiver<Flight>, Seeded>,
+/// The calls that are under way or wait for a place, by their tokens.
+pub(super) type Flights = HashMap<Digest, watch::Receiver<Flight>, Seeded>;
+
+/// Whether more calls may be made, and how many at once. All configurations under which an issuer
+/// is asked in the same place share it, so that a reload neither lets go of an issuer that is to be
+/// spared nor asks it twice as much.
+#[derive(Debug, Default)]
+pub(super) struct Load {
     pub(super) breaker: Breaker,
     pub(super) pace: Pace,
     pub(super) places: Places,
@@ -43,17 +47,7 @@ pub(super) struct Landing {
     pub(super) ended: Option<Result<Finding, Failure>>,
 }
 
-impl Traffic {
-    /// No calls, and so many at once.
-    pub(super) fn new(concurrency: usize) -> Self {
-        Self {
-            flights: HashMap::default(),
-            breaker: Breaker::default(),
-            pace: Pace::default(),
-            places: Places::new(concurrency),
-        }
-    }
-
+impl Load {
     /// Whether a call about this token may begin as soon as there is a place.
     pub(super) fn permit(
         &mut self,
@@ -124,13 +118,13 @@ impl Drop for Landing {
         }
         let now = Instant::now();
         let (turned, breaker) = {
-            let mut traffic = shared.traffic();
-            traffic.flights.remove(&self.digest);
+            drop(shared.flights().remove(&self.digest));
+            let mut load = shared.load();
             if has_place {
-                traffic.places.leave();
+                load.places.leave();
             }
-            let turned = traffic.ended(self.permit, &self.digest, told, now);
-            (turned, traffic.breaker.label(now))
+            let turned = load.ended(self.permit, &self.digest, told, now);
+            (turned, load.breaker.label(now))
         };
         let issuer = &*shared.caller.issuer.name;
         if turned {

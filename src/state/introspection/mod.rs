@@ -65,7 +65,7 @@ use crate::state::token_cache::Digest;
 use answers::{Answers, Finding};
 use breaker::after;
 use call::Caller;
-use flight::{Flight, Landing, Traffic};
+use flight::{Flight, Flights, Landing, Load};
 use rank::{Rank, TurnedAway};
 use status::Report;
 use std::fmt;
@@ -92,7 +92,9 @@ pub struct Introspector {
 struct Shared {
     caller: Caller,
     answers: Answers,
-    traffic: Mutex<Traffic>,
+    /// Locked before `load` where both are.
+    flights: Mutex<Flights>,
+    load: Arc<Mutex<Load>>,
     report: Arc<Mutex<Report>>,
 }
 
@@ -112,7 +114,7 @@ pub enum BadEndpoint {
 impl Introspector {
     /// One who asks `issuer` as `rules` say, verifies signed answers with `keys`, keeps the claims
     /// at `selection`, and calls on `runtime`. What `previous` heard of active tokens counts on, as
-    /// it reads under these rules.
+    /// it reads under these rules, and the issuer is spared as it was.
     ///
     /// `clock` says when a token ends. All spans are measured on the monotonic clock.
     fn start(
@@ -127,10 +129,15 @@ impl Introspector {
             tasks.spawn_on(seeker.run(), runtime);
         }
         let upkeep = terms.rules.upkeep;
+        // Who is asked for no JWT may well answer where none came that was asked for.
+        let asks_alike = |it: &&Self| it.shared.caller.rules.forward_jwt == terms.rules.forward_jwt;
+        let [heard, failed] =
+            [previous, previous.filter(asks_alike)].map(|it| it.map(|it| &it.shared.answers));
         let shared = Arc::new(Shared {
             caller,
-            answers: Answers::new(upkeep, previous.map(|it| &it.shared.answers)),
-            traffic: Mutex::new(Traffic::new(upkeep.concurrency)),
+            answers: Answers::new(upkeep, heard, failed),
+            flights: Mutex::default(),
+            load: previous.map(|it| Arc::clone(&it.shared.load)).unwrap_or_default(),
             report: previous.map(|it| Arc::clone(&it.shared.report)).unwrap_or_default(),
         });
         Ok(Self { shared, runtime: runtime.clone(), tasks: Mutex::new(tasks) })
@@ -235,8 +242,8 @@ impl Introspector {
         deadline: Instant,
     ) -> Result<watch::Receiver<Flight>, TurnedAway> {
         let shared = &self.shared;
-        let mut traffic = shared.traffic();
-        if let Some(flight) = traffic.flights.get(&digest) {
+        let mut flights = shared.flights();
+        if let Some(flight) = flights.get(&digest) {
             return Ok(flight.clone());
         }
         // A call lands in memory before it leaves the table: who missed both looks once more.
@@ -246,11 +253,15 @@ impl Introspector {
         if shared.answers.has_just_failed(&digest) {
             return Err(TurnedAway::FailedBefore);
         }
-        let permit = traffic.permit(rank, &digest, Instant::now())?;
-        let place = traffic.places.enter(rank);
+        let mut load = shared.load();
+        let permit = load.permit(rank, &digest, Instant::now())?;
+        // Whoever asks says how many may, not whoever was started: that may yet be refused.
+        load.places.resize(shared.caller.rules.upkeep.concurrency);
+        let place = load.places.enter(rank);
+        drop(load);
         let (tell, flight) = watch::channel(Flight::UnderWay);
-        traffic.flights.insert(digest, flight.clone());
-        drop(traffic);
+        flights.insert(digest, flight.clone());
+        drop(flights);
         let shared = Arc::clone(shared);
         let landing = Landing { shared, digest, rank, permit, place, tell, ended: None };
         let question = self.shared.caller.question(token);
@@ -264,10 +275,9 @@ impl Introspector {
     pub fn status(&self) -> Status {
         let (shared, now) = (&self.shared, Instant::now());
         let (in_flight, waiting, breaker, state) = {
-            let traffic = shared.traffic();
-            let taken = traffic.places.taken();
-            let waiting = traffic.flights.len().saturating_sub(taken);
-            (taken, waiting, traffic.breaker.label(now), traffic.breaker.state())
+            let load = shared.load();
+            let (breaker, places) = (&load.breaker, &load.places);
+            (places.taken(), places.waiting(), breaker.label(now), breaker.state())
         };
         let report = shared.report();
         Status {
@@ -296,7 +306,8 @@ struct Terms<'a> {
 
 /// Starts to introspect at those of the issuers of `policies` that have it, in their order. `keys`
 /// are theirs, in the same order. Those of `previous` that serve an issuer as it stands are taken
-/// over with all that they hold; where it is asked the same, with what it said of active tokens.
+/// over with all that they hold; where it is asked the same, with what it said of active tokens and
+/// how it fared.
 pub fn start_all(
     policies: &PolicySet,
     keys: &[Arc<IssuerKeys>],
@@ -362,8 +373,12 @@ impl Shared {
         why.detail().into()
     }
 
-    fn traffic(&self) -> MutexGuard<'_, Traffic> {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {

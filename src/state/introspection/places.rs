@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 
 /// So many calls at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Places {
     most: usize,
     /// So many of them are for tokens that were active before, and no others.
@@ -28,11 +28,16 @@ pub(super) enum Place {
 }
 
 impl Places {
-    /// So many places.
-    pub(super) fn new(most: usize) -> Self {
+    /// From here on there are so many places. Who waits for one gets it if it is free now; nobody
+    /// who has one loses it.
+    pub(super) fn resize(&mut self, most: usize) {
+        if self.most == most {
+            return;
+        }
+        self.most = most;
         // A quarter, and one at least; but a single place is for all.
-        let kept = (most / 4).max(1).min(most.saturating_sub(1));
-        Self { most, kept, taken: 0, waiting: Default::default() }
+        self.kept = (most / 4).max(1).min(most.saturating_sub(1));
+        self.give();
     }
 
     /// A place for a token of this rank.
@@ -55,6 +60,11 @@ impl Places {
     /// Gives a place back, and with it those that have become free.
     pub(super) fn leave(&mut self) {
         self.taken = self.taken.saturating_sub(1);
+        self.give();
+    }
+
+    /// Gives the places that are free to those who wait.
+    fn give(&mut self) {
         for rank in Rank::ALL {
             while self.has_room(rank)
                 && let Some(next) = self.waiting_at(rank).and_then(VecDeque::pop_back)
@@ -70,6 +80,11 @@ impl Places {
     /// How many are taken.
     pub(super) const fn taken(&self) -> usize {
         self.taken
+    }
+
+    /// How many wait for one.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.iter().flatten().filter(|it| !it.is_closed()).count()
     }
 
     fn has_room(&self, rank: Rank) -> bool {
@@ -93,6 +108,12 @@ const MOST_WAITING: usize = 1000;
 mod tests {
     use super::*;
 
+    fn places(most: usize) -> Places {
+        let mut places = Places::default();
+        places.resize(most);
+        places
+    }
+
     fn has_come(place: &mut Place) -> bool {
         match place {
             Place::Taken => true,
@@ -103,7 +124,7 @@ mod tests {
     #[test]
     fn a_part_of_the_places_is_kept_for_tokens_that_were_active() {
         for (most, others) in [(1, 1), (2, 1), (3, 2), (4, 3), (10, 8), (100, 75)] {
-            let mut places = Places::new(most);
+            let mut places = places(most);
             let mut entered = |rank| {
                 (0..most)
                     .map(|_| places.enter(rank))
@@ -117,8 +138,25 @@ mod tests {
     }
 
     #[test]
+    fn more_places_are_given_at_once_and_fewer_as_they_become_free() {
+        let mut places = places(2);
+        let mut all: Vec<_> = (0..4).map(|_| places.enter(Rank::Known)).collect();
+        assert_eq!((places.taken(), places.waiting()), (2, 2));
+        places.resize(3);
+        assert!(!has_come(&mut all[2]) && has_come(&mut all[3]));
+        assert_eq!((places.taken(), places.waiting()), (3, 1));
+        places.resize(1);
+        places.leave();
+        places.leave();
+        assert!(!has_come(&mut all[2]));
+        places.leave();
+        assert!(has_come(&mut all[2]));
+        assert_eq!((places.taken(), places.waiting()), (1, 0));
+    }
+
+    #[test]
     fn the_better_goes_first_and_among_equals_who_came_last() {
-        let mut places = Places::new(2);
+        let mut places = places(2);
         let ranks = [Rank::New, Rank::Known];
         assert!(ranks.map(|it| places.enter(it)).iter_mut().all(has_come));
         let waiting = [Rank::New, Rank::New, Rank::Returning, Rank::Returning, Rank::Known];
@@ -134,7 +172,7 @@ mod tests {
 
     #[test]
     fn who_gave_up_gets_no_place_and_who_waits_too_many_is_dropped() {
-        let mut places = Places::new(1);
+        let mut places = places(1);
         assert!(has_come(&mut places.enter(Rank::New)));
         let mut first = places.enter(Rank::New);
         drop(places.enter(Rank::New));
