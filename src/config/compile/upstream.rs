@@ -74,10 +74,13 @@ fn identity(
         };
         let same = |it: &&str| reads_as(name.as_bytes(), it.as_bytes());
         if let Some(other) = MEANS_SOMETHING_ELSE.iter().find(|it| same(it)) {
-            findings.problem(&at, format!("`{other}` means something else to the upstream"));
+            findings.problem(
+                &at,
+                format!("`{other}` means something else to the upstream: choose another name"),
+            );
         } else if let Some(other) = headers.iter().find(|it| same(&&*it.name)) {
             let message =
-                format!("`{}` is there already: to upstreams the two are one", other.name);
+                format!("to upstreams it is the same as `{}`: remove one of the two", other.name);
             findings.problem(&at, message);
         } else {
             let format = given.format.unwrap_or_default().into();
@@ -91,13 +94,13 @@ fn identity(
 fn strip(given: &str, upstream: &mut Upstream) -> Result<(), String> {
     let name = header(given)?;
     if PART_OF_EVERY_REQUEST.contains(&&*name) {
-        return Err(format!("`{name}` is part of every request"));
+        return Err(format!("`{name}` is part of every request: take it off the list"));
     }
     if &*name == "authorization" {
         return Err(BY_ANOTHER_KEY.to_owned());
     }
     if upstream.headers.iter().any(|it| it.name == name) {
-        return Err(format!("`{name}` carries a claim, by `headers`: it cannot be both"));
+        return Err(format!("`{name}` carries a claim, by `headers`: remove it here or there"));
     }
     if !upstream.remove.contains(&name) {
         upstream.remove.push(name);
@@ -122,7 +125,10 @@ fn strip_beginning(
         it.is_some_and(|it| reads_as(it, beginning.as_bytes()))
     };
     if let Some(name) = PART_OF_EVERY_REQUEST.iter().find(|it| hits(it)) {
-        return Err(format!("`{beginning}*` would strip `{name}`, which is part of every request"));
+        return Err(format!(
+            "`{beginning}*` would strip `{name}`, which is part of every request: write more of how \
+             the names begin"
+        ));
     }
     if hits(&"authorization") {
         return Err(format!("`{beginning}*` would strip `authorization`: {BY_ANOTHER_KEY}"));
@@ -160,14 +166,17 @@ const PART_OF_EVERY_REQUEST: [&str; 3] = ["host", "content-length", "transfer-en
 /// A name of a header, in lower case. A `*` is a character like others to HTTP, and no upstream's.
 fn header(name: &str) -> Result<Arc<str>, String> {
     if name.starts_with(':') {
-        return Err(format!("{} is a pseudo-header, which is no header", quoted(name)));
+        return Err(format!("{} is a pseudo-header: only headers can be named", quoted(name)));
     }
     if name.contains('*') {
         return Err(format!("{}: `*` stands for the rest of a name, at its end", quoted(name)));
     }
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(name) => Ok(name.as_str().into()),
-        Err(_) => Err(format!("{} is no name of a header", quoted(name))),
+        Err(_) => Err(format!(
+            "{} is no name of a header: write letters, digits and dashes (RFC 9110 §5.1)",
+            quoted(name)
+        )),
     }
 }
 
