@@ -21,6 +21,15 @@ pub fn triplet(text: &[u8]) -> Option<(u8, &[u8])> {
     Some((nibble(*high)?.checked_mul(16)?.checked_add(nibble(*low)?)?, rest))
 }
 
+/// The character that `uXXXX` spells, as old servers have it, and what is behind it. `text` begins
+/// behind the `%`.
+pub fn wide(text: &[u8]) -> Option<(char, &[u8])> {
+    let digits = text.strip_prefix(b"u").or_else(|| text.strip_prefix(b"U"))?;
+    let (high, rest) = triplet(digits)?;
+    let (low, rest) = triplet(rest)?;
+    char::from_u32(u32::from_be_bytes([0, 0, high, low])).map(|it| (it, rest))
+}
+
 fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok())
 }
@@ -59,19 +68,15 @@ fn form_decoded(name: &str) -> String {
     for part in parts {
         let (octets, rest) = triplet(part.as_bytes())
             .map(|(octet, rest)| (vec![octet], rest))
-            .or_else(|| wide(part))
+            .or_else(|| {
+                let (spelled, rest) = wide(part.as_bytes())?;
+                Some((String::from(spelled).into_bytes(), rest))
+            })
             .unwrap_or_else(|| (vec![b'%'], part.as_bytes()));
         found.extend(octets);
         found.extend(rest.iter().map(|it| if *it == b'+' { b' ' } else { *it }));
     }
     String::from_utf8_lossy(&found).into_owned()
-}
-
-/// The character that `uXXXX` spells, and what is behind it.
-fn wide(text: &str) -> Option<(Vec<u8>, &[u8])> {
-    let (digits, rest) = text.strip_prefix(['u', 'U'])?.split_at_checked(4)?;
-    let spelled = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)?;
-    Some((String::from(spelled).into_bytes(), rest.as_bytes()))
 }
 
 #[cfg(test)]

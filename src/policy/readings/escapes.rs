@@ -1,7 +1,7 @@
 //! Percent-encoding as it is undone by readers who take what they get: what is no escape stays as it
 //! is.
 
-use crate::percent::triplet;
+use crate::percent::{triplet, wide};
 
 /// What `text` spells once its escapes are undone; `odd`: those as well that are none today.
 pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
@@ -66,8 +66,6 @@ fn overlong(text: &[u8]) -> Option<(u8, &[u8])> {
 
 /// `%u` and four digits, where they spell a character of ASCII.
 fn unicode(text: &[u8]) -> Option<(u8, &[u8])> {
-    let digits = text.strip_prefix(b"%u").or_else(|| text.strip_prefix(b"%U"))?;
-    let (high, rest) = triplet(digits)?;
-    let (low, rest) = triplet(rest)?;
-    (high == 0 && low.is_ascii()).then_some((low, rest))
+    let (spelled, rest) = wide(text.strip_prefix(b"%")?)?;
+    u8::try_from(spelled).ok().filter(u8::is_ascii).map(|it| (it, rest))
 }
