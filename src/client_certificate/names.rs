@@ -58,7 +58,7 @@ const NO_NAME: &str = "must be a URI or the name of a host, as in the proxy's ce
 ///
 /// # Errors
 ///
-/// None is.
+/// [`NotNamed`]: the certificate shows none of `names`.
 pub fn is_named(der: &CertificateDer<'_>, names: &[ProxyName]) -> Result<(), NotNamed> {
     let shown = ProxyName::all_in(der);
     if shown.iter().any(|it| names.contains(it)) { Ok(()) } else { Err(NotNamed(shown)) }
