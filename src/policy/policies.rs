@@ -60,11 +60,22 @@ impl Policies {
     /// The place of the first that matches a request of which there is one reading: its method, its
     /// host, and the segments of its path, decoded.
     pub fn first_for(&self, method: &str, host: &str, path: &[Vec<u8>]) -> Option<usize> {
-        self.all.iter().map(|it| &it.matches).position(|it| {
-            it.holds_method(method)
-                && it.holds_host(Some(host))
-                && path.starts_with(&it.path_prefix)
-        })
+        self.first(method, Some(host), |it, _| path.starts_with(&it.path_prefix))
+    }
+
+    /// The place of the first that is for this method, for this host (none: an authority that names no
+    /// host), and for a path of which `is_below` says whether it is below a prefix; the prefix is
+    /// handed to it as text as well.
+    pub(super) fn first(
+        &self,
+        method: &str,
+        host: Option<&str>,
+        is_below: impl Fn(&Match, &[u8]) -> bool,
+    ) -> Option<usize> {
+        let each = self.all.iter().map(|it| &it.matches).zip(&self.rows);
+        let mut each =
+            each.map(|(matches, row)| matches.miss(method, host, |it| is_below(it, &row.prefix)));
+        each.position(|it| it.is_none())
     }
 
     /// What tells requests apart.
@@ -175,13 +186,28 @@ fn text(matches: &Match) -> Vec<u8> {
 }
 
 impl Match {
+    /// What of a request it is not for, first; none where it is for all of it.
+    pub(super) fn miss(
+        &self,
+        method: &str,
+        host: Option<&str>,
+        is_below: impl FnOnce(&Self) -> bool,
+    ) -> Option<&'static str> {
+        match () {
+            () if !self.holds_method(method) => Some("method"),
+            () if !self.holds_host(host) => Some("host"),
+            () if !is_below(self) => Some("path"),
+            () => None,
+        }
+    }
+
     /// Whether it is for this method.
-    pub(super) fn holds_method(&self, method: &str) -> bool {
+    fn holds_method(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|it| it == method)
     }
 
     /// Whether it is for this host; none is an authority that names no host.
-    pub(super) fn holds_host(&self, host: Option<&str>) -> bool {
+    fn holds_host(&self, host: Option<&str>) -> bool {
         let any = |host| self.hosts.iter().any(|it| it.holds(host));
         self.hosts.is_empty() || host.is_some_and(any)
     }

@@ -6,7 +6,7 @@
 
 use super::policies::Letters;
 use super::readings::{self, Found, Host, Stricter};
-use super::{Policy, PolicySet};
+use super::{Match, Policy, PolicySet};
 use crate::denial::{Denial, Refusal};
 use crate::percent::triplet;
 use crate::request::{Annotation, Request};
@@ -76,18 +76,13 @@ impl PolicySet {
         let path = if choice.by_path { target.path_only().as_bytes() } else { b"" };
         let escaped = memchr(b'%', path).is_some();
         let first = self.policies.each().find(|(_, policy, prefix)| {
-            let matches = &policy.matches;
-            let miss = if !matches.holds_method(target.method) {
-                Some("method")
-            } else if !matches.holds_host(host.plain()) {
-                Some("host")
-            } else if escaped && !is_below_decoded(path, &matches.path_prefix)
-                || !escaped && !is_below(path, prefix, <[u8]>::eq)
-            {
-                Some("path")
-            } else {
-                None
-            };
+            let miss = policy.matches.miss(target.method, host.plain(), |it| {
+                if escaped {
+                    is_below_decoded(path, &it.path_prefix)
+                } else {
+                    is_below(path, prefix, <[u8]>::eq)
+                }
+            });
             if let Some(miss) = miss {
                 trail.note(|| {
                     let found = format!("not {}: it is for another {miss}", policy.name);
@@ -130,12 +125,11 @@ impl PolicySet {
         path: &str,
         found: Found<'_>,
     ) -> bool {
-        let first = self.policies.each().find(|(_, policy, prefix)| {
-            policy.matches.holds_method(request.target.method)
-                && policy.matches.holds_host(found.host.plain())
-                && is_below(path.as_bytes(), prefix, <[u8]>::eq_ignore_ascii_case)
-        });
-        self.policies.asks_more(first.map(|(policy, _, _)| policy), found.policy)
+        let is_below = |_: &Match, prefix: &[u8]| {
+            is_below(path.as_bytes(), prefix, <[u8]>::eq_ignore_ascii_case)
+        };
+        let first = self.policies.first(request.target.method, found.host.plain(), is_below);
+        self.policies.asks_more(first, found.policy)
     }
 
     /// How a reading is told.

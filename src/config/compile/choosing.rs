@@ -55,16 +55,14 @@ fn listed(policies: &[&Policy]) -> Option<String> {
 
 /// The policies above that name hosts and ask for more where this one is for any other host.
 fn reached_by_host(policies: &Policies, place: usize) -> Vec<&Policy> {
-    let Some((policy, above)) = with_those_above(policies, place) else { return vec![] };
-    if !policy.matches.hosts.is_empty() {
+    let Some(policy) = policies.get(place).filter(|it| it.matches.hosts.is_empty()) else {
         return vec![];
-    }
-    let is_reached = |it: &&Policy| {
+    };
+    let is_reached = |own: usize, it: &Policy| {
         let Some(path) = deeper(&it.matches.path_prefix, &policy.matches.path_prefix) else {
             return false;
         };
-        let guards =
-            |method: &str, host: &str| is(policies, policies.first_for(method, host, path), it);
+        let guards = |method: &str, host: &str| policies.first_for(method, host, path) == Some(own);
         !it.matches.hosts.is_empty()
             && !policy.asks_at_least(it)
             && methods(policies, &it.matches).iter().any(|method| {
@@ -72,29 +70,30 @@ fn reached_by_host(policies: &Policies, place: usize) -> Vec<&Policy> {
                     && it.matches.hosts.iter().any(|host| guards(method, &host.example()))
             })
     };
-    above.filter(is_reached).collect()
+    above(policies, place, is_reached)
 }
 
 /// The policies above that name a path and ask for more than this one, which is for that path with a
 /// suffix.
 fn reached_by_suffix(policies: &Policies, place: usize) -> Vec<&Policy> {
-    let Some((policy, above)) = with_those_above(policies, place) else { return vec![] };
-    let is_reached = |it: &&Policy| {
+    let Some(policy) = policies.get(place) else { return vec![] };
+    let is_reached = |own: usize, it: &Policy| {
         let path = &it.matches.path_prefix;
         let Some((last, parents)) = path.split_last() else { return false };
-        // Otherwise it is named as it is spelled.
-        if path.len() <= policy.matches.path_prefix.len() || policy.asks_at_least(it) {
+        let suffixed = [parents, &[[last, &b".json"[..]].concat()]].concat();
+        let prefix = &policy.matches.path_prefix;
+        // A prefix as long as the path is spelled with the suffix, on purpose.
+        if path.len() <= prefix.len() || !suffixed.starts_with(prefix) || policy.asks_at_least(it) {
             return false;
         }
-        let suffixed = [parents, &[[last, &b".json"[..]].concat()]].concat();
         methods(policies, &it.matches).iter().any(|method| {
             hosts(policies, &it.matches).iter().any(|host| {
                 policies.first_for(method, host, &suffixed) == Some(place)
-                    && is(policies, policies.first_for(method, host, path), it)
+                    && policies.first_for(method, host, path) == Some(own)
             })
         })
     };
-    above.filter(is_reached).collect()
+    above(policies, place, is_reached)
 }
 
 /// Whether another server's proof is good under it.
@@ -124,16 +123,14 @@ fn may_be_overridden(policies: &Policies, place: usize) -> bool {
     })
 }
 
-fn with_those_above(
+/// Those above the policy at `place` that `is_such` says, which is handed their places as well.
+fn above(
     policies: &Policies,
     place: usize,
-) -> Option<(&Policy, impl Iterator<Item = &Policy>)> {
-    Some((policies.get(place)?, policies.iter().take(place).map(|it| &**it)))
-}
-
-fn is(policies: &Policies, place: Option<usize>, policy: &Policy) -> bool {
-    let found = place.and_then(|it| policies.get(it));
-    found.is_some_and(|it| it.name == policy.name)
+    is_such: impl Fn(usize, &Policy) -> bool,
+) -> Vec<&Policy> {
+    let above = policies.iter().enumerate().take(place);
+    above.filter(|(own, it)| is_such(*own, it)).map(|(_, it)| &**it).collect()
 }
 
 /// The longer of two prefixes, if one of them is a prefix of the other.

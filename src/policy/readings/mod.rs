@@ -249,12 +249,9 @@ impl Readings<'_> {
             let own = (self.own, self.found.host.plain());
             let method_read = method.map_or(own.0, String::as_str);
             let host_read = host.map(String::as_str).or(own.1);
-            let first = self.policies.each().find(|(_, policy, _)| {
-                policy.matches.holds_method(method_read)
-                    && policy.matches.holds_host(host_read)
-                    && segments.begin_with(&policy.matches.path_prefix, any_case, spelled)
+            let policy = self.policies.first(method_read, host_read, |it, _| {
+                segments.begin_with(&it.path_prefix, any_case, spelled)
             });
-            let policy = first.map(|(place, _, _)| place);
             let more = self.policies.asks_more(policy, self.found.policy);
             more.then(|| Picked { method: method.cloned(), host: host.cloned(), policy })
         })
