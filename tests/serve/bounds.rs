@@ -3,10 +3,9 @@
 
 #![expect(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a test may panic")]
 
-use super::service::{Service, keybound, request};
+use super::service::{Service, keybound};
 use super::{AUTHORIZATION, block_on, health};
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use h2::client::{Connection, SendRequest};
 use http::Request;
 use std::fs;
@@ -127,14 +126,24 @@ fn as_many_files_as_the_system_allows_may_be_open() {
 async fn a_connection_that_asks_goes_for_nobody() {
     let mut service = with_files("256");
     service.wait_for("ready");
-    let mut client = AuthorizationClient::new(service.channel().await);
+    // Not a client that would connect anew.
+    let (mut client, connection) = http2(&service, 65_535).await;
+    let mut driven = JoinSet::new();
+    driven.spawn(connection);
     let mut held = Vec::new();
     for _ in 0..20 {
-        client.check(request("Bearer x", "")).await.unwrap();
+        client = client.ready().await.unwrap();
+        let (answer, mut stream) = client.send_request(call(CHECK), false).unwrap();
+        stream.send_data(Bytes::from_static(EMPTY), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
         held.extend(silent(&service.ext_authz, 50));
+        // Those that came last have all been taken when one that came later is answered.
+        let told = health(service.channel().await, AUTHORIZATION).await;
+        assert_eq!(told, Ok(ServingStatus::Serving));
     }
-    client.check(request("Bearer x", "")).await.unwrap();
-    assert!(2.0 <= service.metric("keybound_connections{listener=\"ext_authz\"}"));
+    service.wait_for("silent or idle connections made place");
+    let ended = driven.try_join_next().map(|it| it.unwrap().map_err(|it| it.to_string()));
+    assert_eq!(ended, None);
 }
 
 /// An HTTP/2 connection to the service, with a window for answers.
@@ -156,6 +165,9 @@ fn call(path: &str) -> Request<()> {
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// A message without content.
+const EMPTY: &[u8] = b"\0\0\0\0\0";
 
 /// Begins `count` messages of `announced` bytes and sends `sent` of each, and says how much more is
 /// held for them then. The calls end with the future that is returned.
@@ -224,7 +236,7 @@ async fn answers_that_nobody_takes_end_their_connection() {
         for _ in 0..1000 {
             client = client.ready().await.unwrap();
             let (answer, mut stream) = client.send_request(call(CHECK), false).unwrap();
-            stream.send_data(Bytes::from_static(b"\0\0\0\0\0"), true).unwrap();
+            stream.send_data(Bytes::from_static(EMPTY), true).unwrap();
             held.push((answer, stream));
         }
         connections.push((client, held));
