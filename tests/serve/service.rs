@@ -162,18 +162,32 @@ impl Service {
         std::fs::rename(beside, self.folder.path().join(name)).unwrap();
     }
 
+    /// Looks until this line is among the metrics: some things are counted after their client has
+    /// heard of them.
     #[track_caller]
     pub(crate) fn has_metric(&self, line: &str) {
-        let (_, metrics) = self.page("GET", "/metrics");
-        assert!(metrics.contains(&format!("{line}\n")), "{line}\n{metrics}");
+        self.look_until(line, |metrics| metrics.lines().any(|it| it == line));
     }
 
-    /// The number behind the series that is spelled like this.
+    /// Looks until the number behind the series that is spelled like this is as large.
     #[track_caller]
-    pub(crate) fn metric(&self, series: &str) -> f64 {
-        let (_, metrics) = self.page("GET", "/metrics");
-        let value = metrics.lines().find_map(|it| it.strip_prefix(series)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("{series}\n{metrics}")).parse().unwrap()
+    pub(crate) fn reaches_metric(&self, series: &str, least: f64) {
+        self.look_until(&format!("{series} {least}"), |metrics| {
+            let value = metrics.lines().find_map(|it| it.strip_prefix(series)?.strip_prefix(' '));
+            value.is_some_and(|it| least <= it.parse().unwrap())
+        });
+    }
+
+    #[track_caller]
+    fn look_until(&self, expected: &str, holds: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        loop {
+            let (_, metrics) = self.page("GET", "/metrics");
+            if holds(&metrics) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{expected}\n{metrics}");
+        }
     }
 
     pub(crate) fn status(&self) -> Value {
