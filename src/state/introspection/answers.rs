@@ -206,6 +206,14 @@ impl Said {
         if words.len() <= MUCH { Self::Statement(words.into()) } else { Self::Much }
     }
 
+    /// What it takes together with what goes upstream, which may be the same JWT.
+    fn bytes_with(&self, forward: Option<&Arc<Jwt>>) -> usize {
+        let apart =
+            |it: &&Arc<Jwt>| !matches!(self, Self::AccessToken(said) if Arc::ptr_eq(said, it));
+        let forward = forward.filter(apart).map_or(0, |it| it.as_str().len());
+        self.bytes().saturating_add(forward)
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Statement(words) => words.len(),
@@ -283,9 +291,8 @@ pub(super) struct Cost {
 
 impl Weighter<Digest, Kept<Introspected>> for Cost {
     fn weight(&self, _: &Digest, kept: &Kept<Introspected>) -> u64 {
-        let forward = kept.what.forward.as_ref().map_or(0, |it| it.as_str().len());
-        let said = kept.what.said.bytes();
-        let bytes = kept.what.token.bytes().saturating_add(forward).saturating_add(said);
+        let Introspected { token, forward, said, .. } = &kept.what;
+        let bytes = token.bytes().saturating_add(said.bytes_with(forward.as_ref()));
         u64::try_from(bytes).unwrap_or(u64::MAX).max(self.share)
     }
 }
@@ -312,6 +319,21 @@ mod tests {
 
     fn answers() -> (Answers, Digest) {
         (Answers::new(IntrospectionUpkeep::default(), None, None), Thumbprint::of(b"token").into())
+    }
+
+    #[test]
+    fn a_jwt_that_is_both_the_answer_and_what_goes_upstream_takes_its_room_once() {
+        let jwt = |text: &str| Arc::new(Jwt::verified(text));
+        let same = jwt("a.b.c");
+        for (said, forward, expected) in [
+            (Said::AccessToken(Arc::clone(&same)), Some(&same), 5),
+            (Said::AccessToken(Arc::clone(&same)), None, 5),
+            (Said::AccessToken(jwt("a.b.c")), Some(&same), 10),
+            (Said::statement(b"{}"), Some(&same), 7),
+            (Said::Much, Some(&same), 5),
+        ] {
+            assert_eq!(said.bytes_with(forward), expected, "{said:?}, {forward:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
