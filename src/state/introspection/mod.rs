@@ -366,7 +366,9 @@ impl Shared {
             self.answers.turned_away(digest);
         }
         let now = Instant::now();
-        if let Some(count) = self.report().turned_away(rank, why, now) {
+        // Not in the condition: the report would stay locked while a line is written.
+        let told = self.report().turned_away(rank, why, now);
+        if let Some(count) = told {
             let (issuer, why) = (&*self.caller.issuer.name, why.label());
             tracing::warn!(issuer, why, ?rank, count, "tokens turned away unasked");
         }

@@ -116,7 +116,7 @@ impl Keeper {
     /// can be made is seen elsewhere.
     async fn look(&self, link: &Link) {
         match timeout(PATIENCE, look::at(link, || SystemClock.now())).await {
-            Ok(Ok(found)) => self.shared.found(found),
+            Ok(Ok(found)) => self.shared.found(&found),
             Ok(Err(failure)) => tracing::debug!(error = %failure, "replay store not looked at"),
             Err(_) => tracing::debug!("replay store not looked at in time"),
         }

@@ -167,15 +167,19 @@ impl Shared {
     /// From here on no share holds, until the keeper finds that the script runs. Said once.
     fn stop_counting(&self, failure: &RedisError) {
         self.counts.store(false, Ordering::Relaxed);
-        let mut concerns = self.concerns();
-        if concerns.no_share.is_none() {
-            let code = failure.code().unwrap_or("ERR");
+        let code = failure.code().unwrap_or("ERR");
+        let is_new = {
+            let mut concerns = self.concerns();
+            let is_new = concerns.no_share.is_none();
+            concerns.no_share.get_or_insert_with(|| code.to_owned());
+            is_new
+        };
+        if is_new {
             tracing::warn!(
                 error = %failure,
                 "the replay store cannot hold a client to its share: let this user +get +time \
                  +eval +evalsha",
             );
-            concerns.no_share = Some(code.to_owned());
         }
     }
 
@@ -189,18 +193,16 @@ impl Shared {
     }
 
     /// Takes note of what a look at Redis found. What is wrong is said once.
-    fn found(&self, found: look::Findings) {
-        let mut concerns = self.concerns();
-        if let Some(policy) =
-            found.evicts.as_ref().filter(|_| found.evicts != concerns.found.evicts)
-        {
+    fn found(&self, found: &look::Findings) {
+        let before = std::mem::replace(&mut self.concerns().found, found.clone());
+        if let Some(policy) = found.evicts.as_ref().filter(|_| found.evicts != before.evicts) {
             tracing::warn!(
                 policy,
                 "the replay store drops used proofs to make room: set maxmemory-policy to \
                  noeviction",
             );
         }
-        if let Some(apart) = found.apart.filter(|_| concerns.found.apart.is_none()) {
+        if let Some(apart) = found.apart.filter(|_| before.apart.is_none()) {
             tracing::warn!(
                 seconds = apart.as_secs(),
                 "the clocks of the replay store and of this replica are apart: where those of \
@@ -208,7 +210,6 @@ impl Shared {
                 MARGIN.as_secs(),
             );
         }
-        concerns.found = found;
     }
 
     fn concerns(&self) -> MutexGuard<'_, Concerns> {
