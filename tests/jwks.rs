@@ -634,7 +634,9 @@ async fn the_issuer_is_heard_before_the_snapshot() {
     let snapshot = |name: &str, issuer: &str, keys: &[Value]| {
         let path = directory.path().join(name);
         let jwks = json!({ "keys": keys }).to_string();
-        let record = json!({"issuer": issuer, "fetched_at": NOW.as_secs(), "jwks": jwks});
+        let record = json!({
+            "issuer": issuer, "source": provider.jwks_uri(), "fetched_at": NOW.as_secs(), "jwks": jwks,
+        });
         std::fs::write(&path, record.to_string()).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         KeyUpkeep { snapshot_file: Some(path), ..KeyUpkeep::default() }

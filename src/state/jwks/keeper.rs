@@ -270,7 +270,7 @@ impl Keeper {
         let age = held.age(Instant::now());
         let snapshot = Snapshot {
             issuer: self.issuer.to_string(),
-            source: Some(self.source.place()),
+            source: self.source.place(),
             document: held.document.clone(),
             heard_at: self.clock.now().saturating_sub(age),
         };

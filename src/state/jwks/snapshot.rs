@@ -21,8 +21,8 @@ use std::{fmt, process};
 pub(super) struct Snapshot {
     /// Whose keys they are.
     pub(super) issuer: String,
-    /// Where they came from; none where the writer did not say.
-    pub(super) source: Option<String>,
+    /// Where they came from.
+    pub(super) source: String,
     /// The JWK Set, byte for byte.
     pub(super) document: Bytes,
     /// When the issuer was last heard to stand by it.
@@ -74,8 +74,7 @@ pub(super) struct Wanted {
 #[serde(deny_unknown_fields)]
 struct Record {
     issuer: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
+    source: String,
     /// Seconds since the epoch.
     fetched_at: i64,
     /// As text, so that what is read back is what was fetched.
@@ -140,7 +139,7 @@ pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapsh
     if record.issuer != wanted.issuer {
         return Err(Odd::OtherIssuer);
     }
-    if record.source.as_ref().is_some_and(|it| *it != wanted.source) {
+    if record.source != wanted.source {
         return Err(Odd::OtherSource);
     }
     let heard_at = UnixTime::from_secs(record.fetched_at);
@@ -254,7 +253,7 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let document = Bytes::from_static(b"{\"keys\": [\"\\u00e9\"]}\n");
-        let (issuer, source) = (ISSUER.to_owned(), Some("discovery".to_owned()));
+        let (issuer, source) = (ISSUER.to_owned(), "discovery".to_owned());
         Snapshot { issuer, source, document, heard_at: NOW }
     }
 
@@ -330,12 +329,15 @@ mod tests {
         check(|it| mode(it.parent().unwrap(), 0o777).unwrap(), Odd::FolderWritable);
         check(|it| fs::write(it, "").unwrap(), Odd::Malformed);
         check(|it| fs::write(it, "{\"issuer\": ").unwrap(), Odd::Malformed);
-        let list = r#"["https://as.example.com",null,1800000000,"{}"]"#;
+        let list = r#"["https://as.example.com","discovery",1800000000,"{}"]"#;
         check(|it| fs::write(it, list).unwrap(), Odd::Malformed);
+        let from_anywhere =
+            r#"{"issuer":"https://as.example.com","fetched_at":1800000000,"jwks":"{}"}"#;
+        check(|it| fs::write(it, from_anywhere).unwrap(), Odd::Malformed);
         check(|it| fs::write(it, [b' '; 10_000]).unwrap(), Odd::TooLarge);
         let other = Snapshot { issuer: "https://other".to_owned(), ..snapshot() };
         check(|it| write(it, &other).unwrap(), Odd::OtherIssuer);
-        let elsewhere = Snapshot { source: Some("https://keys".to_owned()), ..snapshot() };
+        let elsewhere = Snapshot { source: "https://keys".to_owned(), ..snapshot() };
         check(|it| write(it, &elsewhere).unwrap(), Odd::OtherSource);
         let directory = |it: &Path| {
             fs::remove_file(it).unwrap();
