@@ -114,12 +114,18 @@ impl RedisRules {
     }
 
     /// Whether `other` leads to the same servers and database, as whomever and within whatever time.
+    /// A server that both name is in the one cluster.
     pub fn is_where(&self, other: &Self) -> bool {
         let places = |it: &Self| {
             let places = it.urls.iter().filter_map(RedisUrl::place);
             places.collect::<std::collections::BTreeSet<_>>()
         };
-        self.cluster == other.cluster && places(self) == places(other)
+        let (here, there) = (places(self), places(other));
+        match (self.cluster, other.cluster) {
+            (true, true) => !here.is_disjoint(&there),
+            (false, false) => here == there,
+            (true, false) | (false, true) => false,
+        }
     }
 }
 
@@ -247,6 +253,27 @@ mod tests {
             ("redis+unix:///run/redis.sock?db=1", false),
         ] {
             assert_eq!(here.is_where(&rules(url)), same, "{url}");
+        }
+    }
+
+    #[test]
+    fn one_server_tells_which_cluster_it_is() {
+        let rules = |file: &str, cluster| {
+            RedisRules::read(file.as_bytes(), cluster, None, RedisRules::DEADLINE).unwrap()
+        };
+        let here = rules("redis://a\nredis://b:7000", true);
+        for (file, cluster, same) in [
+            ("redis://b:7000\nredis://a", true, true),
+            ("redis://a\nredis://b:7000\nredis://c", true, true),
+            ("redis://b:7000", true, true),
+            ("redis://user:new@c\nredis://user:new@a", true, true),
+            ("redis://b:7001", true, false),
+            ("redis://c\nredis://d", true, false),
+            ("redis://a", false, false),
+        ] {
+            let there = rules(file, cluster);
+            assert_eq!(here.is_where(&there), same, "{file:?}");
+            assert_eq!(there.is_where(&here), same, "{file:?}");
         }
     }
 
