@@ -1109,6 +1109,28 @@ async fn an_answer_that_is_read_again_counts_no_longer_than_it_did() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    let mut policies = site.rules.policies.clone();
+    Arc::make_mut(&mut policies.issuers[0]).audiences = vec!["other".to_owned()];
+    let after = site.start(&policies, &site.rules.keys, &site.rules.introspectors).unwrap();
+    let changed = site.under(policies, after);
+    let refused = Err(Denial::TokenAudienceMismatch);
+    jump(58 * SECOND).await;
+    assert_eq!(changed.check("opaque").await, refused);
+    assert_eq!((changed.status(0).refused_entries, changed.status(0).active_entries), (1, 1));
+    // Those whose checks began before ask once more, and the issuer says something else.
+    jump(2 * SECOND).await;
+    endpoint.reply(active(|it| it["aud"] = json!(["api", "other"])));
+    assert_eq!((site.check("opaque").await, endpoint.calls()), (Ok(()), 2));
+    assert_eq!(changed.check("opaque").await, refused, "for its time it is not read");
+    jump(3 * SECOND).await;
+    assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 2));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;

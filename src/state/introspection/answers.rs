@@ -105,8 +105,12 @@ impl Answers {
         if let Some(kept) = self.active.get(digest).filter(|it| self.counts(it, now)) {
             return Some(Finding::Active(kept.what));
         }
-        let kept = self.refused.get(digest).filter(|it| now < it.until)?;
-        Some(Finding::Refused(kept.what))
+        self.refusal(digest).map(Finding::Refused)
+    }
+
+    /// Why the token with this digest is refused, while that counts.
+    pub(super) fn refusal(&self, digest: &Digest) -> Option<Denial> {
+        self.refused.get(digest).filter(|it| Instant::now() < it.until).map(|it| it.what)
     }
 
     fn counts(&self, kept: &Kept<Introspected>, now: Instant) -> bool {
@@ -126,11 +130,17 @@ impl Answers {
             }
             Finding::Refused(what) => {
                 self.active.remove(&digest);
-                let until = after(now, self.upkeep.negative_ttl);
-                if now < until {
-                    self.refused.insert(digest, Kept { what: *what, since: now, until });
-                }
+                self.refuse(digest, *what);
             }
+        }
+    }
+
+    /// Remembers that a token is refused, whatever else is known of it.
+    pub(super) fn refuse(&self, digest: Digest, what: Denial) {
+        let now = Instant::now();
+        let until = after(now, self.upkeep.negative_ttl);
+        if now < until {
+            self.refused.insert(digest, Kept { what, since: now, until });
         }
     }
 

@@ -204,9 +204,15 @@ impl Introspector {
         token: Token<'_>,
         digest: Digest,
     ) -> Option<Finding> {
+        let answers = &self.shared.answers;
+        if let Some(denial) = answers.refusal(&digest) {
+            return Some(Finding::Refused(denial));
+        }
         let found = self.shared.caller.read_again(was, token.looks_like_jwt()).await?;
-        if let Finding::Active(found) = &found {
-            self.shared.answers.replace(digest, found);
+        match &found {
+            Finding::Active(found) => answers.replace(digest, found),
+            // The answer itself stays: under the rules before, the token is active.
+            Finding::Refused(denial) => answers.refuse(digest, *denial),
         }
         Some(found)
     }
