@@ -3,7 +3,7 @@
 use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::Outcome;
-use super::{Failure, Held, Shared, far_away, next_generation, schedule, withdrawn};
+use super::{Failure, Held, Shared, far_away, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::KeyUpkeep;
@@ -200,7 +200,6 @@ impl Keeper {
         }
         let held = Held {
             set: withdrawn::all(&published, &withdrawn),
-            generation: next_generation(),
             published,
             withdrawn,
             document,

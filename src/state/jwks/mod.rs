@@ -102,7 +102,6 @@ struct Shared {
 struct Held {
     /// All that count.
     set: Arc<KeySet>,
-    generation: u64,
     /// Those in the document.
     published: Arc<KeySet>,
     /// Those that were in an earlier one.
@@ -192,20 +191,12 @@ impl IssuerKeys {
         &self.issuer
     }
 
-    /// The keys, when they may be used now. It takes no lock and does not wait.
+    /// The keys, when they may be used now. It takes no lock and does not wait. As long as it is the
+    /// same set, no key has left.
     pub fn current(&self) -> Option<Arc<KeySet>> {
-        self.usable(|it| Arc::clone(&it.set))
-    }
-
-    /// The number of the set in force; none when there is none. No two sets of keys in a process
-    /// have the same, and as long as it stays the same, no key has left.
-    pub fn generation(&self) -> Option<u64> {
-        self.usable(|it| it.generation)
-    }
-
-    fn usable<T>(&self, part: impl FnOnce(&Held) -> T) -> Option<T> {
         let held = self.shared.held.load();
-        held.as_deref().filter(|it| Instant::now() < it.usable_until).map(part)
+        let usable = held.as_deref().filter(|it| Instant::now() < it.usable_until);
+        usable.map(|it| Arc::clone(&it.set))
     }
 
     /// The keys, when they may be used. Waits for the first fetch if that has not ended, however
@@ -382,13 +373,6 @@ impl Held {
         let usable_until = self.heard_at.checked_add(left).unwrap_or_else(far_away);
         Self { usable_until, ..self }
     }
-}
-
-/// Counts the sets of all issuers, so that a number is never used twice, not even by the keys of an
-/// issuer whose rules were changed.
-fn next_generation() -> u64 {
-    static GENERATIONS: AtomicU64 = AtomicU64::new(1);
-    GENERATIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Later than any process lives, for spans that the monotonic clock cannot hold.

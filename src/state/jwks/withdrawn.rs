@@ -1,7 +1,7 @@
 //! Keys that an issuer no longer publishes, and that go on to count for a while where its
 //! operator knows that its replicas publish different sets.
 
-use super::{Held, Shared, next_generation};
+use super::{Held, Shared};
 use crate::jose::jwk::KeySet;
 use crate::jose::key::VerifyingKey;
 use std::convert::Infallible;
@@ -55,7 +55,7 @@ impl Held {
             return self;
         }
         let set = all(&self.published, &self.withdrawn);
-        Self { set, generation: next_generation(), ..self }
+        Self { set, ..self }
     }
 }
 
