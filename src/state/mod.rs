@@ -8,3 +8,4 @@ pub mod introspection;
 pub mod jwks;
 pub mod replay;
 pub mod token_cache;
+mod waits;

@@ -1,7 +1,6 @@
 //! What issuers said about tokens not long ago, and at which they failed, by the tokens' SHA-256.
 //! Bounded by number and by bytes.
 
-use super::breaker::after;
 use super::rank::Rank;
 use crate::denial::Denial;
 use crate::jose::jwk::SignedBy;
@@ -9,6 +8,7 @@ use crate::oauth::access_token::AccessToken;
 use crate::oauth::introspection::Jwt;
 use crate::policy::introspection::IntrospectionUpkeep;
 use crate::state::token_cache::{Digest, Seeded};
+use crate::state::waits::{after, doubled};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;
@@ -125,7 +125,7 @@ impl Answers {
         match finding {
             Finding::Active(what) => {
                 self.refused.remove(&digest);
-                let until = after(now, lifetime.min(DAY));
+                let until = after(now, lifetime);
                 self.active.insert(digest, Kept { what: what.clone(), since: now, until });
             }
             Finding::Refused(what) => {
@@ -157,10 +157,10 @@ impl Answers {
     /// issuer always fails is asked about seldom.
     pub(super) fn failed(&self, digest: Digest, rank: Rank) {
         let before = self.troubles.get(&digest).map_or(0, |it| it.what.calls);
-        let doublings = if rank == Rank::Known { 0 } else { before.min(16) };
-        let pause = MOMENT.saturating_mul(2_u32.saturating_pow(doublings));
+        let doublings = if rank == Rank::Known { 0 } else { before };
+        let pause = doubled(MOMENT, doublings, self.upkeep.negative_ttl);
         let now = Instant::now();
-        let until = after(now, pause.min(self.upkeep.negative_ttl));
+        let until = after(now, pause);
         let what = Trouble { calls: before.saturating_add(1) };
         self.troubles.insert(digest, Kept { what, since: now, until });
     }
@@ -289,9 +289,6 @@ const MOMENT: Duration = Duration::from_millis(250);
 
 /// For so long a token that was active goes before others.
 const LATELY: Duration = Duration::from_secs(3600);
-
-/// No answer is kept for longer: what is added to a time must not overflow.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The memory that an entry takes.
 #[derive(Clone, Copy)]

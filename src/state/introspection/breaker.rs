@@ -6,6 +6,7 @@
 
 use super::rank::Rank;
 use crate::state::token_cache::Digest;
+use crate::state::waits::{after, doubled};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -175,7 +176,7 @@ impl Circuit {
         let since = *self.since.get_or_insert(now);
         match &mut self.open {
             Some(open) if trial => {
-                let span = open.span.saturating_mul(2).min(self.spans.last);
+                let span = doubled(open.span, 1, self.spans.last);
                 *open = Open { until: after(now, span), span, trial: false };
             }
             // It began before the others failed, and tells nothing new.
@@ -195,10 +196,6 @@ impl Circuit {
             open.trial = false;
         }
     }
-}
-
-pub(super) fn after(now: Instant, span: Duration) -> Instant {
-    now.checked_add(span).unwrap_or(now)
 }
 
 /// So many different tokens must fail.

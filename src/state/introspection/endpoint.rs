@@ -5,6 +5,7 @@ use super::BadEndpoint;
 use crate::policy::Issuer;
 use crate::state::discovery;
 use crate::state::http::{Client, Limits, Reach};
+use crate::state::waits::doubled;
 use reqwest::Url;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,9 +74,7 @@ impl Seeker {
 fn delay(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => KEPT,
-        Some(doublings) => {
-            FIRST_RETRY.saturating_mul(2_u32.saturating_pow(doublings.min(16))).min(LAST_RETRY)
-        }
+        Some(doublings) => doubled(FIRST_RETRY, doublings, LAST_RETRY),
     }
 }
 

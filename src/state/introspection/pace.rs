@@ -10,8 +10,8 @@
 //!
 //! New tokens draw lots for what is left, so that each gets its share, whenever in a second it comes.
 
-use super::breaker::after;
 use super::rank::Rank;
+use crate::state::waits::after;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,10 +1,11 @@
 //! What is told about the introspection at an issuer, to people and to metrics.
 
-use super::breaker::{State, after};
+use super::breaker::State;
 use super::call::Failure;
 use super::rank::{Rank, TurnedAway};
 use crate::clock::UnixTime;
 use crate::state::jwks::LastError;
+use crate::state::waits::after;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -3,12 +3,13 @@
 use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::Outcome;
-use super::{Failure, Held, Shared, far_away, schedule, withdrawn};
+use super::{Failure, Held, Shared, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::KeyUpkeep;
 use crate::randomness;
 use crate::state::http;
+use crate::state::waits::after;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use std::convert::Infallible;
@@ -115,7 +116,7 @@ impl Keeper {
             Err(failure) => self.fail(&failure).await,
         };
         let now = Instant::now();
-        let due = now.checked_add(delay).unwrap_or_else(far_away);
+        let due = after(now, delay);
         self.shared.report().next = Some(due);
         self.progress.send_modify(|it| {
             it.under_way = false;

@@ -31,6 +31,7 @@ pub use verification::Unverifiable;
 use crate::clock::{Clock, UnixTime};
 use crate::jose::jwk::KeySet;
 use crate::policy::{Issuer, KeyRules, KeyUpkeep};
+use crate::state::waits::after;
 use crate::state::{discovery, http};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -370,15 +371,9 @@ impl Held {
     /// The same keys, used for as long as `upkeep` says after the issuer was last heard.
     fn kept_by(self, upkeep: &KeyUpkeep) -> Self {
         let left = schedule::time_left(self.age_then, upkeep).unwrap_or_default();
-        let usable_until = self.heard_at.checked_add(left).unwrap_or_else(far_away);
+        let usable_until = after(self.heard_at, left);
         Self { usable_until, ..self }
     }
-}
-
-/// Later than any process lives, for spans that the monotonic clock cannot hold.
-fn far_away() -> Instant {
-    let now = Instant::now();
-    now.checked_add(Duration::from_secs(10 * 365 * 86_400)).unwrap_or(now)
 }
 
 impl Failure {

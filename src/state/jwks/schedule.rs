@@ -1,11 +1,12 @@
-//! Knows when keys are fetched and for how long they are used: pure functions of what happened and
-//! of the time.
+//! When keys are fetched and for how long they are used: pure functions of what happened and of the
+//! time.
 //!
 //! Spans are measured on the monotonic clock, so that a step of the wall clock neither drops good
 //! keys nor keeps withdrawn ones.
 
 use crate::clock::UnixTime;
 use crate::policy::KeyUpkeep;
+use crate::state::waits::doubled;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,9 +21,8 @@ pub(super) fn next_refresh(lifetime: Option<Duration>, upkeep: &KeyUpkeep, luck:
 /// The time until the next planned fetch after `failures` in a row: it doubles from one to sixty
 /// seconds, and `luck` shortens it by up to a half.
 pub(super) fn next_retry(failures: u32, upkeep: &KeyUpkeep, luck: u8) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let delay = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(doublings));
-    let delay = delay.min(LAST_RETRY).min(upkeep.refresh_max.max(FIRST_RETRY));
+    let last = LAST_RETRY.min(upkeep.refresh_max.max(FIRST_RETRY));
+    let delay = doubled(FIRST_RETRY, failures.saturating_sub(1), last);
     delay.saturating_sub(share(delay, 2, luck))
 }
 

@@ -6,6 +6,7 @@ use super::rules::RedisRules;
 use super::{Shared, Unavailable, count, look, runs_no_script, set};
 use crate::clock::{Clock, SystemClock};
 use crate::randomness;
+use crate::state::waits::{after, doubled};
 use redis::{ErrorKind, RedisError, RedisResult};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Keeper {
                 return RedisError::from((ErrorKind::Io, "connection lost"));
             };
             if look_at <= Instant::now() {
-                look_at = later(LOOK_AGAIN);
+                look_at = after(Instant::now(), LOOK_AGAIN);
                 self.look(&link).await;
             }
             if !self.shared.counts() {
@@ -106,7 +107,7 @@ impl Keeper {
                 Err(failure) => return failure,
             }
             tokio::select! {
-                () = sleep_until(later(CALM)) => (),
+                () = sleep_until(after(Instant::now(), CALM)) => (),
                 () = self.shared.suspect.notified() => (),
             }
         }
@@ -123,10 +124,6 @@ impl Keeper {
     }
 }
 
-fn later(span: Duration) -> Instant {
-    Instant::now().checked_add(span).unwrap_or_else(Instant::now)
-}
-
 /// Makes a record.
 async fn try_out(link: &Link) -> RedisResult<()> {
     set(link, &Record::probe()).await.map(drop)
@@ -139,8 +136,7 @@ fn late() -> RedisError {
 /// The time between two attempts: it doubles up to a limit, and chance takes up to half of it, so
 /// that replicas do not come back all at once.
 fn pause(failures: u32, luck: u8) -> Duration {
-    let factor = 2_u32.saturating_pow(failures.min(16));
-    let longest = FIRST_PAUSE.saturating_mul(factor).min(LAST_PAUSE);
+    let longest = doubled(FIRST_PAUSE, failures, LAST_PAUSE);
     let off = longest.saturating_mul(luck.into()).checked_div(512).unwrap_or_default();
     longest.saturating_sub(off)
 }
