@@ -78,6 +78,7 @@ fn exposition() -> String {
         assert!(source.contains(&format!("=> {cause:?},")), "{cause}");
         metrics.set_shedding("https://as.example.com", cause, 1);
     }
+    metrics.set_replay_unavailable("store_late", 1);
     metrics.reloaded(Reload::Refused);
     metrics.exposition().unwrap()
 }

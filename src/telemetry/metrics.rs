@@ -196,14 +196,14 @@ impl Metrics {
                 &["issuer", "cause"],
             )?,
             token_cache: CacheMetrics {
-                hits: new.counter("keybound_token_cache_hits", "Tokens found verified before.")?,
-                misses: new.counter("keybound_token_cache_misses", "Tokens not seen before.")?,
+                hits: new.counter("keybound_token_cache_hits_total", "Tokens found verified before.")?,
+                misses: new.counter("keybound_token_cache_misses_total", "Tokens not seen before.")?,
                 entries: new.gauge("keybound_token_cache_entries", "Tokens held.")?,
             },
             replay: ReplayMetrics {
                 recorded: new
-                    .counter("keybound_replay_recorded", "Proofs used for the first time.")?,
-                repeats: new.counter("keybound_replay_repeats", "Proofs used again.")?,
+                    .counter("keybound_replay_recorded_total", "Proofs used for the first time.")?,
+                repeats: new.counter("keybound_replay_repeats_total", "Proofs used again.")?,
                 entries: new.gauge("keybound_replay_entries", "Proofs held.")?,
                 unavailable: new.counters(
                     "keybound_replay_unavailable_total",
@@ -459,8 +459,8 @@ mod tests {
         metrics.set_token_cache(CacheFigures { hits: 3, misses: 2, entries: 2 });
         metrics.set_token_cache(CacheFigures { hits: 1, misses: 5, entries: 0 });
         let text = metrics.exposition().unwrap();
-        assert!(text.contains("keybound_token_cache_hits 3\n"), "{text}");
-        assert!(text.contains("keybound_token_cache_misses 5\n"), "{text}");
+        assert!(text.contains("keybound_token_cache_hits_total 3\n"), "{text}");
+        assert!(text.contains("keybound_token_cache_misses_total 5\n"), "{text}");
         assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
     }
 
@@ -496,9 +496,12 @@ mod tests {
     #[test]
     fn the_names_and_types_are_those_that_dashboards_know() {
         let metrics = Metrics::new().unwrap();
-        for (vector, labels) in
-            [(&metrics.checks, 4), (&metrics.would_deny, 2), (&metrics.tokens, 2)]
-        {
+        for (vector, labels) in [
+            (&metrics.checks, 4),
+            (&metrics.would_deny, 2),
+            (&metrics.tokens, 2),
+            (&metrics.details, 2),
+        ] {
             vector.with_label_values(&vec!["x"; labels]);
         }
         metrics.set_keys("x", 1, Some(1));
@@ -517,6 +520,7 @@ mod tests {
                 "keybound_checks_total counter",
                 "keybound_config_reloads_total counter",
                 "keybound_connections gauge",
+                "keybound_denial_details_total counter",
                 "keybound_handshake_failures_total counter",
                 "keybound_introspection_shedding gauge",
                 "keybound_introspections_total counter",
@@ -524,13 +528,13 @@ mod tests {
                 "keybound_jwks_keys gauge",
                 "keybound_jwks_refreshes_total counter",
                 "keybound_replay_entries gauge",
-                "keybound_replay_recorded counter",
-                "keybound_replay_repeats counter",
+                "keybound_replay_recorded_total counter",
+                "keybound_replay_repeats_total counter",
                 "keybound_replay_unavailable_total counter",
                 "keybound_spans_total counter",
                 "keybound_token_cache_entries gauge",
-                "keybound_token_cache_hits counter",
-                "keybound_token_cache_misses counter",
+                "keybound_token_cache_hits_total counter",
+                "keybound_token_cache_misses_total counter",
                 "keybound_tokens_total counter",
                 "keybound_would_deny_total counter",
             ]

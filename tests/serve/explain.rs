@@ -155,8 +155,8 @@ fn a_proof_that_was_explained_is_still_accepted_and_known_once_it_was() {
     assert!(told.contains("whether a check has seen it is not known"), "{told}");
     assert!(told.ends_with("✓ allowed; proved possession of: dpop\n"), "{told}");
     assert_eq!(reason(&service, request), "proof_replayed");
-    service.has_metric("keybound_replay_recorded 1");
-    service.has_metric("keybound_replay_repeats 1");
+    service.has_metric("keybound_replay_recorded_total 1");
+    service.has_metric("keybound_replay_repeats_total 1");
 }
 
 #[test]

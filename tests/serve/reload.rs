@@ -234,12 +234,12 @@ fn keys_and_verified_tokens_survive() {
     let after = service.status();
     assert_eq!(before["token_cache"]["entries"], 1);
     assert_eq!(after["token_cache"]["entries"], 2);
-    service.has_metric("keybound_token_cache_misses 2");
+    service.has_metric("keybound_token_cache_misses_total 2");
 
     service.rewrite(|it| it.replace("limits: {", "limits: {token_cache_entries: 7, "));
     service.wait_for(RELOADED);
     assert_eq!(service.status()["token_cache"]["entries"], 2, "as far as there is room");
-    service.has_metric("keybound_token_cache_misses 2");
+    service.has_metric("keybound_token_cache_misses_total 2");
     assert_eq!(world.provider.fetches(), 1);
 }
 
@@ -335,8 +335,8 @@ fn used_proofs_survive() {
     service.rewrite(|it| format!("{it}dpop: {{replay: {{capacity: 2000}}}}\n"));
     service.wait_for(RELOADED);
     assert_eq!(reason(&service, request), "proof_replayed");
-    service.has_metric("keybound_replay_recorded 1");
-    service.has_metric("keybound_replay_repeats 1");
+    service.has_metric("keybound_replay_recorded_total 1");
+    service.has_metric("keybound_replay_repeats_total 1");
 }
 
 #[test]
