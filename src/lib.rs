@@ -25,6 +25,7 @@ pub mod jose;
 pub mod listener;
 pub mod oauth;
 pub mod percent;
+pub mod permissions;
 pub mod policy;
 pub mod randomness;
 pub mod request;

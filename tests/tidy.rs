@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `policy` is above `oauth`: what is demanded is data, and the checks of tokens read it.
 const ORDER: &[&[&str]] = &[
-    &["clock", "invariant", "jose", "percent", "randomness", "trail", "turn"],
+    &["clock", "invariant", "jose", "percent", "permissions", "randomness", "trail", "turn"],
     &["denial", "request", "uri"],
     &["client_certificate"],
     &["policy"],

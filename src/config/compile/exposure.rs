@@ -4,18 +4,13 @@
 use super::dpop::Dpop;
 use super::url::is_loopback;
 use crate::config::problem::{self, Findings};
+use crate::permissions;
 use crate::state::replay::ReplayRules;
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-/// Others may write.
-const WRITE: u32 = 0o002;
-
-/// Only its owner may replace a file in the folder.
-const STICKY: u32 = 0o1000;
 
 /// Others may read.
 const READ: u32 = 0o004;
@@ -31,9 +26,9 @@ const LINKS: usize = 40;
 pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
     // What cannot be looked at could not be read, which is told.
     let real = path.canonicalize().ok()?;
-    let mode = mode(&real.metadata().ok()?);
+    let found = real.metadata().ok()?;
     let shown = path.display();
-    if is_reachable(&real) && mode & WRITE != 0 {
+    if is_reachable(&real) && permissions::lets_all_write(&found) {
         return Some(format!("{shown} can be changed by every user of this machine: chmod o-w"));
     }
     if is_mounted(&real) {
@@ -46,7 +41,7 @@ pub(super) fn remark(path: &Path, is_secret: bool) -> Option<String> {
              {folder} can be changed by them: chmod o-w"
         ));
     }
-    (is_secret && is_reachable(&real) && mode & READ != 0).then(|| {
+    (is_secret && is_reachable(&real) && mode(&found) & READ != 0).then(|| {
         format!("{shown} holds a secret that every user of this machine can read: chmod o-r")
     })
 }
@@ -83,10 +78,9 @@ fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Whether every user may put another file into the place of one in this folder, which the sticky bit
-/// leaves to its owner.
+/// Whether every user may put another file into the place of one in this folder, and can reach it.
 fn may_be_renamed_by_all(folder: &Path) -> bool {
-    folder.metadata().is_ok_and(|it| mode(&it) & (WRITE | STICKY) == WRITE)
+    folder.metadata().is_ok_and(|it| permissions::lets_all_replace(&it))
         && folder.ancestors().all(lets_through)
 }
 

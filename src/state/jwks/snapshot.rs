@@ -5,6 +5,7 @@
 
 use crate::clock::UnixTime;
 use crate::jose::json;
+use crate::permissions;
 use bytes::Bytes;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -183,9 +184,8 @@ const fn trust(mode: u32, owner: u32, us: u32) -> Result<(), Odd> {
 /// Whether nobody but its owner, its group and root can put another file in the place of one in
 /// `folder`. One that is there belongs to us all the same; an older one of ours could be put back.
 fn trust_folder(folder: &Path) -> Result<(), Odd> {
-    let mode = fs::metadata(folder).map_err(|it| Odd::Unreadable(it.kind()))?.mode();
-    let everybody = mode & WORLD_WRITABLE != 0 && mode & STICKY == 0;
-    if everybody { Err(Odd::FolderWritable) } else { Ok(()) }
+    let folder = fs::metadata(folder).map_err(|it| Odd::Unreadable(it.kind()))?;
+    if permissions::lets_all_replace(&folder) { Err(Odd::FolderWritable) } else { Ok(()) }
 }
 
 /// Why no snapshot at `path` would count, as far as its folder is there to tell.
@@ -231,9 +231,7 @@ impl fmt::Display for Odd {
     }
 }
 
-const WORLD_WRITABLE: u32 = 0o002;
 const OTHERS_WRITE: u32 = 0o022;
-const STICKY: u32 = 0o1000;
 const ROOT: u32 = 0;
 
 /// What a snapshot holds besides the document and the issuer.
