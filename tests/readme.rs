@@ -55,23 +55,56 @@ fn each_kind_of_attack_names_tests_that_there_are() {
             }
         }
     }
-    let functions: HashSet<_> = code.lines().filter_map(function).collect();
+    let known = tests(&code);
     let rows = tried();
     assert!(30 <= rows.len(), "{}", rows.len());
     for [what, happens, tests] in rows {
         assert!(!what.is_empty() && !happens.is_empty(), "{what}");
         for name in tests.split(", ").map(|it| it.trim_matches('`')) {
-            assert!(functions.contains(name), "{what}: no test is called {name}");
+            assert!(known.contains(name), "{what}: no test is called {name}");
         }
     }
 }
 
-/// The name of a function that takes nothing, as tests do.
+/// The names of the tests in `code`: functions with that attribute among those directly above.
+fn tests(code: &str) -> HashSet<&str> {
+    let mut names = HashSet::new();
+    let mut is_test = false;
+    for line in code.lines().map(str::trim_start) {
+        is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+        if let Some(name) = function(line) {
+            names.extend(is_test.then_some(name));
+        }
+        is_test &= line.starts_with("#[") || line.starts_with("//");
+    }
+    names
+}
+
 fn function(line: &str) -> Option<&str> {
-    let line = line.trim_start();
-    let (name, rest) =
-        line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split_once('(')?;
-    rest.starts_with(')').then_some(name)
+    let named = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
+    named.split_once('(').map(|it| it.0)
+}
+
+#[test]
+fn a_helper_is_no_test() {
+    for (above, is_test) in [
+        ("#[test]", true),
+        ("    #[test]", true),
+        ("#[tokio::test]", true),
+        ("#[tokio::test(start_paused = true)]", true),
+        ("#[test]\n#[expect(dead_code)]\n// It is slow.", true),
+        ("", false),
+        ("#[track_caller]", false),
+        ("#[cfg(test)]", false),
+        ("/// Other than a\n/// #[test]", false),
+        ("#[test]\nfn another() {}", false),
+        ("#[test]\n\nconst MANY: u8 = 1;", false),
+    ] {
+        for function in ["fn it_works() {", "async fn it_works() {"] {
+            let code = format!("{above}\n{function}\n");
+            assert_eq!(tests(&code).contains("it_works"), is_test, "{code}");
+        }
+    }
 }
 
 /// The fenced blocks of a language.
