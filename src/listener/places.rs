@@ -5,6 +5,7 @@
 use crate::front::peer::{Everybody, Peer};
 use crate::telemetry::ration::{Ration, Share};
 use std::collections::HashMap;
+use std::mem::discriminant;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -168,35 +169,33 @@ impl Places {
 
     /// Ends those that have least to say. How many.
     fn make_place(&self, open: &mut Open, now: Instant) -> usize {
-        let mut claims: Vec<_> = open
-            .all
-            .iter()
-            .filter_map(|(number, it)| Some((it.claim(now, self.rules)?, *number)))
-            .collect();
-        claims.sort_unstable();
-        // Of those who say something, no more than there must.
-        let silent = match claims.first() {
-            Some((Claim::Silent(_), _)) => {
-                claims.iter().filter(|(it, _)| matches!(it, Claim::Silent(_))).count()
-            }
-            Some((Claim::New(_), _)) => {
-                claims.iter().filter(|(it, _)| matches!(it, Claim::New(_))).count()
-            }
-            Some((Claim::Probe(_), _)) => claims.len(),
-            Some((Claim::Idle(_) | Claim::Busy(_), _)) | None => 0,
-        };
-        let part = self.rules.most.div_euclid(PART).min(silent).max(1);
-        claims.truncate(part);
-        for (_, number) in &claims {
+        let gone = self.least(open, now);
+        for number in &gone {
             open.end(*number);
         }
-        if !claims.is_empty()
+        if !gone.is_empty()
             && let Share::Told { untold } = self.made.take(now)
         {
-            let (listener, limit, ended) = (self.listener, self.rules.most, claims.len());
+            let (listener, limit, ended) = (self.listener, self.rules.most, gone.len());
             tracing::warn!(listener, limit, ended, untold, "silent or idle connections made place");
         }
-        claims.len()
+        gone.len()
+    }
+
+    /// Those that have least to say: a part of all that say nothing; of the others one, for no more
+    /// than must are ended.
+    fn least(&self, open: &Open, now: Instant) -> Vec<u64> {
+        let claim = |(number, it): (&u64, &Entry)| Some((it.claim(now, self.rules)?, *number));
+        let claims = || open.all.iter().filter_map(claim);
+        let Some((first, number)) = claims().min() else { return vec![] };
+        let part = self.rules.most.div_euclid(PART);
+        if part < 2 || matches!(first, Claim::Idle(_) | Claim::Busy(_)) {
+            return vec![number];
+        }
+        let mut alike: Vec<_> =
+            claims().filter(|(it, _)| discriminant(it) == discriminant(&first)).collect();
+        alike.sort_unstable();
+        alike.into_iter().take(part).map(|(_, number)| number).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -495,6 +494,20 @@ mod tests {
         assert!(crowd.open().await);
         assert_eq!(crowd.open_ones().len(), most - 10 + 1);
         assert_eq!(crowd.open_ones()[0], 10, "the oldest have gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_who_rest_no_more_go_than_must() {
+        let most = 10 * PART;
+        let mut crowd = Crowd::new(places(most, false));
+        for who in 0..most {
+            assert!(crowd.open().await);
+            drop(crowd.all[who].0.call());
+        }
+        crowd.look().await;
+        advance(seconds(5)).await;
+        assert!(crowd.open().await);
+        assert_eq!(crowd.open_ones(), (1..=most).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
