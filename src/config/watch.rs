@@ -11,6 +11,7 @@
 
 use super::Ingredient;
 use super::compile::read_file;
+use crate::clock::UnixTime;
 use crate::jose::thumbprint::Thumbprint;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -97,6 +98,17 @@ impl Watch {
         })
     }
 
+    /// Watches the files of `newer` as well that are not among these and may still be written, as
+    /// files that have changed. Whether there are any. `today` is the present time of day.
+    pub fn adopt(&mut self, newer: &Self, now: Instant, today: UnixTime) -> bool {
+        let is_unknown = |new: &&Watched| self.0.iter().all(|it| it.then.path != new.then.path);
+        let unknown = newer.0.iter().filter(is_unknown);
+        let adopted: Vec<_> = unknown.filter_map(|it| it.unsettled(now, today)).collect();
+        let are_any = !adopted.is_empty();
+        self.0.extend(adopted);
+        are_any
+    }
+
     /// Whether `sight` is what the configuration was made from.
     pub fn is_same(&self, sight: &Sight) -> bool {
         self.0.iter().map(|it| it.then.content).eq(sight.0.iter().copied())
@@ -119,6 +131,18 @@ impl Watch {
 }
 
 impl Watched {
+    /// The same as a change that is to be waited for, unless it is too old for that.
+    fn unsettled(&self, now: Instant, today: UnixTime) -> Option<Self> {
+        let stamp = self.stamp.as_ref()?;
+        let age = today.since(UnixTime::from_secs(stamp.changed.0.saturating_add(1)));
+        (age < UNFINISHED).then(|| Self {
+            then: Ingredient { path: self.then.path.clone(), content: None },
+            since: now.checked_sub(age).unwrap_or(now),
+            patience: patience(None, Some(stamp)),
+            ..self.clone()
+        })
+    }
+
     fn look(&mut self, now: Instant) {
         // Before it is read: what is written meanwhile is then seen at the next look.
         let stamp = Stamp::of(&self.then.path);
@@ -359,6 +383,46 @@ policies:
         settles(gone, placed, 50, 150);
         settles(gone, created, 50, 550);
         settles(placed, write("server.key", "server.kez\n"), 50, 3_050);
+    }
+
+    /// A new configuration is the first to name a file of this content, `age` seconds after that was
+    /// written. When both count; none: nothing more is waited for.
+    #[track_caller]
+    fn names(content: Option<&str>, age: u64, expected: Option<u64>) {
+        let (folder, file) = folder();
+        fs::write(&file, CONFIG.replace("server.pem", "server.key")).unwrap();
+        let start = Instant::now();
+        let mut watch = Watch::over(attempt(&file).ingredients, start);
+        watch.look(start);
+        let named = folder.path().join("server.pem");
+        fs::remove_file(&named).unwrap();
+        let mut written = UnixTime::from_secs(0);
+        if let Some(content) = content {
+            fs::write(&named, content).unwrap();
+            written = UnixTime::from_secs(fs::metadata(&named).unwrap().ctime());
+        }
+        placed(folder.path(), "keybound.yaml", CONFIG);
+        let newer = Watch::over(attempt(&file).ingredients, start);
+        let today = written.saturating_add(Duration::from_secs(age));
+        assert_eq!(watch.adopt(&newer, start, today), expected.is_some());
+        assert!(!watch.adopt(&newer, start, today), "it is known by now");
+        let sight = watch.look(start);
+        assert!(watch.has_seen(&sight, &newer));
+        let settles = start.checked_add(Duration::from_millis(expected.unwrap_or(100))).unwrap();
+        assert_eq!(watch.settles(), settles);
+    }
+
+    #[test]
+    fn a_file_that_is_named_for_the_first_time_must_have_stood_still_as_well() {
+        names(Some("whole\n"), 0, Some(500));
+        names(Some("half"), 0, Some(10_000));
+        // A part of a second is not counted.
+        names(Some("half"), 1, Some(10_000));
+        names(Some("half"), 6, Some(5_000));
+        names(Some("half"), 10, Some(1_000));
+        names(Some("half"), 11, None);
+        names(Some("whole\n"), 11, None);
+        names(None, 0, None);
     }
 
     #[test]

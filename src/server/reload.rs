@@ -244,9 +244,12 @@ impl Reloader {
             Ok(attempt) => attempt,
             Err(error) => return self.refuse(vec![error.to_string()]),
         };
-        if seen.is_some_and(|it| !self.watch.has_seen(it, &watch)) {
-            // Something was written meanwhile: the next look finds it.
-            return;
+        if let Some(sight) = seen {
+            let was_written = !self.watch.has_seen(sight, &watch);
+            // The next look finds what was written meanwhile, and whether what is new stands still.
+            if was_written || self.watch.adopt(&watch, Instant::now(), self.clock.now()) {
+                return;
+            }
         }
         self.watch = watch;
         // Whatever is missing still is among the problems.

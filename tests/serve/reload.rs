@@ -18,7 +18,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -118,6 +118,25 @@ fn a_file_that_another_one_names_counts_as_well() {
         service.place(name, content);
     }
     service.wait_for(RELOADED);
+}
+
+#[test]
+fn a_file_that_is_named_for_the_first_time_must_have_stood_still() {
+    let mut service = Service::ready(&[]);
+    let at = |name: &str| service.folder.path().join(name);
+    let config = fs::read_to_string(at("keybound.yaml")).unwrap();
+    let dpop = "dpop: {nonce: required, nonce_secret_file: nonce.secret}\n";
+    fs::write(at("beside"), config + dpop).unwrap();
+    // Its name comes later than its content, so that it counts at once.
+    let beside = fs::File::options().write(true).open(at("beside")).unwrap();
+    beside.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let written = Instant::now();
+    fs::write(at("nonce.secret"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::rename(at("beside"), at("keybound.yaml")).unwrap();
+    service.wait_for(RELOADED);
+    // As long as any other file that is new and was written in its place.
+    assert!(Duration::from_millis(500) <= written.elapsed(), "{:?}", written.elapsed());
+    service.has_metric("keybound_config_reloads_total{outcome=\"applied\"} 1");
 }
 
 #[test]
