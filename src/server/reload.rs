@@ -211,10 +211,7 @@ impl Reloader {
             if self.watch.is_same(&sight) {
                 return Ok(Seen::Same);
             }
-            let now = Instant::now();
-            let Some(wait) = self.watch.settles().checked_duration_since(now) else {
-                return Ok(Seen::New(sight));
-            };
+            let wait = self.watch.settles().saturating_duration_since(Instant::now());
             if wait.is_zero() {
                 return Ok(Seen::New(sight));
             }

@@ -230,7 +230,6 @@ async fn check_with_forged_token(uri: String) -> Result<CheckResponse, Status> {
     AuthorizationClient::new(channel).check(request).await.map(tonic::Response::into_inner)
 }
 
-/// Reads the health as it changes until the service ends the call.
 /// Every state of health that is told until the end. A message on `began` says that the first was.
 async fn watch_health(uri: String, began: Sender<()>) -> Vec<ServingStatus> {
     let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
