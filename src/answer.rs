@@ -2,7 +2,7 @@
 //! RFC 9449 §7.1).
 
 use crate::check::{Facts, Verdict};
-use crate::denial::{Denial, OAuthError};
+use crate::denial::{Denial, Fault, OAuthError};
 use crate::oauth::claims::{Ambiguous, Claim};
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
@@ -191,7 +191,7 @@ fn challenges<'a>(
     facts: &'a Facts,
     rules: &'a PolicySet,
 ) -> impl Iterator<Item = Header<'a>> {
-    let ours = denial.status() >= 500;
+    let ours = denial.fault() != Fault::Client;
     // A policy that asks for a certificate alone takes a token that is bound to both, as `DPoP`.
     let bound = facts.token.as_ref().is_some_and(|it| it.confirmation.jkt.is_some());
     let enforced = policy.sender_constraint != SenderConstraint::None;

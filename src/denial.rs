@@ -1,8 +1,9 @@
 //! Knows every reason for which a request is refused, and what each one tells the client.
 //!
-//! One table serves the status, the challenge, the metric, the log line, the metadata and the
-//! documentation (RFC 6750 §3.1, RFC 9449 §7.1).
+//! One table serves the status, the challenge, the metric, the log line, the metadata, the page, the
+//! dashboard and the documentation (RFC 6750 §3.1, RFC 9449 §7.1).
 
+use Fault::{Client, Dependency, Keybound};
 use OAuthError::{InsufficientScope, InvalidDpopProof, InvalidRequest, InvalidToken, UseDpopNonce};
 use std::fmt;
 
@@ -34,8 +35,33 @@ impl OAuthError {
     }
 }
 
+/// Who has to do something about a denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Whoever sent the request.
+    Client,
+    /// What keybound needs for a check and does not have: an issuer, or the replay store.
+    Dependency,
+    /// keybound itself.
+    Keybound,
+}
+
+impl Fault {
+    /// The label in metrics and `/status`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Dependency => "dependency",
+            Self::Keybound => "keybound",
+        }
+    }
+}
+
 macro_rules! denials {
-    ($($(#[doc = $sentence:literal])+ $name:ident = $status:literal, $error:expr, $label:literal;)+) => {
+    ($(
+        $(#[doc = $sentence:literal])+
+        $name:ident = $status:literal, $fault:expr, $error:expr, $label:literal;
+    )+) => {
         /// Why a request is refused. The variant's documentation is the sentence that the client
         /// gets as `error_description`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +81,11 @@ macro_rules! denials {
             /// The HTTP status that the client gets.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$name => $status,)+ }
+            }
+
+            /// Whose fault it is.
+            pub const fn fault(self) -> Fault {
+                match self { $(Self::$name => $fault,)+ }
             }
 
             /// The OAuth error code, where the standards give one.
@@ -77,103 +108,103 @@ const fn trimmed(sentence: &str) -> &str {
 
 denials! {
     /// the request cannot be read
-    RequestMalformed = 400, Some(InvalidRequest), "request_malformed";
+    RequestMalformed = 400, Client, Some(InvalidRequest), "request_malformed";
     /// the request carries credentials more than once
-    CredentialsAmbiguous = 400, Some(InvalidRequest), "credentials_ambiguous";
+    CredentialsAmbiguous = 400, Client, Some(InvalidRequest), "credentials_ambiguous";
     /// the client certificate cannot be read
-    CertificateMalformed = 400, Some(InvalidRequest), "certificate_malformed";
+    CertificateMalformed = 400, Client, Some(InvalidRequest), "certificate_malformed";
 
     /// no policy applies to the request
-    PolicyUnknown = 403, None, "policy_unknown";
+    PolicyUnknown = 403, Client, None, "policy_unknown";
 
     /// the request carries no access token
-    CredentialsMissing = 401, None, "credentials_missing";
+    CredentialsMissing = 401, Client, None, "credentials_missing";
     /// the authentication scheme is not supported
-    SchemeUnsupported = 401, None, "scheme_unsupported";
+    SchemeUnsupported = 401, Client, None, "scheme_unsupported";
 
     /// the access token is malformed
-    TokenMalformed = 401, Some(InvalidToken), "token_malformed";
+    TokenMalformed = 401, Client, Some(InvalidToken), "token_malformed";
     /// the access token is too large
-    TokenTooLarge = 401, Some(InvalidToken), "token_too_large";
+    TokenTooLarge = 401, Client, Some(InvalidToken), "token_too_large";
     /// the access token is signed with an algorithm that is not allowed
-    TokenAlgorithmForbidden = 401, Some(InvalidToken), "token_algorithm_forbidden";
+    TokenAlgorithmForbidden = 401, Client, Some(InvalidToken), "token_algorithm_forbidden";
     /// the token is not an access token
-    TokenTypeWrong = 401, Some(InvalidToken), "token_type_wrong";
+    TokenTypeWrong = 401, Client, Some(InvalidToken), "token_type_wrong";
     /// the access token comes from an issuer that is not accepted here
-    TokenIssuerUnknown = 401, Some(InvalidToken), "token_issuer_unknown";
+    TokenIssuerUnknown = 401, Client, Some(InvalidToken), "token_issuer_unknown";
     /// the access token is signed with an unknown key
-    TokenKeyUnknown = 401, Some(InvalidToken), "token_key_unknown";
+    TokenKeyUnknown = 401, Client, Some(InvalidToken), "token_key_unknown";
     /// the signature of the access token is wrong
-    TokenSignatureInvalid = 401, Some(InvalidToken), "token_signature_invalid";
+    TokenSignatureInvalid = 401, Client, Some(InvalidToken), "token_signature_invalid";
     /// the access token has expired
-    TokenExpired = 401, Some(InvalidToken), "token_expired";
+    TokenExpired = 401, Client, Some(InvalidToken), "token_expired";
     /// the access token is not valid yet
-    TokenPremature = 401, Some(InvalidToken), "token_premature";
+    TokenPremature = 401, Client, Some(InvalidToken), "token_premature";
     /// the access token is meant for another audience
-    TokenAudienceMismatch = 401, Some(InvalidToken), "token_audience_mismatch";
+    TokenAudienceMismatch = 401, Client, Some(InvalidToken), "token_audience_mismatch";
     /// the access token lacks a required claim
-    TokenClaimMissing = 401, Some(InvalidToken), "token_claim_missing";
+    TokenClaimMissing = 401, Client, Some(InvalidToken), "token_claim_missing";
     /// the access token is not active
-    TokenInactive = 401, Some(InvalidToken), "token_inactive";
+    TokenInactive = 401, Client, Some(InvalidToken), "token_inactive";
     /// the access token has been revoked
-    TokenRevoked = 401, Some(InvalidToken), "token_revoked";
+    TokenRevoked = 401, Client, Some(InvalidToken), "token_revoked";
 
     /// the access token is not bound to a key as this resource requires
-    BindingMissing = 401, Some(InvalidToken), "binding_missing";
+    BindingMissing = 401, Client, Some(InvalidToken), "binding_missing";
     /// the access token is bound by a method that cannot be checked here
-    BindingUnsupported = 401, Some(InvalidToken), "binding_unsupported";
+    BindingUnsupported = 401, Client, Some(InvalidToken), "binding_unsupported";
     /// the access token does not go with the authentication scheme
-    SchemeMismatch = 401, Some(InvalidToken), "scheme_mismatch";
+    SchemeMismatch = 401, Client, Some(InvalidToken), "scheme_mismatch";
     /// the access token is bound to a client certificate and the request has none
-    CertificateMissing = 401, Some(InvalidToken), "certificate_missing";
+    CertificateMissing = 401, Client, Some(InvalidToken), "certificate_missing";
     /// the access token is bound to another client certificate
-    CertificateMismatch = 401, Some(InvalidToken), "certificate_mismatch";
+    CertificateMismatch = 401, Client, Some(InvalidToken), "certificate_mismatch";
     /// the sources of the client certificate contradict each other
-    CertificateConflict = 401, Some(InvalidToken), "certificate_conflict";
+    CertificateConflict = 401, Client, Some(InvalidToken), "certificate_conflict";
     /// the access token is bound to another key than that of the DPoP proof
-    ProofKeyMismatch = 401, Some(InvalidToken), "proof_key_mismatch";
+    ProofKeyMismatch = 401, Client, Some(InvalidToken), "proof_key_mismatch";
 
     /// the request carries no DPoP proof
-    ProofMissing = 401, Some(InvalidDpopProof), "proof_missing";
+    ProofMissing = 401, Client, Some(InvalidDpopProof), "proof_missing";
     /// the DPoP proof is malformed
-    ProofMalformed = 401, Some(InvalidDpopProof), "proof_malformed";
+    ProofMalformed = 401, Client, Some(InvalidDpopProof), "proof_malformed";
     /// the DPoP proof is signed with an algorithm that is not allowed
-    ProofAlgorithmForbidden = 401, Some(InvalidDpopProof), "proof_algorithm_forbidden";
+    ProofAlgorithmForbidden = 401, Client, Some(InvalidDpopProof), "proof_algorithm_forbidden";
     /// the signature of the DPoP proof is wrong
-    ProofSignatureInvalid = 401, Some(InvalidDpopProof), "proof_signature_invalid";
+    ProofSignatureInvalid = 401, Client, Some(InvalidDpopProof), "proof_signature_invalid";
     /// the DPoP proof was made for another method
-    ProofMethodMismatch = 401, Some(InvalidDpopProof), "proof_method_mismatch";
+    ProofMethodMismatch = 401, Client, Some(InvalidDpopProof), "proof_method_mismatch";
     /// the DPoP proof was made for another target
-    ProofTargetMismatch = 401, Some(InvalidDpopProof), "proof_target_mismatch";
+    ProofTargetMismatch = 401, Client, Some(InvalidDpopProof), "proof_target_mismatch";
     /// the DPoP proof was made for another access token
-    ProofTokenMismatch = 401, Some(InvalidDpopProof), "proof_token_mismatch";
+    ProofTokenMismatch = 401, Client, Some(InvalidDpopProof), "proof_token_mismatch";
     /// the DPoP proof was not made just now
-    ProofStale = 401, Some(InvalidDpopProof), "proof_stale";
+    ProofStale = 401, Client, Some(InvalidDpopProof), "proof_stale";
     /// the DPoP proof has been used before
-    ProofReplayed = 401, Some(InvalidDpopProof), "proof_replayed";
+    ProofReplayed = 401, Client, Some(InvalidDpopProof), "proof_replayed";
 
     /// the DPoP proof lacks a nonce of this server
-    NonceRequired = 401, Some(UseDpopNonce), "nonce_required";
+    NonceRequired = 401, Client, Some(UseDpopNonce), "nonce_required";
 
     /// the access token lacks a required scope
-    ScopeInsufficient = 403, Some(InsufficientScope), "scope_insufficient";
+    ScopeInsufficient = 403, Client, Some(InsufficientScope), "scope_insufficient";
     /// a claim of the access token does not have a value that this resource requires
-    ClaimInsufficient = 403, None, "claim_insufficient";
+    ClaimInsufficient = 403, Client, None, "claim_insufficient";
 
-    // Ours, not the client's. They deny as well: a check that cannot be made is not passed.
+    // Not the client's fault. They deny as well: a check that cannot be made is not passed.
 
     /// the keys of the issuer cannot be had
-    KeysUnavailable = 503, None, "keys_unavailable";
+    KeysUnavailable = 503, Dependency, None, "keys_unavailable";
     /// the access token cannot be introspected
-    IntrospectionUnavailable = 503, None, "introspection_unavailable";
+    IntrospectionUnavailable = 503, Dependency, None, "introspection_unavailable";
     /// the use of the DPoP proof cannot be recorded
-    ReplayUnavailable = 503, None, "replay_unavailable";
+    ReplayUnavailable = 503, Dependency, None, "replay_unavailable";
     /// the check took too long
-    CheckTimedOut = 503, None, "check_timed_out";
+    CheckTimedOut = 503, Dependency, None, "check_timed_out";
     /// too many requests are being checked
-    Overloaded = 503, None, "overloaded";
+    Overloaded = 503, Keybound, None, "overloaded";
     /// the check failed
-    Internal = 500, None, "internal";
+    Internal = 500, Keybound, None, "internal";
 }
 
 macro_rules! details {
@@ -341,6 +372,14 @@ mod tests {
     fn every_reason_refuses() {
         for denial in Denial::ALL {
             assert!((400..600).contains(&denial.status()), "{denial}");
+        }
+    }
+
+    #[test]
+    fn the_client_reads_from_the_status_whether_it_is_at_fault() {
+        // RFC 9110 §15.5 and §15.6.
+        for denial in Denial::ALL {
+            assert_eq!(denial.fault() == Client, denial.status() < 500, "{denial}");
         }
     }
 

@@ -12,12 +12,14 @@ const README: &str = include_str!("../README.md");
 
 #[test]
 fn the_table_of_reasons_is_that_of_the_code() {
-    let mut table = String::from("| reason | status | OAuth `error` | what the client reads |\n");
-    table.push_str("|---|---|---|---|\n");
+    let mut table =
+        String::from("| reason | status | fault | OAuth `error` | what the client reads |\n");
+    table.push_str("|---|---|---|---|---|\n");
     for denial in Denial::ALL {
         let error = denial.error().map_or_else(|| "–".to_owned(), |it| format!("`{}`", it.code()));
         let (label, status, sentence) = (denial.label(), denial.status(), denial.sentence());
-        writeln!(table, "| `{label}` | {status} | {error} | {sentence} |").unwrap();
+        let fault = denial.fault().label();
+        writeln!(table, "| `{label}` | {status} | {fault} | {error} | {sentence} |").unwrap();
     }
     assert!(README.contains(&table), "the table should be:\n{table}");
 }

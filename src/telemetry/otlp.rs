@@ -2,7 +2,7 @@
 //! answer of a collector.
 
 use super::spans::Span;
-use crate::denial::Denial;
+use crate::denial::{Denial, Fault};
 use prost::Message;
 
 /// The request that tells a collector about `spans` of the service named `service`.
@@ -174,10 +174,10 @@ fn attributes(span: &Span) -> Vec<Attribute> {
     attributes
 }
 
-/// A denial is the answer that was asked for; only an outage on this side is an error.
+/// A denial is the answer that was asked for, unless it is not the client's fault.
 fn failed(denial: Denial) -> Option<Status> {
     let message = denial.sentence().to_owned();
-    (500 <= denial.status()).then_some(Status { message, code: ERROR })
+    (denial.fault() != Fault::Client).then_some(Status { message, code: ERROR })
 }
 
 fn text(key: &str, value: &str) -> Attribute {
