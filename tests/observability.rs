@@ -4,7 +4,7 @@
 
 use keybound::check::{Facts, Verdict};
 use keybound::config;
-use keybound::denial::{Denial, Detail};
+use keybound::denial::{Denial, Detail, Fault};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use saphyr_parser::{Event, Parser};
@@ -116,7 +116,7 @@ fn wrong(expression: &str, known: &BTreeMap<String, Labels>) -> Vec<String> {
             }
         }
     }
-    for opening in ["by (", "ignoring ("] {
+    for opening in ["by (", "ignoring (", "on (", "group_left ("] {
         for listed in expression.split(opening).skip(1) {
             let listed = listed.split(')').next().unwrap();
             let unknown = listed.split(", ").filter(|it| !has(it));
@@ -208,6 +208,26 @@ fn the_alerts_ask_about_what_there_is() {
 }
 
 #[test]
+fn whatever_is_not_the_clients_fault_raises_an_alert() {
+    let expressions = yaml_values(ALERTS, "expr").concat();
+    let reasons: BTreeSet<_> = matchers(&expressions)
+        .into_iter()
+        .filter(|(label, _)| label == "reason")
+        .flat_map(|(_, values)| values.split('|').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    for denial in Denial::ALL.iter().filter(|it| it.fault() != Fault::Client) {
+        assert!(reasons.contains(denial.label()), "{denial}");
+    }
+}
+
+#[test]
+fn the_dashboard_leaves_it_to_the_metric_whose_fault_a_reason_is() {
+    for denial in Denial::ALL.iter().filter(|it| it.fault() != Fault::Client) {
+        assert!(!DASHBOARD.contains(denial.label()), "{denial}");
+    }
+}
+
+#[test]
 fn an_alert_about_what_there_is_not_is_found() {
     let known = known();
     for (expression, expected) in [
@@ -218,6 +238,10 @@ fn an_alert_about_what_there_is_not_is_found() {
         ("keybound_checks_total{reason=~\"allowed|token_stale\"}", 1),
         ("keybound_checks_total{issuer=\"x\"}", 1),
         ("sum by (policy, issuer) (keybound_checks_total)", 1),
+        ("keybound_checks_total * on (reason) group_left (fault) keybound_reason_info", 0),
+        ("keybound_checks_total * on (reason) group_left (guilt) keybound_reason_info", 1),
+        ("keybound_checks_total * on (cause) keybound_reason_info{fault=\"client\"}", 1),
+        ("keybound_reason_info{fault=\"nobody\"}", 1),
         ("keybound_config_reloads_total{outcome=\"refused\"}", 0),
         ("keybound_config_reloads_total{outcome=\"failed\"}", 1),
         ("keybound_tokens_total{bound=\"nothing\"}", 1),

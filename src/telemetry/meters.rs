@@ -224,12 +224,14 @@ mod tests {
                 "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.00005\"} 0\n",
                 "keybound_check_duration_seconds_bucket{front=\"ext_authz\",le=\"0.0001\"} 4\n",
             ],
-            &["reason=\"token_premature\""],
+            &["policy=\"payments\",reason=\"token_premature\""],
         );
     }
 
     #[test]
     fn every_reason_has_a_counter() {
+        let series = |it: &Denial| format!("policy=\"payments\",reason=\"{it}\"}} 1\n");
+        let of_payments: Vec<_> = Denial::ALL.iter().map(series).collect();
         check(
             |meters, rules| {
                 for denial in Denial::ALL {
@@ -237,7 +239,7 @@ mod tests {
                     meters.record(Front::ExtAuthz, &found, FOUND);
                 }
             },
-            &Denial::ALL.iter().map(|it| it.label()).collect::<Vec<_>>(),
+            &of_payments.iter().map(String::as_str).collect::<Vec<_>>(),
             &[],
         );
     }

@@ -1,6 +1,7 @@
 //! Knows every metric by name (Prometheus).
 
 use super::connections::Connections;
+use crate::denial::Denial;
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
@@ -224,6 +225,7 @@ impl Metrics {
             connections: Connections::new(&new)?,
             registry: registry.clone(),
         };
+        tell_faults(&new)?;
         for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
             metrics.spans(fate);
         }
@@ -372,6 +374,16 @@ impl SpanFate {
             Self::Failed => "failed",
         }
     }
+}
+
+/// A metric for queries to join with what counts reasons.
+fn tell_faults(new: &Register<'_>) -> prometheus::Result<()> {
+    let help = "Whose fault each reason for a denial is.";
+    let reasons = new.gauges("keybound_reason_info", help, &["reason", "fault"])?;
+    for denial in Denial::ALL {
+        reasons.with_label_values(&[denial.label(), denial.fault().label()]).set(1);
+    }
+    Ok(())
 }
 
 /// Drops the series whose `label` has a value that is not to be kept.
@@ -527,6 +539,7 @@ mod tests {
                 "keybound_jwks_age_seconds gauge",
                 "keybound_jwks_keys gauge",
                 "keybound_jwks_refreshes_total counter",
+                "keybound_reason_info gauge",
                 "keybound_replay_entries gauge",
                 "keybound_replay_recorded_total counter",
                 "keybound_replay_repeats_total counter",
@@ -539,6 +552,16 @@ mod tests {
                 "keybound_would_deny_total counter",
             ]
         );
+    }
+
+    #[test]
+    fn each_reason_stands_there_with_whose_fault_it_is() {
+        let text = Metrics::new().unwrap().exposition().unwrap();
+        for denial in Denial::ALL {
+            let (reason, fault) = (denial.label(), denial.fault().label());
+            let line = format!("keybound_reason_info{{fault=\"{fault}\",reason=\"{reason}\"}} 1\n");
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
     }
 
     #[test]
