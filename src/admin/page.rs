@@ -46,6 +46,14 @@ fn hash_of(element: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::denial::Denial;
+
+    #[test]
+    fn the_page_knows_no_reason_by_itself() {
+        for denial in Denial::ALL {
+            assert!(!PAGE.contains(&format!("\"{denial}\"")), "{denial}");
+        }
+    }
 
     #[test]
     fn nothing_comes_from_elsewhere_and_nothing_is_made_of_text() {

@@ -1,6 +1,7 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
 use super::{Admin, policies};
+use crate::denial::Denial;
 use crate::gate::Standing;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
@@ -24,6 +25,8 @@ pub struct Status {
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
     policies: Vec<policies::Status>,
+    /// Whose fault each reason for a denial is.
+    faults: BTreeMap<&'static str, &'static str>,
     last_hour: LastHour,
     last_denials: Vec<denials::Status>,
     token_cache: CacheFigures,
@@ -71,6 +74,7 @@ impl Status {
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
             introspection: asking(&standing),
             policies: policies::of(&standing.rules.policies),
+            faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             last_hour: admin.history.last_hour(now),
             last_denials: admin.gate.denials().status(now),
             token_cache: token_cache(&standing),

@@ -335,6 +335,7 @@ fn the_admin_pages() {
         ("GET", "/readyz", 200, "ready"),
         ("GET", "/metrics", 200, "keybound_jwks_keys{issuer=\"https://as.example.com\"} 1"),
         ("GET", "/status", 200, "\"payments\""),
+        ("GET", "/status", 200, "\"keys_unavailable\": \"dependency\""),
         ("GET", "/", 200, "keybound"),
         ("HEAD", "/readyz", 200, ""),
         ("GET", "/readyz?now", 200, "ready"),

@@ -59,6 +59,26 @@ fn the_page_shows_what_was_denied_and_runs_nothing_that_a_stranger_wrote() {
 }
 
 #[test]
+fn what_is_not_the_clients_fault_does_not_look_as_if_it_were() {
+    let mut service = Service::ready(&[]);
+    deny(&service, &["1"]);
+    let dead = "keys: {jwks_uri: 'http://127.0.0.1:1/jwks'}";
+    service.rewrite(|it| it.replace("keys: {jwks_file: jwks.json}", dead));
+    service.wait_for("configuration reloaded");
+    deny(&service, &["1"]);
+    let Some(mut browser) = open(&service) else { return };
+    for (look, expected) in [("bad", "token_signature_invalid"), ("ours", "keys_unavailable")] {
+        for place in ["#decisions .LOOK h3", "#denials .LOOK"] {
+            let all =
+                format!("[...document.querySelectorAll('{place}')].map((it) => it.textContent)");
+            let found = browser.value(&all.replace("LOOK", look));
+            assert_eq!(found, serde_json::json!([expected]), "{place} {look}");
+        }
+    }
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
 fn what_would_be_denied_is_shown_apart_from_what_is() {
     let world = World::new();
     let mut service = world.service();
