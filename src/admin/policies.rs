@@ -1,6 +1,6 @@
 //! Knows what is told about the policies: whom they are for, and what they demand.
 
-use crate::policy::{HostPattern, Match, Mode, Policy, PolicySet, SenderConstraint};
+use crate::policy::{HostPattern, Match, Policy, PolicySet};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ fn status(policy: &Policy, set: &PolicySet) -> Status {
         path_prefix: path(path_prefix),
         methods: methods.clone(),
         allow_route_annotation: policy.routes_may_name_it,
-        sender_constraint: constraint(policy.sender_constraint),
-        mode: mode(policy.mode),
+        sender_constraint: policy.sender_constraint.name(),
+        mode: policy.mode.name(),
         origin: policy.origin.as_ref().map(|it| it.as_str().to_owned()),
         issuers: issuers.map(|it| it.name.to_string()).collect(),
         scopes: policy.scopes.clone(),
@@ -58,28 +58,10 @@ fn path(segments: &[Vec<u8>]) -> Option<String> {
     (!segments.is_empty()).then(|| segments.iter().map(text).collect())
 }
 
-const fn mode(it: Mode) -> &'static str {
-    match it {
-        Mode::Enforce => "enforce",
-        Mode::Report => "report",
-    }
-}
-
-/// As the configuration writes it.
-const fn constraint(it: SenderConstraint) -> &'static str {
-    match it {
-        SenderConstraint::Certificate => "certificate",
-        SenderConstraint::Dpop => "dpop",
-        SenderConstraint::Either => "either",
-        SenderConstraint::IfBound => "if_bound",
-        SenderConstraint::None => "none",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::ClaimRule;
+    use crate::policy::{ClaimRule, SenderConstraint};
     use crate::telemetry::samples::policy_set;
     use serde_json::json;
     use std::sync::Arc;

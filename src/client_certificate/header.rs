@@ -70,6 +70,7 @@ mod tests {
     use super::HeaderFormat::*;
     use super::*;
     use crate::client_certificate::examples::{RFC8705, RFC9440};
+    use crate::words::Words;
 
     /// The certificate of RFC 9440 in every format.
     fn spelled(format: HeaderFormat) -> String {
@@ -103,19 +104,16 @@ mod tests {
         assert_eq!(one(&value, format), Err(Unusable::Malformed), "{value}");
     }
 
-    const FORMATS: [HeaderFormat; 7] =
-        [Rfc9440, PemUrlencoded, PemBase64, DerBase64, DerBase64Chain, Sha256Hex, Sha256Base64url];
-
     #[test]
     fn every_format_carries_the_same_certificate() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             is_read(format, |it| it);
         }
     }
 
     #[test]
     fn no_line_and_an_empty_line_are_no_certificate() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             assert_eq!(read(Field::Absent, format), Ok(None), "{format:?}");
             assert_eq!(read(Field::One(b""), format), Ok(None), "{format:?}");
         }
@@ -123,7 +121,7 @@ mod tests {
 
     #[test]
     fn no_format_but_a_chain_carries_more_than_one_certificate() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             assert_eq!(read(Field::Many, format), Err(Unusable::Malformed), "{format:?}");
             if format != DerBase64Chain {
                 is_refused(format, |it| format!("{it},{it}"));
@@ -135,7 +133,7 @@ mod tests {
 
     #[test]
     fn nothing_may_stand_around_the_certificate() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             is_refused(format, |it| format!(" {it}"));
             is_refused(format, |it| format!("{it} "));
             is_refused(format, |it| format!("{it}x"));
@@ -146,10 +144,10 @@ mod tests {
 
     #[test]
     fn each_format_is_read_as_itself_only() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             let same = |it: HeaderFormat| spelled(it) == spelled(format);
-            for other in FORMATS.iter().filter(|it| !same(**it)) {
-                assert_eq!(one(&spelled(*other), format), Err(Unusable::Malformed), "{other:?}");
+            for other in HeaderFormat::all().filter(|it| !same(*it)) {
+                assert_eq!(one(&spelled(other), format), Err(Unusable::Malformed), "{other:?}");
             }
         }
     }
@@ -239,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_value_that_no_certificate_fills_is_refused_unread() {
-        for format in FORMATS {
+        for format in HeaderFormat::all() {
             let long = vec![b'A'; CARRIED_BYTES + 1];
             assert_eq!(read(Field::One(&long), format), Err(Unusable::Malformed), "{format:?}");
         }

@@ -12,6 +12,7 @@ mod xfcc;
 
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::{Evidence, Field};
+use crate::words::words;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
@@ -46,25 +47,26 @@ impl Source {
     }
 }
 
-/// How a header carries a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeaderFormat {
-    /// A structured-field byte sequence of the DER (RFC 9440 §2).
-    Rfc9440,
-    /// URL-encoded PEM (nginx `$ssl_client_escaped_cert`, AWS).
-    PemUrlencoded,
-    /// Base64 of the PEM.
-    PemBase64,
-    /// Base64 of the DER (`HAProxy`; the body of a PEM without its markers), perhaps URL-encoded
-    /// (Traefik).
-    DerBase64,
-    /// The same, and behind it, after commas, the certificates that the client sent to prove its own
-    /// (Traefik). Only for a proxy that never adds to what the client wrote.
-    DerBase64Chain,
-    /// SHA-256 of the DER in hexadecimal.
-    Sha256Hex,
-    /// SHA-256 of the DER in base64url.
-    Sha256Base64url,
+words! {
+    /// How a header carries a certificate.
+    #[default(Rfc9440)]
+    pub enum HeaderFormat as "CertificateFormat" {
+        /// A byte sequence of the DER (RFC 9440).
+        Rfc9440 = "rfc9440",
+        /// URL-encoded PEM (nginx, AWS).
+        PemUrlencoded = "pem-urlencoded",
+        /// Base64 of the PEM.
+        PemBase64 = "pem-base64",
+        /// Base64 of the DER, as of `HAProxy`.
+        DerBase64 = "der-base64",
+        /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
+        /// that never adds to what the client wrote: the first is believed.
+        DerBase64Chain = "der-base64-chain",
+        /// SHA-256 of the DER in hexadecimal.
+        Sha256Hex = "sha256-hex",
+        /// SHA-256 of the DER in base64url.
+        Sha256Base64url = "sha256-base64url",
+    }
 }
 
 /// The client's certificate, as far as it can be told.

@@ -1,11 +1,11 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
-use crate::client_certificate::{HeaderFormat, Source};
+use crate::client_certificate::Source;
 use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::{
-    ClaimFormat, ClaimRule, HostPattern, Issuer, KeySource, Match, Mode, NonceDemand, Policy,
-    PolicySet, ProofRules, SenderConstraint, UpstreamAuthorization,
+    ClaimFormat, ClaimRule, HostPattern, Issuer, KeySource, Match, NonceDemand, Policy, PolicySet,
+    ProofRules, UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
@@ -115,19 +115,7 @@ fn source(source: &Source) -> String {
         Source::Peer => "peer".to_owned(),
         Source::Xfcc { behind } if behind.is_empty() => "xfcc".to_owned(),
         Source::Xfcc { behind } => format!("xfcc behind {}", behind.join(", ")),
-        Source::Header { name, format } => format!("header {name} ({})", header_format(*format)),
-    }
-}
-
-const fn header_format(format: HeaderFormat) -> &'static str {
-    match format {
-        HeaderFormat::Rfc9440 => "rfc9440",
-        HeaderFormat::PemUrlencoded => "pem-urlencoded",
-        HeaderFormat::PemBase64 => "pem-base64",
-        HeaderFormat::DerBase64 => "der-base64",
-        HeaderFormat::DerBase64Chain => "der-base64-chain",
-        HeaderFormat::Sha256Hex => "sha256-hex",
-        HeaderFormat::Sha256Base64url => "sha256-base64url",
+        Source::Header { name, format } => format!("header {name} ({format})"),
     }
 }
 
@@ -205,14 +193,11 @@ fn policy(policy: &Policy, rules: &PolicySet) -> [String; 7] {
     [
         policy.name.to_string(),
         matches(&policy.matches) + if policy.routes_may_name_it { BY_ROUTE } else { "" },
-        constraint(policy.sender_constraint).to_owned(),
+        policy.sender_constraint.to_string(),
         if all { "all".to_owned() } else { listed(&issuers) },
         or_dash(policy.scopes.join(" ")),
         or_dash(policy.claims.iter().map(claim).collect::<Vec<_>>().join(", ")),
-        match policy.mode {
-            Mode::Enforce => "enforce".to_owned(),
-            Mode::Report => "report".to_owned(),
-        },
+        policy.mode.to_string(),
     ]
 }
 
@@ -230,16 +215,6 @@ fn matches(matches: &Match) -> String {
     let parts = [matches.methods.join("|"), hosts.join("|"), path];
     let given: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
     if given.is_empty() { "every request".to_owned() } else { given.join(" ") }
-}
-
-const fn constraint(constraint: SenderConstraint) -> &'static str {
-    match constraint {
-        SenderConstraint::Certificate => "certificate",
-        SenderConstraint::Dpop => "dpop",
-        SenderConstraint::Either => "either",
-        SenderConstraint::IfBound => "if_bound",
-        SenderConstraint::None => "none",
-    }
 }
 
 fn claim(rule: &ClaimRule) -> String {

@@ -9,7 +9,10 @@ pub(super) mod upstream;
 
 pub(super) use keys::Keys;
 
-use super::values::{Address, AlgorithmName, ClaimValues, Span};
+use super::values::{Address, AlgorithmName, ClaimValues, Span, Word};
+use crate::client_certificate::HeaderFormat;
+use crate::policy::{Mode, NonceDemand, SenderConstraint};
+use crate::words::words;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -66,7 +69,7 @@ pub(super) struct ForwardAuth {
     /// Which proxy it is. That says which headers tell the request under check; all others may be
     /// the client's own.
     #[schemars(extend("default" = "envoy"))]
-    pub(super) flavour: Option<Flavour>,
+    pub(super) flavour: Option<Word<Flavour>>,
     /// For flavour `envoy`: the `path_prefix` of its `http_service`; absent: none.
     #[schemars(regex(pattern = "^/"))]
     pub(super) path_prefix: Option<String>,
@@ -78,20 +81,20 @@ pub(super) struct ForwardAuth {
     pub(super) secret_header: Option<String>,
 }
 
-/// A proxy that asks by a subrequest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Flavour {
-    /// `http_service` of Envoy, `envoyExtAuthzHttp` of Istio: the request itself, without body.
-    #[default]
-    Envoy,
-    /// `auth_request` of nginx: `X-Original-Method`, `X-Original-URI`, `X-Forwarded-Host`,
-    /// `X-Forwarded-Proto`.
-    Nginx,
-    /// `forwardAuth` of Traefik: `X-Forwarded-Method`, `-Uri`, `-Host`, `-Proto`.
-    Traefik,
-    /// `forward_auth` of Caddy: the same as Traefik.
-    Caddy,
+words! {
+    /// A proxy that asks by a subrequest.
+    #[default(Envoy)]
+    pub(super) enum Flavour as "Flavour" {
+        /// `http_service` of Envoy, `envoyExtAuthzHttp` of Istio: the request itself, without body.
+        Envoy = "envoy",
+        /// `auth_request` of nginx: `X-Original-Method`, `X-Original-URI`, `X-Forwarded-Host`,
+        /// `X-Forwarded-Proto`.
+        Nginx = "nginx",
+        /// `forwardAuth` of Traefik: `X-Forwarded-Method`, `-Uri`, `-Host`, `-Proto`.
+        Traefik = "traefik",
+        /// `forward_auth` of Caddy: the same as Traefik.
+        Caddy = "caddy",
+    }
 }
 
 /// TLS of the listeners that proxies talk to.
@@ -161,7 +164,7 @@ pub(super) struct Introspection {
     pub(super) forward_jwt: Option<bool>,
     /// Which tokens are looked up.
     #[schemars(extend("default" = "opaque"))]
-    pub(super) introspect: Option<Introspect>,
+    pub(super) introspect: Option<Word<Introspect>>,
     /// Whether an answer about an opaque token may say nothing of its audience.
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,
@@ -184,14 +187,14 @@ pub(super) struct Introspection {
     pub(super) concurrency: Option<u64>,
 }
 
-/// Which tokens are looked up.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Introspect {
-    /// Those that are not JWTs.
-    Opaque,
-    /// JWTs as well, so that a revoked one is refused.
-    Always,
+words! {
+    /// Which tokens are looked up.
+    pub(super) enum Introspect as "Introspect" {
+        /// Those that are not JWTs.
+        Opaque = "opaque",
+        /// JWTs as well, so that a revoked one is refused.
+        Always = "always",
+    }
 }
 
 /// Where the client certificate comes from.
@@ -200,24 +203,24 @@ pub(super) enum Introspect {
 pub(super) struct ClientCertificate {
     /// What is trusted to tell it.
     #[schemars(extend("default" = "peer"))]
-    pub(super) source: Option<CertificateSource>,
+    pub(super) source: Option<Word<CertificateSource>>,
     /// For source `xfcc`.
     pub(super) xfcc: Option<Xfcc>,
     /// For source `header`.
     pub(super) header: Option<CertificateHeader>,
 }
 
-/// What is trusted to tell the client certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum CertificateSource {
-    /// Envoy's own connection (`include_peer_certificate: true`).
-    #[default]
-    Peer,
-    /// The `x-forwarded-client-cert` header.
-    Xfcc,
-    /// A header that the proxy sets, and strips when the client sends it.
-    Header,
+words! {
+    /// What is trusted to tell the client certificate.
+    #[default(Peer)]
+    pub(super) enum CertificateSource as "CertificateSource" {
+        /// Envoy's own connection (`include_peer_certificate: true`).
+        Peer = "peer",
+        /// The `x-forwarded-client-cert` header.
+        Xfcc = "xfcc",
+        /// A header that the proxy sets, and strips when the client sends it.
+        Header = "header",
+    }
 }
 
 /// How `x-forwarded-client-cert` is read.
@@ -239,28 +242,7 @@ pub(super) struct CertificateHeader {
     pub(super) name: Option<String>,
     /// How it carries the certificate.
     #[schemars(extend("default" = "rfc9440"))]
-    pub(super) format: Option<CertificateFormat>,
-}
-
-/// How a header carries a certificate.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum CertificateFormat {
-    /// A byte sequence of the DER (RFC 9440).
-    Rfc9440,
-    /// URL-encoded PEM (nginx, AWS).
-    PemUrlencoded,
-    /// Base64 of the PEM.
-    PemBase64,
-    /// Base64 of the DER, as of `HAProxy`.
-    DerBase64,
-    /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
-    /// that never adds to what the client wrote: the first is believed.
-    DerBase64Chain,
-    /// SHA-256 of the DER in hexadecimal.
-    Sha256Hex,
-    /// SHA-256 of the DER in base64url.
-    Sha256Base64url,
+    pub(super) format: Option<Word<HeaderFormat>>,
 }
 
 /// DPoP proofs (RFC 9449).
@@ -275,24 +257,12 @@ pub(super) struct Dpop {
     pub(super) proof_window: Option<Span>,
     /// Whether proofs need a nonce of this server.
     #[schemars(extend("default" = "off"))]
-    pub(super) nonce: Option<Nonce>,
+    pub(super) nonce: Option<Word<NonceDemand>>,
     /// A file with the secret that nonces are made with, shared by replicas; absent: drawn at
     /// start.
     pub(super) nonce_secret_file: Option<String>,
     /// Where used proofs are remembered.
     pub(super) replay: Option<Replay>,
-}
-
-/// Whether DPoP proofs need a nonce.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Nonce {
-    /// They need none.
-    Off,
-    /// They are given one and may use it.
-    Offered,
-    /// They need one.
-    Required,
 }
 
 /// Where used proofs are remembered.
@@ -301,7 +271,7 @@ pub(super) enum Nonce {
 pub(super) struct Replay {
     /// Which store.
     #[schemars(extend("default" = "memory"))]
-    pub(super) store: Option<ReplayStore>,
+    pub(super) store: Option<Word<ReplayStore>>,
     /// How many proofs the memory holds. When it is full, proofs are refused.
     #[schemars(range(min = 1, max = 100_000_000), extend("default" = 1_000_000))]
     pub(super) capacity: Option<u64>,
@@ -322,14 +292,15 @@ pub(super) struct Replay {
     pub(super) timeout: Option<Span>,
 }
 
-/// Which store remembers used proofs.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum ReplayStore {
-    /// The memory of this process.
-    Memory,
-    /// Redis, which replicas share.
-    Redis,
+words! {
+    /// Which store remembers used proofs.
+    #[default(Memory)]
+    pub(super) enum ReplayStore as "ReplayStore" {
+        /// The memory of this process.
+        Memory = "memory",
+        /// Redis, which replicas share.
+        Redis = "redis",
+    }
 }
 
 /// What one class of requests must show.
@@ -345,7 +316,7 @@ pub(super) struct Policy {
     /// How the token must be bound to the client's key. What the token itself says about that
     /// must hold besides.
     #[schemars(required)]
-    pub(super) sender_constraint: Option<SenderConstraint>,
+    pub(super) sender_constraint: Option<Word<SenderConstraint>>,
     /// Whose tokens are accepted; absent: those of all issuers.
     #[schemars(length(min = 1))]
     pub(super) issuers: Option<Vec<String>>,
@@ -363,7 +334,7 @@ pub(super) struct Policy {
     pub(super) resource_metadata: Option<String>,
     /// Whether the policy is enforced.
     #[schemars(extend("default" = "enforce"))]
-    pub(super) mode: Option<Mode>,
+    pub(super) mode: Option<Word<Mode>>,
     /// Lets a route choose this policy by its annotation `gateway.envoyproxy.io/keybound-policy`,
     /// which Envoy Gateway sends along (`includeRouteMetadata`). While no policy has it, that
     /// annotation counts for nothing.
@@ -385,32 +356,6 @@ pub(super) struct Match {
     /// Methods. Absent: every method.
     #[schemars(length(min = 1))]
     pub(super) methods: Option<Vec<String>>,
-}
-
-/// How the token must be bound to the client's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum SenderConstraint {
-    /// To a client certificate (RFC 8705).
-    Certificate,
-    /// To a DPoP key (RFC 9449).
-    Dpop,
-    /// To one of the two.
-    Either,
-    /// It may be unbound.
-    IfBound,
-    /// Nothing is proved.
-    None,
-}
-
-/// Whether a policy is enforced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Mode {
-    /// It is.
-    Enforce,
-    /// It lets through what would be denied, and tells.
-    Report,
 }
 
 /// What bounds a check.

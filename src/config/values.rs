@@ -1,11 +1,13 @@
 //! Knows the values that a configuration spells as text, or in more than one way.
 
 use crate::jose::algorithm::Algorithm;
+use crate::words::Words;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,11 +89,14 @@ impl AlgorithmName {
             ));
         }
         Algorithm::named(text).map(Self).ok_or_else(|| {
-            let known: Vec<_> = Algorithm::ALL.iter().map(|it| it.name()).collect();
-            format!("{text:?} is not known: there are {}", known.join(", "))
+            format!("{text:?} is not known: there are {}", Algorithm::NAMES.join(", "))
         })
     }
 }
+
+/// One of the values that have names, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word<T>(pub(super) T);
 
 /// One value or several, each a string, a number or a boolean.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +136,26 @@ impl<'de> Deserialize<'de> for Address {
 impl<'de> Deserialize<'de> for AlgorithmName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, "the name of a signature algorithm, such as ES256", Self::parse)
+    }
+}
+
+impl<'de, T: Words> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Named(PhantomData))
+    }
+}
+
+struct Named<T>(PhantomData<T>);
+
+impl<T: Words> Visitor<'_> for Named<T> {
+    type Value = Word<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Word<T>, E> {
+        T::named(text).map(Word).ok_or_else(|| E::unknown_variant(text, T::NAMES))
     }
 }
 
@@ -195,9 +220,26 @@ impl JsonSchema for AlgorithmName {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names: Vec<_> = Algorithm::ALL.iter().map(|it| it.name()).collect();
-        json_schema!({ "type": "string", "enum": names })
+        json_schema!({ "type": "string", "enum": Algorithm::NAMES })
     }
+}
+
+impl<T: Words> JsonSchema for Word<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::KIND.into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let each = T::TABLE.iter().map(|(_, name, meaning)| {
+            json_schema!({ "type": "string", "const": name, "description": told(meaning) })
+        });
+        json_schema!({ "oneOf": each.collect::<Vec<_>>(), "description": told(T::ABOUT) })
+    }
+}
+
+/// The text of a doc comment: a line of it begins with the blank behind its slashes.
+fn told(comment: &str) -> String {
+    comment.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
 
 impl JsonSchema for ClaimValues {
@@ -219,6 +261,7 @@ impl JsonSchema for ClaimValues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::NonceDemand;
 
     #[test]
     fn a_duration_has_a_unit() {
@@ -248,6 +291,16 @@ mod tests {
         for odd in ["", ":9001", "localhost:9001", "127.0.0.1", "unix:x", "unix:", &too_long] {
             assert!(Address::parse(odd).is_err(), "{odd}");
         }
+    }
+
+    #[test]
+    fn the_schema_of_a_word_tells_each_name_and_what_it_means() {
+        let schema = Word::<NonceDemand>::json_schema(&mut SchemaGenerator::default()).to_value();
+        assert_eq!(schema["description"], "Whether DPoP proofs need a nonce.");
+        let names = schema["oneOf"].as_array().unwrap().iter().map(|it| &it["const"]);
+        assert!(names.eq(["off", "offered", "required"]));
+        let offered = "They are given one and may use it.";
+        assert_eq!(schema["oneOf"][1]["description"], offered);
     }
 
     #[test]

@@ -64,29 +64,17 @@ mod tests {
     use super::*;
     use crate::client_certificate::ClientCertificate;
     use crate::request::{Evidence, Field};
+    use crate::words::Words;
 
     const FILE: &[u8] = include_bytes!("../../tests/vectors/envoy/certs/p256.crt");
 
     #[test]
     fn every_source_reads_the_certificate_that_was_carried_to_it() {
-        use HeaderFormat::{
-            DerBase64, DerBase64Chain, PemBase64, PemUrlencoded, Rfc9440, Sha256Base64url,
-            Sha256Hex,
-        };
         let certificate = Certificate::read(FILE).unwrap();
         let expected = ClientCertificate::Presented(Thumbprint::of(&certificate.0));
-        let formats = [
-            Rfc9440,
-            PemUrlencoded,
-            PemBase64,
-            DerBase64,
-            DerBase64Chain,
-            Sha256Hex,
-            Sha256Base64url,
-        ];
         let header = |format| Source::Header { name: "client-cert".to_owned(), format };
         let sources = [Source::Peer, Source::Xfcc { behind: vec![] }];
-        for source in sources.into_iter().chain(formats.map(header)) {
+        for source in sources.into_iter().chain(HeaderFormat::all().map(header)) {
             let (name, value) = certificate.carried(&source);
             let mut evidence = Evidence::default();
             match name.as_deref() {

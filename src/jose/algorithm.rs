@@ -1,69 +1,25 @@
 //! Knows the signature algorithms: the asymmetric ones, and no others (RFC 7518 §3, RFC 8037,
 //! RFC 9864).
 
-use std::fmt;
+use crate::words::words;
 
-/// A signature algorithm that a token or a proof may use.
-///
-/// There is no `none` and no HMAC here: what has no name cannot be allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are the registry's")]
-pub enum Algorithm {
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    ES512,
-    EdDSA,
-    Ed25519,
-}
-
-impl Algorithm {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[
-        Self::RS256,
-        Self::RS384,
-        Self::RS512,
-        Self::PS256,
-        Self::PS384,
-        Self::PS512,
-        Self::ES256,
-        Self::ES384,
-        Self::ES512,
-        Self::EdDSA,
-        Self::Ed25519,
-    ];
-
-    /// The `alg` value, as registered.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::RS256 => "RS256",
-            Self::RS384 => "RS384",
-            Self::RS512 => "RS512",
-            Self::PS256 => "PS256",
-            Self::PS384 => "PS384",
-            Self::PS512 => "PS512",
-            Self::ES256 => "ES256",
-            Self::ES384 => "ES384",
-            Self::ES512 => "ES512",
-            Self::EdDSA => "EdDSA",
-            Self::Ed25519 => "Ed25519",
-        }
-    }
-
-    /// The algorithm of this name, which has case.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|it| it.name() == name)
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+words! {
+    /// A signature algorithm that a token or a proof may use, by its `alg` value as registered.
+    ///
+    /// There is no `none` and no HMAC here: what has no name cannot be allowed.
+    #[expect(missing_docs, reason = "the names are the registry's")]
+    pub enum Algorithm as "Algorithm" {
+        RS256 = "RS256",
+        RS384 = "RS384",
+        RS512 = "RS512",
+        PS256 = "PS256",
+        PS384 = "PS384",
+        PS512 = "PS512",
+        ES256 = "ES256",
+        ES384 = "ES384",
+        ES512 = "ES512",
+        EdDSA = "EdDSA",
+        Ed25519 = "Ed25519",
     }
 }
 
@@ -80,6 +36,7 @@ pub(crate) fn one_of(allowed: &[Algorithm]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::Words;
 
     #[test]
     fn nothing_symmetric_and_nothing_unsigned_has_a_name() {

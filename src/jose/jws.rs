@@ -4,6 +4,7 @@ use super::algorithm::Algorithm;
 use super::base64url;
 use super::json::{self, Object};
 use super::key::VerifyingKey;
+use crate::words::Words;
 use memchr::memchr;
 use serde_json::Value;
 use std::fmt;

@@ -8,6 +8,7 @@ use super::algorithm::Algorithm;
 use super::base64url;
 use super::json::Object;
 use super::thumbprint::Thumbprint;
+use crate::words::Words;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
 use aws_lc_rs::signature::{EcdsaVerificationAlgorithm, VerificationAlgorithm};
 use serde_json::Value;

@@ -67,12 +67,12 @@ mod tests {
     use super::*;
     use crate::policy::IssuerId;
     use crate::uri::Origin;
+    use crate::words::Words;
     use SenderConstraint::{Certificate, Dpop, Either, IfBound, None};
     use serde_json::json;
 
     #[test]
     fn a_binding_that_fewer_tokens_have_asks_for_more() {
-        let all = [Certificate, Dpop, Either, IfBound, None];
         for (one, at_least) in [
             (Certificate, &[Certificate, Either, IfBound, None][..]),
             (Dpop, &[Dpop, Either, IfBound, None]),
@@ -80,7 +80,7 @@ mod tests {
             (IfBound, &[IfBound, None]),
             (None, &[None]),
         ] {
-            for other in all {
+            for other in SenderConstraint::all() {
                 let policy = |constraint| Policy::new("p", constraint);
                 let found = policy(one).asks_at_least(&policy(other));
                 assert_eq!(found, at_least.contains(&other), "{one:?} {other:?}");

@@ -17,6 +17,7 @@ pub use policies::Policies;
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
 use crate::uri::Origin;
+use crate::words::words;
 use introspection::IntrospectionRules;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,20 +56,22 @@ impl Default for ProofRules {
         Self {
             algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
             window: Duration::from_secs(60),
-            nonce: NonceDemand::Off,
+            nonce: NonceDemand::default(),
         }
     }
 }
 
-/// Whether DPoP proofs need a nonce of this server (RFC 9449 §9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NonceDemand {
-    /// They need none, and one that they have does not count.
-    Off,
-    /// They are given one, and may be without; one that they have must count.
-    Offered,
-    /// They need one.
-    Required,
+words! {
+    /// Whether DPoP proofs need a nonce.
+    #[default(Off)]
+    pub enum NonceDemand as "Nonce" {
+        /// They need none.
+        Off = "off",
+        /// They are given one and may use it.
+        Offered = "offered",
+        /// They need one.
+        Required = "required",
+    }
 }
 
 /// Which issuer, by its place in [`PolicySet::issuers`].
@@ -209,14 +212,15 @@ pub struct Policy {
     pub resource_metadata: Option<String>,
 }
 
-/// Whether what a policy refuses is refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// It is.
-    #[default]
-    Enforce,
-    /// It is let through, and told.
-    Report,
+words! {
+    /// Whether a policy is enforced.
+    #[default(Enforce)]
+    pub enum Mode as "Mode" {
+        /// It is.
+        Enforce = "enforce",
+        /// It lets through what would be denied, and tells.
+        Report = "report",
+    }
 }
 
 impl Policy {
@@ -247,20 +251,21 @@ pub struct ClaimRule {
     pub values: Vec<serde_json::Value>,
 }
 
-/// What a policy demands of the token's binding. What the token itself carries must be satisfied
-/// besides, except under [`Self::None`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SenderConstraint {
-    /// The token must be bound to a client certificate (RFC 8705).
-    Certificate,
-    /// The token must be bound to a DPoP key (RFC 9449).
-    Dpop,
-    /// The token must be bound to one of the two.
-    Either,
-    /// The token may be unbound.
-    IfBound,
-    /// Nothing is proved.
-    None,
+words! {
+    /// How the token must be bound to the client's key. What the token itself says about that must
+    /// hold besides, except under `none`.
+    pub enum SenderConstraint as "SenderConstraint" {
+        /// To a client certificate (RFC 8705).
+        Certificate = "certificate",
+        /// To a DPoP key (RFC 9449).
+        Dpop = "dpop",
+        /// To one of the two.
+        Either = "either",
+        /// It may be unbound.
+        IfBound = "if_bound",
+        /// Nothing is proved.
+        None = "none",
+    }
 }
 
 /// Which requests a policy is for. All that is given must hold.
@@ -353,26 +358,28 @@ impl IdentityHeader {
     }
 }
 
-/// How a claim is written into a header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClaimFormat {
-    /// Strings as they are, arrays of strings joined by one space, all else as JSON.
-    #[default]
-    Plain,
-    /// As JSON in ASCII, whatever it is.
-    Json,
+words! {
+    /// How a claim is written into a header.
+    #[default(Plain)]
+    pub enum ClaimFormat as "ClaimFormat" {
+        /// Strings as they are, lists of strings with a space between them, all else as JSON.
+        Plain = "plain",
+        /// As JSON on one line, in ASCII.
+        Json = "json",
+    }
 }
 
-/// What becomes of the `Authorization` header of an allowed request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamAuthorization {
-    /// It goes on as it came.
-    #[default]
-    Keep,
-    /// It is removed.
-    Remove,
-    /// A `DPoP` token goes on as `Bearer`.
-    Bearer,
+words! {
+    /// What becomes of the `Authorization` header.
+    #[default(Keep)]
+    pub enum UpstreamAuthorization as "Authorization" {
+        /// It goes on as it came.
+        Keep = "keep",
+        /// It is removed.
+        Remove = "remove",
+        /// A `DPoP` token goes on as `Bearer`.
+        Bearer = "bearer",
+    }
 }
 
 impl PolicySet {

@@ -1,7 +1,7 @@
 //! Knows where the client certificate may come from.
 
 use crate::client_certificate::{HeaderFormat, Source};
-use crate::config::file::{self, CertificateFormat, CertificateSource};
+use crate::config::file::{self, CertificateSource};
 use crate::config::problem::{Findings, Path, quoted};
 use http::HeaderName;
 
@@ -12,14 +12,14 @@ pub(super) fn compile(
 ) -> Source {
     // A source that cannot be read is unknown: then nothing can be said about the other parts.
     let known = given.source.is_some() || !findings.is_incomplete(&at.key("source"));
-    let source = given.source.unwrap_or_default();
-    for (key, is_given, belongs_to) in [
-        ("xfcc", given.xfcc.is_some(), CertificateSource::Xfcc),
-        ("header", given.header.is_some(), CertificateSource::Header),
+    let source = given.source.map_or_else(CertificateSource::default, |it| it.0);
+    for (belongs_to, is_given) in [
+        (CertificateSource::Xfcc, given.xfcc.is_some()),
+        (CertificateSource::Header, given.header.is_some()),
     ] {
         if known && is_given && source != belongs_to {
-            let message = format!("has no effect: it is for `source: {key}`");
-            findings.warning(&at.key(key), message);
+            let message = format!("has no effect: it is for `source: {belongs_to}`");
+            findings.warning(&at.key(belongs_to.name()), message);
         }
     }
     let behind = behind(given.xfcc.unwrap_or_default(), &at.key("xfcc"), findings);
@@ -48,7 +48,7 @@ fn header(
     findings: &mut Findings,
 ) -> (String, HeaderFormat) {
     let name = header.name.unwrap_or_else(|| "client-cert".to_owned()).to_ascii_lowercase();
-    let format = header.format.unwrap_or(CertificateFormat::Rfc9440);
+    let format = header.format.map_or_else(HeaderFormat::default, |it| it.0);
     let at = at.key("name");
     match HeaderName::from_bytes(name.as_bytes()) {
         Err(_) => findings.problem(&at, format!("{} is no name of a header", quoted(&name))),
@@ -60,19 +60,5 @@ fn header(
         }
         Ok(_) => (),
     }
-    (name, format.into())
-}
-
-impl From<CertificateFormat> for HeaderFormat {
-    fn from(format: CertificateFormat) -> Self {
-        match format {
-            CertificateFormat::Rfc9440 => Self::Rfc9440,
-            CertificateFormat::PemUrlencoded => Self::PemUrlencoded,
-            CertificateFormat::PemBase64 => Self::PemBase64,
-            CertificateFormat::DerBase64 => Self::DerBase64,
-            CertificateFormat::DerBase64Chain => Self::DerBase64Chain,
-            CertificateFormat::Sha256Hex => Self::Sha256Hex,
-            CertificateFormat::Sha256Base64url => Self::Sha256Base64url,
-        }
-    }
+    (name, format)
 }

@@ -2,7 +2,7 @@
 
 use super::files::{self, Files};
 use super::{issuers, whole_number};
-use crate::config::file;
+use crate::config::file::{self, ReplayStore};
 use crate::config::problem::{Findings, Path};
 use crate::oauth::nonce::NonceKeys;
 use crate::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
@@ -36,7 +36,7 @@ pub(super) fn compile(
         findings.problem(&at.key("proof_window"), format!("must be 1s to 5m, not {window:?}"));
     }
     let algorithms = issuers::algorithms(given.algorithms, &at.key("algorithms"), findings);
-    let nonce = given.nonce.map_or(usual.nonce, Into::into);
+    let nonce = given.nonce.map_or(usual.nonce, |it| it.0);
     let file = at.key("nonce_secret_file");
     if given.nonce_secret_file.is_some() && nonce == NonceDemand::Off {
         findings.warning(&file, "has no effect: `nonce` is off");
@@ -68,7 +68,7 @@ fn replay(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<ReplayRules> {
-    let store = given.store.unwrap_or(file::ReplayStore::Memory);
+    let store = given.store.map_or_else(ReplayStore::default, |it| it.0);
     let for_memory = [("capacity", given.capacity.is_some())];
     let for_redis = [
         ("url_file", given.url_file.is_some()),
@@ -77,8 +77,8 @@ fn replay(
         ("timeout", given.timeout.is_some()),
     ];
     let (others, other) = match store {
-        file::ReplayStore::Memory => (&for_redis[..], "redis"),
-        file::ReplayStore::Redis => (&for_memory[..], "memory"),
+        ReplayStore::Memory => (&for_redis[..], ReplayStore::Redis),
+        ReplayStore::Redis => (&for_memory[..], ReplayStore::Memory),
     };
     for (key, is_given) in others {
         if *is_given {
@@ -86,8 +86,8 @@ fn replay(
         }
     }
     match store {
-        file::ReplayStore::Memory => Some(in_memory(&given, at, findings)),
-        file::ReplayStore::Redis => in_redis(given, at, files, findings),
+        ReplayStore::Memory => Some(in_memory(&given, at, findings)),
+        ReplayStore::Redis => in_redis(given, at, files, findings),
     }
 }
 
@@ -155,15 +155,5 @@ pub(super) fn warn_of_replicas(
         let message = "used proofs are recorded in this process alone: with several replicas a \
                        stolen proof passes once at each of them, unless `store` is redis";
         findings.warning(&at.key("replay"), message);
-    }
-}
-
-impl From<file::Nonce> for NonceDemand {
-    fn from(nonce: file::Nonce) -> Self {
-        match nonce {
-            file::Nonce::Off => Self::Off,
-            file::Nonce::Offered => Self::Offered,
-            file::Nonce::Required => Self::Required,
-        }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn compile(
 
 fn flavour(given: &file::ForwardAuth, at: &Path, findings: &mut Findings) -> Flavour {
     let prefix_at = at.key("path_prefix");
-    let named = given.flavour.unwrap_or_default();
+    let named = given.flavour.map_or_else(Named::default, |it| it.0);
     // A flavour that cannot be read is unknown: then nothing can be said about what goes with it.
     let known = given.flavour.is_some() || !findings.is_incomplete(&at.key("flavour"));
     if let Some(prefix) = &given.path_prefix {

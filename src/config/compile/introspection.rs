@@ -59,7 +59,7 @@ pub(super) fn compile(
         client_id: client_id?,
         authentication: authentication?,
         forward_jwt: given.forward_jwt.unwrap_or(false),
-        always: given.introspect == Some(file::Introspect::Always),
+        always: given.introspect.is_some_and(|it| it.0 == file::Introspect::Always),
         allow_missing_audience: given.allow_missing_audience.unwrap_or(false),
         upkeep,
     })

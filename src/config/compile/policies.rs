@@ -61,7 +61,7 @@ fn policy(
     findings: &mut Findings,
 ) -> Option<Policy> {
     let origin = given.origin.and_then(|it| origin(&it, &at.key("origin"), findings));
-    let mode = given.mode.map_or(Mode::Enforce, Into::into);
+    let mode = given.mode.map_or_else(Mode::default, |it| it.0);
     let realm = given.realm.or_else(|| given.name.clone()).unwrap_or_default();
     quotable(&realm, &at.key("realm"), findings);
     if let Some(url) = &given.resource_metadata {
@@ -75,7 +75,8 @@ fn policy(
     let matches = matching::compile(given.matches.unwrap_or_default(), &at.key("match"), findings);
     let constraint = at.key("sender_constraint");
     let what = "write certificate, dpop, either, if_bound or none";
-    let sender_constraint = findings.required(given.sender_constraint, &constraint, what);
+    let given_constraint = given.sender_constraint.map(|it| it.0);
+    let sender_constraint = findings.required(given_constraint, &constraint, what);
     if let Some(doubt) = sender_constraint.and_then(doubt) {
         findings.warning(&constraint, doubt);
     }
@@ -89,7 +90,7 @@ fn policy(
     Some(Policy {
         name: name?.into(),
         matches,
-        sender_constraint: sender_constraint?.into(),
+        sender_constraint: sender_constraint?,
         issuers,
         scopes,
         claims,
@@ -132,23 +133,23 @@ fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<Str
     Some(name)
 }
 
-const fn doubt(constraint: file::SenderConstraint) -> Option<&'static str> {
+const fn doubt(constraint: SenderConstraint) -> Option<&'static str> {
     match constraint {
-        file::SenderConstraint::Certificate
-        | file::SenderConstraint::Dpop
-        | file::SenderConstraint::Either
-        | file::SenderConstraint::IfBound => None,
-        file::SenderConstraint::None => {
+        SenderConstraint::Certificate
+        | SenderConstraint::Dpop
+        | SenderConstraint::Either
+        | SenderConstraint::IfBound => None,
+        SenderConstraint::None => {
             Some("nothing is proved: whoever holds a token can use it, also one that is bound")
         }
     }
 }
 
 /// What is to be said of a policy that routes choose for themselves.
-const fn weakness(mode: Mode, constraint: Option<file::SenderConstraint>) -> Option<&'static str> {
+const fn weakness(mode: Mode, constraint: Option<SenderConstraint>) -> Option<&'static str> {
     match (mode, constraint) {
         (Mode::Report, _) => Some("whoever may write a route can have nothing refused there"),
-        (Mode::Enforce, Some(file::SenderConstraint::None)) => {
+        (Mode::Enforce, Some(SenderConstraint::None)) => {
             Some("whoever may write a route can have nothing proved there")
         }
         (Mode::Enforce, _) => None,
@@ -246,27 +247,6 @@ fn warn_of_idle_issuers(policies: &[Arc<Policy>], issuers: &Names, findings: &mu
         if !policies.iter().any(|it| it.issuers.contains(&id)) {
             let at = Path::default().key("issuers").index(id.0);
             findings.warning(&at, "no policy accepts its tokens");
-        }
-    }
-}
-
-impl From<file::Mode> for Mode {
-    fn from(mode: file::Mode) -> Self {
-        match mode {
-            file::Mode::Enforce => Self::Enforce,
-            file::Mode::Report => Self::Report,
-        }
-    }
-}
-
-impl From<file::SenderConstraint> for SenderConstraint {
-    fn from(constraint: file::SenderConstraint) -> Self {
-        match constraint {
-            file::SenderConstraint::Certificate => Self::Certificate,
-            file::SenderConstraint::Dpop => Self::Dpop,
-            file::SenderConstraint::Either => Self::Either,
-            file::SenderConstraint::IfBound => Self::IfBound,
-            file::SenderConstraint::None => Self::None,
         }
     }
 }

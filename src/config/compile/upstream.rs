@@ -1,7 +1,7 @@
 //! What may be done to the headers that the upstream sees.
 
 use super::policies::{BAD_CLAIM_PATH, is_claim_path};
-use crate::config::file::upstream::{self as file, Authorization, HeaderClaim};
+use crate::config::file::upstream::{self as file, HeaderClaim};
 use crate::config::problem::{Findings, Path, quoted};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::reserved::ReservedHeaders;
@@ -25,7 +25,7 @@ pub(super) fn compile(
         Some(headers) => identity(headers, &at.key("headers"), findings),
         None => DEFAULT.iter().map(|(name, claim)| IdentityHeader::new(name, claim)).collect(),
     };
-    let authorization = given.authorization.unwrap_or_default().into();
+    let authorization = given.authorization.map_or_else(UpstreamAuthorization::default, |it| it.0);
     let relied_on = asker.map(|it| relied_on(it, certificate)).unwrap_or_default();
     let mut upstream =
         Upstream { authorization, headers, relied_on, remove: vec![], remove_beginning: vec![] };
@@ -83,7 +83,7 @@ fn identity(
                 format!("to upstreams it is the same as `{}`: remove one of the two", other.name);
             findings.problem(&at, message);
         } else {
-            let format = given.format.unwrap_or_default().into();
+            let format = given.format.map_or_else(ClaimFormat::default, |it| it.0);
             headers.push(IdentityHeader { name, claim: given.claim.unwrap_or_default(), format });
         }
     }
@@ -223,24 +223,5 @@ pub(super) fn keep_listed(
             "names with so many dashes can be spelled in too many ways to have them all removed, as \
              `forward_auth.flavour: envoy` needs: use fewer or shorter names, or ask by gRPC",
         );
-    }
-}
-
-impl From<Authorization> for UpstreamAuthorization {
-    fn from(authorization: Authorization) -> Self {
-        match authorization {
-            Authorization::Keep => Self::Keep,
-            Authorization::Remove => Self::Remove,
-            Authorization::Bearer => Self::Bearer,
-        }
-    }
-}
-
-impl From<file::ClaimFormat> for ClaimFormat {
-    fn from(format: file::ClaimFormat) -> Self {
-        match format {
-            file::ClaimFormat::Plain => Self::Plain,
-            file::ClaimFormat::Json => Self::Json,
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! The shape of the part of the configuration that says what the upstream sees.
 
+use crate::config::values::Word;
+use crate::policy::{ClaimFormat, UpstreamAuthorization};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -14,7 +16,7 @@ use std::fmt;
 pub(in crate::config) struct Upstream {
     /// What becomes of the `Authorization` header.
     #[schemars(extend("default" = "keep"))]
-    pub(in crate::config) authorization: Option<Authorization>,
+    pub(in crate::config) authorization: Option<Word<UpstreamAuthorization>>,
     /// By name of a request header, the claim that it carries. Whatever the client sent under these
     /// names, or under what could be taken for them, is removed.
     #[schemars(extend("default" = {
@@ -30,19 +32,6 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) remove: Option<Vec<String>>,
 }
 
-/// What becomes of the `Authorization` header.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(in crate::config) enum Authorization {
-    /// It goes on as it came.
-    #[default]
-    Keep,
-    /// It is removed.
-    Remove,
-    /// A `DPoP` token goes on as `Bearer`.
-    Bearer,
-}
-
 /// The claim that a header carries: its dotted path alone, or with how it is written.
 #[derive(Debug)]
 pub(in crate::config) struct HeaderClaim(pub(in crate::config) WrittenClaim);
@@ -56,18 +45,7 @@ pub(in crate::config) struct WrittenClaim {
     pub(in crate::config) claim: Option<String>,
     /// How it is written.
     #[schemars(extend("default" = "plain"))]
-    pub(in crate::config) format: Option<ClaimFormat>,
-}
-
-/// How a claim is written into a header.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(in crate::config) enum ClaimFormat {
-    /// Strings as they are, lists of strings with a space between them, all else as JSON.
-    #[default]
-    Plain,
-    /// As JSON on one line, in ASCII.
-    Json,
+    pub(in crate::config) format: Option<Word<ClaimFormat>>,
 }
 
 impl<'de> Deserialize<'de> for HeaderClaim {

@@ -225,6 +225,7 @@ fn the_client_certificate_has_one_source() {
         ("{source: header, header: {name: Authorization}}", ".header.name", "something else"),
         ("{source: header, header: {name: X-Forwarded-Client-Cert}}", ".header.name", "xfcc"),
         ("{source: header, header: {format: pem}}", ".header.format", "`pem-base64`"),
+        ("{source: {peer: {}}}", ".source", "expected a string"),
     ] {
         let path = format!("client_certificate{path}");
         refuses(&format!("client_certificate: {given}"), &path, 5, message);

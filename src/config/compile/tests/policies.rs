@@ -12,6 +12,7 @@ fn policies_have_names_and_say_what_must_be_proved() {
     refuses("  sender_constraint: certificat", at, 8, "`certificate`");
     refuses("  sender_constraint: off", at, 8, "`if_bound`");
     refuses("  sender_constraint: true", at, 8, "quotes");
+    refuses("  sender_constraint: {dpop: a}", at, 8, "expected a string");
     refuses("  sender_constraint: ~", at, 8, "no value");
     let text = MINIMAL.replace("  sender_constraint: certificate\n", "");
     one(&read(&text).unwrap_err(), &text, (at, 7, "missing"));
@@ -45,7 +46,9 @@ fn policies_demand_what_tokens_can_hold() {
         ("origin: https://api.example.com/v1", "origin", "no origin"),
         ("realm: 'a\"b'", "realm", "without quotes"),
         ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
-        ("mode: observe", "mode", "`enforce`"),
+        ("mode: observe", "mode", "unknown value `observe`, expected `enforce` or `report`"),
+        ("mode: Report", "mode", "`report`"),
+        ("mode: {report: a}", "mode", "expected a string"),
         ("match: {hosts: []}", "match.hosts", "every host"),
         ("match: {hosts: ['a:443']}", "match.hosts[0]", "port"),
         ("match: {methods: []}", "match.methods", "every method"),
@@ -316,9 +319,12 @@ fn proofs_are_bounded_and_recorded() {
         ("{proof_window: 60}", ".proof_window", "unit"),
         ("{nonce: on}", ".nonce", "`offered`"),
         ("{nonce: false}", ".nonce", "expected a string"),
+        ("{nonce: {off: a}}", ".nonce", "invalid type: mapping, expected a string"),
+        ("{nonce: }", ".nonce", "no value"),
         ("{nonce: required, nonce_secret_file: none}", ".nonce_secret_file", "cannot read"),
         ("{nonce: required, nonce_secret_file: short}", ".nonce_secret_file", "32"),
         ("{replay: {store: disk}}", ".replay.store", "`redis`"),
+        ("{replay: {store: {memory: {}}}}", ".replay.store", "expected a string"),
         ("{replay: {capacity: 0}}", ".replay.capacity", "must be 1 to"),
         ("{replay: {per_key: 0}}", ".replay.per_key", "must be 1"),
         ("{replay: {url_file: redis}}", ".replay.url_file", "`store: redis`"),

@@ -1,0 +1,111 @@
+//! Enums whose values have names: one table for each, from which configuration, schema, labels and
+//! messages take them.
+
+/// An enum each value of which has a name. `words!` makes one of its definition.
+pub trait Words: Copy + 'static {
+    /// What such a value is called in the schema of the configuration.
+    const KIND: &'static str;
+    /// What such a value says: its documentation, as it is written.
+    const ABOUT: &'static str;
+    /// Every value, with its name and its documentation.
+    const TABLE: &'static [(Self, &'static str, &'static str)];
+    /// Every name, in the same order.
+    const NAMES: &'static [&'static str];
+
+    /// Every value.
+    fn all() -> impl Iterator<Item = Self> {
+        Self::TABLE.iter().map(|(value, ..)| *value)
+    }
+
+    /// The value of this name, which has case.
+    fn named(name: &str) -> Option<Self> {
+        Self::TABLE.iter().find(|(_, it, _)| *it == name).map(|(value, ..)| *value)
+    }
+}
+
+/// Defines an enum together with the names of its values, and with what [`Words`] tells of them.
+/// The word behind `as` is its name in the schema of the configuration.
+macro_rules! words {
+    (
+        $(#[doc = $about:literal])*
+        $(#[default($default:ident)])?
+        $(#[expect($($lint:tt)*)])?
+        $vis:vis enum $enum:ident as $kind:literal {
+            $($(#[doc = $meaning:literal])* $value:ident = $name:literal,)+
+        }
+    ) => {
+        $(#[doc = $about])*
+        $(#[expect($($lint)*)])?
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        $vis enum $enum {
+            $($(#[doc = $meaning])* $value,)+
+        }
+
+        impl $enum {
+            /// The name, as the configuration has it.
+            $vis const fn name(self) -> &'static str {
+                match self { $(Self::$value => $name,)+ }
+            }
+        }
+
+        impl ::std::fmt::Display for $enum {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        $(impl Default for $enum {
+            fn default() -> Self {
+                Self::$default
+            }
+        })?
+
+        impl $crate::words::Words for $enum {
+            const KIND: &'static str = $kind;
+            const ABOUT: &'static str = concat!($($about, "\n",)*);
+            const TABLE: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$value, $name, concat!($($meaning, "\n",)*)),)+];
+            const NAMES: &'static [&'static str] = &[$($name,)+];
+        }
+    };
+}
+
+pub(crate) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    words! {
+        /// How loud it is.
+        #[default(Quiet)]
+        enum Loudness as "Volume" {
+            /// It can be
+            /// heard.
+            Quiet = "quiet",
+            /// It hurts.
+            TooLoud = "too_loud",
+        }
+    }
+
+    #[test]
+    fn a_value_has_one_name_everywhere() {
+        for (value, name) in [(Loudness::Quiet, "quiet"), (Loudness::TooLoud, "too_loud")] {
+            assert_eq!((value.name(), value.to_string()), (name, name.to_owned()));
+            assert_eq!(Loudness::named(name), Some(value));
+        }
+        for odd in ["", "Quiet", "TooLoud", "too-loud", "quiet "] {
+            assert_eq!(Loudness::named(odd), None, "{odd}");
+        }
+        assert!(Loudness::all().eq([Loudness::Quiet, Loudness::TooLoud]));
+        assert_eq!(Loudness::NAMES, ["quiet", "too_loud"]);
+        assert_eq!(Loudness::default(), Loudness::Quiet);
+    }
+
+    #[test]
+    fn what_is_documented_is_told() {
+        assert_eq!((Loudness::KIND, Loudness::ABOUT), ("Volume", " How loud it is.\n"));
+        let quiet = (Loudness::Quiet, "quiet", " It can be\n heard.\n");
+        assert_eq!(Loudness::TABLE, [quiet, (Loudness::TooLoud, "too_loud", " It hurts.\n")]);
+    }
+}
