@@ -44,8 +44,8 @@
 mod answers;
 mod breaker;
 mod call;
+mod calls;
 mod endpoint;
-mod flight;
 mod pace;
 mod places;
 mod rank;
@@ -65,7 +65,7 @@ use crate::state::token_cache::Digest;
 use crate::state::waits::after;
 use answers::{Answers, Finding};
 use call::Caller;
-use flight::{Flight, Flights, Landing, Load};
+use calls::{Call, Calls, Load, Running};
 use rank::{Rank, TurnedAway};
 use status::Report;
 use std::fmt;
@@ -93,7 +93,7 @@ struct Shared {
     caller: Caller,
     answers: Answers,
     /// Locked before `load` where both are.
-    flights: Mutex<Flights>,
+    calls: Mutex<Calls>,
     load: Arc<Mutex<Load>>,
     report: Arc<Mutex<Report>>,
 }
@@ -136,7 +136,7 @@ impl Introspector {
         let shared = Arc::new(Shared {
             caller,
             answers: Answers::new(upkeep, heard, failed),
-            flights: Mutex::default(),
+            calls: Mutex::default(),
             load: previous.map(|it| Arc::clone(&it.shared.load)).unwrap_or_default(),
             report: previous.map(|it| Arc::clone(&it.shared.report)).unwrap_or_default(),
         });
@@ -223,16 +223,16 @@ impl Introspector {
         let rank =
             if token.looks_like_jwt() { Rank::Known } else { self.shared.answers.rank(&digest) };
         let turned_away = |why| Err(self.shared.turned_away(digest, rank, why));
-        let mut flight = match self.board(token, digest, rank, deadline) {
-            Ok(flight) => flight,
+        let mut call = match self.join_or_begin(token, digest, rank, deadline) {
+            Ok(call) => call,
             Err(why) => return turned_away(why),
         };
-        let landed = flight.wait_for(|it| !matches!(it, Flight::UnderWay));
-        match timeout_at(deadline, landed).await {
-            Ok(Ok(flight)) => match &*flight {
-                Flight::Landed(finding) => Ok(finding.clone()),
-                Flight::TurnedAway(why) => turned_away(*why),
-                Flight::Lost | Flight::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
+        let ended = call.wait_for(|it| !matches!(it, Call::UnderWay));
+        match timeout_at(deadline, ended).await {
+            Ok(Ok(call)) => match &*call {
+                Call::Ended(finding) => Ok(finding.clone()),
+                Call::TurnedAway(why) => turned_away(*why),
+                Call::Failed | Call::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
             },
             Ok(Err(_)) => Err(Detail::IssuerAnswerUnusable.into()),
             Err(_) => turned_away(TurnedAway::Late),
@@ -240,21 +240,21 @@ impl Introspector {
     }
 
     /// The call about this token, if it is under way or may begin, else why not.
-    fn board(
+    fn join_or_begin(
         &self,
         token: Token<'_>,
         digest: Digest,
         rank: Rank,
         deadline: Instant,
-    ) -> Result<watch::Receiver<Flight>, TurnedAway> {
+    ) -> Result<watch::Receiver<Call>, TurnedAway> {
         let shared = &self.shared;
-        let mut flights = shared.flights();
-        if let Some(flight) = flights.get(&digest) {
-            return Ok(flight.clone());
+        let mut calls = shared.calls();
+        if let Some(call) = calls.get(&digest) {
+            return Ok(call.clone());
         }
-        // A call lands in memory before it leaves the table: who missed both looks once more.
+        // An answer is in memory before its call leaves the table: who missed both looks once more.
         if let Some(finding) = shared.remembered(&digest).filter(|it| shared.reads(it)) {
-            return Ok(watch::channel(Flight::Landed(finding)).1);
+            return Ok(watch::channel(Call::Ended(finding)).1);
         }
         if shared.answers.has_just_failed(&digest) {
             return Err(TurnedAway::FailedBefore);
@@ -265,16 +265,16 @@ impl Introspector {
         load.places.resize(shared.caller.rules.upkeep.concurrency);
         let place = load.places.enter(rank);
         drop(load);
-        let (tell, flight) = watch::channel(Flight::UnderWay);
-        flights.insert(digest, flight.clone());
-        drop(flights);
+        let (tell, call) = watch::channel(Call::UnderWay);
+        calls.insert(digest, call.clone());
+        drop(calls);
         let shared = Arc::clone(shared);
-        let landing = Landing { shared, digest, rank, permit, place, tell, ended: None };
+        let running = Running { shared, digest, rank, permit, place, tell, ended: None };
         let question = self.shared.caller.question(token);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(landing.fly(question, deadline), &self.runtime);
-        Ok(flight)
+        tasks.spawn_on(running.run(question, deadline), &self.runtime);
+        Ok(call)
     }
 
     /// The state of the introspection.
@@ -381,8 +381,8 @@ impl Shared {
         why.detail().into()
     }
 
-    fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {

@@ -15,16 +15,16 @@ use tokio::time::{Instant, timeout_at};
 
 /// A call for all who ask about one token.
 #[derive(Clone, Debug)]
-pub(super) enum Flight {
+pub(super) enum Call {
     UnderWay,
-    Landed(Finding),
-    Lost,
+    Ended(Finding),
+    Failed,
     /// The issuer was not asked.
     TurnedAway(TurnedAway),
 }
 
 /// The calls that are under way or wait for a place, by their tokens.
-pub(super) type Flights = HashMap<Digest, watch::Receiver<Flight>, Seeded>;
+pub(super) type Calls = HashMap<Digest, watch::Receiver<Call>, Seeded>;
 
 /// Whether more calls may be made, and how many at once. All configurations under which an issuer
 /// is asked in the same place share it, so that a reload neither lets go of an issuer that is to be
@@ -36,14 +36,15 @@ pub(super) struct Load {
     pub(super) places: Places,
 }
 
-/// The end of a call, however it comes about: a panic and an abort drop it, too.
-pub(super) struct Landing {
+/// A call that waits for its place or runs. Its end is told however it comes about: a panic and an
+/// abort drop this, too.
+pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) digest: Digest,
     pub(super) rank: Rank,
     pub(super) permit: Permit,
     pub(super) place: Place,
-    pub(super) tell: watch::Sender<Flight>,
+    pub(super) tell: watch::Sender<Call>,
     pub(super) ended: Option<Result<Finding, Failure>>,
 }
 
@@ -74,9 +75,9 @@ impl Load {
     }
 }
 
-impl Landing {
+impl Running {
     /// Asks as soon as there is a place, and has done by the `deadline`.
-    pub(super) async fn fly(mut self, question: Question, deadline: Instant) {
+    pub(super) async fn run(mut self, question: Question, deadline: Instant) {
         if let Place::Awaited(told) = &mut self.place {
             // To begin when the time is nearly over is to ask in vain.
             let least = self.shared.caller.rules.upkeep.timeout.checked_div(4);
@@ -102,7 +103,7 @@ impl Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for Running {
     fn drop(&mut self) {
         let (has_place, ended) = (self.has_place(), self.ended.take());
         let shared = &*self.shared;
@@ -118,7 +119,7 @@ impl Drop for Landing {
         }
         let now = Instant::now();
         let (turned, breaker) = {
-            drop(shared.flights().remove(&self.digest));
+            drop(shared.calls().remove(&self.digest));
             let mut load = shared.load();
             if has_place {
                 load.places.leave();
@@ -130,19 +131,19 @@ impl Drop for Landing {
         if turned {
             tracing::warn!(issuer, breaker, "introspection circuit breaker");
         }
-        let flight = match ended {
+        let call = match ended {
             Ok(finding) => {
                 shared.report().ended(finding.label());
-                Flight::Landed(finding)
+                Call::Ended(finding)
             }
-            Err(Failure::Busy) => Flight::TurnedAway(TurnedAway::Busy),
+            Err(Failure::Busy) => Call::TurnedAway(TurnedAway::Busy),
             Err(failure) => {
                 if shared.report().failed(&failure, shared.caller.clock.now(), now) {
                     tracing::warn!(issuer, error = %failure, "token not introspected");
                 }
-                Flight::Lost
+                Call::Failed
             }
         };
-        self.tell.send_replace(flight);
+        self.tell.send_replace(call);
     }
 }
