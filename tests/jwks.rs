@@ -230,7 +230,8 @@ async fn a_request_on_another_runtime_waits_as_well() {
     assert!(shard.await.unwrap().unwrap().knows("a"));
 }
 
-/// What becomes of a token that names `kid`, is signed by nobody and was issued `ago` before now.
+/// What becomes of a token that names `kid`, if any, is signed by nobody and claims to be issued at
+/// `iat`.
 async fn unverifiable(keys: &IssuerKeys, kid: Option<&str>, iat: &Value) -> Unverifiable {
     let mut header = json!({"alg": "ES256"});
     if let Some(kid) = kid {

@@ -1,4 +1,4 @@
-//! Knows what outlives a request: all I/O but that of the front ends is here.
+//! What outlives a request: all I/O but that of the front ends is here.
 
 pub mod certificates;
 pub mod discovery;

@@ -1,4 +1,4 @@
-//! Knows every metric by name (Prometheus).
+//! Every metric by name (Prometheus).
 
 use super::connections::Connections;
 use crate::denial::Denial;

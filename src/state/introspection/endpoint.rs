@@ -1,5 +1,5 @@
-//! Knows where tokens are introspected: at the place that the operator names, or that the issuer's
-//! metadata name.
+//! Where tokens are introspected: at the place that the operator names, or that the issuer's metadata
+//! name.
 
 use super::BadEndpoint;
 use crate::policy::Issuer;
