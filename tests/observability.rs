@@ -222,8 +222,11 @@ fn whatever_is_not_the_clients_fault_raises_an_alert() {
 
 #[test]
 fn the_dashboard_leaves_it_to_the_metric_whose_fault_a_reason_is() {
+    // Whole words: a metric may have the name of a reason in its own.
+    let words = DASHBOARD.split(|it: char| !(it.is_alphanumeric() || it == '_'));
+    let words: BTreeSet<_> = words.collect();
     for denial in Denial::ALL.iter().filter(|it| it.fault() != Fault::Client) {
-        assert!(!DASHBOARD.contains(denial.label()), "{denial}");
+        assert!(!words.contains(denial.label()), "{denial}");
     }
 }
 
