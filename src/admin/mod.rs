@@ -3,7 +3,6 @@
 pub mod explain;
 mod origin;
 mod page;
-mod policies;
 pub mod status;
 
 use crate::gate::Gate;

@@ -1,8 +1,9 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
-use super::{Admin, policies};
+use super::Admin;
 use crate::denial::Denial;
 use crate::gate::Standing;
+use crate::policy::effective::EffectivePolicy;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
@@ -24,7 +25,7 @@ pub struct Status {
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
-    policies: Vec<policies::Status>,
+    policies: Vec<EffectivePolicy>,
     /// Whose fault each reason for a denial is.
     faults: BTreeMap<&'static str, &'static str>,
     last_hour: LastHour,
@@ -73,7 +74,7 @@ impl Status {
             },
             issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
             introspection: asking(&standing),
-            policies: policies::of(&standing.rules.policies),
+            policies: EffectivePolicy::all(&standing.rules.policies),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             last_hour: admin.history.last_hour(now),
             last_denials: admin.gate.denials().status(now),

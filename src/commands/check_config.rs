@@ -3,9 +3,9 @@
 use crate::client_certificate::Source;
 use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
+use crate::policy::effective::EffectivePolicy;
 use crate::policy::{
-    ClaimFormat, ClaimRule, HostPattern, Issuer, KeySource, Match, NonceDemand, Policy, PolicySet,
-    ProofRules, UpstreamAuthorization,
+    ClaimFormat, Issuer, KeySource, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
 };
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
@@ -75,8 +75,8 @@ impl Display for Summary<'_> {
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
         table(f, head, rules.issuers.iter().map(|it| issuer(it)))?;
         writeln!(f)?;
-        let head = ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "mode"];
-        table(f, head, rules.policies.iter().map(|it| policy(it, rules)))
+        let policies = EffectivePolicy::all(rules);
+        table(f, EffectivePolicy::COLUMNS, policies.iter().map(EffectivePolicy::row))
     }
 }
 
@@ -186,48 +186,8 @@ fn introspection(issuer: &Issuer) -> String {
     }
 }
 
-fn policy(policy: &Policy, rules: &PolicySet) -> [String; 7] {
-    let issuers = policy.issuers.iter().filter_map(|id| Some(&rules.issuers.get(id.0)?.name));
-    let issuers: Vec<_> = issuers.collect();
-    let all = issuers.len() == rules.issuers.len();
-    [
-        policy.name.to_string(),
-        matches(&policy.matches) + if policy.routes_may_name_it { BY_ROUTE } else { "" },
-        policy.sender_constraint.to_string(),
-        if all { "all".to_owned() } else { listed(&issuers) },
-        or_dash(policy.scopes.join(" ")),
-        or_dash(policy.claims.iter().map(claim).collect::<Vec<_>>().join(", ")),
-        policy.mode.to_string(),
-    ]
-}
-
-/// How else than by its match a policy may be chosen.
-const BY_ROUTE: &str = ", or a route's annotation";
-
-fn matches(matches: &Match) -> String {
-    let hosts = matches.hosts.iter().map(|it| match it {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Below(host) => format!("*.{host}"),
-    });
-    let hosts: Vec<_> = hosts.collect();
-    let segments = matches.path_prefix.iter().map(|it| it.escape_ascii().to_string());
-    let path = segments.fold(String::new(), |path, it| path + "/" + &it);
-    let parts = [matches.methods.join("|"), hosts.join("|"), path];
-    let given: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
-    if given.is_empty() { "every request".to_owned() } else { given.join(" ") }
-}
-
-fn claim(rule: &ClaimRule) -> String {
-    let values: Vec<_> = rule.values.iter().map(ToString::to_string).collect();
-    format!("{} = {}", rule.path, values.join(" or "))
-}
-
 fn listed<T: Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn or_dash(text: String) -> String {
-    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 fn table<const COLUMNS: usize>(

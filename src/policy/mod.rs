@@ -2,6 +2,7 @@
 //! configuration so that nothing optional is left over.
 
 mod demands;
+pub mod effective;
 #[cfg(test)]
 pub(crate) mod examples;
 pub mod introspection;
@@ -19,6 +20,7 @@ use crate::jose::algorithm::Algorithm;
 use crate::uri::Origin;
 use crate::words::words;
 use introspection::IntrospectionRules;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -286,6 +288,15 @@ pub enum HostPattern {
     Exact(String),
     /// `*.` and this: one or more labels in front of it.
     Below(String),
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Below(host) => write!(f, "*.{host}"),
+        }
+    }
 }
 
 /// What bounds a check.

@@ -1,0 +1,206 @@
+//! What is in force under a policy, for whoever wants to see it: `check-config`, `/status` and the
+//! page.
+
+use super::{HostPattern, Match, Policy, PolicySet};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A policy, in the words of the configuration and with its defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffectivePolicy {
+    name: String,
+    hosts: Vec<String>,
+    #[serde(serialize_with = "as_text")]
+    path_prefix: Vec<Vec<u8>>,
+    methods: Vec<String>,
+    allow_route_annotation: bool,
+    mode: &'static str,
+    sender_constraint: &'static str,
+    origin: Option<String>,
+    issuers: Vec<String>,
+    scopes: Vec<String>,
+    claims: BTreeMap<String, Vec<Value>>,
+    /// Whether there are no other issuers than its own.
+    #[serde(skip)]
+    accepts_every_issuer: bool,
+}
+
+/// Decoded, as it is compared; null when it is every path.
+fn as_text<S: Serializer>(segments: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+    let text = |it: &Vec<u8>| format!("/{}", String::from_utf8_lossy(it));
+    let path = (!segments.is_empty()).then(|| segments.iter().map(text).collect::<String>());
+    path.serialize(serializer)
+}
+
+impl EffectivePolicy {
+    /// All of `set`, in the order in which they are matched.
+    pub fn all(set: &PolicySet) -> Vec<Self> {
+        set.policies.iter().map(|it| Self::new(it, set)).collect()
+    }
+
+    /// `policy` as it is in `set`.
+    fn new(policy: &Policy, set: &PolicySet) -> Self {
+        let Policy {
+            name,
+            matches: Match { hosts, path_prefix, methods },
+            sender_constraint,
+            issuers,
+            scopes,
+            claims,
+            origin,
+            mode,
+            routes_may_name_it,
+            // They say how a refusal is worded, and not what is refused.
+            realm: _,
+            resource_metadata: _,
+        } = policy;
+        let names = issuers.iter().filter_map(|it| set.issuers.get(it.0));
+        let names: Vec<_> = names.map(|it| it.name.to_string()).collect();
+        Self {
+            name: name.to_string(),
+            hosts: hosts.iter().map(HostPattern::to_string).collect(),
+            path_prefix: path_prefix.clone(),
+            methods: methods.clone(),
+            allow_route_annotation: *routes_may_name_it,
+            mode: mode.name(),
+            sender_constraint: sender_constraint.name(),
+            origin: origin.as_ref().map(|it| it.as_str().to_owned()),
+            accepts_every_issuer: names.len() == set.issuers.len(),
+            issuers: names,
+            scopes: scopes.clone(),
+            claims: claims.iter().map(|it| (it.path.clone(), it.values.clone())).collect(),
+        }
+    }
+
+    /// What the parts of a [`row`](Self::row) are.
+    pub const COLUMNS: [&str; 7] =
+        ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "mode"];
+
+    /// The policy as a row of a table for people. What a terminal would obey is escaped.
+    pub fn row(&self) -> [String; 7] {
+        let by_route = if self.allow_route_annotation { ", or a route's annotation" } else { "" };
+        let issuers = self.issuers.join(" ");
+        let claims = self.claims.iter().map(|(path, values)| {
+            let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+            format!("{path} = {}", values.join(" or "))
+        });
+        [
+            self.name.clone(),
+            self.requests() + by_route,
+            self.sender_constraint.to_owned(),
+            if self.accepts_every_issuer { "all".to_owned() } else { issuers },
+            or_dash(self.scopes.join(" ")),
+            or_dash(claims.collect::<Vec<_>>().join(", ")),
+            self.mode.to_owned(),
+        ]
+    }
+
+    /// Which requests it is for.
+    fn requests(&self) -> String {
+        let segments = self.path_prefix.iter().map(|it| it.escape_ascii().to_string());
+        let path = segments.fold(String::new(), |path, it| path + "/" + &it);
+        let parts = [self.methods.join("|"), self.hosts.join("|"), path];
+        let given: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
+        if given.is_empty() { "every request".to_owned() } else { given.join(" ") }
+    }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep};
+    use crate::policy::{Mode, SenderConstraint, examples};
+    use crate::uri::Origin;
+    use serde_json::json;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn effective(policy: Policy) -> EffectivePolicy {
+        let mut all = EffectivePolicy::all(&examples::set_of(vec![Arc::new(policy)]));
+        all.pop().unwrap()
+    }
+
+    fn payments() -> Policy {
+        let mut policy = Policy::new("payments", SenderConstraint::Certificate);
+        let below = HostPattern::Below("example.com".to_owned());
+        policy.matches.hosts = vec![HostPattern::Exact("a.example.com".to_owned()), below];
+        policy.matches.path_prefix = vec![b"v1".to_vec(), "pay m\u{e9}nts".into()];
+        policy.scopes = vec!["pay".to_owned(), "see".to_owned()];
+        policy.routes_may_name_it = true;
+        policy.claims = vec![
+            ClaimRule { path: "acr".to_owned(), values: vec![json!("loa3"), json!(3)] },
+            ClaimRule { path: "act.sub".to_owned(), values: vec![json!(true)] },
+        ];
+        policy.origin = Origin::parse("https://api.example.com").ok();
+        policy.mode = Mode::Report;
+        policy
+    }
+
+    #[test]
+    fn a_policy_is_told_as_it_is_written() {
+        let expected = json!({
+            "name": "payments",
+            "hosts": ["a.example.com", "*.example.com"],
+            "path_prefix": "/v1/pay m\u{e9}nts",
+            "methods": [],
+            "allow_route_annotation": true,
+            "mode": "report",
+            "sender_constraint": "certificate",
+            "origin": "https://api.example.com",
+            "issuers": [],
+            "scopes": ["pay", "see"],
+            "claims": {"acr": ["loa3", 3], "act.sub": [true]},
+        });
+        assert_eq!(serde_json::to_value(effective(payments())).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_row_says_the_same_in_a_line() {
+        let requests = r"a.example.com|*.example.com /v1/pay m\xc3\xa9nts, or a route's annotation";
+        let claims = r#"acr = "loa3" or 3, act.sub = true"#;
+        let expected = ["payments", requests, "certificate", "all", "pay see", claims, "report"];
+        assert_eq!(effective(payments()).row(), expected);
+    }
+
+    fn issuer(name: &str) -> Arc<Issuer> {
+        Arc::new(Issuer {
+            name: name.into(),
+            audiences: vec![],
+            algorithms: vec![],
+            token_types: vec![],
+            clock_leeway: Duration::ZERO,
+            keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
+            introspection: None,
+        })
+    }
+
+    #[test]
+    fn issuers_are_named_and_a_row_says_where_they_are_all() {
+        for (accepted, names, shown) in [
+            (&[0][..], json!(["https://a.example"]), "https://a.example"),
+            (&[1, 0], json!(["https://b.example", "https://a.example"]), "all"),
+        ] {
+            let issuers = accepted.iter().map(|it| IssuerId(*it)).collect();
+            let policy = Policy { issuers, ..Policy::new("p", SenderConstraint::Dpop) };
+            let mut set = examples::set_of(vec![Arc::new(policy)]);
+            set.issuers = vec![issuer("https://a.example"), issuer("https://b.example")];
+            let [effective] = &EffectivePolicy::all(&set)[..] else { panic!() };
+            assert_eq!(serde_json::to_value(effective).unwrap()["issuers"], names);
+            assert_eq!(effective.row()[3], shown);
+        }
+    }
+
+    #[test]
+    fn what_is_not_demanded_is_told_as_well() {
+        let open = effective(Policy::new("open", SenderConstraint::None));
+        assert_eq!(open.row(), ["open", "every request", "none", "all", "-", "-", "enforce"]);
+        let json = serde_json::to_value(&open).unwrap();
+        let absent = ["path_prefix", "origin"].map(|it| json[it].is_null());
+        assert_eq!((absent, &json["allow_route_annotation"]), ([true; 2], &json!(false)));
+    }
+}
