@@ -6,7 +6,7 @@ mod vouching;
 
 pub use possession::Dpop;
 
-use crate::clock::{Clock, UnixTime};
+use crate::clock::Clock;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
@@ -19,6 +19,7 @@ use crate::state::certificates::Certificates;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::TokenCache;
+use crate::time::UnixTime;
 use crate::trail::Trail;
 use std::sync::Arc;
 use std::time::Duration;

@@ -32,6 +32,7 @@ pub mod request;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod time;
 pub mod trail;
 pub mod turn;
 pub mod uri;

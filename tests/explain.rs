@@ -13,7 +13,7 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValu
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keybound::answer::Answer;
 use keybound::check::{Checker, Dpop, Rules};
-use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::clock::{Clock, ManualClock};
 use keybound::config;
 use keybound::front::ext_authz::wire;
 use keybound::jose::key;
@@ -21,6 +21,7 @@ use keybound::jose::thumbprint::Thumbprint;
 use keybound::request::Field;
 use keybound::state::jwks;
 use keybound::state::token_cache::TokenCache;
+use keybound::time::UnixTime;
 use keybound::trail::Mark;
 use prost::Message;
 use rcgen::KeyPair;

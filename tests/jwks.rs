@@ -16,13 +16,14 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::clock::{ManualClock, UnixTime};
+use keybound::clock::ManualClock;
 use keybound::denial::{Denial, Detail, Refusal};
 use keybound::jose::base64url;
 use keybound::jose::jwk::KeySet;
 use keybound::jose::jws::Unverified;
 use keybound::policy::{Issuer, KeyRules, KeySource, KeyUpkeep};
 use keybound::state::jwks::{self, BadSource, IssuerKeys, Newer, Unverifiable};
+use keybound::time::UnixTime;
 use keybound::trail::Trail;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};

@@ -13,12 +13,12 @@ mod redis;
 mod redis_proxy;
 
 use futures_util::future::join_all;
-use keybound::clock::UnixTime;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::oauth::dpop::ProofId;
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::redis::RedisRules;
 use keybound::state::replay::{ReplayRules, ReplayStore, Unavailable, Use};
+use keybound::time::UnixTime;
 use redis::Redis;
 use redis_proxy::{Proxy, StillTime};
 use std::time::Duration;

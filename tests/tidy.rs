@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// `policy` is above `oauth`: what is demanded is data, and the checks of tokens read it.
 const ORDER: &[&[&str]] = &[
     &["words"],
-    &["clock", "invariant", "jose", "percent", "permissions", "randomness", "trail", "turn"],
-    &["denial", "request", "uri"],
+    &["invariant", "jose", "percent", "permissions", "randomness", "time", "trail", "turn"],
+    &["clock", "denial", "request", "uri"],
     &["client_certificate"],
     &["policy"],
     &["oauth"],
@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "percent",
     "policy",
     "request",
+    "time",
     "uri",
     "words",
 ];

@@ -209,11 +209,11 @@ const NOT_LOOKED_UP: &str = "the use of the proof was recorded for this explanat
 mod tests {
     use super::*;
     use crate::check::Checker;
-    use crate::clock::UnixTime;
     use crate::gate::Gate;
     use crate::telemetry::history::History;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::{dpop, policy_set};
+    use crate::time::UnixTime;
     use futures_util::stream;
     use http::HeaderName;
     use http_body::Frame;

@@ -1,7 +1,6 @@
 //! Knows how the caller proves possession of the keys that its token names.
 
 use super::{Facts, Rules, steps};
-use crate::clock::UnixTime;
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::confirmation::ToProve;
@@ -13,6 +12,7 @@ use crate::policy::{NonceDemand, Policy};
 use crate::randomness::{self, NoRandomness};
 use crate::request::Request;
 use crate::state::replay::{ReplayRules, ReplayStore, Use};
+use crate::time::UnixTime;
 use crate::trail::Finding;
 use crate::turn;
 use crate::uri::{HttpUri, Origin};

@@ -1,7 +1,6 @@
 //! Knows how an issuer vouches for a token: by its signature, or by its word.
 
 use super::{Facts, Rules, steps};
-use crate::clock::UnixTime;
 use crate::denial::{Denial, Refusal};
 use crate::invariant;
 use crate::jose::jwk::SignedBy;
@@ -12,6 +11,7 @@ use crate::oauth::credentials::{Credentials, Token};
 use crate::policy::{Issuer, IssuerId, Policy};
 use crate::state::introspection::Introspector;
 use crate::state::token_cache::{Digest, Entry};
+use crate::time::UnixTime;
 use crate::trail::Finding;
 use std::sync::Arc;
 

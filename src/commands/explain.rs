@@ -3,7 +3,7 @@
 use super::{check_config, complain};
 use crate::check::{Dpop, Rules};
 use crate::client_certificate::Source;
-use crate::clock::{Clock, ManualClock, SystemClock, UnixTime};
+use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
@@ -12,6 +12,7 @@ use crate::policy::NonceDemand;
 use crate::state::replay::ReplayRules;
 use crate::state::token_cache::TokenCache;
 use crate::state::{introspection, jwks};
+use crate::time::UnixTime;
 use std::error::Error;
 use std::fmt::Display;
 use std::fs::File;

@@ -11,8 +11,8 @@
 
 use super::Ingredient;
 use super::compile::read_file;
-use crate::clock::UnixTime;
 use crate::jose::thumbprint::Thumbprint;
+use crate::time::UnixTime;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

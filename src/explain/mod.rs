@@ -9,11 +9,12 @@ pub(crate) mod request;
 pub(crate) mod text;
 
 use crate::check::{Checker, Rules, Verdict};
-use crate::clock::{Clock, UnixTime};
+use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::front::ext_authz::{route, wire};
 use crate::oauth::credentials::Credentials;
 use crate::request::{Annotation, Request};
+use crate::time::UnixTime;
 use std::sync::Arc;
 use std::time::Duration;
 

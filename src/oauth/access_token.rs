@@ -2,11 +2,11 @@
 
 use super::claims::Claims;
 use super::confirmation::Confirmation;
-use crate::clock::UnixTime;
 use crate::denial::Denial;
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Verified};
 use crate::policy::Issuer;
+use crate::time::UnixTime;
 use crate::trail::{Finding, Trail};
 use serde_json::Value;
 use std::sync::Arc;

@@ -2,7 +2,6 @@
 
 use super::access_token;
 use super::credentials::Proof;
-use crate::clock::UnixTime;
 use crate::denial::Denial;
 use crate::jose::algorithm;
 use crate::jose::json::Object;
@@ -10,6 +9,7 @@ use crate::jose::jws::{Header, Unverified, Verified};
 use crate::jose::key::PublicJwk;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{NonceDemand, ProofRules};
+use crate::time::UnixTime;
 use crate::trail::{Finding, Trail};
 use crate::uri::HttpUri;
 use serde_json::Value;

@@ -1,9 +1,9 @@
 //! Knows what an introspection endpoint answers (RFC 7662 §2.2, RFC 9701 §5).
 
-use crate::clock::UnixTime;
 use crate::jose::json::{self, Object};
 use crate::jose::jws::{Header, Verified};
 use crate::policy::Issuer;
+use crate::time::UnixTime;
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;

@@ -4,8 +4,8 @@
 //! secret knows every nonce. It is not tied to a client and may be used often, for it shows only
 //! when the proof was made; that a proof is used once is for the replay store to see.
 
-use crate::clock::UnixTime;
 use crate::jose::base64url;
+use crate::time::UnixTime;
 use aws_lc_rs::{constant_time, hmac};
 use std::fmt;
 

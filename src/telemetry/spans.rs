@@ -112,8 +112,9 @@ fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
 mod tests {
     use super::*;
     use crate::check::Facts;
-    use crate::clock::{ManualClock, UnixTime};
+    use crate::clock::ManualClock;
     use crate::telemetry::samples::policy_set;
+    use crate::time::UnixTime;
 
     const PARENT: TraceParent =
         TraceParent { trace: TraceId([7; 16]), span: SpanId([9; 8]), sampled: true };

@@ -1,12 +1,13 @@
 //! This service as a configuration sets it up, without its listeners.
 
 use keybound::check::{Checker, Dpop, Rules, Verdict};
-use keybound::clock::{Clock, ManualClock, UnixTime};
+use keybound::clock::{Clock, ManualClock};
 use keybound::config;
 use keybound::request::Request;
 use keybound::state::jwks;
 use keybound::state::replay::ReplayRules;
 use keybound::state::token_cache::TokenCache;
+use keybound::time::UnixTime;
 use std::fs;
 use std::sync::Arc;
 use tempfile::TempDir;

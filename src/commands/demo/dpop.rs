@@ -3,10 +3,11 @@
 use super::Failure;
 use super::issuer::SigningKey;
 use super::site::Site;
-use crate::clock::{Clock, SystemClock, UnixTime};
+use crate::clock::{Clock, SystemClock};
 use crate::jose::base64url;
 use crate::jose::thumbprint::Thumbprint;
 use crate::randomness;
+use crate::time::UnixTime;
 use bytes::Bytes;
 use http_body_util::Full;
 use serde_json::json;

@@ -7,7 +7,8 @@ pub mod neutral;
 pub use blank::blanked;
 
 use crate::answer::Answer;
-use crate::clock::{Clock, UnixTime};
+use crate::clock::Clock;
+use crate::time::UnixTime;
 use bytes::Bytes;
 use std::fmt;
 use std::fs::{self, OpenOptions};

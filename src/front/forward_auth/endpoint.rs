@@ -213,11 +213,12 @@ async fn is_over<B: Body<Data = Bytes>>(headers: &HeaderMap, body: B) -> bool {
 mod tests {
     use super::*;
     use crate::check::{Checker, Rules};
-    use crate::clock::{Clock, SystemClock, UnixTime};
+    use crate::clock::{Clock, SystemClock};
     use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
+    use crate::time::UnixTime;
     use futures_util::stream::{self, StreamExt};
     use http_body::Frame;
     use http_body_util::{Empty, StreamBody};

@@ -3,9 +3,9 @@
 use super::breaker::State;
 use super::call::Failure;
 use super::rank::{Rank, TurnedAway};
-use crate::clock::UnixTime;
 use crate::state::jwks::LastError;
 use crate::state::waits::after;
+use crate::time::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

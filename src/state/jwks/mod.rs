@@ -28,11 +28,12 @@ pub use status::{LastError, Status};
 pub use takeover::{Prepared, prepare, start_all};
 pub use verification::Unverifiable;
 
-use crate::clock::{Clock, UnixTime};
+use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::{Issuer, KeyRules, KeyUpkeep};
 use crate::state::waits::after;
 use crate::state::{discovery, http};
+use crate::time::UnixTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use keeper::{Keeper, Order, Progress};

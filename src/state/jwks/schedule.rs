@@ -4,9 +4,9 @@
 //! Spans are measured on the monotonic clock, so that a step of the wall clock neither drops good
 //! keys nor keeps withdrawn ones.
 
-use crate::clock::UnixTime;
 use crate::policy::KeyUpkeep;
 use crate::state::waits::doubled;
+use crate::time::UnixTime;
 use std::time::Duration;
 use tokio::time::Instant;
 

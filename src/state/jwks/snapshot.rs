@@ -3,9 +3,9 @@
 //!
 //! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
 
-use crate::clock::UnixTime;
 use crate::jose::json;
 use crate::permissions;
+use crate::time::UnixTime;
 use bytes::Bytes;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};

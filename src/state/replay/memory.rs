@@ -8,8 +8,8 @@
 //! by itself once proofs expire later than all that was dropped.
 
 use super::{Unavailable, Use};
-use crate::clock::UnixTime;
 use crate::oauth::dpop::ProofId;
+use crate::time::UnixTime;
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;

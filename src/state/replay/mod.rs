@@ -9,9 +9,9 @@
 pub mod memory;
 pub mod redis;
 
-use crate::clock::UnixTime;
 use crate::denial::Detail;
 use crate::oauth::dpop::ProofId;
+use crate::time::UnixTime;
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
 use std::fmt;

@@ -24,8 +24,8 @@ mod rules;
 pub use rules::{BadRedis, RedisRules};
 
 use super::{Unavailable, Use};
-use crate::clock::UnixTime;
 use crate::oauth::dpop::ProofId;
+use crate::time::UnixTime;
 use ::redis::{ErrorKind, RedisError, RedisResult, Value};
 use keeper::Keeper;
 use link::Link;
