@@ -2,10 +2,11 @@
 //! beginning to end, and told about afterwards.
 
 use crate::answer::Answer;
-use crate::check::{Checker, Facts, Rules, Verdict};
+use crate::check::{Facts, Rules, Verdict};
 use crate::clock::Clock;
 use crate::denial::{Denial, Refusal};
-use crate::policy::{IdentityHeader, Limits, Mode};
+use crate::installation::{Checker, Installation};
+use crate::policy::{IdentityHeader, Limits, Mode, PolicySet};
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
@@ -43,7 +44,7 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Standing {
     /// What decides.
-    pub rules: Rules,
+    pub installation: Installation,
     /// SHA-256 of the configuration, in hexadecimal.
     pub digest: String,
     /// Since when it decides.
@@ -71,9 +72,14 @@ pub struct Passage<'g> {
 pub struct Admitted<'p>(&'p Passage<'p>);
 
 impl Gate {
-    /// A gate at which `rules` decide.
-    pub fn new(checker: Checker, rules: Rules, digest: String, metrics: Arc<Metrics>) -> Self {
-        let standing = ArcSwap::from_pointee(Standing::new(rules, digest, &metrics));
+    /// A gate at which `installation` decides.
+    pub fn new(
+        checker: Checker,
+        installation: Installation,
+        digest: String,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let standing = ArcSwap::from_pointee(Standing::new(installation, digest, &metrics));
         let (outlets, denials) = (Outlets::default(), Denials::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
         let unclear = Ration::of(1);
@@ -86,13 +92,13 @@ impl Gate {
         Self { outlets, ..self }
     }
 
-    /// Lets `rules` decide from here on. Requests that are on their way keep the old ones.
-    pub fn replace(&self, rules: Rules, digest: String) {
-        self.standing.store(Arc::new(Standing::new(rules, digest, &self.metrics)));
+    /// Lets `installation` decide from here on. Requests that are on their way keep the old one.
+    pub fn replace(&self, installation: Installation, digest: String) {
+        self.standing.store(Arc::new(Standing::new(installation, digest, &self.metrics)));
         self.replaced.send_replace(());
     }
 
-    /// Sees each time from here on that other rules decide.
+    /// Sees each time from here on that another installation decides.
     pub fn replacements(&self) -> watch::Receiver<()> {
         self.replaced.subscribe()
     }
@@ -133,18 +139,28 @@ impl Gate {
 }
 
 impl Standing {
-    fn new(rules: Rules, digest: String, metrics: &Metrics) -> Self {
-        let meters = Meters::new(metrics, &rules.policies);
-        Self { rules, digest, since: Instant::now(), meters }
+    fn new(installation: Installation, digest: String, metrics: &Metrics) -> Self {
+        let meters = Meters::new(metrics, installation.policies());
+        Self { installation, digest, since: Instant::now(), meters }
     }
 
-    fn limits(&self) -> &Limits {
-        &self.rules.policies.limits
+    /// What checks go by.
+    pub const fn rules(&self) -> &Rules {
+        &self.installation.rules
+    }
+
+    /// What is demanded.
+    pub const fn policies(&self) -> &PolicySet {
+        self.installation.policies()
+    }
+
+    const fn limits(&self) -> &Limits {
+        &self.policies().limits
     }
 
     /// The header, in lower case, that the operator named as the carrier of the certificate.
     pub fn certificate_header(&self) -> Option<&str> {
-        self.rules.policies.client_certificate.header()
+        self.policies().client_certificate.header()
     }
 }
 
@@ -163,7 +179,7 @@ impl Passage<'_> {
 
     /// Refuses when too many requests are on their way.
     pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
-        let enforced = || self.standing.rules.policies.mode(None) == Mode::Enforce;
+        let enforced = || self.standing.policies().mode(None) == Mode::Enforce;
         if self.crowded && enforced() { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
 
@@ -193,12 +209,12 @@ impl Passage<'_> {
 
     /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
     pub fn unheard(&self) -> Verdict {
-        Verdict::refused(Denial::RequestMalformed.into(), &self.standing.rules.policies)
+        Verdict::refused(Denial::RequestMalformed.into(), self.standing.policies())
     }
 
     /// Refuses a request that never became one, and tells about it.
     pub fn refuse(&self, refusal: impl Into<Refusal>) -> Verdict {
-        let verdict = Verdict::refused(refusal.into(), &self.standing.rules.policies);
+        let verdict = Verdict::refused(refusal.into(), self.standing.policies());
         self.tell(None, &verdict);
         verdict
     }
@@ -207,7 +223,7 @@ impl Passage<'_> {
     /// refused, it is all the same if headers are to be stripped by how they begin, which cannot be
     /// named unseen.
     pub fn refuse_unread(&self, refusal: impl Into<Refusal>) -> Verdict {
-        let policies = &self.standing.rules.policies;
+        let policies = self.standing.policies();
         let mut verdict = Verdict::refused(refusal.into(), policies);
         if !policies.upstream.remove_beginning.is_empty() {
             verdict.mode = Mode::Enforce;
@@ -218,7 +234,7 @@ impl Passage<'_> {
 
     /// What is answered to `request` after this verdict.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'a>>) -> Answer<'a> {
-        let rules = &self.standing.rules;
+        let rules = self.standing.rules();
         let mut answer = Answer::of(verdict, &rules.policies, request);
         if let Answer::Allow { remove, unclear, .. } = &mut answer {
             if request.is_none() {
@@ -270,22 +286,22 @@ impl Admitted<'_> {
     /// not end in time.
     pub async fn check(self, request: &Request<'_>) -> Verdict {
         let Self(passage) = self;
-        let rules = &passage.standing.rules;
+        let installation = &passage.standing.installation;
         if passage.crowded {
-            let verdict = Verdict::refused(Denial::Overloaded.into(), &rules.policies);
+            let verdict = Verdict::refused(Denial::Overloaded.into(), installation.policies());
             passage.tell(Some(request), &verdict);
             return verdict;
         }
         let mut facts = Facts::default();
         let (checked, at_once) = {
-            let check = passage.gate.checker.check_into(&mut facts, rules, request);
+            let check = passage.gate.checker.check_into(&mut facts, installation, request);
             passage.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
         };
         if at_once {
             turn::went_ahead();
         }
         let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
-        let verdict = Verdict::new(outcome, facts, &rules.policies);
+        let verdict = Verdict::new(outcome, facts, installation.policies());
         passage.tell(Some(request), &verdict);
         verdict
     }
@@ -302,8 +318,8 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::denial::Detail;
+    use crate::installation::samples::installation;
     use crate::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
-    use crate::state::token_cache::TokenCache;
     use crate::telemetry::log::{self, Sink};
     use crate::telemetry::samples::{Out, policy_set};
     use std::future::{pending, ready};
@@ -311,10 +327,9 @@ mod tests {
 
     fn gate() -> Gate {
         let policies = policy_set();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+        Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics)
     }
 
     fn admitted<'p>(passage: &'p Passage<'_>) -> Admitted<'p> {
@@ -403,10 +418,9 @@ mod tests {
         };
         let policies = modes.iter().enumerate().map(policy).collect();
         let policies = PolicySet { policies, ..policy_set() };
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+        Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics)
     }
 
     const ENFORCED: [Mode; 2] = [Mode::Report, Mode::Enforce];
@@ -473,12 +487,14 @@ mod tests {
             let mut policies = policy_set();
             policies.policies = [Arc::new(Policy { mode: Mode::Report, ..policy })].into();
             policies.upstream.remove_beginning = beginning.into_iter().map(Arc::from).collect();
-            let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-            let dpop = crate::telemetry::samples::dpop();
-            let rules = Rules::new(policies, vec![], vec![], cache, dpop);
+            let installation = installation(policies);
             let metrics = Arc::new(Metrics::new().unwrap());
-            let gate =
-                Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+            let gate = Gate::new(
+                Checker::new(Arc::new(SystemClock)),
+                installation,
+                String::new(),
+                metrics,
+            );
             let passage = gate.enter(Front::ExtAuthz);
             let verdict = passage.refuse_unread(Denial::Internal);
             let answer = passage.answer(&verdict, None);
@@ -503,12 +519,7 @@ mod tests {
     fn a_request_keeps_the_rules_that_it_came_under() {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
-        let policies = policy_set();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        gate.replace(
-            Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop()),
-            "new".to_owned(),
-        );
+        gate.replace(installation(policy_set()), "new".to_owned());
         assert_eq!(passage.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
     }

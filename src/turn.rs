@@ -9,8 +9,9 @@
 //! while nothing comes that would go ahead, and are short again with the first that does, and after
 //! a rest.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -50,6 +51,8 @@ struct Turns {
 
 thread_local! {
     static TURNS: OnceCell<Arc<Turns>> = const { OnceCell::new() };
+    /// When the work began that is under way.
+    static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// A runtime of one thread, whose costly work takes turns.
@@ -67,10 +70,29 @@ fn rest() {
     });
 }
 
-/// What `work` gives, once it is its turn on this thread. It must not be long in itself.
-pub async fn costly<T>(work: impl FnOnce() -> T) -> T {
-    let turns = TURNS.with(|it| Arc::clone(it.get_or_init(Arc::default)));
-    turns.take(work).await
+/// Waits until it is the turn of costly work on this thread; none: it is now.
+pub fn comes() -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let turns = of_this_thread();
+    turns.is_taken().then(|| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move { turns.wait().await })
+    })
+}
+
+/// Costly work begins on this thread. It must not be long in itself, and must end before the thread
+/// does anything else.
+pub fn begins() {
+    BEGAN.set(Some(Instant::now()));
+}
+
+/// Costly work has ended on this thread.
+pub fn ends() {
+    if let Some(began) = BEGAN.take() {
+        of_this_thread().spend(began.elapsed());
+    }
+}
+
+fn of_this_thread() -> Arc<Turns> {
+    TURNS.with(|it| Arc::clone(it.get_or_init(Arc::default)))
 }
 
 /// A check on this thread was over as soon as it came: whoever has costly work would have waited
@@ -84,14 +106,9 @@ pub fn went_ahead() {
 }
 
 impl Turns {
-    async fn take<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        if self.watched.load(Ordering::SeqCst) || self.is_over() {
-            self.wait().await;
-        }
-        let start = Instant::now();
-        let done = work();
-        self.spend(start.elapsed());
-        done
+    /// Whether others come first.
+    fn is_taken(&self) -> bool {
+        self.watched.load(Ordering::SeqCst) || self.is_over()
     }
 
     fn let_ahead(&self) {
@@ -231,6 +248,31 @@ impl<'t> Place<'t> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What `work` gives, once it is its turn on this thread.
+#[cfg(test)]
+async fn costly<T>(work: impl FnOnce() -> T) -> T {
+    if let Some(turn) = comes() {
+        turn.await;
+    }
+    begins();
+    let done = work();
+    ends();
+    done
+}
+
+#[cfg(test)]
+impl Turns {
+    async fn take<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        if self.is_taken() {
+            self.wait().await;
+        }
+        let start = Instant::now();
+        let done = work();
+        self.spend(start.elapsed());
+        done
     }
 }
 

@@ -31,11 +31,12 @@ use envoy_types::pb::envoy::service::auth::v3 as auth;
 use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::Answer;
-use keybound::check::{Checker, Dpop, Facts, Rules, Verdict};
+use keybound::check::{Facts, Rules, Verdict};
 use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock};
 use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::{encode, wire};
+use keybound::installation::{Checker, DpopRules, Installation, LiveIssuer};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
@@ -44,10 +45,9 @@ use keybound::policy::{
     KeyUpkeep, Limits, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint,
     TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
-use keybound::state::jwks::{self, IssuerKeys};
-use keybound::state::replay::ReplayRules;
+use keybound::state::jwks::IssuerKeys;
 use keybound::state::replay::memory::MemoryLimits;
-use keybound::state::token_cache::TokenCache;
+use keybound::state::replay::{ReplayRules, ReplayStore};
 use keybound::time::UnixTime;
 use keybound::uri::Origin;
 use proofs::prove;
@@ -72,7 +72,7 @@ struct World {
     other: Signer,
     stranger: Signer,
     certificate: Vec<u8>,
-    rules: Rules,
+    installation: Installation,
     checker: Checker,
     /// The same installation, for proxies that ask over HTTP.
     twin: Twin,
@@ -113,13 +113,11 @@ impl World {
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
         let shared: Arc<dyn Clock> = clock.clone();
         let runtime = tokio::runtime::Handle::current();
-        let keys = jwks::start_all(&issuers, &[], &shared, &runtime).unwrap();
-        for keys in &keys {
-            keys.ready().await;
+        let (policies, dpop) = (policies(issuers), DpopRules::default());
+        let made = Installation::start(policies, &dpop, None, &shared, &runtime).unwrap();
+        for issuer in &made.installation.issuers {
+            issuer.keys.ready().await;
         }
-        let dpop = Dpop::start(&ReplayRules::default(), None, &runtime).unwrap();
-        let limits = TokenCacheLimits::default();
-        let cache = Arc::new(TokenCache::new(limits));
         Self {
             key: Signer::new(Signing::ES256, "client"),
             es256,
@@ -127,13 +125,21 @@ impl World {
             other,
             stranger,
             certificate: rcgen::generate_simple_self_signed(vec![]).unwrap().cert.der().to_vec(),
-            rules: Rules::new(policies(issuers), keys, vec![], cache, dpop),
+            installation: made.installation,
             checker: Checker::new(shared),
             twin: Twin::start(&runtime),
             explainer: Twin::start(&runtime),
             clock,
             _files: files,
         }
+    }
+
+    /// From here on these policies are in force.
+    fn demand(&mut self, policies: PolicySet) {
+        let rules = Rules::new(policies, Arc::clone(&self.installation.rules.nonces));
+        let Installation { issuers, cache, replay, .. } = &self.installation;
+        let (cache, replay) = (Arc::clone(cache), Arc::clone(replay));
+        self.installation = Installation::new(rules, issuers.clone(), cache, replay);
     }
 
     fn claims(&self) -> Value {
@@ -169,13 +175,13 @@ impl World {
         let message = request.encode_to_vec();
         let read = wire::read(&message, None);
         let verdict = match &read {
-            Ok(request) => self.checker.check(&self.rules, request).await,
-            Err(refusal) => Verdict::refused(*refusal, &self.rules.policies),
+            Ok(request) => self.checker.check(&self.installation, request).await,
+            Err(refusal) => Verdict::refused(*refusal, &self.installation.rules.policies),
         };
-        let answer = Answer::of(&verdict, &self.rules.policies, read.as_ref().ok());
-        self.twin.agrees(&self.checker, &self.rules, request, &answer).await;
+        let answer = Answer::of(&verdict, &self.installation.rules.policies, read.as_ref().ok());
+        self.twin.agrees(&self.checker, &self.installation, request, &answer).await;
         if let Ok(request) = &read {
-            self.explainer.explains(&self.checker, &self.rules, request, &answer).await;
+            self.explainer.explains(&self.checker, &self.installation, request, &answer).await;
         }
         let mut encoded = vec![];
         encode::response(&answer, &mut encoded);
@@ -238,6 +244,10 @@ impl World {
         let shown = headers.iter().map(|it| it.header.clone().unwrap());
         shown.map(|it| format!("{}: {}", it.key, it.value)).collect()
     }
+}
+
+fn live(keys: &Arc<IssuerKeys>) -> Arc<LiveIssuer> {
+    Arc::new(LiveIssuer::new(keys, None, Duration::from_secs(1)))
 }
 
 fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
@@ -411,15 +421,15 @@ async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
         );
         assert_eq!(ok.headers_to_remove, ["x-forwarded-client-cert", "x-auth-tenant"]);
     }
-    assert_eq!(world.rules.cache.hits(), 1);
+    assert_eq!(world.installation.cache.hits(), 1);
 }
 
 /// What the proxy is told to remove of a request that is let through, or why it is not.
 async fn removed(world: &World, request: &auth::CheckRequest) -> Result<Vec<String>, Refusal> {
     let message = request.encode_to_vec();
-    let read = wire::read_for(&message, &world.rules)?;
-    let verdict = world.checker.check(&world.rules, &read).await;
-    let answer = Answer::of(&verdict, &world.rules.policies, Some(&read));
+    let read = wire::read_for(&message, &world.installation.rules)?;
+    let verdict = world.checker.check(&world.installation, &read).await;
+    let answer = Answer::of(&verdict, &world.installation.rules.policies, Some(&read));
     let mut encoded = vec![];
     encode::response(&answer, &mut encoded);
     let answer = auth::CheckResponse::decode(&*encoded).unwrap();
@@ -489,10 +499,9 @@ async fn of_very_many_aliases_a_request_is_refused() {
 #[tokio::test]
 async fn all_that_begins_as_the_operator_says_is_removed_but_for_what_is_set() {
     let mut world = World::new().await;
-    let mut policies = world.rules.policies.clone();
+    let mut policies = world.installation.rules.policies.clone();
     policies.upstream.remove_beginning = vec!["x-auth-".into(), "x-forwarded-c".into()];
-    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
-    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    world.demand(policies);
     let good = world.request(&world.token(|_| {}));
     let gone = ["x-auth-groups", "X_Auth_Groups", "x-auth_subject", "x-forwarded-city"];
     let stays = ["x-auth-subject", "x-auth", "x-forwarded-for", "accept"];
@@ -504,13 +513,12 @@ async fn all_that_begins_as_the_operator_says_is_removed_but_for_what_is_set() {
 #[tokio::test]
 async fn a_claim_that_a_header_could_not_tell_from_another_is_not_told() {
     let mut world = World::new().await;
-    let mut policies = world.rules.policies.clone();
+    let mut policies = world.installation.rules.policies.clone();
     let json =
         IdentityHeader { format: ClaimFormat::Json, ..IdentityHeader::new("x-json", "groups") };
     policies.upstream.headers = vec![IdentityHeader::new("x-plain", "groups"), json];
     policies.upstream.remove = vec![];
-    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
-    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    world.demand(policies);
     for (groups, plain, json) in [
         (json!(["staff", "admin"]), Some("staff admin"), r#"["staff","admin"]"#),
         (json!(["staff admin"]), None, r#"["staff admin"]"#),
@@ -673,23 +681,23 @@ async fn a_remembered_token_is_still_checked_for_time() {
     assert_eq!(world.reason(&request).await, "allowed");
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(world.reason(&request).await, "token_expired");
-    assert_eq!(world.rules.cache.misses(), 1);
+    assert_eq!(world.installation.cache.misses(), 1);
 }
 
 #[tokio::test]
 async fn a_remembered_token_goes_with_the_key_that_verified_it() {
     let mut world = World::new().await;
     let provider = IdentityProvider::start(&[world.es256.jwk().clone()]).await;
-    let mut issuer = Issuer::clone(&world.rules.policies.issuers[0]);
+    let mut issuer = Issuer::clone(&world.installation.rules.policies.issuers[0]);
     issuer.keys.source = KeySource::Uri(provider.jwks_uri());
     let runtime = tokio::runtime::Handle::current();
     let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
     keys.ready().await;
-    world.rules.keys[0] = Arc::new(keys);
+    world.installation.issuers[0] = live(&Arc::new(keys));
 
     let request = world.request(&world.token(|_| {}));
     hold(&world, vec![case("the old key", &request, "allowed")]).await;
-    assert!(world.rules.cache.hits() > 0);
+    assert!(world.installation.cache.hits() > 0);
 
     // A rotation without overlap: the new key is known with the first token that names it.
     world.clock.advance(Duration::from_secs(60));
@@ -716,23 +724,23 @@ async fn a_remembered_token_goes_with_the_algorithm_that_its_key_served() {
         jwk
     };
     let provider = IdentityProvider::start(&[jwk("RS256")]).await;
-    let mut issuer = Issuer::clone(&world.rules.policies.issuers[0]);
+    let mut issuer = Issuer::clone(&world.installation.rules.policies.issuers[0]);
     issuer.keys.source = KeySource::Uri(provider.jwks_uri());
     issuer.algorithms = vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256];
     let runtime = tokio::runtime::Handle::current();
     let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
     keys.ready().await;
-    world.rules.keys[0] = Arc::new(keys);
-    world.rules.policies.issuers[0] = Arc::new(issuer);
+    world.installation.issuers[0] = live(&Arc::new(keys));
+    world.installation.rules.policies.issuers[0] = Arc::new(issuer);
     let request = world.request(&world.rs256.sign("at+jwt", &world.claims()));
     hold(&world, vec![case("before", &request, "allowed")]).await;
 
     // The very key, for another algorithm alone; it is noticed with the first unknown name.
     provider.publish(&[jwk("PS256"), world.es256.jwk().clone()]);
     assert_eq!(world.reason(&world.request(&world.token(|_| {}))).await, "allowed");
-    let hits = world.rules.cache.hits();
+    let hits = world.installation.cache.hits();
     hold(&world, vec![case("in memory", &request, "token_algorithm_forbidden")]).await;
-    assert!(hits < world.rules.cache.hits(), "it is still in memory");
+    assert!(hits < world.installation.cache.hits(), "it is still in memory");
 }
 
 #[tokio::test]
@@ -741,9 +749,9 @@ async fn the_name_of_the_key_is_told_also_of_a_remembered_token() {
     let message = world.request(&world.token(|_| {})).encode_to_vec();
     let request = wire::read(&message, None).unwrap();
     for hits in 0..2 {
-        let verdict = world.checker.check(&world.rules, &request).await;
+        let verdict = world.checker.check(&world.installation, &request).await;
         assert_eq!(verdict.facts.kid.as_deref(), Some("key-1"));
-        assert_eq!(world.rules.cache.hits(), hits);
+        assert_eq!(world.installation.cache.hits(), hits);
     }
 }
 
@@ -752,10 +760,9 @@ async fn a_remembered_token_is_read_anew_for_claims_that_nobody_asked_for_before
     let mut world = World::new().await;
     let request = world.request(&world.token(|_| {}));
     assert_eq!(world.reason(&request).await, "allowed");
-    let mut policies = world.rules.policies.clone();
+    let mut policies = world.installation.rules.policies.clone();
     policies.upstream.headers = vec![IdentityHeader::new("x-auth-audience", "aud")];
-    let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
-    world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+    world.demand(policies);
     let answer = world.answer(&request).await;
     let header = allowed(&answer).headers[0].header.clone().unwrap();
     assert_eq!((&*header.key, &*header.value), ("x-auth-audience", "https://api.example.com"));
@@ -776,12 +783,11 @@ async fn a_remembered_token_is_held_to_what_is_asked_of_its_issuer_now() {
         (|it| it.token_types = vec!["jwt".to_owned()], "token_type_wrong"),
         (|it| it.algorithms = vec![Algorithm::EdDSA], "token_algorithm_forbidden"),
     ];
-    let before = world.rules.policies.clone();
+    let before = world.installation.rules.policies.clone();
     for (edit, reason) in edits {
         let mut policies = before.clone();
         edit(Arc::make_mut(&mut policies.issuers[0]));
-        let (keys, cache) = (world.rules.keys.clone(), Arc::clone(&world.rules.cache));
-        world.rules = Rules::new(policies, keys, vec![], cache, world.rules.dpop.clone());
+        world.demand(policies);
         assert_eq!(world.reason(&request).await, reason);
     }
 }
@@ -849,12 +855,15 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
 #[tokio::test]
 async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
     let world = World::new().await;
-    let policy = world.rules.policies.policies.iter().find(|it| &*it.name == "either");
+    let policy = world.installation.rules.policies.policies.iter().find(|it| &*it.name == "either");
     for denial in Denial::ALL {
         let facts = Facts { policy: policy.cloned(), ..Facts::default() };
-        let verdict = Verdict::new(Err(*denial), facts, &world.rules.policies);
+        let verdict = Verdict::new(Err(*denial), facts, &world.installation.rules.policies);
         let mut encoded = vec![];
-        encode::response(&Answer::of(&verdict, &world.rules.policies, None), &mut encoded);
+        encode::response(
+            &Answer::of(&verdict, &world.installation.rules.policies, None),
+            &mut encoded,
+        );
         let answer = auth::CheckResponse::decode(&*encoded).unwrap();
         let headers = &denied(&answer).unwrap().headers;
         let with = |name: &str| {
@@ -864,8 +873,8 @@ async fn only_who_came_at_a_bad_time_is_told_to_come_again() {
         let expected: &[&str] = if denial.status() == 503 { &["1"] } else { &[] };
         assert_eq!(with("retry-after"), expected, "{denial}");
         let facts = Facts { retry_after: Some(7), ..Facts::default() };
-        let later = Verdict::new(Err(*denial), facts, &world.rules.policies);
-        let later = format!("{:?}", Answer::of(&later, &world.rules.policies, None));
+        let later = Verdict::new(Err(*denial), facts, &world.installation.rules.policies);
+        let later = format!("{:?}", Answer::of(&later, &world.installation.rules.policies, None));
         assert_eq!(later.contains("retry-after: \"7\""), denial.status() == 503, "{later}");
         // No other credentials would do better.
         let challenges = if denial.status() < 500 { 2 } else { 0 };
@@ -1009,7 +1018,7 @@ fn nonce_among(headers: &[String]) -> Option<String> {
 #[tokio::test]
 async fn a_nonce_is_demanded_given_and_renewed() {
     let mut world = World::new().await;
-    world.rules.policies.proofs.nonce = NonceDemand::Required;
+    world.installation.rules.policies.proofs.nonce = NonceDemand::Required;
     let without = world.proved("jti-1", |_| {});
     assert_eq!(world.reason(&without).await, "nonce_required");
     let headers = world.headers_to_client(&without).await;
@@ -1037,7 +1046,7 @@ async fn a_nonce_is_demanded_given_and_renewed() {
 #[tokio::test]
 async fn an_offered_nonce_may_be_left_out_but_not_made_up() {
     let mut world = World::new().await;
-    world.rules.policies.proofs.nonce = NonceDemand::Offered;
+    world.installation.rules.policies.proofs.nonce = NonceDemand::Offered;
     let headers = world.headers_to_client(&world.proved("jti-1", |_| {})).await;
     assert!(nonce_among(&headers).is_some(), "{headers:?}");
     let forged = world.proved("jti-2", |it| it["nonce"] = json!("forged"));
@@ -1052,7 +1061,7 @@ async fn an_offered_nonce_may_be_left_out_but_not_made_up() {
 #[tokio::test]
 async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
     let mut world = World::new().await;
-    world.rules.policies.proofs.nonce = NonceDemand::Offered;
+    world.installation.rules.policies.proofs.nonce = NonceDemand::Offered;
     let tampered = tokens::tampered(&world.token(|_| {}));
     let bearer = |policy| named(world.request(&tampered), policy);
     for (request, reason, given) in [
@@ -1069,14 +1078,15 @@ async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
         assert_eq!(nonce_among(&headers).is_some(), given, "{reason}: {headers:?}");
     }
     let full = ReplayRules::Memory(MemoryLimits { capacity: 0, per_key: 0 });
-    world.rules.dpop = Dpop::start(&full, None, &tokio::runtime::Handle::current()).unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    world.installation.replay = Arc::new(ReplayStore::start(&full, &runtime));
     let message = world.proved("jti", |_| {}).encode_to_vec();
     let request = wire::read(&message, None).unwrap();
-    let verdict = world.checker.check(&world.rules, &request).await;
+    let verdict = world.checker.check(&world.installation, &request).await;
     assert_eq!(verdict.outcome, Err(Denial::ReplayUnavailable));
     assert_eq!(verdict.facts.detail, Some(Detail::ClientOverShare));
     let Answer::Deny { to_client, .. } =
-        Answer::of(&verdict, &world.rules.policies, Some(&request))
+        Answer::of(&verdict, &world.installation.rules.policies, Some(&request))
     else {
         panic!("{verdict:?}")
     };
@@ -1086,7 +1096,7 @@ async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
 #[tokio::test]
 async fn the_upstream_may_get_the_token_as_bearer_and_no_proof() {
     let mut world = World::new().await;
-    world.rules.policies.upstream.authorization = UpstreamAuthorization::Bearer;
+    world.installation.rules.policies.upstream.authorization = UpstreamAuthorization::Bearer;
     let request = world.proved("jti", |_| {});
     let sent = request.attributes.clone().unwrap().request.unwrap().http.unwrap();
     let token = sent.headers["authorization"].replace("DPoP ", "");

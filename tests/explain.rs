@@ -12,15 +12,13 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keybound::answer::Answer;
-use keybound::check::{Checker, Dpop, Rules};
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
 use keybound::front::ext_authz::wire;
+use keybound::installation::{Checker, Installation};
 use keybound::jose::key;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::request::Field;
-use keybound::state::jwks;
-use keybound::state::token_cache::TokenCache;
 use keybound::time::UnixTime;
 use keybound::trail::Mark;
 use prost::Message;
@@ -132,14 +130,13 @@ impl Site {
         request("untrusted-nocert", "/dpop/x", &headers)
     }
 
-    async fn rules(&self, config: &str, clock: &Arc<dyn Clock>) -> Rules {
+    async fn installation(&self, config: &str, clock: &Arc<dyn Clock>) -> Installation {
         let config = config::load(&self.config(config)).unwrap();
         let runtime = tokio::runtime::Handle::current();
-        let keys = jwks::start_all(&config.policies.issuers, &[], clock, &runtime).unwrap();
-        keys[0].ready().await;
-        let dpop = Dpop::start(&config.dpop.replay, None, &runtime).unwrap();
-        let cache = Arc::new(TokenCache::new(config.policies.limits.token_cache));
-        Rules::new(config.policies, keys, vec![None], cache, dpop)
+        let made = Installation::start(config.policies, &config.dpop, None, clock, &runtime);
+        let installation = made.unwrap().installation;
+        installation.issuers[0].keys.ready().await;
+        installation
     }
 }
 
@@ -369,7 +366,7 @@ async fn it_decides_as_serve_does_for_every_capture() {
     let mut compared = 0;
     for config in ["peer", "xfcc"] {
         let (served, explained) =
-            (site.rules(config, &clock).await, site.rules(config, &clock).await);
+            (site.installation(config, &clock).await, site.installation(config, &clock).await);
         let checker = Checker::new(Arc::clone(&clock));
         let captures = fs::read_dir(vectors("envoy")).unwrap().map(|it| it.unwrap().path());
         for path in captures.filter(|it| it.extension().is_some_and(|it| it == "pb")) {
@@ -377,13 +374,13 @@ async fn it_decides_as_serve_does_for_every_capture() {
             let name = path.file_stem().unwrap().to_str().unwrap();
             let with_token = bearer(name, "/payments", &token).encode_to_vec();
             for message in [sent, with_token] {
-                let Ok(request) = wire::read_for(&message, &served) else { continue };
+                let Ok(request) = wire::read_for(&message, &served.rules) else { continue };
                 let verdict = checker.check(&served, &request).await;
-                let expected = Answer::of(&verdict, &served.policies, Some(&request));
+                let expected = Answer::of(&verdict, served.policies(), Some(&request));
                 let verdict = checker.explain(&explained, &request).await;
                 let failed = verdict.facts.trail.steps().iter().any(|it| it.mark == Mark::Failed);
                 assert_eq!(failed, verdict.outcome.is_err(), "{name}");
-                let found = Answer::of(&verdict, &explained.policies, Some(&request));
+                let found = Answer::of(&verdict, explained.policies(), Some(&request));
                 assert_eq!(found, expected, "{name}");
                 compared += 1;
             }

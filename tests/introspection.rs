@@ -20,10 +20,13 @@ use futures_util::future::{join, join_all};
 use introspection_endpoint::{IntrospectionEndpoint, Reply};
 use jsonwebtoken::Algorithm as Signing;
 use keybound::answer::{Answer, Header};
-use keybound::check::{Checker, Dpop, Rules, Verdict};
+use keybound::check::{Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::clock::{Clock, ManualClock};
 use keybound::denial::{Denial, Detail};
+use keybound::installation::{
+    BadIssuer, Checker, DpopRules, Installation, LiveIssuer, start_issuers,
+};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::introspection::{
@@ -34,10 +37,7 @@ use keybound::policy::{
     ProofRules, SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
 };
 use keybound::request::{Evidence, Field, Request, Target};
-use keybound::state::introspection::{self, BadEndpoint, Introspector, Status};
-use keybound::state::jwks::{self, IssuerKeys};
-use keybound::state::replay::ReplayRules;
-use keybound::state::token_cache::TokenCache;
+use keybound::state::introspection::{BadEndpoint, Status};
 use keybound::time::UnixTime;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
@@ -450,7 +450,7 @@ async fn the_token_goes_into_the_body_and_the_secret_into_a_header() {
     assert_eq!(header("content-type"), Some("application/x-www-form-urlencoded"));
     assert!(header("accept").unwrap().starts_with("application/json,"));
     assert_eq!(header("accept-encoding"), Some("identity"), "none but that is understood");
-    let printed = format!("{:?} {:?}", site.rules, site.status(0));
+    let printed = format!("{:?} {:?}", site.installation, site.status(0));
     for secret in [":ecret", "3Aecret", "a+b/c", basic.trim_start_matches("Basic ")] {
         assert!(!printed.contains(secret), "{secret}: {printed}");
     }
@@ -645,7 +645,7 @@ async fn the_jwt_for_which_a_token_stands_goes_upstream_in_its_place() {
         let verdict = site.verdict("Bearer", "opaque", "first", None).await;
         assert_eq!(verdict.outcome, Ok(()));
         assert_eq!(verdict.facts.token.as_ref().unwrap().claims.text("sub"), Some("alice"));
-        let answer = Answer::of(&verdict, &site.rules.policies, None);
+        let answer = Answer::of(&verdict, &site.installation.rules.policies, None);
         let Answer::Allow { set, remove, .. } = &answer else { panic!("{answer:?}") };
         assert_eq!((set, remove), (&vec![bearer.clone()], &vec![]));
         assert!(!format!("{verdict:?} {answer:?}").contains(&jwt), "it is a secret");
@@ -665,11 +665,11 @@ async fn what_goes_upstream_is_the_operators_to_say() {
         (UpstreamAuthorization::Keep, false, 0, 0),
     ] {
         let mut site = Site::new(&[&endpoint], |it| it.forward_jwt = forward_jwt).await;
-        site.rules.policies.upstream.authorization = authorization;
+        site.installation.rules.policies.upstream.authorization = authorization;
         let jwt = site.signer.sign("at+jwt", &claims());
         endpoint.reply(Reply::of("application/jwt", jwt));
         let verdict = site.verdict("Bearer", "opaque", "first", None).await;
-        let answer = Answer::of(&verdict, &site.rules.policies, None);
+        let answer = Answer::of(&verdict, &site.installation.rules.policies, None);
         let Answer::Allow { set, remove, .. } = answer else { panic!("{answer:?}") };
         assert_eq!((set.len(), remove.len()), (sets, removes), "{authorization:?}");
     }
@@ -891,18 +891,18 @@ async fn a_jwt_that_is_refused_anyway_is_not_asked_about() {
 async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     let (a, b) = two(active(|_| {}), active(|_| {})).await;
     let site = Site::new(&[&a, &b], |_| {}).await;
-    let before = &site.rules.introspectors;
-    let again = site.start(&site.rules.policies, &site.rules.keys, before).unwrap();
+    let before = &site.installation.issuers;
+    let again = site.start(site.installation.policies(), before).unwrap();
     assert_eq!(same(before, &again), [true, true]);
 
-    let mut policies = policies(site.rules.policies.issuers.clone());
+    let mut policies = policies(site.installation.rules.policies.issuers.clone());
     let edited = Arc::make_mut(&mut policies.issuers[1]);
     edited.introspection.as_mut().unwrap().client_id = "another".to_owned();
-    let again = site.start(&policies, &site.rules.keys, before).unwrap();
+    let again = site.start(&policies, before).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
     policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
-    let again = site.start(&policies, &site.rules.keys, before).unwrap();
+    let again = site.start(&policies, before).unwrap();
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }
 
@@ -976,14 +976,14 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
             }
             _ => Reply::of("application/jwt", site.signer.sign("at+jwt", &about)),
         };
-        for (what, policies, expected) in changed(&site.rules.policies) {
+        for (what, policies, expected) in changed(&site.installation.rules.policies) {
             let token = format!("{form}-{what}").replace(' ', "-");
             endpoint.reply(reply.clone());
             assert_eq!(site.check(&token).await, Ok(()), "{form}, {what}");
             endpoint.reply(Reply::status(500));
             let calls = endpoint.calls();
-            let before = &site.rules.introspectors;
-            let after = site.start(&policies, &site.rules.keys, before).unwrap();
+            let before = &site.installation.issuers;
+            let after = site.start(&policies, before).unwrap();
             let changed = site.under(policies, after);
             // An answer to a signed question is as old as the call; it need not be so when read.
             site.clock.advance(100 * SECOND);
@@ -1007,13 +1007,13 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
 #[tokio::test]
 async fn how_the_issuer_fares_outlives_a_change_of_how_it_is_read() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
-    let ways = changed(&Site::new(&[&endpoint], |_| {}).await.rules.policies).len();
+    let ways = changed(&Site::new(&[&endpoint], |_| {}).await.installation.rules.policies).len();
     for way in 0..ways {
         let site = Site::new(&[&endpoint], |_| {}).await;
-        let (what, policies, _) = changed(&site.rules.policies).remove(way);
+        let (what, policies, _) = changed(&site.installation.rules.policies).remove(way);
         let reloaded = || {
-            let before = &site.rules.introspectors;
-            let after = site.start(&policies, &site.rules.keys, before).unwrap();
+            let before = &site.installation.issuers;
+            let after = site.start(&policies, before).unwrap();
             site.under(policies.clone(), after)
         };
         endpoint.reply(Reply::status(503));
@@ -1051,12 +1051,12 @@ async fn no_more_calls_than_may_be_are_under_way_at_once_across_a_reload() {
         let tokens: Vec<_> = (0..4).map(|it| format!("new-{it}")).collect();
         let mut old = Box::pin(join_all(tokens[..places].iter().map(|it| site.check(it))));
         assert!(old.as_mut().now_or_never().is_none());
-        let mut policies = site.rules.policies.clone();
+        let mut policies = site.installation.rules.policies.clone();
         let issuer = Arc::make_mut(&mut policies.issuers[0]);
         issuer.clock_leeway = SECOND;
         issuer.introspection.as_mut().unwrap().upkeep.concurrency = now;
-        let introspectors = &site.rules.introspectors;
-        let after = site.start(&policies, &site.rules.keys, introspectors).unwrap();
+        let issuers = &site.installation.issuers;
+        let after = site.start(&policies, issuers).unwrap();
         assert_eq!(site.status(0).in_flight, places, "{before}, {now}: to start is not to ask");
         let changed = site.under(policies, after);
         let others = ["a", "b"].map(|it| changed.check(it));
@@ -1084,10 +1084,10 @@ async fn what_is_another_question_is_asked_anew() {
     ];
     jump(10 * SECOND).await;
     for (what, edit) in rules {
-        let mut policies = site.rules.policies.clone();
+        let mut policies = site.installation.rules.policies.clone();
         edit(Arc::make_mut(&mut policies.issuers[0]).introspection.as_mut().unwrap());
-        let before = &site.rules.introspectors;
-        let after = site.start(&policies, &site.rules.keys, before).unwrap();
+        let before = &site.installation.issuers;
+        let after = site.start(&policies, before).unwrap();
         let calls = endpoint.calls();
         let _found = site.under(policies, after).check("opaque").await;
         assert_eq!(endpoint.calls(), calls + 1, "{what}");
@@ -1099,10 +1099,10 @@ async fn an_answer_that_is_read_again_counts_no_longer_than_it_did() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let mut policies = site.rules.policies.clone();
+    let mut policies = site.installation.rules.policies.clone();
     Arc::make_mut(&mut policies.issuers[0]).clock_leeway = SECOND;
     jump(59 * SECOND).await;
-    let after = site.start(&policies, &site.rules.keys, &site.rules.introspectors).unwrap();
+    let after = site.start(&policies, &site.installation.issuers).unwrap();
     let changed = site.under(policies, after);
     assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 1));
     jump(SECOND).await;
@@ -1114,9 +1114,9 @@ async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() 
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let mut policies = site.rules.policies.clone();
+    let mut policies = site.installation.rules.policies.clone();
     Arc::make_mut(&mut policies.issuers[0]).audiences = vec!["other".to_owned()];
-    let after = site.start(&policies, &site.rules.keys, &site.rules.introspectors).unwrap();
+    let after = site.start(&policies, &site.installation.issuers).unwrap();
     let changed = site.under(policies, after);
     let refused = Err(Denial::TokenAudienceMismatch);
     jump(58 * SECOND).await;
@@ -1136,35 +1136,33 @@ async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     let start = |edit: &dyn Fn(&mut Issuer)| {
-        let mut policies = policies(site.rules.policies.issuers.clone());
+        let mut policies = policies(site.installation.rules.policies.issuers.clone());
         edit(Arc::make_mut(&mut policies.issuers[0]));
-        site.start(&policies, &site.rules.keys, &[]).err()
+        site.start(&policies, &[]).err()
     };
     for url in ["http://as.example.com/", "introspect", "", "https://a:b@as.example.com/"] {
         let edit = |it: &mut Issuer| {
             it.introspection.as_mut().unwrap().endpoint = Some(url.to_owned());
         };
-        assert_eq!(start(&edit), Some(BadEndpoint::UrlRefused), "{url}");
+        assert_eq!(start(&edit), Some(BadIssuer::Introspection(BadEndpoint::UrlRefused)), "{url}");
     }
     let no_url = |it: &mut Issuer| {
         it.name = "urn:example:as".into();
         it.introspection.as_mut().unwrap().endpoint = None;
     };
-    assert_eq!(start(&no_url), Some(BadEndpoint::UrlRefused));
+    assert_eq!(start(&no_url), Some(BadIssuer::Introspection(BadEndpoint::UrlRefused)));
     let no_pem = |it: &mut Issuer| {
         let rules = it.introspection.as_mut().unwrap();
         rules.authentication = ClientAuthentication::MutualTls(b"not PEM".to_vec());
     };
-    assert!(matches!(start(&no_pem), Some(BadEndpoint::Credentials(_))));
-    let no_keys = site.start(&site.rules.policies, &[], &[]).err();
-    assert_eq!(no_keys, Some(BadEndpoint::KeysMissing));
+    assert!(matches!(start(&no_pem), Some(BadIssuer::Introspection(BadEndpoint::Credentials(_)))));
 }
 
 // ---- the installation ----
 
 /// One or two issuers with a key each, and three policies: for the first, the second, and both.
 struct Site {
-    rules: Rules,
+    installation: Installation,
     checker: Checker,
     clock: Arc<ManualClock>,
     signer: Signer,
@@ -1192,17 +1190,13 @@ impl Site {
         }
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
         let shared: Arc<dyn Clock> = clock.clone();
-        let keys = jwks::start_all(&issuers, &[], &shared, &Handle::current()).unwrap();
-        for keys in &keys {
-            keys.ready().await;
+        let (policies, dpop) = (policies(issuers), DpopRules::default());
+        let made = Installation::start(policies, &dpop, None, &shared, &Handle::current());
+        let installation = made.unwrap().installation;
+        for issuer in &installation.issuers {
+            issuer.keys.ready().await;
         }
-        let policies = policies(issuers);
-        let introspectors =
-            introspection::start_all(&policies, &keys, &[], &shared, &Handle::current()).unwrap();
-        let cache = Arc::new(TokenCache::new(TokenCacheLimits::default()));
-        let dpop = Dpop::start(&ReplayRules::default(), None, &Handle::current()).unwrap();
-        let rules = Rules::new(policies, keys, introspectors, cache, dpop);
-        Self { rules, checker: Checker::new(shared), clock, signer, files }
+        Self { installation, checker: Checker::new(shared), clock, signer, files }
     }
 
     /// How a check ends that brings `token` to the first issuer's policy.
@@ -1222,14 +1216,15 @@ impl Site {
 
     /// How long a check waits for the first issuer.
     fn timeout(&self) -> Duration {
-        self.rules.policies.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
+        self.installation.rules.policies.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
     }
 
     /// The same site under another configuration.
-    fn under(&self, policies: PolicySet, asking: Vec<Option<Arc<Introspector>>>) -> Self {
-        let (keys, cache) = (self.rules.keys.clone(), Arc::clone(&self.rules.cache));
+    fn under(&self, policies: PolicySet, issuers: Vec<Arc<LiveIssuer>>) -> Self {
+        let Installation { rules, cache, replay, .. } = &self.installation;
+        let rules = Rules::new(policies, Arc::clone(&rules.nonces));
         Self {
-            rules: Rules::new(policies, keys, asking, cache, self.rules.dpop.clone()),
+            installation: Installation::new(rules, issuers, Arc::clone(cache), Arc::clone(replay)),
             checker: Checker::new(self.clock.clone()),
             clock: Arc::clone(&self.clock),
             signer: Signer::new(Signing::ES256, "key-1"),
@@ -1254,30 +1249,29 @@ impl Site {
             evidence: Evidence { header, ..Evidence::default() },
             ..Request::default()
         };
-        self.checker.check(&self.rules, &request).await
+        self.checker.check(&self.installation, &request).await
     }
 
     /// From here on, the first issuer has these keys.
     async fn publish(&self, keys: &[Value]) {
         let keys = json!({ "keys": keys });
         std::fs::write(self.files.path().join("keys-0.json"), keys.to_string()).unwrap();
-        let ended: u64 = self.rules.keys[0].refreshes().values().sum();
+        let ended: u64 = self.installation.issuers[0].keys.refreshes().values().sum();
         jump(5 * SECOND).await;
-        self.rules.keys[0].ended(ended + 1).await;
+        self.installation.issuers[0].keys.ended(ended + 1).await;
     }
 
     fn status(&self, issuer: usize) -> Status {
-        self.rules.introspectors[issuer].as_ref().unwrap().status()
+        self.installation.issuers[issuer].introspection.as_ref().unwrap().status()
     }
 
     fn start(
         &self,
         policies: &PolicySet,
-        keys: &[Arc<IssuerKeys>],
-        previous: &[Option<Arc<Introspector>>],
-    ) -> Result<Vec<Option<Arc<Introspector>>>, BadEndpoint> {
+        previous: &[Arc<LiveIssuer>],
+    ) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        introspection::start_all(policies, keys, previous, &clock, &Handle::current())
+        start_issuers(policies, previous, &clock, &Handle::current())
     }
 }
 
@@ -1358,9 +1352,9 @@ async fn two(first: Reply, second: Reply) -> (IntrospectionEndpoint, Introspecti
 }
 
 /// Which of the introspectors are the same.
-fn same(a: &[Option<Arc<Introspector>>], b: &[Option<Arc<Introspector>>]) -> Vec<bool> {
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
-    pairs.map(|(a, b)| Arc::ptr_eq(a, b)).collect()
+fn same(a: &[Arc<LiveIssuer>], b: &[Arc<LiveIssuer>]) -> Vec<bool> {
+    let asking = |it: &Arc<LiveIssuer>| it.introspection.clone().unwrap();
+    a.iter().zip(b).map(|(a, b)| Arc::ptr_eq(&asking(a), &asking(b))).collect()
 }
 
 /// Lets `span` pass at once.

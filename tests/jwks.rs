@@ -16,13 +16,15 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use jsonwebtoken::Algorithm as Signing;
+use keybound::check::signature::{self, Unverifiable};
 use keybound::clock::ManualClock;
 use keybound::denial::{Denial, Detail, Refusal};
 use keybound::jose::base64url;
 use keybound::jose::jwk::KeySet;
 use keybound::jose::jws::Unverified;
 use keybound::policy::{Issuer, KeyRules, KeySource, KeyUpkeep};
-use keybound::state::jwks::{self, BadSource, IssuerKeys, Newer, Unverifiable};
+use keybound::sources::Newer;
+use keybound::state::jwks::{self, BadSource, IssuerKeys};
 use keybound::time::UnixTime;
 use keybound::trail::Trail;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
@@ -128,7 +130,7 @@ async fn a_grace_that_is_taken_back_is_over_at_once() {
     let (one, two) = (jwk("one"), jwk("two"));
     let provider = IdentityProvider::start(&[one]).await;
     let upkeep = KeyUpkeep { withdrawn_key_grace: HOUR, ..KeyUpkeep::default() };
-    let keys = Arc::new(start_with(&provider, upkeep));
+    let keys = start_with(&provider, upkeep);
     keys.ended(1).await;
     provider.publish(&[two]);
     refresh(&keys).await;
@@ -136,7 +138,7 @@ async fn a_grace_that_is_taken_back_is_over_at_once() {
     provider.go_down().await;
     let source = KeySource::Uri(provider.jwks_uri());
     let after = issuer(&provider.issuer(), source, KeyUpkeep::default());
-    let keys = reconfigured(&[keys], after).apply().remove(0);
+    let keys = reconfigured(&keys, &after).apply();
     assert_eq!(kids(&keys), ["two"]);
 }
 
@@ -218,7 +220,7 @@ async fn a_thousand_first_requests_share_one_fetch() {
 async fn a_request_on_another_runtime_waits_as_well() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     provider.hold();
-    let keys = Arc::new(start(&provider));
+    let keys = start(&provider);
     let shard = {
         let keys = Arc::clone(&keys);
         tokio::task::spawn_blocking(move || {
@@ -233,7 +235,7 @@ async fn a_request_on_another_runtime_waits_as_well() {
 
 /// What becomes of a token that names `kid`, if any, is signed by nobody and claims to be issued at
 /// `iat`.
-async fn unverifiable(keys: &IssuerKeys, kid: Option<&str>, iat: &Value) -> Unverifiable {
+async fn unverifiable(keys: &Arc<IssuerKeys>, kid: Option<&str>, iat: &Value) -> Unverifiable {
     let mut header = json!({"alg": "ES256"});
     if let Some(kid) = kid {
         header["kid"] = kid.into();
@@ -242,7 +244,9 @@ async fn unverifiable(keys: &IssuerKeys, kid: Option<&str>, iat: &Value) -> Unve
     let token = format!("{}.{}.AAAA", part(&header), part(&json!({"iat": iat})));
     let jws = Unverified::parse(token.as_bytes()).unwrap();
     let issuer = issuer(keys.issuer(), KeySource::Discovery, KeyUpkeep::default());
-    keys.verify(jws, &issuer, PATIENCE, &mut Trail::default()).await.unwrap_err()
+    signature::verify(&keys.within(PATIENCE), jws, &issuer, &mut Trail::default())
+        .await
+        .unwrap_err()
 }
 
 const PATIENCE: Duration = Duration::from_millis(120);
@@ -264,7 +268,8 @@ async fn an_unknown_key_is_not_refused_while_the_issuer_may_not_be_asked() {
     let source = KeySource::Uri(provider.jwks_uri());
     let issuer = issuer(&provider.issuer(), source, KeyUpkeep::default());
     let here = Handle::current();
-    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &here).unwrap();
+    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &here);
+    let keys = Arc::new(keys.unwrap());
     keys.ended(1).await;
     let now = json!(NOW.as_secs());
     let found = unverifiable(&keys, Some("new"), &now).await;
@@ -348,7 +353,9 @@ async fn forged_tokens_that_name_no_key_cost_a_bounded_number_of_tries() {
     let good = signer.sign_as("at+jwt", header(), &json!({"iat": 1}));
     let verified = async || {
         let jws = Unverified::parse(good.as_bytes()).unwrap();
-        keys.verify(jws, &issuer, PATIENCE, &mut Trail::default()).await.map(drop)
+        signature::verify(&keys.within(PATIENCE), jws, &issuer, &mut Trail::default())
+            .await
+            .map(drop)
     };
     assert_eq!(verified().await, Ok(()), "the last of eight keys signed it");
     tokio::time::pause();
@@ -801,25 +808,22 @@ async fn only_the_private_authority_counts_when_there_is_one() {
 // ---- life ----
 
 /// The keys that a configuration with `after` in place of `before` begins with.
-fn reconfigured(before: &[Arc<IssuerKeys>], after: Issuer) -> jwks::Prepared {
+fn reconfigured(before: &Arc<IssuerKeys>, after: &Issuer) -> jwks::Prepared {
     let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
-    jwks::prepare(&[Arc::new(after)], before, &clock, &Handle::current()).unwrap()
+    jwks::prepare(after, Some(before), &clock, &Handle::current()).unwrap()
 }
 
 #[tokio::test]
 async fn a_new_configuration_takes_over_the_keys_that_it_leaves_alone() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     let source = KeySource::Uri(provider.jwks_uri());
-    let same = Arc::new(issuer("https://same", source.clone(), KeyUpkeep::default()));
-    let other = Arc::new(issuer("https://other", source, KeyUpkeep::default()));
-    let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
-    let here = Handle::current();
-    let old = jwks::start_all(&[Arc::clone(&same), other], &[], &clock, &here).unwrap();
-    join_all(old.iter().map(|it| it.ready())).await;
-    let new = jwks::start_all(&[same], &old, &clock, &here).unwrap();
-    assert!(Arc::ptr_eq(&old[0], &new[0]));
+    let issuer = issuer("https://same", source, KeyUpkeep::default());
+    let old = start_issuer(&issuer, ManualClock::at(NOW));
+    old.ready().await;
+    let prepared = reconfigured(&old, &issuer);
+    assert!(Arc::ptr_eq(&old, &prepared.keys) && prepared.change.is_none());
     tokio::task::yield_now().await;
-    assert_eq!(provider.fetches(), 2, "nothing is asked anew");
+    assert_eq!(provider.fetches(), 1, "nothing is asked anew");
 }
 
 #[tokio::test]
@@ -840,14 +844,13 @@ async fn keys_outlive_every_change_of_how_they_are_kept() {
     ];
     for (edit, upkeep) in edits {
         let provider = IdentityProvider::start(&[jwk("a")]).await;
-        let keys = Arc::new(start(&provider));
+        let keys = start(&provider);
         keys.ended(1).await;
         provider.go_down().await;
         let source = KeySource::Uri(provider.jwks_uri());
-        let prepared =
-            reconfigured(&[Arc::clone(&keys)], issuer(&provider.issuer(), source, upkeep));
-        assert!(prepared.left_behind().is_empty());
-        let new = prepared.apply().remove(0);
+        let prepared = reconfigured(&keys, &issuer(&provider.issuer(), source, upkeep));
+        assert!(!prepared.left_behind);
+        let new = prepared.apply();
         assert!(Arc::ptr_eq(&new, &keys), "{edit}");
         assert_eq!(kids(&new), ["a"], "{edit}");
         new.tried().await;
@@ -866,14 +869,14 @@ async fn keys_outlive_every_change_of_how_they_are_kept() {
 async fn how_long_keys_are_used_counts_anew_from_when_the_issuer_was_last_heard() {
     for (hours, expected) in [(48, &["a"][..]), (4, &["a"]), (3, &[]), (2, &[])] {
         let provider = IdentityProvider::start(&[jwk("a")]).await;
-        let keys = Arc::new(start(&provider));
+        let keys = start(&provider);
         keys.ended(1).await;
         provider.go_down().await;
         refresh_after(&keys, 3 * HOUR).await;
         let source = KeySource::Uri(provider.jwks_uri());
         let upkeep = KeyUpkeep { max_stale: hours * HOUR, ..KeyUpkeep::default() };
         let after = issuer(&provider.issuer(), source, upkeep);
-        let new = reconfigured(&[keys], after).apply().remove(0);
+        let new = reconfigured(&keys, &after).apply();
         assert_eq!(kids(&new), expected, "{hours}h");
         new.tried().await;
         jump((hours - hours.min(3)) * HOUR - MINUTE.min((hours - hours.min(3)) * HOUR)).await;
@@ -893,13 +896,13 @@ async fn authorities_that_are_wrong_though_valid_cost_no_keys() {
         issuer.keys.ca = Some(pem.to_vec());
         issuer
     };
-    let keys = Arc::new(start_issuer(&with_ca(&authority.pem), ManualClock::at(NOW)));
+    let keys = start_issuer(&with_ca(&authority.pem), ManualClock::at(NOW));
     keys.ended(1).await;
-    let keys = reconfigured(&[keys], with_ca(&other.pem)).apply().remove(0);
+    let keys = reconfigured(&keys, &with_ca(&other.pem)).apply();
     keys.ended(2).await;
     assert_eq!(keys.refreshes().get("unreachable"), Some(&1), "they count at once");
     assert_eq!(kids(&keys), ["a"]);
-    let keys = reconfigured(&[keys], with_ca(&authority.pem)).apply().remove(0);
+    let keys = reconfigured(&keys, &with_ca(&authority.pem)).apply();
     keys.ended(3).await;
     assert_eq!(keys.status().consecutive_failures, 0);
 }
@@ -918,15 +921,14 @@ async fn keys_of_another_place_or_issuer_do_not_count() {
         (provider.issuer(), KeySource::File("/nonexistent".into()), true),
         ("https://other".to_owned(), uri, false),
     ] {
-        let keys = Arc::new(start_with(&provider, upkeep.clone()));
+        let keys = start_with(&provider, upkeep.clone());
         keys.ended(1).await;
         // The snapshot of one fetch is written before the next fetch begins.
         refresh(&keys).await;
         provider.hold();
-        let prepared =
-            reconfigured(&[Arc::clone(&keys)], issuer(&name, source.clone(), upkeep.clone()));
-        assert_eq!(prepared.left_behind().len(), usize::from(told), "{source:?}");
-        let new = prepared.apply().remove(0);
+        let prepared = reconfigured(&keys, &issuer(&name, source.clone(), upkeep.clone()));
+        assert_eq!(prepared.left_behind, told, "{source:?}");
+        let new = prepared.apply();
         assert!(new.current().is_none(), "{source:?}");
         let counted = new.refreshes().get("changed").copied().unwrap_or_default();
         assert_eq!(counted, u64::from(told), "{source:?}: what is counted never falls");
@@ -942,11 +944,11 @@ async fn keys_of_another_place_or_issuer_do_not_count() {
 async fn a_new_configuration_breaks_off_a_fetch_that_hangs() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     provider.flap([Behaviour::Stalled]);
-    let keys = Arc::new(start(&provider));
+    let keys = start(&provider);
     provider.fetched(1).await;
     let source = KeySource::Uri(provider.jwks_uri());
     let upkeep = KeyUpkeep { fetch_timeout: 4 * SECOND, ..KeyUpkeep::default() };
-    let new = reconfigured(&[keys], issuer(&provider.issuer(), source, upkeep)).apply().remove(0);
+    let new = reconfigured(&keys, &issuer(&provider.issuer(), source, upkeep)).apply();
     new.tried().await;
     assert_eq!(kids(&new), ["a"]);
 }
@@ -1014,24 +1016,24 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> Issuer {
     }
 }
 
-fn start_issuer(issuer: &Issuer, clock: ManualClock) -> IssuerKeys {
-    IssuerKeys::start(issuer, Arc::new(clock), &Handle::current()).unwrap()
+fn start_issuer(issuer: &Issuer, clock: ManualClock) -> Arc<IssuerKeys> {
+    Arc::new(IssuerKeys::start(issuer, Arc::new(clock), &Handle::current()).unwrap())
 }
 
-fn start_at(provider: &IdentityProvider, upkeep: KeyUpkeep, clock: ManualClock) -> IssuerKeys {
+fn start_at(provider: &IdentityProvider, upkeep: KeyUpkeep, clock: ManualClock) -> Arc<IssuerKeys> {
     let source = KeySource::Uri(provider.jwks_uri());
     start_issuer(&issuer(&provider.issuer(), source, upkeep), clock)
 }
 
-fn start_with(provider: &IdentityProvider, upkeep: KeyUpkeep) -> IssuerKeys {
+fn start_with(provider: &IdentityProvider, upkeep: KeyUpkeep) -> Arc<IssuerKeys> {
     start_at(provider, upkeep, ManualClock::at(NOW))
 }
 
-fn start(provider: &IdentityProvider) -> IssuerKeys {
+fn start(provider: &IdentityProvider) -> Arc<IssuerKeys> {
     start_with(provider, KeyUpkeep::default())
 }
 
-fn discover(provider: &IdentityProvider) -> IssuerKeys {
+fn discover(provider: &IdentityProvider) -> Arc<IssuerKeys> {
     let issuer = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default());
     start_issuer(&issuer, ManualClock::at(NOW))
 }
@@ -1040,7 +1042,7 @@ fn discover(provider: &IdentityProvider) -> IssuerKeys {
 async fn newer(keys: &IssuerKeys, seen: &Arc<KeySet>) -> Option<Arc<KeySet>> {
     match keys.newer_than(seen).await {
         Newer::Set(set) => Some(set),
-        Newer::None | Newer::Unasked => None,
+        Newer::None | Newer::Unasked { .. } => None,
     }
 }
 

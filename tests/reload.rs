@@ -17,14 +17,13 @@ mod tokens;
 use identity_provider::IdentityProvider;
 use introspection_endpoint::{IntrospectionEndpoint, Reply};
 use jsonwebtoken::Algorithm;
-use keybound::check::{Checker, Rules};
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
+use keybound::installation::{Checker, Installation, Made};
 use keybound::oauth::dpop::ProofId;
 use keybound::oauth::nonce::Freshness;
 use keybound::request::{Field, Request, Target};
-use keybound::server::reload::{self, Made};
-use keybound::state::replay::Use;
+use keybound::sources::Use;
 use keybound::time::UnixTime;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -359,7 +358,7 @@ struct World {
 
 /// What is held under one configuration.
 struct Held {
-    rules: Rules,
+    installation: Installation,
     jwt: String,
     nonce: String,
 }
@@ -416,46 +415,47 @@ impl World {
         })
     }
 
-    fn make(&self, configuration: &Value, previous: Option<&Rules>) -> Made {
+    fn make(&self, configuration: &Value, previous: Option<&Installation>) -> Made {
         let config = config::from_str(&configuration.to_string(), self.files.path());
         let config = config.unwrap_or_else(|it| panic!("{it:?}: {configuration:#}"));
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
-        reload::rules(config.policies, &config.dpop, previous, &clock, &Handle::current()).unwrap()
+        let (policies, dpop) = (config.policies, &config.dpop);
+        Installation::start(policies, dpop, previous, &clock, &Handle::current()).unwrap()
     }
 
     /// What is held once each thing was had, before the issuer went down.
     async fn held(&self, configuration: &Value) -> Held {
-        let rules = self.make(configuration, None).rules;
-        rules.keys[0].ready().await;
+        let installation = self.make(configuration, None).installation;
+        installation.issuers[0].keys.ready().await;
         let claims = json!({
             "iss": configuration["issuers"][0]["issuer"], "aud": "api", "sub": "alice",
             "client_id": "app", "iat": NOW.as_secs(), "exp": NOW.as_secs().saturating_add(300),
             "jti": "1",
         });
         let jwt = self.signer.sign("at+jwt", &claims);
-        assert!(is_allowed(&rules, &jwt).await);
-        assert!(is_allowed(&rules, "opaque").await);
+        assert!(is_allowed(&installation, &jwt).await);
+        assert!(is_allowed(&installation, "opaque").await);
         // An error says that there is no Redis.
-        let _recorded = rules.dpop.replay.record(&PROOF, expiry(), NOW).await;
-        let nonce = rules.dpop.nonces.issue(NOW);
+        let _recorded = installation.replay.record(&PROOF, expiry(), NOW).await;
+        let nonce = installation.rules.nonces.issue(NOW);
         self.provider.go_down().await;
         self.endpoint.reply(Reply::status(500));
-        Held { rules, jwt, nonce }
+        Held { installation, jwt, nonce }
     }
 
     /// What is not to be had any more under the new rules.
     async fn lost(&self, held: &Held, made: &Made) -> Vec<&'static str> {
-        let Made { rules, losses } = made;
-        let keys = rules.keys[0].current().is_some_and(|it| it.knows("key-1"));
-        let tokens = is_remembered(rules, &held.jwt).await;
+        let Made { installation, losses } = made;
+        let keys = installation.issuers[0].keys.current().is_some_and(|it| it.knows("key-1"));
+        let tokens = is_remembered(installation, &held.jwt).await;
         let calls = self.endpoint.calls();
-        let answers = is_allowed(rules, "opaque").await && calls == self.endpoint.calls();
-        let proofs = if rules.dpop.replay.label() == "memory" {
-            rules.dpop.replay.record(&PROOF, expiry(), NOW).await == Ok(Use::Repeat)
+        let answers = is_allowed(installation, "opaque").await && calls == self.endpoint.calls();
+        let proofs = if installation.replay.label() == "memory" {
+            installation.replay.record(&PROOF, expiry(), NOW).await == Ok(Use::Repeat)
         } else {
             !losses.iter().any(|it| it.starts_with("dpop.replay"))
         };
-        let nonces = rules.dpop.nonces.check(&held.nonce, NOW) != Freshness::Stale;
+        let nonces = installation.rules.nonces.check(&held.nonce, NOW) != Freshness::Stale;
         let had = [keys, tokens, answers, proofs, nonces];
         HELD.into_iter().zip(had).filter(|(_, had)| !had).map(|(name, _)| name).collect()
     }
@@ -467,7 +467,7 @@ fn expiry() -> UnixTime {
     NOW.saturating_add(Duration::from_secs(60))
 }
 
-async fn explained(rules: &Rules, token: &str) -> (bool, bool) {
+async fn explained(installation: &Installation, token: &str) -> (bool, bool) {
     let authorization = format!("Bearer {token}");
     let request = Request {
         policy: Some("probe"),
@@ -475,18 +475,19 @@ async fn explained(rules: &Rules, token: &str) -> (bool, bool) {
         authorization: Field::One(authorization.as_bytes()),
         ..Request::default()
     };
-    let verdict = Checker::new(Arc::new(ManualClock::at(NOW))).explain(rules, &request).await;
+    let verdict =
+        Checker::new(Arc::new(ManualClock::at(NOW))).explain(installation, &request).await;
     let steps = verdict.facts.trail.steps();
     (verdict.outcome.is_ok(), steps.iter().any(|it| it.finding.what == "memory"))
 }
 
-async fn is_allowed(rules: &Rules, token: &str) -> bool {
-    explained(rules, token).await.0
+async fn is_allowed(installation: &Installation, token: &str) -> bool {
+    explained(installation, token).await.0
 }
 
 /// Whether a JWT is allowed, and its signature needs no look.
-async fn is_remembered(rules: &Rules, jwt: &str) -> bool {
-    explained(rules, jwt).await == (true, true)
+async fn is_remembered(installation: &Installation, jwt: &str) -> bool {
+    explained(installation, jwt).await == (true, true)
 }
 
 /// Every key of the schema that holds a value, with its place.
@@ -533,7 +534,7 @@ async fn all_that_is_held_outlives_a_reload_or_is_told_to_be_lost() {
         let before = configuration.clone();
         edit(&mut configuration, &world);
         assert_ne!(configuration, before, "{key}");
-        let made = world.make(&configuration, Some(&held.rules));
+        let made = world.make(&configuration, Some(&held.installation));
         let found = world.lost(&held, &made).await;
         let told = !lost.is_empty() && !goes_without_saying;
         if found != lost || told == made.losses.is_empty() {

@@ -5,14 +5,10 @@
 
 use super::origin::{BY_ADDRESS, is_by_address, only};
 use super::{Admin, document, text};
-use crate::check::{Dpop, Rules};
 use crate::clock::{Clock, ManualClock};
 use crate::explain::{Terms, Ways, explain, pasted, request, text as told, time};
+use crate::installation::DryRun;
 use crate::jose::json;
-use crate::policy::TokenCacheLimits;
-use crate::state::replay::ReplayStore;
-use crate::state::replay::memory::MemoryLimits;
-use crate::state::token_cache::TokenCache;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
@@ -150,7 +146,7 @@ fn bad(why: impl Into<String>) -> Refusal {
 
 async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusal> {
     let standing = admin.gate.standing();
-    let policies = &standing.rules.policies;
+    let policies = standing.policies();
     let Question { request: pasted, token, proof, at, online } = question;
     let mut message = pasted::message(&pasted, &policies.client_certificate).map_err(bad)?;
     if let Some(token) = filled(token.as_deref()) {
@@ -160,38 +156,21 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
         message = request::with_proof(&message, proof).map_err(bad)?;
     }
     let at = filled(at.as_deref()).map(time).transpose().map_err(bad)?;
-    let (rules, accepted) = aside(&standing.rules, at.is_none(), online);
+    let sources = &DryRun::new(&standing.installation, at.is_none(), online);
+    let accepted = if sources.looks_up() { LOOKED_UP } else { NOT_LOOKED_UP };
     let clock: Arc<dyn Clock> = match at {
         Some(time) => Arc::new(ManualClock::at(time)),
         None => Arc::clone(admin.gate.clock()),
     };
     let deadline = Some(policies.limits.check_deadline.min(DEADLINE));
-    let (rules, remarks, ways) = (&rules, vec![], &FIELDS);
-    let terms = Terms { rules, clock, deadline, online, accepted, remarks, ways };
+    let (rules, remarks, ways) = (standing.rules(), vec![], &FIELDS);
+    let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
     Ok(told::of(&explain(&message, terms).await))
 }
 
 /// What is in a field, if anything is.
 fn filled(field: Option<&str>) -> Option<&str> {
     field.map(str::trim).filter(|it| !it.is_empty())
-}
-
-/// The rules in force, but that no check notices that they were applied; and what is to be known of
-/// a proof that they accept. The keys are the very same, and the secret behind nonces as well.
-/// Issuers are asked only if this is `online`, and then by those who ask for checks.
-fn aside(rules: &Rules, now: bool, online: bool) -> (Rules, &'static str) {
-    let policies = rules.policies.clone();
-    let introspectors =
-        if online { rules.introspectors.clone() } else { vec![None; policies.issuers.len()] };
-    // Nothing fits in, so that each step is told anew.
-    let cache = Arc::new(TokenCache::new(TokenCacheLimits { entries: 1, bytes: 1 }));
-    // At another time, what is recorded by now says nothing.
-    let onlooker = rules.dpop.replay.onlooker().filter(|_| now);
-    let accepted = if onlooker.is_some() { LOOKED_UP } else { NOT_LOOKED_UP };
-    let empty = || ReplayStore::in_memory(MemoryLimits::default());
-    let replay = Arc::new(onlooker.unwrap_or_else(empty));
-    let dpop = Dpop::new(replay, Arc::clone(&rules.dpop.nonces));
-    (Rules::new(policies, rules.keys.clone(), introspectors, cache, dpop), accepted)
 }
 
 const FIELDS: Ways = Ways {
@@ -208,11 +187,12 @@ const NOT_LOOKED_UP: &str = "the use of the proof was recorded for this explanat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Checker;
     use crate::gate::Gate;
+    use crate::installation::Checker;
+    use crate::installation::samples::installation;
     use crate::telemetry::history::History;
     use crate::telemetry::metrics::Metrics;
-    use crate::telemetry::samples::{dpop, policy_set};
+    use crate::telemetry::samples::policy_set;
     use crate::time::UnixTime;
     use futures_util::stream;
     use http::HeaderName;
@@ -223,11 +203,10 @@ mod tests {
 
     fn admin() -> Admin {
         let policies = policy_set();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, dpop());
+        let installation = installation(policies);
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Arc::new(Gate::new(Checker::new(clock), rules, String::new(), metrics));
+        let gate = Arc::new(Gate::new(Checker::new(clock), installation, String::new(), metrics));
         Admin {
             gate,
             health: Arc::default(),

@@ -9,7 +9,6 @@ use crate::gate::Gate;
 use crate::health::{Health, Phase};
 use crate::listener::places::{LOOK, PlaceRules, Places};
 use crate::listener::{Arrival, Listener};
-use crate::state::jwks;
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
 use bytes::Bytes;
@@ -140,7 +139,7 @@ impl Admin {
         if self.health.phase() != Phase::Starting {
             return vec![];
         }
-        jwks::awaited(&self.gate.standing().rules.keys).into_iter().map(str::to_owned).collect()
+        self.gate.standing().installation.awaited().into_iter().map(str::to_owned).collect()
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

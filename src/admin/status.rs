@@ -72,9 +72,9 @@ impl Status {
                 age_seconds: now.duration_since(standing.since).as_secs(),
                 last_reload: admin.reloads.status(now),
             },
-            issuers: standing.rules.keys.iter().map(|it| it.status()).collect(),
+            issuers: standing.installation.issuers.iter().map(|it| it.keys.status()).collect(),
             introspection: asking(&standing),
-            policies: EffectivePolicy::all(&standing.rules.policies),
+            policies: EffectivePolicy::all(standing.policies()),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             last_hour: admin.history.last_hour(now),
             last_denials: admin.gate.denials().status(now),
@@ -88,18 +88,24 @@ impl Status {
 
 /// Those issuers that are asked about their tokens.
 fn asking(standing: &Standing) -> Vec<introspection::Status> {
-    standing.rules.introspectors.iter().flatten().map(|it| it.status()).collect()
+    standing
+        .installation
+        .issuers
+        .iter()
+        .filter_map(|it| it.introspection.as_ref())
+        .map(|it| it.status())
+        .collect()
 }
 
 /// Brings the metrics that are kept elsewhere up to date.
 pub fn gather(standing: &Standing, metrics: &Metrics) {
-    let rules = &standing.rules;
+    let installation = &standing.installation;
     metrics.forget_keys();
-    for (issuer, keys) in rules.policies.issuers.iter().zip(&rules.keys) {
-        let status = keys.status();
-        metrics.set_keys(&issuer.name, status.keys, status.age_seconds);
+    for issuer in &installation.issuers {
+        let status = issuer.keys.status();
+        metrics.set_keys(issuer.name(), status.keys, status.age_seconds);
         for (outcome, total) in status.refreshes {
-            metrics.set_refreshes(&issuer.name, outcome, total);
+            metrics.set_refreshes(issuer.name(), outcome, total);
         }
     }
     metrics.forget_shedding();
@@ -115,14 +121,14 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
     let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
     metrics.set_replay(ReplayFigures { recorded, repeats, entries });
-    for (cause, total) in rules.dpop.replay.unavailable() {
+    for (cause, total) in installation.replay.unavailable() {
         metrics.set_replay_unavailable(cause.detail().label(), total);
     }
 }
 
 impl Replay {
     fn of(standing: &Standing) -> Self {
-        let store = &standing.rules.dpop.replay;
+        let store = &standing.installation.replay;
         Self {
             reachable: store.is_reachable(),
             recorded: store.recorded(),
@@ -139,7 +145,7 @@ impl Replay {
 }
 
 fn token_cache(standing: &Standing) -> CacheFigures {
-    let cache = &standing.rules.cache;
+    let cache = &standing.installation.cache;
     let entries = u64::try_from(cache.len()).unwrap_or(u64::MAX);
     CacheFigures { hits: cache.hits(), misses: cache.misses(), entries }
 }

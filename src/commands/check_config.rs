@@ -1,8 +1,9 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
 use crate::client_certificate::Source;
-use crate::config::{self, Config, Dpop, Listen, Problem, Telemetry};
+use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
+use crate::installation::DpopRules;
 use crate::policy::effective::EffectivePolicy;
 use crate::policy::{
     ClaimFormat, Issuer, KeySource, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
@@ -119,7 +120,7 @@ fn source(source: &Source) -> String {
     }
 }
 
-fn proofs(rules: &ProofRules, dpop: &Dpop) -> String {
+fn proofs(rules: &ProofRules, dpop: &DpopRules) -> String {
     let nonce = match rules.nonce {
         NonceDemand::Off => "no nonce",
         NonceDemand::Offered => "nonce offered",

@@ -1,17 +1,19 @@
 //! Knows the command `explain`: where its request is, and where what is told of it goes.
 
 use super::{check_config, complain};
-use crate::check::{Dpop, Rules};
+use crate::check::Rules;
 use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
 use crate::front::ext_authz::grpc::MESSAGE_BYTES;
-use crate::policy::NonceDemand;
-use crate::state::replay::ReplayRules;
+use crate::installation::{Installation, LiveIssuer, nonce_keys, start_issuers};
+use crate::policy::{Issuer, NonceDemand};
+use crate::state::jwks::{self, BadSource};
+use crate::state::replay::ReplayStore;
+use crate::state::replay::memory::MemoryLimits;
 use crate::state::token_cache::TokenCache;
-use crate::state::{introspection, jwks};
 use crate::time::UnixTime;
 use std::error::Error;
 use std::fmt::Display;
@@ -144,20 +146,21 @@ fn explained(
             None => Arc::new(SystemClock),
         };
         let online = arguments.online;
-        let rules = &rules(config, &clock, online)?;
+        let sources = &installation(config, &clock, online)?;
+        let rules = &sources.rules;
         let (deadline, accepted, ways) = (None, OWN_RECORD, &FLAGS);
-        let terms = Terms { rules, clock, deadline, online, accepted, remarks, ways };
+        let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
         Ok(explain(&message, terms).await)
     })
 }
 
 /// What `serve` would decide with, but for what others would notice: the proof is recorded in this
 /// process, no snapshot of keys is written, and no issuer is asked about tokens unless `online`.
-fn rules(
+fn installation(
     config: Config,
     clock: &Arc<dyn Clock>,
     online: bool,
-) -> Result<Rules, Box<dyn Error + Send + Sync>> {
+) -> Result<Installation, Box<dyn Error + Send + Sync>> {
     let mut policies = config.policies;
     for issuer in &mut policies.issuers {
         Arc::make_mut(issuer).keys.upkeep.snapshot_file = None;
@@ -165,15 +168,19 @@ fn rules(
     // Nobody but the one who asks waits for keys that are slow.
     policies.limits.check_deadline = Duration::from_secs(60);
     let runtime = Handle::current();
-    let keys = jwks::start_all(&policies.issuers, &[], clock, &runtime)?;
-    let introspectors = if online {
-        introspection::start_all(&policies, &keys, &[], clock, &runtime)?
-    } else {
-        vec![None; policies.issuers.len()]
+    let keys_only = |issuer: &Arc<Issuer>| {
+        let keys = jwks::prepare(issuer, None, clock, &runtime)?.apply();
+        Ok(Arc::new(LiveIssuer::new(&keys, None, policies.limits.patience())))
     };
-    let dpop = Dpop::start(&ReplayRules::default(), config.dpop.nonce_keys, &runtime)?;
+    let issuers = if online {
+        start_issuers(&policies, &[], clock, &runtime)?
+    } else {
+        policies.issuers.iter().map(keys_only).collect::<Result<_, BadSource>>()?
+    };
+    let nonces = nonce_keys(config.dpop.nonce_keys)?;
     let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-    Ok(Rules::new(policies, keys, introspectors, cache, dpop))
+    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
+    Ok(Installation::new(Rules::new(policies, nonces), issuers, cache, replay))
 }
 
 impl Described {

@@ -1,14 +1,13 @@
 //! Knows how the service is started and stopped from the command line.
 
 use super::{check_config, complain};
-use crate::check::Checker;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
 use crate::denial::Denial;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
-use crate::server::reload::Made;
-use crate::server::{Ended, Server, Setup, StartFailure, reload, reminder};
+use crate::installation::{Checker, Installation};
+use crate::server::{Ended, Server, Setup, StartFailure, reminder};
 use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
@@ -109,12 +108,12 @@ async fn answer(
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Config { listen, policies, dpop, telemetry, digest, warnings } = config;
-    let Made { rules, .. } = reload::rules(policies, &dpop, None, &clock, &Handle::current())?;
+    let made = Installation::start(policies, &dpop, None, &clock, &Handle::current())?;
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
-    let gate = Arc::new(Gate::new(checker, rules, digest, metrics).telling(outlets));
+    let gate = Arc::new(Gate::new(checker, made.installation, digest, metrics).telling(outlets));
     let setup = Setup {
         listen,
         shards: arguments.shards.unwrap_or_else(cores),

@@ -10,13 +10,13 @@ mod values;
 pub mod watch;
 mod yaml;
 
-pub use compile::Dpop;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
 use crate::client_certificate::names::ProxyName;
 use crate::front::forward_auth::Asker;
+use crate::installation::DpopRules;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{Issuer, KeySource, PolicySet};
 use crate::telemetry::collector::Collector;
@@ -35,7 +35,7 @@ pub struct Config {
     /// What is demanded.
     pub policies: PolicySet,
     /// What DPoP needs besides the policies.
-    pub dpop: Dpop,
+    pub dpop: DpopRules,
     /// What is told about checks.
     pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.

@@ -8,12 +8,14 @@ pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
-use crate::check::{Checker, Rules, Verdict};
+use crate::check::{Rules, Verdict};
 use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::front::ext_authz::{route, wire};
+use crate::installation::Checker;
 use crate::oauth::credentials::Credentials;
 use crate::request::{Annotation, Request};
+use crate::sources::Sources;
 use crate::time::UnixTime;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +34,11 @@ pub(crate) struct Explanation {
 }
 
 /// How a request is explained.
-pub(crate) struct Terms<'a> {
+pub(crate) struct Terms<'a, S> {
     /// What decides.
     pub(crate) rules: &'a Rules,
+    /// What it knows.
+    pub(crate) sources: &'a S,
     /// What tells the time of the check.
     pub(crate) clock: Arc<dyn Clock>,
     /// The longest that the check may take; none: as long as it takes.
@@ -85,8 +89,8 @@ impl Decision {
 }
 
 /// Explains the `CheckRequest` in `message`.
-pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
-    let Terms { rules, clock, deadline, online, accepted, mut remarks, ways } = terms;
+pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explanation {
+    let Terms { rules, sources, clock, deadline, online, accepted, mut remarks, ways } = terms;
     let now = clock.now();
     let checker = Checker::new(clock);
     let (target, verdict) = match wire::read_for(message, rules) {
@@ -94,10 +98,7 @@ pub(crate) async fn explain(message: &[u8], terms: Terms<'_>) -> Explanation {
             remarks.extend(blanks(&request, ways));
             remarks.extend(unheeded(message, rules));
             remarks.extend(removed(&request));
-            let verdict = match deadline {
-                Some(deadline) => checker.explain_within(deadline, rules, &request).await,
-                None => checker.explain(rules, &request).await,
-            };
+            let verdict = checker.explain_with(rules, sources, &request, deadline).await;
             (Some(target(&request)), verdict)
         }
         Err(refusal) => (None, Verdict::refused(refusal, &rules.policies)),

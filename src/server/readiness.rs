@@ -2,7 +2,6 @@
 //! keys, whichever configuration that is by then.
 
 use crate::gate::Gate;
-use crate::state::jwks;
 
 /// Waits until nothing is missing that a first answer needs.
 pub(super) async fn reached(gate: &Gate) {
@@ -10,15 +9,15 @@ pub(super) async fn reached(gate: &Gate) {
     loop {
         replacements.mark_unchanged();
         let standing = gate.standing();
-        let keys = &standing.rules.keys;
-        if jwks::awaited(keys).is_empty() {
-            for issuer in keys.iter().filter(|it| !it.is_ready()).map(|it| it.issuer()) {
+        let installation = &standing.installation;
+        if installation.awaited().is_empty() {
+            for issuer in installation.without_keys() {
                 tracing::warn!(issuer, "its keys are not there yet, and readiness waits no longer");
             }
             return;
         }
         tokio::select! {
-            () = jwks::closer(keys) => (),
+            () = installation.closer() => (),
             // An error says that the gate is gone, and with it all who would come.
             _ = replacements.changed() => (),
         }
@@ -28,12 +27,11 @@ pub(super) async fn reached(gate: &Gate) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Checker, Rules};
     use crate::clock::{Clock, SystemClock};
+    use crate::installation::{Checker, DpopRules, Installation};
     use crate::policy::{Issuer, KeyRules, KeySource, KeyUpkeep, PolicySet};
-    use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
-    use crate::telemetry::samples::{dpop, policy_set};
+    use crate::telemetry::samples::policy_set;
     use futures_util::FutureExt;
     use std::path::{Path, PathBuf};
     use std::pin::pin;
@@ -47,8 +45,8 @@ mod tests {
     "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
     "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
-    /// Rules under which the keys of each issuer are in a file of its name, which may be missing.
-    async fn rules(folder: &Path, issuers: &[&str]) -> Rules {
+    /// The keys of each issuer are in a file of its name, which may be missing.
+    async fn installation(folder: &Path, issuers: &[&str]) -> Installation {
         let issuer = |name: &&str| {
             let issuer = Arc::clone(&policy_set().issuers[0]);
             let source = KeySource::File(folder.join(name));
@@ -58,18 +56,17 @@ mod tests {
         let issuers: Vec<_> = issuers.iter().map(issuer).collect();
         let policies = PolicySet { issuers, ..policy_set() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let keys = jwks::start_all(&policies.issuers, &[], &clock, &Handle::current()).unwrap();
-        for keys in &keys {
-            keys.ended(1).await;
+        let (dpop, runtime) = (DpopRules::default(), Handle::current());
+        let made = Installation::start(policies, &dpop, None, &clock, &runtime).unwrap();
+        for issuer in &made.installation.issuers {
+            issuer.keys.ended(1).await;
         }
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let nobody = vec![None; policies.issuers.len()];
-        Rules::new(policies, keys, nobody, cache, dpop())
+        made.installation
     }
 
-    fn gate(rules: Rules) -> Gate {
+    fn gate(installation: Installation) -> Gate {
         let metrics = Arc::new(Metrics::new().unwrap());
-        Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics)
+        Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics)
     }
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -82,32 +79,32 @@ mod tests {
     #[tokio::test]
     async fn it_follows_the_configuration_in_force() {
         let (_folder, path) = folder();
-        let gate = gate(rules(&path, &["dead"]).await);
-        let dead = Arc::downgrade(&gate.standing().rules.keys[0]);
+        let gate = gate(installation(&path, &["dead"]).await);
+        let dead = Arc::downgrade(&gate.standing().installation.issuers[0]);
         let mut reached = pin!(reached(&gate));
         assert_eq!(reached.as_mut().now_or_never(), None);
-        gate.replace(rules(&path, &["dead", "dead as well"]).await, String::new());
+        gate.replace(installation(&path, &["dead", "dead as well"]).await, String::new());
         assert_eq!(reached.as_mut().now_or_never(), None);
         assert_eq!(dead.strong_count(), 0, "who is no longer in force is no longer kept");
-        gate.replace(rules(&path, &["up"]).await, String::new());
+        gate.replace(installation(&path, &["up"]).await, String::new());
         assert_eq!(reached.now_or_never(), Some(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_issuer_without_keys_is_waited_for_ten_seconds_while_another_serves() {
         let (_folder, path) = folder();
-        let alone = gate(rules(&path, &["dead"]).await);
-        let gate = gate(rules(&path, &["dead", "up"]).await);
+        let alone = gate(installation(&path, &["dead"]).await);
+        let gate = gate(installation(&path, &["dead", "up"]).await);
         let (mut in_vain, mut ready) = (pin!(reached(&alone)), pin!(reached(&gate)));
         for span in [Duration::ZERO, Duration::from_millis(9_900)] {
             advance(span).await;
-            assert_eq!(jwks::awaited(&gate.standing().rules.keys), ["dead"]);
+            assert_eq!(gate.standing().installation.awaited(), ["dead"]);
             assert_eq!(ready.as_mut().now_or_never(), None);
         }
         advance(Duration::from_millis(100)).await;
         assert_eq!(ready.now_or_never(), Some(()));
-        assert_eq!(jwks::awaited(&gate.standing().rules.keys), Vec::<&str>::new());
+        assert_eq!(gate.standing().installation.awaited(), Vec::<&str>::new());
         assert_eq!(in_vain.as_mut().now_or_never(), None, "nobody serves");
-        assert_eq!(jwks::awaited(&alone.standing().rules.keys), ["dead"]);
+        assert_eq!(alone.standing().installation.awaited(), ["dead"]);
     }
 }

@@ -3,17 +3,13 @@
 
 use super::StartFailure;
 use super::tls::Spoken;
-use crate::check::{Dpop, Rules};
 use crate::clock::Clock;
 use crate::config::watch::{Sight, Watch};
 use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
-use crate::oauth::nonce::Freshness;
-use crate::policy::{NonceDemand, PolicySet};
-use crate::state::introspection::{self, Introspector};
-use crate::state::jwks;
-use crate::state::token_cache::TokenCache;
+use crate::installation::{Installation, Made};
+use crate::state::introspection::Introspector;
 use crate::telemetry::metrics::{Metrics, Reload};
 use crate::telemetry::reloads::Reloads;
 use arc_swap::ArcSwapOption;
@@ -74,87 +70,6 @@ const LOOKS: usize = 20;
 /// How long the first keys of a new issuer and a new Redis are waited for, so that requests find
 /// them there. What is down must not keep the other changes from taking effect.
 const READY_WITHIN: Duration = Duration::from_secs(5);
-
-/// What decides under a new configuration.
-#[derive(Debug)]
-pub struct Made {
-    /// The rules.
-    pub rules: Rules,
-    /// What of that which the rules before held does not count on: sentences for the operator.
-    pub losses: Vec<String>,
-}
-
-/// What demands what `policies` say. Keys, caches and all else that `previous` rules hold is taken
-/// over where it serves.
-pub fn rules(
-    policies: PolicySet,
-    dpop: &config::Dpop,
-    previous: Option<&Rules>,
-    clock: &Arc<dyn Clock>,
-    runtime: &Handle,
-) -> Result<Made, StartFailure> {
-    let (keys, introspectors) =
-        previous.map_or((&[][..], &[][..]), |it| (&it.keys, &it.introspectors));
-    let keys = jwks::prepare(&policies.issuers, keys, clock, runtime)?;
-    let introspectors =
-        introspection::start_all(&policies, keys.keys(), introspectors, clock, runtime)?;
-    let limits = policies.limits.token_cache;
-    let cache = match previous {
-        Some(it) if it.policies.limits.token_cache == limits => Arc::clone(&it.cache),
-        Some(it) => Arc::new(it.cache.under(limits)),
-        None => Arc::new(TokenCache::new(limits)),
-    };
-    let mut losses: Vec<_> = keys.left_behind().iter().map(|it| keys_left_behind(it)).collect();
-    losses.extend(previous.iter().flat_map(|it| unheard(&it.introspectors, &introspectors)));
-    losses.extend(previous.and_then(|it| proofs_left_behind(it, dpop)));
-    // Last, for nothing may fail once a store has taken other limits.
-    let dpop = match previous {
-        Some(it) => it.dpop.under(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
-        None => Dpop::start(&dpop.replay, dpop.nonce_keys.clone(), runtime)?,
-    };
-    let asked_for = policies.proofs.nonce != NonceDemand::Off;
-    losses.extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &dpop, clock)));
-    let rules = Rules::new(policies, keys.apply(), introspectors, cache, dpop);
-    Ok(Made { rules, losses })
-}
-
-fn keys_left_behind(issuer: &str) -> String {
-    format!("{issuer}: its keys come from another place now, and those from before do not count")
-}
-
-/// Of which issuers it counts no longer what they said about tokens, though they are still asked.
-fn unheard(
-    old: &[Option<Arc<Introspector>>],
-    new: &[Option<Arc<Introspector>>],
-) -> impl Iterator<Item = String> {
-    let new = new.iter().flatten();
-    let lost = new.filter(|new| {
-        let mut same = old.iter().flatten().filter(|old| old.issuer() == new.issuer());
-        same.any(|old| !new.continues(old))
-    });
-    lost.map(|it| {
-        let issuer = it.issuer();
-        format!("{issuer}: it is asked elsewhere or as another client, and what it said before about tokens does not count")
-    })
-}
-
-fn proofs_left_behind(previous: &Rules, dpop: &config::Dpop) -> Option<String> {
-    (!previous.dpop.replay.is_where(&dpop.replay)).then(|| {
-        "dpop.replay: used proofs are recorded in another store from here on: each may be used \
-         once more"
-            .to_owned()
-    })
-}
-
-fn nonces_lost(previous: &Rules, dpop: &Dpop, clock: &Arc<dyn Clock>) -> Option<String> {
-    let now = clock.now();
-    let nonce = previous.dpop.nonces.issue(now);
-    (dpop.nonces.check(&nonce, now) == Freshness::Stale).then(|| {
-        "dpop.nonce_secret_file: nonces that were made with the secret before do not count: clients \
-         are given new ones"
-            .to_owned()
-    })
-}
 
 impl Reloader {
     /// Reloads at each `hangup`, and when a file has changed.
@@ -277,12 +192,13 @@ impl Reloader {
         let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
         let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
         let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
-        let made = rules(policies, &dpop, Some(&old.rules), &self.clock, &Handle::current())?;
-        let Made { rules, losses } = made;
-        let late = ready(&rules).await;
+        let (old, runtime) = (&old.installation, Handle::current());
+        let made = Installation::start(policies, &dpop, Some(old), &self.clock, &runtime)?;
+        let Made { installation, losses } = made;
+        let late = ready(&installation).await;
 
-        forget(&old.rules, &rules, self.gate.metrics());
-        self.gate.replace(rules, digest);
+        forget(old, &installation, self.gate.metrics());
+        self.gate.replace(installation, digest);
         if !spoken.is_empty() {
             self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
             self.listen.tls.clone_from(&listen.tls);
@@ -335,14 +251,15 @@ impl Reloader {
 
 /// Waits until every issuer has had its first keys, or failed to, and the store of used proofs can
 /// be used; but no longer than is good for the others. What is not there by then is told.
-async fn ready(rules: &Rules) -> Vec<String> {
-    let keys = timeout(READY_WITHIN, join_all(rules.keys.iter().map(|it| it.tried())));
-    let replay = timeout(READY_WITHIN, rules.dpop.replay.reachable());
+async fn ready(installation: &Installation) -> Vec<String> {
+    let issuers = &installation.issuers;
+    let keys = timeout(READY_WITHIN, join_all(issuers.iter().map(|it| it.keys.tried())));
+    let replay = timeout(READY_WITHIN, installation.replay.reachable());
     let (_, replay) = join(keys, replay).await;
     // Whether they are late or an issuer failed at once, its tokens are refused for now.
-    let missing = rules.keys.iter().filter(|it| it.current().is_none());
+    let missing = issuers.iter().filter(|it| it.keys.current().is_none());
     let told = |issuer| format!("{issuer}: its keys are not there yet");
-    let mut late: Vec<_> = missing.map(|it| told(it.issuer())).collect();
+    let mut late: Vec<_> = missing.map(|it| told(it.name())).collect();
     if replay.is_err() {
         late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());
     }
@@ -355,14 +272,18 @@ pub(super) fn unplaced(warning: &Problem) -> String {
 }
 
 /// Drops the figures of what does not live on, before they are taken for those of what follows.
-fn forget(old: &Rules, new: &Rules, metrics: &Metrics) {
-    for old in old.introspectors.iter().flatten() {
-        if !new.introspectors.iter().flatten().any(|it| it.continues(old)) {
+fn forget(old: &Installation, new: &Installation, metrics: &Metrics) {
+    let asked = |it: &Installation| -> Vec<Arc<Introspector>> {
+        it.issuers.iter().filter_map(|it| it.introspection.clone()).collect()
+    };
+    let asked_now = asked(new);
+    for old in asked(old) {
+        if !asked_now.iter().any(|it| it.continues(&old)) {
             let status = old.status();
             metrics.forget_introspections(&status.issuer, status.outcomes().map(|it| it.0));
         }
     }
-    let policies = &new.policies;
+    let policies = new.policies();
     metrics.retain_policies(|name| policies.policies.iter().any(|it| *it.name == *name));
     metrics.retain_issuers(|name| policies.issuers.iter().any(|it| *it.name == *name));
 }

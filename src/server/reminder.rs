@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(600);
 pub async fn run(gate: &Gate) -> Infallible {
     loop {
         sleep(EVERY).await;
-        for policy in only_reporting(&gate.standing().rules.policies) {
+        for policy in only_reporting(gate.standing().policies()) {
             tracing::warn!(policy, "policy only reports: nothing is refused");
         }
     }
@@ -28,13 +28,13 @@ fn only_reporting(rules: &PolicySet) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
+    use crate::installation::Checker;
+    use crate::installation::samples::installation;
     use crate::policy::{Policy, SenderConstraint};
-    use crate::state::token_cache::TokenCache;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
     use crate::telemetry::metrics::Metrics;
-    use crate::telemetry::samples::{Out, dpop, policy_set};
+    use crate::telemetry::samples::{Out, policy_set};
     use std::sync::Arc;
     use tokio::time::timeout;
 
@@ -43,10 +43,10 @@ mod tests {
         let mut policies = policy_set();
         let trial = Policy { mode, ..Policy::new("trial", SenderConstraint::Certificate) };
         policies.policies = [&policies.policies[..], &[Arc::new(trial)]].concat().into();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        let gate =
+            Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics);
 
         let out = Out::default();
         let (sink, writer) = Sink::to(out.clone()).unwrap();

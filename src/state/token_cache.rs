@@ -3,10 +3,9 @@
 //! Only tokens whose signature verified come in, so that a flood of forged ones displaces
 //! nothing. Whoever takes one out checks its time again, and that its key still counts.
 
-use crate::jose::jwk::SignedBy;
 use crate::jose::thumbprint::Thumbprint;
-use crate::oauth::access_token::AccessToken;
 use crate::policy::TokenCacheLimits;
+use crate::sources::VerifiedToken;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;
@@ -14,18 +13,9 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A token that was verified.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The token.
-    pub token: Arc<AccessToken>,
-    /// The key that verified it.
-    pub signed_by: SignedBy,
-}
-
 /// Verified tokens, bounded by number and by bytes.
 pub struct TokenCache {
-    entries: Cache<Digest, Entry, Cost, Seeded>,
+    entries: Cache<Digest, VerifiedToken, Cost, Seeded>,
     counts: Arc<Counts>,
 }
 
@@ -76,7 +66,7 @@ impl TokenCache {
     }
 
     /// The token with this digest, if it was verified before.
-    pub fn get(&self, digest: &Digest) -> Option<Entry> {
+    pub fn get(&self, digest: &Digest) -> Option<VerifiedToken> {
         let found = self.entries.get(digest);
         let counter = if found.is_some() { &self.counts.hits } else { &self.counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +74,7 @@ impl TokenCache {
     }
 
     /// Remembers a token.
-    pub fn insert(&self, digest: Digest, entry: Entry) {
+    pub fn insert(&self, digest: Digest, entry: VerifiedToken) {
         self.entries.insert(digest, entry);
     }
 
@@ -133,8 +123,8 @@ struct Cost {
     share: u64,
 }
 
-impl Weighter<Digest, Entry> for Cost {
-    fn weight(&self, _: &Digest, entry: &Entry) -> u64 {
+impl Weighter<Digest, VerifiedToken> for Cost {
+    fn weight(&self, _: &Digest, entry: &VerifiedToken) -> u64 {
         u64::try_from(entry.token.bytes()).unwrap_or(u64::MAX).max(self.share)
     }
 }

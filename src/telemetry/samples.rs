@@ -1,15 +1,11 @@
 //! Knows a small set of policies, for tests.
 
-use crate::check::Dpop;
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
-use crate::oauth::nonce::NonceKeys;
 use crate::policy::{
     Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
     SenderConstraint, TokenCacheLimits, Upstream,
 };
-use crate::state::replay::ReplayStore;
-use crate::state::replay::memory::MemoryLimits;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -63,10 +59,4 @@ impl Write for Out {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// DPoP with a store in memory.
-pub(crate) fn dpop() -> Dpop {
-    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
-    Dpop::new(replay, Arc::new(NonceKeys::from_octets(&[7; 32])))
 }

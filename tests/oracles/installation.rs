@@ -1,12 +1,10 @@
 //! This service as a configuration sets it up, without its listeners.
 
-use keybound::check::{Checker, Dpop, Rules, Verdict};
+use keybound::check::Verdict;
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
+use keybound::installation::{Checker, DpopRules, Installation};
 use keybound::request::Request;
-use keybound::state::jwks;
-use keybound::state::replay::ReplayRules;
-use keybound::state::token_cache::TokenCache;
 use keybound::time::UnixTime;
 use std::fs;
 use std::sync::Arc;
@@ -18,9 +16,9 @@ pub const NOW: i64 = 1_800_000_000;
 
 /// What decides, and the runtime in which it does.
 #[derive(Debug)]
-pub struct Installation {
+pub struct Site {
     /// What decides.
-    pub rules: Rules,
+    pub installation: Installation,
     /// Who asks it.
     pub checker: Checker,
     /// What drives both. Its clock stands still.
@@ -29,7 +27,7 @@ pub struct Installation {
     pub folder: TempDir,
 }
 
-impl Installation {
+impl Site {
     /// That of this configuration, with `files` of these names beside it.
     pub fn new(configuration: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -42,19 +40,17 @@ impl Installation {
         let runtime =
             Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
-        let keys = jwks::start_all(&policies.issuers, &[], &clock, runtime.handle()).unwrap();
-        for keys in &keys {
-            runtime.block_on(keys.ready());
+        let (dpop, handle) = (DpopRules::default(), runtime.handle());
+        let made = Installation::start(policies, &dpop, None, &clock, handle).unwrap();
+        let installation = made.installation;
+        for issuer in &installation.issuers {
+            runtime.block_on(issuer.keys.ready());
         }
-        let nobody = vec![None; keys.len()];
-        let dpop = Dpop::start(&ReplayRules::default(), None, runtime.handle()).unwrap();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, keys, nobody, cache, dpop);
-        Self { rules, checker: Checker::new(clock), runtime, folder }
+        Self { installation, checker: Checker::new(clock), runtime, folder }
     }
 
     /// Checks one request.
     pub fn check(&self, request: &Request<'_>) -> Verdict {
-        self.runtime.block_on(self.checker.check(&self.rules, request))
+        self.runtime.block_on(self.checker.check(&self.installation, request))
     }
 }

@@ -2,7 +2,7 @@
 //! listed, answered or explained; and what is kept is refused for the same reason.
 
 use super::choices::Choices;
-use super::installation::{Installation, NOW};
+use super::installation::{NOW, Site};
 use super::signer::Signer;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -68,11 +68,11 @@ impl World {
         let mut key = issuer.jwk();
         key["kid"] = "1".into();
         let keys = json!({"keys": [key]}).to_string();
-        let installation = Installation::new(CONFIGURATION, &[("keys.json", keys)]);
-        let Installation { rules, checker, runtime, folder } = installation;
+        let site = Site::new(CONFIGURATION, &[("keys.json", keys)]);
+        let Site { installation, checker, runtime, folder } = site;
         let metrics = Arc::new(Metrics::new().unwrap());
         let admin = Admin {
-            gate: Arc::new(Gate::new(checker, rules, String::new(), metrics)),
+            gate: Arc::new(Gate::new(checker, installation, String::new(), metrics)),
             health: Arc::default(),
             started: Instant::now(),
             connections: Arc::default(),
@@ -108,7 +108,7 @@ pub fn no_secret_is_told(world: &World, choices: &mut Choices<'_>) -> &'static s
     let certificate_header = choices.pick(&[None, Some("x-cert")]);
     let kept = blanked(&message, certificate_header).unwrap();
     holds_none(&needles, "what is kept", &kept);
-    let read = wire::read_for(&message, &world.admin.gate.standing().rules);
+    let read = wire::read_for(&message, world.admin.gate.standing().rules());
     if let Ok(read) = &read {
         let neutral = blanked(&neutral::message(read, None), None).unwrap();
         holds_none(&needles, "what is kept for other proxies", &neutral);
@@ -174,7 +174,7 @@ impl World {
                 advance(Duration::from_secs(1)).await;
                 let passage = gate.enter(Front::ExtAuthz);
                 let standing = gate.standing();
-                let read = wire::read_for(message, &standing.rules);
+                let read = wire::read_for(message, standing.rules());
                 let verdict = match &read {
                     Ok(request) => passage.admit().unwrap().check(request).await,
                     Err(refusal) => passage.refuse(*refusal),

@@ -2,7 +2,7 @@
 //! nothing of this crate.
 
 use super::choices::Choices;
-use super::installation::{Installation, NOW};
+use super::installation::{NOW, Site};
 use super::signer::Signer;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// Two issuers, whose keys share their names, and a policy for each sender constraint.
 #[derive(Debug)]
 pub struct World {
-    installation: Installation,
+    site: Site,
     keys: Vec<Key>,
     clients: [Client; 2],
     proofs: usize,
@@ -108,7 +108,7 @@ impl World {
             json!({"keys": keys.collect::<Vec<_>>()}).to_string()
         };
         let files = [("one.json", set(ONE)), ("other.json", set(OTHER))];
-        let installation = Installation::new(CONFIGURATION, &files);
+        let site = Site::new(CONFIGURATION, &files);
         let clients = [11, 12].map(Signer::ed).map(|it| Client { jkt: it.jkt(), signer: it });
         let edits = Edits {
             token_header: token_header_edits(),
@@ -116,7 +116,7 @@ impl World {
             proof_header: proof_header_edits(&clients[0].signer),
             proof_claims: proof_claim_edits(),
         };
-        Self { installation, keys, clients, proofs: 0, edits }
+        Self { site, keys, clients, proofs: 0, edits }
     }
 }
 
@@ -161,11 +161,11 @@ pub fn allowed_if_and_only_if(world: &mut World, choices: &mut Choices<'_>) -> &
         key: proof.as_ref().and_then(|it| it.1.clone()),
     };
     let expected = good_token && possession.proves(cnf, policy);
-    let found = world.installation.check(&request).outcome;
+    let found = world.site.check(&request).outcome;
     let told = || format!("{policy} {scheme} {token:?}\n{proof:?} {possession:?}");
     assert_eq!(found.is_ok(), expected, "{found:?} {}", told());
     // Once more, for tokens are remembered, and so are proofs.
-    let again = world.installation.check(&request).outcome;
+    let again = world.site.check(&request).outcome;
     match found {
         Ok(()) if uses_proof => assert_eq!(again, Err(Denial::ProofReplayed), "{}", told()),
         _ => assert_eq!(again.is_ok(), expected, "{again:?} {}", told()),

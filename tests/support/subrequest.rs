@@ -5,13 +5,14 @@ use http::header::{HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use keybound::answer::{Answer, Header};
-use keybound::check::{Checker, Dpop, Rules, Verdict};
+use keybound::check::{Rules, Verdict};
 use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::denial::Refusal;
 use keybound::front::forward_auth::{Flavour, read, write};
+use keybound::installation::{Checker, Installation};
 use keybound::policy::{PolicySet, TokenCacheLimits};
 use keybound::request::{Field, Overrides, Request};
-use keybound::state::replay::ReplayRules;
+use keybound::state::replay::{ReplayRules, ReplayStore};
 use keybound::state::token_cache::TokenCache;
 use keybound::trail::Mark;
 use std::sync::Arc;
@@ -23,14 +24,14 @@ const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
 /// What a second installation has for itself, so that no proof is seen twice by the same one.
 pub struct Twin {
     cache: Arc<TokenCache>,
-    dpop: Dpop,
+    replay: Arc<ReplayStore>,
 }
 
 impl Twin {
     pub fn start(runtime: &Handle) -> Self {
         Self {
             cache: Arc::new(TokenCache::new(TokenCacheLimits::default())),
-            dpop: Dpop::start(&ReplayRules::default(), None, runtime).unwrap(),
+            replay: Arc::new(ReplayStore::start(&ReplayRules::default(), runtime)),
         }
     }
 
@@ -39,19 +40,19 @@ impl Twin {
     pub async fn agrees(
         &self,
         checker: &Checker,
-        rules: &Rules,
+        installation: &Installation,
         request: &CheckRequest,
         expected: &Answer<'_>,
     ) {
         let format = HeaderFormat::PemUrlencoded;
-        let rules = self.rules(rules, Source::Header { name: CERTIFICATE.to_owned(), format });
+        let twin = &self.of(installation, Source::Header { name: CERTIFICATE.to_owned(), format });
         let question = question(request, &Flavour::Nginx);
         let read = read_alike(request, &question);
         let verdict = match &read {
-            Ok(request) => checker.check(&rules, request).await,
-            Err(refusal) => Verdict::refused(*refusal, &rules.policies),
+            Ok(request) => checker.check(twin, request).await,
+            Err(refusal) => Verdict::refused(*refusal, twin.policies()),
         };
-        let found = Answer::of(&verdict, &rules.policies, read.as_ref().ok());
+        let found = Answer::of(&verdict, twin.policies(), read.as_ref().ok());
         assert_eq!(&found, expected);
         for flavour in [Flavour::Nginx, Flavour::Traefik, ENVOY] {
             is_told(expected, &flavour, &question.headers);
@@ -62,32 +63,26 @@ impl Twin {
     pub async fn explains(
         &self,
         checker: &Checker,
-        rules: &Rules,
+        installation: &Installation,
         request: &Request<'_>,
         expected: &Answer<'_>,
     ) {
-        let rules = self.rules(rules, rules.policies.client_certificate.clone());
-        let verdict = checker.explain(&rules, request).await;
+        let told = installation.policies().client_certificate.clone();
+        let twin = &self.of(installation, told);
+        let verdict = checker.explain(twin, request).await;
         let steps = verdict.facts.trail.steps();
         let failed = steps.iter().filter(|it| it.mark == Mark::Failed).count();
         let last = steps.last().is_some_and(|it| it.mark == Mark::Failed);
         assert_eq!((failed, last), (usize::from(last), verdict.outcome.is_err()), "{steps:?}");
-        assert_eq!(&Answer::of(&verdict, &rules.policies, Some(request)), expected);
+        assert_eq!(&Answer::of(&verdict, twin.policies(), Some(request)), expected);
     }
 
-    /// `rules`, with the certificate from there.
-    fn rules(&self, rules: &Rules, client_certificate: Source) -> Rules {
-        let told = &rules.policies;
-        let policies = PolicySet {
-            issuers: told.issuers.clone(),
-            policies: told.policies.clone(),
-            client_certificate,
-            limits: told.limits,
-            upstream: told.upstream.clone(),
-            proofs: told.proofs.clone(),
-        };
-        let dpop = Dpop::new(Arc::clone(&self.dpop.replay), Arc::clone(&rules.dpop.nonces));
-        Rules::new(policies, rules.keys.clone(), vec![], Arc::clone(&self.cache), dpop)
+    /// `installation`, with the certificate from there.
+    fn of(&self, installation: &Installation, client_certificate: Source) -> Installation {
+        let policies = PolicySet { client_certificate, ..installation.policies().clone() };
+        let rules = Rules::new(policies, Arc::clone(&installation.rules.nonces));
+        let (cache, replay) = (Arc::clone(&self.cache), Arc::clone(&self.replay));
+        Installation::new(rules, installation.issuers.clone(), cache, replay)
     }
 }
 

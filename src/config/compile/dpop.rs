@@ -4,6 +4,7 @@ use super::files::{self, Files};
 use super::{issuers, whole_number};
 use crate::config::file::{self, ReplayStore};
 use crate::config::problem::{Findings, Path};
+use crate::installation::DpopRules;
 use crate::oauth::nonce::NonceKeys;
 use crate::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
 use crate::state::replay::ReplayRules;
@@ -12,21 +13,12 @@ use crate::state::replay::redis::RedisRules;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What DPoP needs besides the policies.
-#[derive(Clone, Debug, Default)]
-pub struct Dpop {
-    /// Where used proofs are recorded.
-    pub replay: ReplayRules,
-    /// The secrets that nonces are made with; none: drawn at start.
-    pub nonce_keys: Option<Arc<NonceKeys>>,
-}
-
 pub(super) fn compile(
     given: file::Dpop,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(ProofRules, Dpop)> {
+) -> Option<(ProofRules, DpopRules)> {
     /// Beyond five minutes, a stolen proof is worth stealing; RFC 9449 §11.1 speaks of seconds.
     const WINDOW: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(1)..=Duration::from_secs(300);
@@ -59,7 +51,7 @@ pub(super) fn compile(
         None => None,
         Some(keys) => Some(keys?),
     };
-    Some((ProofRules { algorithms, window, nonce }, Dpop { replay: replay?, nonce_keys }))
+    Some((ProofRules { algorithms, window, nonce }, DpopRules { replay: replay?, nonce_keys }))
 }
 
 fn replay(
@@ -143,7 +135,7 @@ fn in_redis(
 
 /// Says what a store in memory means, where a policy counts on it.
 pub(super) fn warn_of_replicas(
-    dpop: &Dpop,
+    dpop: &DpopRules,
     policies: &[Arc<Policy>],
     at: &Path,
     findings: &mut Findings,

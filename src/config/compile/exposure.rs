@@ -1,9 +1,9 @@
 //! What others can read or change: files, by users of the same machine; what goes to Redis, by
 //! whoever is in between.
 
-use super::dpop::Dpop;
 use super::url::is_loopback;
 use crate::config::problem::{self, Findings};
+use crate::installation::DpopRules;
 use crate::permissions;
 use crate::state::replay::ReplayRules;
 use std::ffi::{OsStr, OsString};
@@ -106,7 +106,7 @@ fn is_mounted(real: &Path) -> bool {
 }
 
 /// Warns of a Redis to which proofs and its password go in the clear.
-pub(super) fn warn_of_redis(dpop: &Dpop, at: &problem::Path, findings: &mut Findings) {
+pub(super) fn warn_of_redis(dpop: &DpopRules, at: &problem::Path, findings: &mut Findings) {
     let ReplayRules::Redis(rules) = &dpop.replay else { return };
     let mut elsewhere = rules.hosts_in_the_clear().filter(|it| !is_loopback(it));
     if let Some(host) = elsewhere.next() {

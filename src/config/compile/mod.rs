@@ -17,12 +17,12 @@ mod upkeep;
 mod upstream;
 mod url;
 
-pub use dpop::Dpop;
 pub(super) use files::{Files, read_file};
 
 use super::file::{self, File};
 use super::problem::{Findings, Path};
 use super::{Listen, Telemetry};
+use crate::installation::DpopRules;
 use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet, Dpop, Telemetry)> {
+) -> Option<(Listen, PolicySet, DpopRules, Telemetry)> {
     let root = Path::default();
     let listen = file.listen.unwrap_or_default();
     let listen = listen::compile(listen, file.forward_auth, &root, files, findings);

@@ -97,7 +97,7 @@ async fn check<B: Body<Data = Bytes>>(
         Ok((_, Err(fault))) => return refusal(passage, fault),
         Err(denial) => return refusal(passage, denial),
     };
-    let read = wire::read_for(&message.bytes, &passage.standing().rules);
+    let read = wire::read_for(&message.bytes, passage.standing().rules());
     let verdict = match &read {
         Ok(request) => admitted.check(request).await,
         Err(refusal) => passage.refuse_unread(*refusal),
@@ -178,11 +178,11 @@ impl Body for EndpointBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Checker, Rules};
     use crate::clock::SystemClock;
     use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckResponse;
     use crate::front::peer::Resource;
-    use crate::state::token_cache::TokenCache;
+    use crate::installation::Checker;
+    use crate::installation::samples::installation;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::stream::{self, StreamExt};
@@ -192,10 +192,10 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         let policies = policy_set();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        let gate =
+            Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics);
         Endpoint::new(Arc::new(gate), Companions::new().unwrap().0)
     }
 

@@ -84,7 +84,7 @@ impl Endpoint {
     }
 
     async fn check(&self, passage: &Passage<'_>, question: &Parts) -> Response<Full<Bytes>> {
-        let reserved = passage.standing().rules.reserved_headers();
+        let reserved = passage.standing().rules().reserved_headers();
         // First, for what cannot be removed is refused even where nothing else is.
         let unwanted = match self.unwanted(question, reserved) {
             Ok(unwanted) => unwanted,
@@ -127,7 +127,7 @@ impl Endpoint {
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
         let verdict = passage.refuse_unread(why);
         let answer = passage.answer(&verdict, None);
-        self.written(&answer, Field::Absent, passage.standing().rules.reserved_headers())
+        self.written(&answer, Field::Absent, passage.standing().rules().reserved_headers())
     }
 
     fn written(
@@ -212,10 +212,10 @@ async fn is_over<B: Body<Data = Bytes>>(headers: &HeaderMap, body: B) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Checker, Rules};
     use crate::clock::{Clock, SystemClock};
+    use crate::installation::Checker;
+    use crate::installation::samples::installation;
     use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
-    use crate::state::token_cache::TokenCache;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use crate::time::UnixTime;
@@ -231,10 +231,9 @@ mod tests {
 
     fn endpoint_by(clock: Arc<dyn Clock>, secret: Option<Secret>) -> Endpoint {
         let policies = policy_set();
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(Checker::new(clock), rules, String::new(), metrics);
+        let gate = Gate::new(Checker::new(clock), installation, String::new(), metrics);
         let flavour = Flavour::Envoy { path_prefix: String::new() };
         Endpoint::new(Arc::new(gate), Asker { flavour, secret })
     }
@@ -402,10 +401,10 @@ mod tests {
         policies.policies = [Arc::new(Policy { mode: Mode::Report, ..policy })].into();
         policies.upstream.headers = vec![IdentityHeader::new("x-auth-subject", "sub")];
         policies.upstream.remove_beginning = vec!["x-internal-".into()];
-        let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-        let rules = Rules::new(policies, vec![], vec![], cache, crate::telemetry::samples::dpop());
+        let installation = installation(policies);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(Checker::new(Arc::new(SystemClock)), rules, String::new(), metrics);
+        let gate =
+            Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics);
         Endpoint::new(Arc::new(gate), Asker { flavour, secret: None })
     }
 

@@ -5,6 +5,7 @@ use super::answers::{Finding, Introspected, Said};
 use super::breaker::Told;
 use super::endpoint::Place;
 use super::{BadEndpoint, Terms, endpoint};
+use crate::check::signature;
 use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::jose::jwk::SignedBy;
@@ -249,8 +250,8 @@ impl Caller {
         let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
         let header = jws.header().clone();
         // More than is left: whoever waits for the answer gives up before.
-        let patience = self.rules.upkeep.timeout;
-        let verified = self.keys.verify(jws, &self.issuer, patience, &mut Trail::default()).await;
+        let keys = self.keys.within(self.rules.upkeep.timeout);
+        let verified = signature::verify(&keys, jws, &self.issuer, &mut Trail::default()).await;
         let (verified, signed_by) =
             verified.map_err(|it| Failure::JwtRefused(it.refusal.denial))?;
         let jwt = Some(Arc::new(Jwt::verified(text)));

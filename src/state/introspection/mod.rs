@@ -57,8 +57,8 @@ pub use status::Status;
 use crate::clock::Clock;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::oauth::credentials::Token;
+use crate::policy::Issuer;
 use crate::policy::introspection::IntrospectionRules;
-use crate::policy::{Issuer, PolicySet};
 use crate::state::http;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::Digest;
@@ -107,8 +107,6 @@ pub enum BadEndpoint {
     UrlRefused,
     /// The client's name and secret make no header.
     SecretUnusable,
-    /// The issuer has no keys to verify signed answers with: a fault of ours.
-    KeysMissing,
 }
 
 impl Introspector {
@@ -302,38 +300,32 @@ impl Introspector {
 }
 
 /// On which terms an issuer is asked.
-#[derive(Clone, Copy)]
-struct Terms<'a> {
-    issuer: &'a Arc<Issuer>,
-    rules: &'a IntrospectionRules,
-    keys: &'a Arc<IssuerKeys>,
-    selection: &'a Arc<[String]>,
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The issuer.
+    pub issuer: &'a Arc<Issuer>,
+    /// How it is asked.
+    pub rules: &'a IntrospectionRules,
+    /// Its keys, with which it may sign answers.
+    pub keys: &'a Arc<IssuerKeys>,
+    /// The dotted paths of the claims that are kept.
+    pub selection: &'a Arc<[String]>,
 }
 
-/// Starts to introspect at those of the issuers of `policies` that have it, in their order. `keys`
-/// are theirs, in the same order. Those of `previous` that serve an issuer as it stands are taken
-/// over with all that they hold; where it is asked the same, with what it said of active tokens and
-/// how it fared.
-pub fn start_all(
-    policies: &PolicySet,
-    keys: &[Arc<IssuerKeys>],
-    previous: &[Option<Arc<Introspector>>],
+/// Starts to ask an issuer on these `terms`. `previous` is who asked the same issuer under another
+/// configuration: it is taken over where it serves; where it only asks the same, what the issuer said
+/// of active tokens and how it fared counts on.
+pub fn start(
+    terms: &Terms<'_>,
+    previous: Option<&Arc<Introspector>>,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
-) -> Result<Vec<Option<Arc<Introspector>>>, BadEndpoint> {
-    let selection: Arc<[String]> = policies.claims_asked_for().into();
-    let introspector = |(place, issuer): (usize, &Arc<Issuer>)| {
-        let Some(rules) = &issuer.introspection else { return Ok(None) };
-        let keys = keys.get(place).ok_or(BadEndpoint::KeysMissing)?;
-        let terms = Terms { issuer, rules, keys, selection: &selection };
-        let mut all = previous.iter().flatten();
-        if let Some(same) = all.clone().find(|it| it.serves(&terms)) {
-            return Ok(Some(Arc::clone(same)));
-        }
-        let heard = all.find(|it| it.hears_the_same(&terms)).map(|it| &**it);
-        Introspector::start(&terms, heard, clock, runtime).map(|it| Some(Arc::new(it)))
-    };
-    policies.issuers.iter().enumerate().map(introspector).collect()
+) -> Result<Arc<Introspector>, BadEndpoint> {
+    if let Some(same) = previous.filter(|it| it.serves(terms)) {
+        return Ok(Arc::clone(same));
+    }
+    let heard = previous.filter(|it| it.hears_the_same(terms)).map(|it| &**it);
+    Introspector::start(terms, heard, clock, runtime).map(Arc::new)
 }
 
 impl Shared {
@@ -411,7 +403,6 @@ impl fmt::Display for BadEndpoint {
             Self::Credentials(bad) => bad.fmt(f),
             Self::UrlRefused => f.write_str("the URL is neither https nor http to loopback"),
             Self::SecretUnusable => f.write_str("the client's name and secret make no header"),
-            Self::KeysMissing => f.write_str("the issuer has no keys"),
         }
     }
 }

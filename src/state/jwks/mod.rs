@@ -12,25 +12,24 @@
 //!   keys that are held, whatever else it changes.
 
 mod keeper;
-mod readiness;
 mod schedule;
 mod snapshot;
 mod source;
 mod status;
 mod takeover;
+mod timed;
 mod tries;
-mod verification;
 mod withdrawn;
 
-pub use readiness::{awaited, closer};
 pub use source::BadSource;
 pub use status::{LastError, Status};
-pub use takeover::{Prepared, prepare, start_all};
-pub use verification::Unverifiable;
+pub use takeover::{Change, Prepared, prepare};
+pub use timed::TimedKeys;
 
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
 use crate::policy::{Issuer, KeyRules, KeyUpkeep};
+use crate::sources::Newer;
 use crate::state::waits::after;
 use crate::state::{discovery, http};
 use crate::time::UnixTime;
@@ -75,17 +74,6 @@ pub struct IssuerKeys {
     tries: Tries,
     orders: mpsc::UnboundedSender<Order>,
     keeper: JoinHandle<()>,
-}
-
-/// What came of looking for another set.
-#[derive(Clone, Debug)]
-pub enum Newer {
-    /// There is another.
-    Set(Arc<KeySet>),
-    /// The issuer stands by the one that was seen.
-    None,
-    /// The issuer may not be asked, or did not answer.
-    Unasked,
 }
 
 /// What the keeper of the keys and their users have in common.
@@ -193,6 +181,16 @@ impl IssuerKeys {
         &self.issuer
     }
 
+    /// Since when these keys are kept.
+    pub const fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// The same keys, for whose changes nobody waits longer than `patience`.
+    pub fn within(self: &Arc<Self>, patience: Duration) -> TimedKeys {
+        TimedKeys::new(Arc::clone(self), patience)
+    }
+
     /// The keys, when they may be used now. It takes no lock and does not wait. As long as it is the
     /// same set, no key has left.
     pub fn current(&self) -> Option<Arc<KeySet>> {
@@ -231,9 +229,9 @@ impl IssuerKeys {
         }
         let progress = *self.progress.borrow();
         if !progress.under_way && !self.may_ask(progress) {
-            return Newer::Unasked;
+            return self.unasked();
         }
-        let Ok(_place) = self.waiting.try_acquire() else { return Newer::Unasked };
+        let Ok(_place) = self.waiting.try_acquire() else { return self.unasked() };
         if !progress.under_way {
             self.shared.wanted.notify_one();
         }
@@ -244,18 +242,19 @@ impl IssuerKeys {
             Some(set) => Newer::Set(set),
             // What was under way may have been answered before the token was signed.
             None if heard && !progress.under_way => Newer::None,
-            None => Newer::Unasked,
+            None => self.unasked(),
         }
     }
 
-    /// Whether a token that claims to have been issued at `issued` would have its key here, if its
-    /// issuer had it: the issuer was heard since, its clock being off by `leeway` at most.
-    fn was_heard_since(&self, issued: UnixTime, leeway: Duration) -> bool {
+    /// What there is to say of an issuer that may not be asked for another set, or did not answer.
+    fn unasked(&self) -> Newer {
+        Newer::Unasked { heard: self.heard(), ask_again: self.ask_again() }
+    }
+
+    /// When the issuer last stood by these keys; none: never.
+    fn heard(&self) -> Option<UnixTime> {
         let held = self.shared.held.load();
-        held.as_ref().is_some_and(|it| {
-            let heard = self.clock.now().saturating_sub(it.age(Instant::now()));
-            schedule::was_published_without(issued, leeway, heard)
-        })
+        held.as_ref().map(|it| self.clock.now().saturating_sub(it.age(Instant::now())))
     }
 
     /// In how many seconds an unknown key may be asked about again.

@@ -6,7 +6,6 @@
 
 use crate::policy::KeyUpkeep;
 use crate::state::waits::doubled;
-use crate::time::UnixTime;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -38,12 +37,6 @@ pub(super) fn ask_again(last: Option<Instant>, cooldown: Duration, now: Instant)
     let passed = last.map_or(cooldown, |it| now.saturating_duration_since(it));
     let left = cooldown.saturating_sub(passed);
     left.as_secs().saturating_add(u64::from(0 < left.subsec_nanos())).max(1)
-}
-
-/// Whether a token that was issued at `issued` has a key that its issuer does not publish: so long
-/// before the issuer was last heard that the key would have been among those that it had then.
-pub(super) fn was_published_without(issued: UnixTime, leeway: Duration, heard: UnixTime) -> bool {
-    issued.saturating_add(leeway) < heard
 }
 
 /// For how much longer keys are used whose issuer was last heard `age` ago; none when they are not.
@@ -153,14 +146,6 @@ mod tests {
         }
         assert_eq!(ask_again(None, secs(10), last), 1);
         assert_eq!(ask_again(Some(millis(5)), secs(10), last), 10, "the future is not long ago");
-    }
-
-    #[test]
-    fn a_key_is_missing_when_the_issuer_was_heard_after_it_signed() {
-        let at = |it: i64| UnixTime::from_secs(1_800_000_000 + it);
-        for (issued, expected) in [(-31, true), (-30, false), (0, false), (1, false)] {
-            assert_eq!(was_published_without(at(issued), secs(30), at(0)), expected, "{issued} s");
-        }
     }
 
     #[test]

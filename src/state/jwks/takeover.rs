@@ -10,80 +10,58 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 
-/// The keys for a new configuration, before anything has changed for those who use the old one.
+/// The keys of an issuer for a new configuration, before anything has changed for those who use the
+/// old one.
 #[derive(Debug)]
 pub struct Prepared {
-    keys: Vec<Arc<IssuerKeys>>,
-    changes: Vec<Change>,
-    left_behind: Vec<String>,
+    /// The keys.
+    pub keys: Arc<IssuerKeys>,
+    /// What is to change of how they are kept.
+    pub change: Option<Change>,
+    /// Whether keys are held that come from another place, and no longer count.
+    pub left_behind: bool,
 }
 
 /// Keys that are held, and how they are to be kept from now on.
 #[derive(Debug)]
-struct Change {
+pub struct Change {
     keys: Arc<IssuerKeys>,
     rules: KeyRules,
     source: Source,
 }
 
-/// Prepares to keep the keys of all `issuers`, in their order. Those of `previous` that are of the
-/// same issuer and from the same place are taken over with all that they hold.
+/// Prepares to keep the keys of `issuer`. If `previous` are of the same issuer and from the same place,
+/// they are taken over with all that they hold.
 pub fn prepare(
-    issuers: &[Arc<Issuer>],
-    previous: &[Arc<IssuerKeys>],
+    issuer: &Issuer,
+    previous: Option<&Arc<IssuerKeys>>,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
 ) -> Result<Prepared, BadSource> {
-    let mut prepared = Prepared { keys: vec![], changes: vec![], left_behind: vec![] };
-    for issuer in issuers {
-        let known = previous.iter().find(|it| it.issuer == issuer.name);
-        let keys = match known {
-            Some(keys) if keys.is_from(&issuer.keys) => {
-                prepared.changes.extend(keys.change_to(issuer)?);
-                Arc::clone(keys)
-            }
-            other_place => {
-                if other_place.is_some_and(|it| it.current().is_some()) {
-                    prepared.left_behind.push(issuer.name.to_string());
-                }
-                let previous = other_place.map(|it| &**it);
-                let keys = IssuerKeys::start_after(previous, issuer, Arc::clone(clock), runtime)?;
-                Arc::new(keys)
-            }
-        };
-        prepared.keys.push(keys);
+    let previous = previous.filter(|it| it.issuer == issuer.name);
+    if let Some(keys) = previous.filter(|it| it.is_from(&issuer.keys)) {
+        let (keys, change) = (Arc::clone(keys), keys.change_to(issuer)?);
+        return Ok(Prepared { keys, change, left_behind: false });
     }
-    Ok(prepared)
-}
-
-/// Starts to keep the keys of all `issuers`, in their order, as [`prepare`] would.
-pub fn start_all(
-    issuers: &[Arc<Issuer>],
-    previous: &[Arc<IssuerKeys>],
-    clock: &Arc<dyn Clock>,
-    runtime: &Handle,
-) -> Result<Vec<Arc<IssuerKeys>>, BadSource> {
-    prepare(issuers, previous, clock, runtime).map(Prepared::apply)
+    let left_behind = previous.is_some_and(|it| it.current().is_some());
+    let previous = previous.map(|it| &**it);
+    let keys = IssuerKeys::start_after(previous, issuer, Arc::clone(clock), runtime)?;
+    Ok(Prepared { keys: Arc::new(keys), change: None, left_behind })
 }
 
 impl Prepared {
-    /// The keys of each issuer.
-    pub fn keys(&self) -> &[Arc<IssuerKeys>] {
-        &self.keys
-    }
-
-    /// The issuers whose keys come from another place than before, so that those that were held
-    /// no longer count.
-    pub fn left_behind(&self) -> &[String] {
-        &self.left_behind
-    }
-
-    /// Has the keys that were taken over kept as the new configuration says. It cannot fail.
-    pub fn apply(self) -> Vec<Arc<IssuerKeys>> {
-        for Change { keys, rules, source } in self.changes {
-            keys.keep_by(rules, source);
-        }
+    /// Has the keys kept as the new configuration says. It cannot fail.
+    pub fn apply(self) -> Arc<IssuerKeys> {
+        self.change.into_iter().for_each(Change::apply);
         self.keys
+    }
+}
+
+impl Change {
+    /// Has the keys kept as the new configuration says. It cannot fail.
+    pub fn apply(self) {
+        let Self { keys, rules, source } = self;
+        keys.keep_by(rules, source);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod redis;
 
 use crate::denial::Detail;
 use crate::oauth::dpop::ProofId;
+use crate::sources::Use;
 use crate::time::UnixTime;
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
@@ -18,15 +19,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
-
-/// What is known of a proof that has just been recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// It is used for the first time.
-    First,
-    /// It has been used before.
-    Repeat,
-}
 
 /// Why a proof could not be recorded. It must not be accepted then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Knows how the steps of a check are told ([`crate::trail`]): never a token, never a proof.
+//! The steps of a check in words ([`crate::trail`]): never a token, never a proof.
 
 use crate::client_certificate::{ClientCertificate, Source};
 use crate::jose::algorithm;
@@ -10,7 +10,6 @@ use crate::oauth::credentials::{Credentials, Scheme, Token};
 use crate::policy::{ClaimRule, SenderConstraint};
 use crate::request::{Evidence, Field, Request};
 use crate::trail::Finding;
-use std::time::Duration;
 
 /// How the request carries its token and its proof.
 pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>) -> Finding {
@@ -110,12 +109,6 @@ pub(super) fn certificate(shown: ClientCertificate, bound_to: Thumbprint) -> Fin
         ClientCertificate::Conflict => "sources that contradict each other".to_owned(),
     };
     Finding::new("certificate", "thumbprint", found).wanting(both(bound_to))
-}
-
-/// That the check did not end in time.
-pub(super) fn late(deadline: Duration) -> Finding {
-    Finding::new("check", "deadline", "not ended, after the steps so far")
-        .wanting(format!("an end within {deadline:?}"))
 }
 
 fn both(thumbprint: Thumbprint) -> String {

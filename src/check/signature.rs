@@ -1,0 +1,176 @@
+//! How a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
+
+use crate::denial::{Denial, Detail, Refusal};
+use crate::jose::algorithm::{self, Algorithm};
+use crate::jose::jwk::{KeySet, SignedBy};
+use crate::jose::jws::{BadSignature, Unverified, Verified};
+use crate::jose::key::VerifyingKey;
+use crate::oauth::access_token::time;
+use crate::policy::Issuer;
+use crate::sources::{Keys, Newer, in_turn};
+use crate::time::UnixTime;
+use crate::trail::{Finding, Trail};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a JWT was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unverifiable {
+    /// The reason.
+    pub refusal: Refusal,
+    /// In how many seconds it is worth coming again, where that is known.
+    pub retry_after: Option<u64>,
+}
+
+/// The claims of a JWT that one of `keys` signed with an algorithm that `issuer` may use, and which
+/// key and algorithm that were.
+///
+/// It waits only when there are no keys yet, or when none of them has the name that the JWT gives. A
+/// JWT whose key is unknown while its issuer cannot be asked is not known to be bad: its sender may
+/// come again, unless it claims to have been issued before the issuer was last heard. The claim is
+/// the sender's word, and decides about the sender's answer alone.
+pub async fn verify<K: Keys>(
+    keys: &K,
+    jws: Unverified<'_>,
+    issuer: &Issuer,
+    trail: &mut Trail,
+) -> Result<(Verified, SignedBy), Unverifiable> {
+    let kid = jws.header().kid.clone();
+    let kid = kid.as_deref();
+    let named = jws.header().algorithm;
+    let allowed = &issuer.algorithms;
+    let algorithm = named.filter(|it| allowed.contains(it));
+    let algorithm = algorithm.ok_or(Denial::TokenAlgorithmForbidden);
+    let algorithm = trail.tell(algorithm, |_| {
+        Finding::new("token", "alg", algorithm::named(named)).wanting(algorithm::one_of(allowed))
+    })?;
+    let set = match keys.current() {
+        Some(set) => Some(set),
+        None => keys.available().await,
+    };
+    let set = set.ok_or(Denial::KeysUnavailable);
+    let mut set = trail.tell(set, |_| Finding::new("key", "set", keys.describe()))?;
+    if !may_hold(&set, kid, algorithm) {
+        match keys.newer_than(&set).await {
+            Newer::Set(newer) => set = newer,
+            Newer::None => (),
+            Newer::Unasked { heard, .. } if was_heard_since(heard, &jws, issuer) => (),
+            Newer::Unasked { ask_again, .. } => {
+                let not_known_yet = Unverifiable {
+                    refusal: Detail::KeyNotKnownYet.into(),
+                    retry_after: Some(ask_again),
+                };
+                trail.fault(Err(not_known_yet), || kid_finding(kid, &set, algorithm))?;
+            }
+        }
+    }
+    let mut candidates = set.candidates(kid, algorithm).peekable();
+    let fit = if candidates.peek().is_some() {
+        Ok(())
+    } else if kid.is_some_and(|it| set.knows(it)) {
+        Err(Denial::TokenAlgorithmForbidden)
+    } else {
+        Err(Denial::TokenKeyUnknown)
+    };
+    trail.tell(fit, |_| kid_finding(kid, &set, algorithm))?;
+    let verified = match kid {
+        Some(_) => in_turn(keys, || jws.verify(algorithm, candidates)).await,
+        None => verify_unnamed(keys, jws, algorithm, candidates.collect(), trail).await?,
+    };
+    let verified = verified.or(Err(Denial::TokenSignatureInvalid));
+    let (verified, key) = trail.tell(verified, |it| match it {
+        Some((_, key)) => {
+            Finding::new("key", "signature", format!("by the key {} (RFC 7638)", key.id()))
+        }
+        None => Finding::new("key", "signature", "not by any key of that name"),
+    })?;
+    Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
+}
+
+/// The claims of a JWT that names no key, and the key among `candidates` that signed it: the
+/// likeliest is tried first, and the others while not too much was tried in vain.
+async fn verify_unnamed<'k, K: Keys>(
+    keys: &K,
+    jws: Unverified<'_>,
+    algorithm: Algorithm,
+    candidates: Vec<&'k VerifyingKey>,
+    trail: &mut Trail,
+) -> Result<Result<(Verified, &'k VerifyingKey), BadSignature>, Unverifiable> {
+    let candidates = keys.by_likelihood(candidates);
+    let (likeliest, others) = candidates.split_at(1.min(candidates.len()));
+    let first = || jws.verify_or_keep(algorithm, likeliest.iter().copied());
+    let (verified, granted) = match in_turn(keys, first).await {
+        Ok(verified) => (Ok(verified), 0),
+        Err(jws) => {
+            let more = u64::try_from(others.len()).unwrap_or(u64::MAX);
+            if !keys.may_try(more) {
+                let spent = Err(Unverifiable::from(Detail::KeyTriesSpent));
+                let finding = || Finding::new("key", "kid", "absent: not all keys are tried");
+                return trail.fault(spent, finding);
+            }
+            let rest = || jws.verify(algorithm, others.iter().copied());
+            (in_turn(keys, rest).await, more)
+        }
+    };
+    if let Ok((_, key)) = &verified {
+        keys.was_the_one(key.shared_id(), granted);
+    }
+    Ok(verified)
+}
+
+/// Whether the issuer was heard at `heard` and, by what the JWT claims, had published its key by then
+/// if it has it at all.
+fn was_heard_since(heard: Option<UnixTime>, jws: &Unverified<'_>, issuer: &Issuer) -> bool {
+    let signed = jws.peek_issued_at().and_then(|it| time(it, f64::ceil).ok());
+    let (Some(heard), Some(signed)) = (heard, signed) else { return false };
+    was_published_without(signed, issuer.clock_leeway, heard)
+}
+
+/// Whether a token that was issued at `issued` has a key that its issuer does not publish: so long
+/// before the issuer was last heard that the key would have been among those that it had then.
+fn was_published_without(issued: UnixTime, leeway: Duration, heard: UnixTime) -> bool {
+    issued.saturating_add(leeway) < heard
+}
+
+impl<T: Into<Refusal>> From<T> for Unverifiable {
+    fn from(refusal: T) -> Self {
+        Self { refusal: refusal.into(), retry_after: None }
+    }
+}
+
+/// Whether the key of a JWT is among these, as far as it says which that is: by name, or else by
+/// the algorithm.
+fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
+    match kid {
+        Some(kid) => set.knows(kid),
+        None => set.candidates(None, algorithm).next().is_some(),
+    }
+}
+
+/// Whether a key has the name that the token gives, and is fit for its algorithm.
+fn kid_finding(kid: Option<&str>, set: &KeySet, algorithm: Algorithm) -> Finding {
+    let named = kid.map_or_else(|| "absent".to_owned(), |it| format!("{it:?}"));
+    let known: Vec<_> = set.kids().collect();
+    Finding::new("key", "kid", named).wanting(format!(
+        "a key for {} among: {}",
+        algorithm.name(),
+        known.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_missing_when_the_issuer_was_heard_after_it_signed() {
+        let at = |it: i64| UnixTime::from_secs(1_800_000_000 + it);
+        for (issued, expected) in [(-31, true), (-30, false), (0, false), (1, false)] {
+            assert_eq!(
+                was_published_without(at(issued), Duration::from_secs(30), at(0)),
+                expected,
+                "{issued} s"
+            );
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Access tokens, vouched for by their issuers: by signature (RFC 9068), or by word (RFC 7662).
+
+use super::inputs::Inputs;
+use super::{Facts, describe, signature};
+use crate::denial::{Denial, Refusal};
+use crate::jose::jws::Unverified;
+use crate::oauth::access_token::AccessToken;
+use crate::oauth::confirmation::Confirmation;
+use crate::oauth::credentials::Token;
+use crate::policy::{Issuer, IssuerId};
+use crate::sources::{Keys, Sources, VerifiedToken};
+use crate::trail::Finding;
+use std::sync::Arc;
+
+/// The token, once its issuer has vouched for it: by signature or by word.
+pub(super) async fn verified<S: Sources>(
+    given: &Inputs<'_, S>,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
+    let token = given.credentials.token;
+    let most = given.rules.policies.limits.token_bytes;
+    let short = token.as_bytes().len() <= most;
+    facts.trail.demand(short, Denial::TokenTooLarge, || describe::length(token, most))?;
+    if let Some((token, kid)) = remembered(given) {
+        facts.kid = kid;
+        facts.trail.note(|| Finding::new("token", "memory", "verified before"));
+        Ok(token)
+    } else if token.looks_like_jwt() {
+        Box::pin(signed(given, facts)).await
+    } else {
+        introspected(given, facts).await
+    }
+}
+
+/// A token that was verified before, as long as it was under these very rules, by a key that its
+/// issuer still has for that algorithm; and what the issuer calls that key.
+fn remembered<S: Sources>(given: &Inputs<'_, S>) -> Option<(Arc<AccessToken>, Option<Arc<str>>)> {
+    let VerifiedToken { token, signed_by } =
+        given.sources.remembered(given.credentials.token_hash())?;
+    let keys = given.sources.keys(issued_by(given, &token)?)?.current()?;
+    let kid = keys.behind(&signed_by)?.kid().cloned();
+    token.claims.are_selected_by(&given.rules.selection).then_some((token, kid))
+}
+
+/// Which of the policy's issuers the token is from, as long as that stands as it stood then.
+fn issued_by<S>(given: &Inputs<'_, S>, token: &AccessToken) -> Option<IssuerId> {
+    let issued = |id: &IssuerId| {
+        let issuer = given.rules.policies.issuers.get(id.0);
+        issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || it.judges_like(&token.issuer))
+    };
+    given.policy.issuers.iter().copied().find(issued)
+}
+
+/// A JWT, once its signature and its claims have been verified.
+async fn signed<S: Sources>(
+    given: &Inputs<'_, S>,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
+    let Inputs { rules, sources, credentials, .. } = given;
+    let jws = Unverified::parse(credentials.token.as_bytes()).or(Err(Denial::TokenMalformed));
+    let trail = &mut facts.trail;
+    let jws = trail.tell(jws, |it| describe::form(it.map(Unverified::header)))?;
+    let header = jws.header().clone();
+    facts.kid = header.kid.as_deref().map(Into::into);
+    // The issuer first, then its key, then the algorithm: a key is never looked up across.
+    let id = trail.tell(claimed_issuer(given, &jws), |_| issuers(given, &jws))?;
+    let issuer = rules.policies.issuers.get(id.0).ok_or(Denial::Internal)?;
+    let keys = sources.keys(id).ok_or(Denial::Internal)?;
+    let verified = signature::verify(keys, jws, issuer, trail).await;
+    let (verified, signed_by) = verified.map_err(|it| {
+        (facts.detail, facts.retry_after) = (it.refusal.detail, it.retry_after);
+        it.refusal.denial
+    })?;
+    let token = AccessToken::read(&header, &verified, issuer, &rules.selection, &mut facts.trail)?;
+    let token = Arc::new(token);
+    let remembered = VerifiedToken { token: Arc::clone(&token), signed_by };
+    sources.remember(credentials.token_hash(), remembered);
+    Ok(token)
+}
+
+/// The issuer that the token claims, if the policy accepts it.
+fn claimed_issuer<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
+    let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
+    let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
+    let is_claimed = |it: &IssuerId| {
+        given.rules.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
+    };
+    let found = given.policy.issuers.iter().copied().find(is_claimed);
+    found.ok_or(Denial::TokenIssuerUnknown)
+}
+
+/// What the token claims, and what it may claim.
+fn issuers<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Finding {
+    let claimed = jws.peek_issuer().map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let names = given.policy.issuers.iter().filter_map(|it| given.rules.policies.issuers.get(it.0));
+    let names: Vec<&str> = names.map(|it| &*it.name).collect();
+    Finding::new("issuer", "iss", claimed).wanting(names.join(" or "))
+}
+
+/// An opaque token, once an issuer called it active. The policy's issuers are asked in their order,
+/// until one knows the token. One that cannot be asked, or that nobody here asks, may be the one that
+/// knows.
+async fn introspected<S: Sources>(
+    given: &Inputs<'_, S>,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
+    let Inputs { sources, policy, credentials, .. } = given;
+    let mut refusal = Refusal::from(Denial::TokenMalformed);
+    let somebody_asks = policy.issuers.iter().any(|it| introspecting(given, *it).is_some());
+    facts.trail.demand(somebody_asks, refusal.denial, || {
+        Finding::new("token", "form", "opaque, with no three parts as a JWT has")
+            .wanting("a JWT, or an issuer with `introspection`")
+    })?;
+    for id in policy.issuers.iter().copied() {
+        let Some(issuer) = introspecting(given, id) else { continue };
+        let asked = sources.introspects(id);
+        let said = sources.introspect(id, credentials.token, credentials.token_hash()).await;
+        facts.trail.note(|| introspection(issuer, asked, said.is_ok()));
+        let said = match said {
+            Ok(introspected) => {
+                facts.forward = introspected.forward;
+                return Ok(introspected.token);
+            }
+            Err(said) => said,
+        };
+        if !MAYBE_ANOTHERS.contains(&said.denial) {
+            refusal = said;
+            break;
+        }
+        if refusal.denial != Denial::IntrospectionUnavailable {
+            refusal = said;
+        }
+    }
+    facts.detail = refusal.detail;
+    let nobody = || Finding::new("introspection", "token", "no issuer vouches for it");
+    facts.trail.fault(Err(refusal.denial), nobody)
+}
+
+/// An issuer that is to be asked about opaque tokens.
+fn introspecting<'a, S>(given: &Inputs<'a, S>, id: IssuerId) -> Option<&'a Issuer> {
+    let issuer = given.rules.policies.issuers.get(id.0).map(|it| &**it);
+    issuer.filter(|it| it.introspection.is_some())
+}
+
+/// Whether the operator wants to know of a JWT whether its issuer still calls it active.
+pub(super) fn must_be_unrevoked(known: &AccessToken, token: Token<'_>) -> bool {
+    let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
+    asked && token.looks_like_jwt()
+}
+
+/// Whether the issuer of a JWT still calls it active. The claims of the JWT stay those that count;
+/// but the issuer must not say that it is bound to another key than the JWT says.
+pub(super) async fn admit_unrevoked<S: Sources>(
+    given: &Inputs<'_, S>,
+    known: &AccessToken,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let Inputs { sources, credentials, .. } = given;
+    let issuer = issued_by(given, known);
+    let asked = issuer.is_some_and(|it| sources.introspects(it));
+    let said = match issuer {
+        Some(it) => sources.introspect(it, credentials.token, credentials.token_hash()).await,
+        None => Err(Denial::IntrospectionUnavailable.into()),
+    };
+    facts.detail = said.as_ref().err().and_then(|it| it.detail);
+    let trail = &mut facts.trail;
+    let said = said.map_err(|it| it.denial);
+    let said = trail.tell(said, |it| introspection(&known.issuer, asked, it.is_some()));
+    let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
+    let said = said.map_err(revoked)?.token;
+    said.admit(given.now, trail)?;
+    let same =
+        said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
+    trail.demand(same, Denial::TokenMalformed, || {
+        let found = if same { "none, or as in the token" } else { "another" };
+        Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
+    })
+}
+
+/// What an issuer says of a token.
+fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
+    let found = match (asked, active) {
+        (true, true) => "active, and for this service",
+        (true, false) => "no active token for this service, or no answer",
+        (false, _) => "not asked",
+    };
+    Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
+}
+
+/// What an issuer says of a token that it does not know, or nothing at all.
+const MAYBE_ANOTHERS: [Denial; 3] =
+    [Denial::TokenInactive, Denial::TokenIssuerUnknown, Denial::IntrospectionUnavailable];

@@ -1,0 +1,79 @@
+//! Checks at the present time, under an installation.
+
+use super::Installation;
+use crate::check::{self, Facts, Rules, Verdict};
+use crate::clock::Clock;
+use crate::denial::Denial;
+use crate::request::Request;
+use crate::sources::Sources;
+use crate::trail::{Finding, Trail};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Checks requests by the time of a clock, which is read once for each.
+#[derive(Debug)]
+pub struct Checker {
+    clock: Arc<dyn Clock>,
+}
+
+impl Checker {
+    /// A checker that reads the time from `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+
+    /// The clock by which it checks.
+    pub const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Checks one request.
+    pub async fn check(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
+        check::check(&installation.rules, installation, request, self.clock.now()).await
+    }
+
+    /// The same check. What it finds goes into `facts`, and stays there when the check is dropped
+    /// before its end.
+    pub async fn check_into(
+        &self,
+        facts: &mut Facts,
+        installation: &Installation,
+        request: &Request<'_>,
+    ) -> Result<(), Denial> {
+        check::check_into(facts, &installation.rules, installation, request, self.clock.now()).await
+    }
+
+    /// The same check, with each step kept in [`Facts::trail`].
+    pub async fn explain(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
+        self.explain_with(&installation.rules, installation, request, None).await
+    }
+
+    /// The same with other sources, and ended after `deadline`, if there is one, as the gate ends a
+    /// check: with the steps until then.
+    pub async fn explain_with<S: Sources>(
+        &self,
+        rules: &Rules,
+        sources: &S,
+        request: &Request<'_>,
+        deadline: Option<Duration>,
+    ) -> Verdict {
+        let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
+        let outcome = {
+            let check = check::check_into(&mut facts, rules, sources, request, self.clock.now());
+            match deadline {
+                None => Ok(check.await),
+                Some(deadline) => timeout(deadline, check).await.or(Err(deadline)),
+            }
+        };
+        let late = |deadline| facts.trail.fault(Err(Denial::CheckTimedOut), || late(deadline));
+        let outcome = outcome.unwrap_or_else(late);
+        Verdict::new(outcome, facts, &rules.policies)
+    }
+}
+
+/// That the check did not end in time.
+fn late(deadline: Duration) -> Finding {
+    Finding::new("check", "deadline", "not ended, after the steps so far")
+        .wanting(format!("an end within {deadline:?}"))
+}

@@ -1,0 +1,97 @@
+//! The same sources, for a check that is to leave no mark: to explain one.
+
+use super::Installation;
+use crate::client_certificate::{ClientCertificate, Source};
+use crate::denial::{Denial, Refusal};
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::credentials::Token;
+use crate::oauth::dpop::ProofId;
+use crate::policy::IssuerId;
+use crate::request::Evidence;
+use crate::sources::{Introspected, NotRecorded, Sources, Turns, Use, Waiting};
+use crate::state::jwks::TimedKeys;
+use crate::state::replay::ReplayStore;
+use crate::state::replay::memory::MemoryLimits;
+use crate::time::UnixTime;
+use crate::turn;
+use std::future::ready;
+
+/// What an installation knows, asked for without side effects: tokens are verified anew, and proofs
+/// are only looked up. Keys are the very same.
+#[derive(Debug)]
+pub struct DryRun<'a> {
+    installation: &'a Installation,
+    replay: ReplayStore,
+    looks_up: bool,
+    online: bool,
+}
+
+impl<'a> DryRun<'a> {
+    /// A dry run at present, or at another time: then what is recorded by now says nothing. Issuers
+    /// are asked about tokens only if it is `online`, and then by those who ask for checks.
+    pub fn new(installation: &'a Installation, at_present: bool, online: bool) -> Self {
+        let onlooker = installation.replay.onlooker().filter(|_| at_present);
+        let looks_up = onlooker.is_some();
+        let replay = onlooker.unwrap_or_else(|| ReplayStore::in_memory(MemoryLimits::default()));
+        Self { installation, replay, looks_up, online }
+    }
+
+    /// Whether proofs are looked up where checks record them.
+    pub const fn looks_up(&self) -> bool {
+        self.looks_up
+    }
+}
+
+impl Turns for DryRun<'_> {
+    fn turn(&self) -> Option<Waiting<'_, ()>> {
+        turn::comes()
+    }
+
+    fn work_begins(&self) {
+        turn::begins();
+    }
+
+    fn work_ends(&self) {
+        turn::ends();
+    }
+}
+
+impl Sources for DryRun<'_> {
+    type Keys = TimedKeys;
+
+    fn keys(&self, issuer: IssuerId) -> Option<&TimedKeys> {
+        self.installation.keys(issuer)
+    }
+
+    fn record<'a>(
+        &'a self,
+        proof: &'a ProofId,
+        expires: UnixTime,
+        now: UnixTime,
+    ) -> Waiting<'a, Result<Use, NotRecorded>> {
+        Box::pin(async move {
+            let recorded = self.replay.record(proof, expires, now).await;
+            recorded.map_err(|it| NotRecorded(it.detail()))
+        })
+    }
+
+    fn introspects(&self, issuer: IssuerId) -> bool {
+        self.online && self.installation.introspects(issuer)
+    }
+
+    fn introspect<'a>(
+        &'a self,
+        issuer: IssuerId,
+        token: Token<'a>,
+        hash: Thumbprint,
+    ) -> Waiting<'a, Result<Introspected, Refusal>> {
+        if !self.online {
+            return Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())));
+        }
+        self.installation.introspect(issuer, token, hash)
+    }
+
+    fn certificate(&self, source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
+        source.read(evidence)
+    }
+}

@@ -1,0 +1,170 @@
+//! One object per issuer: its keys, and who asks it about its tokens. They start, are taken over by a
+//! new configuration and end together.
+
+use crate::clock::Clock;
+use crate::policy::{Issuer, PolicySet};
+use crate::state::introspection::{self, BadEndpoint, Introspector};
+use crate::state::jwks::{self, BadSource, IssuerKeys, TimedKeys};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// An issuer as it lives: what is kept of it, and who asks it.
+#[derive(Debug)]
+pub struct LiveIssuer {
+    name: Arc<str>,
+    /// Its keys.
+    pub keys: TimedKeys,
+    /// Who asks it about its tokens; none: nobody does.
+    pub introspection: Option<Arc<Introspector>>,
+}
+
+/// An issuer cannot be used as it is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadIssuer {
+    /// Where its keys come from.
+    Keys(BadSource),
+    /// Where it is asked about tokens.
+    Introspection(BadEndpoint),
+}
+
+/// The issuers of a new configuration, before anything has changed for those who use the old one.
+#[derive(Debug)]
+pub(super) struct Prepared(Vec<PreparedIssuer>);
+
+#[derive(Debug)]
+struct PreparedIssuer {
+    issuer: Arc<LiveIssuer>,
+    change: Option<jwks::Change>,
+    losses: Vec<String>,
+}
+
+/// What all issuers of a configuration have in common.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    /// The claims that somebody will ask for.
+    selection: &'a Arc<[String]>,
+    /// For how long a check waits for keys.
+    patience: Duration,
+    clock: &'a Arc<dyn Clock>,
+    runtime: &'a Handle,
+}
+
+/// Prepares the issuers of `policies`, in their order. What those of `previous` that are the same
+/// hold is taken over where it serves.
+pub(super) fn prepare(
+    policies: &PolicySet,
+    previous: &[Arc<LiveIssuer>],
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Prepared, BadIssuer> {
+    let selection = &policies.claims_asked_for().into();
+    let common = Common { selection, patience: policies.limits.patience(), clock, runtime };
+    let prepared = policies.issuers.iter().map(|issuer| {
+        let previous = previous.iter().find(|it| it.name == issuer.name);
+        LiveIssuer::prepare(issuer, previous.map(|it| &**it), common)
+    });
+    prepared.collect::<Result<_, _>>().map(Prepared)
+}
+
+/// Starts the issuers of `policies`, in their order. What those of `previous` that are the same hold
+/// is taken over where it serves.
+pub fn start_issuers(
+    policies: &PolicySet,
+    previous: &[Arc<LiveIssuer>],
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
+    prepare(policies, previous, clock, runtime).map(Prepared::apply)
+}
+
+impl Prepared {
+    /// What was held and does not count on: sentences for the operator.
+    pub(super) fn losses(&self) -> Vec<String> {
+        self.0.iter().flat_map(|it| it.losses.clone()).collect()
+    }
+
+    /// Has all that was taken over kept as the new configuration says. It cannot fail.
+    pub(super) fn apply(self) -> Vec<Arc<LiveIssuer>> {
+        let apply = |it: PreparedIssuer| {
+            it.change.into_iter().for_each(jwks::Change::apply);
+            it.issuer
+        };
+        self.0.into_iter().map(apply).collect()
+    }
+}
+
+impl LiveIssuer {
+    /// An issuer of these parts. A check waits for its keys for `patience` at most.
+    pub fn new(
+        keys: &Arc<IssuerKeys>,
+        introspection: Option<Arc<Introspector>>,
+        patience: Duration,
+    ) -> Self {
+        Self { name: keys.issuer().into(), keys: keys.within(patience), introspection }
+    }
+
+    /// The exact `iss` of its tokens.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prepare(
+        issuer: &Arc<Issuer>,
+        previous: Option<&Self>,
+        common: Common<'_>,
+    ) -> Result<PreparedIssuer, BadIssuer> {
+        let Common { selection, patience, clock, runtime } = common;
+        let held = previous.map(|it| it.keys.shared());
+        let jwks::Prepared { keys, change, left_behind } =
+            jwks::prepare(issuer, held, clock, runtime)?;
+        let known = previous.and_then(|it| it.introspection.as_ref());
+        let asks = issuer.introspection.as_ref().map(|rules| {
+            let terms = introspection::Terms { issuer, rules, keys: &keys, selection };
+            introspection::start(&terms, known, clock, runtime)
+        });
+        let introspection = asks.transpose()?;
+        let mut losses = vec![];
+        if left_behind {
+            losses.push(format!(
+                "{}: its keys come from another place now, and those from before do not count",
+                issuer.name
+            ));
+        }
+        let unheard =
+            known.zip(introspection.as_ref()).is_some_and(|(old, new)| !new.continues(old));
+        if unheard {
+            losses.push(format!(
+                "{}: it is asked elsewhere or as another client, and what it said before about \
+                 tokens does not count",
+                issuer.name
+            ));
+        }
+        let issuer = Arc::new(Self::new(&keys, introspection, patience));
+        Ok(PreparedIssuer { issuer, change, losses })
+    }
+}
+
+impl From<BadSource> for BadIssuer {
+    fn from(error: BadSource) -> Self {
+        Self::Keys(error)
+    }
+}
+
+impl From<BadEndpoint> for BadIssuer {
+    fn from(error: BadEndpoint) -> Self {
+        Self::Introspection(error)
+    }
+}
+
+impl fmt::Display for BadIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keys(error) => error.fmt(f),
+            Self::Introspection(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BadIssuer {}

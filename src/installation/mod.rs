@@ -1,0 +1,251 @@
+//! What is in force under one configuration: the rules that checks go by, and all that lives as long as
+//! they do and longer — issuers with their keys, remembered tokens, used proofs.
+//!
+//! A new configuration makes a new installation beside the old one. It takes over what the old one
+//! holds where it serves; what does not count on is told.
+
+mod checker;
+mod dry_run;
+mod issuer;
+mod readiness;
+#[cfg(test)]
+pub(crate) mod samples;
+mod sources;
+
+pub use checker::Checker;
+pub use dry_run::DryRun;
+pub use issuer::{BadIssuer, LiveIssuer, start_issuers};
+
+use crate::check::Rules;
+use crate::clock::Clock;
+use crate::oauth::nonce::{Freshness, NonceKeys};
+use crate::policy::{NonceDemand, PolicySet};
+use crate::randomness::{self, NoRandomness};
+use crate::state::certificates::Certificates;
+use crate::state::replay::{ReplayRules, ReplayStore};
+use crate::state::token_cache::TokenCache;
+use std::fmt;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// What is in force under one configuration.
+#[derive(Debug)]
+pub struct Installation {
+    /// What checks go by.
+    pub rules: Rules,
+    /// The issuers, in the order of [`PolicySet::issuers`].
+    pub issuers: Vec<Arc<LiveIssuer>>,
+    /// The tokens that were verified before.
+    pub cache: Arc<TokenCache>,
+    /// The proofs that have been used.
+    pub replay: Arc<ReplayStore>,
+    /// The client certificates that were read before.
+    certificates: Certificates,
+    /// Whether the secret behind nonces was drawn, and is nobody else's.
+    nonces_drawn: bool,
+}
+
+/// What DPoP needs besides the policies.
+#[derive(Clone, Debug, Default)]
+pub struct DpopRules {
+    /// Where used proofs are recorded.
+    pub replay: ReplayRules,
+    /// The secrets that nonces are made with; none: drawn at start.
+    pub nonce_keys: Option<Arc<NonceKeys>>,
+}
+
+/// An installation that has just been made, and what of the one before does not count on.
+#[derive(Debug)]
+pub struct Made {
+    /// The installation.
+    pub installation: Installation,
+    /// What of that which the one before held does not count on: sentences for the operator.
+    pub losses: Vec<String>,
+}
+
+/// Why there is no installation.
+#[derive(Debug)]
+pub enum StartError {
+    /// An issuer cannot be used as it is configured.
+    Issuer(BadIssuer),
+    /// There is nothing to make a secret of.
+    NoRandomness(NoRandomness),
+}
+
+impl Installation {
+    /// An installation of these parts.
+    pub fn new(
+        rules: Rules,
+        issuers: Vec<Arc<LiveIssuer>>,
+        cache: Arc<TokenCache>,
+        replay: Arc<ReplayStore>,
+    ) -> Self {
+        let certificates = Certificates::told_by(rules.policies.client_certificate.clone());
+        Self { rules, issuers, cache, replay, certificates, nonces_drawn: false }
+    }
+
+    /// Starts what `policies` and `dpop` ask for, on `runtime`, and returns at once. What `previous`
+    /// holds is taken over where it serves.
+    pub fn start(
+        policies: PolicySet,
+        dpop: &DpopRules,
+        previous: Option<&Self>,
+        clock: &Arc<dyn Clock>,
+        runtime: &Handle,
+    ) -> Result<Made, StartError> {
+        let known = previous.map_or(&[][..], |it| &it.issuers);
+        let issuers = issuer::prepare(&policies, known, clock, runtime)?;
+        let mut losses = issuers.losses();
+        let limits = policies.limits.token_cache;
+        let cache = match previous {
+            Some(it) if it.rules.policies.limits.token_cache == limits => Arc::clone(&it.cache),
+            Some(it) => Arc::new(it.cache.under(limits)),
+            None => Arc::new(TokenCache::new(limits)),
+        };
+        let nonces_drawn = dpop.nonce_keys.is_none();
+        let nonces = nonces(dpop, previous)?;
+        losses.extend(previous.and_then(|it| proofs_left_behind(it, dpop)));
+        let asked_for = policies.proofs.nonce != NonceDemand::Off;
+        losses
+            .extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &nonces, clock)));
+        // Last, for nothing may fail once a store has taken other limits, or keys other rules.
+        let replay = replay(&dpop.replay, previous, runtime);
+        let made = Self::new(Rules::new(policies, nonces), issuers.apply(), cache, replay);
+        Ok(Made { installation: Self { nonces_drawn, ..made }, losses })
+    }
+
+    /// What is demanded.
+    pub const fn policies(&self) -> &PolicySet {
+        &self.rules.policies
+    }
+}
+
+/// The secrets behind nonces that the configuration has, or else one that is drawn now.
+pub fn nonce_keys(configured: Option<Arc<NonceKeys>>) -> Result<Arc<NonceKeys>, NoRandomness> {
+    if let Some(keys) = configured {
+        return Ok(keys);
+    }
+    let mut octets = [0; 32];
+    randomness::fill(&mut octets)?;
+    Ok(Arc::new(NonceKeys::from_octets(&octets)))
+}
+
+/// The same. One that was drawn for the installation before stays.
+fn nonces(
+    dpop: &DpopRules,
+    previous: Option<&Installation>,
+) -> Result<Arc<NonceKeys>, NoRandomness> {
+    match (&dpop.nonce_keys, previous.filter(|it| it.nonces_drawn)) {
+        (None, Some(previous)) => Ok(Arc::clone(&previous.rules.nonces)),
+        (configured, _) => nonce_keys(configured.clone()),
+    }
+}
+
+/// The store of used proofs: the one before, as long as it can go on under these rules.
+fn replay(
+    rules: &ReplayRules,
+    previous: Option<&Installation>,
+    runtime: &Handle,
+) -> Arc<ReplayStore> {
+    match previous.map(|it| &it.replay) {
+        Some(store) if store.adopt(rules) => Arc::clone(store),
+        Some(store) => Arc::new(ReplayStore::start(rules, runtime).after(store)),
+        None => Arc::new(ReplayStore::start(rules, runtime)),
+    }
+}
+
+fn proofs_left_behind(previous: &Installation, dpop: &DpopRules) -> Option<String> {
+    (!previous.replay.is_where(&dpop.replay)).then(|| {
+        "dpop.replay: used proofs are recorded in another store from here on: each may be used \
+         once more"
+            .to_owned()
+    })
+}
+
+fn nonces_lost(
+    previous: &Installation,
+    nonces: &NonceKeys,
+    clock: &Arc<dyn Clock>,
+) -> Option<String> {
+    let now = clock.now();
+    let nonce = previous.rules.nonces.issue(now);
+    (nonces.check(&nonce, now) == Freshness::Stale).then(|| {
+        "dpop.nonce_secret_file: nonces that were made with the secret before do not count: clients \
+         are given new ones"
+            .to_owned()
+    })
+}
+
+impl From<BadIssuer> for StartError {
+    fn from(error: BadIssuer) -> Self {
+        Self::Issuer(error)
+    }
+}
+
+impl From<NoRandomness> for StartError {
+    fn from(error: NoRandomness) -> Self {
+        Self::NoRandomness(error)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issuer(error) => error.fmt(f),
+            Self::NoRandomness(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::policy_set;
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::state::replay::memory::MemoryLimits;
+    use crate::time::UnixTime;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn start(
+        capacity: usize,
+        nonce_keys: Option<Arc<NonceKeys>>,
+        previous: Option<&Installation>,
+    ) -> Installation {
+        let replay = ReplayRules::Memory(MemoryLimits { capacity, per_key: 10 });
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+        let policies = PolicySet { issuers: vec![], ..policy_set() };
+        let dpop = DpopRules { replay, nonce_keys };
+        let made = Installation::start(policies, &dpop, previous, &clock, &Handle::current());
+        made.unwrap().installation
+    }
+
+    fn keys(octet: u8) -> Arc<NonceKeys> {
+        Arc::new(NonceKeys::from_octets(&[octet; 32]))
+    }
+
+    #[tokio::test]
+    async fn used_proofs_outlive_a_change_of_limits() {
+        let old = start(1000, None, None);
+        let new = start(2000, None, Some(&old));
+        assert!(Arc::ptr_eq(&old.replay, &new.replay));
+    }
+
+    #[tokio::test]
+    async fn nonces_outlive_a_change_unless_their_secret_changes() {
+        let lives = |old: Option<Arc<NonceKeys>>, new| {
+            let old = start(1000, old, None);
+            let nonce = old.rules.nonces.issue(NOW);
+            let new = start(1000, new, Some(&old));
+            new.rules.nonces.check(&nonce, NOW) == Freshness::Fresh
+        };
+        assert!(lives(None, None));
+        assert!(lives(Some(keys(1)), Some(keys(1))));
+        assert!(!lives(Some(keys(1)), Some(keys(2))));
+        assert!(!lives(None, Some(keys(2))));
+        // A secret that was taken away may have been given away.
+        assert!(!lives(Some(keys(1)), None));
+    }
+}

@@ -1,0 +1,19 @@
+//! Installations for tests.
+
+use super::Installation;
+use crate::check::Rules;
+use crate::oauth::nonce::NonceKeys;
+use crate::policy::PolicySet;
+use crate::state::replay::ReplayStore;
+use crate::state::replay::memory::MemoryLimits;
+use crate::state::token_cache::TokenCache;
+pub(crate) use crate::telemetry::samples::policy_set;
+use std::sync::Arc;
+
+/// An installation that demands what `policies` say, without issuers.
+pub(crate) fn installation(policies: PolicySet) -> Installation {
+    let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+    let nonces = Arc::new(NonceKeys::from_octets(&[7; 32]));
+    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
+    Installation::new(Rules::new(policies, nonces), vec![], cache, replay)
+}

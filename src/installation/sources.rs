@@ -1,0 +1,93 @@
+//! Where the checks of this service get what they need ([`Sources`]).
+
+use super::Installation;
+use crate::client_certificate::{ClientCertificate, Source};
+use crate::denial::{Denial, Refusal};
+use crate::invariant;
+use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::credentials::Token;
+use crate::oauth::dpop::ProofId;
+use crate::policy::IssuerId;
+use crate::request::Evidence;
+use crate::sources::{Introspected, NotRecorded, Sources, Turns, Use, VerifiedToken, Waiting};
+use crate::state::introspection::Introspector;
+use crate::state::jwks::TimedKeys;
+use crate::time::UnixTime;
+use crate::turn;
+
+impl Turns for Installation {
+    fn turn(&self) -> Option<Waiting<'_, ()>> {
+        turn::comes()
+    }
+
+    fn work_begins(&self) {
+        turn::begins();
+    }
+
+    fn work_ends(&self) {
+        turn::ends();
+    }
+}
+
+impl Sources for Installation {
+    type Keys = TimedKeys;
+
+    fn keys(&self, issuer: IssuerId) -> Option<&TimedKeys> {
+        let found = self.issuers.get(issuer.0);
+        if found.is_none() {
+            invariant::broken("each issuer of a policy is there with its keys");
+        }
+        found.map(|it| &it.keys)
+    }
+
+    fn record<'a>(
+        &'a self,
+        proof: &'a ProofId,
+        expires: UnixTime,
+        now: UnixTime,
+    ) -> Waiting<'a, Result<Use, NotRecorded>> {
+        Box::pin(async move {
+            let recorded = self.replay.record(proof, expires, now).await;
+            recorded.map_err(|it| NotRecorded(it.detail()))
+        })
+    }
+
+    fn record_label(&self) -> &'static str {
+        self.replay.label()
+    }
+
+    fn introspects(&self, issuer: IssuerId) -> bool {
+        self.introspector(issuer).is_some()
+    }
+
+    fn introspect<'a>(
+        &'a self,
+        issuer: IssuerId,
+        token: Token<'a>,
+        hash: Thumbprint,
+    ) -> Waiting<'a, Result<Introspected, Refusal>> {
+        Box::pin(async move {
+            let introspector = self.introspector(issuer).ok_or(Denial::IntrospectionUnavailable)?;
+            let said = introspector.introspect(token, hash.into()).await?;
+            Ok(Introspected { token: said.token, forward: said.forward })
+        })
+    }
+
+    fn remembered(&self, hash: Thumbprint) -> Option<VerifiedToken> {
+        self.cache.get(&hash.into())
+    }
+
+    fn remember(&self, hash: Thumbprint, token: VerifiedToken) {
+        self.cache.insert(hash.into(), token);
+    }
+
+    fn certificate(&self, _source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
+        self.certificates.read(evidence)
+    }
+}
+
+impl Installation {
+    fn introspector(&self, issuer: IssuerId) -> Option<&Introspector> {
+        self.issuers.get(issuer.0)?.introspection.as_deref()
+    }
+}
