@@ -4,6 +4,7 @@ use crate::jose::algorithm::Algorithm;
 use crate::words::Words;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
@@ -31,6 +32,28 @@ impl Span {
         let number: u64 = number.parse().ok().ok_or_else(wrong)?;
         let millis = number.checked_mul(millis).ok_or_else(wrong)?;
         Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+/// As it may be written. A minute reads better as 60s.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let whole = |unit: u128| millis.checked_rem(unit) == Some(0);
+        let (unit, name) = match millis {
+            0 => (1000, "s"),
+            _ if whole(3_600_000) => (3_600_000, "h"),
+            60_001.. if whole(60_000) => (60_000, "m"),
+            _ if whole(1000) => (1000, "s"),
+            _ => (1, "ms"),
+        };
+        write!(f, "{}{name}", millis.checked_div(unit).unwrap_or_default())
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -268,7 +291,14 @@ mod tests {
         for (text, millis) in
             [("150ms", 150), ("0s", 0), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)]
         {
-            assert_eq!(Span::parse(text), Ok(Span(Duration::from_millis(millis))), "{text}");
+            let span = Span(Duration::from_millis(millis));
+            assert_eq!((Span::parse(text), span.to_string()), (Ok(span), text.to_owned()));
+        }
+        for (text, shown) in [("0ms", "0s"), ("1500ms", "1500ms"), ("1m", "60s"), ("90s", "90s")] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), shown);
+        }
+        for (text, shown) in [("61s", "61s"), ("120s", "2m"), ("60m", "1h"), ("90m", "90m")] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), shown);
         }
         for odd in
             ["", "30", "s", "1.5s", "-1s", "+1s", " 1s", "1 s", "1S", "1d", "1m30s", "٣s", "1sé"]

@@ -42,6 +42,9 @@ pub struct PolicySet {
     pub proofs: ProofRules,
 }
 
+/// With which tokens and proofs may be signed where nothing else is configured.
+pub const USUAL_ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA];
+
 /// Which DPoP proofs are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofRules {
@@ -56,7 +59,7 @@ pub struct ProofRules {
 impl Default for ProofRules {
     fn default() -> Self {
         Self {
-            algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
+            algorithms: USUAL_ALGORITHMS.to_vec(),
             window: Duration::from_secs(60),
             nonce: NonceDemand::default(),
         }
@@ -310,6 +313,18 @@ pub struct Limits {
     pub concurrent_checks: usize,
     /// How much of verified tokens is remembered.
     pub token_cache: TokenCacheLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            token_bytes: 16_384,
+            // Envoy gives up after 200 ms.
+            check_deadline: Duration::from_millis(150),
+            concurrent_checks: 10_000,
+            token_cache: TokenCacheLimits::default(),
+        }
+    }
 }
 
 impl Limits {

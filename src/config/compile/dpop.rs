@@ -1,7 +1,7 @@
 //! Knows which DPoP proofs are accepted, and where used ones are recorded.
 
 use super::files::{self, Files};
-use super::{issuers, whole_number};
+use super::{issuers, span, whole_number};
 use crate::config::file::{self, ReplayStore};
 use crate::config::problem::{Findings, Path};
 use crate::installation::DpopRules;
@@ -23,10 +23,7 @@ pub(super) fn compile(
     const WINDOW: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(1)..=Duration::from_secs(300);
     let usual = ProofRules::default();
-    let window = given.proof_window.map_or(usual.window, |it| it.0);
-    if !WINDOW.contains(&window) {
-        findings.problem(&at.key("proof_window"), format!("must be 1s to 5m, not {window:?}"));
-    }
+    let window = span(given.proof_window, usual.window, WINDOW, &at.key("proof_window"), findings);
     let algorithms = issuers::algorithms(given.algorithms, &at.key("algorithms"), findings);
     let nonce = given.nonce.map_or(usual.nonce, |it| it.0);
     let file = at.key("nonce_secret_file");
@@ -108,10 +105,8 @@ fn in_redis(
 ) -> Option<ReplayRules> {
     const DEADLINE: std::ops::RangeInclusive<Duration> =
         Duration::from_millis(1)..=Duration::from_secs(10);
-    let deadline = given.timeout.map_or(RedisRules::DEADLINE, |it| it.0);
-    if !DEADLINE.contains(&deadline) {
-        findings.problem(&at.key("timeout"), format!("must be 1ms to 10s, not {deadline:?}"));
-    }
+    let deadline =
+        span(given.timeout, RedisRules::DEADLINE, DEADLINE, &at.key("timeout"), findings);
     let share = share(&given, RedisRules::SHARE, at, findings);
     let ca = given.ca_file.map(|name| {
         let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {

@@ -2,25 +2,24 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, fetched};
-use super::whole_number;
+use super::{span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
-use crate::config::values::Span;
 use crate::policy::KeySource;
 use crate::policy::introspection::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// `deadline` is that of a check.
+/// `patience` is that of a check.
 pub(super) fn compile(
     given: file::Introspection,
     keys: Option<&KeySource>,
-    deadline: Duration,
+    patience: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Option<IntrospectionRules> {
-    let upkeep = upkeep(&given, deadline, at, findings);
+    let upkeep = upkeep(&given, patience, at, findings);
     let where_ = at.key("endpoint");
     match given.endpoint.as_deref().map(fetched) {
         Some(Ok(Fetched::Locally)) => findings
@@ -105,7 +104,7 @@ fn identity_in(
 
 fn upkeep(
     given: &file::Introspection,
-    deadline: Duration,
+    patience: Duration,
     at: &Path,
     findings: &mut Findings,
 ) -> IntrospectionUpkeep {
@@ -114,17 +113,9 @@ fn upkeep(
         Duration::from_millis(1)..=Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
     let usual = IntrospectionUpkeep::default();
-    let mut span = |key, given: Option<Span>, usual, within: RangeInclusive<Duration>| {
-        let span = given.map_or(usual, |it| it.0);
-        if !within.contains(&span) {
-            let (least, most) = within.into_inner();
-            findings.problem(&at.key(key), format!("must be {least:?} to {most:?}, not {span:?}"));
-        }
-        span
-    };
+    let mut span = |key, given, usual, within| span(given, usual, within, &at.key(key), findings);
     // Whoever shortens checks need not shorten this as well.
-    let most = deadline.saturating_mul(4).checked_div(5).unwrap_or(deadline);
-    let usual_timeout = usual.timeout.min(most);
+    let usual_timeout = usual.timeout.min(patience);
     let timeout = span("timeout", given.timeout, usual_timeout, ANY_TIMEOUT);
     let cache_ttl = span("cache_ttl", given.cache_ttl, usual.cache_ttl, Duration::ZERO..=HOUR);
     let negative_ttl =
@@ -141,13 +132,15 @@ fn upkeep(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Limits;
 
     #[test]
     fn an_answer_is_waited_for_as_long_as_a_check_has_time() {
-        let timeout = |deadline| {
+        let timeout = |check_deadline| {
+            let limits = Limits { check_deadline, ..Limits::default() };
             let given = serde_json::from_str("{}").unwrap();
             let mut findings = Findings::default();
-            let found = upkeep(&given, deadline, &Path::default(), &mut findings);
+            let found = upkeep(&given, limits.patience(), &Path::default(), &mut findings);
             assert_eq!(findings.finish(), (vec![], vec![]));
             found.timeout
         };

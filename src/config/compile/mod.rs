@@ -21,6 +21,7 @@ pub(super) use files::{Files, read_file};
 
 use super::file::{self, File};
 use super::problem::{Findings, Path};
+use super::values::Span;
 use super::{Listen, Telemetry};
 use crate::installation::DpopRules;
 use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
@@ -56,8 +57,7 @@ pub(super) fn compile(
     let at = root.key("issuers");
     let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
-    let issuers =
-        issuers.map(|it| issuers::compile(it, limits.check_deadline, &at, files, findings));
+    let issuers = issuers.map(|it| issuers::compile(it, limits.patience(), &at, files, findings));
     let sockets = [Some(&listen.ext_authz), Some(&listen.admin)].into_iter().flatten();
     let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
     files.keep_apart(&sockets.chain(forward_auth).collect::<Vec<_>>(), findings);
@@ -110,24 +110,42 @@ fn whole_number(
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
+/// A length of time within bounds, or the usual one.
+fn span(
+    given: Option<Span>,
+    usual: Duration,
+    within: RangeInclusive<Duration>,
+    at: &Path,
+    findings: &mut Findings,
+) -> Duration {
+    let span = given.unwrap_or(Span(usual));
+    if !within.contains(&span.0) {
+        let (least, most) = within.into_inner();
+        let message = format!("must be {} to {}, not {span}", Span(least), Span(most));
+        findings.problem(at, message);
+    }
+    span.0
+}
+
 fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
     /// Envoy's default `timeout` for its check.
     const ENVOY_WAITS: Duration = Duration::from_millis(200);
+    const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+    let usual = Limits::default();
     let mut number =
         |key, given, usual, within| whole_number(given, usual, within, &at.key(key), findings);
-    let token_bytes = number("token_bytes", limits.token_bytes, 16_384, 256..=1_048_576);
-    let concurrent_checks =
-        number("concurrent_checks", limits.concurrent_checks, 10_000, 1..=1_000_000);
-    let TokenCacheLimits { entries, bytes } = TokenCacheLimits::default();
+    let token_bytes = number("token_bytes", limits.token_bytes, usual.token_bytes, 256..=1_048_576);
+    let (given, most) = (limits.concurrent_checks, 1_000_000);
+    let concurrent_checks = number("concurrent_checks", given, usual.concurrent_checks, 1..=most);
+    let TokenCacheLimits { entries, bytes } = usual.token_cache;
     let token_cache = TokenCacheLimits {
         entries: number("token_cache_entries", limits.token_cache_entries, entries, 1..=10_000_000),
         bytes: number("token_cache_bytes", limits.token_cache_bytes, bytes, 65_536..=16 << 30),
     };
-    let check_deadline = limits.check_deadline.map_or(Duration::from_millis(150), |it| it.0);
     let deadline = at.key("check_deadline");
-    if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&check_deadline) {
-        findings.problem(&deadline, format!("must be 1ms to 60s, not {check_deadline:?}"));
-    } else if ENVOY_WAITS <= check_deadline {
+    let check_deadline =
+        span(limits.check_deadline, usual.check_deadline, DEADLINE, &deadline, findings);
+    if ENVOY_WAITS <= check_deadline {
         let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
         findings.warning(&deadline, message);
     }

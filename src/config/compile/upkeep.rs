@@ -1,9 +1,9 @@
 //! Knows how often keys may be fetched, and how long they may be kept.
 
 use super::files::Files;
+use super::{span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
-use crate::config::values::Span;
 use crate::policy::KeyUpkeep;
 use crate::state::jwks;
 use std::ops::RangeInclusive;
@@ -21,14 +21,7 @@ pub(super) fn compile(
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     const FETCH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
     let usual = KeyUpkeep::default();
-    let mut span = |key, given: Option<Span>, usual, within: RangeInclusive<Duration>| {
-        let span = given.map_or(usual, |it| it.0);
-        if !within.contains(&span) {
-            let (least, most) = within.into_inner();
-            findings.problem(&at.key(key), format!("must be {least:?} to {most:?}, not {span:?}"));
-        }
-        span
-    };
+    let mut span = |key, given, usual, within| span(given, usual, within, &at.key(key), findings);
     let refresh_min = span("refresh_min", given.refresh_min, usual.refresh_min, SECOND..=DAY);
     let refresh_max = span("refresh_max", given.refresh_max, usual.refresh_max, SECOND..=DAY);
     let max_stale = span("max_stale", given.max_stale, usual.max_stale, SECOND..=WEEK);
@@ -66,6 +59,9 @@ pub(super) fn compile(
     if let Some(fault) = snapshot_file.as_deref().and_then(jwks::snapshot_fault) {
         findings.warning(&snapshot, format!("is not used: {fault}"));
     }
+    let bytes = at.key("max_bytes");
+    let max_bytes =
+        whole_number(given.max_bytes, usual.max_bytes, 1024..=16 << 20, &bytes, findings);
     KeyUpkeep {
         refresh_min,
         refresh_max,
@@ -74,15 +70,7 @@ pub(super) fn compile(
         withdrawn_key_grace,
         unknown_kid_cooldown,
         fetch_timeout,
-        max_bytes: max_bytes(given.max_bytes, usual.max_bytes, at, findings),
+        max_bytes,
         snapshot_file,
     }
-}
-
-fn max_bytes(given: Option<u64>, usual: usize, at: &Path, findings: &mut Findings) -> usize {
-    let Some(given) = given else { return usual };
-    if !(1024..=16 << 20).contains(&given) {
-        findings.problem(&at.key("max_bytes"), format!("must be 1024 to 16777216, not {given}"));
-    }
-    usize::try_from(given).unwrap_or(usize::MAX)
 }

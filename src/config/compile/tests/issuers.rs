@@ -89,7 +89,7 @@ fn the_keeping_of_keys_has_limits() {
         ("{refresh_default: 61m}", ".refresh_default", "refresh_min to refresh_max"),
         ("{max_stale: 1h}", ".max_stale", "more than refresh_max"),
         ("{max_stale: 169h}", ".max_stale", "must be 1s"),
-        ("{withdrawn_key_grace: 25h}", ".withdrawn_key_grace", "must be 0ns"),
+        ("{withdrawn_key_grace: 25h}", ".withdrawn_key_grace", "must be 0s to 24h, not 25h"),
         ("{unknown_kid_cooldown: 0s}", ".unknown_kid_cooldown", "must be 1s"),
         ("{fetch_timeout: 31s}", ".fetch_timeout", "must be 100ms"),
         ("{max_bytes: 1023}", ".max_bytes", "must be 1024"),
@@ -239,7 +239,7 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
         (format!("{{{secret}, endpoint: 'http://as.example.com/'}}"), ".endpoint", "https"),
         (format!("{{{secret}, introspect: never}}"), ".introspect", "`always`"),
         (format!("{{{secret}, timeout: 150ms}}"), ".timeout", "check_deadline"),
-        (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0ns"),
+        (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0s to 1h, not 61m"),
         (format!("{{{secret}, concurrency: 0}}"), ".concurrency", "must be 1"),
         (format!("{{{secret}, client_secret: x}}"), ".client_secret", "client_secret_file"),
     ] {
