@@ -9,9 +9,16 @@ pub(super) mod upstream;
 
 pub(super) use keys::Keys;
 
+use super::usual;
 use super::values::{Address, AlgorithmName, ClaimValues, Span, Word};
 use crate::client_certificate::HeaderFormat;
-use crate::policy::{Mode, NonceDemand, SenderConstraint};
+use crate::jose::algorithm::Algorithm;
+use crate::policy::introspection::IntrospectionUpkeep;
+use crate::policy::{
+    self, Mode, NonceDemand, ProofRules, SenderConstraint, TokenCacheLimits, USUAL_ALGORITHMS,
+};
+use crate::state::replay::memory::MemoryLimits;
+use crate::state::replay::redis::RedisRules;
 use crate::words::words;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -51,12 +58,12 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct Listen {
     /// The gRPC listener for Envoy.
-    #[schemars(extend("default" = "127.0.0.1:9001"))]
+    #[schemars(extend("default" = usual::ext_authz().to_string()))]
     pub(super) ext_authz: Option<Address>,
     /// The HTTP listener for proxies that ask by a subrequest; absent: none.
     pub(super) forward_auth: Option<Address>,
     /// The listener for health, metrics and status.
-    #[schemars(extend("default" = "127.0.0.1:9003"))]
+    #[schemars(extend("default" = usual::admin().to_string()))]
     pub(super) admin: Option<Address>,
     /// TLS on `ext_authz` and `forward_auth`; absent: plain text.
     pub(super) tls: Option<Tls>,
@@ -68,7 +75,7 @@ pub(super) struct Listen {
 pub(super) struct ForwardAuth {
     /// Which proxy it is. That says which headers tell the request under check; all others may be
     /// the client's own.
-    #[schemars(extend("default" = "envoy"))]
+    #[schemars(extend("default" = Flavour::default().name()))]
     pub(super) flavour: Option<Word<Flavour>>,
     /// For flavour `envoy`: the `path_prefix` of its `http_service`; absent: none.
     #[schemars(regex(pattern = "^/"))]
@@ -77,7 +84,7 @@ pub(super) struct ForwardAuth {
     /// absent: whoever reaches the listener is taken for the proxy.
     pub(super) secret_file: Option<String>,
     /// The header in which the proxy shows the secret.
-    #[schemars(extend("default" = "x-keybound-secret"))]
+    #[schemars(extend("default" = usual::SECRET_HEADER))]
     pub(super) secret_header: Option<String>,
 }
 
@@ -127,14 +134,14 @@ pub(super) struct Issuer {
     #[schemars(required, length(min = 1))]
     pub(super) audiences: Option<Vec<String>>,
     /// The algorithms that tokens may be signed with.
-    #[schemars(length(min = 1), extend("default" = ["ES256", "PS256", "EdDSA"]))]
+    #[schemars(length(min = 1), extend("default" = USUAL_ALGORITHMS.map(Algorithm::name)))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
     /// The accepted `typ` of tokens (RFC 9068 §2.1). Name `JWT` only for an issuer that cannot
     /// tell access tokens from others.
-    #[schemars(length(min = 1), extend("default" = ["at+jwt"]))]
+    #[schemars(length(min = 1), extend("default" = usual::TOKEN_TYPES))]
     pub(super) token_types: Option<Vec<String>>,
     /// How far the clocks here and there may be apart: at most 5m.
-    #[schemars(extend("default" = "30s"))]
+    #[schemars(extend("default" = Span(usual::CLOCK_LEEWAY)))]
     pub(super) clock_leeway: Option<Span>,
     /// Where its keys come from.
     pub(super) keys: Option<Keys>,
@@ -163,32 +170,33 @@ pub(super) struct Introspection {
     #[schemars(extend("default" = false))]
     pub(super) forward_jwt: Option<bool>,
     /// Which tokens are looked up.
-    #[schemars(extend("default" = "opaque"))]
+    #[schemars(extend("default" = Introspect::default().name()))]
     pub(super) introspect: Option<Word<Introspect>>,
     /// Whether an answer about an opaque token may say nothing of its audience.
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,
     /// How long a check waits for an answer: less than `limits.check_deadline`; absent: four fifths
     /// of that, and 120ms at most.
-    #[schemars(extend("default" = "120ms"))]
+    #[schemars(extend("default" = Span(IntrospectionUpkeep::default().timeout)))]
     pub(super) timeout: Option<Span>,
     /// For how long a token counts as active once the issuer said so: a revoked one is accepted for
     /// so long at most.
-    #[schemars(extend("default" = "60s"))]
+    #[schemars(extend("default" = Span(IntrospectionUpkeep::default().cache_ttl)))]
     pub(super) cache_ttl: Option<Span>,
     /// For how long a token is refused once the issuer said so.
-    #[schemars(extend("default" = "5s"))]
+    #[schemars(extend("default" = Span(IntrospectionUpkeep::default().negative_ttl)))]
     pub(super) negative_ttl: Option<Span>,
     /// How many tokens are remembered as active, and as many as refused.
-    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = IntrospectionUpkeep::default().cache_entries))]
     pub(super) cache_entries: Option<u64>,
     /// How many look-ups may be under way at once.
-    #[schemars(range(min = 1, max = 10_000), extend("default" = 100))]
+    #[schemars(range(min = 1, max = 10_000), extend("default" = IntrospectionUpkeep::default().concurrency))]
     pub(super) concurrency: Option<u64>,
 }
 
 words! {
     /// Which tokens are looked up.
+    #[default(Opaque)]
     pub(super) enum Introspect as "Introspect" {
         /// Those that are not JWTs.
         Opaque = "opaque",
@@ -202,7 +210,7 @@ words! {
 #[serde(deny_unknown_fields)]
 pub(super) struct ClientCertificate {
     /// What is trusted to tell it.
-    #[schemars(extend("default" = "peer"))]
+    #[schemars(extend("default" = CertificateSource::default().name()))]
     pub(super) source: Option<Word<CertificateSource>>,
     /// For source `xfcc`.
     pub(super) xfcc: Option<Xfcc>,
@@ -238,10 +246,10 @@ pub(super) struct Xfcc {
 #[serde(deny_unknown_fields)]
 pub(super) struct CertificateHeader {
     /// Its name.
-    #[schemars(extend("default" = "client-cert"))]
+    #[schemars(extend("default" = usual::CERTIFICATE_HEADER))]
     pub(super) name: Option<String>,
     /// How it carries the certificate.
-    #[schemars(extend("default" = "rfc9440"))]
+    #[schemars(extend("default" = HeaderFormat::default().name()))]
     pub(super) format: Option<Word<HeaderFormat>>,
 }
 
@@ -250,13 +258,13 @@ pub(super) struct CertificateHeader {
 #[serde(deny_unknown_fields)]
 pub(super) struct Dpop {
     /// The algorithms that proofs may be signed with.
-    #[schemars(length(min = 1), extend("default" = ["ES256", "PS256", "EdDSA"]))]
+    #[schemars(length(min = 1), extend("default" = USUAL_ALGORITHMS.map(Algorithm::name)))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
     /// How old or how new a proof may be.
-    #[schemars(extend("default" = "60s"))]
+    #[schemars(extend("default" = Span(ProofRules::default().window)))]
     pub(super) proof_window: Option<Span>,
     /// Whether proofs need a nonce of this server.
-    #[schemars(extend("default" = "off"))]
+    #[schemars(extend("default" = ProofRules::default().nonce.name()))]
     pub(super) nonce: Option<Word<NonceDemand>>,
     /// A file with the secret that nonces are made with, shared by replicas; absent: drawn at
     /// start.
@@ -270,10 +278,10 @@ pub(super) struct Dpop {
 #[serde(deny_unknown_fields)]
 pub(super) struct Replay {
     /// Which store.
-    #[schemars(extend("default" = "memory"))]
+    #[schemars(extend("default" = ReplayStore::default().name()))]
     pub(super) store: Option<Word<ReplayStore>>,
     /// How many proofs the memory holds. When it is full, proofs are refused.
-    #[schemars(range(min = 1, max = 100_000_000), extend("default" = 1_000_000))]
+    #[schemars(range(min = 1, max = 100_000_000), extend("default" = MemoryLimits::default().capacity))]
     pub(super) capacity: Option<u64>,
     /// How many proofs of one key the store holds; absent: a twentieth of `capacity`, but at least
     /// 1000, and 50000 in Redis.
@@ -288,7 +296,7 @@ pub(super) struct Replay {
     /// PEM file with the only authorities that count for `rediss://`; absent: the system's.
     pub(super) ca_file: Option<String>,
     /// How long a check waits for Redis.
-    #[schemars(extend("default" = "50ms"))]
+    #[schemars(extend("default" = Span(RedisRules::DEADLINE)))]
     pub(super) timeout: Option<Span>,
 }
 
@@ -333,7 +341,7 @@ pub(super) struct Policy {
     /// The https URL of the resource's metadata (RFC 9728), for challenges.
     pub(super) resource_metadata: Option<String>,
     /// Whether the policy is enforced.
-    #[schemars(extend("default" = "enforce"))]
+    #[schemars(extend("default" = Mode::default().name()))]
     pub(super) mode: Option<Word<Mode>>,
     /// Lets a route choose this policy by its annotation `gateway.envoyproxy.io/keybound-policy`,
     /// which Envoy Gateway sends along (`includeRouteMetadata`). While no policy has it, that
@@ -363,18 +371,18 @@ pub(super) struct Match {
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
     /// The longest access token, in bytes.
-    #[schemars(range(min = 256, max = 1_048_576), extend("default" = 16_384))]
+    #[schemars(range(min = 256, max = 1_048_576), extend("default" = policy::Limits::default().token_bytes))]
     pub(super) token_bytes: Option<u64>,
     /// The longest that a check may take. Envoy waits 200ms unless told otherwise.
-    #[schemars(extend("default" = "150ms"))]
+    #[schemars(extend("default" = Span(policy::Limits::default().check_deadline)))]
     pub(super) check_deadline: Option<Span>,
     /// How many checks may be under way at once.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = policy::Limits::default().concurrent_checks))]
     pub(super) concurrent_checks: Option<u64>,
     /// How many verified tokens are remembered.
-    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = TokenCacheLimits::default().entries))]
     pub(super) token_cache_entries: Option<u64>,
     /// How much memory verified tokens may take, in bytes.
-    #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = 67_108_864))]
+    #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = TokenCacheLimits::default().bytes))]
     pub(super) token_cache_bytes: Option<u64>,
 }

@@ -6,6 +6,7 @@ mod file;
 mod problem;
 mod schema;
 mod tree;
+mod usual;
 mod values;
 pub mod watch;
 mod yaml;

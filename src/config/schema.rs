@@ -39,6 +39,7 @@ fn refuse_nulls(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn objects<'a>(schema: &'a Value, found: &mut Vec<&'a Value>) {
         match schema {
@@ -74,6 +75,25 @@ mod tests {
         assert_eq!(issuer["required"], serde_json::json!(["issuer", "audiences"]));
         let policy = &schema["$defs"]["Policy"];
         assert_eq!(policy["required"], serde_json::json!(["name", "sender_constraint"]));
+    }
+
+    #[test]
+    fn what_counts_by_default_is_told_as_it_would_be_written() {
+        let schema = schema();
+        for (part, key, expected) in [
+            ("Limits", "check_deadline", json!("150ms")),
+            ("Limits", "concurrent_checks", json!(10_000)),
+            ("Issuer", "algorithms", json!(["ES256", "PS256", "EdDSA"])),
+            ("Issuer", "token_types", json!(["at+jwt"])),
+            ("Keys", "refresh_max", json!("1h")),
+            ("Keys", "withdrawn_key_grace", json!("0s")),
+            ("Dpop", "proof_window", json!("60s")),
+            ("Dpop", "nonce", json!("off")),
+            ("Listen", "admin", json!("127.0.0.1:9003")),
+            ("Otlp", "sample_ratio", json!(0.01)),
+        ] {
+            assert_eq!(schema["$defs"][part]["properties"][key]["default"], expected, "{key}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::file::{self, CertificateSource};
 use crate::config::problem::{Findings, Path, quoted};
+use crate::config::usual;
 use http::HeaderName;
 
 pub(super) fn compile(
@@ -23,7 +24,7 @@ pub(super) fn compile(
         }
     }
     let behind = behind(given.xfcc.unwrap_or_default(), &at.key("xfcc"), findings);
-    let (name, format) = header(given.header.unwrap_or_default(), &at.key("header"), findings);
+    let (name, format) = header(&given.header.unwrap_or_default(), &at.key("header"), findings);
     match source {
         CertificateSource::Peer => Source::Peer,
         CertificateSource::Xfcc => Source::Xfcc { behind },
@@ -43,11 +44,11 @@ fn behind(xfcc: file::Xfcc, at: &Path, findings: &mut Findings) -> Vec<String> {
 }
 
 fn header(
-    header: file::CertificateHeader,
+    header: &file::CertificateHeader,
     at: &Path,
     findings: &mut Findings,
 ) -> (String, HeaderFormat) {
-    let name = header.name.unwrap_or_else(|| "client-cert".to_owned()).to_ascii_lowercase();
+    let name = header.name.as_deref().unwrap_or(usual::CERTIFICATE_HEADER).to_ascii_lowercase();
     let format = header.format.map_or_else(HeaderFormat::default, |it| it.0);
     let at = at.key("name");
     match HeaderName::from_bytes(name.as_bytes()) {

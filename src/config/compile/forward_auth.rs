@@ -4,7 +4,7 @@ use super::files::Files;
 use crate::client_certificate::Source;
 use crate::config::file::{self, Flavour as Named};
 use crate::config::problem::{Findings, Path, quoted};
-use crate::config::{Address, ForwardAuth};
+use crate::config::{Address, ForwardAuth, usual};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
 use http::HeaderName;
 
@@ -55,7 +55,7 @@ fn secret(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<Secret> {
-    let header = given.secret_header.as_deref().unwrap_or("x-keybound-secret");
+    let header = given.secret_header.as_deref().unwrap_or(usual::SECRET_HEADER);
     let header_at = at.key("secret_header");
     let Some(file) = &given.secret_file else {
         if given.secret_header.is_some() && !findings.is_incomplete(&at.key("secret_file")) {

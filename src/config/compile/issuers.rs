@@ -5,18 +5,19 @@ use super::url::{Fetched, fetched, fetched_metadata};
 use super::{introspection, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
+use crate::config::usual;
 use crate::config::values::{AlgorithmName, Span};
 use crate::jose::algorithm::Algorithm;
 use crate::jose::jwk::{KeySet, NotAKeySet};
-use crate::policy::{Issuer, IssuerId, KeyRules, KeySource};
+use crate::policy::{Issuer, IssuerId, KeyRules, KeySource, USUAL_ALGORITHMS};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// `deadline` is that of a check.
+/// `patience` is that of a check.
 pub(super) fn compile(
     issuers: Vec<file::Issuer>,
-    deadline: Duration,
+    patience: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -34,14 +35,14 @@ pub(super) fn compile(
             let message = format!("{} is there already: names must differ", quoted(name));
             findings.problem(&at.key("issuer"), message);
         }
-        compiled.push(issuer(given, deadline, &at, files, findings).map(Arc::new));
+        compiled.push(issuer(given, patience, &at, files, findings).map(Arc::new));
     }
     compiled.into_iter().collect()
 }
 
 fn issuer(
     given: file::Issuer,
-    deadline: Duration,
+    patience: Duration,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -50,7 +51,7 @@ fn issuer(
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
     let introspection = given.introspection.map(|it| {
         let source = keys.as_ref().map(|it| &it.source);
-        introspection::compile(it, source, deadline, &at.key("introspection"), files, findings)
+        introspection::compile(it, source, patience, &at.key("introspection"), files, findings)
     });
     let introspection = match introspection {
         None => Some(None),
@@ -103,20 +104,21 @@ pub(super) fn algorithms(
     at: &Path,
     findings: &mut Findings,
 ) -> Vec<Algorithm> {
-    let Some(given) = given else {
-        return vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA];
-    };
+    let Some(given) = given else { return USUAL_ALGORITHMS.to_vec() };
     if given.is_empty() {
-        findings.problem(at, "must not be empty: leave it out for ES256, PS256 and EdDSA");
+        let [first, second, third] = USUAL_ALGORITHMS;
+        let message = format!("must not be empty: leave it out for {first}, {second} and {third}");
+        findings.problem(at, message);
     }
     given.into_iter().map(|it| it.0).collect()
 }
 
 /// As they are compared: in lower case, without `application/` (RFC 7515 §4.1.9).
 fn token_types(given: Option<Vec<String>>, at: &Path, findings: &mut Findings) -> Vec<String> {
-    let Some(given) = given else { return vec!["at+jwt".to_owned()] };
+    let Some(given) = given else { return usual::TOKEN_TYPES.map(str::to_owned).to_vec() };
     if given.is_empty() {
-        findings.problem(at, "must not be empty: leave it out for at+jwt");
+        let [usual] = usual::TOKEN_TYPES;
+        findings.problem(at, format!("must not be empty: leave it out for {usual}"));
     }
     let mut types = vec![];
     for (index, given) in given.into_iter().enumerate() {
@@ -138,7 +140,7 @@ fn token_types(given: Option<Vec<String>>, at: &Path, findings: &mut Findings) -
 fn clock_leeway(given: Option<Span>, at: &Path, findings: &mut Findings) -> Duration {
     /// Beyond this a clock is wrong, and stolen tokens live longer for it.
     const MOST: Duration = Duration::from_secs(300);
-    let leeway = given.map_or(Duration::from_secs(30), |it| it.0);
+    let leeway = given.map_or(usual::CLOCK_LEEWAY, |it| it.0);
     if MOST < leeway {
         findings.problem(at, format!("must be at most 5m, not {leeway:?}"));
     }

@@ -4,8 +4,8 @@ use super::files::{self, Files};
 use super::forward_auth;
 use crate::client_certificate::names::ProxyName;
 use crate::config::problem::{Findings, Path, quoted};
-use crate::config::{Address, Listen, Tls, file};
-use std::net::{Ipv4Addr, SocketAddr};
+use crate::config::{Address, Listen, Tls, file, usual};
+use std::net::SocketAddr;
 
 pub(super) fn compile(
     listen: file::Listen,
@@ -17,9 +17,9 @@ pub(super) fn compile(
     let at = &root.key("listen");
     let given_tls = listen.tls.is_some() || findings.is_incomplete(&at.key("tls"));
     let compiled = Listen {
-        ext_authz: listen.ext_authz.unwrap_or_else(|| local(9001)),
+        ext_authz: listen.ext_authz.unwrap_or_else(usual::ext_authz),
         forward_auth: forward_auth::compile(listen.forward_auth, asker, root, files, findings),
-        admin: listen.admin.unwrap_or_else(|| local(9003)),
+        admin: listen.admin.unwrap_or_else(usual::admin),
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
     };
     keep_apart(&compiled, at, findings);
@@ -89,10 +89,6 @@ fn keep_apart(listen: &Listen, at: &Path, findings: &mut Findings) {
             findings.problem(&at.key(key), message);
         }
     }
-}
-
-fn local(port: u16) -> Address {
-    Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
 fn overlap(one: &Address, other: &Address) -> bool {

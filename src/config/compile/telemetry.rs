@@ -5,6 +5,7 @@ use super::url::fetched;
 use crate::config::Telemetry;
 use crate::config::file::telemetry as file;
 use crate::config::problem::{Findings, Path, quoted};
+use crate::config::usual;
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
@@ -52,8 +53,9 @@ fn collector(
         parsed(&text).map_err(|reason| format!("{} {reason}", path.display()))
     });
     let headers = headers.map_err(|it| findings.problem(&at.key("headers_file"), it)).ok();
-    let sample = share(given.sample_ratio.unwrap_or(0.01), &at.key("sample_ratio"), findings);
-    let service_name = given.service_name.unwrap_or_else(|| "keybound".to_owned());
+    let sample =
+        share(given.sample_ratio.unwrap_or(usual::SAMPLE_RATIO), &at.key("sample_ratio"), findings);
+    let service_name = given.service_name.unwrap_or_else(|| usual::SERVICE_NAME.to_owned());
     if service_name.is_empty() {
         findings.problem(&at.key("service_name"), "must not be empty");
     }

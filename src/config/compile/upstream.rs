@@ -3,6 +3,7 @@
 use super::policies::{BAD_CLAIM_PATH, is_claim_path};
 use crate::config::file::upstream::{self as file, HeaderClaim};
 use crate::config::problem::{Findings, Path, quoted};
+use crate::config::usual;
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::policy::reserved::ReservedHeaders;
 use crate::policy::{ClaimFormat, IdentityHeader, PolicySet, Upstream, UpstreamAuthorization};
@@ -21,10 +22,11 @@ pub(super) fn compile(
     findings: &mut Findings,
 ) -> Upstream {
     let at = root.key("upstream");
-    let headers = match given.headers {
-        Some(headers) => identity(headers, &at.key("headers"), findings),
-        None => DEFAULT.iter().map(|(name, claim)| IdentityHeader::new(name, claim)).collect(),
+    let usual = || {
+        let each = usual::IDENTITY_HEADERS.iter();
+        each.map(|(name, claim)| IdentityHeader::new(name, claim)).collect()
     };
+    let headers = given.headers.map_or_else(usual, |it| identity(it, &at.key("headers"), findings));
     let authorization = given.authorization.map_or_else(UpstreamAuthorization::default, |it| it.0);
     let relied_on = asker.map(|it| relied_on(it, certificate)).unwrap_or_default();
     let mut upstream =
@@ -42,14 +44,6 @@ pub(super) fn compile(
     }
     upstream
 }
-
-/// Who the caller is, in the order of the names.
-const DEFAULT: [(&str, &str); 4] = [
-    ("x-auth-client-id", "client_id"),
-    ("x-auth-issuer", "iss"),
-    ("x-auth-scope", "scope"),
-    ("x-auth-subject", "sub"),
-];
 
 fn identity(
     given: BTreeMap<String, HeaderClaim>,

@@ -1,5 +1,6 @@
 //! Knows the shape of the part of the configuration that says what is told about checks.
 
+use crate::config::usual;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -28,10 +29,10 @@ pub(in crate::config) struct Otlp {
     pub(in crate::config) headers_file: Option<String>,
     /// The share of checks that are sampled, 0 to 1, where the call of the proxy names no trace.
     /// Where it does, its decision is followed, and never that of a client.
-    #[schemars(range(min = 0, max = 1), extend("default" = 0.01))]
+    #[schemars(range(min = 0, max = 1), extend("default" = usual::SAMPLE_RATIO))]
     pub(in crate::config) sample_ratio: Option<f64>,
     /// As which service the spans are told.
-    #[schemars(length(min = 1), extend("default" = "keybound"))]
+    #[schemars(length(min = 1), extend("default" = usual::SERVICE_NAME))]
     pub(in crate::config) service_name: Option<String>,
 }
 

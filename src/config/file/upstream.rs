@@ -1,5 +1,6 @@
 //! The shape of the part of the configuration that says what the upstream sees.
 
+use crate::config::usual;
 use crate::config::values::Word;
 use crate::policy::{ClaimFormat, UpstreamAuthorization};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -15,16 +16,11 @@ use std::fmt;
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Upstream {
     /// What becomes of the `Authorization` header.
-    #[schemars(extend("default" = "keep"))]
+    #[schemars(extend("default" = UpstreamAuthorization::default().name()))]
     pub(in crate::config) authorization: Option<Word<UpstreamAuthorization>>,
     /// By name of a request header, the claim that it carries. Whatever the client sent under these
     /// names, or under what could be taken for them, is removed.
-    #[schemars(extend("default" = {
-        "x-auth-subject": "sub",
-        "x-auth-client-id": "client_id",
-        "x-auth-scope": "scope",
-        "x-auth-issuer": "iss"
-    }))]
+    #[schemars(extend("default" = BTreeMap::from(usual::IDENTITY_HEADERS)))]
     pub(in crate::config) headers: Option<BTreeMap<String, HeaderClaim>>,
     /// More request headers to strip. `x-auth-*` strips all that begin so, but for those of
     /// `headers`.
@@ -44,7 +40,7 @@ pub(in crate::config) struct WrittenClaim {
     #[schemars(required)]
     pub(in crate::config) claim: Option<String>,
     /// How it is written.
-    #[schemars(extend("default" = "plain"))]
+    #[schemars(extend("default" = ClaimFormat::default().name()))]
     pub(in crate::config) format: Option<Word<ClaimFormat>>,
 }
 

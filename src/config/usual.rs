@@ -1,0 +1,46 @@
+//! What counts where the configuration says nothing, as far as those that it is for do not say so
+//! themselves (as [`Limits`](crate::policy::Limits) does). Its schema and its meaning come from here.
+
+use super::values::Address;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// The gRPC listener.
+pub(super) fn ext_authz() -> Address {
+    local(9001)
+}
+
+/// The listener for health, metrics and status.
+pub(super) fn admin() -> Address {
+    local(9003)
+}
+
+fn local(port: u16) -> Address {
+    Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// The header in which a proxy shows its secret.
+pub(super) const SECRET_HEADER: &str = "x-keybound-secret";
+
+/// The accepted `typ` of tokens (RFC 9068 §2.1).
+pub(super) const TOKEN_TYPES: [&str; 1] = ["at+jwt"];
+
+/// How far an issuer's clock may be apart from this one.
+pub(super) const CLOCK_LEEWAY: Duration = Duration::from_secs(30);
+
+/// The header that carries the client certificate (RFC 9440).
+pub(super) const CERTIFICATE_HEADER: &str = "client-cert";
+
+/// By header, the claim that tells the upstream who the caller is, in the order of the names.
+pub(super) const IDENTITY_HEADERS: [(&str, &str); 4] = [
+    ("x-auth-client-id", "client_id"),
+    ("x-auth-issuer", "iss"),
+    ("x-auth-scope", "scope"),
+    ("x-auth-subject", "sub"),
+];
+
+/// The share of checks that begin a trace.
+pub(super) const SAMPLE_RATIO: f64 = 0.01;
+
+/// As which service spans are told.
+pub(super) const SERVICE_NAME: &str = "keybound";
