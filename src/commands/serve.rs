@@ -51,7 +51,7 @@ pub struct Arguments {
     /// The reasons for which requests are kept [default: all].
     #[arg(long, value_name = "REASON,…", value_delimiter = ',', value_parser = reason,
         requires = "capture")]
-    capture_reasons: Vec<String>,
+    capture_reasons: Vec<Denial>,
     /// So many requests are in the folder at most.
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "capture")]
     capture_max: usize,
@@ -152,9 +152,9 @@ fn capture(
 }
 
 /// A reason by its label.
-fn reason(text: &str) -> Result<String, &'static str> {
-    let known = Denial::ALL.iter().any(|it| it.label() == text);
-    if known { Ok(text.to_owned()) } else { Err("not a reason: README lists them") }
+fn reason(text: &str) -> Result<Denial, &'static str> {
+    let named = Denial::ALL.iter().copied().find(|it| it.label() == text);
+    named.ok_or("not a reason: README lists them")
 }
 
 /// Where checks are told, and what carries spans on from there.

@@ -6,8 +6,9 @@ pub mod neutral;
 
 pub use blank::blanked;
 
-use crate::answer::Answer;
+use crate::check::Verdict;
 use crate::clock::Clock;
+use crate::denial::Denial;
 use crate::time::UnixTime;
 use bytes::Bytes;
 use std::fmt;
@@ -25,15 +26,15 @@ use std::time::Duration;
 pub struct CaptureRules {
     /// The folder, which must be there.
     pub folder: PathBuf,
-    /// The labels of the reasons for which requests are kept; empty: all.
-    pub reasons: Vec<String>,
+    /// The reasons for which requests are kept; empty: all.
+    pub reasons: Vec<Denial>,
     /// So many are in the folder at most.
     pub most: usize,
 }
 
 /// Takes refused requests, and never makes a check wait.
 pub struct Capture {
-    reasons: Vec<String>,
+    reasons: Vec<Denial>,
     clock: Arc<dyn Clock>,
     queue: SyncSender<Taken>,
     opens: Arc<AtomicI64>,
@@ -46,7 +47,7 @@ struct Taken {
     message: Bytes,
     /// The header that carries the client certificate, if one does.
     certificate_header: Option<String>,
-    reason: String,
+    reason: Denial,
     at: UnixTime,
 }
 
@@ -74,16 +75,16 @@ impl Capture {
         Ok(Self { reasons: rules.reasons, clock, queue, opens, waiting })
     }
 
-    /// Takes the request in `message`, an encoded `CheckRequest`, if `answer` refuses it, or would
+    /// Takes the request in `message`, an encoded `CheckRequest`, if `verdict` refuses it, or would
     /// if its policy did more than report. `certificate_header` is the header that carries the
     /// client certificate, if one does.
     pub fn take(
         &self,
-        answer: &Answer<'_>,
+        verdict: &Verdict,
         certificate_header: Option<&str>,
         message: impl FnOnce() -> Bytes,
     ) {
-        let Some(reason) = refusal(answer).filter(|it| self.wants(it)) else { return };
+        let Some(reason) = verdict.outcome.err().filter(|it| self.wants(*it)) else { return };
         let at = self.clock.now();
         if at.as_millis() < self.opens.load(Ordering::Relaxed) {
             return;
@@ -101,17 +102,17 @@ impl Capture {
     fn send(
         &self,
         at: UnixTime,
-        reason: &str,
+        reason: Denial,
         certificate_header: Option<&str>,
         message: Bytes,
     ) -> bool {
         let certificate_header = certificate_header.map(ToOwned::to_owned);
-        let taken = Taken { message, certificate_header, reason: reason.to_owned(), at };
+        let taken = Taken { message, certificate_header, reason, at };
         taken.message.len() <= LONGEST && self.queue.try_send(taken).is_ok()
     }
 
-    fn wants(&self, reason: &str) -> bool {
-        self.reasons.is_empty() || self.reasons.iter().any(|it| it == reason)
+    fn wants(&self, reason: Denial) -> bool {
+        self.reasons.is_empty() || self.reasons.contains(&reason)
     }
 }
 
@@ -119,14 +120,6 @@ impl fmt::Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Capture").field("reasons", &self.reasons).finish_non_exhaustive()
     }
-}
-
-fn refusal<'a>(answer: &'a Answer<'_>) -> Option<&'a str> {
-    let (name, metadata) = match answer {
-        Answer::Allow { metadata, .. } => ("would_deny", metadata),
-        Answer::Deny { metadata, .. } => ("reason", metadata),
-    };
-    metadata.iter().find(|(it, _)| *it == name).map(|(_, value)| *value)
 }
 
 /// The folder, and how much is in it.
@@ -256,7 +249,10 @@ fn write(path: &Path, message: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Facts;
     use crate::clock::ManualClock;
+    use crate::denial::Denial::{CertificateMismatch, Internal, TokenExpired, TokenMalformed};
+    use crate::policy::Mode;
     use crate::request::{Request, Target};
     use std::os::unix::fs::PermissionsExt;
 
@@ -267,15 +263,22 @@ mod tests {
         neutral::message(&Request { target, ..Request::default() }, None).into()
     }
 
-    fn answer(reason: &'static str) -> Answer<'static> {
-        let metadata = vec![("decision", "deny"), ("reason", reason)];
-        Answer::Deny { status: 401, to_client: vec![], body: String::new(), metadata }
+    fn verdict(outcome: Result<(), Denial>, mode: Mode) -> Verdict {
+        Verdict { outcome, facts: Facts::default(), mode }
+    }
+
+    fn denied(reason: Denial) -> Verdict {
+        verdict(Err(reason), Mode::Enforce)
     }
 
     /// A capture, and what takes the place of its thread.
-    fn capture(folder: &Path, reasons: &[&str], most: usize) -> (Capture, impl FnOnce() -> Shelf) {
+    fn capture(
+        folder: &Path,
+        reasons: &[Denial],
+        most: usize,
+    ) -> (Capture, impl FnOnce() -> Shelf) {
         let (queue, taken) = sync_channel(QUEUE);
-        let reasons = reasons.iter().map(ToString::to_string).collect();
+        let reasons = reasons.to_vec();
         let mut shelf = Shelf::open(folder.to_owned(), most, NOW).unwrap();
         let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&shelf.opens));
         let waiting = Arc::clone(&shelf.waiting);
@@ -295,10 +298,10 @@ mod tests {
     }
 
     /// What is in the folder once all has been written.
-    fn kept(folder: &Path, reasons: &[&str], most: usize, answers: &[Answer<'_>]) -> Vec<PathBuf> {
+    fn kept(folder: &Path, reasons: &[Denial], most: usize, verdicts: &[Verdict]) -> Vec<PathBuf> {
         let (capture, keep_all) = capture(folder, reasons, most);
-        for answer in answers {
-            capture.take(answer, None, message);
+        for verdict in verdicts {
+            capture.take(verdict, None, message);
         }
         drop(capture);
         keep_all();
@@ -307,31 +310,24 @@ mod tests {
 
     #[test]
     fn refused_requests_are_kept_up_to_a_number_and_for_the_reasons_that_are_wanted() {
-        let allowed = |metadata| Answer::Allow {
-            set: vec![],
-            remove: vec![],
-            to_client: vec![],
-            metadata,
-            unclear: None,
-        };
-        let answers = [
-            answer("token_expired"),
-            answer("certificate_mismatch"),
-            allowed(vec![("decision", "allow"), ("reason", "allowed")]),
-            allowed(vec![("decision", "allow"), ("would_deny", "token_expired")]),
+        let verdicts = [
+            denied(TokenExpired),
+            denied(CertificateMismatch),
+            verdict(Ok(()), Mode::Enforce),
+            verdict(Err(TokenExpired), Mode::Report),
         ];
         for (reasons, most, expected) in [
             (&[][..], 10, 3),
             (&[], 2, 2),
             (&[], 0, 0),
-            (&["token_expired"], 10, 2),
-            (&["token_malformed"], 10, 0),
+            (&[TokenExpired], 10, 2),
+            (&[TokenMalformed], 10, 0),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let found = kept(folder.path(), reasons, most, &answers);
+            let found = kept(folder.path(), reasons, most, &verdicts);
             assert_eq!(found.len(), expected, "{reasons:?} {most}");
             // What a process before this one kept counts as well.
-            let again = kept(folder.path(), &[], expected, &[answer("internal")]);
+            let again = kept(folder.path(), &[], expected, &[denied(Internal)]);
             assert_eq!(again.len(), expected);
         }
     }
@@ -339,8 +335,8 @@ mod tests {
     #[test]
     fn nobody_writes_down_what_is_not_wanted() {
         let folder = tempfile::tempdir().unwrap();
-        let (capture, _) = capture(folder.path(), &["token_expired"], 10);
-        capture.take(&answer("token_malformed"), None, || panic!("as nobody should"));
+        let (capture, _) = capture(folder.path(), &[TokenExpired], 10);
+        capture.take(&denied(TokenMalformed), None, || panic!("as nobody should"));
     }
 
     #[test]
@@ -348,13 +344,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (capture, keep_all) = capture(folder.path(), &[], 10 * QUEUE);
         let too_long = || Bytes::from(vec![0; LONGEST + 1]);
-        capture.take(&answer("token_expired"), None, too_long);
+        capture.take(&denied(TokenExpired), None, too_long);
         for _ in 0..QUEUE {
-            capture.take(&answer("token_expired"), None, message);
+            capture.take(&denied(TokenExpired), None, message);
         }
         let mut copies = 0;
         for _ in 0..2 {
-            capture.take(&answer("token_expired"), None, || {
+            capture.take(&denied(TokenExpired), None, || {
                 copies += 1;
                 message()
             });
@@ -371,10 +367,10 @@ mod tests {
         let (mut capture, keep_all) = capture(folder.path(), &[], 0);
         capture.clock = clock.clone();
         clock.advance(LOOK.saturating_sub(Duration::from_millis(1)));
-        capture.take(&answer("token_expired"), None, || panic!("as nobody should"));
+        capture.take(&denied(TokenExpired), None, || panic!("as nobody should"));
         clock.advance(Duration::from_millis(1));
         let mut asked = false;
-        capture.take(&answer("token_expired"), None, || {
+        capture.take(&denied(TokenExpired), None, || {
             asked = true;
             message()
         });
@@ -388,7 +384,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_in_the_queue_is_let_go() {
         let folder = tempfile::tempdir().unwrap();
-        let flood: Vec<_> = (0..QUEUE + 10).map(|_| answer("token_expired")).collect();
+        let flood: Vec<_> = (0..QUEUE + 10).map(|_| denied(TokenExpired)).collect();
         assert_eq!(kept(folder.path(), &[], 1000, &flood).len(), QUEUE);
     }
 
@@ -403,7 +399,7 @@ mod tests {
             let rest = u64::try_from(length - message.len() - 3).unwrap();
             prost::encoding::encode_varint(rest, &mut message);
             message.resize(length, b'x');
-            capture.take(&answer("token_expired"), None, || message.into());
+            capture.take(&denied(TokenExpired), None, || message.into());
         }
         drop(capture);
         keep_all();
@@ -413,7 +409,7 @@ mod tests {
     #[test]
     fn a_file_says_when_and_why_and_is_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
-        let found = kept(folder.path(), &[], 10, &[answer("token_expired")]);
+        let found = kept(folder.path(), &[], 10, &[denied(TokenExpired)]);
         let name = found[0].file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with("2027-01-15T08:00:00.050Z-token_expired-"), "{name}");
         assert!(found[0].extension().is_some_and(|it| it == EXTENSION), "{name}");
@@ -427,7 +423,7 @@ mod tests {
         let taken = |seconds| Taken {
             message: message(),
             certificate_header: None,
-            reason: "token_expired".to_owned(),
+            reason: TokenExpired,
             at: NOW.saturating_add(Duration::from_secs(seconds)),
         };
         let mut shelf = Shelf::open(folder.to_owned(), 1, NOW).unwrap();
@@ -467,7 +463,7 @@ mod tests {
         let gone = folder.path().join("gone");
         fs::create_dir(&gone).unwrap();
         let (capture, keep_all) = capture(&gone, &[], 10);
-        capture.take(&answer("token_expired"), None, message);
+        capture.take(&denied(TokenExpired), None, message);
         fs::remove_dir(&gone).unwrap();
         drop(capture);
         let mut shelf = keep_all();
@@ -476,7 +472,7 @@ mod tests {
         // As long as it cannot be read either, what was kept there counts.
         assert!(shelf.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
-        let reason = "token_expired".to_owned();
+        let reason = TokenExpired;
         shelf.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });
         assert!(!shelf.broken && shelf.kept == 1 && files(&gone).len() == 1);
     }

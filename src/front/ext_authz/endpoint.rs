@@ -106,7 +106,7 @@ async fn check<B: Body<Data = Bytes>>(
     if let Some(capture) = capture {
         // A copy, for what was received may hold on to more than the message.
         let copy = || Bytes::copy_from_slice(&message.bytes);
-        capture.take(&answer, passage.standing().certificate_header(), copy);
+        capture.take(&verdict, passage.standing().certificate_header(), copy);
     }
     encoded(&answer)
 }

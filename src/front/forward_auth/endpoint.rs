@@ -97,7 +97,7 @@ impl Endpoint {
                 let answer = passage.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
                     let header = passage.standing().certificate_header();
-                    capture.take(&answer, header, || neutral::message(&request, header).into());
+                    capture.take(&verdict, header, || neutral::message(&request, header).into());
                 }
                 self.written(&answer, request.authorization, reserved)
             }
