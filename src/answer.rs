@@ -3,6 +3,7 @@
 
 use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, Fault, OAuthError};
+use crate::facts::{self, Known, METADATA, Value};
 use crate::oauth::claims::{Ambiguous, Claim};
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
@@ -67,7 +68,7 @@ impl<'a> Answer<'a> {
     pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'a>>) -> Self {
         match verdict.denied() {
             None => allow(verdict, rules, request),
-            Some(denial) => deny(denial, &verdict.facts, rules),
+            Some(denial) => deny(denial, verdict, rules),
         }
     }
 }
@@ -103,9 +104,8 @@ fn allow<'a>(
             remove.push("dpop");
         }
     }
-    let mut metadata = metadata("allow", "allowed", facts);
-    metadata.extend(verdict.would_deny().map(|it| ("would_deny", it.label())));
-    Answer::Allow { set, remove, to_client: nonce(facts).collect(), metadata, unclear }
+    let (to_client, metadata) = (nonce(facts).collect(), metadata(verdict));
+    Answer::Allow { set, remove, to_client, metadata, unclear }
 }
 
 /// The JWT that an issuer gave for an opaque token.
@@ -145,7 +145,8 @@ fn identity<'a>(
     claim.map_or(Ok(None), |it| it.header_value(header.format))
 }
 
-fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a> {
+fn deny<'a>(denial: Denial, verdict: &'a Verdict, rules: &'a PolicySet) -> Answer<'a> {
+    let facts = &verdict.facts;
     let mut to_client = Vec::new();
     if let Some(policy) = &facts.policy {
         to_client.extend(challenges(denial, policy, facts, rules));
@@ -161,7 +162,7 @@ fn deny<'a>(denial: Denial, facts: &'a Facts, rules: &'a PolicySet) -> Answer<'a
         status: denial.status(),
         to_client,
         body: body(denial),
-        metadata: metadata("deny", denial.label(), facts),
+        metadata: metadata(verdict),
     }
 }
 
@@ -252,17 +253,10 @@ impl fmt::Debug for Header<'_> {
     }
 }
 
-fn metadata<'a>(decision: &'static str, reason: &'static str, facts: &'a Facts) -> Metadata<'a> {
-    // One more than are told here, for what a policy that only reports has to tell.
-    let mut metadata: Metadata<'a> = Vec::with_capacity(8);
-    metadata.extend([("decision", decision), ("reason", reason)]);
-    let mut tell = |name, value: Option<&'a str>| metadata.extend(value.map(|it| (name, it)));
-    tell("policy", facts.policy.as_ref().map(|it| &*it.name));
-    if let Some(token) = &facts.token {
-        tell("issuer", Some(&token.issuer.name));
-        tell("subject", token.claims.text("sub"));
-        tell("client_id", token.claims.text("client_id"));
+fn metadata(verdict: &Verdict) -> Metadata<'_> {
+    let mut metadata = Vec::with_capacity(8);
+    for (name, value) in facts::of(METADATA, &Known::by(verdict)) {
+        metadata.extend(value.and_then(Value::borrowed).map(|it| (name, it)));
     }
-    metadata.push(("sender_constraint", facts.proved.label()));
     metadata
 }

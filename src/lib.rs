@@ -17,6 +17,7 @@ pub mod commands;
 pub mod config;
 pub mod denial;
 pub mod explain;
+pub mod facts;
 pub mod front;
 pub mod gate;
 pub mod health;

@@ -17,6 +17,7 @@ const ORDER: &[&[&str]] = &[
     &["oauth"],
     &["sources"],
     &["check"],
+    &["facts"],
     &["answer"],
     &["state"],
     &["telemetry"],

@@ -1,38 +1,42 @@
 //! Knows how a check is explained to machines.
 
 use super::{Decision, Explanation, advice};
-use crate::denial::{Denial, Detail, OAuthError};
+use crate::denial::{Denial, OAuthError};
+use crate::facts::{self, EXPLANATION, Known};
 use crate::trail::{Finding, Mark, Step};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.
 pub(crate) fn of(explanation: &Explanation) -> Value {
     let Explanation { target, now, verdict, decision, remarks, ways: _ } = explanation;
-    let (decision, denial) = match decision {
-        Decision::Allowed => ("allow", None),
-        Decision::Reported(denial) => ("allow", Some(*denial)),
-        Decision::Denied(denial) => ("deny", Some(*denial)),
-        Decision::Open => ("open", None),
+    let (refused, denial) = match decision {
+        Decision::Allowed | Decision::Open => (None, None),
+        Decision::Reported(denial) => (None, Some(*denial)),
+        Decision::Denied(denial) => (Some(*denial), Some(*denial)),
     };
-    let refused = denial.filter(|_| decision == "deny");
-    // As the metadata, the log and the metrics call it.
-    let allowed = (decision == "allow").then_some("allowed");
-    json!({
-        "request": target,
-        "at": now.to_rfc3339(),
-        "policy": verdict.facts.policy.as_ref().map(|it| &*it.name),
-        "steps": verdict.facts.trail.steps().iter().map(step).collect::<Vec<_>>(),
-        "notes": remarks,
-        "sender_constraint": verdict.facts.proved.label(),
-        "decision": decision,
-        "reason": refused.map(Denial::label).or(allowed),
-        "would_deny": verdict.would_deny().map(Denial::label),
-        "detail": denial.and(verdict.facts.detail).map(Detail::label),
-        "status": refused.map(Denial::status),
-        "error": denial.and_then(Denial::error).map(OAuthError::code),
-        "error_description": denial.map(Denial::sentence),
-        "advice": denial.map(advice::on),
-    })
+    let mut told: Map<String, Value> = facts::of(EXPLANATION, &Known::by(verdict))
+        .map(|(name, it)| (name.to_owned(), json!(it)))
+        .collect();
+    if *decision == Decision::Open {
+        let open = [("decision", json!("open")), ("reason", json!(null)), ("detail", json!(null))];
+        told.extend(open.map(named));
+    }
+    let besides = [
+        ("request", json!(target)),
+        ("at", json!(now.to_rfc3339())),
+        ("steps", verdict.facts.trail.steps().iter().map(step).collect()),
+        ("notes", json!(remarks)),
+        ("status", json!(refused.map(Denial::status))),
+        ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
+        ("error_description", json!(denial.map(Denial::sentence))),
+        ("advice", json!(denial.map(advice::on))),
+    ];
+    told.extend(besides.map(named));
+    told.into()
+}
+
+fn named((name, value): (&str, Value)) -> (String, Value) {
+    (name.to_owned(), value)
 }
 
 fn step(step: &Step) -> Value {

@@ -1,100 +1,140 @@
-//! Knows the line that is written about one check.
+//! The line that is written about one check.
 
 use super::outlets::Told;
 use super::trace_context::{SpanId, TraceId};
-use crate::denial::Detail;
-use tracing::{debug, info};
-
-/// How many characters of a value that the client chose go into a line.
-const VALUE_CHARS: usize = 64;
+use crate::facts::{self, Known, LOG, Value};
+use tracing::Level;
+use tracing::field::Value as Field;
 
 /// Writes a line about a check: denials and `sampled` allows at `info`, other allows at `debug`.
 ///
 /// It names `span`, or what caused the check when that has no span of its own.
 pub fn write(told: &Told<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
     let loud = told.verdict.outcome.is_err() || sampled;
-    let enabled = if loud {
-        tracing::enabled!(tracing::Level::INFO)
-    } else {
-        tracing::enabled!(tracing::Level::DEBUG)
-    };
+    let enabled =
+        if loud { tracing::enabled!(Level::INFO) } else { tracing::enabled!(Level::DEBUG) };
     if enabled {
         write_line(told, span, loud);
     }
 }
 
-fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
-    let (message, reason) = match told.verdict.outcome {
-        Ok(()) => ("allowed", "allowed"),
-        Err(denial) if told.verdict.would_deny().is_some() => ("would deny", denial.label()),
-        Err(denial) => ("denied", denial.label()),
+/// The names of the facts, for an event has those that it was compiled with. What has no name has
+/// no value either, and is not written.
+const NAMES: [&str; 16] = facts::names(LOG);
+
+macro_rules! line {
+    ($level:expr, $message:ident, $values:ident: $($place:literal)+) => {
+        tracing::event!($level, $message, $({ NAMES[$place] } = $values[$place]),+)
     };
-    let facts = &told.verdict.facts;
-    let token = facts.token.as_deref();
-    let front = told.front.label();
-    let policy = facts.policy.as_ref().map(|it| &*it.name);
-    let issuer = token.map(|it| &*it.issuer.name);
-    let kid = facts.kid.as_deref().map(shortened);
-    let client_id = token.and_then(|it| it.claims.text("client_id")).map(shortened);
-    let certificate = facts.certificate.map(|it| it.to_base64url());
-    let proved = facts.proved.label();
+    ($level:expr, $message:ident, $values:ident) => {
+        line!($level, $message, $values: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+}
+
+fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
+    let message = match told.verdict.outcome {
+        Ok(()) => "allowed",
+        Err(_) if told.verdict.would_deny().is_some() => "would deny",
+        Err(_) => "denied",
+    };
     let (trace_id, span_id) = span
         .or_else(|| told.parent().map(|it| (it.trace, it.span)))
         .map(|(trace, span)| (trace.to_hex(), span.to_hex()))
         .unzip();
-    let request_id =
-        told.request.and_then(|it| Some(shortened(str::from_utf8(it.request_id?).ok()?)));
-    let detail = facts.detail.filter(|_| told.verdict.outcome.is_err()).map(Detail::label);
-    let micros = u64::try_from(told.elapsed.as_micros()).unwrap_or(u64::MAX);
+    let known =
+        Known { trace_id: trace_id.as_deref(), span_id: span_id.as_deref(), ..told.known() };
+    let mut found = [const { None }; NAMES.len()];
+    for (place, (_, value)) in found.iter_mut().zip(facts::of(LOG, &known)) {
+        *place = value.map(Value::shortened);
+    }
+    let values = found.each_ref().map(|it| it.as_ref().map(field));
     if loud {
-        info!(
-            message,
-            reason,
-            detail,
-            front,
-            policy,
-            issuer,
-            kid,
-            client_id,
-            certificate,
-            proved,
-            trace_id,
-            span_id,
-            request_id,
-            micros,
-        );
+        line!(Level::INFO, message, values);
     } else {
-        debug!(
-            message,
-            reason,
-            detail,
-            front,
-            policy,
-            issuer,
-            kid,
-            client_id,
-            certificate,
-            proved,
-            trace_id,
-            span_id,
-            request_id,
-            micros,
-        );
+        line!(Level::DEBUG, message, values);
     }
 }
 
-/// The beginning of a value of any length.
-pub(super) fn shortened(value: &str) -> &str {
-    value.char_indices().nth(VALUE_CHARS).and_then(|(end, _)| value.get(..end)).unwrap_or(value)
+fn field<'v>(value: &'v Value<'_>) -> &'v dyn Field {
+    match value {
+        Value::Label(it) | Value::Own(it) | Value::Given(it) => it,
+        Value::Made(it) => it,
+        Value::Flag(it) => it,
+        Value::Number(it) => it,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::{Facts, Verdict};
+    use crate::denial::{Denial, Detail};
+    use crate::jose::thumbprint::Thumbprint;
+    use crate::policy::{Mode, Policy, SenderConstraint};
+    use crate::request::Request;
+    use crate::telemetry::log::{self, Format, Sink, subscriber};
+    use crate::telemetry::metrics::Front;
+    use crate::telemetry::samples::Out;
+    use serde_json::json;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    /// The line about a check that ended so, without its time.
+    fn line(outcome: Result<(), Denial>, mode: Mode, facts: Facts) -> serde_json::Value {
+        let out = Out::default();
+        let (sink, writer) = Sink::to(out.clone()).unwrap();
+        let verdict = Verdict { outcome, facts, mode };
+        let request = Request { request_id: Some(b"7"), ..Request::default() };
+        let told = Told {
+            front: Front::ExtAuthz,
+            caller: None,
+            request: Some(&request),
+            verdict: &verdict,
+            elapsed: Duration::from_micros(60),
+            ended: Instant::now(),
+        };
+        tracing::subscriber::with_default(
+            subscriber(Format::Json, log::Level::Debug, sink),
+            || {
+                write(&told, Some((TraceId([7; 16]), SpanId([9; 8]))), false);
+            },
+        );
+        writer.finish();
+        let mut line: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+        line.as_object_mut().unwrap().remove("timestamp");
+        line
+    }
 
     #[test]
-    fn a_long_value_is_cut_between_characters() {
-        assert_eq!(shortened(&"é".repeat(64)), "é".repeat(64));
-        assert_eq!(shortened(&"é".repeat(65)), "é".repeat(64));
+    fn a_line_has_each_fact_that_is_known_by_its_name() {
+        let policy = Arc::new(Policy::new("payments", SenderConstraint::Certificate));
+        let print = Thumbprint::of(b"certificate");
+        let known = || Facts {
+            policy: Some(Arc::clone(&policy)),
+            detail: Some(Detail::MessageTooLarge),
+            kid: Some("x".repeat(65).into()),
+            certificate: Some(print),
+            ..Facts::default()
+        };
+        let trace_id = "07".repeat(16);
+        let span_id = "09".repeat(8);
+        for (outcome, mode, level, message, reason) in [
+            (Ok(()), Mode::Enforce, "DEBUG", "allowed", "allowed"),
+            (Err(Denial::TokenExpired), Mode::Enforce, "INFO", "denied", "token_expired"),
+            (Err(Denial::TokenExpired), Mode::Report, "INFO", "would deny", "token_expired"),
+        ] {
+            let mut expected = json!({
+                "level": level, "target": "keybound::telemetry::check_log",
+                "message": message, "reason": reason, "detail": "message_too_large",
+                "front": "ext_authz", "policy": "payments", "kid": "x".repeat(64),
+                "certificate": print.to_base64url(), "proved": "none", "trace_id": trace_id,
+                "span_id": span_id, "request_id": "7", "micros": 60,
+            });
+            if outcome.is_ok() {
+                expected.as_object_mut().unwrap().remove("detail");
+            }
+            assert_eq!(line(outcome, mode, known()), expected);
+        }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
 
-use super::check_log::shortened;
 use super::outlets::Told;
-use crate::denial::{Denial, Detail};
-use serde::Serialize;
+use crate::facts::{self, Known, LAST_DENIALS, Value};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
@@ -24,42 +24,23 @@ struct Noted {
 }
 
 /// A denial as `/status` tells it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Status {
     /// How long ago it was, in seconds.
     age_seconds: u64,
-    #[serde(flatten)]
-    facts: Facts,
+    noted: Arc<Noted>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-struct Facts {
-    reason: &'static str,
-    /// What lies behind the reason.
-    detail: Option<&'static str>,
-    /// The policy only reports, and the request went on.
-    let_through: bool,
-    front: &'static str,
-    policy: Option<String>,
-    method: Option<String>,
-    host: Option<String>,
-    path: Option<String>,
-    issuer: Option<String>,
-    kid: Option<String>,
-    client_id: Option<String>,
-    certificate: Option<String>,
-    proved: &'static str,
-    request_id: Option<String>,
-    trace_id: Option<String>,
-}
+type Facts = Vec<(&'static str, Option<Value<'static>>)>;
 
 impl Denials {
     /// Takes note of a check if it was denied, or would be if its policy did more than report. It
-    /// never waits: when somebody else is at it, this
-    /// denial is told in the log only.
+    /// never waits: when somebody else is at it, this denial is told in the log only.
     pub fn note(&self, told: &Told<'_>) {
-        let Err(denial) = told.verdict.outcome else { return };
-        let facts = Facts::of(denial, told);
+        if told.verdict.outcome.is_ok() {
+            return;
+        }
+        let facts = facts_of(told);
         let noted = Arc::new(Noted { at: Instant::now(), facts });
         let Ok(mut kept) = self.0.try_lock() else { return };
         let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
@@ -77,37 +58,27 @@ impl Denials {
         };
         let status = |it: &Arc<Noted>| Status {
             age_seconds: now.saturating_duration_since(it.at).as_secs(),
-            facts: it.facts.clone(),
+            noted: Arc::clone(it),
         };
         kept.iter().map(status).collect()
     }
 }
 
-impl Facts {
-    fn of(denial: Denial, told: &Told<'_>) -> Self {
-        let Told { front, request, verdict, .. } = told;
-        let short = |it: &str| shortened(it).to_owned();
-        let facts = &verdict.facts;
-        let token = facts.token.as_deref();
-        let target = request.map(|it| it.target);
-        let request_id = request.and_then(|it| str::from_utf8(it.request_id?).ok());
-        Self {
-            reason: denial.label(),
-            detail: facts.detail.map(Detail::label),
-            let_through: verdict.would_deny().is_some(),
-            front: front.label(),
-            policy: facts.policy.as_ref().map(|it| it.name.to_string()),
-            method: target.map(|it| short(it.method)),
-            host: target.map(|it| short(it.host_and_port())),
-            path: target.map(|it| short(it.path_only())),
-            issuer: token.map(|it| it.issuer.name.to_string()),
-            kid: facts.kid.as_deref().map(short),
-            client_id: token.and_then(|it| it.claims.text("client_id")).map(short),
-            certificate: facts.certificate.map(|it| it.to_base64url()),
-            proved: facts.proved.label(),
-            request_id: request_id.map(short),
-            trace_id: told.parent().map(|it| it.trace.to_hex()),
+fn facts_of(told: &Told<'_>) -> Facts {
+    let trace_id = told.parent().map(|it| it.trace.to_hex());
+    let known = Known { trace_id: trace_id.as_deref(), ..told.known() };
+    let kept = |value: Value<'_>| value.shortened().kept();
+    facts::of(LAST_DENIALS, &known).map(|(name, it)| (name, it.map(kept))).collect()
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("age_seconds", &self.age_seconds)?;
+        for (name, value) in &self.noted.facts {
+            members.serialize_entry(name, value)?;
         }
+        members.end()
     }
 }
 
@@ -115,10 +86,11 @@ impl Facts {
 mod tests {
     use super::*;
     use crate::check::{Facts as Found, Verdict};
+    use crate::denial::Denial;
     use crate::policy::Mode;
     use crate::request::{Field, Request, Target};
     use crate::telemetry::metrics::Front;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use std::time::Duration;
 
     fn note(denials: &Denials, request: Option<&Request<'_>>, verdict: &Verdict) {
@@ -133,7 +105,7 @@ mod tests {
         });
     }
 
-    fn told(denials: &Denials) -> Value {
+    fn told(denials: &Denials) -> serde_json::Value {
         serde_json::to_value(denials.status(Instant::now())).unwrap()
     }
 

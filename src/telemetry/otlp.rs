@@ -3,6 +3,7 @@
 
 use super::spans::Span;
 use crate::denial::{Denial, Fault};
+use crate::facts;
 use prost::Message;
 
 /// The request that tells a collector about `spans` of the service named `service`.
@@ -94,7 +95,7 @@ struct Attribute {
 
 #[derive(Clone, PartialEq, Message)]
 struct AnyValue {
-    #[prost(oneof = "Value", tags = "1, 3")]
+    #[prost(oneof = "Value", tags = "1, 2, 3")]
     value: Option<Value>,
 }
 
@@ -102,6 +103,8 @@ struct AnyValue {
 enum Value {
     #[prost(string, tag = "1")]
     Text(String),
+    #[prost(bool, tag = "2")]
+    Flag(bool),
     #[prost(int64, tag = "3")]
     Number(i64),
 }
@@ -153,25 +156,24 @@ impl WireSpan {
 }
 
 fn attributes(span: &Span) -> Vec<Attribute> {
-    let (decision, reason) = match span.denied {
-        None => ("allow", "allowed"),
-        Some(denial) => ("deny", denial.label()),
-    };
-    let mut attributes = vec![
-        text("keybound.front", span.front.label()),
-        text("keybound.decision", decision),
-        text("keybound.reason", reason),
-        text("keybound.sender_constraint", span.proved.label()),
-    ];
-    attributes.extend(span.policy.as_deref().map(|it| text("keybound.policy", it)));
-    attributes.extend(span.issuer.as_deref().map(|it| text("keybound.issuer", it)));
-    attributes.extend(span.would_deny.map(|it| text("keybound.would_deny", it.label())));
-    if let Some(denial) = span.denied {
-        let value = Some(Value::Number(denial.status().into()));
-        let key = "http.response.status_code".to_owned();
-        attributes.push(Attribute { key, value: Some(AnyValue { value }) });
-    }
+    let facts = span.facts.iter();
+    let mut attributes: Vec<_> =
+        facts.map(|(name, it)| attribute(format!("keybound.{name}"), Value::of(it))).collect();
+    let status = span.denied.map(|it| Value::Number(it.status().into()));
+    attributes.extend(status.map(|it| attribute("http.response.status_code".to_owned(), it)));
     attributes
+}
+
+impl Value {
+    fn of(fact: &facts::Value<'_>) -> Self {
+        use facts::Value as Fact;
+        match fact {
+            Fact::Label(it) | Fact::Own(it) | Fact::Given(it) => Self::Text((*it).to_owned()),
+            Fact::Made(it) => Self::Text(it.clone()),
+            Fact::Flag(it) => Self::Flag(*it),
+            Fact::Number(it) => Self::Number(i64::try_from(*it).unwrap_or(i64::MAX)),
+        }
+    }
 }
 
 /// A denial is the answer that was asked for, unless it is not the client's fault.
@@ -181,6 +183,9 @@ fn failed(denial: Denial) -> Option<Status> {
 }
 
 fn text(key: &str, value: &str) -> Attribute {
-    let value = AnyValue { value: Some(Value::Text(value.to_owned())) };
-    Attribute { key: key.to_owned(), value: Some(value) }
+    attribute(key.to_owned(), Value::Text(value.to_owned()))
+}
+
+fn attribute(key: String, value: Value) -> Attribute {
+    Attribute { key, value: Some(AnyValue { value: Some(value) }) }
 }

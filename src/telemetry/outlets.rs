@@ -7,6 +7,7 @@ use super::sample::{self, Sample};
 use super::spans::Spans;
 use super::trace_context::TraceParent;
 use crate::check::Verdict;
+use crate::facts::Known;
 use crate::request::Request;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -71,7 +72,14 @@ impl Default for Outlets {
     }
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    /// What is known of it, but for its trace.
+    pub fn known(&self) -> Known<'a> {
+        let front = Some(self.front.label());
+        let elapsed = Some(self.elapsed);
+        Known { request: self.request, front, elapsed, ..Known::by(self.verdict) }
+    }
+
     /// What caused the check. The proxy's own span for the call is nearer than what the request
     /// itself carries, which may come from the client.
     pub fn parent(&self) -> Option<TraceParent> {

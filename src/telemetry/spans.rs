@@ -4,9 +4,10 @@
 use super::metrics::{Front, Metrics, SpanFate};
 use super::sample::{Sample, Share};
 use super::trace_context::{SpanId, TraceId, TraceParent};
-use crate::check::{Proved, Verdict};
+use crate::check::Verdict;
 use crate::clock::Clock;
 use crate::denial::Denial;
+use crate::facts::{self, Known, SPAN, Value};
 use crate::randomness;
 use prometheus::IntCounter;
 use std::sync::Arc;
@@ -35,18 +36,10 @@ pub struct Span {
     pub start: u64,
     /// When the answer was known, in nanoseconds since the epoch.
     pub end: u64,
-    /// How the request came in.
-    pub front: Front,
-    /// The policy that applied.
-    pub policy: Option<Arc<str>>,
-    /// Whose token it was, once it was verified.
-    pub issuer: Option<Arc<str>>,
     /// Why the request was denied, if it was.
     pub denied: Option<Denial>,
-    /// Why it would have been, if its policy did more than report.
-    pub would_deny: Option<Denial>,
-    /// What the caller proved.
-    pub proved: Proved,
+    /// What else is told of it.
+    pub facts: Vec<(&'static str, Value<'static>)>,
 }
 
 /// How many spans may wait. An exporter that keeps up never sees so many.
@@ -80,25 +73,28 @@ impl Spans {
         };
         let id = SpanId(drawn()?);
         let end = self.clock.unix_nanos();
-        let facts = &verdict.facts;
+        let known = Known { front: Some(front.label()), ..Known::by(verdict) };
         let span = Span {
             trace,
             id,
             parent: parent.map(|it| it.span),
             start: end.saturating_sub(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)),
             end,
-            front,
-            policy: facts.policy.as_ref().map(|it| Arc::clone(&it.name)),
-            issuer: facts.token.as_ref().map(|it| Arc::clone(&it.issuer.name)),
             denied: verdict.denied(),
-            would_deny: verdict.would_deny(),
-            proved: facts.proved,
+            facts: facts::of(SPAN, &known)
+                .filter_map(|(name, it)| Some((name, own(it?)?)))
+                .collect(),
         };
         if self.queue.try_send(span).is_err() {
             self.dropped.inc();
         }
         Some((trace, id))
     }
+}
+
+/// The value, unless somebody else chose it.
+fn own(value: Value<'_>) -> Option<Value<'static>> {
+    if let Value::Given(_) = value { None } else { Some(value.kept()) }
 }
 
 /// A name that nothing else has.
@@ -139,6 +135,24 @@ mod tests {
         assert_eq!((span.trace, span.id, span.parent), (trace, id, Some(PARENT.span)));
         assert_eq!((trace, id == PARENT.span), (PARENT.trace, false));
         assert_eq!((span.start, span.end), (99_999_940_000, 100_000_000_000));
+    }
+
+    #[test]
+    fn a_span_holds_nothing_that_the_client_chose() {
+        assert_eq!(own(Value::Given("x")), None);
+        assert_eq!(own(Value::Own("x")), Some(Value::Made("x".to_owned())));
+        let (spans, mut taken, _) = spans(0.0);
+        take(&spans, Some(&PARENT));
+        let labels = [
+            ("decision", "allow"),
+            ("reason", "allowed"),
+            ("front", "ext_authz"),
+            ("sender_constraint", "none"),
+        ];
+        assert_eq!(
+            taken.try_recv().unwrap().facts,
+            labels.map(|(name, it)| (name, Value::Label(it)))
+        );
     }
 
     #[test]

@@ -1,0 +1,310 @@
+//! What is told about a check that has ended: each fact once, with its name, its value and the
+//! places that get it.
+//!
+//! Nothing is formatted before somebody asks for it.
+
+use crate::check::Verdict;
+use crate::denial::{Denial, Detail};
+use crate::request::Request;
+use Value::{Flag, Given, Label, Made, Number, Own};
+use serde::{Serialize, Serializer};
+use std::time::Duration;
+
+/// A place that gets facts, or several of them.
+pub type Places = u8;
+
+/// The dynamic metadata of the answer.
+pub const METADATA: Places = 1;
+/// The span of a trace.
+pub const SPAN: Places = 1 << 1;
+/// The line in the log.
+pub const LOG: Places = 1 << 2;
+/// The last denials in `/status`.
+pub const LAST_DENIALS: Places = 1 << 3;
+/// The explanation in JSON.
+pub const EXPLANATION: Places = 1 << 4;
+
+/// All facts, in the order in which they are told.
+const FACTS: &[Fact] = &[
+    // What became of the request, which a policy that only reports lets through.
+    fact("decision", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.decision()))),
+    fact("reason", METADATA | SPAN | EXPLANATION, |it| Some(Label(label(it.verdict.denied())))),
+    fact("would_deny", METADATA | SPAN | EXPLANATION, |it| {
+        it.verdict.would_deny().map(|denial| Label(denial.label()))
+    }),
+    // What the check found, whether the policy only reports or not.
+    fact("reason", LOG | LAST_DENIALS, |it| Some(Label(label(it.verdict.outcome.err())))),
+    fact("detail", LOG | LAST_DENIALS | EXPLANATION, |it| it.detail().map(Label)),
+    fact("let_through", LAST_DENIALS, |it| Some(Flag(it.verdict.would_deny().is_some()))),
+    fact("front", LOG | LAST_DENIALS | SPAN, |it| it.front.map(Label)),
+    fact("policy", METADATA | SPAN | LOG | LAST_DENIALS | EXPLANATION, |it| {
+        it.verdict.facts.policy.as_ref().map(|policy| Own(&policy.name))
+    }),
+    fact("method", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.method))),
+    fact("host", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.host_and_port()))),
+    fact("path", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.path_only()))),
+    fact("issuer", METADATA | SPAN | LOG | LAST_DENIALS, |it| {
+        it.verdict.facts.token.as_deref().map(|token| Own(&token.issuer.name))
+    }),
+    fact("subject", METADATA, |it| it.claim("sub").map(Given)),
+    fact("kid", LOG | LAST_DENIALS, |it| it.verdict.facts.kid.as_deref().map(Given)),
+    fact("client_id", METADATA | LOG | LAST_DENIALS, |it| it.claim("client_id").map(Given)),
+    fact("certificate", LOG | LAST_DENIALS, |it| {
+        it.verdict.facts.certificate.map(|print| Made(print.to_base64url()))
+    }),
+    fact("sender_constraint", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.proved()))),
+    fact("proved", LOG | LAST_DENIALS, |it| Some(Label(it.proved()))),
+    fact("trace_id", LOG | LAST_DENIALS, |it| it.trace_id.map(Own)),
+    fact("span_id", LOG, |it| it.span_id.map(Own)),
+    fact("request_id", LOG | LAST_DENIALS, |it| it.request_id().map(Given)),
+    fact("micros", LOG, |it| it.elapsed.map(|it| Number(saturated(it.as_micros())))),
+];
+
+/// One row of the list.
+struct Fact {
+    name: &'static str,
+    places: Places,
+    value: Reading,
+}
+
+type Reading = for<'a> fn(&Known<'a>) -> Option<Value<'a>>;
+
+const fn fact(name: &'static str, places: Places, value: Reading) -> Fact {
+    Fact { name, places, value }
+}
+
+/// A check that has ended, and what is known of it besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// How it ended, and what it found.
+    pub verdict: &'a Verdict,
+    /// The request, unless it could not even be read.
+    pub request: Option<&'a Request<'a>>,
+    /// How the request came in.
+    pub front: Option<&'static str>,
+    /// The trace that it belongs to, in hexadecimal.
+    pub trace_id: Option<&'a str>,
+    /// Its span there, or what caused it, in hexadecimal.
+    pub span_id: Option<&'a str>,
+    /// How long it took.
+    pub elapsed: Option<Duration>,
+}
+
+/// The value of a fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Of a closed set.
+    Label(&'static str),
+    /// From the configuration, or made here.
+    Own(&'a str),
+    /// Chosen by the client, or by the issuer of its token: it may hold anything, at any length.
+    Given(&'a str),
+    /// Made for the one who asks.
+    Made(String),
+    /// Whether it is so.
+    Flag(bool),
+    /// How much.
+    Number(u64),
+}
+
+/// The facts for one of the places, in the order of [`names`]; none is one that is not known.
+pub fn of<'k, 'a>(
+    place: Places,
+    known: &'k Known<'a>,
+) -> impl Iterator<Item = (&'static str, Option<Value<'a>>)> + use<'k, 'a> {
+    let there = FACTS.iter().filter(move |it| it.places & place != 0);
+    there.map(|it| (it.name, (it.value)(known)))
+}
+
+/// The names of the facts for one of the places, and empty ones up to `N`. It does not compile as a
+/// constant if there are more.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "it is for the compiler, which says so"
+)]
+pub const fn names<const N: usize>(place: Places) -> [&'static str; N] {
+    let (mut names, mut filled, mut facts) = ([""; N], 0, FACTS);
+    while let Some((fact, rest)) = facts.split_first() {
+        if fact.places & place != 0 {
+            names[filled] = fact.name;
+            filled += 1;
+        }
+        facts = rest;
+    }
+    names
+}
+
+impl<'a> Known<'a> {
+    /// What is known by the check alone.
+    pub const fn by(verdict: &'a Verdict) -> Self {
+        let (request, front, trace_id, span_id, elapsed) = (None, None, None, None, None);
+        Self { verdict, request, front, trace_id, span_id, elapsed }
+    }
+
+    fn decision(&self) -> &'static str {
+        if self.verdict.denied().is_some() { "deny" } else { "allow" }
+    }
+
+    /// What lies behind the reason, if there is one.
+    fn detail(&self) -> Option<&'static str> {
+        self.verdict.outcome.err().and(self.verdict.facts.detail).map(Detail::label)
+    }
+
+    fn proved(&self) -> &'static str {
+        self.verdict.facts.proved.label()
+    }
+
+    fn claim(&self, name: &str) -> Option<&'a str> {
+        self.verdict.facts.token.as_deref()?.claims.text(name)
+    }
+
+    fn request_id(&self) -> Option<&'a str> {
+        str::from_utf8(self.request?.request_id?).ok()
+    }
+}
+
+impl<'a> Value<'a> {
+    /// The text, if it need not be made.
+    pub fn borrowed(self) -> Option<&'a str> {
+        match self {
+            Label(it) | Own(it) | Given(it) => Some(it),
+            Made(_) | Flag(_) | Number(_) => None,
+        }
+    }
+
+    /// The value, with no more than the beginning of what others chose.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        match self {
+            Given(it) => Given(beginning(it)),
+            Label(_) | Own(_) | Made(_) | Flag(_) | Number(_) => self,
+        }
+    }
+
+    /// The value, to be kept after the check.
+    pub fn kept(self) -> Value<'static> {
+        match self {
+            Label(it) => Label(it),
+            Own(it) | Given(it) => Made(it.to_owned()),
+            Made(it) => Made(it),
+            Flag(it) => Flag(it),
+            Number(it) => Number(it),
+        }
+    }
+}
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Label(it) | Own(it) | Given(it) => serializer.serialize_str(it),
+            Made(it) => serializer.serialize_str(it),
+            Flag(it) => serializer.serialize_bool(*it),
+            Number(it) => serializer.serialize_u64(*it),
+        }
+    }
+}
+
+fn label(denial: Option<Denial>) -> &'static str {
+    denial.map_or("allowed", Denial::label)
+}
+
+/// How many characters of a value that others chose go into a line.
+const GIVEN_CHARS: usize = 64;
+
+fn beginning(text: &str) -> &str {
+    text.char_indices().nth(GIVEN_CHARS).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
+}
+
+fn saturated(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Facts;
+    use crate::policy::Mode;
+
+    fn told(place: Places, outcome: Result<(), Denial>, mode: Mode) -> serde_json::Value {
+        let facts = Facts { detail: Some(Detail::MessageTooLarge), ..Facts::default() };
+        let verdict = Verdict { outcome, facts, mode };
+        let known = Known::by(&verdict);
+        let told: serde_json::Map<_, _> = of(place, &known)
+            .filter_map(|(name, it)| Some((name.to_owned(), serde_json::to_value(it?).unwrap())))
+            .collect();
+        told.into()
+    }
+
+    #[test]
+    fn each_place_gets_the_facts_that_its_readers_know_by_these_names() {
+        for (place, expected) in [
+            (
+                METADATA,
+                "decision reason would_deny policy issuer subject client_id sender_constraint",
+            ),
+            (SPAN, "decision reason would_deny front policy issuer sender_constraint"),
+            (
+                LOG,
+                "reason detail front policy issuer kid client_id certificate proved trace_id \
+                 span_id request_id micros",
+            ),
+            (
+                LAST_DENIALS,
+                "reason detail let_through front policy method host path issuer kid client_id \
+                 certificate proved trace_id request_id",
+            ),
+            (EXPLANATION, "decision reason would_deny detail policy sender_constraint"),
+        ] {
+            assert_eq!(names::<22>(place).join(" ").trim_end(), expected);
+        }
+    }
+
+    #[test]
+    fn no_place_gets_two_facts_of_one_name() {
+        for (index, one) in FACTS.iter().enumerate() {
+            for other in &FACTS[index + 1..] {
+                assert!(one.name != other.name || one.places & other.places == 0, "{}", one.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_let_through_is_an_allow_to_clients_and_a_denial_to_operators() {
+        let denied = Err(Denial::RequestMalformed);
+        for (outcome, mode, decision, would_deny, reason) in [
+            (Ok(()), Mode::Enforce, ("allow", "allowed"), None, "allowed"),
+            (denied, Mode::Enforce, ("deny", "request_malformed"), None, "request_malformed"),
+            (
+                denied,
+                Mode::Report,
+                ("allow", "allowed"),
+                Some("request_malformed"),
+                "request_malformed",
+            ),
+        ] {
+            for place in [METADATA, SPAN, EXPLANATION] {
+                let told = told(place, outcome, mode);
+                assert_eq!(
+                    (&told["decision"], &told["reason"]),
+                    (&decision.0.into(), &decision.1.into())
+                );
+                assert_eq!(told.get("would_deny").and_then(|it| it.as_str()), would_deny);
+            }
+            for place in [LOG, LAST_DENIALS] {
+                let told = told(place, outcome, mode);
+                assert_eq!(told["reason"], reason);
+                let detail = outcome.is_err().then_some("message_too_large");
+                assert_eq!(told.get("detail").and_then(|it| it.as_str()), detail);
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_chose_is_cut_between_characters() {
+        let (full, long) = ("é".repeat(64), "é".repeat(65));
+        assert_eq!(Given(&full).shortened(), Given(&full));
+        assert_eq!(Given(&long).shortened(), Given(&full));
+        assert_eq!(Own(&long).shortened(), Own(&long));
+    }
+}
