@@ -12,6 +12,14 @@ pub trait Words: Copy + 'static {
     /// Every name, in the same order.
     const NAMES: &'static [&'static str];
 
+    /// The names as a message lists them: `a, b or c`.
+    fn choices() -> String {
+        match Self::NAMES {
+            [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+            names => names.concat(),
+        }
+    }
+
     /// Every value.
     fn all() -> impl Iterator<Item = Self> {
         Self::TABLE.iter().map(|(value, ..)| *value)
@@ -100,6 +108,26 @@ mod tests {
         assert!(Loudness::all().eq([Loudness::Quiet, Loudness::TooLoud]));
         assert_eq!(Loudness::NAMES, ["quiet", "too_loud"]);
         assert_eq!(Loudness::default(), Loudness::Quiet);
+    }
+
+    words! {
+        enum Alone as "Alone" {
+            One = "one",
+        }
+    }
+
+    words! {
+        enum Three as "Three" {
+            A = "a",
+            B = "b",
+            C = "c",
+        }
+    }
+
+    #[test]
+    fn a_message_lists_the_choices() {
+        let choices = [Alone::choices(), Loudness::choices(), Three::choices()];
+        assert_eq!(choices, ["one", "quiet or too_loud", "a, b or c"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
 use crate::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint};
 use crate::uri::Origin;
+use crate::words::Words;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -74,9 +75,9 @@ fn policy(
     let name = name(given.name, &at.key("name"), findings);
     let matches = matching::compile(given.matches.unwrap_or_default(), &at.key("match"), findings);
     let constraint = at.key("sender_constraint");
-    let what = "write certificate, dpop, either, if_bound or none";
+    let what = format!("write {}", SenderConstraint::choices());
     let given_constraint = given.sender_constraint.map(|it| it.0);
-    let sender_constraint = findings.required(given_constraint, &constraint, what);
+    let sender_constraint = findings.required(given_constraint, &constraint, &what);
     if let Some(doubt) = sender_constraint.and_then(doubt) {
         findings.warning(&constraint, doubt);
     }

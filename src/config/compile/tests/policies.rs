@@ -15,7 +15,11 @@ fn policies_have_names_and_say_what_must_be_proved() {
     refuses("  sender_constraint: {dpop: a}", at, 8, "expected a string");
     refuses("  sender_constraint: ~", at, 8, "no value");
     let text = MINIMAL.replace("  sender_constraint: certificate\n", "");
-    one(&read(&text).unwrap_err(), &text, (at, 7, "missing"));
+    one(
+        &read(&text).unwrap_err(),
+        &text,
+        (at, 7, "is missing: write certificate, dpop, either, if_bound or none"),
+    );
     warns("  sender_constraint: none", at, 8, "nothing is proved");
     for constraint in ["dpop", "either"] {
         let edit = format!("  sender_constraint: {constraint}\n  origin: https://api.example.com");
