@@ -5,8 +5,9 @@ use crate::answer::Answer;
 use crate::check::{Facts, Rules, Verdict};
 use crate::clock::Clock;
 use crate::denial::{Denial, Refusal};
+use crate::installation::Limits;
 use crate::installation::{Checker, Installation};
-use crate::policy::{IdentityHeader, Limits, Mode, PolicySet};
+use crate::policy::{IdentityHeader, Mode, PolicySet};
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
@@ -155,7 +156,7 @@ impl Standing {
     }
 
     const fn limits(&self) -> &Limits {
-        &self.policies().limits
+        &self.installation.limits
     }
 
     /// The header, in lower case, that the operator named as the carrier of the certificate.

@@ -36,16 +36,19 @@ use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock};
 use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::{encode, wire};
-use keybound::installation::{Checker, DpopRules, Installation, LiveIssuer};
+use keybound::installation::{
+    Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits, LiveIssuer,
+};
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::key::thumbprint;
 use keybound::jose::thumbprint::Thumbprint;
 use keybound::policy::{
-    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Issuer, IssuerId, KeyRules, KeySource,
-    KeyUpkeep, Limits, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint,
-    TokenCacheLimits, Upstream, UpstreamAuthorization,
+    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Introspection, Issuer, IssuerId, Match,
+    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
+    UpstreamAuthorization,
 };
 use keybound::state::jwks::IssuerKeys;
+use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::{ReplayRules, ReplayStore};
 use keybound::time::UnixTime;
@@ -96,25 +99,27 @@ impl World {
             KeySource::File(path)
         };
         let issuer = |name: &str, source| {
-            Arc::new(Issuer {
+            let issuer = Arc::new(Issuer {
                 name: name.into(),
                 audiences: vec!["https://api.example.com".to_owned()],
                 algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
                 token_types: vec!["at+jwt".to_owned()],
                 clock_leeway: Duration::from_secs(30),
-                keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
-                introspection: None,
-            })
+                introspection: Introspection::Never,
+            });
+            IssuerRules { issuer, keys: kept_at(source), introspection: None }
         };
-        let issuers = vec![
+        let issuers = [
             issuer(ISSUER, key_file("as.json", &[&es256, &rs256])),
             issuer(OTHER_ISSUER, key_file("other.json", &[&other])),
         ];
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
         let shared: Arc<dyn Clock> = clock.clone();
         let runtime = tokio::runtime::Handle::current();
-        let (policies, dpop) = (policies(issuers), DpopRules::default());
-        let made = Installation::start(policies, &dpop, None, &shared, &runtime).unwrap();
+        let policies = policies(issuers.iter().map(|it| Arc::clone(&it.issuer)).collect());
+        let (limits, dpop) = (Limits::default(), DpopRules::default());
+        let rules = InstallationRules { policies, issuers: issuers.into(), limits, dpop };
+        let made = Installation::start(rules, None, &shared, &runtime).unwrap();
         for issuer in &made.installation.issuers {
             issuer.keys.ready().await;
         }
@@ -137,9 +142,9 @@ impl World {
     /// From here on these policies are in force.
     fn demand(&mut self, policies: PolicySet) {
         let rules = Rules::new(policies, Arc::clone(&self.installation.rules.nonces));
-        let Installation { issuers, cache, replay, .. } = &self.installation;
+        let Installation { issuers, cache, replay, limits, .. } = &self.installation;
         let (cache, replay) = (Arc::clone(cache), Arc::clone(replay));
-        self.installation = Installation::new(rules, issuers.clone(), cache, replay);
+        self.installation = Installation::new(rules, issuers.clone(), *limits, cache, replay);
     }
 
     fn claims(&self) -> Value {
@@ -246,6 +251,19 @@ impl World {
     }
 }
 
+fn kept_at(source: KeySource) -> KeyRules {
+    KeyRules { source, ca: None, upkeep: KeyUpkeep::default() }
+}
+
+/// The first issuer's keys, as they are there.
+async fn start(provider: &IdentityProvider, clock: &Arc<ManualClock>) -> Arc<IssuerKeys> {
+    let rules = kept_at(KeySource::Uri(provider.jwks_uri()));
+    let (clock, runtime) = (Arc::<ManualClock>::clone(clock), tokio::runtime::Handle::current());
+    let keys = Arc::new(IssuerKeys::start(&ISSUER.into(), &rules, clock, &runtime).unwrap());
+    keys.ready().await;
+    keys
+}
+
 fn live(keys: &Arc<IssuerKeys>) -> Arc<LiveIssuer> {
     Arc::new(LiveIssuer::new(keys, None, Duration::from_secs(1)))
 }
@@ -306,12 +324,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
         .map(Arc::new)
         .into(),
         client_certificate: Source::Peer,
-        limits: Limits {
-            token_bytes: 16_384,
-            check_deadline: Duration::from_millis(150),
-            concurrent_checks: 10,
-            token_cache: TokenCacheLimits::default(),
-        },
+        token_bytes: 16_384,
         upstream: Upstream {
             authorization: UpstreamAuthorization::Keep,
             headers: headers.map(|(name, claim)| IdentityHeader::new(name, claim)).into(),
@@ -688,12 +701,8 @@ async fn a_remembered_token_is_still_checked_for_time() {
 async fn a_remembered_token_goes_with_the_key_that_verified_it() {
     let mut world = World::new().await;
     let provider = IdentityProvider::start(&[world.es256.jwk().clone()]).await;
-    let mut issuer = Issuer::clone(&world.installation.rules.policies.issuers[0]);
-    issuer.keys.source = KeySource::Uri(provider.jwks_uri());
-    let runtime = tokio::runtime::Handle::current();
-    let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
-    keys.ready().await;
-    world.installation.issuers[0] = live(&Arc::new(keys));
+    let keys = start(&provider, &world.clock).await;
+    world.installation.issuers[0] = live(&keys);
 
     let request = world.request(&world.token(|_| {}));
     hold(&world, vec![case("the old key", &request, "allowed")]).await;
@@ -725,12 +734,9 @@ async fn a_remembered_token_goes_with_the_algorithm_that_its_key_served() {
     };
     let provider = IdentityProvider::start(&[jwk("RS256")]).await;
     let mut issuer = Issuer::clone(&world.installation.rules.policies.issuers[0]);
-    issuer.keys.source = KeySource::Uri(provider.jwks_uri());
     issuer.algorithms = vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256];
-    let runtime = tokio::runtime::Handle::current();
-    let keys = IssuerKeys::start(&issuer, world.clock.clone(), &runtime).unwrap();
-    keys.ready().await;
-    world.installation.issuers[0] = live(&Arc::new(keys));
+    let keys = start(&provider, &world.clock).await;
+    world.installation.issuers[0] = live(&keys);
     world.installation.rules.policies.issuers[0] = Arc::new(issuer);
     let request = world.request(&world.rs256.sign("at+jwt", &world.claims()));
     hold(&world, vec![case("before", &request, "allowed")]).await;

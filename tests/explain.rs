@@ -133,7 +133,7 @@ impl Site {
     async fn installation(&self, config: &str, clock: &Arc<dyn Clock>) -> Installation {
         let config = config::load(&self.config(config)).unwrap();
         let runtime = tokio::runtime::Handle::current();
-        let made = Installation::start(config.policies, &config.dpop, None, clock, &runtime);
+        let made = Installation::start(config.rules, None, clock, &runtime);
         let installation = made.unwrap().installation;
         installation.issuers[0].keys.ready().await;
         installation

@@ -25,19 +25,21 @@ use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::clock::{Clock, ManualClock};
 use keybound::denial::{Denial, Detail};
 use keybound::installation::{
-    BadIssuer, Checker, DpopRules, Installation, LiveIssuer, start_issuers,
+    BadIssuer, Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
+    LiveIssuer, start_issuers,
 };
 use keybound::jose::algorithm::Algorithm;
 use keybound::jose::thumbprint::Thumbprint;
-use keybound::policy::introspection::{
-    ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
-};
 use keybound::policy::{
-    IdentityHeader, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet,
-    ProofRules, SenderConstraint, TokenCacheLimits, Upstream, UpstreamAuthorization,
+    IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
+    SenderConstraint, Upstream, UpstreamAuthorization,
 };
 use keybound::request::{Evidence, Field, Request, Target};
 use keybound::state::introspection::{BadEndpoint, Status};
+use keybound::state::introspection::{
+    ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
+};
+use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound::time::UnixTime;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
@@ -94,7 +96,7 @@ async fn one_who_goes_away_does_not_end_the_call_for_others() {
 async fn a_server_that_never_answers_is_given_up_in_time_and_others_are_not_touched() {
     let (slow, good) = two(active(|_| {}), active(|_| {})).await;
     let site = Site::build(&[&slow, &good], |issuer| {
-        if *issuer.name == *ISSUER {
+        if *issuer.issuer.name == *ISSUER {
             let rules = issuer.introspection.as_mut().unwrap();
             rules.upkeep.timeout = Duration::from_millis(120);
         }
@@ -489,7 +491,7 @@ async fn the_place_comes_from_the_metadata_unless_it_is_given() {
         }
         metadata.reply(Reply::json(&document));
         let site = Site::build(&[&endpoint], |issuer| {
-            issuer.name = name.clone().into();
+            judged(issuer).name = name.clone().into();
             issuer.introspection.as_mut().unwrap().endpoint = None;
         })
         .await;
@@ -730,7 +732,7 @@ async fn a_signed_answer_goes_when_its_key_leaves_the_issuers_keys() {
 async fn a_signed_answer_goes_when_its_key_no_longer_serves_its_algorithm() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::build(&[&endpoint], |issuer| {
-        issuer.algorithms = vec![Algorithm::RS256, Algorithm::PS256];
+        judged(issuer).algorithms = vec![Algorithm::RS256, Algorithm::PS256];
         issuer.introspection.as_mut().unwrap().forward_jwt = true;
     })
     .await;
@@ -787,7 +789,11 @@ async fn only_the_policys_issuers_are_asked() {
 #[tokio::test]
 async fn without_introspection_an_opaque_token_is_none() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
-    let site = Site::build(&[&endpoint], |it| it.introspection = None).await;
+    let site = Site::build(&[&endpoint], |it| {
+        it.introspection = None;
+        judged(it).introspection = Introspection::Never;
+    })
+    .await;
     for token in ["opaque", "a.b", "a.b.c.d.e"] {
         assert_eq!(site.check(token).await, Err(Denial::TokenMalformed), "{token}");
     }
@@ -821,7 +827,7 @@ async fn a_jwt_is_introspected_only_when_the_operator_says_so() {
 #[tokio::test]
 async fn a_revoked_jwt_is_refused_after_the_time_that_answers_are_kept() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
-    let site = Site::new(&[&endpoint], |it| it.always = true).await;
+    let site = Site::build(&[&endpoint], asked_about_all).await;
     let jwt = site.signer.sign("at+jwt", &claims());
     assert_eq!(site.check(&jwt).await, Ok(()));
     endpoint.reply(inactive());
@@ -854,9 +860,9 @@ async fn the_claims_of_a_jwt_count_and_the_answer_may_only_take_away() {
         (None, inactive(), Err(Denial::TokenRevoked)),
     ];
     for (place, (cnf, reply, expected)) in table.into_iter().enumerate() {
-        let site = Site::new(&[&endpoint], |it| {
-            it.always = true;
-            it.forward_jwt = true;
+        let site = Site::build(&[&endpoint], |it| {
+            asked_about_all(it);
+            it.introspection.as_mut().unwrap().forward_jwt = true;
         })
         .await;
         let mut claims = claims();
@@ -875,7 +881,7 @@ async fn the_claims_of_a_jwt_count_and_the_answer_may_only_take_away() {
 #[tokio::test]
 async fn a_jwt_that_is_refused_anyway_is_not_asked_about() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
-    let site = Site::new(&[&endpoint], |it| it.always = true).await;
+    let site = Site::build(&[&endpoint], asked_about_all).await;
     let stranger = Signer::new(Signing::ES256, "key-1");
     let mut expired = claims();
     expired["exp"] = json!(NOW - 30);
@@ -892,28 +898,27 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     let (a, b) = two(active(|_| {}), active(|_| {})).await;
     let site = Site::new(&[&a, &b], |_| {}).await;
     let before = &site.installation.issuers;
-    let again = site.start(site.installation.policies(), before).unwrap();
+    let mut rules = site.rules.clone();
+    let again = site.start(&rules, before).unwrap();
     assert_eq!(same(before, &again), [true, true]);
 
-    let mut policies = policies(site.installation.rules.policies.issuers.clone());
-    let edited = Arc::make_mut(&mut policies.issuers[1]);
-    edited.introspection.as_mut().unwrap().client_id = "another".to_owned();
-    let again = site.start(&policies, before).unwrap();
+    let edited = rules.issuers[1].introspection.as_mut().unwrap();
+    edited.client_id = "another".to_owned();
+    let again = site.start(&rules, before).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
-    policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
-    let again = site.start(&policies, before).unwrap();
+    rules.policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
+    let again = site.start(&rules, before).unwrap();
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }
 
 /// A change of the configuration.
-type Edit = fn(&mut PolicySet, &mut Issuer);
+type Edit = fn(&mut PolicySet, &mut IssuerRules);
 
 /// A change of how an issuer is asked.
 type Rule = fn(&mut IntrospectionRules);
 
 const RULES: &[(&str, Rule)] = &[
-    ("always", |it| it.always = true),
     ("allow_missing_audience", |it| it.allow_missing_audience = true),
     ("timeout", |it| it.upkeep.timeout = 20 * SECOND),
     ("negative_ttl", |it| it.upkeep.negative_ttl = SECOND),
@@ -924,37 +929,57 @@ const RULES: &[(&str, Rule)] = &[
 
 const EDITS: &[(&str, Edit, Result<(), Denial>)] = &[
     ("nothing", |_, _| {}, Ok(())),
-    ("clock_leeway", |_, it| it.clock_leeway = 31 * SECOND, Ok(())),
+    ("clock_leeway", |_, it| judged(it).clock_leeway = 31 * SECOND, Ok(())),
     (
         "upstream.headers",
         |it, _| it.upstream.headers.push(IdentityHeader::new("x-acr", "acr")),
         Ok(()),
     ),
-    ("audiences", |_, it| it.audiences.insert(0, "other".to_owned()), Ok(())),
+    ("audiences", |_, it| judged(it).audiences.insert(0, "other".to_owned()), Ok(())),
     (
         "other audiences",
-        |_, it| it.audiences = vec!["other".to_owned()],
+        |_, it| judged(it).audiences = vec!["other".to_owned()],
         Err(Denial::TokenAudienceMismatch),
     ),
-    ("algorithms", |_, it| it.algorithms.push(Algorithm::PS256), Ok(())),
+    ("algorithms", |_, it| judged(it).algorithms.push(Algorithm::PS256), Ok(())),
+    ("introspect", |_, it| judged(it).introspection = Introspection::AllTokens, Ok(())),
     ("keys.max_stale", |_, it| it.keys.upkeep.max_stale *= 2, Ok(())),
 ];
 
-/// Every configuration that is to be tried in place of `policies`, and what becomes of a token that
+/// Every configuration that is to be tried in place of `rules`, and what becomes of a token that
 /// passed.
-fn changed(policies: &PolicySet) -> Vec<(&'static str, PolicySet, Result<(), Denial>)> {
-    let with = |edit: &dyn Fn(&mut PolicySet, &mut Issuer)| {
-        let mut changed = policies.clone();
-        let mut issuer = Issuer::clone(&changed.issuers[0]);
-        edit(&mut changed, &mut issuer);
-        changed.issuers[0] = Arc::new(issuer);
-        changed
+fn changed(
+    rules: &InstallationRules,
+) -> Vec<(&'static str, InstallationRules, Result<(), Denial>)> {
+    let with = |edit: &dyn Fn(&mut PolicySet, &mut IssuerRules)| {
+        let mut policies = rules.policies.clone();
+        let changed = edited(rules, |it| edit(&mut policies, it));
+        let issuers = changed.policies.issuers.clone();
+        InstallationRules { policies: PolicySet { issuers, ..policies }, ..changed }
     };
     let edits = EDITS.iter().map(|(what, edit, expected)| (*what, with(edit), *expected));
     let rules = RULES.iter().map(|(what, rule)| {
         (*what, with(&|_, it| rule(it.introspection.as_mut().unwrap())), Ok(()))
     });
     edits.chain(rules).collect()
+}
+
+/// `rules` with another first issuer.
+fn edited(rules: &InstallationRules, edit: impl FnOnce(&mut IssuerRules)) -> InstallationRules {
+    let mut rules = rules.clone();
+    edit(&mut rules.issuers[0]);
+    rules.policies.issuers[0] = Arc::clone(&rules.issuers[0].issuer);
+    rules
+}
+
+/// Of which JWTs, too, it is asked whether they are active.
+fn asked_about_all(rules: &mut IssuerRules) {
+    judged(rules).introspection = Introspection::AllTokens;
+}
+
+/// What the tokens of an issuer are held to, to be changed.
+fn judged(rules: &mut IssuerRules) -> &mut Issuer {
+    Arc::make_mut(&mut rules.issuer)
 }
 
 #[tokio::test]
@@ -976,15 +1001,15 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
             }
             _ => Reply::of("application/jwt", site.signer.sign("at+jwt", &about)),
         };
-        for (what, policies, expected) in changed(&site.installation.rules.policies) {
+        for (what, rules, expected) in changed(&site.rules) {
             let token = format!("{form}-{what}").replace(' ', "-");
             endpoint.reply(reply.clone());
             assert_eq!(site.check(&token).await, Ok(()), "{form}, {what}");
             endpoint.reply(Reply::status(500));
             let calls = endpoint.calls();
             let before = &site.installation.issuers;
-            let after = site.start(&policies, before).unwrap();
-            let changed = site.under(policies, after);
+            let after = site.start(&rules, before).unwrap();
+            let changed = site.under(rules, after);
             // An answer to a signed question is as old as the call; it need not be so when read.
             site.clock.advance(100 * SECOND);
             for _ in 0..2 {
@@ -1007,14 +1032,14 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
 #[tokio::test]
 async fn how_the_issuer_fares_outlives_a_change_of_how_it_is_read() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
-    let ways = changed(&Site::new(&[&endpoint], |_| {}).await.installation.rules.policies).len();
+    let ways = changed(&Site::new(&[&endpoint], |_| {}).await.rules).len();
     for way in 0..ways {
         let site = Site::new(&[&endpoint], |_| {}).await;
-        let (what, policies, _) = changed(&site.installation.rules.policies).remove(way);
+        let (what, rules, _) = changed(&site.rules).remove(way);
         let reloaded = || {
             let before = &site.installation.issuers;
-            let after = site.start(&policies, before).unwrap();
-            site.under(policies.clone(), after)
+            let after = site.start(&rules, before).unwrap();
+            site.under(rules.clone(), after)
         };
         endpoint.reply(Reply::status(503));
         for token in ["a", "b", "c", "d"] {
@@ -1051,14 +1076,14 @@ async fn no_more_calls_than_may_be_are_under_way_at_once_across_a_reload() {
         let tokens: Vec<_> = (0..4).map(|it| format!("new-{it}")).collect();
         let mut old = Box::pin(join_all(tokens[..places].iter().map(|it| site.check(it))));
         assert!(old.as_mut().now_or_never().is_none());
-        let mut policies = site.installation.rules.policies.clone();
-        let issuer = Arc::make_mut(&mut policies.issuers[0]);
-        issuer.clock_leeway = SECOND;
-        issuer.introspection.as_mut().unwrap().upkeep.concurrency = now;
+        let rules = edited(&site.rules, |it| {
+            judged(it).clock_leeway = SECOND;
+            it.introspection.as_mut().unwrap().upkeep.concurrency = now;
+        });
         let issuers = &site.installation.issuers;
-        let after = site.start(&policies, issuers).unwrap();
+        let after = site.start(&rules, issuers).unwrap();
         assert_eq!(site.status(0).in_flight, places, "{before}, {now}: to start is not to ask");
-        let changed = site.under(policies, after);
+        let changed = site.under(rules, after);
         let others = ["a", "b"].map(|it| changed.check(it));
         let mut new = Box::pin(join_all(others));
         assert!(new.as_mut().now_or_never().is_none());
@@ -1076,20 +1101,19 @@ async fn what_is_another_question_is_asked_anew() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let rules: &[(&str, Rule)] = &[
+    let edits: &[(&str, Rule)] = &[
         ("client_id", |it| it.client_id = "another".to_owned()),
         ("endpoint", |it| it.endpoint.as_mut().unwrap().push_str("?x=1")),
         ("forward_jwt", |it| it.forward_jwt = true),
         ("cache_ttl", |it| it.upkeep.cache_ttl = 10 * SECOND),
     ];
     jump(10 * SECOND).await;
-    for (what, edit) in rules {
-        let mut policies = site.installation.rules.policies.clone();
-        edit(Arc::make_mut(&mut policies.issuers[0]).introspection.as_mut().unwrap());
+    for (what, edit) in edits {
+        let rules = edited(&site.rules, |it| edit(it.introspection.as_mut().unwrap()));
         let before = &site.installation.issuers;
-        let after = site.start(&policies, before).unwrap();
+        let after = site.start(&rules, before).unwrap();
         let calls = endpoint.calls();
-        let _found = site.under(policies, after).check("opaque").await;
+        let _found = site.under(rules, after).check("opaque").await;
         assert_eq!(endpoint.calls(), calls + 1, "{what}");
     }
 }
@@ -1099,11 +1123,10 @@ async fn an_answer_that_is_read_again_counts_no_longer_than_it_did() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let mut policies = site.installation.rules.policies.clone();
-    Arc::make_mut(&mut policies.issuers[0]).clock_leeway = SECOND;
+    let rules = edited(&site.rules, |it| judged(it).clock_leeway = SECOND);
     jump(59 * SECOND).await;
-    let after = site.start(&policies, &site.installation.issuers).unwrap();
-    let changed = site.under(policies, after);
+    let after = site.start(&rules, &site.installation.issuers).unwrap();
+    let changed = site.under(rules, after);
     assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 1));
     jump(SECOND).await;
     assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 2));
@@ -1114,10 +1137,9 @@ async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() 
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let mut policies = site.installation.rules.policies.clone();
-    Arc::make_mut(&mut policies.issuers[0]).audiences = vec!["other".to_owned()];
-    let after = site.start(&policies, &site.installation.issuers).unwrap();
-    let changed = site.under(policies, after);
+    let rules = edited(&site.rules, |it| judged(it).audiences = vec!["other".to_owned()]);
+    let after = site.start(&rules, &site.installation.issuers).unwrap();
+    let changed = site.under(rules, after);
     let refused = Err(Denial::TokenAudienceMismatch);
     jump(58 * SECOND).await;
     assert_eq!(changed.check("opaque").await, refused);
@@ -1135,23 +1157,19 @@ async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() 
 async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
-    let start = |edit: &dyn Fn(&mut Issuer)| {
-        let mut policies = policies(site.installation.rules.policies.issuers.clone());
-        edit(Arc::make_mut(&mut policies.issuers[0]));
-        site.start(&policies, &[]).err()
-    };
+    let start = |edit: &dyn Fn(&mut IssuerRules)| site.start(&edited(&site.rules, edit), &[]).err();
     for url in ["http://as.example.com/", "introspect", "", "https://a:b@as.example.com/"] {
-        let edit = |it: &mut Issuer| {
+        let edit = |it: &mut IssuerRules| {
             it.introspection.as_mut().unwrap().endpoint = Some(url.to_owned());
         };
         assert_eq!(start(&edit), Some(BadIssuer::Introspection(BadEndpoint::UrlRefused)), "{url}");
     }
-    let no_url = |it: &mut Issuer| {
-        it.name = "urn:example:as".into();
+    let no_url = |it: &mut IssuerRules| {
+        judged(it).name = "urn:example:as".into();
         it.introspection.as_mut().unwrap().endpoint = None;
     };
     assert_eq!(start(&no_url), Some(BadIssuer::Introspection(BadEndpoint::UrlRefused)));
-    let no_pem = |it: &mut Issuer| {
+    let no_pem = |it: &mut IssuerRules| {
         let rules = it.introspection.as_mut().unwrap();
         rules.authentication = ClientAuthentication::MutualTls(b"not PEM".to_vec());
     };
@@ -1162,6 +1180,7 @@ async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
 
 /// One or two issuers with a key each, and three policies: for the first, the second, and both.
 struct Site {
+    rules: InstallationRules,
     installation: Installation,
     checker: Checker,
     clock: Arc<ManualClock>,
@@ -1177,7 +1196,7 @@ impl Site {
         Self::build(endpoints, |it| edit(it.introspection.as_mut().unwrap())).await
     }
 
-    async fn build(endpoints: &[&IntrospectionEndpoint], edit: impl Fn(&mut Issuer)) -> Self {
+    async fn build(endpoints: &[&IntrospectionEndpoint], edit: impl Fn(&mut IssuerRules)) -> Self {
         let signer = Signer::new(Signing::ES256, "key-1");
         let files = tempfile::tempdir().unwrap();
         let mut issuers = Vec::new();
@@ -1186,17 +1205,19 @@ impl Site {
             std::fs::write(&path, json!({ "keys": [signer.jwk()] }).to_string()).unwrap();
             let mut issuer = issuer(name, KeySource::File(path), endpoint.url());
             edit(&mut issuer);
-            issuers.push(Arc::new(issuer));
+            issuers.push(issuer);
         }
         let clock = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
         let shared: Arc<dyn Clock> = clock.clone();
-        let (policies, dpop) = (policies(issuers), DpopRules::default());
-        let made = Installation::start(policies, &dpop, None, &shared, &Handle::current());
+        let policies = policies(issuers.iter().map(|it| Arc::clone(&it.issuer)).collect());
+        let (limits, dpop) = (Limits::default(), DpopRules::default());
+        let rules = InstallationRules { policies, issuers, limits, dpop };
+        let made = Installation::start(rules.clone(), None, &shared, &Handle::current());
         let installation = made.unwrap().installation;
         for issuer in &installation.issuers {
             issuer.keys.ready().await;
         }
-        Self { installation, checker: Checker::new(shared), clock, signer, files }
+        Self { rules, installation, checker: Checker::new(shared), clock, signer, files }
     }
 
     /// How a check ends that brings `token` to the first issuer's policy.
@@ -1216,15 +1237,17 @@ impl Site {
 
     /// How long a check waits for the first issuer.
     fn timeout(&self) -> Duration {
-        self.installation.rules.policies.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
+        self.rules.issuers[0].introspection.as_ref().unwrap().upkeep.timeout
     }
 
     /// The same site under another configuration.
-    fn under(&self, policies: PolicySet, issuers: Vec<Arc<LiveIssuer>>) -> Self {
-        let Installation { rules, cache, replay, .. } = &self.installation;
-        let rules = Rules::new(policies, Arc::clone(&rules.nonces));
+    fn under(&self, rules: InstallationRules, issuers: Vec<Arc<LiveIssuer>>) -> Self {
+        let Installation { rules: before, cache, replay, .. } = &self.installation;
+        let (cache, replay) = (Arc::clone(cache), Arc::clone(replay));
+        let judged = Rules::new(rules.policies.clone(), Arc::clone(&before.nonces));
         Self {
-            installation: Installation::new(rules, issuers, Arc::clone(cache), Arc::clone(replay)),
+            installation: Installation::new(judged, issuers, rules.limits, cache, replay),
+            rules,
             checker: Checker::new(self.clock.clone()),
             clock: Arc::clone(&self.clock),
             signer: Signer::new(Signing::ES256, "key-1"),
@@ -1267,28 +1290,31 @@ impl Site {
 
     fn start(
         &self,
-        policies: &PolicySet,
+        rules: &InstallationRules,
         previous: &[Arc<LiveIssuer>],
     ) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        start_issuers(policies, previous, &clock, &Handle::current())
+        start_issuers(rules, previous, &clock, &Handle::current())
     }
 }
 
-fn issuer(name: &str, source: KeySource, endpoint: String) -> Issuer {
-    Issuer {
+fn issuer(name: &str, source: KeySource, endpoint: String) -> IssuerRules {
+    let issuer = Arc::new(Issuer {
         name: name.into(),
         audiences: vec!["api".to_owned()],
         algorithms: vec![Algorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: 30 * SECOND,
+        introspection: Introspection::OpaqueTokens,
+    });
+    IssuerRules {
+        issuer,
         keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
         introspection: Some(IntrospectionRules {
             endpoint: Some(endpoint),
             client_id: "gate way".to_owned(),
             authentication: ClientAuthentication::Secret("s:ecret".to_owned()),
             forward_jwt: false,
-            always: false,
             allow_missing_audience: false,
             // A machine under load must not fail a test that is not about time.
             upkeep: IntrospectionUpkeep { timeout: 30 * SECOND, ..IntrospectionUpkeep::default() },
@@ -1317,12 +1343,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             name: "x-client-cert".to_owned(),
             format: HeaderFormat::Sha256Hex,
         },
-        limits: Limits {
-            token_bytes: 4096,
-            check_deadline: Duration::from_millis(150),
-            concurrent_checks: 10_000,
-            token_cache: TokenCacheLimits::default(),
-        },
+        token_bytes: 4096,
         upstream: Upstream::default(),
         proofs: ProofRules::default(),
     }

@@ -19,12 +19,14 @@ use jsonwebtoken::Algorithm as Signing;
 use keybound::check::signature::{self, Unverifiable};
 use keybound::clock::ManualClock;
 use keybound::denial::{Denial, Detail, Refusal};
+use keybound::installation::IssuerRules;
 use keybound::jose::base64url;
 use keybound::jose::jwk::KeySet;
 use keybound::jose::jws::Unverified;
-use keybound::policy::{Issuer, KeyRules, KeySource, KeyUpkeep};
+use keybound::policy::{Introspection, Issuer};
 use keybound::sources::Newer;
 use keybound::state::jwks::{self, BadSource, IssuerKeys};
+use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound::time::UnixTime;
 use keybound::trail::Trail;
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
@@ -244,7 +246,7 @@ async fn unverifiable(keys: &Arc<IssuerKeys>, kid: Option<&str>, iat: &Value) ->
     let token = format!("{}.{}.AAAA", part(&header), part(&json!({"iat": iat})));
     let jws = Unverified::parse(token.as_bytes()).unwrap();
     let issuer = issuer(keys.issuer(), KeySource::Discovery, KeyUpkeep::default());
-    signature::verify(&keys.within(PATIENCE), jws, &issuer, &mut Trail::default())
+    signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Trail::default())
         .await
         .unwrap_err()
 }
@@ -268,7 +270,8 @@ async fn an_unknown_key_is_not_refused_while_the_issuer_may_not_be_asked() {
     let source = KeySource::Uri(provider.jwks_uri());
     let issuer = issuer(&provider.issuer(), source, KeyUpkeep::default());
     let here = Handle::current();
-    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &here);
+    let (name, clocked) = (&issuer.issuer.name, Arc::<ManualClock>::clone(&clock));
+    let keys = IssuerKeys::start(name, &issuer.keys, clocked, &here);
     let keys = Arc::new(keys.unwrap());
     keys.ended(1).await;
     let now = json!(NOW.as_secs());
@@ -353,7 +356,7 @@ async fn forged_tokens_that_name_no_key_cost_a_bounded_number_of_tries() {
     let good = signer.sign_as("at+jwt", header(), &json!({"iat": 1}));
     let verified = async || {
         let jws = Unverified::parse(good.as_bytes()).unwrap();
-        signature::verify(&keys.within(PATIENCE), jws, &issuer, &mut Trail::default())
+        signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Trail::default())
             .await
             .map(drop)
     };
@@ -773,7 +776,8 @@ async fn what_is_not_to_be_asked_does_not_start() {
     ] {
         let issuer = issuer("http://as.example.com", source.clone(), KeyUpkeep::default());
         let clock = Arc::new(ManualClock::at(NOW));
-        let started = IssuerKeys::start(&issuer, clock, &Handle::current());
+        let (name, runtime) = (&issuer.issuer.name, Handle::current());
+        let started = IssuerKeys::start(name, &issuer.keys, clock, &runtime);
         assert_eq!(started.err(), Some(BadSource::UrlRefused), "{source:?}");
     }
 }
@@ -808,9 +812,10 @@ async fn only_the_private_authority_counts_when_there_is_one() {
 // ---- life ----
 
 /// The keys that a configuration with `after` in place of `before` begins with.
-fn reconfigured(before: &Arc<IssuerKeys>, after: &Issuer) -> jwks::Prepared {
+fn reconfigured(before: &Arc<IssuerKeys>, after: &IssuerRules) -> jwks::Prepared {
     let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
-    jwks::prepare(after, Some(before), &clock, &Handle::current()).unwrap()
+    jwks::prepare(&after.issuer.name, &after.keys, Some(before), &clock, &Handle::current())
+        .unwrap()
 }
 
 #[tokio::test]
@@ -958,7 +963,8 @@ async fn what_is_dropped_stops_fetching() {
     let provider = IdentityProvider::start(&[jwk("a")]).await;
     let issuer = issuer("https://as", KeySource::Uri(provider.jwks_uri()), KeyUpkeep::default());
     let clock = Arc::new(ManualClock::at(NOW));
-    let keys = IssuerKeys::start(&issuer, Arc::<ManualClock>::clone(&clock), &Handle::current());
+    let (name, clocked) = (&issuer.issuer.name, Arc::<ManualClock>::clone(&clock));
+    let keys = IssuerKeys::start(name, &issuer.keys, clocked, &Handle::current());
     let keys = keys.unwrap();
     keys.ended(1).await;
     drop(keys);
@@ -1004,20 +1010,25 @@ impl Authority {
     }
 }
 
-fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> Issuer {
-    Issuer {
+fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
+    let issuer = Arc::new(Issuer {
         name: name.into(),
         audiences: vec!["https://api.example.com".to_owned()],
         algorithms: vec![keybound::jose::algorithm::Algorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: 30 * SECOND,
-        keys: KeyRules { source, ca: None, upkeep },
-        introspection: None,
-    }
+        introspection: Introspection::Never,
+    });
+    IssuerRules { issuer, keys: KeyRules { source, ca: None, upkeep }, introspection: None }
 }
 
-fn start_issuer(issuer: &Issuer, clock: ManualClock) -> Arc<IssuerKeys> {
-    Arc::new(IssuerKeys::start(issuer, Arc::new(clock), &Handle::current()).unwrap())
+fn start_issuer(rules: &IssuerRules, clock: ManualClock) -> Arc<IssuerKeys> {
+    Arc::new(try_start(rules, clock).unwrap())
+}
+
+fn try_start(rules: &IssuerRules, clock: ManualClock) -> Result<IssuerKeys, BadSource> {
+    let name = &rules.issuer.name;
+    IssuerKeys::start(name, &rules.keys, Arc::new(clock), &Handle::current())
 }
 
 fn start_at(provider: &IdentityProvider, upkeep: KeyUpkeep, clock: ManualClock) -> Arc<IssuerKeys> {

@@ -51,7 +51,7 @@ fn exposition() -> String {
                 policies:\n\
                 - {name: payments, sender_constraint: certificate}\n\
                 - {name: trial, sender_constraint: certificate, mode: report}\n";
-    let rules = config::from_str(text, Path::new("")).unwrap().policies;
+    let rules = config::from_str(text, Path::new("")).unwrap().rules.policies;
     let metrics = Metrics::new().unwrap();
     let meters = Meters::new(&metrics, &rules);
     for policy in &rules.policies {

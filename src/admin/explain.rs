@@ -162,7 +162,7 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
         Some(time) => Arc::new(ManualClock::at(time)),
         None => Arc::clone(admin.gate.clock()),
     };
-    let deadline = Some(policies.limits.check_deadline.min(DEADLINE));
+    let deadline = Some(standing.installation.limits.check_deadline.min(DEADLINE));
     let (rules, remarks, ways) = (standing.rules(), vec![], &FIELDS);
     let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
     Ok(told::of(&explain(&message, terms).await))

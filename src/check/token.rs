@@ -7,7 +7,7 @@ use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
-use crate::policy::{Issuer, IssuerId};
+use crate::policy::{Introspection, Issuer, IssuerId};
 use crate::sources::{Keys, Sources, VerifiedToken};
 use crate::trail::Finding;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) async fn verified<S: Sources>(
     facts: &mut Facts,
 ) -> Result<Arc<AccessToken>, Denial> {
     let token = given.credentials.token;
-    let most = given.rules.policies.limits.token_bytes;
+    let most = given.rules.policies.token_bytes;
     let short = token.as_bytes().len() <= most;
     facts.trail.demand(short, Denial::TokenTooLarge, || describe::length(token, most))?;
     if let Some((token, kid)) = remembered(given) {
@@ -139,13 +139,12 @@ async fn introspected<S: Sources>(
 /// An issuer that is to be asked about opaque tokens.
 fn introspecting<'a, S>(given: &Inputs<'a, S>, id: IssuerId) -> Option<&'a Issuer> {
     let issuer = given.rules.policies.issuers.get(id.0).map(|it| &**it);
-    issuer.filter(|it| it.introspection.is_some())
+    issuer.filter(|it| it.introspection != Introspection::Never)
 }
 
 /// Whether the operator wants to know of a JWT whether its issuer still calls it active.
 pub(super) fn must_be_unrevoked(known: &AccessToken, token: Token<'_>) -> bool {
-    let asked = known.issuer.introspection.as_ref().is_some_and(|it| it.always);
-    asked && token.looks_like_jwt()
+    known.issuer.introspection == Introspection::AllTokens && token.looks_like_jwt()
 }
 
 /// Whether the issuer of a JWT still calls it active. The claims of the JWT stay those that count;

@@ -3,11 +3,12 @@
 use crate::client_certificate::Source;
 use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
-use crate::installation::DpopRules;
+use crate::installation::{DpopRules, InstallationRules, IssuerRules};
 use crate::policy::effective::EffectivePolicy;
 use crate::policy::{
-    ClaimFormat, Issuer, KeySource, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
+    ClaimFormat, Introspection, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
 };
+use crate::state::jwks::KeySource;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use std::fmt::{self, Display};
@@ -53,7 +54,8 @@ struct Summary<'a>(&'a Config);
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, policies: rules, dpop, telemetry, digest, warnings: _ } = self.0;
+        let Config { listen, rules, telemetry, digest, warnings: _ } = self.0;
+        let InstallationRules { policies, issuers, limits, dpop } = rules;
         writeln!(f, "sha-256             {digest}")?;
         writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
         if let Some(forward_auth) = &listen.forward_auth {
@@ -61,22 +63,21 @@ impl Display for Summary<'_> {
             writeln!(f, "forward_auth        {address}{}, asked by {asker}", tls(listen))?;
         }
         writeln!(f, "admin               {}", listen.admin)?;
-        writeln!(f, "client certificate  {}", source(&rules.client_certificate))?;
-        writeln!(f, "DPoP proofs         {}", proofs(&rules.proofs, dpop))?;
-        writeln!(f, "upstream            {}", upstream(rules))?;
-        let limits = rules.limits;
+        writeln!(f, "client certificate  {}", source(&policies.client_certificate))?;
+        writeln!(f, "DPoP proofs         {}", proofs(&policies.proofs, dpop))?;
+        writeln!(f, "upstream            {}", upstream(policies))?;
         writeln!(
             f,
             "limits              tokens of {} bytes, {:?} per check, {} checks at once",
-            limits.token_bytes, limits.check_deadline, limits.concurrent_checks
+            policies.token_bytes, limits.check_deadline, limits.concurrent_checks
         )?;
         writeln!(f, "telemetry           {}", told(telemetry))?;
         writeln!(f)?;
         let head =
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
-        table(f, head, rules.issuers.iter().map(|it| issuer(it)))?;
+        table(f, head, issuers.iter().map(issuer))?;
         writeln!(f)?;
-        let policies = EffectivePolicy::all(rules);
+        let policies = EffectivePolicy::all(policies);
         table(f, EffectivePolicy::COLUMNS, policies.iter().map(EffectivePolicy::row))
     }
 }
@@ -153,13 +154,14 @@ fn upstream(rules: &PolicySet) -> String {
     set.chain(removed).chain(beginning).fold(authorization.to_owned(), |text, it| text + &it)
 }
 
-fn issuer(issuer: &Issuer) -> [String; 7] {
-    let source = match &issuer.keys.source {
+fn issuer(rules: &IssuerRules) -> [String; 7] {
+    let IssuerRules { issuer, keys, .. } = rules;
+    let source = match &keys.source {
         KeySource::Discovery => "discovered".to_owned(),
         KeySource::Uri(uri) => uri.clone(),
         KeySource::File(path) => path.display().to_string(),
     };
-    let grace = issuer.keys.upkeep.withdrawn_key_grace;
+    let grace = keys.upkeep.withdrawn_key_grace;
     let keys = if grace.is_zero() {
         source
     } else {
@@ -172,19 +174,18 @@ fn issuer(issuer: &Issuer) -> [String; 7] {
         issuer.token_types.join(" "),
         format!("{:?}", issuer.clock_leeway),
         keys,
-        introspection(issuer),
+        introspection(rules),
     ]
 }
 
-fn introspection(issuer: &Issuer) -> String {
-    match &issuer.introspection {
-        None => "-".to_owned(),
-        Some(rules) => {
-            let tokens = if rules.always { "all tokens" } else { "opaque tokens" };
-            let forward = if rules.forward_jwt { ", JWT sent upstream" } else { "" };
-            format!("{tokens}{forward}")
-        }
-    }
+fn introspection(rules: &IssuerRules) -> String {
+    let tokens = match rules.issuer.introspection {
+        Introspection::Never => return "-".to_owned(),
+        Introspection::OpaqueTokens => "opaque tokens",
+        Introspection::AllTokens => "all tokens",
+    };
+    let forwards = rules.introspection.as_ref().is_some_and(|it| it.forward_jwt);
+    format!("{tokens}{}", if forwards { ", JWT sent upstream" } else { "" })
 }
 
 fn listed<T: Display>(items: &[T]) -> String {

@@ -1,19 +1,15 @@
 //! Knows the command `explain`: where its request is, and where what is told of it goes.
 
 use super::{check_config, complain};
-use crate::check::Rules;
 use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
 use crate::front::ext_authz::grpc::MESSAGE_BYTES;
-use crate::installation::{Installation, LiveIssuer, nonce_keys, start_issuers};
-use crate::policy::{Issuer, NonceDemand};
-use crate::state::jwks::{self, BadSource};
-use crate::state::replay::ReplayStore;
-use crate::state::replay::memory::MemoryLimits;
-use crate::state::token_cache::TokenCache;
+use crate::installation::Installation;
+use crate::policy::NonceDemand;
+use crate::state::replay::ReplayRules;
 use crate::time::UnixTime;
 use std::error::Error;
 use std::fmt::Display;
@@ -127,7 +123,7 @@ fn explained(
     arguments: &Arguments,
     config: Config,
 ) -> Result<Explanation, Box<dyn Error + Send + Sync>> {
-    let source = &config.policies.client_certificate;
+    let source = &config.rules.policies.client_certificate;
     let mut message = match &arguments.request {
         Some(path) => message_in(path)?,
         None => arguments.described.message(source)?,
@@ -161,26 +157,17 @@ fn installation(
     clock: &Arc<dyn Clock>,
     online: bool,
 ) -> Result<Installation, Box<dyn Error + Send + Sync>> {
-    let mut policies = config.policies;
-    for issuer in &mut policies.issuers {
-        Arc::make_mut(issuer).keys.upkeep.snapshot_file = None;
+    let mut rules = config.rules;
+    for issuer in &mut rules.issuers {
+        issuer.keys.upkeep.snapshot_file = None;
+        if !online {
+            issuer.introspection = None;
+        }
     }
     // Nobody but the one who asks waits for keys that are slow.
-    policies.limits.check_deadline = Duration::from_secs(60);
-    let runtime = Handle::current();
-    let keys_only = |issuer: &Arc<Issuer>| {
-        let keys = jwks::prepare(issuer, None, clock, &runtime)?.apply();
-        Ok(Arc::new(LiveIssuer::new(&keys, None, policies.limits.patience())))
-    };
-    let issuers = if online {
-        start_issuers(&policies, &[], clock, &runtime)?
-    } else {
-        policies.issuers.iter().map(keys_only).collect::<Result<_, BadSource>>()?
-    };
-    let nonces = nonce_keys(config.dpop.nonce_keys)?;
-    let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
-    let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
-    Ok(Installation::new(Rules::new(policies, nonces), issuers, cache, replay))
+    rules.limits.check_deadline = Duration::from_secs(60);
+    rules.dpop.replay = ReplayRules::default();
+    Ok(Installation::start(rules, None, clock, &Handle::current())?.installation)
 }
 
 impl Described {
@@ -247,8 +234,8 @@ fn of(path: &Path, error: impl Display) -> String {
 }
 
 fn remarks_on(config: &Config) -> Vec<String> {
-    let nonce = config.policies.proofs.nonce != NonceDemand::Off;
-    let drawn = nonce && config.dpop.nonce_keys.is_none();
+    let nonce = config.rules.policies.proofs.nonce != NonceDemand::Off;
+    let drawn = nonce && config.rules.dpop.nonce_keys.is_none();
     drawn.then(|| NO_SECRET.to_owned()).into_iter().collect()
 }
 

@@ -107,8 +107,8 @@ async fn answer(
     let signals = Signals::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Config { listen, policies, dpop, telemetry, digest, warnings } = config;
-    let made = Installation::start(policies, &dpop, None, &clock, &Handle::current())?;
+    let Config { listen, rules, telemetry, digest, warnings } = config;
+    let made = Installation::start(rules, None, &clock, &Handle::current())?;
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;

@@ -12,13 +12,13 @@ pub(super) use keys::Keys;
 use super::usual;
 use super::values::{Address, AlgorithmName, ClaimValues, Span, Word};
 use crate::client_certificate::HeaderFormat;
+use crate::installation;
 use crate::jose::algorithm::Algorithm;
-use crate::policy::introspection::IntrospectionUpkeep;
-use crate::policy::{
-    self, Mode, NonceDemand, ProofRules, SenderConstraint, TokenCacheLimits, USUAL_ALGORITHMS,
-};
+use crate::policy::{self, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS};
+use crate::state::introspection::IntrospectionUpkeep;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::replay::redis::RedisRules;
+use crate::state::token_cache::TokenCacheLimits;
 use crate::words::words;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -371,13 +371,13 @@ pub(super) struct Match {
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
     /// The longest access token, in bytes.
-    #[schemars(range(min = 256, max = 1_048_576), extend("default" = policy::Limits::default().token_bytes))]
+    #[schemars(range(min = 256, max = 1_048_576), extend("default" = policy::USUAL_TOKEN_BYTES))]
     pub(super) token_bytes: Option<u64>,
     /// The longest that a check may take. Envoy waits 200ms unless told otherwise.
-    #[schemars(extend("default" = Span(policy::Limits::default().check_deadline)))]
+    #[schemars(extend("default" = Span(installation::Limits::default().check_deadline)))]
     pub(super) check_deadline: Option<Span>,
     /// How many checks may be under way at once.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = policy::Limits::default().concurrent_checks))]
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = installation::Limits::default().concurrent_checks))]
     pub(super) concurrent_checks: Option<u64>,
     /// How many verified tokens are remembered.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = TokenCacheLimits::default().entries))]

@@ -17,26 +17,23 @@ pub use values::Address;
 
 use crate::client_certificate::names::ProxyName;
 use crate::front::forward_auth::Asker;
-use crate::installation::DpopRules;
+use crate::installation::{InstallationRules, IssuerRules};
 use crate::jose::thumbprint::Thumbprint;
-use crate::policy::{Issuer, KeySource, PolicySet};
+use crate::state::jwks::KeySource;
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;
 use compile::Files;
 use problem::Findings;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A configuration that can be put into effect.
 #[derive(Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
-    /// What is demanded.
-    pub policies: PolicySet,
-    /// What DPoP needs besides the policies.
-    pub dpop: DpopRules,
+    /// What is demanded, and what it takes to check it.
+    pub rules: InstallationRules,
     /// What is told about checks.
     pub telemetry: Telemetry,
     /// What is allowed and yet worth a second look, in the order of the file.
@@ -142,8 +139,8 @@ pub fn attempt(path: &Path) -> Attempt {
     if let Ok(config) = &outcome {
         let is_of_keys = |it: &Ingredient| {
             let source =
-                |issuer: &Arc<Issuer>| issuer.keys.source == KeySource::File(it.path.clone());
-            config.policies.issuers.iter().any(source)
+                |issuer: &IssuerRules| issuer.keys.source == KeySource::File(it.path.clone());
+            config.rules.issuers.iter().any(source)
         };
         ingredients.retain(|it| !is_of_keys(it));
     }
@@ -177,9 +174,9 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     });
     let (problems, warnings) = findings.finish();
     match compiled {
-        Some((listen, policies, dpop, telemetry)) if problems.is_empty() => {
+        Some((listen, rules, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, policies, dpop, telemetry, warnings, digest })
+            Ok(Config { listen, rules, telemetry, warnings, digest })
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {

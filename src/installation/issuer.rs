@@ -1,8 +1,8 @@
 //! One object per issuer: its keys, and who asks it about its tokens. They start, are taken over by a
 //! new configuration and end together.
 
+use super::{InstallationRules, IssuerRules};
 use crate::clock::Clock;
-use crate::policy::{Issuer, PolicySet};
 use crate::state::introspection::{self, BadEndpoint, Introspector};
 use crate::state::jwks::{self, BadSource, IssuerKeys, TimedKeys};
 use std::fmt;
@@ -51,32 +51,32 @@ struct Common<'a> {
     runtime: &'a Handle,
 }
 
-/// Prepares the issuers of `policies`, in their order. What those of `previous` that are the same
+/// Prepares the issuers of `rules`, in their order. What those of `previous` that are the same
 /// hold is taken over where it serves.
 pub(super) fn prepare(
-    policies: &PolicySet,
+    rules: &InstallationRules,
     previous: &[Arc<LiveIssuer>],
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
 ) -> Result<Prepared, BadIssuer> {
-    let selection = &policies.claims_asked_for().into();
-    let common = Common { selection, patience: policies.limits.patience(), clock, runtime };
-    let prepared = policies.issuers.iter().map(|issuer| {
-        let previous = previous.iter().find(|it| it.name == issuer.name);
-        LiveIssuer::prepare(issuer, previous.map(|it| &**it), common)
+    let selection = &rules.policies.claims_asked_for().into();
+    let common = Common { selection, patience: rules.limits.patience(), clock, runtime };
+    let prepared = rules.issuers.iter().map(|rules| {
+        let previous = previous.iter().find(|it| it.name == rules.issuer.name);
+        LiveIssuer::prepare(rules, previous.map(|it| &**it), common)
     });
     prepared.collect::<Result<_, _>>().map(Prepared)
 }
 
-/// Starts the issuers of `policies`, in their order. What those of `previous` that are the same hold
+/// Starts the issuers of `rules`, in their order. What those of `previous` that are the same hold
 /// is taken over where it serves.
 pub fn start_issuers(
-    policies: &PolicySet,
+    rules: &InstallationRules,
     previous: &[Arc<LiveIssuer>],
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
 ) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
-    prepare(policies, previous, clock, runtime).map(Prepared::apply)
+    prepare(rules, previous, clock, runtime).map(Prepared::apply)
 }
 
 impl Prepared {
@@ -111,17 +111,19 @@ impl LiveIssuer {
     }
 
     fn prepare(
-        issuer: &Arc<Issuer>,
+        rules: &IssuerRules,
         previous: Option<&Self>,
         common: Common<'_>,
     ) -> Result<PreparedIssuer, BadIssuer> {
+        let IssuerRules { issuer, keys, introspection } = rules;
         let Common { selection, patience, clock, runtime } = common;
         let held = previous.map(|it| it.keys.shared());
+        let ca = keys.ca.as_deref();
         let jwks::Prepared { keys, change, left_behind } =
-            jwks::prepare(issuer, held, clock, runtime)?;
+            jwks::prepare(&issuer.name, keys, held, clock, runtime)?;
         let known = previous.and_then(|it| it.introspection.as_ref());
-        let asks = issuer.introspection.as_ref().map(|rules| {
-            let terms = introspection::Terms { issuer, rules, keys: &keys, selection };
+        let asks = introspection.as_ref().map(|rules| {
+            let terms = introspection::Terms { issuer, rules, ca, keys: &keys, selection };
             introspection::start(&terms, known, clock, runtime)
         });
         let introspection = asks.transpose()?;

@@ -8,6 +8,7 @@ mod checker;
 mod dry_run;
 mod issuer;
 mod readiness;
+mod rules;
 #[cfg(test)]
 pub(crate) mod samples;
 mod sources;
@@ -15,6 +16,7 @@ mod sources;
 pub use checker::Checker;
 pub use dry_run::DryRun;
 pub use issuer::{BadIssuer, LiveIssuer, start_issuers};
+pub use rules::{DpopRules, InstallationRules, IssuerRules, Limits};
 
 use crate::check::Rules;
 use crate::clock::Clock;
@@ -35,6 +37,8 @@ pub struct Installation {
     pub rules: Rules,
     /// The issuers, in the order of [`PolicySet::issuers`].
     pub issuers: Vec<Arc<LiveIssuer>>,
+    /// What checks may cost.
+    pub limits: Limits,
     /// The tokens that were verified before.
     pub cache: Arc<TokenCache>,
     /// The proofs that have been used.
@@ -43,15 +47,6 @@ pub struct Installation {
     certificates: Certificates,
     /// Whether the secret behind nonces was drawn, and is nobody else's.
     nonces_drawn: bool,
-}
-
-/// What DPoP needs besides the policies.
-#[derive(Clone, Debug, Default)]
-pub struct DpopRules {
-    /// Where used proofs are recorded.
-    pub replay: ReplayRules,
-    /// The secrets that nonces are made with; none: drawn at start.
-    pub nonce_keys: Option<Arc<NonceKeys>>,
 }
 
 /// An installation that has just been made, and what of the one before does not count on.
@@ -77,30 +72,30 @@ impl Installation {
     pub fn new(
         rules: Rules,
         issuers: Vec<Arc<LiveIssuer>>,
+        limits: Limits,
         cache: Arc<TokenCache>,
         replay: Arc<ReplayStore>,
     ) -> Self {
         let certificates = Certificates::told_by(rules.policies.client_certificate.clone());
-        Self { rules, issuers, cache, replay, certificates, nonces_drawn: false }
+        Self { rules, issuers, limits, cache, replay, certificates, nonces_drawn: false }
     }
 
-    /// Starts what `policies` and `dpop` ask for, on `runtime`, and returns at once. What `previous`
+    /// Starts what `rules` ask for, on `runtime`, and returns at once. What `previous`
     /// holds is taken over where it serves.
     pub fn start(
-        policies: PolicySet,
-        dpop: &DpopRules,
+        rules: InstallationRules,
         previous: Option<&Self>,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Made, StartError> {
         let known = previous.map_or(&[][..], |it| &it.issuers);
-        let issuers = issuer::prepare(&policies, known, clock, runtime)?;
+        let issuers = issuer::prepare(&rules, known, clock, runtime)?;
+        let InstallationRules { policies, limits, ref dpop, .. } = rules;
         let mut losses = issuers.losses();
-        let limits = policies.limits.token_cache;
         let cache = match previous {
-            Some(it) if it.rules.policies.limits.token_cache == limits => Arc::clone(&it.cache),
-            Some(it) => Arc::new(it.cache.under(limits)),
-            None => Arc::new(TokenCache::new(limits)),
+            Some(it) if it.limits.token_cache == limits.token_cache => Arc::clone(&it.cache),
+            Some(it) => Arc::new(it.cache.under(limits.token_cache)),
+            None => Arc::new(TokenCache::new(limits.token_cache)),
         };
         let nonces_drawn = dpop.nonce_keys.is_none();
         let nonces = nonces(dpop, previous)?;
@@ -110,7 +105,7 @@ impl Installation {
             .extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &nonces, clock)));
         // Last, for nothing may fail once a store has taken other limits, or keys other rules.
         let replay = replay(&dpop.replay, previous, runtime);
-        let made = Self::new(Rules::new(policies, nonces), issuers.apply(), cache, replay);
+        let made = Self::new(Rules::new(policies, nonces), issuers.apply(), limits, cache, replay);
         Ok(Made { installation: Self { nonces_drawn, ..made }, losses })
     }
 
@@ -120,24 +115,20 @@ impl Installation {
     }
 }
 
-/// The secrets behind nonces that the configuration has, or else one that is drawn now.
-pub fn nonce_keys(configured: Option<Arc<NonceKeys>>) -> Result<Arc<NonceKeys>, NoRandomness> {
-    if let Some(keys) = configured {
-        return Ok(keys);
-    }
-    let mut octets = [0; 32];
-    randomness::fill(&mut octets)?;
-    Ok(Arc::new(NonceKeys::from_octets(&octets)))
-}
-
-/// The same. One that was drawn for the installation before stays.
+/// The secrets behind nonces: those of the configuration, or else one that is drawn now, or was for
+/// the installation before.
 fn nonces(
     dpop: &DpopRules,
     previous: Option<&Installation>,
 ) -> Result<Arc<NonceKeys>, NoRandomness> {
     match (&dpop.nonce_keys, previous.filter(|it| it.nonces_drawn)) {
+        (Some(keys), _) => Ok(Arc::clone(keys)),
         (None, Some(previous)) => Ok(Arc::clone(&previous.rules.nonces)),
-        (configured, _) => nonce_keys(configured.clone()),
+        (None, None) => {
+            let mut octets = [0; 32];
+            randomness::fill(&mut octets)?;
+            Ok(Arc::new(NonceKeys::from_octets(&octets)))
+        }
     }
 }
 
@@ -216,9 +207,13 @@ mod tests {
     ) -> Installation {
         let replay = ReplayRules::Memory(MemoryLimits { capacity, per_key: 10 });
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
-        let policies = PolicySet { issuers: vec![], ..policy_set() };
-        let dpop = DpopRules { replay, nonce_keys };
-        let made = Installation::start(policies, &dpop, previous, &clock, &Handle::current());
+        let rules = InstallationRules {
+            policies: policy_set(),
+            issuers: vec![],
+            limits: Limits::default(),
+            dpop: DpopRules { replay, nonce_keys },
+        };
+        let made = Installation::start(rules, previous, &clock, &Handle::current());
         made.unwrap().installation
     }
 

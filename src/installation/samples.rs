@@ -1,6 +1,6 @@
 //! Installations for tests.
 
-use super::Installation;
+use super::{Installation, Limits};
 use crate::check::Rules;
 use crate::oauth::nonce::NonceKeys;
 use crate::policy::PolicySet;
@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 /// An installation that demands what `policies` say, without issuers.
 pub(crate) fn installation(policies: PolicySet) -> Installation {
-    let cache = Arc::new(TokenCache::new(policies.limits.token_cache));
+    let limits = Limits { concurrent_checks: 2, ..Limits::default() };
+    let cache = Arc::new(TokenCache::new(limits.token_cache));
     let nonces = Arc::new(NonceKeys::from_octets(&[7; 32]));
     let replay = Arc::new(ReplayStore::in_memory(MemoryLimits::default()));
-    Installation::new(Rules::new(policies, nonces), vec![], cache, replay)
+    Installation::new(Rules::new(policies, nonces), vec![], limits, cache, replay)
 }

@@ -1,7 +1,7 @@
 //! Knows what the tests of this folder have in common.
 
 use crate::jose::algorithm::Algorithm;
-use crate::policy::{ALWAYS_ASKED_FOR, Issuer, KeyRules, KeySource, KeyUpkeep};
+use crate::policy::{ALWAYS_ASKED_FOR, Introspection, Issuer};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,7 @@ pub(super) fn issuer() -> Arc<Issuer> {
         algorithms: vec![Algorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: Duration::from_secs(30),
-        keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
-        introspection: None,
+        introspection: Introspection::Never,
     })
 }
 

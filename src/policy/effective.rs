@@ -113,7 +113,7 @@ fn or_dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ClaimRule, Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep};
+    use crate::policy::{ClaimRule, Introspection, Issuer, IssuerId};
     use crate::policy::{Mode, SenderConstraint, examples};
     use crate::uri::Origin;
     use serde_json::json;
@@ -174,8 +174,7 @@ mod tests {
             algorithms: vec![],
             token_types: vec![],
             clock_leeway: Duration::ZERO,
-            keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
-            introspection: None,
+            introspection: Introspection::Never,
         })
     }
 

@@ -1,9 +1,8 @@
 //! Sets of policies for tests, written as tables.
 
-use super::{HostPattern, Limits, Match, Policy, PolicySet, ProofRules, SenderConstraint};
-use super::{Mode, TokenCacheLimits, Upstream};
+use super::{HostPattern, Match, Policy, PolicySet, ProofRules, SenderConstraint};
+use super::{Mode, Upstream};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Policies from `name host-pattern path-prefix methods demands`, `*` where all match. Demands are
 /// scopes between commas, or `report`.
@@ -46,12 +45,7 @@ pub(crate) fn set_of(policies: Vec<Arc<Policy>>) -> PolicySet {
         issuers: vec![],
         policies: policies.into(),
         client_certificate: crate::client_certificate::Source::Peer,
-        limits: Limits {
-            token_bytes: 1,
-            check_deadline: Duration::ZERO,
-            concurrent_checks: 1,
-            token_cache: TokenCacheLimits::default(),
-        },
+        token_bytes: 1,
         upstream: Upstream::default(),
         proofs: ProofRules::default(),
     }

@@ -1,11 +1,10 @@
-//! Knows what is demanded of a request: policies, issuers and limits, compiled from the
-//! configuration so that nothing optional is left over.
+//! What is demanded of a request: policies, and the issuers whose tokens they accept. Nothing optional
+//! is left over.
 
 mod demands;
 pub mod effective;
 #[cfg(test)]
 pub(crate) mod examples;
-pub mod introspection;
 mod policies;
 mod readings;
 pub mod reserved;
@@ -19,9 +18,7 @@ use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
 use crate::uri::Origin;
 use crate::words::words;
-use introspection::IntrospectionRules;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +31,8 @@ pub struct PolicySet {
     pub policies: Policies,
     /// Where the client certificate comes from.
     pub client_certificate: Source,
-    /// What bounds a check.
-    pub limits: Limits,
+    /// The longest access token, in bytes.
+    pub token_bytes: usize,
     /// What the upstream sees.
     pub upstream: Upstream,
     /// Which DPoP proofs are accepted.
@@ -44,6 +41,9 @@ pub struct PolicySet {
 
 /// With which tokens and proofs may be signed where nothing else is configured.
 pub const USUAL_ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA];
+
+/// How long a token may be, in bytes, where nothing else is said.
+pub const USUAL_TOKEN_BYTES: usize = 16_384;
 
 /// Which DPoP proofs are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,97 +96,28 @@ pub struct Issuer {
     pub token_types: Vec<String>,
     /// How far this clock and the issuer's may be apart.
     pub clock_leeway: Duration,
-    /// Where its keys come from.
-    pub keys: KeyRules,
-    /// How it is asked about opaque tokens; none: it is not, and they are refused.
-    pub introspection: Option<IntrospectionRules>,
+    /// About which of its tokens it is asked.
+    pub introspection: Introspection,
+}
+
+/// About which of its tokens an issuer is asked whether they are active (RFC 7662).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Introspection {
+    /// About none: opaque tokens are refused.
+    #[default]
+    Never,
+    /// About those that are no JWTs.
+    OpaqueTokens,
+    /// About JWTs as well, so that a revoked one is refused.
+    AllTokens,
 }
 
 impl Issuer {
     /// Whether a token of `other` that was verified would pass here as well: all that it was held
-    /// to is the same. Where keys come from does not matter, for the key is looked up again.
+    /// to is the same.
     pub fn judges_like(&self, other: &Self) -> bool {
-        let Self { name, audiences, algorithms, token_types, clock_leeway, keys: _, introspection } =
-            self;
-        *name == other.name
-            && *audiences == other.audiences
-            && *algorithms == other.algorithms
-            && *token_types == other.token_types
-            && *clock_leeway == other.clock_leeway
-            && *introspection == other.introspection
+        self == other
     }
-}
-
-/// How an issuer's keys are had and kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRules {
-    /// Where they come from.
-    pub source: KeySource,
-    /// PEM of the only certification authorities that count when fetching; none: the system's.
-    pub ca: Option<Vec<u8>>,
-    /// How often they are fetched, and how long they are kept.
-    pub upkeep: KeyUpkeep,
-}
-
-/// How often an issuer's keys are fetched, how long they are kept, and what a fetch may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyUpkeep {
-    /// The shortest time between two planned fetches, whatever the issuer says. Not more than
-    /// `refresh_max`.
-    pub refresh_min: Duration,
-    /// The longest time between two planned fetches, whatever the issuer says: a key that the
-    /// issuer withdraws is accepted for so long at most, while the issuer can be reached.
-    pub refresh_max: Duration,
-    /// The time between two planned fetches when the issuer says nothing.
-    pub refresh_default: Duration,
-    /// For how long keys are used after the issuer was last heard. It must exceed `refresh_max`.
-    pub max_stale: Duration,
-    /// For how long a key counts on after the issuer has withdrawn it.
-    pub withdrawn_key_grace: Duration,
-    /// The shortest time between two fetches that unknown key names cause.
-    pub unknown_kid_cooldown: Duration,
-    /// How long a fetch may take, discovery included.
-    pub fetch_timeout: Duration,
-    /// The longest document that is read, in bytes.
-    pub max_bytes: usize,
-    /// Where the keys are kept over a restart; none: nowhere.
-    pub snapshot_file: Option<PathBuf>,
-}
-
-impl Default for KeyUpkeep {
-    fn default() -> Self {
-        Self {
-            // `max-age=0` must not turn a fleet of gateways into load for the issuer.
-            refresh_min: Duration::from_secs(30),
-            // `max-age=31536000` must not keep a withdrawn key alive.
-            refresh_max: Duration::from_secs(3600),
-            // What the large issuers and Envoy's own filter use.
-            refresh_default: Duration::from_secs(300),
-            // An issuer that is down overnight has until the next evening to come back.
-            max_stale: Duration::from_secs(24 * 3600),
-            // A key is withdrawn because it must no longer count.
-            withdrawn_key_grace: Duration::ZERO,
-            // A rotation without overlap costs so much at most; a flood costs the issuer six
-            // fetches a minute.
-            unknown_kid_cooldown: Duration::from_secs(10),
-            // Fetches do not hold up requests, except the first.
-            fetch_timeout: Duration::from_secs(5),
-            // A hundred RSA-4096 keys with certificates.
-            max_bytes: 512 * 1024,
-            snapshot_file: None,
-        }
-    }
-}
-
-/// Where an issuer's keys come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// The metadata document of the issuer (RFC 8414, OpenID Connect Discovery).
-    Discovery,
-    /// A JWK Set at a URL.
-    Uri(String),
-    /// A JWK Set in a file.
-    File(PathBuf),
 }
 
 /// What one class of requests must show.
@@ -299,54 +230,6 @@ impl fmt::Display for HostPattern {
             Self::Exact(host) => f.write_str(host),
             Self::Below(host) => write!(f, "*.{host}"),
         }
-    }
-}
-
-/// What bounds a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The longest access token, in bytes.
-    pub token_bytes: usize,
-    /// The longest that a check may take.
-    pub check_deadline: Duration,
-    /// How many checks may be under way at once.
-    pub concurrent_checks: usize,
-    /// How much of verified tokens is remembered.
-    pub token_cache: TokenCacheLimits,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            token_bytes: 16_384,
-            // Envoy gives up after 200 ms.
-            check_deadline: Duration::from_millis(150),
-            concurrent_checks: 10_000,
-            token_cache: TokenCacheLimits::default(),
-        }
-    }
-}
-
-impl Limits {
-    /// For how long a check waits for anything but its turn: less than it may take, so that it ends
-    /// with the reason why it waited in vain.
-    pub fn patience(&self) -> Duration {
-        self.check_deadline.saturating_mul(4).checked_div(5).unwrap_or(self.check_deadline)
-    }
-}
-
-/// How much of verified tokens is remembered. Whichever bound is met first counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenCacheLimits {
-    /// At most so many tokens.
-    pub entries: usize,
-    /// At most about so many bytes.
-    pub bytes: usize,
-}
-
-impl Default for TokenCacheLimits {
-    fn default() -> Self {
-        Self { entries: 100_000, bytes: 64 << 20 }
     }
 }
 

@@ -28,8 +28,11 @@ pub(super) async fn reached(gate: &Gate) {
 mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
-    use crate::installation::{Checker, DpopRules, Installation};
-    use crate::policy::{Issuer, KeyRules, KeySource, KeyUpkeep, PolicySet};
+    use crate::installation::{
+        Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
+    };
+    use crate::policy::{Issuer, PolicySet};
+    use crate::state::jwks::{KeyRules, KeySource, KeyUpkeep};
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::FutureExt;
@@ -48,16 +51,22 @@ mod tests {
     /// The keys of each issuer are in a file of its name, which may be missing.
     async fn installation(folder: &Path, issuers: &[&str]) -> Installation {
         let issuer = |name: &&str| {
-            let issuer = Arc::clone(&policy_set().issuers[0]);
+            let issuer = Issuer::clone(&policy_set().issuers[0]);
+            let issuer = Arc::new(Issuer { name: (*name).into(), ..issuer });
             let source = KeySource::File(folder.join(name));
             let keys = KeyRules { source, ca: None, upkeep: KeyUpkeep::default() };
-            Arc::new(Issuer { name: (*name).into(), keys, ..Issuer::clone(&issuer) })
+            IssuerRules { issuer, keys, introspection: None }
         };
         let issuers: Vec<_> = issuers.iter().map(issuer).collect();
-        let policies = PolicySet { issuers, ..policy_set() };
+        let judged = issuers.iter().map(|it| Arc::clone(&it.issuer)).collect();
+        let rules = InstallationRules {
+            policies: PolicySet { issuers: judged, ..policy_set() },
+            issuers,
+            limits: Limits::default(),
+            dpop: DpopRules::default(),
+        };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (dpop, runtime) = (DpopRules::default(), Handle::current());
-        let made = Installation::start(policies, &dpop, None, &clock, &runtime).unwrap();
+        let made = Installation::start(rules, None, &clock, &Handle::current()).unwrap();
         for issuer in &made.installation.issuers {
             issuer.keys.ended(1).await;
         }

@@ -187,13 +187,13 @@ impl Reloader {
 
     /// Whatever can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
-        let Config { listen, policies, dpop, telemetry, warnings, digest } = config;
+        let Config { listen, rules, telemetry, warnings, digest } = config;
         let old = self.gate.standing();
         let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
         let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
         let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
         let (old, runtime) = (&old.installation, Handle::current());
-        let made = Installation::start(policies, &dpop, Some(old), &self.clock, &runtime)?;
+        let made = Installation::start(rules, Some(old), &self.clock, &runtime)?;
         let Made { installation, losses } = made;
         let late = ready(&installation).await;
 

@@ -4,7 +4,6 @@
 //! nothing. Whoever takes one out checks its time again, and that its key still counts.
 
 use crate::jose::thumbprint::Thumbprint;
-use crate::policy::TokenCacheLimits;
 use crate::sources::VerifiedToken;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
@@ -12,6 +11,21 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How much of verified tokens is remembered. Whichever bound is met first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCacheLimits {
+    /// At most so many tokens.
+    pub entries: usize,
+    /// At most about so many bytes.
+    pub bytes: usize,
+}
+
+impl Default for TokenCacheLimits {
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 64 << 20 }
+    }
+}
 
 /// Verified tokens, bounded by number and by bytes.
 pub struct TokenCache {

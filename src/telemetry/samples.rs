@@ -3,8 +3,7 @@
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
 use crate::policy::{
-    Issuer, IssuerId, KeyRules, KeySource, KeyUpkeep, Limits, Policy, PolicySet, ProofRules,
-    SenderConstraint, TokenCacheLimits, Upstream,
+    Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
 };
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -18,8 +17,7 @@ pub(crate) fn policy_set() -> PolicySet {
         algorithms: vec![Algorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: Duration::ZERO,
-        keys: KeyRules { source: KeySource::Discovery, ca: None, upkeep: KeyUpkeep::default() },
-        introspection: None,
+        introspection: Introspection::Never,
     };
     let payments = Policy {
         issuers: vec![IssuerId(0)],
@@ -29,12 +27,7 @@ pub(crate) fn policy_set() -> PolicySet {
         issuers: vec![Arc::new(issuer)],
         policies: [Arc::new(payments)].into(),
         client_certificate: Source::Peer,
-        limits: Limits {
-            token_bytes: 16384,
-            check_deadline: Duration::from_millis(150),
-            concurrent_checks: 2,
-            token_cache: TokenCacheLimits::default(),
-        },
+        token_bytes: 16384,
         upstream: Upstream::default(),
         proofs: ProofRules::default(),
     }

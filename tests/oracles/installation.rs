@@ -3,7 +3,7 @@
 use keybound::check::Verdict;
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
-use keybound::installation::{Checker, DpopRules, Installation};
+use keybound::installation::{Checker, Installation};
 use keybound::request::Request;
 use keybound::time::UnixTime;
 use std::fs;
@@ -36,12 +36,11 @@ impl Site {
         }
         let path = folder.path().join("keybound.yaml");
         fs::write(&path, configuration).unwrap();
-        let policies = config::load(&path).unwrap().policies;
+        let rules = config::load(&path).unwrap().rules;
         let runtime =
             Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
-        let (dpop, handle) = (DpopRules::default(), runtime.handle());
-        let made = Installation::start(policies, &dpop, None, &clock, handle).unwrap();
+        let made = Installation::start(rules, None, &clock, runtime.handle()).unwrap();
         let installation = made.installation;
         for issuer in &installation.issuers {
             runtime.block_on(issuer.keys.ready());

@@ -10,10 +10,11 @@ use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::denial::Refusal;
 use keybound::front::forward_auth::{Flavour, read, write};
 use keybound::installation::{Checker, Installation};
-use keybound::policy::{PolicySet, TokenCacheLimits};
+use keybound::policy::PolicySet;
 use keybound::request::{Field, Overrides, Request};
 use keybound::state::replay::{ReplayRules, ReplayStore};
 use keybound::state::token_cache::TokenCache;
+use keybound::state::token_cache::TokenCacheLimits;
 use keybound::trail::Mark;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -82,7 +83,7 @@ impl Twin {
         let policies = PolicySet { client_certificate, ..installation.policies().clone() };
         let rules = Rules::new(policies, Arc::clone(&installation.rules.nonces));
         let (cache, replay) = (Arc::clone(&self.cache), Arc::clone(&self.replay));
-        Installation::new(rules, installation.issuers.clone(), cache, replay)
+        Installation::new(rules, installation.issuers.clone(), installation.limits, cache, replay)
     }
 }
 

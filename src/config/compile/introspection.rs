@@ -5,8 +5,8 @@ use super::url::{Fetched, fetched};
 use super::{span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
-use crate::policy::KeySource;
-use crate::policy::introspection::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
+use crate::state::introspection::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
+use crate::state::jwks::KeySource;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -58,7 +58,6 @@ pub(super) fn compile(
         client_id: client_id?,
         authentication: authentication?,
         forward_jwt: given.forward_jwt.unwrap_or(false),
-        always: given.introspect.is_some_and(|it| it.0 == file::Introspect::Always),
         allow_missing_audience: given.allow_missing_audience.unwrap_or(false),
         upkeep,
     })
@@ -132,7 +131,7 @@ fn upkeep(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limits;
+    use crate::installation::Limits;
 
     #[test]
     fn an_answer_is_waited_for_as_long_as_a_check_has_time() {

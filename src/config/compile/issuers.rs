@@ -7,9 +7,11 @@ use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::usual;
 use crate::config::values::{AlgorithmName, Span};
+use crate::installation::IssuerRules;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::jwk::{KeySet, NotAKeySet};
-use crate::policy::{Issuer, IssuerId, KeyRules, KeySource, USUAL_ALGORITHMS};
+use crate::policy::{Introspection, Issuer, IssuerId, USUAL_ALGORITHMS};
+use crate::state::jwks::{KeyRules, KeySource};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ pub(super) fn compile(
     at: &Path,
     files: &Files,
     findings: &mut Findings,
-) -> Option<Vec<Arc<Issuer>>> {
+) -> Option<Vec<IssuerRules>> {
     if issuers.is_empty() {
         findings.problem(at, "must hold one issuer at least, or no token is accepted");
     }
@@ -35,7 +37,7 @@ pub(super) fn compile(
             let message = format!("{} is there already: names must differ", quoted(name));
             findings.problem(&at.key("issuer"), message);
         }
-        compiled.push(issuer(given, patience, &at, files, findings).map(Arc::new));
+        compiled.push(issuer(given, patience, &at, files, findings));
     }
     compiled.into_iter().collect()
 }
@@ -46,9 +48,15 @@ fn issuer(
     at: &Path,
     files: &Files,
     findings: &mut Findings,
-) -> Option<Issuer> {
+) -> Option<IssuerRules> {
     let name = name(given.issuer, &at.key("issuer"), findings);
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
+    let asked = given.introspection.as_ref().map_or(Introspection::Never, |it| {
+        match it.introspect.map(|it| it.0) {
+            Some(file::Introspect::Always) => Introspection::AllTokens,
+            Some(file::Introspect::Opaque) | None => Introspection::OpaqueTokens,
+        }
+    });
     let introspection = given.introspection.map(|it| {
         let source = keys.as_ref().map(|it| &it.source);
         introspection::compile(it, source, patience, &at.key("introspection"), files, findings)
@@ -61,15 +69,15 @@ fn issuer(
     let algorithms = algorithms(given.algorithms, &at.key("algorithms"), findings);
     let token_types = token_types(given.token_types, &at.key("token_types"), findings);
     let clock_leeway = clock_leeway(given.clock_leeway, &at.key("clock_leeway"), findings);
-    Some(Issuer {
+    let issuer = Issuer {
         name: name?.into(),
         audiences: audiences?,
         algorithms,
         token_types,
         clock_leeway,
-        keys: keys?,
-        introspection: introspection?,
-    })
+        introspection: asked,
+    };
+    Some(IssuerRules { issuer: Arc::new(issuer), keys: keys?, introspection: introspection? })
 }
 
 fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<String> {

@@ -23,8 +23,9 @@ use super::file::{self, File};
 use super::problem::{Findings, Path};
 use super::values::Span;
 use super::{Listen, Telemetry};
-use crate::installation::DpopRules;
-use crate::policy::{Issuer, Limits, PolicySet, TokenCacheLimits};
+use crate::installation::{InstallationRules, IssuerRules, Limits};
+use crate::policy::{PolicySet, USUAL_TOKEN_BYTES};
+use crate::state::token_cache::TokenCacheLimits;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(super) fn compile(
     file: File,
     files: &Files,
     findings: &mut Findings,
-) -> Option<(Listen, PolicySet, DpopRules, Telemetry)> {
+) -> Option<(Listen, InstallationRules, Telemetry)> {
     let root = Path::default();
     let listen = file.listen.unwrap_or_default();
     let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
@@ -44,7 +45,8 @@ pub(super) fn compile(
     if let Some(forward_auth) = &listen.forward_auth {
         forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
     }
-    let limits = limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
+    let (token_bytes, limits) =
+        limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     let certificate = client_certificate.header();
     let given = file.upstream.unwrap_or_default();
@@ -72,15 +74,17 @@ pub(super) fn compile(
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);
-    let policies = PolicySet { issuers, policies, client_certificate, limits, upstream, proofs };
+    let judged = issuers.iter().map(|it| Arc::clone(&it.issuer)).collect();
+    let policies =
+        PolicySet { issuers: judged, policies, client_certificate, token_bytes, upstream, proofs };
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);
-    Some((listen, policies, dpop, telemetry?))
+    Some((listen, InstallationRules { policies, issuers, limits, dpop }, telemetry?))
 }
 
 /// A check that waits for an issuer must have time left to say that it waited in vain.
 fn warn_of_slow_issuers(
-    issuers: &[Arc<Issuer>],
+    issuers: &[IssuerRules],
     limits: &Limits,
     at: &Path,
     findings: &mut Findings,
@@ -127,14 +131,15 @@ fn span(
     span.0
 }
 
-fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
+/// The longest token, and what checks may cost.
+fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> (usize, Limits) {
     /// Envoy's default `timeout` for its check.
     const ENVOY_WAITS: Duration = Duration::from_millis(200);
     const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     let usual = Limits::default();
     let mut number =
         |key, given, usual, within| whole_number(given, usual, within, &at.key(key), findings);
-    let token_bytes = number("token_bytes", limits.token_bytes, usual.token_bytes, 256..=1_048_576);
+    let token_bytes = number("token_bytes", limits.token_bytes, USUAL_TOKEN_BYTES, 256..=1_048_576);
     let (given, most) = (limits.concurrent_checks, 1_000_000);
     let concurrent_checks = number("concurrent_checks", given, usual.concurrent_checks, 1..=most);
     let TokenCacheLimits { entries, bytes } = usual.token_cache;
@@ -149,7 +154,7 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> Limits {
         let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
         findings.warning(&deadline, message);
     }
-    Limits { token_bytes, check_deadline, concurrent_checks, token_cache }
+    (token_bytes, Limits { check_deadline, concurrent_checks, token_cache })
 }
 
 /// Whether `text` is a token of HTTP (RFC 9110 §5.6.2).

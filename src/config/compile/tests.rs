@@ -9,12 +9,13 @@ use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
 use crate::jose::algorithm::Algorithm;
-use crate::policy::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::policy::reserved::ReservedHeaders;
 use crate::policy::{
-    ClaimFormat, HostPattern, IdentityHeader, IssuerId, KeySource, KeyUpkeep, NonceDemand,
-    ProofRules, SenderConstraint, UpstreamAuthorization,
+    ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules, SenderConstraint,
+    UpstreamAuthorization,
 };
+use crate::state::introspection::{ClientAuthentication, IntrospectionUpkeep};
+use crate::state::jwks::{KeySource, KeyUpkeep};
 use crate::state::replay::ReplayRules;
 use crate::telemetry::sample::Share;
 use http::HeaderName;

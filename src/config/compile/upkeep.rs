@@ -4,8 +4,8 @@ use super::files::Files;
 use super::{span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
-use crate::policy::KeyUpkeep;
 use crate::state::jwks;
+use crate::state::jwks::KeyUpkeep;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

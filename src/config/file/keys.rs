@@ -1,7 +1,7 @@
 //! The part of the configuration that says where an issuer's keys come from.
 
 use crate::config::values::Span;
-use crate::policy::KeyUpkeep;
+use crate::state::jwks::KeyUpkeep;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -6,7 +6,7 @@ use crate::denial::Denial;
 use crate::jose::jwk::SignedBy;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::introspection::Jwt;
-use crate::policy::introspection::IntrospectionUpkeep;
+use crate::state::introspection::IntrospectionUpkeep;
 use crate::state::token_cache::{Digest, Seeded};
 use crate::state::waits::{after, doubled};
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -32,10 +32,21 @@ pub struct Introspected {
     pub token: Arc<AccessToken>,
     /// What goes upstream in its place.
     pub forward: Option<Arc<Jwt>>,
+    /// How it was read.
+    pub(super) reading: Reading,
     /// The key with which the issuer signed the answer, if it did.
     pub(super) signed_by: Option<SignedBy>,
     /// The answer, to be read again when the configuration asks something else of it.
     pub(super) said: Said,
+}
+
+/// What of the rules decides about how an answer is read, besides what tokens are held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// A JWT goes upstream in place of an opaque token.
+    pub(super) forward_jwt: bool,
+    /// The answer may say nothing of its audience.
+    pub(super) allow_missing_audience: bool,
 }
 
 /// What an issuer said, in its own words.

@@ -1,9 +1,10 @@
 //! One call of an introspection endpoint: what is sent, and what an answer is worth (RFC 7662 §2,
 //! RFC 9701 §4).
 
-use super::answers::{Finding, Introspected, Said};
+use super::answers::{Finding, Introspected, Reading, Said};
 use super::breaker::Told;
 use super::endpoint::Place;
+use super::rules::{ClientAuthentication, IntrospectionRules};
 use super::{BadEndpoint, Terms, endpoint};
 use crate::check::signature;
 use crate::clock::Clock;
@@ -14,7 +15,6 @@ use crate::oauth::access_token::{AccessToken, Audience};
 use crate::oauth::credentials::Token;
 use crate::oauth::introspection::{Form, Jwt, Odd, Statement};
 use crate::policy::Issuer;
-use crate::policy::introspection::{ClientAuthentication, IntrospectionRules};
 use crate::state::http::{self, Client, Credentials, Limits, Reply};
 use crate::state::jwks::IssuerKeys;
 use crate::time::UnixTime;
@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(super) struct Caller {
     pub(super) issuer: Arc<Issuer>,
     pub(super) rules: IntrospectionRules,
+    pub(super) ca: Option<Vec<u8>>,
     pub(super) keys: Arc<IssuerKeys>,
     pub(super) selection: Arc<[String]>,
     pub(super) clock: Arc<dyn Clock>,
@@ -80,17 +81,18 @@ impl Caller {
         terms: &Terms<'_>,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Option<endpoint::Seeker>), BadEndpoint> {
-        let Terms { issuer, rules, keys, selection } = *terms;
+        let Terms { issuer, rules, ca, keys, selection } = *terms;
         let (identity, authorization) = match &rules.authentication {
             ClientAuthentication::MutualTls(pem) => (Some(pem.as_slice()), None),
             ClientAuthentication::Secret(secret) => (None, Some(basic(&rules.client_id, secret))),
         };
-        let credentials = Credentials { ca: issuer.keys.ca.as_deref(), identity };
+        let credentials = Credentials { ca, identity };
         let client = Client::new(credentials).map_err(BadEndpoint::Credentials)?;
         let (place, seeker) = endpoint::of(issuer, rules.endpoint.as_deref(), &client)?;
         let caller = Self {
             issuer: Arc::clone(issuer),
             rules: rules.clone(),
+            ca: ca.map(<[u8]>::to_vec),
             keys: Arc::clone(keys),
             selection: Arc::clone(selection),
             clock: Arc::clone(clock),
@@ -219,7 +221,12 @@ impl Caller {
     pub(super) fn reads_as(&self, was: &Introspected) -> bool {
         let issuer = &was.token.issuer;
         let same = Arc::ptr_eq(issuer, &self.issuer) || *issuer == self.issuer;
-        same && was.token.claims.are_selected_by(&self.selection)
+        same && was.reading == self.reading() && was.token.claims.are_selected_by(&self.selection)
+    }
+
+    const fn reading(&self) -> Reading {
+        let IntrospectionRules { forward_jwt, allow_missing_audience, .. } = self.rules;
+        Reading { forward_jwt, allow_missing_audience }
     }
 
     /// What an answer says that was read under other rules; none when the issuer must be asked.
@@ -299,7 +306,8 @@ impl Caller {
         };
         let (signed_by, jwt) = proof.map(|it| (it.signed_by, it.jwt)).unzip();
         let forward = jwt.flatten().filter(|_| self.forwards(signed));
-        Finding::Active(Introspected { token, forward, signed_by, said })
+        let reading = self.reading();
+        Finding::Active(Introspected { token, forward, reading, signed_by, said })
     }
 
     fn now(&self) -> UnixTime {

@@ -49,16 +49,17 @@ mod endpoint;
 mod pace;
 mod places;
 mod rank;
+mod rules;
 mod status;
 
 pub use answers::Introspected;
+pub use rules::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
 pub use status::Status;
 
 use crate::clock::Clock;
 use crate::denial::{Denial, Detail, Refusal};
 use crate::oauth::credentials::Token;
 use crate::policy::Issuer;
-use crate::policy::introspection::IntrospectionRules;
 use crate::state::http;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::Digest;
@@ -150,6 +151,8 @@ impl Introspector {
     fn serves(&self, terms: &Terms<'_>) -> bool {
         let caller = &self.shared.caller;
         caller.issuer == *terms.issuer
+            && caller.rules == *terms.rules
+            && caller.ca.as_deref() == terms.ca
             && Arc::ptr_eq(&caller.keys, terms.keys)
             && caller.selection == *terms.selection
     }
@@ -306,6 +309,8 @@ pub struct Terms<'a> {
     pub issuer: &'a Arc<Issuer>,
     /// How it is asked.
     pub rules: &'a IntrospectionRules,
+    /// PEM of the only certification authorities that count; none: the system's.
+    pub ca: Option<&'a [u8]>,
     /// Its keys, with which it may sign answers.
     pub keys: &'a Arc<IssuerKeys>,
     /// The dotted paths of the claims that are kept.

@@ -1,12 +1,12 @@
 //! The task that fetches an issuer's keys, one thing at a time.
 
+use super::rules::KeyUpkeep;
 use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::Outcome;
 use super::{Failure, Held, Shared, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
-use crate::policy::KeyUpkeep;
 use crate::randomness;
 use crate::state::http;
 use crate::state::waits::after;

@@ -12,6 +12,7 @@
 //!   keys that are held, whatever else it changes.
 
 mod keeper;
+mod rules;
 mod schedule;
 mod snapshot;
 mod source;
@@ -21,6 +22,7 @@ mod timed;
 mod tries;
 mod withdrawn;
 
+pub use rules::{KeyRules, KeySource, KeyUpkeep};
 pub use source::BadSource;
 pub use status::{LastError, Status};
 pub use takeover::{Change, Prepared, prepare};
@@ -28,7 +30,6 @@ pub use timed::TimedKeys;
 
 use crate::clock::Clock;
 use crate::jose::jwk::KeySet;
-use crate::policy::{Issuer, KeyRules, KeyUpkeep};
 use crate::sources::Newer;
 use crate::state::waits::after;
 use crate::state::{discovery, http};
@@ -125,26 +126,28 @@ enum Failure {
 }
 
 impl IssuerKeys {
-    /// Starts to fetch the keys of `issuer` on `runtime`, and returns at once.
+    /// Starts to fetch the keys of `issuer` as `rules` say, on `runtime`, and returns at once.
     ///
     /// `clock` dates the snapshot and errors. All spans are measured on the monotonic clock.
     pub fn start(
-        issuer: &Issuer,
+        issuer: &Arc<str>,
+        rules: &KeyRules,
         clock: Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, BadSource> {
-        Self::start_after(None, issuer, clock, runtime)
+        Self::start_after(None, issuer, rules, clock, runtime)
     }
 
     /// The same. What is counted of `previous`, the keys of this issuer from another place, counts
     /// on; the keys themselves do not.
     fn start_after(
         previous: Option<&Self>,
-        issuer: &Issuer,
+        issuer: &Arc<str>,
+        rules: &KeyRules,
         clock: Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, BadSource> {
-        let source = Source::new(&issuer.name, &issuer.keys)?;
+        let source = Source::new(issuer, rules)?;
         let label = source.label();
         let refreshes = previous.map(Self::refreshes).unwrap_or_default();
         let report = Mutex::new(Report { refreshes, ..Report::default() });
@@ -152,8 +155,8 @@ impl IssuerKeys {
         let (tell, progress) = watch::channel(Progress::default());
         let (orders, ordered) = mpsc::unbounded_channel();
         let keeper = Keeper {
-            issuer: Arc::clone(&issuer.name),
-            upkeep: issuer.keys.upkeep.clone(),
+            issuer: Arc::clone(issuer),
+            upkeep: rules.upkeep.clone(),
             source,
             clock: Arc::clone(&clock),
             shared: Arc::clone(&shared),
@@ -161,8 +164,8 @@ impl IssuerKeys {
             unsaved: false,
         };
         Ok(Self {
-            issuer: Arc::clone(&issuer.name),
-            rules: ArcSwap::from_pointee(issuer.keys.clone()),
+            issuer: Arc::clone(issuer),
+            rules: ArcSwap::from_pointee(rules.clone()),
             source: label,
             clock,
             began: Instant::now(),

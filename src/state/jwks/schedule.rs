@@ -4,7 +4,7 @@
 //! Spans are measured on the monotonic clock, so that a step of the wall clock neither drops good
 //! keys nor keeps withdrawn ones.
 
-use crate::policy::KeyUpkeep;
+use super::rules::KeyUpkeep;
 use crate::state::waits::doubled;
 use std::time::Duration;
 use tokio::time::Instant;

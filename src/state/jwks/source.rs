@@ -1,8 +1,8 @@
 //! Knows where an issuer's keys come from: its metadata, a URL, or a file.
 
+use super::rules::{KeyRules, KeySource, KeyUpkeep};
 use super::snapshot;
 use super::{Failure, schedule};
-use crate::policy::{KeyRules, KeySource, KeyUpkeep};
 use crate::state::discovery;
 use crate::state::http::{self, Client, Credentials, Limits, Reach};
 use ::http::HeaderValue;

@@ -1,11 +1,10 @@
 //! What a new configuration takes over of the keys that are held: all of them, where it names the
 //! same place for the keys of the same issuer.
 
-use super::IssuerKeys;
 use super::keeper::Order;
 use super::source::{BadSource, Source};
+use super::{IssuerKeys, KeyRules};
 use crate::clock::Clock;
-use crate::policy::{Issuer, KeyRules};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
@@ -30,22 +29,23 @@ pub struct Change {
     source: Source,
 }
 
-/// Prepares to keep the keys of `issuer`. If `previous` are of the same issuer and from the same place,
+/// Prepares to keep the keys of `issuer` as `rules` say. If `previous` are of the same issuer and from the same place,
 /// they are taken over with all that they hold.
 pub fn prepare(
-    issuer: &Issuer,
+    issuer: &Arc<str>,
+    rules: &KeyRules,
     previous: Option<&Arc<IssuerKeys>>,
     clock: &Arc<dyn Clock>,
     runtime: &Handle,
 ) -> Result<Prepared, BadSource> {
-    let previous = previous.filter(|it| it.issuer == issuer.name);
-    if let Some(keys) = previous.filter(|it| it.is_from(&issuer.keys)) {
-        let (keys, change) = (Arc::clone(keys), keys.change_to(issuer)?);
+    let previous = previous.filter(|it| it.issuer == *issuer);
+    if let Some(keys) = previous.filter(|it| it.is_from(rules)) {
+        let (keys, change) = (Arc::clone(keys), keys.change_to(rules)?);
         return Ok(Prepared { keys, change, left_behind: false });
     }
     let left_behind = previous.is_some_and(|it| it.current().is_some());
     let previous = previous.map(|it| &**it);
-    let keys = IssuerKeys::start_after(previous, issuer, Arc::clone(clock), runtime)?;
+    let keys = IssuerKeys::start_after(previous, issuer, rules, Arc::clone(clock), runtime)?;
     Ok(Prepared { keys: Arc::new(keys), change: None, left_behind })
 }
 
@@ -72,13 +72,13 @@ impl IssuerKeys {
         self.rules.load().source == rules.source
     }
 
-    /// What is to change so that the keys are kept as `issuer` demands.
-    fn change_to(self: &Arc<Self>, issuer: &Issuer) -> Result<Option<Change>, BadSource> {
-        if **self.rules.load() == issuer.keys {
+    /// What is to change so that the keys are kept as `rules` say.
+    fn change_to(self: &Arc<Self>, rules: &KeyRules) -> Result<Option<Change>, BadSource> {
+        if **self.rules.load() == *rules {
             return Ok(None);
         }
-        let source = Source::new(&issuer.name, &issuer.keys)?;
-        Ok(Some(Change { keys: Arc::clone(self), rules: issuer.keys.clone(), source }))
+        let source = Source::new(&self.issuer, rules)?;
+        Ok(Some(Change { keys: Arc::clone(self), rules: rules.clone(), source }))
     }
 
     /// Keeps what is held by new rules, and asks the issuer at once.

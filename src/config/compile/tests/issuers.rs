@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::Introspection;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
@@ -39,7 +40,7 @@ fn a_token_is_meant_for_someone_and_signed_with_something() {
     }
     takes("  audiences: [a]\n  clock_leeway: 5m");
     let config = takes("  audiences: [a]\n  token_types: [application/AT+JWT]");
-    assert_eq!(config.policies.issuers[0].token_types, ["at+jwt"]);
+    assert_eq!(config.rules.policies.issuers[0].token_types, ["at+jwt"]);
     warns("  audiences: [a]\n  token_types: [JWT]", "issuers[0].token_types[0]", 5, "ID tokens");
 }
 
@@ -62,7 +63,7 @@ fn keys_come_from_one_place() {
         refuses(&edit, &format!("{keys}{path}"), 5, message);
     }
     let edit = "  audiences: [a]\n  keys: {discovery: false, jwks_uri: 'https://a.example/jwks'}";
-    let source = takes(edit).policies.issuers[0].keys.source.clone();
+    let source = takes(edit).rules.issuers[0].keys.source.clone();
     assert_eq!(source, KeySource::Uri("https://a.example/jwks".to_owned()));
     let edit = "  audiences: [a]\n  keys: {jwks_uri: 'http://[::1]/jwks'}";
     warns(edit, "issuers[0].keys.jwks_uri", 5, "over http");
@@ -72,7 +73,7 @@ fn keys_come_from_one_place() {
 fn an_issuer_whose_keys_are_named_need_not_be_a_url() {
     let text = edited("- issuer: accounts.example.com")
         .replace("[https://api.example.com]", "[a]\n  keys: {jwks_uri: 'https://a.example/jwks'}");
-    assert_eq!(&*config(&text).policies.issuers[0].name, "accounts.example.com");
+    assert_eq!(&*config(&text).rules.policies.issuers[0].name, "accounts.example.com");
 }
 
 const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519",
@@ -104,7 +105,7 @@ fn the_keeping_of_keys_has_limits() {
     }
     let upkeep = |given: &str| {
         let config = takes(&format!("  audiences: [a]\n  keys: {given}"));
-        config.policies.issuers[0].keys.upkeep.clone()
+        config.rules.issuers[0].keys.upkeep.clone()
     };
     assert_eq!(upkeep("{}"), KeyUpkeep::default());
     let given = upkeep("{refresh_max: 1m, max_stale: 61s, snapshot_file: /var/lib/keys.json}");
@@ -197,7 +198,7 @@ fn files_are_read_beside_the_configuration() {
         let text = edited(&format!("  audiences: [a]\n  keys: {keys}\n{more}"));
         from_str(&text, folder.path()).map_err(|it| it.iter().map(ToString::to_string).collect())
     };
-    let source = |config: &Config| config.policies.issuers[0].keys.clone();
+    let source = |config: &Config| config.rules.issuers[0].keys.clone();
 
     let config = read("{jwks_file: jwks.json}", "").unwrap();
     let expected = KeySource::File(folder.path().join("jwks.json"));
@@ -252,18 +253,27 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
 
     let rules = |given: &str| {
         let edit = format!("  audiences: [a]\n  introspection: {given}");
-        takes_with_files(&edit).policies.issuers[0].introspection.clone().unwrap()
+        takes_with_files(&edit).rules.issuers[0].introspection.clone().unwrap()
     };
+    for (given, expected) in [
+        (format!("{{{secret}}}"), Introspection::OpaqueTokens),
+        (format!("{{{secret}, introspect: opaque}}"), Introspection::OpaqueTokens),
+        (format!("{{{secret}, introspect: always}}"), Introspection::AllTokens),
+    ] {
+        let edit = format!("  audiences: [a]\n  introspection: {given}");
+        let found = takes_with_files(&edit).rules.policies.issuers[0].introspection;
+        assert_eq!(found, expected, "{given}");
+    }
     let usual = rules(&format!("{{{secret}}}"));
     assert_eq!(usual.upkeep, IntrospectionUpkeep::default());
     let text = edited(&format!("  audiences: [a]\n  introspection: {{{secret}}}"));
     let text = text.replace("limits: {}", "limits: {check_deadline: 100ms}");
-    let hurried = among_files(&text).unwrap().policies.issuers[0].introspection.clone().unwrap();
+    let hurried = among_files(&text).unwrap().rules.issuers[0].introspection.clone().unwrap();
     assert_eq!(hurried.upkeep.timeout, Duration::from_millis(80));
     let of_file = "0123456789abcdef0123456789abcdef".to_owned();
     assert_eq!(usual.authentication, ClientAuthentication::Secret(of_file));
-    assert!(!usual.always && !usual.forward_jwt && !usual.allow_missing_audience);
+    assert!(!usual.forward_jwt && !usual.allow_missing_audience);
     let given = rules(&format!("{{{mutual}, introspect: always, forward_jwt: true}}"));
-    assert!(given.always && given.forward_jwt);
+    assert!(given.forward_jwt);
     assert!(matches!(given.authentication, ClientAuthentication::MutualTls(_)));
 }

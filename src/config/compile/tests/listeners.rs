@@ -201,7 +201,7 @@ fn a_proxy_must_be_able_to_tell_the_certificate() {
 
 #[test]
 fn the_client_certificate_has_one_source() {
-    let source = |given: &str| takes(&format!("client_certificate: {given}")).policies;
+    let source = |given: &str| takes(&format!("client_certificate: {given}")).rules.policies;
     assert_eq!(source("{source: peer}").client_certificate, Source::Peer);
     let xfcc = |behind: &[&str]| Source::Xfcc {
         behind: behind.iter().map(|it| (*it).to_owned()).collect(),
@@ -288,19 +288,19 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         refuses(&format!("upstream: {{{given}}}"), &format!("upstream.{path}"), 10, message);
     }
     let edit = "upstream: {authorization: bearer, headers: {X-Key: cnf.jkt}, remove: [DPoP, dpop]}";
-    let upstream = takes(edit).policies.upstream;
+    let upstream = takes(edit).rules.policies.upstream;
     assert_eq!(upstream.authorization, UpstreamAuthorization::Bearer);
     assert_eq!(upstream.headers, [IdentityHeader::new("x-key", "cnf.jkt")]);
     assert_eq!(upstream.remove, ["dpop"].map(Arc::from));
-    assert_eq!(takes("upstream: {headers: {}}").policies.upstream.headers, []);
+    assert_eq!(takes("upstream: {headers: {}}").rules.policies.upstream.headers, []);
     let edit = "upstream: {headers: {x-g: {claim: groups, format: json}, x-h: {claim: sub}}}";
     let json = IdentityHeader { format: ClaimFormat::Json, ..IdentityHeader::new("x-g", "groups") };
     let expected = [json, IdentityHeader::new("x-h", "sub")];
-    let policies = takes(edit).policies;
+    let policies = takes(edit).rules.policies;
     assert_eq!(policies.upstream.headers, expected);
     assert!(policies.claims_asked_for().contains(&"groups".to_owned()));
     let upstream =
-        takes("upstream: {remove: [X-Auth-*, x-auth-*, x_auth_subject]}").policies.upstream;
+        takes("upstream: {remove: [X-Auth-*, x-auth-*, x_auth_subject]}").rules.policies.upstream;
     assert_eq!(upstream.remove_beginning, ["x-auth-"].map(Arc::from));
     assert_eq!(upstream.remove, ["x_auth_subject"].map(Arc::from));
 }
@@ -356,13 +356,13 @@ fn what_the_proxy_writes_is_relied_on() {
         ("caddy", "x-forwarded-method"),
         ("envoy", "x-forwarded-proto"),
     ] {
-        let reserved = ReservedHeaders::of(&asked_by(flavour, "").unwrap().policies);
+        let reserved = ReservedHeaders::of(&asked_by(flavour, "").unwrap().rules.policies);
         for name in [written, "x-auth-subject", "x-forwarded-client-cert"] {
             assert!(reserved.must_go(name.replace('-', "_").as_bytes()), "{flavour} {name}");
             assert!(!reserved.must_go(name.as_bytes()), "{flavour} {name}");
         }
     }
     let edit = "client_certificate: {source: header, header: {name: x-cert}}";
-    let reserved = ReservedHeaders::of(&takes(edit).policies);
+    let reserved = ReservedHeaders::of(&takes(edit).rules.policies);
     assert!(reserved.must_go(b"X.CERT") && !reserved.must_go(b"X_Original_Uri"));
 }

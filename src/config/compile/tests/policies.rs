@@ -27,7 +27,7 @@ fn policies_have_names_and_say_what_must_be_proved() {
     }
     let edit = "  sender_constraint: if_bound\n  origin: https://api.example.com";
     let config = takes(edit);
-    assert_eq!(config.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
+    assert_eq!(config.rules.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn policies_demand_what_tokens_can_hold() {
   origin: HTTPS://api.example.com:443/
   realm: payments of today
   resource_metadata: https://api.example.com/.well-known/oauth-protected-resource";
-    let policy = Arc::clone(&takes(edit).policies.policies[0]);
+    let policy = Arc::clone(&takes(edit).rules.policies.policies[0]);
     assert_eq!(policy.origin.as_ref().unwrap().as_str(), "https://api.example.com");
     assert_eq!(policy.realm, "payments of today");
     assert!(policy.resource_metadata.is_some());
@@ -87,7 +87,7 @@ fn policies_demand_what_tokens_can_hold() {
   issuers: [https://as.example.com, https://as.example.com]
   claims: {acr: [a, 1], cnf.x: true}";
     let config = takes(edit);
-    let policy = &config.policies.policies[0];
+    let policy = &config.rules.policies.policies[0];
     assert_eq!(policy.matches.hosts[0], HostPattern::Below("example.com".to_owned()));
     assert_eq!(policy.matches.hosts[1], HostPattern::Exact("a.example".to_owned()));
     assert_eq!(policy.matches.path_prefix, [b"pay-ments"]);
@@ -102,7 +102,7 @@ fn policies_demand_what_tokens_can_hold() {
 #[test]
 fn a_route_may_choose_what_it_is_given_to_choose_from() {
     let with = |more: &str| format!("  sender_constraint: certificate\n  {more}");
-    let chosen = |edit: &str| takes(edit).policies.policies[0].routes_may_name_it;
+    let chosen = |edit: &str| takes(edit).rules.policies.policies[0].routes_may_name_it;
     assert!(!chosen("  sender_constraint: certificate"));
     assert!(!chosen(&with("allow_route_annotation: false")));
     assert!(chosen(&with("allow_route_annotation: true")));
@@ -357,15 +357,15 @@ fn proofs_are_bounded_and_recorded() {
         );
     }
     let usual = takes_with_files("limits: {}\ndpop: {}");
-    assert_eq!(usual.policies.proofs, ProofRules::default());
-    assert_eq!(usual.dpop.replay, ReplayRules::default());
+    assert_eq!(usual.rules.policies.proofs, ProofRules::default());
+    assert_eq!(usual.rules.dpop.replay, ReplayRules::default());
     let given = "{algorithms: [ES384], proof_window: 300s, nonce: required,
   nonce_secret_file: secret, replay: {store: redis, url_file: rediss, ca_file: ca.pem}}";
     let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
-    assert_eq!(config.policies.proofs.algorithms, [Algorithm::ES384]);
-    assert_eq!(config.policies.proofs.nonce, NonceDemand::Required);
-    assert!(config.dpop.nonce_keys.is_some());
-    assert!(matches!(config.dpop.replay, ReplayRules::Redis(_)));
+    assert_eq!(config.rules.policies.proofs.algorithms, [Algorithm::ES384]);
+    assert_eq!(config.rules.policies.proofs.nonce, NonceDemand::Required);
+    assert!(config.rules.dpop.nonce_keys.is_some());
+    assert!(matches!(config.rules.dpop.replay, ReplayRules::Redis(_)));
     let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
     assert!(unused.warnings[0].message.contains("no effect"));
 }
@@ -380,7 +380,7 @@ fn a_client_has_a_share_of_each_store() {
         ("{store: redis, url_file: redis, per_key: 7}", "share: 7"),
     ] {
         let config = takes_with_files(&format!("limits: {{}}\ndpop: {{replay: {given}}}"));
-        let found = format!("{:?}", config.dpop.replay);
+        let found = format!("{:?}", config.rules.dpop.replay);
         assert!(found.contains(expected), "{given}: {found}");
     }
 }

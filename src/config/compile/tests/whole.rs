@@ -1,4 +1,7 @@
 use super::*;
+use crate::installation::Limits;
+use crate::policy::Introspection;
+use crate::state::token_cache::TokenCacheLimits;
 
 #[test]
 fn what_is_left_out_is_as_the_contract_says() {
@@ -7,21 +10,26 @@ fn what_is_left_out_is_as_the_contract_says() {
     assert_eq!(config.listen.ext_authz.to_string(), "127.0.0.1:9001");
     assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9003");
     assert_eq!(config.listen.tls, None);
-    let rules = config.policies;
+    let limits = Limits {
+        check_deadline: Duration::from_millis(150),
+        concurrent_checks: 10_000,
+        token_cache: TokenCacheLimits { entries: 100_000, bytes: 64 << 20 },
+    };
+    assert_eq!(config.rules.limits, limits);
+    assert_eq!(config.rules.issuers[0].keys.source, KeySource::Discovery);
+    assert_eq!(config.rules.issuers[0].keys.ca, None);
+    let rules = config.rules.policies;
     let issuer = &rules.issuers[0];
     assert_eq!(issuer.algorithms, [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA]);
     assert_eq!(issuer.token_types, ["at+jwt"]);
     assert_eq!(issuer.clock_leeway, Duration::from_secs(30));
-    assert_eq!(issuer.keys.source, KeySource::Discovery);
-    assert_eq!(issuer.keys.ca, None);
+    assert_eq!(issuer.introspection, Introspection::Never);
     let policy = &rules.policies[0];
     assert_eq!(policy.issuers, [IssuerId(0)]);
     assert_eq!((policy.scopes.len(), policy.claims.len()), (0, 0));
     assert_eq!(policy.matches, crate::policy::Match::default());
     assert_eq!(rules.client_certificate, Source::Peer);
-    assert_eq!(rules.limits.token_bytes, 16_384);
-    assert_eq!(rules.limits.check_deadline, Duration::from_millis(150));
-    assert_eq!(rules.limits.concurrent_checks, 10_000);
+    assert_eq!(rules.token_bytes, 16_384);
     assert_eq!(rules.upstream.authorization, UpstreamAuthorization::Keep);
     let headers: Vec<_> = rules.upstream.headers.iter().map(|it| (&*it.name, &*it.claim)).collect();
     let expected = [
@@ -58,11 +66,11 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     });
     let (found, expected) = (config(&explicit.to_string()), config(MINIMAL));
     assert_eq!(format!("{:?}", found.listen), format!("{:?}", expected.listen));
-    assert_eq!(format!("{:?}", found.policies), format!("{:?}", expected.policies));
+    assert_eq!(format!("{:?}", found.rules.policies), format!("{:?}", expected.rules.policies));
     // Those that go with another source than the default one.
     let header = json!({"source": "header", "header": defaults("CertificateHeader")});
-    let found = takes(&format!("client_certificate: {header}")).policies.client_certificate;
-    let expected = takes("client_certificate: {source: header}").policies.client_certificate;
+    let found = takes(&format!("client_certificate: {header}")).rules.policies.client_certificate;
+    let expected = takes("client_certificate: {source: header}").rules.policies.client_certificate;
     assert_eq!(found, expected);
 }
 

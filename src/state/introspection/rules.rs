@@ -1,4 +1,4 @@
-//! Knows how an issuer is asked about its tokens (RFC 7662).
+//! How an issuer is asked about its tokens (RFC 7662), by configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,8 +14,6 @@ pub struct IntrospectionRules {
     pub authentication: ClientAuthentication,
     /// Whether to ask for a JWT and to send that upstream in place of an opaque token.
     pub forward_jwt: bool,
-    /// Whether tokens that are JWTs are introspected, too, so that a revoked one is refused.
-    pub always: bool,
     /// Whether an answer about an opaque token may say nothing of its audience.
     pub allow_missing_audience: bool,
     /// What asking may cost, and for how long answers are kept.
