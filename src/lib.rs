@@ -29,6 +29,7 @@ pub mod oauth;
 pub mod percent;
 pub mod permissions;
 pub mod policy;
+pub mod proxy_names;
 pub mod randomness;
 pub mod request;
 pub mod server;

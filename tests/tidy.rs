@@ -10,7 +10,17 @@ use std::path::{Path, PathBuf};
 /// `policy` is above `oauth`: what is demanded is data, and the checks of tokens read it.
 const ORDER: &[&[&str]] = &[
     &["words"],
-    &["invariant", "jose", "percent", "permissions", "randomness", "time", "trail", "turn"],
+    &[
+        "invariant",
+        "jose",
+        "percent",
+        "permissions",
+        "proxy_names",
+        "randomness",
+        "time",
+        "trail",
+        "turn",
+    ],
     &["clock", "denial", "request", "uri"],
     &["client_certificate"],
     &["policy"],

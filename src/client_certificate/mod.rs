@@ -5,7 +5,6 @@ mod der;
 #[cfg(test)]
 mod examples;
 mod header;
-pub mod names;
 mod peer;
 mod pem;
 mod xfcc;

@@ -15,10 +15,10 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
 
-use crate::client_certificate::names::ProxyName;
 use crate::front::forward_auth::Asker;
 use crate::installation::{InstallationRules, IssuerRules};
 use crate::jose::thumbprint::Thumbprint;
+use crate::proxy_names::ProxyName;
 use crate::state::jwks::KeySource;
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;

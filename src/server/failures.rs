@@ -1,6 +1,6 @@
 //! Connections that end before their first request: counted by cause, and logged at a limited rate.
 
-use crate::client_certificate::names::NotNamed;
+use crate::proxy_names::NotNamed;
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::ration::{Ration, Share};

@@ -1,7 +1,7 @@
 //! TLS on the listeners: rustls with aws-lc-rs, and mutual when the configuration names a client CA.
 
-use crate::client_certificate::names::{self, ProxyName};
 use crate::config::Tls;
+use crate::proxy_names::{self, ProxyName};
 use arc_swap::ArcSwap;
 use std::fmt;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl ClientCertVerifier for OfProxies {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.verifier.verify_client_cert(certificate, intermediates, now)?;
-        match names::is_named(certificate, &self.names) {
+        match proxy_names::is_named(certificate, &self.names) {
             Ok(()) => Ok(verified),
             Err(error) => {
                 Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))

@@ -2,9 +2,9 @@
 
 use super::files::{self, Files};
 use super::forward_auth;
-use crate::client_certificate::names::ProxyName;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::{Address, Listen, Tls, file, usual};
+use crate::proxy_names::ProxyName;
 use std::net::SocketAddr;
 
 pub(super) fn compile(

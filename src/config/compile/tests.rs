@@ -4,7 +4,6 @@ mod policies;
 mod telemetry;
 mod whole;
 
-use crate::client_certificate::names::ProxyName;
 use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
@@ -14,6 +13,7 @@ use crate::policy::{
     ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules, SenderConstraint,
     UpstreamAuthorization,
 };
+use crate::proxy_names::ProxyName;
 use crate::state::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::state::jwks::{KeySource, KeyUpkeep};
 use crate::state::replay::ReplayRules;
