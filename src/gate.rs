@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::denial::{Denial, Refusal};
 use crate::installation::Limits;
 use crate::installation::{Checker, Installation};
+use crate::invariant;
 use crate::policy::{IdentityHeader, Mode, PolicySet};
 use crate::request::Request;
 use crate::telemetry::denials::Denials;
@@ -18,6 +19,7 @@ use crate::telemetry::trace_context::TraceParent;
 use crate::turn;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
+use http::HeaderValue;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -50,6 +52,8 @@ pub struct Standing {
     pub digest: String,
     /// Since when it decides.
     pub since: Instant,
+    /// The names of headers that no client may use, as the value of a header.
+    pub reserved_list: HeaderValue,
     meters: Meters,
 }
 
@@ -142,7 +146,12 @@ impl Gate {
 impl Standing {
     fn new(installation: Installation, digest: String, metrics: &Metrics) -> Self {
         let meters = Meters::new(metrics, installation.policies());
-        Self { installation, digest, since: Instant::now(), meters }
+        let list = installation.rules.reserved_headers().list();
+        let reserved_list = HeaderValue::from_str(list).unwrap_or_else(|_| {
+            invariant::broken("names of headers between commas are the value of a header");
+            HeaderValue::from_static("")
+        });
+        Self { installation, digest, since: Instant::now(), reserved_list, meters }
     }
 
     /// What checks go by.

@@ -99,7 +99,7 @@ impl Endpoint {
                     let header = passage.standing().certificate_header();
                     capture.take(&verdict, header, || neutral::message(&request, header).into());
                 }
-                self.written(&answer, request.authorization, reserved)
+                self.written(&answer, request.authorization, &passage.standing().reserved_list)
             }
             Err(refusal) => {
                 let verdict = passage.refuse(refusal);
@@ -107,7 +107,8 @@ impl Endpoint {
                 let request = crate::request::Request { unwanted, ..Default::default() };
                 let answer = passage.answer(&verdict, Some(&request));
                 // What is let through all the same keeps its token.
-                self.written(&answer, read::field(&question.headers, "authorization"), reserved)
+                let authorization = read::field(&question.headers, "authorization");
+                self.written(&answer, authorization, &passage.standing().reserved_list)
             }
         }
     }
@@ -127,16 +128,16 @@ impl Endpoint {
     fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
         let verdict = passage.refuse_unread(why);
         let answer = passage.answer(&verdict, None);
-        self.written(&answer, Field::Absent, passage.standing().rules().reserved_headers())
+        self.written(&answer, Field::Absent, &passage.standing().reserved_list)
     }
 
     fn written(
         &self,
         answer: &Answer<'_>,
         authorization: Field<'_>,
-        reserved: &ReservedHeaders,
+        reserved_list: &HeaderValue,
     ) -> Response<Full<Bytes>> {
-        write::response(answer, &self.asker.flavour, authorization, reserved.list())
+        write::response(answer, &self.asker.flavour, authorization, reserved_list)
     }
 
     /// The names of the headers in a question that must not reach the upstream.
