@@ -1,6 +1,6 @@
 //! The clock: the one file that reads the wall clock.
 
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,15 +1,10 @@
 //! Knows how a check is run: bounded in time and in number, with what decides held fast from
 //! beginning to end, and told about afterwards.
 
-use crate::answer::Answer;
-use crate::check::{Facts, Rules, Verdict};
 use crate::clock::Clock;
-use crate::denial::{Denial, Refusal};
 use crate::installation::Limits;
 use crate::installation::{Checker, Installation};
 use crate::invariant;
-use crate::policy::{IdentityHeader, Mode, PolicySet};
-use crate::request::Request;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
@@ -20,6 +15,8 @@ use crate::turn;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::HeaderValue;
+use keybound_core::policy::{IdentityHeader, Mode, PolicySet};
+use keybound_core::{Answer, Denial, Facts, Refusal, Request, Rules, Verdict};
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -327,11 +324,11 @@ impl Drop for Passage<'_> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::denial::Detail;
     use crate::installation::samples::installation;
-    use crate::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
     use crate::telemetry::log::{self, Sink};
     use crate::telemetry::samples::{Out, policy_set};
+    use keybound_core::Detail;
+    use keybound_core::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
     use std::future::{pending, ready};
     use std::time::Duration;
 

@@ -30,29 +30,25 @@ mod proofs;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::answer::Answer;
-use keybound::check::{Facts, Rules, Verdict};
-use keybound::client_certificate::Source;
 use keybound::clock::{Clock, ManualClock};
-use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::{encode, wire};
 use keybound::installation::{
     Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits, LiveIssuer,
-};
-use keybound::jose::algorithm::Algorithm;
-use keybound::jose::key::thumbprint;
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::policy::{
-    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Introspection, Issuer, IssuerId, Match,
-    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
-    UpstreamAuthorization,
 };
 use keybound::state::jwks::IssuerKeys;
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::{ReplayRules, ReplayStore};
-use keybound::time::UnixTime;
-use keybound::uri::Origin;
+use keybound_core::client_certificate::Source;
+use keybound_core::jose::Algorithm;
+use keybound_core::jose::Thumbprint;
+use keybound_core::jose::thumbprint;
+use keybound_core::policy::{
+    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Introspection, Issuer, IssuerId, Match,
+    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
+    UpstreamAuthorization,
+};
+use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
 use proofs::prove;
 use prost::Message;
 use serde_json::{Value, json};
@@ -595,7 +591,7 @@ async fn a_token_is_worth_nothing_without_its_key() {
 fn deep(levels: usize) -> String {
     let claims = format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
     let parts = [r#"{"alg":"ES256","typ":"at+jwt"}"#, &claims, "signature"];
-    parts.map(|it| keybound::jose::base64url::encode(it.as_bytes())).join(".")
+    parts.map(|it| keybound_core::jose::base64url::encode(it.as_bytes())).join(".")
 }
 
 #[tokio::test]

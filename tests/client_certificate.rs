@@ -6,10 +6,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
-use keybound::client_certificate::ClientCertificate::{self, Absent, Conflict, Malformed};
-use keybound::client_certificate::{HeaderFormat, Source};
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::request::{Evidence, Field};
+use keybound_core::client_certificate::ClientCertificate::{self, Absent, Conflict, Malformed};
+use keybound_core::client_certificate::{HeaderFormat, Source};
+use keybound_core::jose::Thumbprint;
+use keybound_core::{Evidence, Field};
 use prost::Message;
 use std::fs;
 use std::path::{Path, PathBuf};

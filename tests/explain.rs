@@ -11,16 +11,13 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use keybound::answer::Answer;
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
 use keybound::front::ext_authz::wire;
 use keybound::installation::{Checker, Installation};
-use keybound::jose::key;
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::request::Field;
-use keybound::time::UnixTime;
-use keybound::trail::Mark;
+use keybound_core::jose;
+use keybound_core::jose::Thumbprint;
+use keybound_core::{Answer, Field, Mark, UnixTime};
 use prost::Message;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
@@ -57,7 +54,7 @@ impl FixedKey {
     }
 
     fn thumbprint(&self) -> Thumbprint {
-        key::thumbprint(self.public.as_object().unwrap()).unwrap()
+        jose::thumbprint(self.public.as_object().unwrap()).unwrap()
     }
 }
 

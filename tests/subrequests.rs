@@ -7,10 +7,9 @@
 mod shared;
 
 use http::request::Parts;
-use keybound::client_certificate::{ClientCertificate, HeaderFormat, Source};
-use keybound::denial::Denial;
 use keybound::front::forward_auth::{Flavour, read};
-use keybound::request::{Field, Request};
+use keybound_core::client_certificate::{ClientCertificate, HeaderFormat, Source};
+use keybound_core::{Denial, Field, Request};
 use shared::shared;
 use std::fs;
 use std::path::Path;

@@ -7,12 +7,11 @@
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
-use keybound::denial::{Denial, Detail, Refusal};
 use keybound::front::ext_authz::pb::DESCRIPTORS;
 use keybound::front::ext_authz::pb::envoy::service::auth::v3 as pb;
 use keybound::front::ext_authz::route::annotation;
 use keybound::front::ext_authz::wire::read;
-use keybound::request::{Annotation, Field, Request};
+use keybound_core::{Annotation, Denial, Detail, Field, Refusal, Request};
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::fs;

@@ -8,12 +8,12 @@ use super::{Admin, document, text};
 use crate::clock::{Clock, ManualClock};
 use crate::explain::{Terms, Ways, explain, pasted, request, text as told, time};
 use crate::installation::DryRun;
-use crate::jose::json;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use keybound_core::jose::json;
 use serde::Deserialize;
 use std::pin::pin;
 use std::sync::Arc;
@@ -193,11 +193,11 @@ mod tests {
     use crate::telemetry::history::History;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
-    use crate::time::UnixTime;
     use futures_util::stream;
     use http::HeaderName;
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use keybound_core::UnixTime;
     use serde_json::{Value, json};
     use tokio::time::Instant;
 

@@ -1,13 +1,13 @@
 //! Knows the page for people. It shows what `/status` tells, and asks for that itself.
 
 use super::document;
-use crate::jose::thumbprint::Thumbprint;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::Full;
+use keybound_core::jose::Thumbprint;
 use std::sync::LazyLock;
 
 const PAGE: &str = include_str!("page.html");
@@ -46,7 +46,7 @@ fn hash_of(element: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::denial::Denial;
+    use keybound_core::Denial;
 
     #[test]
     fn the_page_knows_no_reason_by_itself() {

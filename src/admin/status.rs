@@ -1,14 +1,14 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
 use super::Admin;
-use crate::denial::Denial;
 use crate::gate::Standing;
-use crate::policy::effective::EffectivePolicy;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
 use crate::telemetry::metrics::{CacheFigures, Metrics, ReplayFigures};
 use crate::telemetry::reloads;
+use keybound_core::Denial;
+use keybound_core::policy::EffectivePolicy;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

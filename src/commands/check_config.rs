@@ -1,16 +1,16 @@
 //! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
 
-use crate::client_certificate::Source;
 use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::installation::{DpopRules, InstallationRules, IssuerRules};
-use crate::policy::effective::EffectivePolicy;
-use crate::policy::{
-    ClaimFormat, Introspection, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
-};
 use crate::state::jwks::KeySource;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
+use keybound_core::client_certificate::Source;
+use keybound_core::policy::EffectivePolicy;
+use keybound_core::policy::{
+    ClaimFormat, Introspection, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
+};
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

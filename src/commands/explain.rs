@@ -1,16 +1,16 @@
 //! Knows the command `explain`: where its request is, and where what is told of it goes.
 
 use super::{check_config, complain};
-use crate::client_certificate::Source;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
 use crate::front::ext_authz::grpc::MESSAGE_BYTES;
 use crate::installation::Installation;
-use crate::policy::NonceDemand;
 use crate::state::replay::ReplayRules;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
+use keybound_core::client_certificate::Source;
+use keybound_core::policy::NonceDemand;
 use std::error::Error;
 use std::fmt::Display;
 use std::fs::File;

@@ -3,7 +3,6 @@
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
-use crate::denial::Denial;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::installation::{Checker, Installation};
@@ -14,6 +13,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outlets::Outlets;
 use crate::telemetry::spans::Spans;
 use crate::turn;
+use keybound_core::Denial;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;

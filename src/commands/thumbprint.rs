@@ -1,11 +1,11 @@
 //! Knows the command `thumbprint`: what a token's `cnf` must hold for a certificate or a key.
 
 use super::complain;
-use crate::client_certificate;
-use crate::jose::json;
-use crate::jose::jwk::KeySet;
-use crate::jose::key::{self, OddKey};
-use crate::jose::thumbprint::Thumbprint;
+use keybound_core::client_certificate;
+use keybound_core::jose::KeySet;
+use keybound_core::jose::Thumbprint;
+use keybound_core::jose::json;
+use keybound_core::jose::{self, OddKey};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 /// The thumbprint of whatever `bytes` are, and its name in a token's `cnf`.
 fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
     if let Ok(jwk) = json::object(bytes) {
-        return match key::thumbprint(&jwk) {
+        return match jose::thumbprint(&jwk) {
             Ok(thumbprint) => Ok(("jkt     ", thumbprint)),
             Err(_) if KeySet::parse(bytes).is_ok() => {
                 Err("is a JWK Set: give one of its keys alone".to_owned())

@@ -11,15 +11,17 @@ pub(super) use keys::Keys;
 
 use super::usual;
 use super::values::{Address, AlgorithmName, ClaimValues, Span, Word};
-use crate::client_certificate::HeaderFormat;
 use crate::installation;
-use crate::jose::algorithm::Algorithm;
-use crate::policy::{self, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS};
 use crate::state::introspection::IntrospectionUpkeep;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::replay::redis::RedisRules;
 use crate::state::token_cache::TokenCacheLimits;
-use crate::words::words;
+use keybound_core::client_certificate::HeaderFormat;
+use keybound_core::jose::Algorithm;
+use keybound_core::policy::{
+    self, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
+};
+use keybound_core::words::words;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -17,12 +17,12 @@ pub use values::Address;
 
 use crate::front::forward_auth::Asker;
 use crate::installation::{InstallationRules, IssuerRules};
-use crate::jose::thumbprint::Thumbprint;
 use crate::proxy_names::ProxyName;
 use crate::state::jwks::KeySource;
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;
 use compile::Files;
+use keybound_core::jose::Thumbprint;
 use problem::Findings;
 use std::fmt;
 use std::path::{Path, PathBuf};

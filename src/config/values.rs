@@ -1,7 +1,7 @@
 //! Knows the values that a configuration spells as text, or in more than one way.
 
-use crate::jose::algorithm::Algorithm;
-use crate::words::Words;
+use keybound_core::jose::Algorithm;
+use keybound_core::words::Words;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
@@ -284,7 +284,7 @@ impl JsonSchema for ClaimValues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::NonceDemand;
+    use keybound_core::policy::NonceDemand;
 
     #[test]
     fn a_duration_has_a_unit() {

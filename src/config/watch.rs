@@ -11,8 +11,8 @@
 
 use super::Ingredient;
 use super::compile::read_file;
-use crate::jose::thumbprint::Thumbprint;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
+use keybound_core::jose::Thumbprint;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

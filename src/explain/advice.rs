@@ -1,6 +1,6 @@
 //! Knows what to look at first when a request is refused, for each reason.
 
-use crate::denial::Denial;
+use keybound_core::Denial;
 
 /// One piece of advice for the operator.
 #[expect(clippy::too_many_lines, reason = "a table")]

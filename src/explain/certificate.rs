@@ -1,9 +1,9 @@
 //! Knows how a proxy would carry a certificate that was handed over by itself.
 
-use crate::client_certificate::{self, HeaderFormat, Source};
-use crate::jose::thumbprint::Thumbprint;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keybound_core::client_certificate::{self, HeaderFormat, Source};
+use keybound_core::jose::Thumbprint;
 use std::fmt::Write;
 
 /// The DER of a certificate.
@@ -62,9 +62,9 @@ fn url_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client_certificate::ClientCertificate;
-    use crate::request::{Evidence, Field};
-    use crate::words::Words;
+    use keybound_core::client_certificate::ClientCertificate;
+    use keybound_core::words::Words;
+    use keybound_core::{Evidence, Field};
 
     const FILE: &[u8] = include_bytes!("../../tests/vectors/envoy/certs/p256.crt");
 

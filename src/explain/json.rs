@@ -1,9 +1,8 @@
 //! Knows how a check is explained to machines.
 
 use super::{Decision, Explanation, advice};
-use crate::denial::{Denial, OAuthError};
-use crate::facts::{self, EXPLANATION, Known};
-use crate::trail::{Finding, Mark, Step};
+use keybound_core::facts::{self, EXPLANATION, Known};
+use keybound_core::{Denial, Finding, Mark, OAuthError, Step};
 use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.

@@ -3,7 +3,7 @@
 
 use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
-use crate::jose::json::Any;
+use keybound_core::jose::json::Any;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde::Deserialize;

@@ -8,15 +8,11 @@ pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
-use crate::check::{Rules, Verdict};
 use crate::clock::Clock;
-use crate::denial::Denial;
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
-use crate::oauth::credentials::Credentials;
-use crate::request::{Annotation, Request};
-use crate::sources::Sources;
-use crate::time::UnixTime;
+use keybound_core::oauth::Credentials;
+use keybound_core::{Annotation, Denial, Request, Rules, Sources, UnixTime, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 
 use super::certificate::{BEGIN, Certificate};
 use super::request::{self, Described};
-use crate::client_certificate::Source;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
+use keybound_core::client_certificate::Source;
 use prost::Message;
 
 /// The encoded `CheckRequest` in `text`, with a certificate that was pasted along where `source`
@@ -71,9 +71,9 @@ fn request_line(line: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
     use crate::front::ext_authz::wire;
-    use crate::request::{Evidence, Field, Request, Target};
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use keybound_core::{Evidence, Field, Request, Target};
 
     const PEM: &str = include_str!("../../tests/vectors/envoy/certs/p256.crt");
 

@@ -3,13 +3,13 @@
 
 use super::certificate::Certificate;
 use super::metadata;
-use crate::client_certificate::Source;
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use crate::jose::json::{self, ObjectOf};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, Engine};
+use keybound_core::client_certificate::Source;
+use keybound_core::jose::json::{self, ObjectOf};
 use prost::Message;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -247,7 +247,7 @@ const EITHER: GeneralPurpose = GeneralPurpose::new(
 mod tests {
     use super::*;
     use crate::front::ext_authz::{route, wire};
-    use crate::request::{Annotation, Field};
+    use keybound_core::{Annotation, Field};
 
     #[test]
     fn json_is_read_in_both_spellings_and_what_is_unknown_is_skipped() {

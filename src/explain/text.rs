@@ -1,8 +1,7 @@
 //! Knows how a check is explained to people: a line for each step, and the decision last.
 
 use super::{Decision, Explanation, advice};
-use crate::denial::{Denial, Detail};
-use crate::trail::{Finding, Mark, Step};
+use keybound_core::{Denial, Detail, Finding, Mark, Step};
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.

@@ -1,12 +1,10 @@
 //! Checks at the present time, under an installation.
 
 use super::Installation;
-use crate::check::{self, Facts, Rules, Verdict};
 use crate::clock::Clock;
-use crate::denial::Denial;
-use crate::request::Request;
-use crate::sources::Sources;
-use crate::trail::{Finding, Trail};
+use keybound_core::{
+    Denial, Facts, Finding, Request, Rules, Sources, Trail, Verdict, check, check_into,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -30,7 +28,7 @@ impl Checker {
 
     /// Checks one request.
     pub async fn check(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
-        check::check(&installation.rules, installation, request, self.clock.now()).await
+        check(&installation.rules, installation, request, self.clock.now()).await
     }
 
     /// The same check. What it finds goes into `facts`, and stays there when the check is dropped
@@ -41,7 +39,7 @@ impl Checker {
         installation: &Installation,
         request: &Request<'_>,
     ) -> Result<(), Denial> {
-        check::check_into(facts, &installation.rules, installation, request, self.clock.now()).await
+        check_into(facts, &installation.rules, installation, request, self.clock.now()).await
     }
 
     /// The same check, with each step kept in [`Facts::trail`].
@@ -60,7 +58,7 @@ impl Checker {
     ) -> Verdict {
         let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
         let outcome = {
-            let check = check::check_into(&mut facts, rules, sources, request, self.clock.now());
+            let check = check_into(&mut facts, rules, sources, request, self.clock.now());
             match deadline {
                 None => Ok(check.await),
                 Some(deadline) => timeout(deadline, check).await.or(Err(deadline)),

@@ -1,19 +1,18 @@
 //! The same sources, for a check that is to leave no mark: to explain one.
 
 use super::Installation;
-use crate::client_certificate::{ClientCertificate, Source};
-use crate::denial::{Denial, Refusal};
-use crate::jose::thumbprint::Thumbprint;
-use crate::oauth::credentials::Token;
-use crate::oauth::dpop::ProofId;
-use crate::policy::IssuerId;
-use crate::request::Evidence;
-use crate::sources::{Introspected, NotRecorded, Sources, Turns, Use, Waiting};
 use crate::state::jwks::TimedKeys;
 use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
-use crate::time::UnixTime;
 use crate::turn;
+use keybound_core::client_certificate::{ClientCertificate, Source};
+use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::ProofId;
+use keybound_core::oauth::Token;
+use keybound_core::policy::IssuerId;
+use keybound_core::{
+    Denial, Evidence, Introspected, NotRecorded, Refusal, Sources, Turns, UnixTime, Use, Waiting,
+};
 use std::future::ready;
 
 /// What an installation knows, asked for without side effects: tokens are verified anew, and proofs

@@ -18,14 +18,14 @@ pub use dry_run::DryRun;
 pub use issuer::{BadIssuer, LiveIssuer, start_issuers};
 pub use rules::{DpopRules, InstallationRules, IssuerRules, Limits};
 
-use crate::check::Rules;
 use crate::clock::Clock;
-use crate::oauth::nonce::{Freshness, NonceKeys};
-use crate::policy::{NonceDemand, PolicySet};
 use crate::randomness::{self, NoRandomness};
 use crate::state::certificates::Certificates;
 use crate::state::replay::{ReplayRules, ReplayStore};
 use crate::state::token_cache::TokenCache;
+use keybound_core::Rules;
+use keybound_core::oauth::{Freshness, NonceKeys};
+use keybound_core::policy::{NonceDemand, PolicySet};
 use std::fmt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::state::replay::memory::MemoryLimits;
-    use crate::time::UnixTime;
+    use keybound_core::UnixTime;
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 

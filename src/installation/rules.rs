@@ -1,11 +1,11 @@
 //! What an installation is made from.
 
-use crate::oauth::nonce::NonceKeys;
-use crate::policy::{Issuer, PolicySet};
 use crate::state::introspection::IntrospectionRules;
 use crate::state::jwks::KeyRules;
 use crate::state::replay::ReplayRules;
 use crate::state::token_cache::TokenCacheLimits;
+use keybound_core::oauth::NonceKeys;
+use keybound_core::policy::{Issuer, PolicySet};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! Installations for tests.
 
 use super::{Installation, Limits};
-use crate::check::Rules;
-use crate::oauth::nonce::NonceKeys;
-use crate::policy::PolicySet;
 use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::token_cache::TokenCache;
 pub(crate) use crate::telemetry::samples::policy_set;
+use keybound_core::Rules;
+use keybound_core::oauth::NonceKeys;
+use keybound_core::policy::PolicySet;
 use std::sync::Arc;
 
 /// An installation that demands what `policies` say, without issuers.

@@ -1,19 +1,19 @@
 //! Where the checks of this service get what they need ([`Sources`]).
 
 use super::Installation;
-use crate::client_certificate::{ClientCertificate, Source};
-use crate::denial::{Denial, Refusal};
 use crate::invariant;
-use crate::jose::thumbprint::Thumbprint;
-use crate::oauth::credentials::Token;
-use crate::oauth::dpop::ProofId;
-use crate::policy::IssuerId;
-use crate::request::Evidence;
-use crate::sources::{Introspected, NotRecorded, Sources, Turns, Use, VerifiedToken, Waiting};
 use crate::state::introspection::Introspector;
 use crate::state::jwks::TimedKeys;
-use crate::time::UnixTime;
 use crate::turn;
+use keybound_core::client_certificate::{ClientCertificate, Source};
+use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::ProofId;
+use keybound_core::oauth::Token;
+use keybound_core::policy::IssuerId;
+use keybound_core::{
+    Denial, Evidence, Introspected, NotRecorded, Refusal, Sources, Turns, UnixTime, Use,
+    VerifiedToken, Waiting,
+};
 
 impl Turns for Installation {
     fn turn(&self) -> Option<Waiting<'_, ()>> {

@@ -31,11 +31,11 @@ mod tests {
     use crate::installation::{
         Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
     };
-    use crate::policy::{Issuer, PolicySet};
     use crate::state::jwks::{KeyRules, KeySource, KeyUpkeep};
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::FutureExt;
+    use keybound_core::policy::{Issuer, PolicySet};
     use std::path::{Path, PathBuf};
     use std::pin::pin;
     use std::sync::Arc;

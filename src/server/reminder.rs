@@ -2,7 +2,7 @@
 //! an open door.
 
 use crate::gate::Gate;
-use crate::policy::{Mode, PolicySet};
+use keybound_core::policy::{Mode, PolicySet};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -31,10 +31,10 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::installation::Checker;
     use crate::installation::samples::installation;
-    use crate::policy::{Policy, SenderConstraint};
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::{Out, policy_set};
+    use keybound_core::policy::{Policy, SenderConstraint};
     use std::sync::Arc;
     use tokio::time::timeout;
 

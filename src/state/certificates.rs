@@ -4,9 +4,9 @@
 //! than all the rest of a check whose token is known. Texts are compared whole, never by hash
 //! alone. What could not be read is not remembered, so that a flood of garbage displaces nothing.
 
-use crate::client_certificate::{ClientCertificate, Source};
-use crate::jose::thumbprint::Thumbprint;
-use crate::request::Evidence;
+use keybound_core::Evidence;
+use keybound_core::client_certificate::{ClientCertificate, Source};
+use keybound_core::jose::Thumbprint;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use std::fmt;
@@ -73,8 +73,8 @@ impl Weighter<Box<[u8]>, Thumbprint> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client_certificate::HeaderFormat;
-    use crate::request::Field;
+    use keybound_core::Field;
+    use keybound_core::client_certificate::HeaderFormat;
 
     const HASH: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 

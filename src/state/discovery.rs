@@ -3,8 +3,8 @@
 
 mod vicinity;
 
-use crate::jose::json;
 use crate::state::http::{self, Client, Limits, Reach};
+use keybound_core::jose::json;
 use reqwest::{StatusCode, Url};
 use std::fmt;
 

@@ -3,8 +3,8 @@
 //! Only tokens whose signature verified come in, so that a flood of forged ones displaces
 //! nothing. Whoever takes one out checks its time again, and that its key still counts.
 
-use crate::jose::thumbprint::Thumbprint;
-use crate::sources::VerifiedToken;
+use keybound_core::VerifiedToken;
+use keybound_core::jose::Thumbprint;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;

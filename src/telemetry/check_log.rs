@@ -2,7 +2,7 @@
 
 use super::outlets::Told;
 use super::trace_context::{SpanId, TraceId};
-use crate::facts::{self, Known, LOG, Value};
+use keybound_core::facts::{self, Known, LOG, Value};
 use tracing::Level;
 use tracing::field::Value as Field;
 
@@ -67,14 +67,12 @@ fn field<'v>(value: &'v Value<'_>) -> &'v dyn Field {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Facts, Verdict};
-    use crate::denial::{Denial, Detail};
-    use crate::jose::thumbprint::Thumbprint;
-    use crate::policy::{Mode, Policy, SenderConstraint};
-    use crate::request::Request;
     use crate::telemetry::log::{self, Format, Sink, subscriber};
     use crate::telemetry::metrics::Front;
     use crate::telemetry::samples::Out;
+    use keybound_core::jose::Thumbprint;
+    use keybound_core::policy::{Mode, Policy, SenderConstraint};
+    use keybound_core::{Denial, Detail, Facts, Request, Verdict};
     use serde_json::json;
     use std::sync::Arc;
     use std::time::Duration;

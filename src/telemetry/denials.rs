@@ -3,7 +3,7 @@
 //! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
 
 use super::outlets::Told;
-use crate::facts::{self, Known, LAST_DENIALS, Value};
+use keybound_core::facts::{self, Known, LAST_DENIALS, Value};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use std::collections::VecDeque;
@@ -85,11 +85,9 @@ impl Serialize for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Facts as Found, Verdict};
-    use crate::denial::Denial;
-    use crate::policy::Mode;
-    use crate::request::{Field, Request, Target};
     use crate::telemetry::metrics::Front;
+    use keybound_core::policy::Mode;
+    use keybound_core::{Denial, Facts as Found, Field, Request, Target, Verdict};
     use serde_json::json;
     use std::time::Duration;
 

@@ -1,11 +1,10 @@
 //! Knows the counters of one set of policies, found once and not again for each request.
 
 use super::metrics::{Front, Metrics};
-use crate::check::Verdict;
-use crate::denial::Denial;
 use crate::invariant;
-use crate::oauth::confirmation::Confirmation;
-use crate::policy::{Policy, PolicySet};
+use keybound_core::oauth::Confirmation;
+use keybound_core::policy::{Policy, PolicySet};
+use keybound_core::{Denial, Verdict};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -176,11 +175,10 @@ fn bound_index(confirmation: &Confirmation) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Facts;
-    use crate::denial::Detail;
-    use crate::jose::thumbprint::Thumbprint;
-    use crate::policy::{Mode, SenderConstraint};
     use crate::telemetry::samples::policy_set;
+    use keybound_core::jose::Thumbprint;
+    use keybound_core::policy::{Mode, SenderConstraint};
+    use keybound_core::{Detail, Facts};
 
     const FOUND: Duration = Duration::from_micros(60);
 

@@ -1,7 +1,7 @@
 //! Every metric by name (Prometheus).
 
 use super::connections::Connections;
-use crate::denial::Denial;
+use keybound_core::Denial;
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{

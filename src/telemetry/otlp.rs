@@ -2,8 +2,8 @@
 //! answer of a collector.
 
 use super::spans::Span;
-use crate::denial::{Denial, Fault};
-use crate::facts;
+use keybound_core::facts;
+use keybound_core::{Denial, Fault};
 use prost::Message;
 
 /// The request that tells a collector about `spans` of the service named `service`.

@@ -6,9 +6,8 @@ use super::ration::{Ration, Share};
 use super::sample::{self, Sample};
 use super::spans::Spans;
 use super::trace_context::TraceParent;
-use crate::check::Verdict;
-use crate::facts::Known;
-use crate::request::Request;
+use keybound_core::facts::Known;
+use keybound_core::{Request, Verdict};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -91,10 +90,9 @@ impl<'a> Told<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Facts;
-    use crate::denial::Denial;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
     use crate::telemetry::samples::{Out, policy_set};
+    use keybound_core::{Denial, Facts};
     use serde_json::Value;
 
     const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -1,8 +1,8 @@
 //! Knows a small set of policies, for tests.
 
-use crate::client_certificate::Source;
-use crate::jose::algorithm::Algorithm;
-use crate::policy::{
+use keybound_core::client_certificate::Source;
+use keybound_core::jose::Algorithm;
+use keybound_core::policy::{
     Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
 };
 use std::io::{self, Write};

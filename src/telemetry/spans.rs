@@ -4,11 +4,10 @@
 use super::metrics::{Front, Metrics, SpanFate};
 use super::sample::{Sample, Share};
 use super::trace_context::{SpanId, TraceId, TraceParent};
-use crate::check::Verdict;
 use crate::clock::Clock;
-use crate::denial::Denial;
-use crate::facts::{self, Known, SPAN, Value};
 use crate::randomness;
+use keybound_core::facts::{self, Known, SPAN, Value};
+use keybound_core::{Denial, Verdict};
 use prometheus::IntCounter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,10 +106,9 @@ fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Facts;
     use crate::clock::ManualClock;
     use crate::telemetry::samples::policy_set;
-    use crate::time::UnixTime;
+    use keybound_core::{Facts, UnixTime};
 
     const PARENT: TraceParent =
         TraceParent { trace: TraceId([7; 16]), span: SpanId([9; 8]), sampled: true };

@@ -11,7 +11,7 @@ use keybound::commands::demo::envoy::Envoy;
 use keybound::commands::demo::pki::{Authority, Identity};
 use keybound::commands::demo::service::Service;
 use keybound::commands::demo::upstream;
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use rcgen::KeyPair;
 use reqwest::{Client, Version};
 use serde_json::{Value, json};

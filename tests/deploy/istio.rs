@@ -4,7 +4,7 @@
 use crate::envoy::Deployed;
 use crate::programs::provisioned;
 use crate::{deploy, replaced, succeeds};
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

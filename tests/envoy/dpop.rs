@@ -5,7 +5,7 @@ use super::installation::{Call, Installation, Outcome, claims};
 use super::proofs::prove;
 use super::tokens::tampered;
 use super::{BOTH, OPTIONAL, check};
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use reqwest::Version;
 use serde_json::{Value, json};
 

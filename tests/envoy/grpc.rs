@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use keybound::commands::demo::pki::Authority;
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use serde_json::json;
 use std::io;
 use std::sync::Arc;

@@ -29,7 +29,7 @@ mod mutual_tls;
 mod opaque;
 
 use installation::{Call, Door, Installation, Outcome};
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use reqwest::Version;
 
 const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];

@@ -4,7 +4,7 @@ use super::installation::{Call, Door, Installation, claims};
 use super::tokens::tampered;
 use super::{BOTH, OPTIONAL, check};
 use keybound::commands::demo::pki::Identity;
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256};
 use reqwest::Version;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use super::installation::{Call, Installation, claims};
 use super::introspection_endpoint::{IntrospectionEndpoint, Reply};
 use super::{BOTH, OPTIONAL, check};
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use serde_json::json;
 
 const OPAQUE: &str = "8xLOxBtZp8";

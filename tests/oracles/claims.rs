@@ -2,9 +2,9 @@
 //! so, and a header that tells one tells no other.
 
 use super::choices::Choices;
-use keybound::jose::json;
-use keybound::oauth::claims::Claims;
-use keybound::policy::ClaimFormat;
+use keybound_core::jose::json;
+use keybound_core::oauth::Claims;
+use keybound_core::policy::ClaimFormat;
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
 

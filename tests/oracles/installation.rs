@@ -1,11 +1,9 @@
 //! This service as a configuration sets it up, without its listeners.
 
-use keybound::check::Verdict;
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
 use keybound::installation::{Checker, Installation};
-use keybound::request::Request;
-use keybound::time::UnixTime;
+use keybound_core::{Request, UnixTime, Verdict};
 use std::fs;
 use std::sync::Arc;
 use tempfile::TempDir;

@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keybound::jose::key::thumbprint;
+use keybound_core::jose::thumbprint;
 use serde_json::{Value, json};
 
 /// A key pair.

@@ -6,9 +6,8 @@ use super::installation::{NOW, Site};
 use super::signer::Signer;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use keybound::denial::Denial;
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::request::{Evidence, Field, Request, Target};
+use keybound_core::jose::Thumbprint;
+use keybound_core::{Denial, Evidence, Field, Request, Target};
 use serde_json::{Value, json};
 
 /// Two issuers, whose keys share their names, and a policy for each sender constraint.

@@ -3,7 +3,7 @@
 
 use super::choices::Choices;
 use fluent_uri::Uri;
-use keybound::uri::{HttpUri, Origin};
+use keybound_core::{HttpUri, Origin};
 
 /// Holds what becomes of a URI against what another library makes of it.
 pub fn normalises_as_another_library(text: &str) -> &'static str {

@@ -6,10 +6,9 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Timestamp, Value};
-use keybound::denial::Denial;
 use keybound::front::ext_authz::route::annotation;
 use keybound::front::ext_authz::wire::read;
-use keybound::request::{self, Annotation, Field};
+use keybound_core::{Annotation, Denial, Field};
 use prost::Message;
 
 /// Holds what is read of `message` against a full decoder: whatever both read, they read alike.
@@ -68,7 +67,7 @@ pub fn a_repetition_is_refused_or_read_alike(choices: &mut Choices<'_>) -> &'sta
 }
 
 #[track_caller]
-fn agree(ours: &request::Request<'_>, full: &CheckRequest, certificate_header: Option<&str>) {
+fn agree(ours: &keybound_core::Request<'_>, full: &CheckRequest, certificate_header: Option<&str>) {
     let attributes = full.attributes.as_ref().unwrap();
     let http = attributes.request.as_ref().unwrap().http.as_ref().unwrap();
     let source = attributes.source.clone().unwrap_or_default();

@@ -4,9 +4,9 @@
 use super::choices::Choices;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keybound::client_certificate::{ClientCertificate, Source};
-use keybound::jose::thumbprint::Thumbprint;
-use keybound::request::{Evidence, Field};
+use keybound_core::client_certificate::{ClientCertificate, Source};
+use keybound_core::jose::Thumbprint;
+use keybound_core::{Evidence, Field};
 
 /// A client connects somewhere on a way of up to three proxies, with any certificate and any
 /// header. Holds that no other thumbprint is read than that of its own certificate.

@@ -10,7 +10,7 @@ use super::traefik::TRAEFIK;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keybound::commands::demo::pki::Identity;
-use keybound::denial::Denial;
+use keybound_core::Denial;
 use rcgen::KeyPair;
 use reqwest::Version;
 use serde_json::json;

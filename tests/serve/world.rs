@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use envoy_types::pb::google;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
-use keybound::jose::thumbprint::Thumbprint;
+use keybound_core::jose::Thumbprint;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::fmt::Write;

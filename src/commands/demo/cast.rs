@@ -5,7 +5,7 @@ use super::dpop::DpopKey;
 use super::issuer::SigningKey;
 use super::pki::{Authority, Identity};
 use super::scenarios::{AUDIENCE, Caller, Proof, SCOPE, SUBJECT};
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 

@@ -4,12 +4,12 @@ use super::Failure;
 use super::issuer::SigningKey;
 use super::site::Site;
 use crate::clock::{Clock, SystemClock};
-use crate::jose::base64url;
-use crate::jose::thumbprint::Thumbprint;
 use crate::randomness;
-use crate::time::UnixTime;
 use bytes::Bytes;
 use http_body_util::Full;
+use keybound_core::UnixTime;
+use keybound_core::jose::Thumbprint;
+use keybound_core::jose::base64url;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -62,12 +62,12 @@ pub fn site(key: DpopKey, url: String, token: String) -> Site {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::key;
+    use keybound_core::jose;
 
     #[test]
     fn its_thumbprint_is_the_one_that_the_service_computes() {
         let key = DpopKey::generate().unwrap();
         let jwk = key.0.public();
-        assert_eq!(key::thumbprint(jwk.as_object().unwrap()).unwrap(), key.thumbprint());
+        assert_eq!(jose::thumbprint(jwk.as_object().unwrap()).unwrap(), key.thumbprint());
     }
 }

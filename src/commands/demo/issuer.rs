@@ -3,9 +3,9 @@
 
 use super::Failure;
 use super::site::{self, Site};
-use crate::jose::base64url;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use keybound_core::jose::base64url;
 use serde_json::{Value, json};
 
 /// A key that signs tokens with ES256.

@@ -2,7 +2,7 @@
 //!
 //! For the demo and for tests: nothing here is revoked, and nearly nothing expires.
 
-use crate::jose::thumbprint::Thumbprint;
+use keybound_core::jose::Thumbprint;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, Error,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,

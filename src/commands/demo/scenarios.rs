@@ -1,7 +1,7 @@
 //! Knows what the demo shows: who calls with which token, and what must come of it.
 
 use super::cast::{Cast, Token};
-use crate::denial::Denial;
+use keybound_core::Denial;
 
 /// The audience of the demo's resource.
 pub const AUDIENCE: &str = "https://payments.demo.test";

@@ -12,7 +12,7 @@ use super::service::Service;
 use super::upstream;
 use super::way::{Door, Way};
 use crate::clock::{Clock, SystemClock};
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use std::fs::{self, DirBuilder};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;

@@ -3,7 +3,7 @@
 
 use crate::config::problem::{Findings, Path};
 use crate::front::forward_auth::{Asker, Flavour};
-use crate::policy::{HostPattern, Match, Policies, Policy, SenderConstraint};
+use keybound_core::policy::{HostPattern, Match, Policies, Policy, SenderConstraint};
 
 /// A host and a method that no configuration names.
 const OTHER: &str = "other.invalid";

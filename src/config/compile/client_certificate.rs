@@ -1,10 +1,10 @@
 //! Knows where the client certificate may come from.
 
-use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::file::{self, CertificateSource};
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::usual;
 use http::HeaderName;
+use keybound_core::client_certificate::{HeaderFormat, Source};
 
 pub(super) fn compile(
     given: file::ClientCertificate,

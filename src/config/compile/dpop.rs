@@ -5,11 +5,11 @@ use super::{issuers, span, whole_number};
 use crate::config::file::{self, ReplayStore};
 use crate::config::problem::{Findings, Path};
 use crate::installation::DpopRules;
-use crate::oauth::nonce::NonceKeys;
-use crate::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::replay::redis::RedisRules;
+use keybound_core::oauth::NonceKeys;
+use keybound_core::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::exposure;
 use crate::config::problem::{self, Findings};
 use crate::config::{Address, Ingredient};
-use crate::jose::thumbprint::Thumbprint;
+use keybound_core::jose::Thumbprint;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;

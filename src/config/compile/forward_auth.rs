@@ -1,12 +1,12 @@
 //! Knows how a proxy may ask that asks by a subrequest, and who can reach where it does.
 
 use super::files::Files;
-use crate::client_certificate::Source;
 use crate::config::file::{self, Flavour as Named};
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::{Address, ForwardAuth, usual};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
 use http::HeaderName;
+use keybound_core::client_certificate::Source;
 
 pub(super) fn compile(
     address: Option<Address>,

@@ -3,8 +3,8 @@
 use super::is_token;
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
-use crate::percent::decoded;
-use crate::policy::{HostPattern, Match};
+use keybound_core::percent::decoded;
+use keybound_core::policy::{HostPattern, Match};
 use std::net::Ipv6Addr;
 
 pub(super) fn compile(given: file::Match, at: &Path, findings: &mut Findings) -> Match {

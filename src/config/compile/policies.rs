@@ -5,9 +5,9 @@ use super::matching;
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
-use crate::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint};
-use crate::uri::Origin;
-use crate::words::Words;
+use keybound_core::Origin;
+use keybound_core::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint};
+use keybound_core::words::Words;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 

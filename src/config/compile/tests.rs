@@ -4,21 +4,21 @@ mod policies;
 mod telemetry;
 mod whole;
 
-use crate::client_certificate::{HeaderFormat, Source};
 use crate::config::{Address, Config, Problem, from_str};
 use crate::front::forward_auth::{Asker, Flavour, Secret};
-use crate::jose::algorithm::Algorithm;
-use crate::policy::reserved::ReservedHeaders;
-use crate::policy::{
-    ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules, SenderConstraint,
-    UpstreamAuthorization,
-};
 use crate::proxy_names::ProxyName;
 use crate::state::introspection::{ClientAuthentication, IntrospectionUpkeep};
 use crate::state::jwks::{KeySource, KeyUpkeep};
 use crate::state::replay::ReplayRules;
 use crate::telemetry::sample::Share;
 use http::HeaderName;
+use keybound_core::client_certificate::{HeaderFormat, Source};
+use keybound_core::jose::Algorithm;
+use keybound_core::policy::ReservedHeaders;
+use keybound_core::policy::{
+    ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules, SenderConstraint,
+    UpstreamAuthorization,
+};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -5,10 +5,12 @@ use crate::config::file::upstream::{self as file, HeaderClaim};
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::usual;
 use crate::front::forward_auth::{Asker, Flavour};
-use crate::policy::reserved::ReservedHeaders;
-use crate::policy::{ClaimFormat, IdentityHeader, PolicySet, Upstream, UpstreamAuthorization};
-use crate::request::reads_as;
 use http::HeaderName;
+use keybound_core::policy::ReservedHeaders;
+use keybound_core::policy::{
+    ClaimFormat, IdentityHeader, PolicySet, Upstream, UpstreamAuthorization,
+};
+use keybound_core::reads_as;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 
 use crate::config::usual;
 use crate::config::values::Word;
-use crate::policy::{ClaimFormat, UpstreamAuthorization};
+use keybound_core::policy::{ClaimFormat, UpstreamAuthorization};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;

@@ -4,9 +4,9 @@ use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
-use crate::jose::{base64url, json};
-use crate::oauth::credentials::is_access_token;
-use crate::request::{Field, Overrides};
+use keybound_core::jose::{base64url, json};
+use keybound_core::oauth::is_access_token;
+use keybound_core::{Field, Overrides};
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -213,7 +213,7 @@ mod tests {
     use crate::front::ext_authz::pb::envoy::service::auth::v3::AttributeContext;
     use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::Request;
     use crate::front::ext_authz::{route, wire};
-    use crate::request::Annotation;
+    use keybound_core::Annotation;
     use prost_types::ListValue;
 
     #[test]

@@ -6,11 +6,9 @@ pub mod neutral;
 
 pub use blank::blanked;
 
-use crate::check::Verdict;
 use crate::clock::Clock;
-use crate::denial::Denial;
-use crate::time::UnixTime;
 use bytes::Bytes;
+use keybound_core::{Denial, UnixTime, Verdict};
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -249,11 +247,10 @@ fn write(path: &Path, message: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Facts;
     use crate::clock::ManualClock;
-    use crate::denial::Denial::{CertificateMismatch, Internal, TokenExpired, TokenMalformed};
-    use crate::policy::Mode;
-    use crate::request::{Request, Target};
+    use keybound_core::Denial::{CertificateMismatch, Internal, TokenExpired, TokenMalformed};
+    use keybound_core::policy::Mode;
+    use keybound_core::{Facts, Request, Target};
     use std::os::unix::fs::PermissionsExt;
 
     const NOW: UnixTime = UnixTime::from_millis(1_800_000_000_050);

@@ -3,7 +3,7 @@
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use crate::request::{Evidence, Field, Overrides, Request, Target};
+use keybound_core::{Evidence, Field, Overrides, Request, Target};
 use prost::Message;
 
 /// The encoded `CheckRequest` that is read as `request`, but for annotations of its route: they
@@ -78,8 +78,8 @@ fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
 mod tests {
     use super::*;
     use crate::front::ext_authz::wire;
-    use crate::policy::reserved::ReservedHeaders;
     use crate::telemetry::samples::policy_set;
+    use keybound_core::policy::ReservedHeaders;
 
     #[test]
     fn a_request_that_is_written_down_is_read_as_it_was() {

@@ -1,7 +1,7 @@
 //! Knows how an answer becomes a `CheckResponse` that every Envoy reads the same way.
 
 use super::protobuf::Writer;
-use crate::answer::{Answer, Header, Metadata};
+use keybound_core::{Answer, Header, Metadata};
 
 /// Adds the encoded `envoy.service.auth.v3.CheckResponse` to `to`, without gRPC's frame.
 ///
@@ -129,11 +129,11 @@ fn dynamic_metadata(response: &mut Writer<'_>, metadata: &Metadata<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::denial::Denial;
     use envoy_types::pb::envoy::config::core::v3::HeaderValueOption as Seen;
     use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse as SeenResponse;
     use envoy_types::pb::envoy::service::auth::v3::{self as seen, CheckResponse as SeenAnswer};
     use envoy_types::pb::google::protobuf::value::Kind as SeenKind;
+    use keybound_core::Denial;
     use prost::Message;
 
     #[test]

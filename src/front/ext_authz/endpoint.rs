@@ -3,8 +3,6 @@
 use super::companions::{AUTHORIZATION, CompanionBody, Companions};
 use super::grpc::{self, Fault, MESSAGE_BYTES, Message, Reply};
 use super::{encode, wire};
-use crate::answer::Answer;
-use crate::denial::{Denial, Refusal};
 use crate::front::capture::Capture;
 use crate::front::peer::{Peer, Untaken};
 use crate::gate::{Admitted, Gate, Passage};
@@ -14,6 +12,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use keybound_core::{Answer, Denial, Refusal};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;

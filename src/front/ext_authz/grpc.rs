@@ -1,12 +1,12 @@
 //! gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
 
-use crate::denial::{Denial, Detail, Refusal};
 use crate::front::peer::{Peer, Resource, Share};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use keybound_core::{Denial, Detail, Refusal};
 use std::cmp::Ordering;
 use std::convert::Infallible;
 use std::future::poll_fn;

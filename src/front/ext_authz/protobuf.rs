@@ -1,7 +1,7 @@
 //! Knows how a protobuf message is laid out in bytes, and walks over one without copying
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
-use crate::denial::{Detail, Refusal};
+use keybound_core::{Detail, Refusal};
 
 /// Why bytes are not a message that has one reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,7 @@
 
 use super::protobuf::{Fields, Malformed};
 use super::wire::{entry, only, text};
-use crate::denial::Refusal;
-use crate::request::Annotation;
+use keybound_core::{Annotation, Refusal};
 
 /// The annotation of an `HTTPRoute` or a `GRPCRoute` that names its policy.
 pub const ANNOTATION: &str = "gateway.envoyproxy.io/keybound-policy";

@@ -5,10 +5,8 @@
 
 use super::protobuf::{Fields, Malformed, Payload};
 use super::route;
-use crate::check::Rules;
-use crate::denial::Refusal;
-use crate::policy::reserved::ReservedHeaders;
-use crate::request::{Field, Overrides, Request};
+use keybound_core::policy::ReservedHeaders;
+use keybound_core::{Field, Overrides, Refusal, Request, Rules};
 
 /// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
 ///

@@ -1,12 +1,8 @@
 //! The answer to a proxy's question.
 
 use super::{Asker, Flavour, Secret, read, write};
-use crate::answer::Answer;
-use crate::denial::{Denial, Detail, Refusal};
 use crate::front::capture::{Capture, neutral};
 use crate::gate::{Admitted, Gate, Passage};
-use crate::policy::reserved::ReservedHeaders;
-use crate::request::Field;
 use crate::telemetry::metrics::Front;
 use crate::telemetry::ration::{Ration, Share};
 use arc_swap::ArcSwapOption;
@@ -17,6 +13,8 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
+use keybound_core::policy::ReservedHeaders;
+use keybound_core::{Answer, Denial, Detail, Field, Refusal};
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -92,7 +90,7 @@ impl Endpoint {
         };
         match self.read(passage, question) {
             Ok((admitted, request)) => {
-                let request = crate::request::Request { unwanted, ..request };
+                let request = keybound_core::Request { unwanted, ..request };
                 let verdict = admitted.check(&request).await;
                 let answer = passage.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
@@ -104,7 +102,7 @@ impl Endpoint {
             Err(refusal) => {
                 let verdict = passage.refuse(refusal);
                 // Of a question that tells no request, the headers are known all the same.
-                let request = crate::request::Request { unwanted, ..Default::default() };
+                let request = keybound_core::Request { unwanted, ..Default::default() };
                 let answer = passage.answer(&verdict, Some(&request));
                 // What is let through all the same keeps its token.
                 let authorization = read::field(&question.headers, "authorization");
@@ -118,7 +116,7 @@ impl Endpoint {
         &self,
         passage: &'q Passage<'_>,
         question: &'q Parts,
-    ) -> Result<(Admitted<'q>, crate::request::Request<'q>), Refusal> {
+    ) -> Result<(Admitted<'q>, keybound_core::Request<'q>), Refusal> {
         let admitted = passage.admit()?;
         self.recognise(&question.headers)?;
         let certificate_header = passage.standing().certificate_header();
@@ -216,13 +214,13 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::installation::Checker;
     use crate::installation::samples::installation;
-    use crate::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
-    use crate::time::UnixTime;
     use futures_util::stream::{self, StreamExt};
     use http_body::Frame;
     use http_body_util::{Empty, StreamBody};
+    use keybound_core::UnixTime;
+    use keybound_core::policy::{IdentityHeader, Mode, Policy, SenderConstraint};
     use std::convert::Infallible;
     use std::time::Duration;
 

@@ -9,8 +9,8 @@ pub mod endpoint;
 pub mod read;
 pub mod write;
 
-use crate::jose::thumbprint::Thumbprint;
 use http::header::{HeaderMap, HeaderName};
+use keybound_core::jose::Thumbprint;
 use std::fmt;
 
 /// The proxy that asks.

@@ -5,11 +5,12 @@
 //! not, or is there twice, is refused.
 
 use super::Flavour;
-use crate::denial::{Denial, Detail, Refusal};
-use crate::request::{Annotation, Evidence, Field, Overrides, Request, Target};
 use http::Method;
 use http::header::{HOST, HeaderMap, UPGRADE};
 use http::request::Parts;
+use keybound_core::{
+    Annotation, Denial, Detail, Evidence, Field, Overrides, Refusal, Request, Target,
+};
 
 /// Reads the request that a proxy of this flavour asks about.
 ///

@@ -4,14 +4,13 @@
 //! its first digit.
 
 use super::Flavour;
-use crate::answer::{Answer, Header};
-use crate::request::Field;
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use http_body_util::Full;
+use keybound_core::{Answer, Field, Header};
 
 /// The response that tells `answer` to a proxy of this flavour, about a request that came with
 /// `authorization`. Where the proxy shows us a few headers only, those on the list `unseen` are
@@ -145,9 +144,8 @@ fn line(header: &Header<'_>) -> Option<(HeaderName, HeaderValue)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
-    use crate::denial::Denial;
     use crate::telemetry::samples::policy_set;
+    use keybound_core::{Denial, Verdict};
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
     const UNSEEN: HeaderValue = HeaderValue::from_static("x_auth_a,x.auth.a");

@@ -2,13 +2,13 @@
 //! Bounded by number and by bytes.
 
 use super::rank::Rank;
-use crate::denial::Denial;
-use crate::jose::jwk::SignedBy;
-use crate::oauth::access_token::AccessToken;
-use crate::oauth::introspection::Jwt;
 use crate::state::introspection::IntrospectionUpkeep;
 use crate::state::token_cache::{Digest, Seeded};
 use crate::state::waits::{after, doubled};
+use keybound_core::Denial;
+use keybound_core::jose::SignedBy;
+use keybound_core::oauth::AccessToken;
+use keybound_core::oauth::Jwt;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use std::fmt;
@@ -330,7 +330,7 @@ impl Weighter<Digest, Kept<Trouble>> for Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::thumbprint::Thumbprint;
+    use keybound_core::jose::Thumbprint;
     use tokio::time::advance;
 
     const MILLISECOND: Duration = Duration::from_millis(1);

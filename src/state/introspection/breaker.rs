@@ -219,7 +219,7 @@ const OTHER_SPANS: Spans =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::thumbprint::Thumbprint;
+    use keybound_core::jose::Thumbprint;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
 

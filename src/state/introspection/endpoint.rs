@@ -2,10 +2,10 @@
 //! name.
 
 use super::BadEndpoint;
-use crate::policy::Issuer;
 use crate::state::discovery;
 use crate::state::http::{Client, Limits, Reach};
 use crate::state::waits::doubled;
+use keybound_core::policy::Issuer;
 use reqwest::Url;
 use std::sync::Arc;
 use std::time::Duration;

@@ -57,9 +57,6 @@ pub use rules::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
 pub use status::Status;
 
 use crate::clock::Clock;
-use crate::denial::{Denial, Detail, Refusal};
-use crate::oauth::credentials::Token;
-use crate::policy::Issuer;
 use crate::state::http;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::Digest;
@@ -67,6 +64,9 @@ use crate::state::waits::after;
 use answers::{Answers, Finding};
 use call::Caller;
 use calls::{Call, Calls, Load, Running};
+use keybound_core::oauth::Token;
+use keybound_core::policy::Issuer;
+use keybound_core::{Denial, Detail, Refusal};
 use rank::{Rank, TurnedAway};
 use status::Report;
 use std::fmt;
@@ -176,7 +176,7 @@ impl Introspector {
     /// Of a token that is itself a JWT, whose signature must have been verified, the answer's
     /// audience is not looked at, and no JWT is forwarded in its place. Whether the token is valid
     /// at this time is for
-    /// [`AccessToken::admit`](crate::oauth::access_token::AccessToken::admit).
+    /// [`AccessToken::admit`](keybound_core::oauth::AccessToken::admit).
     pub async fn introspect(
         &self,
         token: Token<'_>,

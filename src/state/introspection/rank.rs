@@ -1,6 +1,6 @@
 //! Which tokens go first where not all can, and why some are turned away.
 
-use crate::denial::Detail;
+use keybound_core::Detail;
 
 /// What is known of a token before its issuer is asked. The better goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

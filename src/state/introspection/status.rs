@@ -5,7 +5,7 @@ use super::call::Failure;
 use super::rank::{Rank, TurnedAway};
 use crate::state::jwks::LastError;
 use crate::state::waits::after;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

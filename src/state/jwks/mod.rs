@@ -29,14 +29,13 @@ pub use takeover::{Change, Prepared, prepare};
 pub use timed::TimedKeys;
 
 use crate::clock::Clock;
-use crate::jose::jwk::KeySet;
-use crate::sources::Newer;
 use crate::state::waits::after;
 use crate::state::{discovery, http};
-use crate::time::UnixTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use keeper::{Keeper, Order, Progress};
+use keybound_core::jose::KeySet;
+use keybound_core::{Newer, UnixTime};
 use source::{Source, Version};
 use status::Report;
 use std::collections::BTreeMap;

@@ -3,10 +3,10 @@
 //!
 //! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
 
-use crate::jose::json;
 use crate::permissions;
-use crate::time::UnixTime;
 use bytes::Bytes;
+use keybound_core::UnixTime;
+use keybound_core::jose::json;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};

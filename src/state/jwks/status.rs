@@ -1,7 +1,7 @@
 //! Knows what is told about an issuer's keys, to people and to metrics.
 
 use super::Failure;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio::time::Instant;

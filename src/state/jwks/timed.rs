@@ -1,11 +1,11 @@
 //! The keys of an issuer as checks use them ([`Keys`]).
 
 use super::IssuerKeys;
-use crate::jose::jwk::KeySet;
-use crate::jose::key::VerifyingKey;
-use crate::jose::thumbprint::Thumbprint;
-use crate::sources::{Keys, Newer, Turns, Waiting};
 use crate::turn;
+use keybound_core::jose::KeySet;
+use keybound_core::jose::Thumbprint;
+use keybound_core::jose::VerifyingKey;
+use keybound_core::{Keys, Newer, Turns, Waiting};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! What tokens that name no key may cost: each candidate is one verification of a signature, and
 //! anybody can send a token that none of them signed.
 
-use crate::jose::key::VerifyingKey;
-use crate::jose::thumbprint::Thumbprint;
 use arc_swap::ArcSwapOption;
+use keybound_core::jose::Thumbprint;
+use keybound_core::jose::VerifyingKey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

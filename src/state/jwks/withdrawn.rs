@@ -2,8 +2,8 @@
 //! operator knows that its replicas publish different sets.
 
 use super::{Held, Shared};
-use crate::jose::jwk::KeySet;
-use crate::jose::key::VerifyingKey;
+use keybound_core::jose::KeySet;
+use keybound_core::jose::VerifyingKey;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;

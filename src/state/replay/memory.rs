@@ -8,8 +8,8 @@
 //! by itself once proofs expire later than all that was dropped.
 
 use super::{Unavailable, Use};
-use crate::oauth::dpop::ProofId;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
+use keybound_core::oauth::ProofId;
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
@@ -293,9 +293,9 @@ const ALMOST_A_SECOND: Duration = Duration::from_millis(999);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::thumbprint::Thumbprint;
     use Unavailable::{Forgotten, Full, KeyFull};
     use Use::{First, Repeat};
+    use keybound_core::jose::Thumbprint;
     use std::sync::Barrier;
 
     fn at(millis: i64) -> UnixTime {

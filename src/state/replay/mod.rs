@@ -9,10 +9,8 @@
 pub mod memory;
 pub mod redis;
 
-use crate::denial::Detail;
-use crate::oauth::dpop::ProofId;
-use crate::sources::Use;
-use crate::time::UnixTime;
+use keybound_core::oauth::ProofId;
+use keybound_core::{Detail, UnixTime, Use};
 use memory::{MemoryLimits, MemoryStore};
 use redis::{RedisRules, RedisStore};
 use std::fmt;
@@ -283,7 +281,7 @@ impl std::error::Error for Unavailable {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::denial::Denial;
+    use keybound_core::Denial;
     use std::collections::HashSet;
 
     #[test]

@@ -3,9 +3,9 @@
 use super::load::cpu_nanos;
 use super::tokens::Signer;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::jose::algorithm::Algorithm;
-use keybound::jose::base64url;
-use keybound::jose::key::VerifyingKey;
+use keybound_core::jose::Algorithm;
+use keybound_core::jose::VerifyingKey;
+use keybound_core::jose::base64url;
 use serde_json::json;
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::Introspection;
+use keybound_core::policy::Introspection;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::installation::Limits;
-use crate::policy::Introspection;
 use crate::state::token_cache::TokenCacheLimits;
+use keybound_core::policy::Introspection;
 
 #[test]
 fn what_is_left_out_is_as_the_contract_says() {
@@ -27,7 +27,7 @@ fn what_is_left_out_is_as_the_contract_says() {
     let policy = &rules.policies[0];
     assert_eq!(policy.issuers, [IssuerId(0)]);
     assert_eq!((policy.scopes.len(), policy.claims.len()), (0, 0));
-    assert_eq!(policy.matches, crate::policy::Match::default());
+    assert_eq!(policy.matches, keybound_core::policy::Match::default());
     assert_eq!(rules.client_certificate, Source::Peer);
     assert_eq!(rules.token_bytes, 16_384);
     assert_eq!(rules.upstream.authorization, UpstreamAuthorization::Keep);

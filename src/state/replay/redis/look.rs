@@ -2,7 +2,7 @@
 //! it has.
 
 use super::link::Link;
-use crate::time::UnixTime;
+use keybound_core::UnixTime;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use std::borrow::Cow;
 use std::time::Duration;

@@ -24,10 +24,10 @@ mod rules;
 pub use rules::{BadRedis, RedisRules};
 
 use super::{Unavailable, Use};
-use crate::oauth::dpop::ProofId;
-use crate::time::UnixTime;
 use ::redis::{ErrorKind, RedisError, RedisResult, Value};
 use keeper::Keeper;
+use keybound_core::UnixTime;
+use keybound_core::oauth::ProofId;
 use link::Link;
 use record::Record;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -5,8 +5,8 @@
 //! script can test, count and record. Whether it is recorded by that script or by a plain `SET`,
 //! the name is the same: replicas that differ in what they may do still see each other's records.
 
-use crate::jose::base64url;
-use crate::oauth::dpop::ProofId;
+use keybound_core::jose::base64url;
+use keybound_core::oauth::ProofId;
 use redis::Cmd;
 use std::time::Duration;
 

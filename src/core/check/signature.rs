@@ -1,6 +1,7 @@
 //! How a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
 
 use crate::denial::{Denial, Detail, Refusal};
+use crate::explanation::{Finding, Trail};
 use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{BadSignature, Unverified, Verified};
@@ -9,7 +10,6 @@ use crate::oauth::access_token::time;
 use crate::policy::Issuer;
 use crate::sources::{Keys, Newer, in_turn};
 use crate::time::UnixTime;
-use crate::trail::{Finding, Trail};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,11 +3,11 @@
 use super::claims::Claims;
 use super::confirmation::Confirmation;
 use crate::denial::Denial;
+use crate::explanation::{Finding, Trail};
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Verified};
 use crate::policy::Issuer;
 use crate::time::UnixTime;
-use crate::trail::{Finding, Trail};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -231,7 +231,7 @@ fn admit_audience(aud: &Value, accepted: &[String]) -> Result<(), Denial> {
 }
 
 /// A `NumericDate` (RFC 7519 §2), which may have a fraction, rounded to the strict side.
-pub fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
+pub(crate) fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
     let Value::Number(number) = claim else { return Err(Denial::TokenMalformed) };
     if let Some(seconds) = number.as_i64() {
         return Ok(UnixTime::from_secs(seconds));

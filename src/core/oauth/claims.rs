@@ -218,7 +218,7 @@ impl fmt::Display for Claim<'_> {
 
 /// The claim at a dotted path. A claim whose own name holds dots is found by its whole name first,
 /// since namespaced claims are called `https://example.com/roles`.
-pub fn find<'a>(claims: &'a Object, path: &str) -> Option<&'a Value> {
+pub(crate) fn find<'a>(claims: &'a Object, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
     }

@@ -3,6 +3,7 @@
 use super::access_token;
 use super::credentials::Proof;
 use crate::denial::Denial;
+use crate::explanation::{Finding, Trail};
 use crate::jose::algorithm;
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Unverified, Verified};
@@ -10,14 +11,13 @@ use crate::jose::key::PublicJwk;
 use crate::jose::thumbprint::Thumbprint;
 use crate::policy::{NonceDemand, ProofRules};
 use crate::time::UnixTime;
-use crate::trail::{Finding, Trail};
 use crate::uri::HttpUri;
 use serde_json::Value;
 use std::time::Duration;
 
 /// What a proof must be about.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+pub(crate) struct Expected<'a> {
     /// The method of the request.
     pub method: &'a str,
     /// The URI of the request.
@@ -30,7 +30,7 @@ pub struct Expected<'a> {
 
 /// A proof that holds, provided that it is used for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// What tells it from other proofs.
     pub id: ProofId,
     /// The last moment at which it would hold. Until then its use must be remembered
@@ -54,7 +54,7 @@ pub struct ProofId {
 /// `admit_nonce` gets the proof's `nonce` and says whether it will do (check 10). Check 1, that
 /// there is one proof only, is that of [`super::credentials::Credentials::read`]. Whether the
 /// proof has been used before is for the caller to ask, last of all. `trail` is told of each check.
-pub fn verify(
+pub(crate) fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
     rules: &ProofRules,

@@ -2,17 +2,19 @@
 //! is left over.
 
 mod demands;
-pub mod effective;
+pub(crate) mod effective;
 #[cfg(test)]
 pub(crate) mod examples;
 mod policies;
 mod readings;
-pub mod reserved;
+pub(crate) mod reserved;
 mod selection;
 #[cfg(test)]
 mod tests;
 
+pub use effective::EffectivePolicy;
 pub use policies::Policies;
+pub use reserved::ReservedHeaders;
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;

@@ -8,7 +8,7 @@ use crate::jose::thumbprint::Thumbprint;
 /// Holds the certificate that the caller showed against the one to which the token is bound.
 ///
 /// Possession was proved in the TLS handshake. The comparison takes constant time.
-pub fn verify(bound_to: Thumbprint, shown: ClientCertificate) -> Result<(), Denial> {
+pub(crate) fn verify(bound_to: Thumbprint, shown: ClientCertificate) -> Result<(), Denial> {
     match shown {
         ClientCertificate::Presented(shown) if shown == bound_to => Ok(()),
         ClientCertificate::Presented(_) => Err(Denial::CertificateMismatch),

@@ -12,13 +12,13 @@ pub use facts::{Facts, Proved, Verdict};
 pub use rules::Rules;
 
 use crate::denial::Denial;
+use crate::explanation::Trail;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Credentials;
 use crate::policy::Policy;
 use crate::request::Request;
 use crate::sources::Sources;
 use crate::time::UnixTime;
-use crate::trail::Trail;
 use inputs::Inputs;
 use std::sync::Arc;
 

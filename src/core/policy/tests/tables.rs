@@ -1,10 +1,10 @@
 //! Which spellings are refused, one by one.
 
 use crate::denial::{Denial, Detail};
+use crate::explanation::{Mark, Trail};
 use crate::policy::PolicySet;
 use crate::policy::examples::set;
 use crate::request::{Field, Overrides, Request, Target};
-use crate::trail::{Mark, Trail};
 
 const REFUSED: Result<&str, Denial> = Err(Denial::RequestMalformed);
 

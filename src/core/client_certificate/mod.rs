@@ -12,8 +12,8 @@ mod xfcc;
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::{Evidence, Field};
 use crate::words::words;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 /// Where the client certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! The steps of a check in words ([`crate::trail`]): never a token, never a proof.
+//! The steps of a check in words ([`crate::explanation`]): never a token, never a proof.
 
 use crate::client_certificate::{ClientCertificate, Source};
+use crate::explanation::Finding;
 use crate::jose::algorithm;
 use crate::jose::jws::Header;
 use crate::jose::thumbprint::Thumbprint;
@@ -9,7 +10,6 @@ use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Scheme, Token};
 use crate::policy::{ClaimRule, SenderConstraint};
 use crate::request::{Evidence, Field, Request};
-use crate::trail::Finding;
 
 /// How the request carries its token and its proof.
 pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>) -> Finding {

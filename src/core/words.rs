@@ -33,6 +33,7 @@ pub trait Words: Copy + 'static {
 
 /// Defines an enum together with the names of its values, and with what [`Words`] tells of them.
 /// The word behind `as` is its name in the schema of the configuration.
+#[macro_export]
 macro_rules! words {
     (
         $(#[doc = $about:literal])*
@@ -78,7 +79,7 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
+pub use words;
 
 #[cfg(test)]
 mod tests {

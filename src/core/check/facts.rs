@@ -1,12 +1,12 @@
 //! How a check ended, and what it found on the way.
 
 use crate::denial::{Denial, Detail, Refusal};
+use crate::explanation::Trail;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Scheme;
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
-use crate::trail::Trail;
 use std::sync::Arc;
 
 /// How a check ended, and what was known by then.

@@ -3,6 +3,7 @@
 use super::inputs::Inputs;
 use super::{Facts, describe};
 use crate::denial::Denial;
+use crate::explanation::Finding;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::confirmation::ToProve;
 use crate::oauth::credentials::Scheme;
@@ -13,7 +14,6 @@ use crate::policy::{NonceDemand, Policy};
 use crate::request::Request;
 use crate::sources::{NotRecorded, Sources, Use, in_turn};
 use crate::time::UnixTime;
-use crate::trail::Finding;
 use crate::uri::{HttpUri, Origin};
 
 /// Holds the caller's proofs against the token. What comes back of a DPoP proof must still be used

@@ -3,13 +3,13 @@
 use super::inputs::Inputs;
 use super::{Facts, describe, signature};
 use crate::denial::{Denial, Refusal};
+use crate::explanation::Finding;
 use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
 use crate::policy::{Introspection, Issuer, IssuerId};
 use crate::sources::{Keys, Sources, VerifiedToken};
-use crate::trail::Finding;
 use std::sync::Arc;
 
 /// The token, once its issuer has vouched for it: by signature or by word.

@@ -8,9 +8,9 @@ use super::policies::Letters;
 use super::readings::{self, Found, Host, Stricter};
 use super::{Match, Policy, PolicySet};
 use crate::denial::{Denial, Refusal};
+use crate::explanation::{Finding, Trail};
 use crate::percent::triplet;
 use crate::request::{Annotation, Request};
-use crate::trail::{Finding, Trail};
 use memchr::memchr;
 use std::sync::Arc;
 

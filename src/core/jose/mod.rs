@@ -1,0 +1,17 @@
+//! JSON Object Signing and Encryption, the signing half of it: formats and signatures.
+//!
+//! Pure, and ignorant of OAuth: no clock, no I/O, no async.
+
+pub(crate) mod algorithm;
+pub mod base64url;
+pub mod json;
+pub(crate) mod jwk;
+pub(crate) mod jws;
+pub(crate) mod key;
+pub(crate) mod thumbprint;
+
+pub use algorithm::Algorithm;
+pub use jwk::{KeySet, NotAKeySet, SignedBy};
+pub use jws::{BadSignature, Header, Malformed, Signed, Unverified, Verified};
+pub use key::{OddKey, PublicJwk, VerifyingKey, thumbprint};
+pub use thumbprint::Thumbprint;

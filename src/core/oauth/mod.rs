@@ -1,0 +1,22 @@
+//! What a resource server must check of a token and of the proof that goes with it.
+//!
+//! Pure: no clock, no I/O, no async. The time comes in as a parameter.
+
+pub(crate) mod access_token;
+pub(crate) mod claims;
+pub(crate) mod confirmation;
+pub(crate) mod credentials;
+pub(crate) mod dpop;
+#[cfg(test)]
+mod examples;
+pub(crate) mod introspection;
+pub(crate) mod mtls;
+pub(crate) mod nonce;
+
+pub use access_token::{AccessToken, Audience};
+pub use claims::{Ambiguous, Claim, Claims};
+pub use confirmation::{Confirmation, ToProve};
+pub use credentials::{Credentials, Proof, Scheme, Token, is_access_token};
+pub use dpop::ProofId;
+pub use introspection::{Form, Jwt, Odd, Statement};
+pub use nonce::{BadSecret, Freshness, NonceKeys};
