@@ -375,7 +375,8 @@ async fn it_decides_as_serve_does_for_every_capture() {
                 let verdict = checker.check(&served, &request).await;
                 let expected = Answer::of(&verdict, served.policies(), Some(&request));
                 let verdict = checker.explain(&explained, &request).await;
-                let failed = verdict.facts.trail.steps().iter().any(|it| it.mark == Mark::Failed);
+                let failed =
+                    verdict.facts.explanation.steps().iter().any(|it| it.mark == Mark::Failed);
                 assert_eq!(failed, verdict.outcome.is_err(), "{name}");
                 let found = Answer::of(&verdict, explained.policies(), Some(&request));
                 assert_eq!(found, expected, "{name}");

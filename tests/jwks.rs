@@ -25,7 +25,7 @@ use keybound_core::jose::Unverified;
 use keybound_core::jose::base64url;
 use keybound_core::policy::{Introspection, Issuer};
 use keybound_core::signature::{self, Unverifiable};
-use keybound_core::{Denial, Detail, Newer, Refusal, Trail, UnixTime};
+use keybound_core::{Denial, Detail, Explanation, Newer, Refusal, UnixTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::fs::Permissions;
@@ -243,7 +243,7 @@ async fn unverifiable(keys: &Arc<IssuerKeys>, kid: Option<&str>, iat: &Value) ->
     let token = format!("{}.{}.AAAA", part(&header), part(&json!({"iat": iat})));
     let jws = Unverified::parse(token.as_bytes()).unwrap();
     let issuer = issuer(keys.issuer(), KeySource::Discovery, KeyUpkeep::default());
-    signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Trail::default())
+    signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Explanation::default())
         .await
         .unwrap_err()
 }
@@ -353,7 +353,7 @@ async fn forged_tokens_that_name_no_key_cost_a_bounded_number_of_tries() {
     let good = signer.sign_as("at+jwt", header(), &json!({"iat": 1}));
     let verified = async || {
         let jws = Unverified::parse(good.as_bytes()).unwrap();
-        signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Trail::default())
+        signature::verify(&keys.within(PATIENCE), jws, &issuer.issuer, &mut Explanation::default())
             .await
             .map(drop)
     };

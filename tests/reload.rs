@@ -467,7 +467,7 @@ async fn explained(installation: &Installation, token: &str) -> (bool, bool) {
     };
     let verdict =
         Checker::new(Arc::new(ManualClock::at(NOW))).explain(installation, &request).await;
-    let steps = verdict.facts.trail.steps();
+    let steps = verdict.facts.explanation.steps();
     (verdict.outcome.is_ok(), steps.iter().any(|it| it.finding.what == "memory"))
 }
 

@@ -4,7 +4,7 @@ use super::{check_config, complain};
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
-use crate::explain::{Decision, Explanation, Terms, Ways, explain, json, request, text, time};
+use crate::explain::{Decision, Explained, Terms, Ways, explain, json, request, text, time};
 use crate::front::ext_authz::grpc::MESSAGE_BYTES;
 use crate::installation::Installation;
 use crate::state::replay::ReplayRules;
@@ -122,7 +122,7 @@ const DENIED: u8 = 3;
 fn explained(
     arguments: &Arguments,
     config: Config,
-) -> Result<Explanation, Box<dyn Error + Send + Sync>> {
+) -> Result<Explained, Box<dyn Error + Send + Sync>> {
     let source = &config.rules.policies.client_certificate;
     let mut message = match &arguments.request {
         Some(path) => message_in(path)?,

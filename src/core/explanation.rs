@@ -1,58 +1,59 @@
-//! Knows what a check found on its way, step by step, for whoever wants it explained.
+//! The steps of a check and what each one found, recorded only on request.
 
-/// The steps of one check, in order. Nobody keeps any unless they were asked for: what is told to
-/// it is a closure, which is then not even called.
+/// The steps of one check, in order.
+///
+/// The default records nothing. Findings are passed as closures, which are then never called.
 #[derive(Debug, Default)]
-pub struct Trail(Option<Vec<Step>>);
+pub struct Explanation(Option<Vec<Step>>);
 
 /// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// How it went.
+    /// The outcome.
     pub mark: Mark,
-    /// What it found.
+    /// What was found, and what was expected.
     pub finding: Finding,
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// What it asks for is there.
+    /// The requirement is met.
     Passed,
-    /// It refuses the request.
+    /// The requirement is not met, and the request is refused.
     Failed,
-    /// It says something, and decides nothing.
+    /// Information that decides nothing.
     Noted,
 }
 
-/// What a step found, and what it asks for. It may hold input, but never a token or a proof.
+/// What a step found, and what it expected. May hold input, but never a token or a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is about: `policy`, `token`, `proof` and so on.
+    /// The part of the check: `policy`, `token`, `proof` and so on.
     pub part: &'static str,
-    /// What of it: the name of a claim, say.
+    /// The item within that part, such as the name of a claim.
     pub what: &'static str,
-    /// What is there.
+    /// The value that was found.
     pub found: String,
-    /// What must be there; empty where that goes without saying.
+    /// The value that was expected; empty where it is obvious.
     pub wanted: String,
 }
 
 impl Finding {
-    /// A finding that is not held against anything.
+    /// A finding without an expected value.
     pub fn new(part: &'static str, what: &'static str, found: impl Into<String>) -> Self {
         Self { part, what, found: found.into(), wanted: String::new() }
     }
 
-    /// The same, and what must be there.
+    /// The same finding, with the expected value.
     #[must_use]
     pub fn wanting(self, wanted: impl Into<String>) -> Self {
         Self { wanted: wanted.into(), ..self }
     }
 }
 
-impl Trail {
-    /// A trail that keeps what it is told.
+impl Explanation {
+    /// An explanation that records every step.
     pub const fn kept() -> Self {
         Self(Some(Vec::new()))
     }
@@ -62,12 +63,12 @@ impl Trail {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// Keeps something that decides nothing.
+    /// Records information that decides nothing.
     pub fn note(&mut self, finding: impl FnOnce() -> Finding) {
         self.push(Mark::Noted, finding);
     }
 
-    /// Ends with `otherwise` unless `holds`, and keeps which of the two it was.
+    /// Records whether `holds`, and fails with `otherwise` if it does not.
     pub fn demand<E>(
         &mut self,
         holds: bool,
@@ -78,8 +79,8 @@ impl Trail {
         if holds { Ok(()) } else { Err(otherwise) }
     }
 
-    /// Hands `outcome` on, and keeps how it was.
-    pub fn tell<T, E>(
+    /// Records `outcome`, and returns it unchanged.
+    pub fn record<T, E>(
         &mut self,
         outcome: Result<T, E>,
         finding: impl FnOnce(Option<&T>) -> Finding,
@@ -89,8 +90,8 @@ impl Trail {
         outcome
     }
 
-    /// Hands `outcome` on, and keeps it if it is an error.
-    pub fn fault<T, E>(
+    /// Records `outcome` if it is an error, and returns it unchanged.
+    pub fn record_error<T, E>(
         &mut self,
         outcome: Result<T, E>,
         finding: impl FnOnce() -> Finding,
@@ -113,20 +114,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trail_that_nobody_asked_for_costs_no_closure_and_decides_alike() {
-        for (mut trail, kept) in [(Trail::default(), 0), (Trail::kept(), 5)] {
+    fn without_recording_no_closure_is_called_and_the_decision_is_the_same() {
+        for (mut explanation, kept) in [(Explanation::default(), 0), (Explanation::kept(), 5)] {
             let mut calls = 0;
             let mut finding = || {
                 calls += 1;
                 Finding::new("token", "exp", "")
             };
-            trail.note(&mut finding);
-            assert_eq!(trail.demand(true, "no", &mut finding), Ok(()));
-            assert_eq!(trail.demand(false, "no", &mut finding), Err("no"));
-            assert_eq!(trail.tell(Ok::<_, ()>(7), |_| finding()), Ok(7));
-            assert_eq!(trail.fault(Ok::<_, ()>(7), &mut finding), Ok(7));
-            assert_eq!(trail.fault(Err::<(), _>(7), &mut finding), Err(7));
-            assert_eq!((calls, trail.steps().len()), (kept, kept));
+            explanation.note(&mut finding);
+            assert_eq!(explanation.demand(true, "no", &mut finding), Ok(()));
+            assert_eq!(explanation.demand(false, "no", &mut finding), Err("no"));
+            assert_eq!(explanation.record(Ok::<_, ()>(7), |_| finding()), Ok(7));
+            assert_eq!(explanation.record_error(Ok::<_, ()>(7), &mut finding), Ok(7));
+            assert_eq!(explanation.record_error(Err::<(), _>(7), &mut finding), Err(7));
+            assert_eq!((calls, explanation.steps().len()), (kept, kept));
         }
     }
 }

@@ -20,7 +20,7 @@ mod uri;
 pub use answer::{Answer, Header, Metadata};
 pub use check::{Facts, Proved, Rules, Verdict, check, check_into, signature};
 pub use denial::{Denial, Detail, Fault, OAuthError, Refusal};
-pub use explanation::{Finding, Mark, Step, Trail};
+pub use explanation::{Explanation, Finding, Mark, Step};
 pub use request::{
     Annotation, Evidence, Field, Overrides, Request, Target, is_separator, reads_as,
 };

@@ -1,13 +1,13 @@
 //! Knows how a check is explained to machines.
 
-use super::{Decision, Explanation, advice};
+use super::{Decision, Explained, advice};
 use keybound_core::facts::{self, EXPLANATION, Known};
 use keybound_core::{Denial, Finding, Mark, OAuthError, Step};
 use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.
-pub(crate) fn of(explanation: &Explanation) -> Value {
-    let Explanation { target, now, verdict, decision, remarks, ways: _ } = explanation;
+pub(crate) fn of(explanation: &Explained) -> Value {
+    let Explained { target, now, verdict, decision, remarks, ways: _ } = explanation;
     let (refused, denial) = match decision {
         Decision::Allowed | Decision::Open => (None, None),
         Decision::Reported(denial) => (None, Some(*denial)),
@@ -23,7 +23,7 @@ pub(crate) fn of(explanation: &Explanation) -> Value {
     let besides = [
         ("request", json!(target)),
         ("at", json!(now.to_rfc3339())),
-        ("steps", verdict.facts.trail.steps().iter().map(step).collect()),
+        ("steps", verdict.facts.explanation.steps().iter().map(step).collect()),
         ("notes", json!(remarks)),
         ("status", json!(refused.map(Denial::status))),
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// One check, and all that is told of it.
-pub(crate) struct Explanation {
+pub(crate) struct Explained {
     /// Method and target; none if they could not be read.
     target: Option<String>,
     now: UnixTime,
@@ -85,7 +85,7 @@ impl Decision {
 }
 
 /// Explains the `CheckRequest` in `message`.
-pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explanation {
+pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explained {
     let Terms { rules, sources, clock, deadline, online, accepted, mut remarks, ways } = terms;
     let now = clock.now();
     let checker = Checker::new(clock);
@@ -103,7 +103,7 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
         remarks.push(accepted.to_owned());
     }
     let decision = Decision::of(&verdict, online);
-    Explanation { target, now, verdict, decision, remarks, ways }
+    Explained { target, now, verdict, decision, remarks, ways }
 }
 
 /// The time of a check as people write it, or how to.

@@ -1,23 +1,23 @@
 //! Knows how a check is explained to people: a line for each step, and the decision last.
 
-use super::{Decision, Explanation, advice};
+use super::{Decision, Explained, advice};
 use keybound_core::{Denial, Detail, Finding, Mark, Step};
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.
-pub(crate) fn of(explanation: &Explanation) -> String {
+pub(crate) fn of(explanation: &Explained) -> String {
     Text(explanation).to_string()
 }
 
-struct Text<'a>(&'a Explanation);
+struct Text<'a>(&'a Explained);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explanation { target, now, verdict, decision, remarks, ways } = self.0;
+        let Explained { target, now, verdict, decision, remarks, ways } = self.0;
         let target = target.as_deref().unwrap_or("a request that cannot be read");
         writeln!(f, "{}", Shown(target))?;
         writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
-        for step in verdict.facts.trail.steps() {
+        for step in verdict.facts.explanation.steps() {
             line(f, step)?;
         }
         writeln!(f)?;

@@ -3,7 +3,7 @@
 use super::Installation;
 use crate::clock::Clock;
 use keybound_core::{
-    Denial, Facts, Finding, Request, Rules, Sources, Trail, Verdict, check, check_into,
+    Denial, Explanation, Facts, Finding, Request, Rules, Sources, Verdict, check, check_into,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Checker {
         check_into(facts, &installation.rules, installation, request, self.clock.now()).await
     }
 
-    /// The same check, with each step kept in [`Facts::trail`].
+    /// The same check, with each step kept in [`Facts::explanation`].
     pub async fn explain(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
         self.explain_with(&installation.rules, installation, request, None).await
     }
@@ -56,7 +56,7 @@ impl Checker {
         request: &Request<'_>,
         deadline: Option<Duration>,
     ) -> Verdict {
-        let mut facts = Facts { trail: Trail::kept(), ..Facts::default() };
+        let mut facts = Facts { explanation: Explanation::kept(), ..Facts::default() };
         let outcome = {
             let check = check_into(&mut facts, rules, sources, request, self.clock.now());
             match deadline {
@@ -64,7 +64,9 @@ impl Checker {
                 Some(deadline) => timeout(deadline, check).await.or(Err(deadline)),
             }
         };
-        let late = |deadline| facts.trail.fault(Err(Denial::CheckTimedOut), || late(deadline));
+        let late = |deadline| {
+            facts.explanation.record_error(Err(Denial::CheckTimedOut), || late(deadline))
+        };
         let outcome = outcome.unwrap_or_else(late);
         Verdict::new(outcome, facts, &rules.policies)
     }

@@ -67,7 +67,7 @@ impl Twin {
         let told = installation.policies().client_certificate.clone();
         let twin = &self.of(installation, told);
         let verdict = checker.explain(twin, request).await;
-        let steps = verdict.facts.trail.steps();
+        let steps = verdict.facts.explanation.steps();
         let failed = steps.iter().filter(|it| it.mark == Mark::Failed).count();
         let last = steps.last().is_some_and(|it| it.mark == Mark::Failed);
         assert_eq!((failed, last), (usize::from(last), verdict.outcome.is_err()), "{steps:?}");

@@ -1,7 +1,7 @@
 //! How a check ended, and what it found on the way.
 
 use crate::denial::{Denial, Detail, Refusal};
-use crate::explanation::Trail;
+use crate::explanation::Explanation;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Scheme;
@@ -50,7 +50,7 @@ pub struct Facts {
     /// The nonce for the client's next proof.
     pub nonce: Option<String>,
     /// Each step, if somebody wants the check explained.
-    pub trail: Trail,
+    pub explanation: Explanation,
 }
 
 /// Of which keys the caller proved possession.

@@ -12,7 +12,7 @@ pub use facts::{Facts, Proved, Verdict};
 pub use rules::Rules;
 
 use crate::denial::Denial;
-use crate::explanation::Trail;
+use crate::explanation::Explanation;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Credentials;
 use crate::policy::Policy;
@@ -59,27 +59,28 @@ async fn decide<S: Sources>(
     request: &Request<'_>,
     now: UnixTime,
 ) -> Result<(), Denial> {
-    let policy = rules.policies.select(request, &mut facts.trail).map_err(|it| {
+    let policy = rules.policies.select(request, &mut facts.explanation).map_err(|it| {
         facts.detail = it.detail;
         it.denial
     })?;
     facts.policy = Some(Arc::clone(policy));
     let credentials = Credentials::read(request);
-    let credentials = &facts.trail.tell(credentials, |it| describe::credentials(it, request))?;
+    let credentials =
+        &facts.explanation.record(credentials, |it| describe::credentials(it, request))?;
     facts.scheme = Some(credentials.scheme);
     let given = &Inputs { rules, sources, policy, request, credentials, now };
 
     let token = token::verified(given, facts).await?;
     facts.token = Some(Arc::clone(&token));
-    token.admit(now, &mut facts.trail)?;
+    token.admit(now, &mut facts.explanation)?;
     facts.admitted = true;
-    token.admit_scopes(&policy.scopes, &mut facts.trail)?;
-    admit_claims(&token, policy, &mut facts.trail)?;
+    token.admit_scopes(&policy.scopes, &mut facts.explanation)?;
+    admit_claims(&token, policy, &mut facts.explanation)?;
 
     let constraint = policy.sender_constraint;
     let to_prove = token.confirmation.to_prove(constraint, credentials.scheme);
     let binding = || describe::binding(&token.confirmation, constraint, credentials.scheme);
-    let to_prove = facts.trail.tell(to_prove, |_| binding())?;
+    let to_prove = facts.explanation.record(to_prove, |_| binding())?;
     let proof = possession::verify(given, to_prove, facts).await?;
     // The issuer is not asked for the sake of somebody who cannot use the token.
     if token::must_be_unrevoked(&token, credentials.token) {
@@ -95,10 +96,14 @@ async fn decide<S: Sources>(
 }
 
 /// Whether the token has every claim that the policy demands.
-fn admit_claims(token: &AccessToken, policy: &Policy, trail: &mut Trail) -> Result<(), Denial> {
+fn admit_claims(
+    token: &AccessToken,
+    policy: &Policy,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
     policy.claims.iter().try_for_each(|rule| {
         let claim = token.claims.get(&rule.path);
         let has = claim.is_some_and(|it| it.holds_any(&rule.values));
-        trail.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
+        explanation.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
     })
 }

@@ -27,9 +27,9 @@ pub(super) async fn verify<S: Sources>(
         let source = &given.rules.policies.client_certificate;
         let shown = given.sources.certificate(source, &given.request.evidence);
         facts.certificate = shown.thumbprint();
-        facts.trail.note(|| describe::evidence(source, &given.request.evidence));
+        facts.explanation.note(|| describe::evidence(source, &given.request.evidence));
         let same = mtls::verify(bound_to, shown);
-        facts.trail.tell(same, |_| describe::certificate(shown, bound_to))?;
+        facts.explanation.record(same, |_| describe::certificate(shown, bound_to))?;
         facts.proved.certificate = true;
     }
     let Some(bound_to) = to_prove.key else { return Ok(None) };
@@ -42,12 +42,12 @@ fn verify_proof<S>(
     facts: &mut Facts,
 ) -> Result<Holding, Denial> {
     let Inputs { rules, policy, request, credentials, now, .. } = *given;
-    let Facts { trail, nonce_is_fresh, .. } = facts;
+    let Facts { explanation, nonce_is_fresh, .. } = facts;
     let proof = credentials.proof.ok_or(Denial::ProofMissing);
     let absent = || Finding::new("proof", "1 number", "none").wanting("one DPoP header");
-    let proof = trail.fault(proof, absent)?;
+    let proof = explanation.record_error(proof, absent)?;
     let target = target(policy, request).ok_or(Denial::ProofTargetMismatch);
-    let target = trail.fault(target, || {
+    let target = explanation.record_error(target, || {
         Finding::new("proof", "9 htu", "nothing that could name the target of this request")
     })?;
     let expected = Expected {
@@ -61,7 +61,7 @@ fn verify_proof<S>(
         *nonce_is_fresh = admit_nonce(proofs.nonce, &rules.nonces, nonce, now)?;
         Ok(())
     };
-    dpop::verify(proof, &expected, proofs, now, admit_nonce, trail)
+    dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation)
 }
 
 /// Whether the nonce of a proof will do; if so, whether it will for some time yet.
@@ -95,12 +95,12 @@ pub(super) async fn use_up<S: Sources>(
         Ok(recorded) => recorded,
         Err(NotRecorded(detail)) => {
             facts.detail = Some(detail);
-            return facts.trail.fault(Err(detail.denial()), || {
+            return facts.explanation.record_error(Err(detail.denial()), || {
                 Finding::new("proof", "replay", format!("not recorded: {}", detail.sentence()))
             });
         }
     };
-    facts.trail.demand(recorded == Use::First, Denial::ProofReplayed, || {
+    facts.explanation.demand(recorded == Use::First, Denial::ProofReplayed, || {
         let found = if recorded == Use::First { "not used before" } else { "used before" };
         let found = format!("{found}, by the record in {}", sources.record_label());
         Finding::new("proof", "replay", found).wanting("used for the first time")

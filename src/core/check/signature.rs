@@ -1,7 +1,7 @@
 //! How a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
 
 use crate::denial::{Denial, Detail, Refusal};
-use crate::explanation::{Finding, Trail};
+use crate::explanation::{Explanation, Finding};
 use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{BadSignature, Unverified, Verified};
@@ -33,7 +33,7 @@ pub async fn verify<K: Keys>(
     keys: &K,
     jws: Unverified<'_>,
     issuer: &Issuer,
-    trail: &mut Trail,
+    explanation: &mut Explanation,
 ) -> Result<(Verified, SignedBy), Unverifiable> {
     let kid = jws.header().kid.clone();
     let kid = kid.as_deref();
@@ -41,7 +41,7 @@ pub async fn verify<K: Keys>(
     let allowed = &issuer.algorithms;
     let algorithm = named.filter(|it| allowed.contains(it));
     let algorithm = algorithm.ok_or(Denial::TokenAlgorithmForbidden);
-    let algorithm = trail.tell(algorithm, |_| {
+    let algorithm = explanation.record(algorithm, |_| {
         Finding::new("token", "alg", algorithm::named(named)).wanting(algorithm::one_of(allowed))
     })?;
     let set = match keys.current() {
@@ -49,7 +49,7 @@ pub async fn verify<K: Keys>(
         None => keys.available().await,
     };
     let set = set.ok_or(Denial::KeysUnavailable);
-    let mut set = trail.tell(set, |_| Finding::new("key", "set", keys.describe()))?;
+    let mut set = explanation.record(set, |_| Finding::new("key", "set", keys.describe()))?;
     if !may_hold(&set, kid, algorithm) {
         match keys.newer_than(&set).await {
             Newer::Set(newer) => set = newer,
@@ -60,7 +60,8 @@ pub async fn verify<K: Keys>(
                     refusal: Detail::KeyNotKnownYet.into(),
                     retry_after: Some(ask_again),
                 };
-                trail.fault(Err(not_known_yet), || kid_finding(kid, &set, algorithm))?;
+                explanation
+                    .record_error(Err(not_known_yet), || kid_finding(kid, &set, algorithm))?;
             }
         }
     }
@@ -72,13 +73,13 @@ pub async fn verify<K: Keys>(
     } else {
         Err(Denial::TokenKeyUnknown)
     };
-    trail.tell(fit, |_| kid_finding(kid, &set, algorithm))?;
+    explanation.record(fit, |_| kid_finding(kid, &set, algorithm))?;
     let verified = match kid {
         Some(_) => in_turn(keys, || jws.verify(algorithm, candidates)).await,
-        None => verify_unnamed(keys, jws, algorithm, candidates.collect(), trail).await?,
+        None => verify_unnamed(keys, jws, algorithm, candidates.collect(), explanation).await?,
     };
     let verified = verified.or(Err(Denial::TokenSignatureInvalid));
-    let (verified, key) = trail.tell(verified, |it| match it {
+    let (verified, key) = explanation.record(verified, |it| match it {
         Some((_, key)) => {
             Finding::new("key", "signature", format!("by the key {} (RFC 7638)", key.id()))
         }
@@ -94,7 +95,7 @@ async fn verify_unnamed<'k, K: Keys>(
     jws: Unverified<'_>,
     algorithm: Algorithm,
     candidates: Vec<&'k VerifyingKey>,
-    trail: &mut Trail,
+    explanation: &mut Explanation,
 ) -> Result<Result<(Verified, &'k VerifyingKey), BadSignature>, Unverifiable> {
     let candidates = keys.by_likelihood(candidates);
     let (likeliest, others) = candidates.split_at(1.min(candidates.len()));
@@ -106,7 +107,7 @@ async fn verify_unnamed<'k, K: Keys>(
             if !keys.may_try(more) {
                 let spent = Err(Unverifiable::from(Detail::KeyTriesSpent));
                 let finding = || Finding::new("key", "kid", "absent: not all keys are tried");
-                return trail.fault(spent, finding);
+                return explanation.record_error(spent, finding);
             }
             let rest = || jws.verify(algorithm, others.iter().copied());
             (in_turn(keys, rest).await, more)

@@ -20,10 +20,10 @@ pub(super) async fn verified<S: Sources>(
     let token = given.credentials.token;
     let most = given.rules.policies.token_bytes;
     let short = token.as_bytes().len() <= most;
-    facts.trail.demand(short, Denial::TokenTooLarge, || describe::length(token, most))?;
+    facts.explanation.demand(short, Denial::TokenTooLarge, || describe::length(token, most))?;
     if let Some((token, kid)) = remembered(given) {
         facts.kid = kid;
-        facts.trail.note(|| Finding::new("token", "memory", "verified before"));
+        facts.explanation.note(|| Finding::new("token", "memory", "verified before"));
         Ok(token)
     } else if token.looks_like_jwt() {
         Box::pin(signed(given, facts)).await
@@ -58,20 +58,21 @@ async fn signed<S: Sources>(
 ) -> Result<Arc<AccessToken>, Denial> {
     let Inputs { rules, sources, credentials, .. } = given;
     let jws = Unverified::parse(credentials.token.as_bytes()).or(Err(Denial::TokenMalformed));
-    let trail = &mut facts.trail;
-    let jws = trail.tell(jws, |it| describe::form(it.map(Unverified::header)))?;
+    let explanation = &mut facts.explanation;
+    let jws = explanation.record(jws, |it| describe::form(it.map(Unverified::header)))?;
     let header = jws.header().clone();
     facts.kid = header.kid.as_deref().map(Into::into);
     // The issuer first, then its key, then the algorithm: a key is never looked up across.
-    let id = trail.tell(claimed_issuer(given, &jws), |_| issuers(given, &jws))?;
+    let id = explanation.record(claimed_issuer(given, &jws), |_| issuers(given, &jws))?;
     let issuer = rules.policies.issuers.get(id.0).ok_or(Denial::Internal)?;
     let keys = sources.keys(id).ok_or(Denial::Internal)?;
-    let verified = signature::verify(keys, jws, issuer, trail).await;
+    let verified = signature::verify(keys, jws, issuer, explanation).await;
     let (verified, signed_by) = verified.map_err(|it| {
         (facts.detail, facts.retry_after) = (it.refusal.detail, it.retry_after);
         it.refusal.denial
     })?;
-    let token = AccessToken::read(&header, &verified, issuer, &rules.selection, &mut facts.trail)?;
+    let token =
+        AccessToken::read(&header, &verified, issuer, &rules.selection, &mut facts.explanation)?;
     let token = Arc::new(token);
     let remembered = VerifiedToken { token: Arc::clone(&token), signed_by };
     sources.remember(credentials.token_hash(), remembered);
@@ -107,7 +108,7 @@ async fn introspected<S: Sources>(
     let Inputs { sources, policy, credentials, .. } = given;
     let mut refusal = Refusal::from(Denial::TokenMalformed);
     let somebody_asks = policy.issuers.iter().any(|it| introspecting(given, *it).is_some());
-    facts.trail.demand(somebody_asks, refusal.denial, || {
+    facts.explanation.demand(somebody_asks, refusal.denial, || {
         Finding::new("token", "form", "opaque, with no three parts as a JWT has")
             .wanting("a JWT, or an issuer with `introspection`")
     })?;
@@ -115,7 +116,7 @@ async fn introspected<S: Sources>(
         let Some(issuer) = introspecting(given, id) else { continue };
         let asked = sources.introspects(id);
         let said = sources.introspect(id, credentials.token, credentials.token_hash()).await;
-        facts.trail.note(|| introspection(issuer, asked, said.is_ok()));
+        facts.explanation.note(|| introspection(issuer, asked, said.is_ok()));
         let said = match said {
             Ok(introspected) => {
                 facts.forward = introspected.forward;
@@ -133,7 +134,7 @@ async fn introspected<S: Sources>(
     }
     facts.detail = refusal.detail;
     let nobody = || Finding::new("introspection", "token", "no issuer vouches for it");
-    facts.trail.fault(Err(refusal.denial), nobody)
+    facts.explanation.record_error(Err(refusal.denial), nobody)
 }
 
 /// An issuer that is to be asked about opaque tokens.
@@ -162,15 +163,15 @@ pub(super) async fn admit_unrevoked<S: Sources>(
         None => Err(Denial::IntrospectionUnavailable.into()),
     };
     facts.detail = said.as_ref().err().and_then(|it| it.detail);
-    let trail = &mut facts.trail;
+    let explanation = &mut facts.explanation;
     let said = said.map_err(|it| it.denial);
-    let said = trail.tell(said, |it| introspection(&known.issuer, asked, it.is_some()));
+    let said = explanation.record(said, |it| introspection(&known.issuer, asked, it.is_some()));
     let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
     let said = said.map_err(revoked)?.token;
-    said.admit(given.now, trail)?;
+    said.admit(given.now, explanation)?;
     let same =
         said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
-    trail.demand(same, Denial::TokenMalformed, || {
+    explanation.demand(same, Denial::TokenMalformed, || {
         let found = if same { "none, or as in the token" } else { "another" };
         Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
     })

@@ -3,7 +3,7 @@
 use super::claims::Claims;
 use super::confirmation::Confirmation;
 use crate::denial::Denial;
-use crate::explanation::{Finding, Trail};
+use crate::explanation::{Explanation, Finding};
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Verified};
 use crate::policy::Issuer;
@@ -57,14 +57,14 @@ impl AccessToken {
         verified: &Verified,
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
-        trail: &mut Trail,
+        explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
         let typed = issuer.token_types.iter().any(|it| header.is_type(it));
-        trail.demand(typed, Denial::TokenTypeWrong, || {
+        explanation.demand(typed, Denial::TokenTypeWrong, || {
             let found = header.typ.as_deref().unwrap_or("absent");
             Finding::new("token", "typ", found).wanting(one_of(&issuer.token_types))
         })?;
-        Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068, trail)
+        Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068, explanation)
     }
 
     /// Reads what `issuer` says about an active token as that token (RFC 7662 §2.2). What it says is
@@ -77,7 +77,7 @@ impl AccessToken {
         audience: Audience,
     ) -> Result<Self, Denial> {
         let demands = Demands { issuer: false, audience, expiry: false };
-        Self::from_claims(claims, issuer, selection, demands, &mut Trail::default())
+        Self::from_claims(claims, issuer, selection, demands, &mut Explanation::default())
     }
 
     /// Reads claims that the issuer vouches for.
@@ -86,7 +86,7 @@ impl AccessToken {
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
         demands: Demands,
-        trail: &mut Trail,
+        explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
         if let Some(iss) = member(claims, "iss", demands.issuer)?
             && iss.as_str() != Some(&issuer.name)
@@ -100,25 +100,27 @@ impl AccessToken {
                 Some(aud) => admit_audience(aud, &issuer.audiences),
                 None => Ok(()),
             });
-            trail.tell(ours, |_| claim("aud", claims).wanting(one_of(&issuer.audiences)))?;
+            explanation
+                .record(ours, |_| claim("aud", claims).wanting(one_of(&issuer.audiences)))?;
         }
         for name in TEXTS {
             let text = claims.get(*name).is_none_or(Value::is_string);
             let text = if text { Ok(()) } else { Err(Denial::TokenMalformed) };
-            trail.fault(text, || claim(name, claims).wanting("a string"))?;
+            explanation.record_error(text, || claim(name, claims).wanting("a string"))?;
         }
         let expiry = member(claims, "exp", demands.expiry)
             .and_then(|it| it.map(|it| time(it, f64::floor)).transpose());
-        let expiry = trail.fault(expiry, || claim("exp", claims).wanting(A_TIME))?;
+        let expiry = explanation.record_error(expiry, || claim("exp", claims).wanting(A_TIME))?;
         let mut begins = BEGINNING;
         for name in ["nbf", "iat"] {
             if let Some(start) = claims.get(name) {
                 let start = time(start, f64::ceil);
-                let start = trail.fault(start, || claim(name, claims).wanting(A_TIME))?;
+                let start =
+                    explanation.record_error(start, || claim(name, claims).wanting(A_TIME))?;
                 begins = begins.max(start);
             }
         }
-        let confirmation = trail.fault(Confirmation::of(claims), || {
+        let confirmation = explanation.record_error(Confirmation::of(claims), || {
             claim("cnf", claims)
                 .wanting("an object whose thumbprints are 43 characters of base64url")
         })?;
@@ -133,10 +135,10 @@ impl AccessToken {
 
     /// Whether it is valid at `now`, give or take the issuer's leeway: `now` must be before `exp`
     /// and not before `nbf` and `iat` (RFC 7519 §4.1).
-    pub fn admit(&self, now: UnixTime, trail: &mut Trail) -> Result<(), Denial> {
+    pub fn admit(&self, now: UnixTime, explanation: &mut Explanation) -> Result<(), Denial> {
         let leeway = self.issuer.clock_leeway;
         let lives = now < self.expires.saturating_add(leeway);
-        trail.demand(lives, Denial::TokenExpired, || {
+        explanation.demand(lives, Denial::TokenExpired, || {
             let (limit, absent) = (now.saturating_sub(leeway), self.expires == END);
             let found = if absent { "absent".to_owned() } else { self.expires.to_rfc3339() };
             let limit = limit.to_rfc3339();
@@ -144,7 +146,7 @@ impl AccessToken {
                 .wanting(format!("later than {limit}, which is now less {leeway:?} of leeway"))
         })?;
         let begun = self.begins <= now.saturating_add(leeway);
-        trail.demand(begun, Denial::TokenPremature, || {
+        explanation.demand(begun, Denial::TokenPremature, || {
             let (limit, absent) = (now.saturating_add(leeway), self.begins == BEGINNING);
             let found = if absent { "absent".to_owned() } else { self.begins.to_rfc3339() };
             let limit = limit.to_rfc3339();
@@ -154,10 +156,14 @@ impl AccessToken {
     }
 
     /// Whether it has all of `scopes` (RFC 6749 §3.3: they have case and stand between spaces).
-    pub fn admit_scopes(&self, scopes: &[String], trail: &mut Trail) -> Result<(), Denial> {
+    pub fn admit_scopes(
+        &self,
+        scopes: &[String],
+        explanation: &mut Explanation,
+    ) -> Result<(), Denial> {
         let had = self.claims.text("scope").unwrap_or_default();
         let has = |wanted: &String| had.split(' ').any(|it| it == wanted);
-        trail.demand(scopes.iter().all(has), Denial::ScopeInsufficient, || {
+        explanation.demand(scopes.iter().all(has), Denial::ScopeInsufficient, || {
             let wanted = match scopes {
                 [] => "nothing".to_owned(),
                 scopes => format!("all of: {}", scopes.join(" ")),
@@ -262,8 +268,8 @@ mod tests {
         })
     }
 
-    fn from_claims(claims: &Object, trail: &mut Trail) -> Result<AccessToken, Denial> {
-        AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068, trail)
+    fn from_claims(claims: &Object, explanation: &mut Explanation) -> Result<AccessToken, Denial> {
+        AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068, explanation)
     }
 
     /// What becomes of a good token after one edit.
@@ -272,9 +278,9 @@ mod tests {
         let mut claims = claims();
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
-        for mut trail in [Trail::default(), Trail::kept()] {
-            let token = from_claims(claims, &mut trail);
-            let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut trail));
+        for mut explanation in [Explanation::default(), Explanation::kept()] {
+            let token = from_claims(claims, &mut explanation);
+            let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut explanation));
             assert_eq!(found, expected, "{claims:?}");
         }
     }
@@ -367,9 +373,9 @@ mod tests {
             let mut claims = claims();
             claims["scope"] = scope;
             let claims = claims.as_object().unwrap();
-            let token = from_claims(claims, &mut Trail::default()).unwrap();
+            let token = from_claims(claims, &mut Explanation::default()).unwrap();
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            token.admit_scopes(&wanted, &mut Trail::default()).is_ok()
+            token.admit_scopes(&wanted, &mut Explanation::default()).is_ok()
         };
         assert!(with(json!("read write"), &[]));
         assert!(with(json!(""), &[]));
@@ -392,7 +398,8 @@ mod tests {
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
         let token = AccessToken::introspected(claims, &issuer(), &selection(), audience);
-        let found = token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut Trail::default()));
+        let found =
+            token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut Explanation::default()));
         assert_eq!(found, expected, "{claims:?}");
     }
 

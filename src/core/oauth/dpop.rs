@@ -3,7 +3,7 @@
 use super::access_token;
 use super::credentials::Proof;
 use crate::denial::Denial;
-use crate::explanation::{Finding, Trail};
+use crate::explanation::{Explanation, Finding};
 use crate::jose::algorithm;
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Unverified, Verified};
@@ -53,48 +53,53 @@ pub struct ProofId {
 ///
 /// `admit_nonce` gets the proof's `nonce` and says whether it will do (check 10). Check 1, that
 /// there is one proof only, is that of [`super::credentials::Credentials::read`]. Whether the
-/// proof has been used before is for the caller to ask, last of all. `trail` is told of each check.
+/// proof has been used before is for the caller to ask, last of all. Each check is recorded in
+/// `explanation`.
 pub(crate) fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
     rules: &ProofRules,
     now: UnixTime,
     admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
-    trail: &mut Trail,
+    explanation: &mut Explanation,
 ) -> Result<Holding, Denial> {
-    let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, trail)?;
+    let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, explanation)?;
     // 3. The claims that must be there.
     let claims = verified.claims();
-    let Claims { jti, htm, htu, ath, iat, exp, nbf } =
-        trail.tell(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
+    let Claims { jti, htm, htu, ath, iat, exp, nbf } = explanation
+        .record(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
     // 8. The method, which has case.
-    trail.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
+    explanation.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
         Finding::new(PART, "8 htm", htm).wanting(expected.method)
     })?;
     // 9. The target, both sides of it normalised.
     let named = HttpUri::parse(htu);
-    trail.demand(named.as_ref() == Ok(expected.target), Denial::ProofTargetMismatch, || {
-        let named = named.as_ref().map_or("no http or https URI", HttpUri::as_str);
-        Finding::new(PART, "9 htu", named).wanting(expected.target.as_str())
-    })?;
+    explanation.demand(
+        named.as_ref() == Ok(expected.target),
+        Denial::ProofTargetMismatch,
+        || {
+            let named = named.as_ref().map_or("no http or https URI", HttpUri::as_str);
+            Finding::new(PART, "9 htu", named).wanting(expected.target.as_str())
+        },
+    )?;
     // 10. The nonce.
     let nonce = match claims.get("nonce") {
         None => admit_nonce(None),
         Some(Value::String(nonce)) => admit_nonce(Some(nonce)),
         Some(_) => Err(Denial::ProofMalformed),
     };
-    trail.tell(nonce, |_| nonce_finding(claims.contains_key("nonce"), rules.nonce))?;
+    explanation.record(nonce, |_| nonce_finding(claims.contains_key("nonce"), rules.nonce))?;
     // 11. The time.
     let until = iat.saturating_add(rules.window);
     let timely = now <= until && iat <= now.saturating_add(rules.window);
-    trail.demand(timely, Denial::ProofStale, || {
+    explanation.demand(timely, Denial::ProofStale, || {
         let wanted = format!("within {:?} of {}", rules.window, now.to_rfc3339());
         Finding::new(PART, "11 iat", iat.to_rfc3339()).wanting(wanted)
     })?;
-    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, trail)?);
+    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, explanation)?);
     // 12. The token.
     let same = Thumbprint::from_base64url(ath) == Some(expected.ath);
-    trail.demand(same, Denial::ProofTokenMismatch, || {
+    explanation.demand(same, Denial::ProofTokenMismatch, || {
         let wanted = format!("{}, the SHA-256 of the token", expected.ath);
         Finding::new(PART, "12 ath", ath).wanting(wanted)
     })?;
@@ -110,17 +115,17 @@ fn within_its_own_times(
     nbf: Option<UnixTime>,
     window: Duration,
     now: UnixTime,
-    trail: &mut Trail,
+    explanation: &mut Explanation,
 ) -> Result<UnixTime, Denial> {
     let until = exp.map_or(FOREVER, |it| it.saturating_add(window));
     if let Some(exp) = exp {
-        trail.demand(now < until, Denial::ProofStale, || {
+        explanation.demand(now < until, Denial::ProofStale, || {
             let wanted = format!("later than {:?} before {}", window, now.to_rfc3339());
             Finding::new(PART, "exp", exp.to_rfc3339()).wanting(wanted)
         })?;
     }
     if let Some(nbf) = nbf {
-        trail.demand(nbf <= now.saturating_add(window), Denial::ProofStale, || {
+        explanation.demand(nbf <= now.saturating_add(window), Denial::ProofStale, || {
             let wanted = format!("at most {:?} after {}", window, now.to_rfc3339());
             Finding::new(PART, "nbf", nbf.to_rfc3339()).wanting(wanted)
         })?;
@@ -156,7 +161,7 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// What a trail calls the checks of a proof; they go by their numbers in RFC 9449 §4.3.
+/// The names of the checks of a proof in an explanation; the numbers are those of RFC 9449 §4.3.
 const PART: &str = "proof";
 
 fn names(claims: &Object) -> Finding {
@@ -178,19 +183,19 @@ fn signed_by_the_bound_key(
     proof: Proof<'_>,
     bound_to: Thumbprint,
     rules: &ProofRules,
-    trail: &mut Trail,
+    explanation: &mut Explanation,
 ) -> Result<Verified, Denial> {
     // 2. One well-formed JWT.
     let length = proof.as_bytes().len();
     let jws = Some(proof.as_bytes()).filter(|it| it.len() <= PROOF_BYTES);
     let jws = jws.and_then(|it| Unverified::parse(it).ok()).ok_or(Denial::ProofMalformed);
-    let jws = trail.tell(jws, |_| {
+    let jws = explanation.record(jws, |_| {
         let wanted = format!("a signed JWT of at most {PROOF_BYTES} bytes");
         Finding::new(PART, "2 form", format!("{length} bytes")).wanting(wanted)
     })?;
     let header = jws.header();
     // 4. The type.
-    trail.demand(header.is_type(TYPE), Denial::ProofMalformed, || {
+    explanation.demand(header.is_type(TYPE), Denial::ProofMalformed, || {
         Finding::new(PART, "4 typ", header.typ.as_deref().unwrap_or("absent")).wanting(TYPE)
     })?;
     // 5. The algorithm.
@@ -198,27 +203,27 @@ fn signed_by_the_bound_key(
         .algorithm
         .filter(|it| rules.algorithms.contains(it))
         .ok_or(Denial::ProofAlgorithmForbidden);
-    let algorithm = trail.tell(algorithm, |_| {
+    let algorithm = explanation.record(algorithm, |_| {
         Finding::new(PART, "5 alg", algorithm::named(header.algorithm))
             .wanting(algorithm::one_of(&rules.algorithms))
     })?;
-    let shown = trail.fault(shown_key(header), || {
+    let shown = explanation.record_error(shown_key(header), || {
         Finding::new(PART, "7 jwk", "none that can be read").wanting("a public key")
     })?;
     // 12, brought forward. A signature costs much to verify and nothing to make up, so none is
     // looked at but by the one key that can help.
-    trail.demand(shown.id() == bound_to, Denial::ProofKeyMismatch, || {
+    explanation.demand(shown.id() == bound_to, Denial::ProofKeyMismatch, || {
         let wanted = format!("{bound_to}, the token's cnf.jkt");
         Finding::new(PART, "12 key", shown.id().to_string()).wanting(wanted)
     })?;
     // 6. The signature, and 7, that the key is no private one.
     let key = shown.key_for(algorithm).or(Err(Denial::ProofMalformed));
-    let key = trail.tell(key, |key| {
+    let key = explanation.record(key, |key| {
         let found = if key.is_some() { "a public key" } else { "a private or unfit key" };
         Finding::new(PART, "7 jwk", found)
     })?;
     let verified = jws.verify(algorithm, [&key]).or(Err(Denial::ProofSignatureInvalid));
-    let (verified, _) = trail.tell(verified, |it| {
+    let (verified, _) = explanation.record(verified, |it| {
         let found = if it.is_some() { "by that key" } else { "not by that key" };
         Finding::new(PART, "6 signature", found)
     })?;
@@ -332,7 +337,7 @@ mod tests {
             bound_to,
         };
         let proof = credentials.proof.unwrap();
-        verify(proof, &expected, &rules(), now, admit_nonce, &mut Trail::default())
+        verify(proof, &expected, &rules(), now, admit_nonce, &mut Explanation::default())
     }
 
     fn outcome(proof: &str) -> Result<(), Denial> {

@@ -8,7 +8,7 @@ use super::policies::Letters;
 use super::readings::{self, Found, Host, Stricter};
 use super::{Match, Policy, PolicySet};
 use crate::denial::{Denial, Refusal};
-use crate::explanation::{Finding, Trail};
+use crate::explanation::{Explanation, Finding};
 use crate::percent::triplet;
 use crate::request::{Annotation, Request};
 use memchr::memchr;
@@ -17,34 +17,36 @@ use std::sync::Arc;
 impl PolicySet {
     /// The policy for a request.
     pub fn policy(&self, request: &Request<'_>) -> Result<&Arc<Policy>, Denial> {
-        self.select(request, &mut Trail::default()).map_err(|it| it.denial)
+        self.select(request, &mut Explanation::default()).map_err(|it| it.denial)
     }
 
-    /// The same, and what lies behind a denial. Tells `trail` why it is this one.
+    /// The same, with the detail behind a denial. Records the reason for the choice.
     pub fn select(
         &self,
         request: &Request<'_>,
-        trail: &mut Trail,
+        explanation: &mut Explanation,
     ) -> Result<&Arc<Policy>, Refusal> {
         if let Some(name) = request.policy {
             let named = self.policies.iter().find(|it| *it.name == *name);
-            let named = trail.tell(named.ok_or(Denial::PolicyUnknown), |_| {
+            let named = explanation.record(named.ok_or(Denial::PolicyUnknown), |_| {
                 let wanted = "one of that name: the proxy's context_extensions say so";
                 Finding::new("policy", "named", name).wanting(wanted)
             });
             return Ok(named?);
         }
         if request.annotated != Annotation::Absent {
-            return Ok(self.named_by_route(request.annotated, trail)?);
+            return Ok(self.named_by_route(request.annotated, explanation)?);
         }
-        let found = self.first_match(request, trail);
+        let found = self.first_match(request, explanation);
         let policy = found.and_then(|it| self.policies.get(it.policy));
-        let policy = trail.tell(policy.ok_or(Denial::PolicyUnknown), |it| match it {
+        let policy = explanation.record(policy.ok_or(Denial::PolicyUnknown), |it| match it {
             Some(policy) => Finding::new("policy", "match", format!("{}, the first", policy.name)),
             None => Finding::new("policy", "match", "none"),
         })?;
         let stricter = found.and_then(|it| self.stricter(request, it));
-        stricter.map_or(Ok(policy), |it| trail.fault(Err(it.detail.into()), || self.reading(&it)))
+        stricter.map_or(Ok(policy), |it| {
+            explanation.record_error(Err(it.detail.into()), || self.reading(&it))
+        })
     }
 
     /// Who may write a route need not be who writes policies: it has what it was given to choose
@@ -52,7 +54,7 @@ impl PolicySet {
     fn named_by_route(
         &self,
         annotated: Annotation<'_>,
-        trail: &mut Trail,
+        explanation: &mut Explanation,
     ) -> Result<&Arc<Policy>, Denial> {
         let (named, found) = match annotated {
             Annotation::Names(name) => {
@@ -62,7 +64,7 @@ impl PolicySet {
             Annotation::Unclear => (None, "several names, or something that is none".to_owned()),
         };
         let named = named.filter(|it| it.routes_may_name_it);
-        trail.tell(named.ok_or(Denial::PolicyUnknown), |_| {
+        explanation.record(named.ok_or(Denial::PolicyUnknown), |_| {
             let wanted =
                 "one of that name with allow_route_annotation: the route's annotation says so";
             Finding::new("policy", "annotated", found).wanting(wanted)
@@ -70,7 +72,11 @@ impl PolicySet {
     }
 
     /// The first policy that matches what the request plainly says.
-    fn first_match<'a>(&self, request: &Request<'a>, trail: &mut Trail) -> Option<Found<'a>> {
+    fn first_match<'a>(
+        &self,
+        request: &Request<'a>,
+        explanation: &mut Explanation,
+    ) -> Option<Found<'a>> {
         let (choice, target) = (self.policies.choice(), &request.target);
         let host = if choice.by_host { Host::of(target.authority) } else { Host::Plain(None) };
         let path = if choice.by_path { target.path_only().as_bytes() } else { b"" };
@@ -84,7 +90,7 @@ impl PolicySet {
                 }
             });
             if let Some(miss) = miss {
-                trail.note(|| {
+                explanation.note(|| {
                     let found = format!("not {}: it is for another {miss}", policy.name);
                     Finding::new("policy", "match", found)
                 });
@@ -237,9 +243,9 @@ mod tests {
             let request = Request { policy: named, annotated, target, ..Request::default() };
             let found = set.policy(&request).map(|it| &*it.name);
             assert_eq!(found, expected.ok_or(Denial::PolicyUnknown), "{request:?}");
-            let mut trail = Trail::kept();
-            assert_eq!(set.select(&request, &mut trail).is_ok(), expected.is_some());
-            let last = &trail.steps().last().unwrap().finding;
+            let mut explanation = Explanation::kept();
+            assert_eq!(set.select(&request, &mut explanation).is_ok(), expected.is_some());
+            let last = &explanation.steps().last().unwrap().finding;
             let way = match (named, annotated) {
                 (Some(_), _) => "named",
                 (None, Annotation::Absent) => "match",

@@ -19,7 +19,7 @@ use keybound_core::oauth::{AccessToken, Audience};
 use keybound_core::oauth::{Form, Jwt, Odd, Statement};
 use keybound_core::policy::Issuer;
 use keybound_core::signature;
-use keybound_core::{Denial, Trail, UnixTime};
+use keybound_core::{Denial, Explanation, UnixTime};
 use reqwest::{Request, Url};
 use std::fmt;
 use std::sync::Arc;
@@ -203,7 +203,7 @@ impl Caller {
             &verified,
             &self.issuer,
             &self.selection,
-            &mut Trail::default(),
+            &mut Explanation::default(),
         );
         match token {
             // The client has no part in which JWT the issuer chose to answer with.
@@ -256,7 +256,8 @@ impl Caller {
         let header = jws.header().clone();
         // More than is left: whoever waits for the answer gives up before.
         let keys = self.keys.within(self.rules.upkeep.timeout);
-        let verified = signature::verify(&keys, jws, &self.issuer, &mut Trail::default()).await;
+        let verified =
+            signature::verify(&keys, jws, &self.issuer, &mut Explanation::default()).await;
         let (verified, signed_by) =
             verified.map_err(|it| Failure::JwtRefused(it.refusal.denial))?;
         let jwt = Some(Arc::new(Jwt::verified(text)));
@@ -295,7 +296,8 @@ impl Caller {
         let token = match token {
             // It was sent as active, and will not come back to life.
             Ok(token)
-                if token.admit(self.now(), &mut Trail::default()) == Err(Denial::TokenExpired) =>
+                if token.admit(self.now(), &mut Explanation::default())
+                    == Err(Denial::TokenExpired) =>
             {
                 return Finding::Refused(Denial::TokenExpired);
             }

@@ -1,7 +1,7 @@
 //! Which spellings are refused, one by one.
 
 use crate::denial::{Denial, Detail};
-use crate::explanation::{Mark, Trail};
+use crate::explanation::{Explanation, Mark};
 use crate::policy::PolicySet;
 use crate::policy::examples::set;
 use crate::request::{Field, Overrides, Request, Target};
@@ -392,17 +392,17 @@ fn what_was_read_in_another_way_is_told() {
         (request("POST", "u@api.test", "/payments"), Detail::HostAmbiguous, "api.test"),
         (by_url, Detail::UrlOverridden, "/payments"),
     ] {
-        let mut trail = Trail::kept();
-        let refusal = rows.select(&request, &mut trail).unwrap_err();
+        let mut explanation = Explanation::kept();
+        let refusal = rows.select(&request, &mut explanation).unwrap_err();
         assert_eq!(refusal, detail.into());
-        let last = trail.steps().last().unwrap();
+        let last = explanation.steps().last().unwrap();
         assert_eq!((last.mark, last.finding.what), (Mark::Failed, "reading"));
         let told = format!("{detail}, read as {reading}: strict matches, which asks for more");
         assert_eq!(last.finding.found, told);
     }
     let narrow = set(&["docs * /docs"]);
-    let mut trail = Trail::kept();
-    assert!(narrow.select(&request("GET", "x", "/docs/../x"), &mut trail).is_err());
-    let found = &trail.steps().last().unwrap().finding.found;
+    let mut explanation = Explanation::kept();
+    assert!(narrow.select(&request("GET", "x", "/docs/../x"), &mut explanation).is_err());
+    let found = &explanation.steps().last().unwrap().finding.found;
     assert_eq!(found, "path_ambiguous, read as /x: no policy matches, which denies it");
 }
