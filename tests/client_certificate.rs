@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use keybound_core::client_certificate::ClientCertificate::{self, Absent, Conflict, Malformed};
 use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Thumbprint;
-use keybound_core::{Evidence, Field};
+use keybound_core::{Evidence, Field, PeerCertificate};
 use prost::Message;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -314,7 +314,7 @@ fn read(fixture: &str, source: &Source) -> (ClientCertificate, CheckRequest) {
     let xfcc = header(&request, "x-forwarded-client-cert");
     let xfcc = xfcc.iter().fold(Field::Absent, |field, line| field.and(line));
     let found = source.read(&Evidence {
-        peer_certificate: peer.certificate.as_bytes(),
+        peer_certificate: PeerCertificate::url_encoded_pem(peer.certificate.as_bytes()),
         peer_principal: peer.principal.as_bytes(),
         xfcc,
         header: xfcc,

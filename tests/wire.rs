@@ -32,7 +32,7 @@ fn the_captured_requests_hold_all_that_is_read() {
     assert!(some(|it| it.proof == Field::Many));
     assert!(some(|it| matches!(it.evidence.xfcc, Field::One(_))));
     assert!(some(|it| matches!(it.evidence.header, Field::One(_))));
-    assert!(some(|it| !it.evidence.peer_certificate.is_empty()));
+    assert!(some(|it| !it.evidence.peer_certificate.bytes().is_empty()));
     assert!(some(|it| !it.evidence.peer_principal.is_empty()));
     assert!(some(|it| it.traceparent.is_some()));
     assert!(some(|it| it.request_id.is_some()));
@@ -75,7 +75,7 @@ fn all_that_matters_is_found() {
     assert_eq!(found.target.path, "//host/x?y=1");
     assert_eq!(found.authorization, Field::One(b"DPoP a.b.c"));
     assert_eq!(found.proof, Field::One(b"d.e.f"));
-    assert_eq!(found.evidence.peer_certificate, b"-----BEGIN");
+    assert_eq!(found.evidence.peer_certificate.bytes(), b"-----BEGIN");
     assert_eq!(found.evidence.peer_principal, b"spiffe://client");
     assert_eq!(found.evidence.xfcc, Field::One(b"Hash=00"));
     assert_eq!(found.evidence.header, Field::One(b":AAAA:"));

@@ -1,5 +1,5 @@
 //! Knows what the operator writes, and turns it into what is demanded: one YAML file in, a
-//! [`PolicySet`] and the listeners out, or every problem with it at once.
+//! [`InstallationRules`] and the listeners out, or every problem with it at once.
 
 mod compile;
 mod file;

@@ -2,6 +2,7 @@
 //!
 //! All of it is borrowed from the bytes that the proxy sent.
 
+use crate::jose::thumbprint::Thumbprint;
 use std::fmt;
 
 /// A request under check.
@@ -180,14 +181,48 @@ impl fmt::Debug for Field<'_> {
 /// ([`crate::client_certificate::Source`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence<'a> {
-    /// The certificate of the peer of the proxy's connection: URL-encoded PEM; empty if none.
-    pub peer_certificate: &'a [u8],
+    /// The certificate of the peer of the proxy's connection.
+    pub peer_certificate: PeerCertificate<'a>,
     /// The name of that peer (`source.principal`); empty if none.
     pub peer_principal: &'a [u8],
     /// The `x-forwarded-client-cert` header.
     pub xfcc: Field<'a>,
     /// The header that the operator named as the carrier of the certificate.
     pub header: Field<'a>,
+}
+
+/// The certificate of the peer of the proxy's own connection, in the form in which the proxy has it.
+///
+/// Only its SHA-256 counts (RFC 8705 §3.1): what is inside is never read, and whether the peer holds
+/// its key is for the proxy's TLS to verify.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerCertificate<'a> {
+    /// There is none, or the proxy does not say.
+    #[default]
+    Absent,
+    /// PEM, URL-encoded as Envoy has it (`source.certificate`).
+    UrlEncodedPem(&'a [u8]),
+    /// PEM (RFC 7468 §5.1).
+    Pem(&'a [u8]),
+    /// DER.
+    Der(&'a [u8]),
+    /// The SHA-256 of its DER.
+    Sha256(Thumbprint),
+}
+
+impl<'a> PeerCertificate<'a> {
+    /// URL-encoded PEM; none where there is no text.
+    pub const fn url_encoded_pem(text: &'a [u8]) -> Self {
+        if text.is_empty() { Self::Absent } else { Self::UrlEncodedPem(text) }
+    }
+
+    /// The bytes that carry it; none where there is no certificate, or its digest alone.
+    pub const fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::UrlEncodedPem(bytes) | Self::Pem(bytes) | Self::Der(bytes) => bytes,
+            Self::Absent | Self::Sha256(_) => &[],
+        }
+    }
 }
 
 #[cfg(test)]

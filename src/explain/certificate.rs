@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use keybound_core::client_certificate::ClientCertificate;
     use keybound_core::words::Words;
-    use keybound_core::{Evidence, Field};
+    use keybound_core::{Evidence, Field, PeerCertificate};
 
     const FILE: &[u8] = include_bytes!("../../tests/vectors/envoy/certs/p256.crt");
 
@@ -78,7 +78,9 @@ mod tests {
             let (name, value) = certificate.carried(&source);
             let mut evidence = Evidence::default();
             match name.as_deref() {
-                None => evidence.peer_certificate = value.as_bytes(),
+                None => {
+                    evidence.peer_certificate = PeerCertificate::UrlEncodedPem(value.as_bytes());
+                }
                 Some("client-cert") => evidence.header = Field::One(value.as_bytes()),
                 Some(_) => evidence.xfcc = Field::One(value.as_bytes()),
             }

@@ -73,7 +73,7 @@ mod tests {
     use crate::front::ext_authz::wire;
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-    use keybound_core::{Evidence, Field, Request, Target};
+    use keybound_core::{Evidence, Field, PeerCertificate, Request, Target};
 
     const PEM: &str = include_str!("../../tests/vectors/envoy/certs/p256.crt");
 
@@ -120,7 +120,8 @@ mod tests {
         let head = "POST /payments?a=1\nHost: api.example.com\nAuthorization: Bearer x\n";
         let certificate = Certificate::read(PEM.as_bytes()).unwrap();
         let (_, value) = certificate.carried(&Source::Peer);
-        let evidence = Evidence { peer_certificate: value.as_bytes(), ..expected().evidence };
+        let peer_certificate = PeerCertificate::UrlEncodedPem(value.as_bytes());
+        let evidence = Evidence { peer_certificate, ..expected().evidence };
         for text in
             [format!("{head}\n{PEM}"), format!("{head}{PEM}"), format!("{head}\nx=1\n{PEM}")]
         {

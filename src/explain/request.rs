@@ -264,7 +264,7 @@ mod tests {
             let message = encoded(text.as_bytes().to_vec()).unwrap();
             let request = wire::read(&message, None).unwrap();
             assert_eq!(request.authorization, Field::One(b"Bearer x"));
-            assert_eq!(request.evidence.peer_certificate, b"c");
+            assert_eq!(request.evidence.peer_certificate.bytes(), b"c");
             assert_eq!((request.target.method, request.policy), ("GET", Some("p")));
         }
     }

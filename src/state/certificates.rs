@@ -74,6 +74,7 @@ impl Weighter<Box<[u8]>, Thumbprint> for Bytes {
 mod tests {
     use super::*;
     use keybound_core::Field;
+    use keybound_core::PeerCertificate;
     use keybound_core::client_certificate::HeaderFormat;
 
     const HASH: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -110,11 +111,12 @@ mod tests {
         let certificates = Certificates::told_by(rfc9440());
         let value = client_cert(1, 9);
         assert!(certificates.read(&carried(&value)).thumbprint().is_some());
-        for evidence in [
-            Evidence::default(),
-            Evidence { header: Field::Many, ..Evidence::default() },
-            Evidence { peer_certificate: value.as_bytes(), ..Evidence::default() },
-        ] {
+        for evidence in
+            [Evidence::default(), Evidence { header: Field::Many, ..Evidence::default() }, {
+                let peer_certificate = PeerCertificate::UrlEncodedPem(value.as_bytes());
+                Evidence { peer_certificate, ..Evidence::default() }
+            }]
+        {
             assert_eq!(certificates.read(&evidence).thumbprint(), None, "{evidence:?}");
         }
     }

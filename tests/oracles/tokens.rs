@@ -7,7 +7,7 @@ use super::signer::Signer;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use keybound_core::jose::Thumbprint;
-use keybound_core::{Denial, Evidence, Field, Request, Target};
+use keybound_core::{Denial, Evidence, Field, PeerCertificate, Request, Target};
 use serde_json::{Value, json};
 
 /// Two issuers, whose keys share their names, and a policy for each sender constraint.
@@ -149,7 +149,10 @@ pub fn allowed_if_and_only_if(world: &mut World, choices: &mut Choices<'_>) -> &
         },
         authorization: Field::One(authorization.as_bytes()),
         proof: proof.as_ref().map_or(Field::Absent, |it| Field::One(it.0.as_bytes())),
-        evidence: Evidence { peer_certificate: certificate.as_bytes(), ..Evidence::default() },
+        evidence: Evidence {
+            peer_certificate: PeerCertificate::url_encoded_pem(certificate.as_bytes()),
+            ..Evidence::default()
+        },
         ..Request::default()
     };
     let cnf = token.claims.get("cnf");

@@ -77,7 +77,7 @@ fn agree(ours: &keybound_core::Request<'_>, full: &CheckRequest, certificate_hea
     assert_eq!(ours.target.scheme, http.scheme, "{full:?}");
     let policy = attributes.context_extensions.get("policy");
     assert_eq!(ours.policy, policy.map(|it| &**it), "{full:?}");
-    assert_eq!(ours.evidence.peer_certificate, source.certificate.as_bytes(), "{full:?}");
+    assert_eq!(ours.evidence.peer_certificate.bytes(), source.certificate.as_bytes(), "{full:?}");
     assert_eq!(ours.evidence.peer_principal, source.principal.as_bytes(), "{full:?}");
     for (found, name) in [
         (ours.authorization, "authorization"),

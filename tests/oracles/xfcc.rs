@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keybound_core::client_certificate::{ClientCertificate, Source};
 use keybound_core::jose::Thumbprint;
-use keybound_core::{Evidence, Field};
+use keybound_core::{Evidence, Field, PeerCertificate};
 
 /// A client connects somewhere on a way of up to three proxies, with any certificate and any
 /// header. Holds that no other thumbprint is read than that of its own certificate.
@@ -32,7 +32,11 @@ pub fn no_other_certificate_is_read(choices: &mut Choices<'_>) -> &'static str {
     let evidence = Evidence {
         xfcc: Field::One(value.as_bytes()),
         peer_principal: peer.principal().as_bytes(),
-        peer_certificate: if choices.one_in(2) { own.as_bytes() } else { b"" },
+        peer_certificate: PeerCertificate::url_encoded_pem(if choices.one_in(2) {
+            own.as_bytes()
+        } else {
+            b""
+        }),
         ..Evidence::default()
     };
     match (Source::Xfcc { behind: listed.clone() }).read(&evidence) {

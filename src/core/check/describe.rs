@@ -9,7 +9,7 @@ use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Scheme, Token};
 use crate::policy::{ClaimRule, SenderConstraint};
-use crate::request::{Evidence, Field, Request};
+use crate::request::{Evidence, Field, PeerCertificate, Request};
 
 /// How the request carries its token and its proof.
 pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>) -> Finding {
@@ -115,8 +115,14 @@ fn both(thumbprint: Thumbprint) -> String {
     format!("{} (hex {})", thumbprint.to_base64url(), thumbprint.to_hex())
 }
 
-fn peer(certificate: &[u8]) -> String {
-    if certificate.is_empty() { "absent".to_owned() } else { bytes(certificate.len()) }
+fn peer(certificate: PeerCertificate<'_>) -> String {
+    match certificate {
+        PeerCertificate::Absent => "absent".to_owned(),
+        PeerCertificate::Sha256(_) => "its SHA-256".to_owned(),
+        PeerCertificate::UrlEncodedPem(carried)
+        | PeerCertificate::Pem(carried)
+        | PeerCertificate::Der(carried) => bytes(carried.len()),
+    }
 }
 
 fn field(field: Field<'_>) -> String {

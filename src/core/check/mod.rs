@@ -107,3 +107,113 @@ fn admit_claims(
         explanation.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denial::Refusal;
+    use crate::jose::jwk::KeySet;
+    use crate::jose::thumbprint::Thumbprint;
+    use crate::oauth::access_token::Audience;
+    use crate::oauth::credentials::Token;
+    use crate::oauth::dpop::ProofId;
+    use crate::oauth::nonce::NonceKeys;
+    use crate::policy::{Introspection, Issuer, IssuerId, PolicySet, SenderConstraint};
+    use crate::request::Field;
+    use crate::sources::{Introspected, NotRecorded, Turns, Use, Waiting};
+    use serde_json::json;
+    use std::future::{poll_fn, ready};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    /// An issuer that says what it says once it was told to.
+    #[derive(Debug)]
+    struct Slow {
+        issuer: Arc<Issuer>,
+        answers: AtomicBool,
+    }
+
+    impl Turns for Slow {}
+
+    impl Sources for Slow {
+        type Keys = Arc<KeySet>;
+
+        fn keys(&self, _issuer: IssuerId) -> Option<&Arc<KeySet>> {
+            None
+        }
+
+        fn record<'a>(
+            &'a self,
+            _proof: &'a ProofId,
+            _expires: UnixTime,
+            _now: UnixTime,
+        ) -> Waiting<'a, Result<Use, NotRecorded>> {
+            Box::pin(ready(Ok(Use::Repeat)))
+        }
+
+        fn introspects(&self, _issuer: IssuerId) -> bool {
+            true
+        }
+
+        fn introspect<'a>(
+            &'a self,
+            _issuer: IssuerId,
+            _token: Token<'a>,
+            _hash: Thumbprint,
+        ) -> Waiting<'a, Result<Introspected, Refusal>> {
+            Box::pin(async move {
+                poll_fn(|_| {
+                    let answers = self.answers.load(Ordering::SeqCst);
+                    if answers { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+                let claims = json!({"active": true, "aud": "https://api.example.com"});
+                let claims = claims.as_object().unwrap();
+                let token =
+                    AccessToken::introspected(claims, &self.issuer, &[].into(), Audience::Demanded);
+                Ok(Introspected { token: Arc::new(token?), forward: None })
+            })
+        }
+    }
+
+    fn asked() -> (Rules, Slow) {
+        let mut issuer = Issuer::new("https://as.example.com", "https://api.example.com");
+        issuer.introspection = Introspection::OpaqueTokens;
+        let mut policy = Policy::new("any", SenderConstraint::IfBound);
+        policy.issuers = vec![IssuerId(0)];
+        let policies = PolicySet::new([issuer], [policy]);
+        let issuer = Arc::clone(&policies.issuers[0]);
+        let rules = Rules::new(policies, Arc::new(NonceKeys::from_octets(&[0; 32])));
+        (rules, Slow { issuer, answers: AtomicBool::new(false) })
+    }
+
+    #[test]
+    fn a_check_may_begin_on_one_thread_and_end_on_another() {
+        let (rules, sources) = &asked();
+        let request = Request { authorization: Field::One(b"Bearer opaque"), ..Request::default() };
+        let mut check = Box::pin(check(rules, sources, &request, UnixTime::from_secs(0)));
+        let context = || Context::from_waker(Waker::noop());
+        assert!(check.as_mut().poll(&mut context()).is_pending());
+        let ended = std::thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| {
+                sources.answers.store(true, Ordering::SeqCst);
+                check.as_mut().poll(&mut context()).map(|it| it.outcome)
+            });
+            elsewhere.join().unwrap()
+        });
+        assert_eq!(ended, Poll::Ready(Ok(())));
+    }
+
+    #[test]
+    fn what_was_found_outlives_a_check_that_is_dropped() {
+        let (rules, sources) = &asked();
+        let request = Request { authorization: Field::One(b"Bearer opaque"), ..Request::default() };
+        let mut facts = Facts::default();
+        let now = UnixTime::from_secs(0);
+        let mut check = Box::pin(check_into(&mut facts, rules, sources, &request, now));
+        assert!(check.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(check);
+        assert_eq!(facts.policy.as_deref().map(|it| &*it.name), Some("any"));
+        assert!(facts.scheme.is_some() && facts.token.is_none());
+    }
+}

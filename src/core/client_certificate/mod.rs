@@ -10,7 +10,7 @@ mod pem;
 mod xfcc;
 
 use crate::jose::thumbprint::Thumbprint;
-use crate::request::{Evidence, Field};
+use crate::request::{Evidence, Field, PeerCertificate};
 use crate::words::words;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -110,11 +110,16 @@ impl Source {
 }
 
 impl Source {
-    /// The text that tells the certificate by itself, whatever else there is, and that costs
-    /// something to read. None when there is no such text.
+    /// The text that alone determines the certificate, if parsing it is expensive: a key for a cache.
     pub fn sole_carrier<'a>(&self, evidence: &Evidence<'a>) -> Option<&'a [u8]> {
         match (self, evidence.header) {
-            (Self::Peer, _) => Some(evidence.peer_certificate).filter(|it| !it.is_empty()),
+            (Self::Peer, _) => match evidence.peer_certificate {
+                PeerCertificate::UrlEncodedPem(text) => Some(text),
+                PeerCertificate::Absent
+                | PeerCertificate::Pem(_)
+                | PeerCertificate::Der(_)
+                | PeerCertificate::Sha256(_) => None,
+            },
             (Self::Header { format, .. }, Field::One(text)) => match format {
                 HeaderFormat::Rfc9440
                 | HeaderFormat::PemUrlencoded

@@ -1,18 +1,23 @@
-//! Knows what Envoy itself says of its peer: `source.certificate`, the leaf in URL-encoded PEM
-//! (with `include_peer_certificate`), and `source.principal`.
+//! The certificate of the peer of the proxy's own connection, as the proxy itself has it. Envoy writes
+//! the leaf in URL-encoded PEM into `source.certificate` (with `include_peer_certificate`).
 
-use super::{CARRIED_BYTES, Unusable, pem};
+use super::{CARRIED_BYTES, Unusable, der, pem};
 use crate::jose::thumbprint::Thumbprint;
+use crate::request::PeerCertificate;
 
-/// The thumbprint of the peer's certificate; none if it presented none, or Envoy does not tell.
-pub(super) fn read(certificate: &[u8]) -> Result<Option<Thumbprint>, Unusable> {
-    match certificate.len() {
-        0 => Ok(None),
-        1..=CARRIED_BYTES => {
-            pem::thumbprint_of_urlencoded(certificate).map(Some).ok_or(Unusable::Malformed)
-        }
-        _ => Err(Unusable::Malformed),
+/// The thumbprint of the peer's certificate; none if it presented none, or the proxy does not say.
+pub(super) fn read(certificate: PeerCertificate<'_>) -> Result<Option<Thumbprint>, Unusable> {
+    if CARRIED_BYTES < certificate.bytes().len() {
+        return Err(Unusable::Malformed);
     }
+    let thumbprint = match certificate {
+        PeerCertificate::Absent => return Ok(None),
+        PeerCertificate::UrlEncodedPem(text) => pem::thumbprint_of_urlencoded(text),
+        PeerCertificate::Pem(text) => pem::thumbprint(text),
+        PeerCertificate::Der(der) => der::thumbprint(der),
+        PeerCertificate::Sha256(thumbprint) => Some(thumbprint),
+    };
+    thumbprint.map(Some).ok_or(Unusable::Malformed)
 }
 
 #[cfg(test)]
@@ -28,15 +33,41 @@ mod tests {
             .replace(' ', "%20")
     }
 
+    fn encoded(text: &str) -> Result<Option<Thumbprint>, Unusable> {
+        read(PeerCertificate::url_encoded_pem(text.as_bytes()))
+    }
+
     #[test]
     fn what_envoy_writes_is_read() {
-        let found = read(envoy(RFC8705.pem).as_bytes()).unwrap().unwrap();
+        let found = encoded(&envoy(RFC8705.pem)).unwrap().unwrap();
         assert_eq!(found.to_base64url(), RFC8705.x5t_s256);
     }
 
     #[test]
+    fn a_certificate_is_the_same_in_any_form() {
+        let der = crate::client_certificate::der_in(RFC8705.pem.as_bytes()).unwrap();
+        let digest = Thumbprint::of(&der);
+        for form in [
+            PeerCertificate::Pem(RFC8705.pem.as_bytes()),
+            PeerCertificate::Der(&der),
+            PeerCertificate::Sha256(digest),
+        ] {
+            assert_eq!(read(form), Ok(Some(digest)), "{form:?}");
+        }
+        for odd in [
+            PeerCertificate::Pem(envoy(RFC8705.pem).as_bytes()),
+            PeerCertificate::Pem(b""),
+            PeerCertificate::Der(RFC8705.pem.as_bytes()),
+            PeerCertificate::Der(b""),
+            PeerCertificate::UrlEncodedPem(&der),
+        ] {
+            assert_eq!(read(odd), Err(Unusable::Malformed), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn no_certificate_is_none_and_no_error() {
-        assert_eq!(read(b""), Ok(None));
+        assert_eq!(encoded(""), Ok(None));
     }
 
     #[test]
@@ -52,7 +83,7 @@ mod tests {
             &one.replace('%', "%25"),
             RFC8705.x5t_s256,
         ] {
-            assert_eq!(read(odd.as_bytes()), Err(Unusable::Malformed), "{odd}");
+            assert_eq!(encoded(odd), Err(Unusable::Malformed), "{odd}");
         }
     }
 
@@ -61,7 +92,7 @@ mod tests {
         let one = envoy(RFC8705.pem);
         let longest = one.clone() + &"%0A".repeat((CARRIED_BYTES - one.len()) / 3);
         assert!((CARRIED_BYTES - 2..=CARRIED_BYTES).contains(&longest.len()));
-        assert!(read(longest.as_bytes()).is_ok());
-        assert_eq!(read((longest + "%0A").as_bytes()), Err(Unusable::Malformed));
+        assert!(encoded(&longest).is_ok());
+        assert_eq!(encoded(&(longest + "%0A")), Err(Unusable::Malformed));
     }
 }

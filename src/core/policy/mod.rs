@@ -47,6 +47,24 @@ pub const USUAL_ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::PS256
 /// How long a token may be, in bytes, where nothing else is said.
 pub const USUAL_TOKEN_BYTES: usize = 16_384;
 
+impl PolicySet {
+    /// These `policies`, which accept tokens of these `issuers`, and all else as is usual: the client
+    /// certificate is that of the proxy's peer, and the upstream is told nothing.
+    pub fn new(
+        issuers: impl IntoIterator<Item = Issuer>,
+        policies: impl IntoIterator<Item = Policy>,
+    ) -> Self {
+        Self {
+            issuers: issuers.into_iter().map(Arc::new).collect(),
+            policies: policies.into_iter().map(Arc::new).collect(),
+            client_certificate: Source::Peer,
+            token_bytes: USUAL_TOKEN_BYTES,
+            upstream: Upstream::default(),
+            proofs: ProofRules::default(),
+        }
+    }
+}
+
 /// Which DPoP proofs are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofRules {
@@ -115,6 +133,19 @@ pub enum Introspection {
 }
 
 impl Issuer {
+    /// The issuer `name` of JWT access tokens (RFC 9068) for one `audience`, signed with the usual
+    /// algorithms, whose clock may be apart by 30 seconds. It is not introspected.
+    pub fn new(name: &str, audience: &str) -> Self {
+        Self {
+            name: name.into(),
+            audiences: vec![audience.to_owned()],
+            algorithms: USUAL_ALGORITHMS.to_vec(),
+            token_types: vec!["at+jwt".to_owned()],
+            clock_leeway: Duration::from_secs(30),
+            introspection: Introspection::Never,
+        }
+    }
+
     /// Whether a token of `other` that was verified would pass here as well: all that it was held
     /// to is the same.
     pub fn judges_like(&self, other: &Self) -> bool {

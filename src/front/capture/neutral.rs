@@ -23,7 +23,7 @@ pub fn message(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let source = pb::Peer {
         principal: text(peer_principal),
-        certificate: text(peer_certificate),
+        certificate: text(peer_certificate.bytes()),
         ..pb::Peer::default()
     };
     let policy = request.policy.iter().map(|it| ("policy".to_owned(), (*it).to_owned()));
@@ -79,6 +79,7 @@ mod tests {
     use super::*;
     use crate::front::ext_authz::wire;
     use crate::telemetry::samples::policy_set;
+    use keybound_core::PeerCertificate;
     use keybound_core::policy::ReservedHeaders;
 
     #[test]
@@ -90,7 +91,7 @@ mod tests {
             path: "/payments?a=1",
         };
         let evidence = Evidence {
-            peer_certificate: b"-----BEGIN",
+            peer_certificate: PeerCertificate::UrlEncodedPem(b"-----BEGIN"),
             peer_principal: b"spiffe://client",
             xfcc: Field::One(b"Hash=00"),
             header: Field::One(b":AAAA:"),

@@ -6,7 +6,7 @@
 use super::protobuf::{Fields, Malformed, Payload};
 use super::route;
 use keybound_core::policy::ReservedHeaders;
-use keybound_core::{Field, Overrides, Refusal, Request, Rules};
+use keybound_core::{Field, Overrides, PeerCertificate, Refusal, Request, Rules};
 
 /// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
 ///
@@ -83,7 +83,8 @@ fn peer<'a>(message: &'a [u8], found: &mut Request<'a>) -> Result<(), Malformed>
         }
     }
     found.evidence.peer_principal = principal.unwrap_or_default();
-    found.evidence.peer_certificate = certificate.unwrap_or_default();
+    found.evidence.peer_certificate =
+        PeerCertificate::url_encoded_pem(certificate.unwrap_or_default());
     Ok(())
 }
 

@@ -133,6 +133,7 @@ fn agree(last: &Element<'_>, evidence: &Evidence<'_>) -> Result<bool, Unusable> 
 mod tests {
     use super::*;
     use crate::client_certificate::examples::RFC8705;
+    use crate::request::PeerCertificate;
 
     const US: &str = "spiffe://lab/us";
     const EDGE: &str = "spiffe://lab/edge";
@@ -278,7 +279,7 @@ mod tests {
         let check = |xfcc: &str, certificate: &str, behind: &[&str], expected| {
             let evidence = Evidence {
                 xfcc: Field::One(xfcc.as_bytes()),
-                peer_certificate: certificate.as_bytes(),
+                peer_certificate: PeerCertificate::url_encoded_pem(certificate.as_bytes()),
                 ..Evidence::default()
             };
             assert_eq!(read(&evidence, &owned(behind)), expected, "{xfcc}");
