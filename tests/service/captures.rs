@@ -1,12 +1,6 @@
 //! The captures that lie here are those that were taken from Envoy.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-#[path = "support/shared.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod shared;
-
-use shared::shared;
+use crate::support::shared::shared;
 use std::fs;
 use std::path::Path;
 

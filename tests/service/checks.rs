@@ -12,23 +12,11 @@
     reason = "a test may panic"
 )]
 
-#[path = "support/subrequest.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod subrequest;
-#[path = "support/tokens.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod tokens;
-
-#[path = "support/identity_provider.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
-mod identity_provider;
-
-#[path = "support/proofs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod proofs;
-
+use crate::support::identity_provider::IdentityProvider;
+use crate::support::proofs::prove;
+use crate::support::subrequest::Twin;
+use crate::support::tokens::{self, Signer};
 use envoy_types::pb::envoy::service::auth::v3 as auth;
-use identity_provider::IdentityProvider;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::{Clock, ManualClock};
 use keybound::front::ext_authz::{encode, wire};
@@ -49,14 +37,11 @@ use keybound_core::policy::{
     UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
-use proofs::prove;
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use subrequest::Twin;
-use tokens::Signer;
 
 const NOW: i64 = 1_800_000_000;
 const ISSUER: &str = "https://as.example.com";

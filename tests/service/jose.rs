@@ -190,7 +190,7 @@ fn public(jwk: &Object) -> Object {
 
 #[test]
 fn examples_of_the_rfcs() {
-    let vectors = json::object(include_bytes!("vectors/jose.json")).unwrap();
+    let vectors = json::object(include_bytes!("../vectors/jose.json")).unwrap();
     for case in vectors["signatures"].as_array().unwrap() {
         let (source, key) = (&case["source"], key(&case["jwk"]).unwrap());
         let compact = case["compact"].as_str().unwrap();

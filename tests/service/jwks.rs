@@ -6,12 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::arithmetic_side_effects, clippy::unchecked_time_subtraction, reason = "a test")]
 
-#[expect(unreachable_pub, reason = "each test file uses its part of it")]
-mod support;
-#[path = "support/tokens.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
-mod tokens;
-
+use crate::support::identity_provider::{Behaviour, IdentityProvider, Published};
+use crate::support::tokens::Signer;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
@@ -32,8 +28,6 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
-use support::identity_provider::{Behaviour, IdentityProvider, Published};
-use tokens::Signer;
 use tokio::runtime::{Builder, Handle};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;

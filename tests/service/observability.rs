@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-const DASHBOARD: &str = include_str!("../deploy/observability/dashboard.json");
-const ALERTS: &str = include_str!("../deploy/observability/alerts.yaml");
-const README: &str = include_str!("../deploy/observability/README.md");
+const DASHBOARD: &str = include_str!("../../deploy/observability/dashboard.json");
+const ALERTS: &str = include_str!("../../deploy/observability/alerts.yaml");
+const README: &str = include_str!("../../deploy/observability/README.md");
 
 /// What Envoy 1.40 counts about its own side of the checks.
 const OF_ENVOY: &[&str] = &[
@@ -67,13 +67,13 @@ fn exposition() -> String {
     }
     metrics.set_keys("https://as.example.com", 1, Some(1));
     for outcome in ["changed", "unchanged", "not_modified"] {
-        let source = include_str!("../src/state/jwks/status.rs");
+        let source = include_str!("../../src/state/jwks/status.rs");
         assert!(source.contains(&format!("=> {outcome:?},")), "{outcome}");
         metrics.set_refreshes("https://as.example.com", outcome, 1);
     }
     metrics.set_introspections("https://as.example.com", "active", 1);
     for cause in ["breaker_open", "busy", "rate_limited"] {
-        let source = include_str!("../src/state/introspection/rank.rs");
+        let source = include_str!("../../src/state/introspection/rank.rs");
         assert!(source.contains(&format!("=> {cause:?},")), "{cause}");
         metrics.set_shedding("https://as.example.com", cause, 1);
     }

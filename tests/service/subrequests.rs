@@ -2,15 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/shared.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod shared;
-
+use crate::support::shared::shared;
 use http::request::Parts;
 use keybound::front::forward_auth::{Flavour, read};
 use keybound_core::client_certificate::{ClientCertificate, HeaderFormat, Source};
 use keybound_core::{Denial, Field, Request};
-use shared::shared;
 use std::fs;
 use std::path::Path;
 

@@ -6,18 +6,12 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::arithmetic_side_effects, reason = "a test")]
 
-#[path = "support/introspection_endpoint.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod introspection_endpoint;
-#[path = "support/tokens.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
-mod tokens;
-
+use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
+use crate::support::tokens::{self, Signer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
-use introspection_endpoint::{IntrospectionEndpoint, Reply};
 use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::{Clock, ManualClock};
 use keybound::installation::{
@@ -43,7 +37,6 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokens::Signer;
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;

@@ -4,18 +4,9 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::panic, reason = "a test may panic")]
 
-#[path = "support/identity_provider.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
-mod identity_provider;
-#[path = "support/introspection_endpoint.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
-mod introspection_endpoint;
-#[path = "support/tokens.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
-mod tokens;
-
-use identity_provider::IdentityProvider;
-use introspection_endpoint::{IntrospectionEndpoint, Reply};
+use crate::support::identity_provider::IdentityProvider;
+use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
+use crate::support::tokens::Signer;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, ManualClock};
 use keybound::config;
@@ -29,7 +20,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokens::Signer;
 use tokio::runtime::Handle;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);

@@ -1,0 +1,20 @@
+//! What the service does, tried within one process: no other program is run, not even ours.
+//!
+//! The tests run at once and share what a process shares, so none of them changes it: the
+//! environment, the current directory, the subscriber of `tracing`. A paused clock is that of a test's
+//! own runtime.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod captures;
+mod checks;
+mod client_certificate;
+mod grpc;
+mod introspection;
+mod jose;
+mod jwks;
+mod observability;
+mod reload;
+mod subrequests;
+mod support;
+mod wire;

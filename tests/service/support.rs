@@ -1,0 +1,16 @@
+//! What several tests need, here and in the tests that run other programs.
+
+#![expect(unreachable_pub, reason = "shared between tests")]
+
+#[path = "../support/identity_provider.rs"]
+pub(crate) mod identity_provider;
+#[path = "../support/introspection_endpoint.rs"]
+pub(crate) mod introspection_endpoint;
+#[path = "../support/proofs.rs"]
+pub(crate) mod proofs;
+#[path = "../support/shared.rs"]
+pub(crate) mod shared;
+#[path = "../support/subrequest.rs"]
+pub(crate) mod subrequest;
+#[path = "../support/tokens.rs"]
+pub(crate) mod tokens;
