@@ -13,8 +13,9 @@ pub fn fill(octets: &mut [u8]) -> Result<(), NoRandomness> {
     getrandom::fill(octets).or_else(|_| aws_lc_rs::rand::fill(octets)).or(Err(NoRandomness))
 }
 
-/// By which replicas that started together drift apart. Without randomness they merely keep in step.
-pub fn luck() -> u8 {
+/// A random octet for jitter, so that replicas that started together drift apart. It is 0 when the
+/// system has no randomness: replicas then stay in step, which is merely inconvenient.
+pub fn jitter() -> u8 {
     let mut octet = [0];
     fill(&mut octet).map_or(0, |()| octet[0])
 }

@@ -111,7 +111,7 @@ impl Keeper {
         let heard = settled.is_ok();
         let delay = match settled {
             Ok(lifetime) => self.source.interval().unwrap_or_else(|| {
-                schedule::next_refresh(lifetime, &self.upkeep, randomness::luck())
+                schedule::next_refresh(lifetime, &self.upkeep, randomness::jitter())
             }),
             Err(failure) => self.fail(&failure).await,
         };
@@ -225,7 +225,7 @@ impl Keeper {
         if self.shared.held.load().is_none() {
             self.restore().await;
         }
-        let retry = schedule::next_retry(failures, &self.upkeep, randomness::luck());
+        let retry = schedule::next_retry(failures, &self.upkeep, randomness::jitter());
         self.source.interval().map_or(retry, |it| it.min(retry))
     }
 

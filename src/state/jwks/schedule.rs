@@ -11,18 +11,18 @@ use tokio::time::Instant;
 
 /// The time until the next planned fetch after one that went well. The issuer proposes `lifetime`.
 ///
-/// `luck` shortens it by up to a tenth, so that replicas that started together drift apart.
-pub(super) fn next_refresh(lifetime: Option<Duration>, upkeep: &KeyUpkeep, luck: u8) -> Duration {
+/// `jitter` shortens it by up to a tenth, so that replicas that started together drift apart.
+pub(super) fn next_refresh(lifetime: Option<Duration>, upkeep: &KeyUpkeep, jitter: u8) -> Duration {
     let proposed = lifetime.unwrap_or(upkeep.refresh_default).min(upkeep.refresh_max);
-    proposed.saturating_sub(share(proposed, 10, luck)).max(upkeep.refresh_min)
+    proposed.saturating_sub(share(proposed, 10, jitter)).max(upkeep.refresh_min)
 }
 
 /// The time until the next planned fetch after `failures` in a row: it doubles from one to sixty
-/// seconds, and `luck` shortens it by up to a half.
-pub(super) fn next_retry(failures: u32, upkeep: &KeyUpkeep, luck: u8) -> Duration {
+/// seconds, and `jitter` shortens it by up to a half.
+pub(super) fn next_retry(failures: u32, upkeep: &KeyUpkeep, jitter: u8) -> Duration {
     let last = LAST_RETRY.min(upkeep.refresh_max.max(FIRST_RETRY));
     let delay = doubled(FIRST_RETRY, failures.saturating_sub(1), last);
-    delay.saturating_sub(share(delay, 2, luck))
+    delay.saturating_sub(share(delay, 2, jitter))
 }
 
 /// Whether a request with an unknown key name may cause a fetch, when the last one that was caused
@@ -59,10 +59,10 @@ pub(super) fn must_discover(age: Option<Duration>, asked: bool, failures: u32) -
     asked || 0 < failures || age.is_none_or(|it| METADATA_KEPT <= it)
 }
 
-/// As much of a `part`-th of `span` as `luck` is of 255.
-fn share(span: Duration, part: u32, luck: u8) -> Duration {
+/// As much of a `part`-th of `span` as `jitter` is of 255.
+fn share(span: Duration, part: u32, jitter: u8) -> Duration {
     let whole = u32::from(u8::MAX).saturating_mul(part);
-    span.saturating_mul(u32::from(luck)).checked_div(whole).unwrap_or_default()
+    span.saturating_mul(u32::from(jitter)).checked_div(whole).unwrap_or_default()
 }
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn luck_makes_a_refresh_earlier_but_never_too_early() {
+    fn jitter_makes_a_refresh_earlier_but_never_too_early() {
         assert_eq!(next_refresh(Some(secs(3600)), &upkeep(), 255), secs(3240));
         assert_eq!(next_refresh(Some(secs(33)), &upkeep(), 255), secs(30));
         assert_eq!(next_refresh(None, &upkeep(), 51), secs(294));

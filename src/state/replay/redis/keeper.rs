@@ -43,7 +43,7 @@ impl Keeper {
             };
             drop(self.shared.link.send_replace(Err(Unavailable::of(&failure))));
             tracing::warn!(error = %failure, failures, "replay store not reached");
-            sleep(pause(failures, randomness::luck())).await;
+            sleep(pause(failures, randomness::jitter())).await;
             failures = failures.saturating_add(1);
         }
     }
@@ -135,9 +135,9 @@ fn late() -> RedisError {
 
 /// The time between two attempts: it doubles up to a limit, and chance takes up to half of it, so
 /// that replicas do not come back all at once.
-fn pause(failures: u32, luck: u8) -> Duration {
+fn pause(failures: u32, jitter: u8) -> Duration {
     let longest = doubled(FIRST_PAUSE, failures, LAST_PAUSE);
-    let off = longest.saturating_mul(luck.into()).checked_div(512).unwrap_or_default();
+    let off = longest.saturating_mul(jitter.into()).checked_div(512).unwrap_or_default();
     longest.saturating_sub(off)
 }
 
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_a_limit_and_chance_takes_up_to_half() {
-        for (failures, luck, millis) in [
+        for (failures, jitter, millis) in [
             (0, 0, 50),
             (0, 255, 25),
             (1, 0, 100),
@@ -171,7 +171,7 @@ mod tests {
             (6, 255, 1003),
             (u32::MAX, 0, 2000),
         ] {
-            assert_eq!(pause(failures, luck).as_millis(), millis, "{failures} {luck}");
+            assert_eq!(pause(failures, jitter).as_millis(), millis, "{failures} {jitter}");
         }
     }
 }
