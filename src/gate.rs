@@ -2,6 +2,7 @@
 //! beginning to end, and told about afterwards.
 
 use crate::clock::Clock;
+use crate::fair_share;
 use crate::installation::Limits;
 use crate::installation::{Checker, Installation};
 use crate::invariant;
@@ -9,9 +10,8 @@ use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
 use crate::telemetry::outlets::{Outlets, Told};
-use crate::telemetry::ration::{Ration, Share};
+use crate::telemetry::rate_limit::{RateLimit, Allowance};
 use crate::telemetry::trace_context::TraceParent;
-use crate::turn;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::HeaderValue;
@@ -37,7 +37,7 @@ pub struct Gate {
     outlets: Outlets,
     denials: Denials,
     /// Warnings about identity headers.
-    unclear: Ration,
+    unclear: RateLimit,
 }
 
 /// What decides at present, and what goes with it.
@@ -84,7 +84,7 @@ impl Gate {
         let standing = ArcSwap::from_pointee(Standing::new(installation, digest, &metrics));
         let (outlets, denials) = (Outlets::default(), Denials::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
-        let unclear = Ration::of(1);
+        let unclear = RateLimit::of(1);
         Self { checker, standing, replaced, under_way, metrics, outlets, denials, unclear }
     }
 
@@ -256,7 +256,7 @@ impl Passage<'_> {
     }
 
     fn warn_of(&self, header: &IdentityHeader) {
-        if let Share::Told { untold } = self.gate.unclear.take(Instant::now()) {
+        if let Allowance::Within { untold } = self.gate.unclear.take(Instant::now()) {
             let IdentityHeader { name, claim, .. } = header;
             let format = "{claim: …, format: json}";
             tracing::warn!(
@@ -305,7 +305,7 @@ impl Admitted<'_> {
             passage.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
         };
         if at_once {
-            turn::went_ahead();
+            fair_share::passed_waiting();
         }
         let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
         let verdict = Verdict::new(outcome, facts, installation.policies());
@@ -389,7 +389,7 @@ mod tests {
         let gate = gate();
         let passage = gate.enter(Front::ExtAuthz);
         let request = Request::default();
-        assert_eq!(turn::counting_ahead(admitted(&passage).check(&request)).await.1, 1);
+        assert_eq!(fair_share::counting_passed(admitted(&passage).check(&request)).await.1, 1);
         let mut first = true;
         let waits = pin!(poll_fn(|_| {
             if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(7) }

@@ -24,7 +24,7 @@ const CORE: Order = &[
 ];
 
 const SERVICE: Order = &[
-    &["clock", "invariant", "permissions", "proxy_names", "randomness", "turn"],
+    &["clock", "fair_share", "invariant", "permissions", "proxy_names", "randomness"],
     &["state"],
     &["telemetry"],
     &["installation"],

@@ -3,6 +3,7 @@
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
+use crate::fair_share;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::installation::{Checker, Installation};
@@ -12,7 +13,6 @@ use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outlets::Outlets;
 use crate::telemetry::spans::Spans;
-use crate::turn;
 use keybound_core::Denial;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ fn serve(
     let (sink, writer) = Sink::to(std::io::stderr())?;
     log::install(arguments.log_format, arguments.log_level, sink)?;
     // Signed introspection answers are verified beside the accept loops.
-    let runtime = turn::runtime()?;
+    let runtime = fair_share::runtime()?;
     let ended = runtime.block_on(answer(arguments, config, ingredients));
     writer.finish();
     ended

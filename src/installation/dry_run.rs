@@ -1,10 +1,10 @@
 //! The same sources, for a check that is to leave no mark: to explain one.
 
 use super::Installation;
+use crate::fair_share;
 use crate::state::jwks::TimedKeys;
 use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
-use crate::turn;
 use keybound_core::client_certificate::{ClientCertificate, Source};
 use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::ProofId;
@@ -43,15 +43,15 @@ impl<'a> DryRun<'a> {
 
 impl Turns for DryRun<'_> {
     fn turn(&self) -> Option<Waiting<'_, ()>> {
-        turn::comes()
+        fair_share::wait_for_slot()
     }
 
     fn work_begins(&self) {
-        turn::begins();
+        fair_share::start_work();
     }
 
     fn work_ends(&self) {
-        turn::ends();
+        fair_share::finish_work();
     }
 }
 

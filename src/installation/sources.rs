@@ -1,10 +1,10 @@
 //! Where the checks of this service get what they need ([`Sources`]).
 
 use super::Installation;
+use crate::fair_share;
 use crate::invariant;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::TimedKeys;
-use crate::turn;
 use keybound_core::client_certificate::{ClientCertificate, Source};
 use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::ProofId;
@@ -17,15 +17,15 @@ use keybound_core::{
 
 impl Turns for Installation {
     fn turn(&self) -> Option<Waiting<'_, ()>> {
-        turn::comes()
+        fair_share::wait_for_slot()
     }
 
     fn work_begins(&self) {
-        turn::begins();
+        fair_share::start_work();
     }
 
     fn work_ends(&self) {
-        turn::ends();
+        fair_share::finish_work();
     }
 }
 

@@ -4,7 +4,7 @@ pub mod descriptors;
 pub mod places;
 
 use crate::config::Address;
-use crate::telemetry::ration::{Ration, Share};
+use crate::telemetry::rate_limit::{RateLimit, Allowance};
 use places::{Place, Places};
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct Listener {
     inner: Inner,
     bound: Address,
     places: Arc<Places>,
-    failures: Ration,
+    failures: RateLimit,
 }
 
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Listener {
         };
         let (inner, bound) =
             found.map_err(|reason| Unavailable { address: address.clone(), reason })?;
-        Ok(Self { inner, bound, places, failures: Ration::of(1) })
+        Ok(Self { inner, bound, places, failures: RateLimit::of(1) })
     }
 
     /// Where it listens, with the port that the system gave it if it asked for any.
@@ -149,7 +149,7 @@ impl Listener {
 
     async fn failed(&self, error: &io::Error) {
         let now = Instant::now();
-        if let Share::Told { untold } = self.failures.take(now) {
+        if let Allowance::Within { untold } = self.failures.take(now) {
             let listener = self.places.listener();
             tracing::warn!(%error, listener, untold, "connection not accepted");
         }

@@ -3,7 +3,7 @@
 //! that are busy come next, and last those that have just come.
 
 use crate::front::peer::{Everybody, Peer};
-use crate::telemetry::ration::{Ration, Share};
+use crate::telemetry::rate_limit::{RateLimit, Allowance};
 use std::collections::HashMap;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ pub struct Places {
     rules: PlaceRules,
     everybody: Arc<Everybody>,
     open: Mutex<Open>,
-    refused: Ration,
-    made: Ration,
+    refused: RateLimit,
+    made: RateLimit,
 }
 
 /// How many places there are, and who makes place.
@@ -104,7 +104,7 @@ const PART: usize = 64;
 impl Places {
     /// Places at the listener of this name. `everybody` are the connections of all listeners.
     pub fn new(listener: &'static str, rules: PlaceRules, everybody: Arc<Everybody>) -> Arc<Self> {
-        let (open, refused, made) = (Mutex::default(), Ration::of(1), Ration::of(1));
+        let (open, refused, made) = (Mutex::default(), RateLimit::of(1), RateLimit::of(1));
         Arc::new(Self { listener, rules, everybody, open, refused, made })
     }
 
@@ -122,7 +122,7 @@ impl Places {
     pub fn take(self: &Arc<Self>, now: Instant) -> Option<Place> {
         let mut open = self.lock();
         if self.rules.most <= open.all.len() && self.make_place(&mut open, now) == 0 {
-            if let Share::Told { untold } = self.refused.take(now) {
+            if let Allowance::Within { untold } = self.refused.take(now) {
                 let (listener, limit) = (self.listener, self.rules.most);
                 tracing::warn!(listener, limit, untold, "connection refused: all are in use");
             }
@@ -174,7 +174,7 @@ impl Places {
             open.end(*number);
         }
         if !gone.is_empty()
-            && let Share::Told { untold } = self.made.take(now)
+            && let Allowance::Within { untold } = self.made.take(now)
         {
             let (listener, limit, ended) = (self.listener, self.rules.most, gone.len());
             tracing::warn!(listener, limit, ended, untold, "silent or idle connections made place");

@@ -3,7 +3,7 @@
 use crate::proxy_names::NotNamed;
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
-use crate::telemetry::ration::{Ration, Share};
+use crate::telemetry::rate_limit::{RateLimit, Allowance};
 use prometheus::IntCounter;
 use std::error::Error;
 use std::fmt::Display;
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 pub struct Failures {
     listener: &'static str,
     counters: Vec<(Cause, IntCounter)>,
-    told: Ration,
+    told: RateLimit,
 }
 
 impl Failures {
@@ -26,7 +26,7 @@ impl Failures {
         let listener = front.label();
         let counter = |cause| (cause, metrics.connections().failures(listener, cause));
         let counters = Cause::ALL.into_iter().map(counter).collect();
-        Self { listener, counters, told: Ration::of(1) }
+        Self { listener, counters, told: RateLimit::of(1) }
     }
 
     /// One more, of a client on this machine (none: over a Unix socket).
@@ -38,7 +38,7 @@ impl Failures {
         // Load balancers look so whether the port is open.
         if cause == Cause::Closed {
             tracing::debug!(listener, from, %error, "connection closed before its first request");
-        } else if let Share::Told { untold } = self.told.take(Instant::now()) {
+        } else if let Allowance::Within { untold } = self.told.take(Instant::now()) {
             let cause = cause.label();
             tracing::warn!(listener, cause, from, %error, untold, "connection failed");
         }

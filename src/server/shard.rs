@@ -5,9 +5,9 @@
 //! rather than left to the kernel's hash.
 
 use super::connection::{self, Serving};
+use crate::fair_share;
 use crate::invariant;
 use crate::listener::Arrival;
-use crate::turn;
 use std::convert::Infallible;
 use std::io;
 use std::num::NonZero;
@@ -52,7 +52,7 @@ impl Shards {
             let (connections, dealt) = mpsc::unbounded_channel();
             let running = running.clone();
             // Made here, so that a system that has no more to give stops the start.
-            let runtime = turn::runtime()?;
+            let runtime = fair_share::runtime()?;
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 run(&runtime, dealt, drain);
                 drop(running);

@@ -13,7 +13,7 @@ pub mod meters;
 pub mod metrics;
 pub mod otlp;
 pub mod outlets;
-pub mod ration;
+pub mod rate_limit;
 pub mod reloads;
 pub mod sample;
 #[cfg(test)]

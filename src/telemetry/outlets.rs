@@ -2,7 +2,7 @@
 
 use super::check_log;
 use super::metrics::Front;
-use super::ration::{Ration, Share};
+use super::rate_limit::{RateLimit, Allowance};
 use super::sample::{self, Sample};
 use super::spans::Spans;
 use super::trace_context::TraceParent;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub struct Outlets {
     spans: Option<Spans>,
     allows: Sample,
-    denials: Ration,
+    denials: RateLimit,
 }
 
 /// So many denials are told in a second. Whoever floods a service with forged tokens must not make
@@ -44,7 +44,7 @@ impl Outlets {
     /// Denials are lines, and of the allows this share; sampled checks go to `spans`, if there is
     /// such a thing.
     pub fn new(spans: Option<Spans>, allows: sample::Share) -> Self {
-        Self { spans, allows: Sample::new(allows), denials: Ration::of(DENIALS_A_SECOND) }
+        Self { spans, allows: Sample::new(allows), denials: RateLimit::of(DENIALS_A_SECOND) }
     }
 
     /// Tells about a check. Whether it did: a denial may be one too many.
@@ -55,8 +55,8 @@ impl Outlets {
             spans.take(parent.as_ref(), parent_decides, told.front, told.verdict, told.elapsed)
         });
         let allowed = told.verdict.outcome.is_ok();
-        let share = if allowed { Share::FREE } else { self.denials.take(told.ended) };
-        let Share::Told { untold } = share else { return false };
+        let share = if allowed { Allowance::UNLIMITED } else { self.denials.take(told.ended) };
+        let Allowance::Within { untold } = share else { return false };
         if untold > 0 {
             tracing::warn!(untold, "denials that had no line: too many in a second");
         }

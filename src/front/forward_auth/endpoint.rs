@@ -4,7 +4,7 @@ use super::{Asker, Flavour, Secret, read, write};
 use crate::front::capture::{Capture, neutral};
 use crate::gate::{Admitted, Gate, Passage};
 use crate::telemetry::metrics::Front;
-use crate::telemetry::ration::{Ration, Share};
+use crate::telemetry::rate_limit::{RateLimit, Allowance};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -32,9 +32,9 @@ pub struct Endpoint {
     secret: Arc<ArcSwapOption<Secret>>,
     capture: Option<Arc<Capture>>,
     /// Warnings about who is not the proxy.
-    strangers: Ration,
+    strangers: RateLimit,
     /// Warnings about headers that cannot be removed.
-    aliases: Ration,
+    aliases: RateLimit,
 }
 
 /// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
@@ -48,7 +48,7 @@ const LOOKS: usize = 8;
 impl Endpoint {
     /// A service that has the requests that `asker` asks about checked at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
-        let [strangers, aliases] = [1, 1].map(Ration::of);
+        let [strangers, aliases] = [1, 1].map(RateLimit::of);
         let secret = Arc::new(ArcSwapOption::from_pointee(asker.secret.clone()));
         Self { gate, asker, secret, strangers, aliases, capture: None }
     }
@@ -154,7 +154,7 @@ impl Endpoint {
         match (&self.asker.flavour, unwanted.first()) {
             (Flavour::Envoy { .. }, _) | (Flavour::Nginx | Flavour::Traefik, None) => Ok(unwanted),
             (Flavour::Nginx | Flavour::Traefik, Some(header)) => {
-                if let Share::Told { untold } = self.aliases.take(Instant::now()) {
+                if let Allowance::Within { untold } = self.aliases.take(Instant::now()) {
                     let detail = Detail::HeaderUnremovable;
                     tracing::warn!(header, untold, "refused: {}", detail.sentence());
                 }
@@ -167,7 +167,7 @@ impl Endpoint {
     fn recognise(&self, headers: &HeaderMap) -> Result<(), Denial> {
         match &*self.secret.load() {
             Some(secret) if !secret.is_among(headers) => {
-                if let Share::Told { untold } = self.strangers.take(Instant::now()) {
+                if let Allowance::Within { untold } = self.strangers.take(Instant::now()) {
                     let listener = Front::ForwardAuth.label();
                     tracing::warn!(listener, untold, "the secret was not shown");
                 }

@@ -1,7 +1,7 @@
 //! The keys of an issuer as checks use them ([`Keys`]).
 
 use super::IssuerKeys;
-use crate::turn;
+use crate::fair_share;
 use keybound_core::jose::KeySet;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::VerifyingKey;
@@ -39,15 +39,15 @@ impl Deref for TimedKeys {
 
 impl Turns for TimedKeys {
     fn turn(&self) -> Option<Waiting<'_, ()>> {
-        turn::comes()
+        fair_share::wait_for_slot()
     }
 
     fn work_begins(&self) {
-        turn::begins();
+        fair_share::start_work();
     }
 
     fn work_ends(&self) {
-        turn::ends();
+        fair_share::finish_work();
     }
 }
 

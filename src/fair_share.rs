@@ -1,13 +1,14 @@
-//! Knows how costly work takes its turn, so that a flood of it holds nobody up.
+//! A fair share of each thread for checks that need no signature, however many do.
 //!
-//! A thread serves many connections, and a signature costs it 15 to 200 µs. A burst of new tokens
-//! would be verified in one go while every other connection waits. So after a stretch of such work
-//! the thread looks what else has come in, and what needs no signature goes ahead. The checks that
-//! wait go on in the order in which they came, as many at once as fit into a stretch.
+//! A thread serves many connections, and verifying a signature takes it 15 to 200 µs. Without this
+//! module a burst of new tokens would be verified in one go while every other connection waits. So
+//! after a stretch of such work the thread polls its other connections, and checks that need no
+//! signature overtake those that do. The waiting checks are then resumed first come, first served,
+//! as many at once as fit into a stretch.
 //!
-//! A look costs some system calls: a tenth of a DPoP check, with short stretches. So they grow
-//! while nothing comes that would go ahead, and are short again with the first that does, and after
-//! a rest.
+//! Polling costs a few system calls, which is a tenth of a DPoP check when stretches are short. So
+//! a stretch grows while no check overtakes, and is short again after the first that does, and
+//! after the thread was idle.
 
 use std::cell::{Cell, OnceCell};
 use std::io;
@@ -20,98 +21,97 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// For so long costly work may go on before the thread looks after its connections, when others
-/// wait for it.
+/// The shortest stretch: how long signatures may keep the thread from its connections.
 const STRETCH: Duration = Duration::from_micros(100);
 
-/// For so long when nobody does.
+/// The longest stretch, when no check would overtake.
 const LONGEST: Duration = Duration::from_micros(1200);
 
-/// So many looks that find nobody let stretches grow. Whoever comes 500 times a second is found.
+/// How many polls in a row must find nothing before the stretch doubles. With this figure, a
+/// client that sends 500 checks a second keeps the stretch short.
 const PATIENCE: u64 = 16;
 
-/// The turns on one thread.
+/// The state of one thread.
 #[derive(Debug)]
-struct Turns {
-    /// How long costly work has gone on since the thread looked up, in nanoseconds.
+struct FairShare {
+    /// Time spent on signatures since the thread last polled its connections, in nanoseconds.
     spent: AtomicU64,
-    /// How long one piece of it takes, about, in nanoseconds.
+    /// Moving average of the time that one signature takes, in nanoseconds.
     usual: AtomicU64,
-    /// How long it may go on at present, in nanoseconds.
+    /// The present stretch, in nanoseconds.
     stretch: AtomicU64,
-    /// How many checks have gone ahead of those who wait since the thread looked up.
+    /// Checks that have overtaken waiting ones since the last poll.
     ahead: AtomicUsize,
-    /// Somebody sees to it that the thread looks up, and lets those who wait go on.
+    /// A [`Watch`] runs that resumes waiting checks.
     watched: AtomicBool,
-    /// How many wait.
+    /// How many checks wait.
     waiting: AtomicUsize,
-    /// One permit for each who may go on. It is fair: first come, first served.
+    /// One permit for each check that may resume. The semaphore is fair.
     passes: Semaphore,
 }
 
 thread_local! {
-    static TURNS: OnceCell<Arc<Turns>> = const { OnceCell::new() };
-    /// When the work began that is under way.
+    static SHARE: OnceCell<Arc<FairShare>> = const { OnceCell::new() };
+    /// When the present work started.
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// A runtime of one thread, whose costly work takes turns.
+/// A single-threaded runtime that starts a new stretch whenever its thread was idle.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().on_thread_park(rest).build()
 }
 
-/// A thread that has nothing to do looks after its connections, and is there for whoever comes.
+/// Starts a new stretch, since an idle thread has polled all its connections.
 fn rest() {
-    TURNS.with(|it| {
-        if let Some(turns) = it.get() {
-            turns.spent.store(0, Ordering::SeqCst);
-            turns.stretch.store(nanos(STRETCH), Ordering::SeqCst);
+    SHARE.with(|it| {
+        if let Some(share) = it.get() {
+            share.spent.store(0, Ordering::SeqCst);
+            share.stretch.store(nanos(STRETCH), Ordering::SeqCst);
         }
     });
 }
 
-/// Waits until it is the turn of costly work on this thread; none: it is now.
-pub fn comes() -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let turns = of_this_thread();
-    turns.is_taken().then(|| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(async move { turns.wait().await })
+/// Waits until this thread has time for a signature; `None` if it has time now.
+pub fn wait_for_slot() -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let share = of_this_thread();
+    share.is_busy().then(|| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move { share.wait().await })
     })
 }
 
-/// Costly work begins on this thread. It must not be long in itself, and must end before the thread
-/// does anything else.
-pub fn begins() {
+/// Marks the start of costly work on this thread. The work must be short in itself, and
+/// [`finish_work`] must follow before the thread does anything else.
+pub fn start_work() {
     BEGAN.set(Some(Instant::now()));
 }
 
-/// Costly work has ended on this thread.
-pub fn ends() {
+/// Marks the end of costly work on this thread.
+pub fn finish_work() {
     if let Some(began) = BEGAN.take() {
         of_this_thread().spend(began.elapsed());
     }
 }
 
-fn of_this_thread() -> Arc<Turns> {
-    TURNS.with(|it| Arc::clone(it.get_or_init(Arc::default)))
+fn of_this_thread() -> Arc<FairShare> {
+    SHARE.with(|it| Arc::clone(it.get_or_init(Arc::default)))
 }
 
-/// A check on this thread was over as soon as it came: whoever has costly work would have waited
-/// for others who do.
-pub fn went_ahead() {
-    TURNS.with(|it| {
-        if let Some(turns) = it.get() {
-            turns.let_ahead();
+/// Counts a check that finished without waiting, and so overtook any that wait.
+pub fn passed_waiting() {
+    SHARE.with(|it| {
+        if let Some(share) = it.get() {
+            share.count_passed();
         }
     });
 }
 
-impl Turns {
-    /// Whether others come first.
-    fn is_taken(&self) -> bool {
+impl FairShare {
+    /// Whether a new piece of work has to wait.
+    fn is_busy(&self) -> bool {
         self.watched.load(Ordering::SeqCst) || self.is_over()
     }
 
-    fn let_ahead(&self) {
+    fn count_passed(&self) {
         if self.watched.load(Ordering::SeqCst) {
             self.ahead.fetch_add(1, Ordering::SeqCst);
         }
@@ -130,22 +130,22 @@ impl Turns {
     }
 
     async fn wait(self: &Arc<Self>) {
-        // Without a runtime there is nobody who could let it go on: it goes at once.
+        // Without a runtime nothing could resume it, so it does not wait.
         let Ok(runtime) = Handle::try_current() else { return };
         let place = Place::of(self);
         if !self.watched.swap(true, Ordering::SeqCst) {
-            // Its own task, since a check that waits may be given up.
-            let watch = Watch { turns: Arc::clone(self), over: false };
+            // A task of its own, since the future of a waiting check may be dropped.
+            let watch = Watch { share: Arc::clone(self), over: false };
             runtime.spawn(watch.run());
         }
-        // It is never closed. If it were, work would go on without turns.
+        // The semaphore is never closed. If it were, work would go on without waiting.
         if let Ok(pass) = self.passes.acquire().await {
             pass.forget();
         }
         drop(place);
     }
 
-    /// Whether nobody waits any longer, so that nobody need watch.
+    /// Whether no check waits any longer, so that the watch can end.
     fn is_done(&self) -> bool {
         self.spent.store(0, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) != 0 {
@@ -156,17 +156,17 @@ impl Turns {
         nobody || self.watched.swap(true, Ordering::SeqCst)
     }
 
-    /// Lets as many go on as fit into a stretch.
-    fn let_on(&self, in_vain: &mut u64) {
+    /// Resumes as many waiting checks as fit into a stretch.
+    fn resume(&self, in_vain: &mut u64) {
         let stretch = self.adapt(in_vain);
-        // Of those who gave up, passes may be left.
+        // Checks that were dropped while they waited may have left permits.
         self.passes.forget_permits(self.passes.available_permits());
         let fit = stretch.checked_div(self.usual.load(Ordering::SeqCst));
         let fit = usize::try_from(fit.unwrap_or(1).max(1)).unwrap_or(1);
         self.passes.add_permits(fit.min(self.waiting.load(Ordering::SeqCst)));
     }
 
-    /// The next stretch, after a look at who came; `in_vain` counts the looks that found nobody.
+    /// The next stretch. `in_vain` counts the polls after which no check overtook.
     fn adapt(&self, in_vain: &mut u64) -> u64 {
         let nobody = self.ahead.swap(0, Ordering::SeqCst) == 0;
         let mut stretch = self.stretch.load(Ordering::SeqCst);
@@ -182,7 +182,7 @@ impl Turns {
     }
 }
 
-impl Default for Turns {
+impl Default for FairShare {
     fn default() -> Self {
         Self {
             spent: AtomicU64::new(0),
@@ -200,48 +200,48 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The task that lets those who wait go on.
+/// The task that resumes waiting checks.
 struct Watch {
-    turns: Arc<Turns>,
+    share: Arc<FairShare>,
     over: bool,
 }
 
 impl Watch {
-    /// Lets those who wait go on, a stretch at a time, until nobody does.
+    /// Resumes waiting checks, a stretch at a time, until none is left.
     async fn run(mut self) {
         let mut in_vain = 0;
         loop {
-            // Comes back when all others had their turn and the connections were looked at, and
-            // then once more, when what they brought has been answered.
+            // The first returns once all other tasks and the connections have been polled, the
+            // second once what was read from them has been answered.
             yield_now().await;
             yield_now().await;
-            if self.turns.is_done() {
+            if self.share.is_done() {
                 self.over = true;
                 return;
             }
-            self.turns.let_on(&mut in_vain);
+            self.share.resume(&mut in_vain);
         }
     }
 }
 
 impl Drop for Watch {
-    /// A runtime that ends drops its tasks. Whoever waits elsewhere goes on, and whoever comes
-    /// later starts another watch.
+    /// A runtime that shuts down drops its tasks. Checks that wait on another runtime are resumed,
+    /// and later ones start another watch.
     fn drop(&mut self) {
         if !self.over {
-            self.turns.watched.store(false, Ordering::SeqCst);
-            self.turns.passes.add_permits(self.turns.waiting.load(Ordering::SeqCst));
+            self.share.watched.store(false, Ordering::SeqCst);
+            self.share.passes.add_permits(self.share.waiting.load(Ordering::SeqCst));
         }
     }
 }
 
-/// A place among those who wait. Given back when it is dropped.
+/// A place among the waiting checks, given back when dropped.
 struct Place<'t>(&'t AtomicUsize);
 
 impl<'t> Place<'t> {
-    fn of(turns: &'t Turns) -> Self {
-        turns.waiting.fetch_add(1, Ordering::SeqCst);
-        Self(&turns.waiting)
+    fn of(share: &'t FairShare) -> Self {
+        share.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(&share.waiting)
     }
 }
 
@@ -251,22 +251,22 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What `work` gives, once it is its turn on this thread.
+/// The result of `work`, after waiting for this thread's time.
 #[cfg(test)]
 async fn costly<T>(work: impl FnOnce() -> T) -> T {
-    if let Some(turn) = comes() {
-        turn.await;
+    if let Some(slot) = wait_for_slot() {
+        slot.await;
     }
-    begins();
+    start_work();
     let done = work();
-    ends();
+    finish_work();
     done
 }
 
 #[cfg(test)]
-impl Turns {
+impl FairShare {
     async fn take<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        if self.is_taken() {
+        if self.is_busy() {
             self.wait().await;
         }
         let start = Instant::now();
@@ -276,14 +276,14 @@ impl Turns {
     }
 }
 
-/// What `work` gives while somebody waits on this thread, and how many went ahead meanwhile.
+/// The result of `work` while another check waits on this thread, and how many overtook it.
 #[cfg(test)]
-pub async fn counting_ahead<T>(work: impl Future<Output = T>) -> (T, usize) {
-    let turns = TURNS.with(|it| Arc::clone(it.get_or_init(Arc::default)));
-    turns.watched.store(true, Ordering::SeqCst);
+pub async fn counting_passed<T>(work: impl Future<Output = T>) -> (T, usize) {
+    let share = SHARE.with(|it| Arc::clone(it.get_or_init(Arc::default)));
+    share.watched.store(true, Ordering::SeqCst);
     let done = work.await;
-    turns.watched.store(false, Ordering::SeqCst);
-    (done, turns.ahead.swap(0, Ordering::SeqCst))
+    share.watched.store(false, Ordering::SeqCst);
+    (done, share.ahead.swap(0, Ordering::SeqCst))
 }
 
 #[cfg(test)]
@@ -295,18 +295,23 @@ mod tests {
     use tokio::task::JoinSet;
 
     /// Work that takes so long, by a clock that stands still otherwise.
-    async fn lasting(turns: &Arc<Turns>, span: Duration, name: usize, done: &Mutex<Vec<usize>>) {
-        turns.take(|| done.lock().unwrap().push(name)).await;
-        turns.spend(span);
+    async fn lasting(
+        share: &Arc<FairShare>,
+        span: Duration,
+        name: usize,
+        done: &Mutex<Vec<usize>>,
+    ) {
+        share.take(|| done.lock().unwrap().push(name)).await;
+        share.spend(span);
     }
 
     const OTHER: usize = 100;
 
     /// In which order `count` pieces of work that take so long are done, and something else that
     /// comes in behind them.
-    async fn order(turns: &Arc<Turns>, count: usize, span: Duration) -> Vec<usize> {
+    async fn order(share: &Arc<FairShare>, count: usize, span: Duration) -> Vec<usize> {
         let done = Mutex::default();
-        let work = join_all((0..count).map(|it| lasting(turns, span, it, &done)));
+        let work = join_all((0..count).map(|it| lasting(share, span, it, &done)));
         tokio::join!(work, async { done.lock().unwrap().push(OTHER) });
         done.into_inner().unwrap()
     }
@@ -328,12 +333,12 @@ mod tests {
     fn a_thread_that_rests_begins_another_stretch() {
         runtime().unwrap().block_on(async {
             tokio::time::pause();
-            let spend = || TURNS.with(|it| it.get().unwrap().spend(STRETCH));
+            let spend = || SHARE.with(|it| it.get().unwrap().spend(STRETCH));
             costly(spend).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             assert_eq!(costly(|| 7).now_or_never(), Some(7));
 
-            TURNS.with(|it| it.get().unwrap().stretch.store(nanos(LONGEST), Ordering::SeqCst));
+            SHARE.with(|it| it.get().unwrap().stretch.store(nanos(LONGEST), Ordering::SeqCst));
             tokio::time::sleep(Duration::from_millis(1)).await;
             costly(spend).await;
             yield_now().await;
@@ -343,33 +348,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_who_wait_go_on_in_order() {
-        let turns = Arc::default();
+        let share = Arc::default();
         let expected: Vec<_> = [0, OTHER].into_iter().chain(1..50).collect();
-        assert_eq!(order(&turns, 50, STRETCH).await, expected);
-        while turns.watched.load(Ordering::SeqCst) {
+        assert_eq!(order(&share, 50, STRETCH).await, expected);
+        while share.watched.load(Ordering::SeqCst) {
             yield_now().await;
         }
-        assert_eq!(turns.take(|| 7).now_or_never(), Some(7));
+        assert_eq!(share.take(|| 7).now_or_never(), Some(7));
     }
 
     #[tokio::test(start_paused = true)]
     async fn as_many_go_on_at_once_as_fit_into_a_stretch() {
-        let turns: Arc<Turns> = Arc::default();
-        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
-        assert_eq!(batches(&turns, 7).await, [0, 3, 6, 7]);
+        let share: Arc<FairShare> = Arc::default();
+        share.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        assert_eq!(batches(&share, 7).await, [0, 3, 6, 7]);
     }
 
     /// How many of `count` who wait are done after each look. Of their work, three pieces fit into
     /// the first stretch.
-    async fn batches(turns: &Arc<Turns>, count: usize) -> Vec<usize> {
-        turns.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
+    async fn batches(share: &Arc<FairShare>, count: usize) -> Vec<usize> {
+        share.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
         let done = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for _ in 0..count {
-            let (turns, done) = (Arc::clone(turns), Arc::clone(&done));
+            let (share, done) = (Arc::clone(share), Arc::clone(&done));
             tasks.spawn(async move {
-                turns.take(|| done.fetch_add(1, Ordering::SeqCst)).await;
-                turns.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
+                share.take(|| done.fetch_add(1, Ordering::SeqCst)).await;
+                share.usual.store(nanos(STRETCH) / 3, Ordering::SeqCst);
             });
         }
         let mut seen = vec![];
@@ -384,33 +389,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stretch_that_has_grown_has_room_for_more() {
-        let turns: Arc<Turns> = Arc::default();
-        turns.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
-        assert_eq!(order(&turns, 3, STRETCH).await, [0, 1, OTHER, 2]);
+        let share: Arc<FairShare> = Arc::default();
+        share.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
+        assert_eq!(order(&share, 3, STRETCH).await, [0, 1, OTHER, 2]);
 
-        let turns: Arc<Turns> = Arc::default();
-        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
-        turns.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
-        assert_eq!(batches(&turns, 7).await, [0, 6, 7]);
+        let share: Arc<FairShare> = Arc::default();
+        share.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        share.stretch.store(nanos(STRETCH * 2), Ordering::SeqCst);
+        assert_eq!(batches(&share, 7).await, [0, 6, 7]);
     }
 
     #[test]
-    fn who_is_answered_while_others_wait_went_ahead() {
-        let turns = Turns::default();
-        turns.let_ahead();
-        assert_eq!(turns.ahead.load(Ordering::SeqCst), 0);
-        turns.watched.store(true, Ordering::SeqCst);
-        turns.let_ahead();
-        assert_eq!(turns.ahead.load(Ordering::SeqCst), 1);
+    fn a_check_that_is_answered_while_others_wait_has_overtaken_them() {
+        let share = FairShare::default();
+        share.count_passed();
+        assert_eq!(share.ahead.load(Ordering::SeqCst), 0);
+        share.watched.store(true, Ordering::SeqCst);
+        share.count_passed();
+        assert_eq!(share.ahead.load(Ordering::SeqCst), 1);
     }
 
     #[test]
     fn stretches_grow_while_nobody_goes_ahead() {
-        let turns = Turns::default();
+        let share = FairShare::default();
         let mut in_vain = 0;
         let mut look = |ahead| {
-            turns.ahead.store(ahead, Ordering::SeqCst);
-            Duration::from_nanos(turns.adapt(&mut in_vain))
+            share.ahead.store(ahead, Ordering::SeqCst);
+            Duration::from_nanos(share.adapt(&mut in_vain))
         };
         for factor in [1, 2, 4, 8] {
             for _ in 1..PATIENCE {
@@ -428,23 +433,23 @@ mod tests {
 
     #[test]
     fn without_a_runtime_work_is_done_at_once() {
-        let turns: Arc<Turns> = Arc::default();
-        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        let share: Arc<FairShare> = Arc::default();
+        share.spent.store(u64::MAX / 2, Ordering::SeqCst);
         for expected in 0..4 {
-            assert_eq!(turns.take(|| expected).now_or_never(), Some(expected));
+            assert_eq!(share.take(|| expected).now_or_never(), Some(expected));
         }
         // And the thread is as good as new for a runtime that comes to it.
-        let later = runtime().unwrap().block_on(async { turns.take(|| 7).await });
+        let later = runtime().unwrap().block_on(async { share.take(|| 7).await });
         assert_eq!(later, 7);
     }
 
     #[test]
     fn a_runtime_that_ends_leaves_nobody_waiting() {
-        let turns: Arc<Turns> = Arc::default();
-        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        let share: Arc<FairShare> = Arc::default();
+        share.spent.store(u64::MAX / 2, Ordering::SeqCst);
         let first = runtime().unwrap();
-        let mut early = Box::pin(turns.take(|| 1));
-        let mut late = Box::pin(turns.take(|| 2));
+        let mut early = Box::pin(share.take(|| 1));
+        let mut late = Box::pin(share.take(|| 2));
         first.block_on(async {
             assert_eq!(early.as_mut().now_or_never(), None, "it has somebody look after it");
         });
@@ -452,7 +457,7 @@ mod tests {
         let second = runtime().unwrap();
         second.block_on(async { assert_eq!(late.as_mut().now_or_never(), None) });
         drop(first);
-        let all = async { tokio::join!(early, late, turns.take(|| 3)) };
+        let all = async { tokio::join!(early, late, share.take(|| 3)) };
         let done = second.block_on(async { tokio::time::timeout(LONG, all).await });
         assert_eq!(done, Ok((1, 2, 3)));
     }
@@ -462,14 +467,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_gives_up_makes_way() {
-        let turns: Arc<Turns> = Arc::default();
-        turns.spent.store(u64::MAX / 2, Ordering::SeqCst);
-        assert_eq!(turns.take(|| 1).now_or_never(), None);
-        assert_eq!(turns.waiting.load(Ordering::SeqCst), 0);
-        assert_eq!(turns.take(|| 2).await, 2);
-        while turns.watched.load(Ordering::SeqCst) {
+        let share: Arc<FairShare> = Arc::default();
+        share.spent.store(u64::MAX / 2, Ordering::SeqCst);
+        assert_eq!(share.take(|| 1).now_or_never(), None);
+        assert_eq!(share.waiting.load(Ordering::SeqCst), 0);
+        assert_eq!(share.take(|| 2).await, 2);
+        while share.watched.load(Ordering::SeqCst) {
             yield_now().await;
         }
-        assert_eq!(turns.take(|| 3).now_or_never(), Some(3));
+        assert_eq!(share.take(|| 3).now_or_never(), Some(3));
     }
 }
