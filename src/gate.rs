@@ -9,8 +9,8 @@ use crate::invariant;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
 use crate::telemetry::metrics::{Front, Metrics};
-use crate::telemetry::outlets::{Outlets, Told};
-use crate::telemetry::rate_limit::{RateLimit, Allowance};
+use crate::telemetry::rate_limit::{Allowance, RateLimit};
+use crate::telemetry::sinks::{CheckEvent, Sinks};
 use crate::telemetry::trace_context::TraceParent;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -34,7 +34,7 @@ pub struct Gate {
     replaced: watch::Sender<()>,
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
-    outlets: Outlets,
+    sinks: Sinks,
     denials: Denials,
     /// Warnings about identity headers.
     unclear: RateLimit,
@@ -82,16 +82,16 @@ impl Gate {
         metrics: Arc<Metrics>,
     ) -> Self {
         let standing = ArcSwap::from_pointee(Standing::new(installation, digest, &metrics));
-        let (outlets, denials) = (Outlets::default(), Denials::default());
+        let (sinks, denials) = (Sinks::default(), Denials::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
         let unclear = RateLimit::of(1);
-        Self { checker, standing, replaced, under_way, metrics, outlets, denials, unclear }
+        Self { checker, standing, replaced, under_way, metrics, sinks, denials, unclear }
     }
 
     /// The same gate, which tells about checks there.
     #[must_use]
-    pub fn telling(self, outlets: Outlets) -> Self {
-        Self { outlets, ..self }
+    pub fn with_sinks(self, sinks: Sinks) -> Self {
+        Self { sinks, ..self }
     }
 
     /// Lets `installation` decide from here on. Requests that are on their way keep the old one.
@@ -274,9 +274,9 @@ impl Passage<'_> {
         let elapsed = ended.saturating_duration_since(self.started);
         self.standing.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
-        let told = Told { front, caller, request, verdict, elapsed, ended };
-        if self.gate.outlets.tell(&told) {
-            self.gate.denials.note(&told);
+        let event = CheckEvent { front, caller, request, verdict, elapsed, ended };
+        if self.gate.sinks.record(&event) {
+            self.gate.denials.note(&event);
         }
     }
 }

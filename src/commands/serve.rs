@@ -11,7 +11,7 @@ use crate::server::{Ended, Server, Setup, StartFailure, reminder};
 use crate::telemetry::collector::Export;
 use crate::telemetry::log::{self, Format, Level, Sink};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::outlets::Outlets;
+use crate::telemetry::sinks::Sinks;
 use crate::telemetry::spans::Spans;
 use keybound_core::Denial;
 use std::num::NonZero;
@@ -111,9 +111,9 @@ async fn answer(
     let made = Installation::start(rules, None, &clock, &Handle::current())?;
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);
-    let (outlets, export) = outlets(telemetry.clone(), &clock, &metrics)?;
+    let (sinks, export) = sinks(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
-    let gate = Arc::new(Gate::new(checker, made.installation, digest, metrics).telling(outlets));
+    let gate = Arc::new(Gate::new(checker, made.installation, digest, metrics).with_sinks(sinks));
     let setup = Setup {
         listen,
         shards: arguments.shards.unwrap_or_else(cores),
@@ -158,17 +158,17 @@ fn reason(text: &str) -> Result<Denial, &'static str> {
 }
 
 /// Where checks are told, and what carries spans on from there.
-fn outlets(
+fn sinks(
     telemetry: Telemetry,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-) -> Result<(Outlets, Option<Export>), StartFailure> {
+) -> Result<(Sinks, Option<Export>), StartFailure> {
     let Some(collector) = telemetry.collector else {
-        return Ok((Outlets::new(None, telemetry.log_allows), None));
+        return Ok((Sinks::new(None, telemetry.log_allows), None));
     };
     let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
     let export = Export::start(collector, taken, metrics)?;
-    Ok((Outlets::new(Some(spans), telemetry.log_allows), Some(export)))
+    Ok((Sinks::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
 /// One shard per core: a check is all computation once the keys are there.

@@ -4,7 +4,7 @@ pub mod descriptors;
 pub mod places;
 
 use crate::config::Address;
-use crate::telemetry::rate_limit::{RateLimit, Allowance};
+use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use places::{Place, Places};
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use std::fmt;

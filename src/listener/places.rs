@@ -3,7 +3,7 @@
 //! that are busy come next, and last those that have just come.
 
 use crate::front::peer::{Everybody, Peer};
-use crate::telemetry::rate_limit::{RateLimit, Allowance};
+use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use std::collections::HashMap;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,7 +3,7 @@
 use crate::proxy_names::NotNamed;
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
-use crate::telemetry::rate_limit::{RateLimit, Allowance};
+use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use prometheus::IntCounter;
 use std::error::Error;
 use std::fmt::Display;

@@ -1,6 +1,6 @@
 //! The line that is written about one check.
 
-use super::outlets::Told;
+use super::sinks::CheckEvent;
 use super::trace_context::{SpanId, TraceId};
 use keybound_core::facts::{self, Known, LOG, Value};
 use tracing::Level;
@@ -9,12 +9,12 @@ use tracing::field::Value as Field;
 /// Writes a line about a check: denials and `sampled` allows at `info`, other allows at `debug`.
 ///
 /// It names `span`, or what caused the check when that has no span of its own.
-pub fn write(told: &Told<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
-    let loud = told.verdict.outcome.is_err() || sampled;
+pub fn write(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
+    let loud = event.verdict.outcome.is_err() || sampled;
     let enabled =
         if loud { tracing::enabled!(Level::INFO) } else { tracing::enabled!(Level::DEBUG) };
     if enabled {
-        write_line(told, span, loud);
+        write_line(event, span, loud);
     }
 }
 
@@ -31,18 +31,18 @@ macro_rules! line {
     };
 }
 
-fn write_line(told: &Told<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
-    let message = match told.verdict.outcome {
+fn write_line(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
+    let message = match event.verdict.outcome {
         Ok(()) => "allowed",
-        Err(_) if told.verdict.would_deny().is_some() => "would deny",
+        Err(_) if event.verdict.would_deny().is_some() => "would deny",
         Err(_) => "denied",
     };
     let (trace_id, span_id) = span
-        .or_else(|| told.parent().map(|it| (it.trace, it.span)))
+        .or_else(|| event.parent().map(|it| (it.trace, it.span)))
         .map(|(trace, span)| (trace.to_hex(), span.to_hex()))
         .unzip();
     let known =
-        Known { trace_id: trace_id.as_deref(), span_id: span_id.as_deref(), ..told.known() };
+        Known { trace_id: trace_id.as_deref(), span_id: span_id.as_deref(), ..event.known() };
     let mut found = [const { None }; NAMES.len()];
     for (place, (_, value)) in found.iter_mut().zip(facts::of(LOG, &known)) {
         *place = value.map(Value::shortened);
@@ -84,7 +84,7 @@ mod tests {
         let (sink, writer) = Sink::to(out.clone()).unwrap();
         let verdict = Verdict { outcome, facts, mode };
         let request = Request { request_id: Some(b"7"), ..Request::default() };
-        let told = Told {
+        let event = CheckEvent {
             front: Front::ExtAuthz,
             caller: None,
             request: Some(&request),
@@ -95,7 +95,7 @@ mod tests {
         tracing::subscriber::with_default(
             subscriber(Format::Json, log::Level::Debug, sink),
             || {
-                write(&told, Some((TraceId([7; 16]), SpanId([9; 8]))), false);
+                write(&event, Some((TraceId([7; 16]), SpanId([9; 8]))), false);
             },
         );
         writer.finish();

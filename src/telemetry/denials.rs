@@ -2,7 +2,7 @@
 //!
 //! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
 
-use super::outlets::Told;
+use super::sinks::CheckEvent;
 use keybound_core::facts::{self, Known, LAST_DENIALS, Value};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -36,11 +36,11 @@ type Facts = Vec<(&'static str, Option<Value<'static>>)>;
 impl Denials {
     /// Takes note of a check if it was denied, or would be if its policy did more than report. It
     /// never waits: when somebody else is at it, this denial is told in the log only.
-    pub fn note(&self, told: &Told<'_>) {
-        if told.verdict.outcome.is_ok() {
+    pub fn note(&self, event: &CheckEvent<'_>) {
+        if event.verdict.outcome.is_ok() {
             return;
         }
-        let facts = facts_of(told);
+        let facts = facts_of(event);
         let noted = Arc::new(Noted { at: Instant::now(), facts });
         let Ok(mut kept) = self.0.try_lock() else { return };
         let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
@@ -64,9 +64,9 @@ impl Denials {
     }
 }
 
-fn facts_of(told: &Told<'_>) -> Facts {
-    let trace_id = told.parent().map(|it| it.trace.to_hex());
-    let known = Known { trace_id: trace_id.as_deref(), ..told.known() };
+fn facts_of(event: &CheckEvent<'_>) -> Facts {
+    let trace_id = event.parent().map(|it| it.trace.to_hex());
+    let known = Known { trace_id: trace_id.as_deref(), ..event.known() };
     let kept = |value: Value<'_>| value.shortened().kept();
     facts::of(LAST_DENIALS, &known).map(|(name, it)| (name, it.map(kept))).collect()
 }
@@ -93,7 +93,7 @@ mod tests {
 
     fn note(denials: &Denials, request: Option<&Request<'_>>, verdict: &Verdict) {
         let (front, elapsed) = (Front::ExtAuthz, Duration::ZERO);
-        denials.note(&Told {
+        denials.note(&CheckEvent {
             front,
             caller: None,
             request,

@@ -12,11 +12,11 @@ pub mod log;
 pub mod meters;
 pub mod metrics;
 pub mod otlp;
-pub mod outlets;
 pub mod rate_limit;
 pub mod reloads;
 pub mod sample;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod sinks;
 pub mod spans;
 pub mod trace_context;

@@ -4,7 +4,7 @@ use super::{Asker, Flavour, Secret, read, write};
 use crate::front::capture::{Capture, neutral};
 use crate::gate::{Admitted, Gate, Passage};
 use crate::telemetry::metrics::Front;
-use crate::telemetry::rate_limit::{RateLimit, Allowance};
+use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::FutureExt;
