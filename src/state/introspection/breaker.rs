@@ -46,7 +46,7 @@ struct Spans {
     last: Duration,
 }
 
-/// The permission to make one call. Its end must be told.
+/// The permission to make one call. Its end must be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Permit {
     known: bool,
@@ -56,7 +56,7 @@ pub(super) struct Permit {
 
 /// What the end of a call tells about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Signal {
     /// It answers.
     Answers,
     /// It does not, or it answers nobody.
@@ -97,7 +97,7 @@ impl Breaker {
         &mut self,
         permit: Permit,
         digest: &Digest,
-        told: Told,
+        signal: Signal,
         now: Instant,
     ) -> bool {
         let before = self.state();
@@ -106,18 +106,18 @@ impl Breaker {
         } else {
             (&mut self.others, None)
         };
-        match told {
-            Told::Answers => *self = Self::default(),
+        match signal {
+            Signal::Answers => *self = Self::default(),
             // A limit that others have used up is no outage. One that stays in the way of tokens
             // that were active before is.
-            Told::Limits(_) if !permit.known => own.untried(permit.trial),
-            Told::Fails | Told::Limits(_) => {
+            Signal::Limits(_) if !permit.known => own.untried(permit.trial),
+            Signal::Fails | Signal::Limits(_) => {
                 own.fails(digest, permit.trial, now);
                 if let Some(other) = other {
                     other.fails(digest, false, now);
                 }
             }
-            Told::Nothing => own.untried(permit.trial),
+            Signal::Nothing => own.untried(permit.trial),
         }
         before != self.state()
     }
@@ -228,9 +228,15 @@ mod tests {
     }
 
     /// Lets a call about a token end so. It must be permitted.
-    fn call(breaker: &mut Breaker, rank: Rank, token: Digest, told: Told, now: Instant) -> bool {
+    fn call(
+        breaker: &mut Breaker,
+        rank: Rank,
+        token: Digest,
+        signal: Signal,
+        now: Instant,
+    ) -> bool {
         let permit = breaker.permit(rank, &token, now).unwrap();
-        breaker.ended(permit, &token, told, now)
+        breaker.ended(permit, &token, signal, now)
     }
 
     /// One of which five different tokens of this rank have failed, the last of them after two
@@ -239,14 +245,14 @@ mod tests {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
         let end = after(start, AT_LEAST);
         for (number, now) in [(0, start), (1, start), (2, start), (3, start), (4, end)] {
-            let opens = call(&mut breaker, rank, token(number), Told::Fails, now);
+            let opens = call(&mut breaker, rank, token(number), Signal::Fails, now);
             assert_eq!(opens, number == 4);
         }
         (breaker, end)
     }
 
     /// Of which token, after how many milliseconds, and how it ended.
-    type Call = (u64, u64, Told);
+    type Call = (u64, u64, Signal);
 
     #[test]
     fn it_opens_when_five_tokens_have_failed_and_nothing_else_came_for_two_seconds() {
@@ -256,92 +262,92 @@ mod tests {
             (
                 "four tokens",
                 &[
-                    (1, 0, Told::Fails),
-                    (2, 0, Told::Fails),
-                    (3, 0, Told::Fails),
-                    (4, 2000, Told::Fails),
-                    (4, 9000, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (2, 0, Signal::Fails),
+                    (3, 0, Signal::Fails),
+                    (4, 2000, Signal::Fails),
+                    (4, 9000, Signal::Fails),
                 ],
                 State::Closed,
             ),
             (
                 "five, in less than two seconds",
                 &[
-                    (1, 0, Told::Fails),
-                    (2, 0, Told::Fails),
-                    (3, 0, Told::Fails),
-                    (4, 0, Told::Fails),
-                    (5, 1999, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (2, 0, Signal::Fails),
+                    (3, 0, Signal::Fails),
+                    (4, 0, Signal::Fails),
+                    (5, 1999, Signal::Fails),
                 ],
                 State::Closed,
             ),
             (
                 "five",
                 &[
-                    (1, 0, Told::Fails),
-                    (2, 0, Told::Fails),
-                    (3, 0, Told::Fails),
-                    (4, 0, Told::Fails),
-                    (5, 2000, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (2, 0, Signal::Fails),
+                    (3, 0, Signal::Fails),
+                    (4, 0, Signal::Fails),
+                    (5, 2000, Signal::Fails),
                 ],
                 State::OpenToKnown,
             ),
             (
                 "five, and then the first again",
                 &[
-                    (1, 0, Told::Fails),
-                    (2, 0, Told::Fails),
-                    (3, 0, Told::Fails),
-                    (4, 0, Told::Fails),
-                    (5, 0, Told::Fails),
-                    (1, 2000, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (2, 0, Signal::Fails),
+                    (3, 0, Signal::Fails),
+                    (4, 0, Signal::Fails),
+                    (5, 0, Signal::Fails),
+                    (1, 2000, Signal::Fails),
                 ],
                 State::OpenToKnown,
             ),
             (
                 "an answer in between",
                 &[
-                    (1, 0, Told::Fails),
-                    (2, 0, Told::Fails),
-                    (3, 0, Told::Fails),
-                    (4, 1000, Told::Answers),
-                    (4, 1001, Told::Fails),
-                    (5, 2000, Told::Fails),
-                    (6, 2000, Told::Fails),
-                    (7, 2000, Told::Fails),
-                    (8, 3000, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (2, 0, Signal::Fails),
+                    (3, 0, Signal::Fails),
+                    (4, 1000, Signal::Answers),
+                    (4, 1001, Signal::Fails),
+                    (5, 2000, Signal::Fails),
+                    (6, 2000, Signal::Fails),
+                    (7, 2000, Signal::Fails),
+                    (8, 3000, Signal::Fails),
                 ],
                 State::Closed,
             ),
             (
                 "one token, again and again",
                 &[
-                    (1, 0, Told::Fails),
-                    (1, 1000, Told::Fails),
-                    (1, 2000, Told::Fails),
-                    (1, 3000, Told::Fails),
-                    (1, 4000, Told::Fails),
-                    (1, 5000, Told::Fails),
+                    (1, 0, Signal::Fails),
+                    (1, 1000, Signal::Fails),
+                    (1, 2000, Signal::Fails),
+                    (1, 3000, Signal::Fails),
+                    (1, 4000, Signal::Fails),
+                    (1, 5000, Signal::Fails),
                 ],
                 State::Closed,
             ),
             (
                 "what the server limits, and what it was not asked",
                 &[
-                    (1, 0, Told::Limits(None)),
-                    (2, 0, Told::Limits(None)),
-                    (3, 0, Told::Nothing),
-                    (4, 0, Told::Nothing),
-                    (5, 2000, Told::Fails),
-                    (6, 4000, Told::Limits(None)),
+                    (1, 0, Signal::Limits(None)),
+                    (2, 0, Signal::Limits(None)),
+                    (3, 0, Signal::Nothing),
+                    (4, 0, Signal::Nothing),
+                    (5, 2000, Signal::Fails),
+                    (6, 4000, Signal::Limits(None)),
                 ],
                 State::Closed,
             ),
         ];
         for (what, calls, expected) in table {
             let mut breaker = Breaker::default();
-            for (number, millis, told) in calls {
-                call(&mut breaker, Rank::New, token(*number), *told, at(*millis));
+            for (number, millis, signal) in calls {
+                call(&mut breaker, Rank::New, token(*number), *signal, at(*millis));
             }
             assert_eq!(breaker.state(), expected, "{what}");
         }
@@ -356,7 +362,7 @@ mod tests {
             let permit = breaker.permit(Rank::Known, &token(number), now);
             assert_eq!(permit, Some(Permit { known: true, trial: false }));
         }
-        assert!(call(&mut breaker, Rank::Known, token(10), Told::Answers, now));
+        assert!(call(&mut breaker, Rank::Known, token(10), Signal::Answers, now));
         assert_eq!(breaker.state(), State::Closed, "any answer closes it for all");
 
         let (breaker, _) = opened(Rank::Known);
@@ -364,7 +370,7 @@ mod tests {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
         for number in 0..5 {
             let now = start + AT_LEAST * number;
-            call(&mut breaker, Rank::Known, token(number.into()), Told::Limits(None), now);
+            call(&mut breaker, Rank::Known, token(number.into()), Signal::Limits(None), now);
         }
         assert_eq!(breaker.state(), State::Open, "and so does a limit that is in their way");
     }
@@ -382,9 +388,9 @@ mod tests {
         assert!(trial.trial);
         assert!(!known(&mut breaker, 8, later), "one trial is under way");
         assert_eq!(breaker.label(later), "half_open");
-        assert!(!breaker.ended(trial, &token(7), Told::Nothing, later));
+        assert!(!breaker.ended(trial, &token(7), Signal::Nothing, later));
         let trial = breaker.permit(Rank::Known, &token(8), later).unwrap();
-        assert!(breaker.ended(trial, &token(8), Told::Answers, later));
+        assert!(breaker.ended(trial, &token(8), Signal::Answers, later));
         assert!(known(&mut breaker, 7, later) && known(&mut breaker, 8, later));
         assert_eq!(breaker.label(later), "closed");
     }
@@ -397,14 +403,14 @@ mod tests {
             let early = now + span - MILLISECOND;
             assert_eq!(breaker.permit(Rank::Known, &token(number), early), None, "{span:?}");
             now += span;
-            assert!(!call(&mut breaker, Rank::Known, token(number), Told::Fails, now));
+            assert!(!call(&mut breaker, Rank::Known, token(number), Signal::Fails, now));
         }
         let (mut breaker, mut now) = opened(Rank::New);
         for number in 100..110 {
             let early = now + Duration::from_millis(199);
             assert_eq!(breaker.permit(Rank::Returning, &token(number), early), None);
             now += Duration::from_millis(200);
-            assert!(!call(&mut breaker, Rank::Returning, token(number), Told::Fails, now));
+            assert!(!call(&mut breaker, Rank::Returning, token(number), Signal::Fails, now));
         }
     }
 
@@ -430,7 +436,7 @@ mod tests {
             assert!(!may(&breaker, rank, number, due - 1), "{rank:?} {number}");
             assert!(may(&breaker, rank, number, due), "{rank:?} {number}");
         }
-        call(&mut breaker, Rank::Returning, token(9), Told::Fails, now + OTHER_SPANS.first);
+        call(&mut breaker, Rank::Returning, token(9), Signal::Fails, now + OTHER_SPANS.first);
         assert!(!may(&breaker, Rank::Returning, 9, 599), "it has failed now, too");
     }
 
@@ -440,7 +446,7 @@ mod tests {
         let before = Permit { known: true, trial: false };
         for number in 0..100 {
             let late = now + Duration::from_millis(900);
-            assert!(!breaker.ended(before, &token(number), Told::Fails, late));
+            assert!(!breaker.ended(before, &token(number), Signal::Fails, late));
         }
         let due = now + KNOWN_SPANS.first;
         assert!(breaker.permit(Rank::Known, &token(1000), due).is_some());

@@ -2,7 +2,7 @@
 //! RFC 9701 §4).
 
 use super::answers::{Finding, Introspected, Reading, Said};
-use super::breaker::Told;
+use super::breaker::Signal;
 use super::endpoint::Place;
 use super::rules::{ClientAuthentication, IntrospectionRules};
 use super::{BadEndpoint, Terms, endpoint};
@@ -357,28 +357,28 @@ fn form_encoded(text: &[u8]) -> String {
 
 impl Failure {
     /// What it tells about the server.
-    pub(super) fn tells(&self) -> Told {
+    pub(super) fn signal(&self) -> Signal {
         match self {
-            Self::CredentialsRefused(_) => Told::Fails,
-            Self::Limited(retry_after) => Told::Limits(*retry_after),
+            Self::CredentialsRefused(_) => Signal::Fails,
+            Self::Limited(retry_after) => Signal::Limits(*retry_after),
             Self::Http(failure) => match failure {
-                http::Failure::Status(status) if status.is_server_error() => Told::Fails,
+                http::Failure::Status(status) if status.is_server_error() => Signal::Fails,
                 http::Failure::Unreachable(_)
                 | http::Failure::TimedOut
-                | http::Failure::NoAuthorities(_) => Told::Fails,
-                http::Failure::UrlRefused => Told::Nothing,
+                | http::Failure::NoAuthorities(_) => Signal::Fails,
+                http::Failure::UrlRefused => Signal::Nothing,
                 http::Failure::Status(_)
                 | http::Failure::Redirected(_)
                 | http::Failure::TooLarge
                 | http::Failure::Compressed
-                | http::Failure::NotModifiedUnasked => Told::Answers,
+                | http::Failure::NotModifiedUnasked => Signal::Answers,
             },
             Self::FormUnknown
             | Self::Odd(_)
             | Self::JwtRefused(_)
             | Self::JwtMissing
-            | Self::KeysLate => Told::Answers,
-            Self::EndpointUnknown | Self::Busy | Self::Aborted => Told::Nothing,
+            | Self::KeysLate => Signal::Answers,
+            Self::EndpointUnknown | Self::Busy | Self::Aborted => Signal::Nothing,
         }
     }
 
@@ -466,24 +466,24 @@ mod tests {
     #[test]
     fn an_odd_token_does_not_speak_against_the_server() {
         let status = |it| Failure::Http(http::Failure::Status(StatusCode::from_u16(it).unwrap()));
-        for (failure, told) in [
-            (status(500), Told::Fails),
-            (status(503), Told::Fails),
-            (Failure::Limited(None), Told::Limits(None)),
-            (status(400), Told::Answers),
-            (status(404), Told::Answers),
-            (Failure::CredentialsRefused(StatusCode::UNAUTHORIZED), Told::Fails),
-            (Failure::Http(http::Failure::TimedOut), Told::Fails),
-            (Failure::Http(http::Failure::Unreachable(String::new())), Told::Fails),
-            (Failure::Http(http::Failure::TooLarge), Told::Answers),
-            (Failure::Odd(Odd::NotJson), Told::Answers),
-            (Failure::JwtMissing, Told::Answers),
-            (Failure::JwtRefused(Denial::TokenSignatureInvalid), Told::Answers),
-            (Failure::EndpointUnknown, Told::Nothing),
-            (Failure::Busy, Told::Nothing),
-            (Failure::Aborted, Told::Nothing),
+        for (failure, signal) in [
+            (status(500), Signal::Fails),
+            (status(503), Signal::Fails),
+            (Failure::Limited(None), Signal::Limits(None)),
+            (status(400), Signal::Answers),
+            (status(404), Signal::Answers),
+            (Failure::CredentialsRefused(StatusCode::UNAUTHORIZED), Signal::Fails),
+            (Failure::Http(http::Failure::TimedOut), Signal::Fails),
+            (Failure::Http(http::Failure::Unreachable(String::new())), Signal::Fails),
+            (Failure::Http(http::Failure::TooLarge), Signal::Answers),
+            (Failure::Odd(Odd::NotJson), Signal::Answers),
+            (Failure::JwtMissing, Signal::Answers),
+            (Failure::JwtRefused(Denial::TokenSignatureInvalid), Signal::Answers),
+            (Failure::EndpointUnknown, Signal::Nothing),
+            (Failure::Busy, Signal::Nothing),
+            (Failure::Aborted, Signal::Nothing),
         ] {
-            assert_eq!(failure.tells(), told, "{failure}");
+            assert_eq!(failure.signal(), signal, "{failure}");
         }
     }
 }

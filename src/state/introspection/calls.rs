@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::answers::Finding;
-use super::breaker::{Breaker, Permit, Told};
+use super::breaker::{Breaker, Permit, Signal};
 use super::call::{Failure, Question};
 use super::pace::Pace;
 use super::places::{Place, Places};
@@ -65,24 +65,24 @@ impl Load {
     }
 
     /// Takes note of how a call ended. Says whether that opened or closed the breaker.
-    fn ended(&mut self, permit: Permit, digest: &Digest, told: Told, now: Instant) -> bool {
-        match told {
-            Told::Limits(retry_after) => self.pace.limited(retry_after, now),
-            Told::Answers | Told::Fails => self.pace.answered(now),
-            Told::Nothing => {}
+    fn ended(&mut self, permit: Permit, digest: &Digest, signal: Signal, now: Instant) -> bool {
+        match signal {
+            Signal::Limits(retry_after) => self.pace.limited(retry_after, now),
+            Signal::Answers | Signal::Fails => self.pace.answered(now),
+            Signal::Nothing => {}
         }
-        self.breaker.ended(permit, digest, told, now)
+        self.breaker.ended(permit, digest, signal, now)
     }
 }
 
 impl Running {
     /// Asks as soon as there is a place, and has done by the `deadline`.
     pub(super) async fn run(mut self, question: Question, deadline: Instant) {
-        if let Place::Awaited(told) = &mut self.place {
+        if let Place::Awaited(given) = &mut self.place {
             // To begin when the time is nearly over is to ask in vain.
             let least = self.shared.caller.rules.upkeep.timeout.checked_div(4);
             let latest = least.and_then(|it| deadline.checked_sub(it)).unwrap_or(deadline);
-            if !matches!(timeout_at(latest, told).await, Ok(Ok(()))) {
+            if !matches!(timeout_at(latest, given).await, Ok(Ok(()))) {
                 self.ended = Some(Err(Failure::Busy));
                 return;
             }
@@ -95,9 +95,9 @@ impl Running {
     fn has_place(&mut self) -> bool {
         match &mut self.place {
             Place::Taken => true,
-            Place::Awaited(told) => {
-                told.close();
-                told.try_recv().is_ok()
+            Place::Awaited(given) => {
+                given.close();
+                given.try_recv().is_ok()
             }
         }
     }
@@ -108,13 +108,13 @@ impl Drop for Running {
         let (has_place, ended) = (self.has_place(), self.ended.take());
         let shared = &*self.shared;
         let ended = ended.unwrap_or(Err(Failure::Aborted));
-        let told = match &ended {
-            Ok(_) => Told::Answers,
-            Err(failure) => failure.tells(),
+        let signal = match &ended {
+            Ok(_) => Signal::Answers,
+            Err(failure) => failure.signal(),
         };
         match &ended {
             Ok(finding) => shared.remember(self.digest, finding),
-            Err(_) if told != Told::Nothing => shared.answers.failed(self.digest, self.rank),
+            Err(_) if signal != Signal::Nothing => shared.answers.failed(self.digest, self.rank),
             Err(_) => {}
         }
         let now = Instant::now();
@@ -124,7 +124,7 @@ impl Drop for Running {
             if has_place {
                 load.places.leave();
             }
-            let turned = load.ended(self.permit, &self.digest, told, now);
+            let turned = load.ended(self.permit, &self.digest, signal, now);
             (turned, load.breaker.label(now))
         };
         let issuer = &*shared.caller.issuer.name;
