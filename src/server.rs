@@ -6,10 +6,10 @@
 //!  signals, admin, keys                           this thread
 //! ```
 
-mod ahead;
 pub mod connection;
 pub mod failures;
 mod paced;
+mod read_ahead;
 mod readiness;
 pub mod reload;
 pub mod reminder;

@@ -1,9 +1,9 @@
 //! One connection, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1 for proxies that ask
 //! by subrequest.
 
-use super::ahead::Ahead;
 use super::failures::{self, Failures};
 use super::paced::Paced;
+use super::read_ahead::ReadAhead;
 use super::tls::Spoken;
 use crate::front::peer::Peer;
 use crate::front::{ext_authz, forward_auth};
@@ -166,7 +166,7 @@ async fn speak_http2<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Paced::http2(Ahead::new(stream), Arc::clone(&peer));
+    let stream = Paced::http2(ReadAhead::new(stream), Arc::clone(&peer));
     let service = service_fn(move |request| {
         let (endpoint, peer) = (Arc::clone(&endpoint), Arc::clone(&peer));
         // Boxed, for it is handed on several times before it is polled, and it is large.

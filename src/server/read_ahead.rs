@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// A stream that is read ahead.
 #[derive(Debug)]
-pub(super) struct Ahead<S> {
+pub(super) struct ReadAhead<S> {
     inner: S,
     /// What was read and not asked for yet, in memory that it has while it is read.
     read: Option<BytesMut>,
@@ -26,13 +26,13 @@ thread_local! {
 /// How much is read at once, in bytes: some checks of a usual size.
 const PIECE: usize = 32 * 1024;
 
-impl<S> Ahead<S> {
+impl<S> ReadAhead<S> {
     pub(super) fn new(inner: S) -> Self {
         Self { inner, read: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -58,7 +58,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,7 +93,7 @@ mod tests {
         let sent: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         for asked in [1000, PIECE - 1, PIECE, PIECE + 1, 100_000] {
             let (mut client, server) = tokio::io::duplex(3 * PIECE);
-            let mut server = Ahead::new(server);
+            let mut server = ReadAhead::new(server);
             let mut read = Vec::new();
             let mut piece = vec![0; asked];
             let (written, ()) = tokio::join!(
@@ -116,7 +116,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_waits_holds_no_memory() {
         let (mut client, server) = tokio::io::duplex(100);
-        let mut server = Ahead::new(server);
+        let mut server = ReadAhead::new(server);
         client.write_all(b"a check").await.unwrap();
         let mut piece = [0; 100];
         assert_eq!(server.read(&mut piece).await.unwrap(), 7);
@@ -133,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_goes_through_as_it_is() {
         let (mut client, server) = tokio::io::duplex(100);
-        let mut server = Ahead::new(server);
+        let mut server = ReadAhead::new(server);
         server.write_all(b"an answer").await.unwrap();
         server.shutdown().await.unwrap();
         let mut read = String::new();
