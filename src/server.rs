@@ -20,7 +20,7 @@ use crate::admin::explain::Room;
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
-use crate::config::{Address, Ingredient, Listen, Problem, Telemetry};
+use crate::config::{Address, Listen, Problem, SourceFile, Telemetry};
 use crate::front::capture::Capture;
 use crate::front::ext_authz::companions::{self, Companions};
 use crate::front::forward_auth::Secret;
@@ -166,11 +166,11 @@ impl Server {
     }
 
     /// What it does when the configuration in the file at `path` changes, which was made from
-    /// `ingredients`. `telemetry` is what it began with, and `told` was logged of the configuration.
+    /// `source_files`. `telemetry` is what it began with, and `told` was logged of the configuration.
     pub fn reloader(
         &self,
         path: &Path,
-        ingredients: Vec<Ingredient>,
+        source_files: Vec<SourceFile>,
         telemetry: Telemetry,
         told: &[Problem],
         clock: Arc<dyn Clock>,
@@ -178,7 +178,7 @@ impl Server {
         let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
         Reloader {
             path: path.to_owned(),
-            watch: Watch::over(ingredients, Instant::now()),
+            watch: Watch::over(source_files, Instant::now()),
             told: told.iter().map(reload::unplaced).collect(),
             secret: Arc::clone(&self.secret),
             missing: vec![],

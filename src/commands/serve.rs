@@ -2,7 +2,7 @@
 
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Attempt, Config, Ingredient, Telemetry};
+use crate::config::{self, Attempt, Config, SourceFile, Telemetry};
 use crate::fair_share;
 use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
@@ -59,7 +59,7 @@ pub struct Arguments {
 
 /// Runs the service until it is told to stop.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let Attempt { outcome, ingredients } = config::attempt(&arguments.config);
+    let Attempt { outcome, source_files } = config::attempt(&arguments.config);
     let config = match outcome {
         Ok(config) => config,
         Err(problems) => {
@@ -68,7 +68,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serve(arguments, config, ingredients) {
+    match serve(arguments, config, source_files) {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(failure) => {
@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn serve(
     arguments: &Arguments,
     config: Config,
-    ingredients: Vec<Ingredient>,
+    source_files: Vec<SourceFile>,
 ) -> Result<Ended, StartFailure> {
     if !SystemClock::is_set() {
         return Err("the clock of this machine says a time before 1970: set it first".into());
@@ -90,7 +90,7 @@ fn serve(
     log::install(arguments.log_format, arguments.log_level, sink)?;
     // Signed introspection answers are verified beside the accept loops.
     let runtime = fair_share::runtime()?;
-    let ended = runtime.block_on(answer(arguments, config, ingredients));
+    let ended = runtime.block_on(answer(arguments, config, source_files));
     writer.finish();
     ended
 }
@@ -98,7 +98,7 @@ fn serve(
 async fn answer(
     arguments: &Arguments,
     config: Config,
-    ingredients: Vec<Ingredient>,
+    source_files: Vec<SourceFile>,
 ) -> Result<Ended, StartFailure> {
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
@@ -122,7 +122,7 @@ async fn answer(
         capture,
     };
     let server = Server::start(setup, Arc::clone(&gate))?;
-    let reloader = server.reloader(&arguments.config, ingredients, telemetry, &warnings, clock);
+    let reloader = server.reloader(&arguments.config, source_files, telemetry, &warnings, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
     tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");

@@ -106,12 +106,12 @@ pub struct Attempt {
     /// What it was made from: were one of these files another, the outcome might be, too. The
     /// first is the configuration file. Files of keys that are in use are not among them, for
     /// [`crate::state::jwks`] reads those anew by itself.
-    pub ingredients: Vec<Ingredient>,
+    pub source_files: Vec<SourceFile>,
 }
 
 /// A file that a configuration is made from, as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ingredient {
+pub struct SourceFile {
     /// Where it is.
     pub path: PathBuf,
     /// SHA-256 of what was in it; none: it could not be read.
@@ -134,17 +134,17 @@ pub fn attempt(path: &Path) -> Attempt {
         Ok(bytes) => from_bytes(&bytes, &files),
         Err(message) => Err(vec![Problem::of_file(message)]),
     };
-    let mut ingredients = vec![Ingredient { path: path.to_owned(), content }];
-    ingredients.extend(files.into_ingredients());
+    let mut source_files = vec![SourceFile { path: path.to_owned(), content }];
+    source_files.extend(files.into_source_files());
     if let Ok(config) = &outcome {
-        let is_of_keys = |it: &Ingredient| {
+        let is_of_keys = |it: &SourceFile| {
             let source =
                 |issuer: &IssuerRules| issuer.keys.source == KeySource::File(it.path.clone());
             config.rules.issuers.iter().any(source)
         };
-        ingredients.retain(|it| !is_of_keys(it));
+        source_files.retain(|it| !is_of_keys(it));
     }
-    Attempt { outcome, ingredients }
+    Attempt { outcome, source_files }
 }
 
 fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {

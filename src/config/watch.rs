@@ -9,7 +9,7 @@
 //! it was written before it came there. One that is written in place never says that it is done; it
 //! counts once it has stood still for much longer than a writer stalls.
 
-use super::Ingredient;
+use super::SourceFile;
 use super::compile::read_file;
 use keybound_core::UnixTime;
 use keybound_core::jose::Thumbprint;
@@ -25,11 +25,11 @@ pub struct Watch(Vec<Watched>);
 
 /// What was in the files at a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sight(Vec<Option<Thumbprint>>);
+pub struct FileState(Vec<Option<Thumbprint>>);
 
 #[derive(Clone, Debug)]
 struct Watched {
-    then: Ingredient,
+    then: SourceFile,
     now: Option<Thumbprint>,
     stamp: Option<Stamp>,
     /// How many looks the stamp has stayed the same.
@@ -69,18 +69,18 @@ const UNFINISHED: Duration = Duration::from_secs(10);
 
 impl Watch {
     /// Watches the files that a configuration was made from, from `now` on.
-    pub fn over(ingredients: Vec<Ingredient>, now: Instant) -> Self {
-        let watched = |then: Ingredient| {
+    pub fn over(source_files: Vec<SourceFile>, now: Instant) -> Self {
+        let watched = |then: SourceFile| {
             let (content, stamp) = (then.content, Stamp::of(&then.path));
             Watched { then, now: content, stamp, looks: 0, since: now, patience: WRITTEN }
         };
-        Self(ingredients.into_iter().map(watched).collect())
+        Self(source_files.into_iter().map(watched).collect())
     }
 
     /// What is in the files `now`. It may wait for the disk.
-    pub fn look(&mut self, now: Instant) -> Sight {
+    pub fn look(&mut self, now: Instant) -> FileState {
         self.0.iter_mut().for_each(|it| it.look(now));
-        Sight(self.0.iter().map(|it| it.now).collect())
+        FileState(self.0.iter().map(|it| it.now).collect())
     }
 
     /// When the files that have changed will have stood still for long enough, if they do.
@@ -90,9 +90,9 @@ impl Watch {
         settles.max().unwrap_or_else(Instant::now)
     }
 
-    /// Whether `newer` was made from what was in `sight`, as far as it was made from these files.
-    pub fn has_seen(&self, sight: &Sight, newer: &Self) -> bool {
-        self.0.iter().zip(&sight.0).all(|(watched, content)| {
+    /// Whether `newer` was made from what was in `state`, as far as it was made from these files.
+    pub fn has_seen(&self, state: &FileState, newer: &Self) -> bool {
+        self.0.iter().zip(&state.0).all(|(watched, content)| {
             let mut same = newer.0.iter().filter(|it| it.then.path == watched.then.path);
             same.all(|it| it.then.content == *content)
         })
@@ -109,17 +109,17 @@ impl Watch {
         are_any
     }
 
-    /// Whether `sight` is what the configuration was made from.
-    pub fn is_same(&self, sight: &Sight) -> bool {
-        self.0.iter().map(|it| it.then.content).eq(sight.0.iter().copied())
+    /// Whether `state` is what the configuration was made from.
+    pub fn is_same(&self, state: &FileState) -> bool {
+        self.0.iter().map(|it| it.then.content).eq(state.0.iter().copied())
     }
 
-    /// The files that could be read when the configuration was made, and are not there in `sight`;
+    /// The files that could be read when the configuration was made, and are not there in `state`;
     /// none when another has changed besides, for then there may be something new to be made. What
     /// is there and cannot be read is a change: making the configuration anew says what is wrong.
-    pub fn missing(&self, sight: &Sight) -> Vec<&Path> {
+    pub fn missing(&self, state: &FileState) -> Vec<&Path> {
         let mut missing = vec![];
-        for (watched, now) in self.0.iter().zip(&sight.0) {
+        for (watched, now) in self.0.iter().zip(&state.0) {
             match (watched.then.content, now) {
                 (Some(_), None) if watched.stamp.is_none() => missing.push(&*watched.then.path),
                 (then, now) if then != *now => return vec![],
@@ -136,7 +136,7 @@ impl Watched {
         let stamp = self.stamp.as_ref()?;
         let age = today.since(UnixTime::from_secs(stamp.changed.0.saturating_add(1)));
         (age < UNFINISHED).then(|| Self {
-            then: Ingredient { path: self.then.path.clone(), content: None },
+            then: SourceFile { path: self.then.path.clone(), content: None },
             since: now.checked_sub(age).unwrap_or(now),
             patience: patience(None, Some(stamp)),
             ..self.clone()
@@ -230,16 +230,16 @@ policies:
     #[track_caller]
     fn check(edit: impl FnOnce(&Path), same: bool, missing: &[&str]) {
         let (folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
+        let mut watch = Watch::over(attempt(&file).source_files, Instant::now());
         for _ in 0..=TRUSTED_AFTER {
-            let sight = watch.look(Instant::now());
-            assert!(watch.is_same(&sight));
+            let state = watch.look(Instant::now());
+            assert!(watch.is_same(&state));
         }
         edit(folder.path());
-        let sight = watch.look(Instant::now());
-        assert_eq!(watch.is_same(&sight), same);
+        let state = watch.look(Instant::now());
+        assert_eq!(watch.is_same(&state), same);
         let names: Vec<_> =
-            watch.missing(&sight).iter().map(|it| it.file_name().unwrap()).collect();
+            watch.missing(&state).iter().map(|it| it.file_name().unwrap()).collect();
         assert_eq!(names, missing);
     }
 
@@ -289,13 +289,13 @@ policies:
     #[test]
     fn a_file_that_comes_back_as_it_was_is_the_same() {
         let (folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
+        let mut watch = Watch::over(attempt(&file).source_files, Instant::now());
         fs::rename(&file, folder.path().join("aside")).unwrap();
-        let sight = watch.look(Instant::now());
-        assert!(!watch.is_same(&sight));
+        let state = watch.look(Instant::now());
+        assert!(!watch.is_same(&state));
         fs::rename(folder.path().join("aside"), &file).unwrap();
-        let sight = watch.look(Instant::now());
-        assert!(watch.is_same(&sight));
+        let state = watch.look(Instant::now());
+        assert!(watch.is_same(&state));
     }
 
     #[test]
@@ -310,13 +310,13 @@ policies:
         fs::remove_file(&file).unwrap();
         let file = volume.join("keybound.yaml");
         symlink("..data/keybound.yaml", &file).unwrap();
-        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
-        let sight = watch.look(Instant::now());
-        assert!(watch.is_same(&sight));
+        let mut watch = Watch::over(attempt(&file).source_files, Instant::now());
+        let state = watch.look(Instant::now());
+        assert!(watch.is_same(&state));
         symlink("..two", volume.join("..data_tmp")).unwrap();
         fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
-        let sight = watch.look(Instant::now());
-        assert!(!watch.is_same(&sight));
+        let state = watch.look(Instant::now());
+        assert!(!watch.is_same(&state));
     }
 
     /// A file of that content whose name came later than it.
@@ -338,7 +338,7 @@ policies:
         let (folder, file) = folder();
         let start = Instant::now();
         let at = |millis| start.checked_add(Duration::from_millis(millis)).unwrap();
-        let mut watch = Watch::over(attempt(&file).ingredients, start);
+        let mut watch = Watch::over(attempt(&file).source_files, start);
         watch.look(start);
         first(folder.path());
         watch.look(start);
@@ -392,7 +392,7 @@ policies:
         let (folder, file) = folder();
         fs::write(&file, CONFIG.replace("server.pem", "server.key")).unwrap();
         let start = Instant::now();
-        let mut watch = Watch::over(attempt(&file).ingredients, start);
+        let mut watch = Watch::over(attempt(&file).source_files, start);
         watch.look(start);
         let named = folder.path().join("server.pem");
         fs::remove_file(&named).unwrap();
@@ -402,12 +402,12 @@ policies:
             written = UnixTime::from_secs(fs::metadata(&named).unwrap().ctime());
         }
         placed(folder.path(), "keybound.yaml", CONFIG);
-        let newer = Watch::over(attempt(&file).ingredients, start);
+        let newer = Watch::over(attempt(&file).source_files, start);
         let today = written.saturating_add(Duration::from_secs(age));
         assert_eq!(watch.adopt(&newer, start, today), expected.is_some());
         assert!(!watch.adopt(&newer, start, today), "it is known by now");
-        let sight = watch.look(start);
-        assert!(watch.has_seen(&sight, &newer));
+        let state = watch.look(start);
+        assert!(watch.has_seen(&state, &newer));
         let settles = start.checked_add(Duration::from_millis(expected.unwrap_or(100))).unwrap();
         assert_eq!(watch.settles(), settles);
     }
@@ -428,27 +428,27 @@ policies:
     #[test]
     fn a_configuration_is_held_against_what_was_seen() {
         let (folder, file) = folder();
-        let over = || Watch::over(attempt(&file).ingredients, Instant::now());
+        let over = || Watch::over(attempt(&file).source_files, Instant::now());
         let mut watch = over();
         write("server.key", "new\n")(folder.path());
-        let sight = watch.look(Instant::now());
-        assert!(watch.has_seen(&sight, &over()));
+        let state = watch.look(Instant::now());
+        assert!(watch.has_seen(&state, &over()));
         write("server.key", "newer\n")(folder.path());
-        assert!(!watch.has_seen(&sight, &over()), "written between the look and the attempt");
+        assert!(!watch.has_seen(&state, &over()), "written between the look and the attempt");
     }
 
     #[test]
     fn two_writes_that_a_coarse_clock_cannot_tell_apart_are_seen() {
         let (_folder, file) = folder();
-        let mut watch = Watch::over(attempt(&file).ingredients, Instant::now());
+        let mut watch = Watch::over(attempt(&file).source_files, Instant::now());
         let stamp = Stamp::of(&file);
-        let sight = watch.look(Instant::now());
-        assert!(watch.is_same(&sight));
+        let state = watch.look(Instant::now());
+        assert!(watch.is_same(&state));
         fs::write(&file, CONFIG.replace("payments", "paymentz")).unwrap();
         // As if the clock had not moved.
         watch.0[0].stamp = Stamp::of(&file);
         assert_ne!(stamp, None);
-        let sight = watch.look(Instant::now());
-        assert!(!watch.is_same(&sight));
+        let state = watch.look(Instant::now());
+        assert!(!watch.is_same(&state));
     }
 }

@@ -4,7 +4,7 @@
 use super::StartFailure;
 use super::tls::Spoken;
 use crate::clock::Clock;
-use crate::config::watch::{Sight, Watch};
+use crate::config::watch::{FileState, Watch};
 use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
@@ -52,7 +52,7 @@ enum Seen {
     /// They are as they were when the configuration was made.
     Same,
     /// Something else is in them.
-    New(Sight),
+    New(FileState),
     /// They are still being written.
     Unsettled,
 }
@@ -81,17 +81,17 @@ impl Reloader {
                     self.reload(None).await;
                 }
                 () = sleep(LOOK) => {
-                    let sight = self.settled().await;
-                    self.follow(sight).await;
+                    let state = self.settled().await;
+                    self.follow(state).await;
                 }
             }
         }
     }
 
-    /// Reloads if there is something new in `sight`, and tells once which files are missing.
-    async fn follow(&mut self, sight: io::Result<Seen>) {
-        let sight = match sight {
-            Ok(Seen::New(sight)) => sight,
+    /// Reloads if there is something new in `state`, and tells once which files are missing.
+    async fn follow(&mut self, state: io::Result<Seen>) {
+        let state = match state {
+            Ok(Seen::New(state)) => state,
             Ok(Seen::Unsettled) => return,
             Ok(Seen::Same) => {
                 // They are back: what was told of them is over.
@@ -105,9 +105,9 @@ impl Reloader {
                 return;
             }
         };
-        let files = self.watch.missing(&sight);
+        let files = self.watch.missing(&state);
         if files.is_empty() {
-            return self.reload(Some(&sight)).await;
+            return self.reload(Some(&state)).await;
         }
         if files != self.missing {
             tracing::warn!(?files, "configuration missing: the old one stays");
@@ -122,13 +122,13 @@ impl Reloader {
     /// What is in the files, once they stand still.
     async fn settled(&mut self) -> io::Result<Seen> {
         for _ in 0..LOOKS {
-            let sight = self.look().await?;
-            if self.watch.is_same(&sight) {
+            let state = self.look().await?;
+            if self.watch.is_same(&state) {
                 return Ok(Seen::Same);
             }
             let wait = self.watch.settles().saturating_duration_since(Instant::now());
             if wait.is_zero() {
-                return Ok(Seen::New(sight));
+                return Ok(Seen::New(state));
             }
             sleep(wait.min(CLOSE_LOOK)).await;
         }
@@ -136,28 +136,28 @@ impl Reloader {
     }
 
     /// A disk may take its time, and this thread has more to do.
-    async fn look(&mut self) -> io::Result<Sight> {
+    async fn look(&mut self) -> io::Result<FileState> {
         let mut watch = self.watch.clone();
         let look = move || (watch.look(Instant::now()), watch);
-        let (sight, watch) = spawn_blocking(look).await?;
+        let (state, watch) = spawn_blocking(look).await?;
         self.watch = watch;
-        Ok(sight)
+        Ok(state)
     }
 
     /// Reloads what was seen once it stood still; or, told to, whatever is in the files.
-    async fn reload(&mut self, seen: Option<&Sight>) {
+    async fn reload(&mut self, seen: Option<&FileState>) {
         let path = self.path.clone();
         let attempt = move || {
             let now = Instant::now();
-            let Attempt { outcome, ingredients } = config::attempt(&path);
-            (outcome, Watch::over(ingredients, now))
+            let Attempt { outcome, source_files } = config::attempt(&path);
+            (outcome, Watch::over(source_files, now))
         };
         let (outcome, watch) = match spawn_blocking(attempt).await {
             Ok(attempt) => attempt,
             Err(error) => return self.refuse(vec![error.to_string()]),
         };
-        if let Some(sight) = seen {
-            let was_written = !self.watch.has_seen(sight, &watch);
+        if let Some(state) = seen {
+            let was_written = !self.watch.has_seen(state, &watch);
             // The next look finds what was written meanwhile, and whether what is new stands still.
             if was_written || self.watch.adopt(&watch, Instant::now(), self.clock.now()) {
                 return;

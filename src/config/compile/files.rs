@@ -2,7 +2,7 @@
 
 use super::exposure;
 use crate::config::problem::{self, Findings};
-use crate::config::{Address, Ingredient};
+use crate::config::{Address, SourceFile};
 use keybound_core::jose::Thumbprint;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub(in crate::config) struct Files {
     folder: PathBuf,
     /// The configuration itself, where it is a file.
     own: Option<PathBuf>,
-    read: RefCell<Vec<Ingredient>>,
+    read: RefCell<Vec<SourceFile>>,
     written: RefCell<Vec<(problem::Path, PathBuf)>>,
     secret: RefCell<Vec<PathBuf>>,
 }
@@ -42,7 +42,7 @@ impl Files {
     }
 
     /// Every file that was read so far, as it was then.
-    pub(in crate::config) fn into_ingredients(self) -> Vec<Ingredient> {
+    pub(in crate::config) fn into_source_files(self) -> Vec<SourceFile> {
         self.read.into_inner()
     }
 
@@ -112,7 +112,7 @@ impl Files {
         let path = self.path(name);
         let found = read_file(&path);
         let content = found.as_deref().ok().map(Thumbprint::of);
-        self.read.borrow_mut().push(Ingredient { path, content });
+        self.read.borrow_mut().push(SourceFile { path, content });
         found
     }
 }
