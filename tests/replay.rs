@@ -57,24 +57,24 @@ async fn memory_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn an_onlooker_knows_what_the_store_knows_and_uses_nothing_up() {
+async fn a_read_only_store_finds_what_was_recorded_and_records_nothing() {
     let store = ReplayStore::in_memory(MemoryLimits::default());
-    let onlooker = store.onlooker().unwrap();
+    let read_only = store.read_only().unwrap();
     let (used, unused) = (proof("a", "1"), proof("a", "2"));
     assert_eq!(store.record(&used, at(60), at(0)).await, Ok(Use::First));
     for _ in 0..2 {
-        assert_eq!(onlooker.record(&used, at(60), at(0)).await, Ok(Use::Repeat));
-        assert_eq!(onlooker.record(&unused, at(60), at(0)).await, Ok(Use::First));
+        assert_eq!(read_only.record(&used, at(60), at(0)).await, Ok(Use::Repeat));
+        assert_eq!(read_only.record(&unused, at(60), at(0)).await, Ok(Use::First));
     }
     assert_eq!((store.recorded(), store.repeats(), store.entries()), (1, 0, Some(1)));
     assert_eq!(store.record(&unused, at(60), at(0)).await, Ok(Use::First));
-    assert!(!onlooker.adopt(&ReplayRules::default()), "no check may go by it");
+    assert!(!read_only.adopt(&ReplayRules::default()), "no check may go by it");
 }
 
 #[tokio::test]
 async fn nobody_looks_on_at_redis() {
     let redis = Redis::start();
-    assert!(reached(&redis, None).await.onlooker().is_none());
+    assert!(reached(&redis, None).await.read_only().is_none());
 }
 
 #[tokio::test]

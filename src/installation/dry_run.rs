@@ -29,9 +29,9 @@ impl<'a> DryRun<'a> {
     /// A dry run at present, or at another time: then what is recorded by now says nothing. Issuers
     /// are asked about tokens only if it is `online`, and then by those who ask for checks.
     pub fn new(installation: &'a Installation, at_present: bool, online: bool) -> Self {
-        let onlooker = installation.replay.onlooker().filter(|_| at_present);
-        let looks_up = onlooker.is_some();
-        let replay = onlooker.unwrap_or_else(|| ReplayStore::in_memory(MemoryLimits::default()));
+        let read_only = installation.replay.read_only().filter(|_| at_present);
+        let looks_up = read_only.is_some();
+        let replay = read_only.unwrap_or_else(|| ReplayStore::in_memory(MemoryLimits::default()));
         Self { installation, replay, looks_up, online }
     }
 

@@ -4,7 +4,7 @@
 //! look before either writes, both would be told [`Use::First`]. A store that cannot tell refuses:
 //! it never lets a proof pass, and never forgets one early to make room.
 //!
-//! To explain a check there are onlookers, which only look. No check goes by what they say.
+//! A read-only store serves to explain a check. No decision depends on it.
 
 pub mod memory;
 pub mod redis;
@@ -76,7 +76,7 @@ struct Counts {
 enum Backend {
     Memory(Arc<MemoryStore>),
     Redis(RedisStore),
-    Onlooker(Arc<MemoryStore>),
+    ReadOnly(Arc<MemoryStore>),
 }
 
 impl ReplayStore {
@@ -94,12 +94,12 @@ impl ReplayStore {
         Self::of(Backend::Memory(Arc::new(MemoryStore::new(limits))))
     }
 
-    /// A store that says of each proof what this one knows, and records nothing. None for Redis:
-    /// whom it lets do no more than it must may not look.
-    pub fn onlooker(&self) -> Option<Self> {
+    /// A read-only view of this store: it finds what was recorded and records nothing. None for
+    /// Redis, since the ACL that we ask for grants only `SET`, and so we cannot read.
+    pub fn read_only(&self) -> Option<Self> {
         match &self.backend {
-            Backend::Memory(store) | Backend::Onlooker(store) => {
-                Some(Self::of(Backend::Onlooker(Arc::clone(store))))
+            Backend::Memory(store) | Backend::ReadOnly(store) => {
+                Some(Self::of(Backend::ReadOnly(Arc::clone(store))))
             }
             Backend::Redis(_) => None,
         }
@@ -126,7 +126,7 @@ impl ReplayStore {
             (Backend::Redis(store), ReplayRules::Redis(rules)) => store.adopt(rules),
             (Backend::Memory(_), ReplayRules::Redis(_))
             | (Backend::Redis(_), ReplayRules::Memory(_))
-            | (Backend::Onlooker(_), _) => false,
+            | (Backend::ReadOnly(_), _) => false,
         }
     }
 
@@ -138,7 +138,7 @@ impl ReplayStore {
             (Backend::Redis(store), ReplayRules::Redis(rules)) => store.rules().is_where(rules),
             (Backend::Memory(_), ReplayRules::Redis(_))
             | (Backend::Redis(_), ReplayRules::Memory(_))
-            | (Backend::Onlooker(_), _) => false,
+            | (Backend::ReadOnly(_), _) => false,
         }
     }
 
@@ -155,7 +155,7 @@ impl ReplayStore {
         let recorded = match &self.backend {
             Backend::Memory(store) => store.record(proof, expires, now),
             Backend::Redis(store) => store.record(proof, expires, now).await,
-            Backend::Onlooker(store) => store.look(proof, expires, now),
+            Backend::ReadOnly(store) => store.look(proof, expires, now),
         };
         match recorded {
             Ok(Use::First) => self.counts.recorded.fetch_add(1, Ordering::Relaxed),
@@ -179,7 +179,7 @@ impl ReplayStore {
     /// What is wrong with the store, though it can be used: for the operator to mend.
     pub fn concerns(&self) -> Vec<String> {
         match &self.backend {
-            Backend::Memory(_) | Backend::Onlooker(_) => Vec::new(),
+            Backend::Memory(_) | Backend::ReadOnly(_) => Vec::new(),
             Backend::Redis(store) => store.concerns(),
         }
     }
@@ -198,7 +198,7 @@ impl ReplayStore {
     /// none when they are not held here.
     pub fn entries(&self) -> Option<usize> {
         match &self.backend {
-            Backend::Memory(store) | Backend::Onlooker(store) => Some(store.len()),
+            Backend::Memory(store) | Backend::ReadOnly(store) => Some(store.len()),
             Backend::Redis(_) => None,
         }
     }
@@ -206,7 +206,7 @@ impl ReplayStore {
     /// Whether the store can be used right now, as far as this process knows.
     pub fn is_reachable(&self) -> bool {
         match &self.backend {
-            Backend::Memory(_) | Backend::Onlooker(_) => true,
+            Backend::Memory(_) | Backend::ReadOnly(_) => true,
             Backend::Redis(store) => store.is_reachable(),
         }
     }
@@ -214,7 +214,7 @@ impl ReplayStore {
     /// Waits until the store can be used.
     pub async fn reachable(&self) {
         match &self.backend {
-            Backend::Memory(_) | Backend::Onlooker(_) => (),
+            Backend::Memory(_) | Backend::ReadOnly(_) => (),
             Backend::Redis(store) => store.reachable().await,
         }
     }
@@ -222,7 +222,7 @@ impl ReplayStore {
     /// As the configuration names it.
     pub const fn label(&self) -> &'static str {
         match self.backend {
-            Backend::Memory(_) | Backend::Onlooker(_) => "memory",
+            Backend::Memory(_) | Backend::ReadOnly(_) => "memory",
             Backend::Redis(_) => "redis",
         }
     }
