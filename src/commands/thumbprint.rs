@@ -5,7 +5,7 @@ use keybound_core::client_certificate;
 use keybound_core::jose::KeySet;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::json;
-use keybound_core::jose::{self, OddKey};
+use keybound_core::jose::{self, UnusableKey};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
             Err(_) if KeySet::parse(bytes).is_ok() => {
                 Err("is a JWK Set: give one of its keys alone".to_owned())
             }
-            Err(odd) => Err(format!("is no JWK that can be used: {}", story(odd))),
+            Err(unusable) => Err(format!("is no JWK that can be used: {}", story(unusable))),
         };
     }
     let der = client_certificate::der_in(bytes);
@@ -55,13 +55,15 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
     Ok(("x5t#S256", Thumbprint::of(&der)))
 }
 
-const fn story(odd: OddKey) -> &'static str {
-    match odd {
-        OddKey::Type => "its type or curve is unknown, or it is symmetric",
-        OddKey::Weak => "it is weak",
-        OddKey::Use | OddKey::Algorithm | OddKey::Private | OddKey::Malformed | OddKey::Surplus => {
-            "a member is missing or malformed"
-        }
+const fn story(why: UnusableKey) -> &'static str {
+    match why {
+        UnusableKey::Type => "its type or curve is unknown, or it is symmetric",
+        UnusableKey::Weak => "it is weak",
+        UnusableKey::Use
+        | UnusableKey::Algorithm
+        | UnusableKey::Private
+        | UnusableKey::Malformed
+        | UnusableKey::Surplus => "a member is missing or malformed",
     }
 }
 

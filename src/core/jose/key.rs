@@ -28,7 +28,7 @@ pub struct VerifyingKey {
 
 /// Why a JWK is not a key that can be used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OddKey {
+pub enum UnusableKey {
     /// The key type or curve is unknown, or symmetric.
     Type,
     /// It is for something else than verifying signatures.
@@ -47,7 +47,7 @@ pub enum OddKey {
 
 impl VerifyingKey {
     /// The key that a JWK describes (RFC 7517 §4).
-    pub fn from_jwk(jwk: &Object) -> Result<Self, OddKey> {
+    pub fn from_jwk(jwk: &Object) -> Result<Self, UnusableKey> {
         PublicJwk::read(jwk)?.key(|_| true)
     }
 
@@ -103,7 +103,7 @@ pub struct PublicJwk<'a> {
 
 impl<'a> PublicJwk<'a> {
     /// Takes a JWK apart.
-    pub fn read(jwk: &'a Object) -> Result<Self, OddKey> {
+    pub fn read(jwk: &'a Object) -> Result<Self, UnusableKey> {
         let material = Material::of(jwk)?;
         let id = material.thumbprint();
         Ok(Self { jwk, material, id })
@@ -115,18 +115,20 @@ impl<'a> PublicJwk<'a> {
     }
 
     /// The key, for this algorithm alone.
-    pub fn key_for(&self, algorithm: Algorithm) -> Result<VerifyingKey, OddKey> {
+    pub fn key_for(&self, algorithm: Algorithm) -> Result<VerifyingKey, UnusableKey> {
         self.key(|it| it == algorithm)
     }
 
-    fn key(&self, wanted: impl Fn(Algorithm) -> bool) -> Result<VerifyingKey, OddKey> {
+    fn key(&self, wanted: impl Fn(Algorithm) -> bool) -> Result<VerifyingKey, UnusableKey> {
         if PRIVATE_MEMBERS.iter().any(|it| self.jwk.contains_key(*it)) {
-            return Err(OddKey::Private);
+            return Err(UnusableKey::Private);
         }
         for_signatures(self.jwk)?;
         let named = match self.jwk.get("alg") {
             None => None,
-            Some(name) => Some(name.as_str().and_then(Algorithm::named).ok_or(OddKey::Algorithm)?),
+            Some(name) => {
+                Some(name.as_str().and_then(Algorithm::named).ok_or(UnusableKey::Algorithm)?)
+            }
         };
         let fits = |it: Algorithm| {
             named.is_none_or(|only| it == only || (is_ed25519(it) && is_ed25519(only)))
@@ -137,7 +139,7 @@ impl<'a> PublicJwk<'a> {
             .map(|it| self.material.parse(it).map(|key| (it, key)))
             .collect::<Result<_, _>>()?;
         if serves.is_empty() {
-            return Err(OddKey::Algorithm);
+            return Err(UnusableKey::Algorithm);
         }
         let kid = text(self.jwk, "kid")?.map(Into::into);
         Ok(VerifyingKey { kid, id: Arc::new(self.id), serves })
@@ -151,7 +153,7 @@ impl fmt::Debug for PublicJwk<'_> {
 }
 
 /// The RFC 7638 thumbprint of a JWK: that of the public key, when it is a private one.
-pub fn thumbprint(jwk: &Object) -> Result<Thumbprint, OddKey> {
+pub fn thumbprint(jwk: &Object) -> Result<Thumbprint, UnusableKey> {
     PublicJwk::read(jwk).map(|it| it.id())
 }
 
@@ -159,22 +161,22 @@ pub fn thumbprint(jwk: &Object) -> Result<Thumbprint, OddKey> {
 const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// `use` and `key_ops`, where given, must speak of signatures (RFC 7517 §4.2, §4.3).
-fn for_signatures(jwk: &Object) -> Result<(), OddKey> {
+fn for_signatures(jwk: &Object) -> Result<(), UnusableKey> {
     if text(jwk, "use")?.is_some_and(|it| it != "sig") {
-        return Err(OddKey::Use);
+        return Err(UnusableKey::Use);
     }
     match jwk.get("key_ops") {
         None => Ok(()),
         Some(Value::Array(uses)) if uses.iter().any(|it| it == "verify") => Ok(()),
-        Some(_) => Err(OddKey::Use),
+        Some(_) => Err(UnusableKey::Use),
     }
 }
 
-fn text<'a>(jwk: &'a Object, name: &str) -> Result<Option<&'a str>, OddKey> {
+fn text<'a>(jwk: &'a Object, name: &str) -> Result<Option<&'a str>, UnusableKey> {
     match jwk.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(OddKey::Malformed),
+        Some(_) => Err(UnusableKey::Malformed),
     }
 }
 
@@ -185,9 +187,9 @@ struct Octets<'a> {
 }
 
 impl<'a> Octets<'a> {
-    fn of(jwk: &'a Object, name: &str) -> Result<Self, OddKey> {
-        let text = text(jwk, name)?.ok_or(OddKey::Malformed)?;
-        let octets = base64url::decode(text.as_bytes()).or(Err(OddKey::Malformed))?;
+    fn of(jwk: &'a Object, name: &str) -> Result<Self, UnusableKey> {
+        let text = text(jwk, name)?.ok_or(UnusableKey::Malformed)?;
+        let octets = base64url::decode(text.as_bytes()).or(Err(UnusableKey::Malformed))?;
         Ok(Self { text, octets })
     }
 }
@@ -200,20 +202,20 @@ enum Material<'a> {
 }
 
 impl<'a> Material<'a> {
-    fn of(jwk: &'a Object) -> Result<Self, OddKey> {
-        match text(jwk, "kty")?.ok_or(OddKey::Malformed)? {
+    fn of(jwk: &'a Object) -> Result<Self, UnusableKey> {
+        match text(jwk, "kty")?.ok_or(UnusableKey::Malformed)? {
             "RSA" => {
                 let (n, e) = (Octets::of(jwk, "n")?, Octets::of(jwk, "e")?);
                 check_rsa(&n.octets, &e.octets)?;
                 Ok(Self::Rsa { n, e })
             }
             "EC" => {
-                let name = text(jwk, "crv")?.ok_or(OddKey::Malformed)?;
-                let curve = CURVES.iter().find(|it| it.name == name).ok_or(OddKey::Type)?;
+                let name = text(jwk, "crv")?.ok_or(UnusableKey::Malformed)?;
+                let curve = CURVES.iter().find(|it| it.name == name).ok_or(UnusableKey::Type)?;
                 let (x, y) = (Octets::of(jwk, "x")?, Octets::of(jwk, "y")?);
                 // RFC 7518 §6.2.1.2: the full size of a coordinate, leading zeros and all.
                 if x.octets.len() != curve.size || y.octets.len() != curve.size {
-                    return Err(OddKey::Malformed);
+                    return Err(UnusableKey::Malformed);
                 }
                 Ok(Self::Ec { curve, x, y })
             }
@@ -222,7 +224,7 @@ impl<'a> Material<'a> {
                 check_ed25519(&x.octets)?;
                 Ok(Self::Ed25519 { x })
             }
-            _ => Err(OddKey::Type),
+            _ => Err(UnusableKey::Type),
         }
     }
 
@@ -234,12 +236,12 @@ impl<'a> Material<'a> {
         }
     }
 
-    fn parse(&self, algorithm: Algorithm) -> Result<ParsedPublicKey, OddKey> {
+    fn parse(&self, algorithm: Algorithm) -> Result<ParsedPublicKey, UnusableKey> {
         let parsed = match self {
             Self::Rsa { n, e } => {
-                let rules = rsa_parameters(algorithm).ok_or(OddKey::Algorithm)?;
+                let rules = rsa_parameters(algorithm).ok_or(UnusableKey::Algorithm)?;
                 let components = RsaPublicKeyComponents { n: &n.octets, e: &e.octets };
-                return components.to_parsed_public_key(rules).or(Err(OddKey::Malformed));
+                return components.to_parsed_public_key(rules).or(Err(UnusableKey::Malformed));
             }
             Self::Ec { curve, x, y } => {
                 let mut point = vec![UNCOMPRESSED];
@@ -249,7 +251,7 @@ impl<'a> Material<'a> {
             }
             Self::Ed25519 { x } => ParsedPublicKey::new(&signature::ED25519, &x.octets),
         };
-        parsed.or(Err(OddKey::Malformed))
+        parsed.or(Err(UnusableKey::Malformed))
     }
 
     /// RFC 7638 §3.2: the required members in lexicographic order, without white space. Their
@@ -324,25 +326,27 @@ const fn is_ed25519(algorithm: Algorithm) -> bool {
 
 /// RFC 7518 §3.3 asks for 2048 bits or more; over 8192, one verification takes too long. The
 /// minimal number of octets (§6.3.1.1) keeps one key from having two thumbprints.
-fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), OddKey> {
-    let (Some(first), Some(last)) = (n.first(), n.last()) else { return Err(OddKey::Malformed) };
+fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), UnusableKey> {
+    let (Some(first), Some(last)) = (n.first(), n.last()) else {
+        return Err(UnusableKey::Malformed);
+    };
     if *first == 0 || last % 2 == 0 || e.first().is_none_or(|it| *it == 0) {
-        return Err(OddKey::Malformed);
+        return Err(UnusableKey::Malformed);
     }
     let unused = usize::try_from(first.leading_zeros()).unwrap_or(0);
     let bits = n.len().saturating_mul(8).saturating_sub(unused);
     let exponent_is_odd = e.last().is_some_and(|it| it % 2 == 1);
     if !(2048..=8192).contains(&bits) || e == [1] || e.len() > 4 || !exponent_is_odd {
-        return Err(OddKey::Weak);
+        return Err(UnusableKey::Weak);
     }
     Ok(())
 }
 
 /// RFC 8032 leaves points of small order to the verifier: under such a key anybody can sign.
-fn check_ed25519(x: &[u8]) -> Result<(), OddKey> {
-    let mut y: [u8; 32] = x.try_into().or(Err(OddKey::Malformed))?;
+fn check_ed25519(x: &[u8]) -> Result<(), UnusableKey> {
+    let mut y: [u8; 32] = x.try_into().or(Err(UnusableKey::Malformed))?;
     y[31] &= 0x7f;
-    if SMALL_ORDER.contains(&y) { Err(OddKey::Weak) } else { Ok(()) }
+    if SMALL_ORDER.contains(&y) { Err(UnusableKey::Weak) } else { Ok(()) }
 }
 
 /// The y-coordinates of the points whose order divides eight, with their second spellings.

@@ -13,5 +13,5 @@ pub(crate) mod thumbprint;
 pub use algorithm::Algorithm;
 pub use jwk::{KeySet, NotAKeySet, SignedBy};
 pub use jws::{BadSignature, Header, Malformed, Signed, Unverified, Verified};
-pub use key::{OddKey, PublicJwk, VerifyingKey, thumbprint};
+pub use key::{PublicJwk, UnusableKey, VerifyingKey, thumbprint};
 pub use thumbprint::Thumbprint;
