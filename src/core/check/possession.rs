@@ -7,7 +7,7 @@ use crate::explanation::Finding;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::confirmation::ToProve;
 use crate::oauth::credentials::Scheme;
-use crate::oauth::dpop::{self, Expected, Holding};
+use crate::oauth::dpop::{self, Expected, VerifiedProof};
 use crate::oauth::mtls;
 use crate::oauth::nonce::{Freshness, NonceKeys};
 use crate::policy::{NonceDemand, Policy};
@@ -22,7 +22,7 @@ pub(super) async fn verify<S: Sources>(
     given: &Inputs<'_, S>,
     to_prove: ToProve,
     facts: &mut Facts,
-) -> Result<Option<Holding>, Denial> {
+) -> Result<Option<VerifiedProof>, Denial> {
     if let Some(bound_to) = to_prove.certificate {
         let source = &given.rules.policies.client_certificate;
         let shown = given.sources.certificate(source, &given.request.evidence);
@@ -40,7 +40,7 @@ fn verify_proof<S>(
     given: &Inputs<'_, S>,
     bound_to: Thumbprint,
     facts: &mut Facts,
-) -> Result<Holding, Denial> {
+) -> Result<VerifiedProof, Denial> {
     let Inputs { rules, policy, request, credentials, now, .. } = *given;
     let Facts { explanation, nonce_is_fresh, .. } = facts;
     let proof = credentials.proof.ok_or(Denial::ProofMissing);
@@ -87,11 +87,11 @@ fn admit_nonce(
 /// Records that a proof is used, and refuses it when it was before.
 pub(super) async fn use_up<S: Sources>(
     given: &Inputs<'_, S>,
-    holding: &Holding,
+    proof: &VerifiedProof,
     facts: &mut Facts,
 ) -> Result<(), Denial> {
     let sources = given.sources;
-    let recorded = match sources.record(&holding.id, holding.until, given.now).await {
+    let recorded = match sources.record(&proof.id, proof.until, given.now).await {
         Ok(recorded) => recorded,
         Err(NotRecorded(detail)) => {
             facts.detail = Some(detail);

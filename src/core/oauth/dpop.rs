@@ -28,9 +28,9 @@ pub(crate) struct Expected<'a> {
     pub bound_to: Thumbprint,
 }
 
-/// A proof that holds, provided that it is used for the first time.
+/// A proof that passed every check except the replay check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Holding {
+pub(crate) struct VerifiedProof {
     /// What tells it from other proofs.
     pub id: ProofId,
     /// The last moment at which it would hold. Until then its use must be remembered
@@ -62,7 +62,7 @@ pub(crate) fn verify(
     now: UnixTime,
     admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
     explanation: &mut Explanation,
-) -> Result<Holding, Denial> {
+) -> Result<VerifiedProof, Denial> {
     let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, explanation)?;
     // 3. The claims that must be there.
     let claims = verified.claims();
@@ -105,7 +105,7 @@ pub(crate) fn verify(
     })?;
     let id =
         ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
-    Ok(Holding { id, until })
+    Ok(VerifiedProof { id, until })
 }
 
 /// What a JWT may say of its own times holds for a proof as well (RFC 7519 §4.1.4, §4.1.5), give or
@@ -322,7 +322,7 @@ mod tests {
         bound_to: Thumbprint,
         now: UnixTime,
         admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
-    ) -> Result<Holding, Denial> {
+    ) -> Result<VerifiedProof, Denial> {
         let authorization = format!("DPoP {TOKEN}");
         let credentials = Credentials::read(&Request {
             authorization: Field::One(authorization.as_bytes()),
