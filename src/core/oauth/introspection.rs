@@ -17,9 +17,9 @@ pub enum Statement {
     Inactive,
 }
 
-/// The answer is not one that could be believed.
+/// Why an answer of the endpoint is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Odd {
+pub enum BadAnswer {
     /// Not a JSON object that everybody reads alike.
     NotJson,
     /// It does not say whether the token is active.
@@ -53,8 +53,8 @@ pub struct Jwt(Box<str>);
 
 impl Statement {
     /// Reads an answer in JSON.
-    pub fn read(body: &[u8]) -> Result<Self, Odd> {
-        Self::of(json::object(body).or(Err(Odd::NotJson))?)
+    pub fn read(body: &[u8]) -> Result<Self, BadAnswer> {
+        Self::of(json::object(body).or(Err(BadAnswer::NotJson))?)
     }
 
     /// Reads an answer that `issuer` signed for the client `client_id`.
@@ -64,9 +64,9 @@ impl Statement {
         issuer: &Issuer,
         client_id: &str,
         now: UnixTime,
-    ) -> Result<Self, Odd> {
+    ) -> Result<Self, BadAnswer> {
         if !header.is_type(SIGNED_TYPE) {
-            return Err(Odd::TypeWrong);
+            return Err(BadAnswer::TypeWrong);
         }
         Self::from_signed(verified.claims(), issuer, client_id, now)
     }
@@ -76,29 +76,29 @@ impl Statement {
         issuer: &Issuer,
         client_id: &str,
         now: UnixTime,
-    ) -> Result<Self, Odd> {
+    ) -> Result<Self, BadAnswer> {
         if claims.get("iss").and_then(Value::as_str) != Some(&issuer.name) {
-            return Err(Odd::IssuerMismatch);
+            return Err(BadAnswer::IssuerMismatch);
         }
         if !claims.get("aud").is_some_and(|it| is_for(it, client_id)) {
-            return Err(Odd::AudienceMismatch);
+            return Err(BadAnswer::AudienceMismatch);
         }
-        let made = claims.get("iat").and_then(Value::as_f64).ok_or(Odd::TimeWrong)?;
+        let made = claims.get("iat").and_then(Value::as_f64).ok_or(BadAnswer::TimeWrong)?;
         let leeway = issuer.clock_leeway;
         // An answer that was kept for later could tell of a token that has been revoked since.
         let earliest = seconds(now.saturating_sub(leeway.saturating_add(ANSWER_AGE)));
         if made < earliest || seconds(now.saturating_add(leeway)) < made {
-            return Err(Odd::TimeWrong);
+            return Err(BadAnswer::TimeWrong);
         }
         let statement = claims.get("token_introspection").and_then(Value::as_object);
-        Self::of(statement.cloned().ok_or(Odd::StatementMissing)?)
+        Self::of(statement.cloned().ok_or(BadAnswer::StatementMissing)?)
     }
 
-    fn of(members: Object) -> Result<Self, Odd> {
+    fn of(members: Object) -> Result<Self, BadAnswer> {
         match members.get("active") {
             Some(Value::Bool(true)) => Ok(Self::Active(members)),
             Some(Value::Bool(false)) => Ok(Self::Inactive),
-            Some(_) | None => Err(Odd::ActiveMissing),
+            Some(_) | None => Err(BadAnswer::ActiveMissing),
         }
     }
 }
@@ -155,7 +155,7 @@ impl fmt::Debug for Jwt {
     }
 }
 
-impl Odd {
+impl BadAnswer {
     /// The label in logs and in the status.
     pub const fn label(self) -> &'static str {
         match self {
@@ -170,7 +170,7 @@ impl Odd {
     }
 }
 
-impl fmt::Display for Odd {
+impl fmt::Display for BadAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotJson => "the answer is not a JSON object",
@@ -208,13 +208,13 @@ mod tests {
         check(r#"{"active":true}"#, Ok(true));
         check(r#"{"active":false}"#, Ok(false));
         check(r#"{"active":false,"sub":7}"#, Ok(false));
-        for odd in ["{}", r#"{"Active":true}"#, r#"{"error":"x"}"#] {
-            check(odd, Err(Odd::ActiveMissing));
+        for bad in ["{}", r#"{"Active":true}"#, r#"{"error":"x"}"#] {
+            check(bad, Err(BadAnswer::ActiveMissing));
         }
         for value in ["\"true\"", "1", "0", "null", "[]", "{}", "\"\""] {
-            check(&format!("{{\"active\":{value}}}"), Err(Odd::ActiveMissing));
+            check(&format!("{{\"active\":{value}}}"), Err(BadAnswer::ActiveMissing));
         }
-        for odd in [
+        for bad in [
             "",
             "true",
             "null",
@@ -224,12 +224,12 @@ mod tests {
             "{\"active\":false,\"active\":true}",
             "<html>",
         ] {
-            check(odd, Err(Odd::NotJson));
+            check(bad, Err(BadAnswer::NotJson));
         }
     }
 
     #[track_caller]
-    fn check_signed(edit: impl FnOnce(&mut Value), expected: Result<(), Odd>) {
+    fn check_signed(edit: impl FnOnce(&mut Value), expected: Result<(), BadAnswer>) {
         let mut claims = json!({
             "iss": "https://as.example.com", "aud": "gateway", "iat": NOW,
             "token_introspection": {"active": true, "sub": "s"},
@@ -247,47 +247,47 @@ mod tests {
         check_signed(|it| it["aud"] = json!(["other", "gateway"]), Ok(()));
         check_signed(|it| it["token_introspection"] = json!({"active": false}), Ok(()));
         for iss in [json!("https://as.example.com/"), json!("evil"), json!(null)] {
-            check_signed(|it| it["iss"] = iss, Err(Odd::IssuerMismatch));
+            check_signed(|it| it["iss"] = iss, Err(BadAnswer::IssuerMismatch));
         }
         for aud in [json!("other"), json!([]), json!(null), json!(["gateway", 7]), json!(7)] {
-            check_signed(|it| it["aud"] = aud, Err(Odd::AudienceMismatch));
+            check_signed(|it| it["aud"] = aud, Err(BadAnswer::AudienceMismatch));
         }
         for (iat, expected) in [
             (json!(NOW + 30), Ok(())),
-            (json!(NOW + 31), Err(Odd::TimeWrong)),
+            (json!(NOW + 31), Err(BadAnswer::TimeWrong)),
             (json!(NOW - 90), Ok(())),
-            (json!(NOW - 91), Err(Odd::TimeWrong)),
-            (json!(1e300), Err(Odd::TimeWrong)),
-            (json!("0"), Err(Odd::TimeWrong)),
-            (json!(null), Err(Odd::TimeWrong)),
+            (json!(NOW - 91), Err(BadAnswer::TimeWrong)),
+            (json!(1e300), Err(BadAnswer::TimeWrong)),
+            (json!("0"), Err(BadAnswer::TimeWrong)),
+            (json!(null), Err(BadAnswer::TimeWrong)),
         ] {
             check_signed(|it| it["iat"] = iat, expected);
         }
-        for (name, odd) in [
-            ("iss", Odd::IssuerMismatch),
-            ("aud", Odd::AudienceMismatch),
-            ("iat", Odd::TimeWrong),
-            ("token_introspection", Odd::StatementMissing),
+        for (name, bad) in [
+            ("iss", BadAnswer::IssuerMismatch),
+            ("aud", BadAnswer::AudienceMismatch),
+            ("iat", BadAnswer::TimeWrong),
+            ("token_introspection", BadAnswer::StatementMissing),
         ] {
-            check_signed(|it| drop(it.as_object_mut().unwrap().remove(name)), Err(odd));
+            check_signed(|it| drop(it.as_object_mut().unwrap().remove(name)), Err(bad));
         }
     }
 
     #[test]
     fn what_a_signed_answer_says_stands_in_its_own_object() {
-        for (statement, odd) in [
-            (json!("x"), Odd::StatementMissing),
-            (json!(null), Odd::StatementMissing),
-            (json!({}), Odd::ActiveMissing),
-            (json!({"active": "true"}), Odd::ActiveMissing),
+        for (statement, bad) in [
+            (json!("x"), BadAnswer::StatementMissing),
+            (json!(null), BadAnswer::StatementMissing),
+            (json!({}), BadAnswer::ActiveMissing),
+            (json!({"active": "true"}), BadAnswer::ActiveMissing),
         ] {
-            check_signed(|it| it["token_introspection"] = statement, Err(odd));
+            check_signed(|it| it["token_introspection"] = statement, Err(bad));
         }
         let beside = |it: &mut Value| {
             it["active"] = json!(true);
             drop(it.as_object_mut().unwrap().remove("token_introspection"));
         };
-        check_signed(beside, Err(Odd::StatementMissing));
+        check_signed(beside, Err(BadAnswer::StatementMissing));
     }
 
     #[test]

@@ -18,5 +18,5 @@ pub use claims::{Ambiguous, Claim, Claims};
 pub use confirmation::{Confirmation, ToProve};
 pub use credentials::{Credentials, Proof, Scheme, Token, is_access_token};
 pub use dpop::ProofId;
-pub use introspection::{Form, Jwt, Odd, Statement};
+pub use introspection::{BadAnswer, Form, Jwt, Statement};
 pub use nonce::{BadSecret, Freshness, NonceKeys};

@@ -16,7 +16,7 @@ use keybound_core::jose::SignedBy;
 use keybound_core::jose::{Header, Unverified, Verified};
 use keybound_core::oauth::Token;
 use keybound_core::oauth::{AccessToken, Audience};
-use keybound_core::oauth::{Form, Jwt, Odd, Statement};
+use keybound_core::oauth::{BadAnswer, Form, Jwt, Statement};
 use keybound_core::policy::Issuer;
 use keybound_core::signature;
 use keybound_core::{Denial, Explanation, UnixTime};
@@ -60,7 +60,7 @@ pub(super) enum Failure {
     Limited(Option<Duration>),
     /// A media type that is no answer.
     FormUnknown,
-    Odd(Odd),
+    BadAnswer(BadAnswer),
     /// A signed answer that does not pass for one of the issuer.
     JwtRefused(Denial),
     /// No JWT came where one is to go upstream.
@@ -174,7 +174,7 @@ impl Caller {
         let form = reply.headers.get(header::CONTENT_TYPE);
         match form.and_then(|it| Form::named(it.as_bytes())).ok_or(Failure::FormUnknown)? {
             Form::Json => {
-                let statement = Statement::read(&reply.body).map_err(Failure::Odd)?;
+                let statement = Statement::read(&reply.body).map_err(Failure::BadAnswer)?;
                 self.found(statement, Said::statement(&reply.body), None, signed)
             }
             Form::Signed => self.read_signed(&reply.body, signed).await,
@@ -187,7 +187,7 @@ impl Caller {
         let (header, verified, proof) = self.verified(body).await?;
         let (issuer, client_id) = (&*self.issuer, &*self.rules.client_id);
         let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now())
-            .map_err(Failure::Odd)?;
+            .map_err(Failure::BadAnswer)?;
         let said = match &statement {
             Statement::Active(claims) => serde_json::to_vec(claims).unwrap_or_default(),
             Statement::Inactive => vec![],
@@ -374,7 +374,7 @@ impl Failure {
                 | http::Failure::NotModifiedUnasked => Signal::Answers,
             },
             Self::FormUnknown
-            | Self::Odd(_)
+            | Self::BadAnswer(_)
             | Self::JwtRefused(_)
             | Self::JwtMissing
             | Self::KeysLate => Signal::Answers,
@@ -390,7 +390,7 @@ impl Failure {
             Self::CredentialsRefused(_) => "credentials_refused",
             Self::Limited(_) => "limited",
             Self::FormUnknown => "form_unknown",
-            Self::Odd(odd) => odd.label(),
+            Self::BadAnswer(why) => why.label(),
             Self::JwtRefused(_) => "jwt_refused",
             Self::JwtMissing => "jwt_missing",
             Self::KeysLate => "keys_late",
@@ -410,7 +410,7 @@ impl fmt::Display for Failure {
             }
             Self::Limited(_) => f.write_str("the endpoint wants fewer calls (429)"),
             Self::FormUnknown => f.write_str("the answer is neither JSON nor a JWT"),
-            Self::Odd(odd) => odd.fmt(f),
+            Self::BadAnswer(why) => why.fmt(f),
             Self::JwtRefused(why) => write!(f, "the answer's JWT is not accepted: {why}"),
             Self::JwtMissing => f.write_str("no JWT came that could go upstream"),
             Self::KeysLate => f.write_str("the keys for the answer's JWT came too late"),
@@ -476,7 +476,7 @@ mod tests {
             (Failure::Http(http::Failure::TimedOut), Signal::Fails),
             (Failure::Http(http::Failure::Unreachable(String::new())), Signal::Fails),
             (Failure::Http(http::Failure::TooLarge), Signal::Answers),
-            (Failure::Odd(Odd::NotJson), Signal::Answers),
+            (Failure::BadAnswer(BadAnswer::NotJson), Signal::Answers),
             (Failure::JwtMissing, Signal::Answers),
             (Failure::JwtRefused(Denial::TokenSignatureInvalid), Signal::Answers),
             (Failure::EndpointUnknown, Signal::Nothing),
