@@ -54,9 +54,9 @@ pub struct Standing {
     meters: Meters,
 }
 
-/// One request on its way through the gate. Counted as under way until it is dropped.
+/// One call of a front end: a request that is being checked. Counts as in progress until dropped.
 #[derive(Debug)]
-pub struct Passage<'g> {
+pub struct Call<'g> {
     gate: &'g Gate,
     standing: Arc<Standing>,
     front: Front,
@@ -71,7 +71,7 @@ pub struct Passage<'g> {
 /// Where every policy reports, a request for which there is no place is let through unchecked. It is
 /// read all the same, for its headers say what the upstream must not see of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Admitted<'p>(&'p Passage<'p>);
+pub struct Admitted<'c>(&'c Call<'c>);
 
 impl Gate {
     /// A gate at which `installation` decides.
@@ -131,12 +131,12 @@ impl Gate {
     }
 
     /// Starts a request that came in by `front` on its way.
-    pub fn enter(&self, front: Front) -> Passage<'_> {
+    pub fn enter(&self, front: Front) -> Call<'_> {
         let started = Instant::now();
         let standing = self.standing();
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         let crowded = standing.limits().concurrent_checks <= before;
-        Passage { gate: self, standing, front, started, crowded, caller: None }
+        Call { gate: self, standing, front, started, crowded, caller: None }
     }
 }
 
@@ -171,8 +171,8 @@ impl Standing {
     }
 }
 
-impl Passage<'_> {
-    /// The same passage, made in the span that the `traceparent` of the proxy's call names.
+impl Call<'_> {
+    /// The same call, as a child of the span in the proxy's `traceparent` (W3C Trace Context §3.2).
     #[must_use]
     pub fn within(mut self, traceparent: Option<&[u8]>) -> Self {
         self.caller = traceparent.and_then(TraceParent::read);
@@ -292,29 +292,29 @@ impl Admitted<'_> {
     /// Checks `request` and tells about it. What was found counts even when the check panics or does
     /// not end in time.
     pub async fn check(self, request: &Request<'_>) -> Verdict {
-        let Self(passage) = self;
-        let installation = &passage.standing.installation;
-        if passage.crowded {
+        let Self(call) = self;
+        let installation = &call.standing.installation;
+        if call.crowded {
             let verdict = Verdict::refused(Denial::Overloaded.into(), installation.policies());
-            passage.tell(Some(request), &verdict);
+            call.tell(Some(request), &verdict);
             return verdict;
         }
         let mut facts = Facts::default();
         let (checked, at_once) = {
-            let check = passage.gate.checker.check_into(&mut facts, installation, request);
-            passage.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
+            let check = call.gate.checker.check_into(&mut facts, installation, request);
+            call.timed(pin!(AssertUnwindSafe(check).catch_unwind())).await
         };
         if at_once {
             fair_share::passed_waiting();
         }
         let outcome = checked.and_then(|it| it.unwrap_or(Err(Denial::Internal)));
         let verdict = Verdict::new(outcome, facts, installation.policies());
-        passage.tell(Some(request), &verdict);
+        call.tell(Some(request), &verdict);
         verdict
     }
 }
 
-impl Drop for Passage<'_> {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -339,8 +339,8 @@ mod tests {
         Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics)
     }
 
-    fn admitted<'p>(passage: &'p Passage<'_>) -> Admitted<'p> {
-        passage.admit().unwrap()
+    fn admitted<'c>(call: &'c Call<'_>) -> Admitted<'c> {
+        call.admit().unwrap()
     }
 
     #[test]
@@ -359,19 +359,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_time_counts_from_the_arrival_of_the_request() {
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         let work = |millis| tokio::time::sleep(Duration::from_millis(millis));
-        assert_eq!(admitted(&passage).in_time(pin!(work(100))).await, Ok(()));
-        assert_eq!(admitted(&passage).in_time(pin!(work(49))).await, Ok(()));
-        assert_eq!(admitted(&passage).in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
+        assert_eq!(admitted(&call).in_time(pin!(work(100))).await, Ok(()));
+        assert_eq!(admitted(&call).in_time(pin!(work(49))).await, Ok(()));
+        assert_eq!(admitted(&call).in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
         // What needs no waiting is never too late.
-        assert_eq!(admitted(&passage).in_time(pin!(ready(7))).await, Ok(7));
+        assert_eq!(admitted(&call).in_time(pin!(ready(7))).await, Ok(7));
     }
 
     #[tokio::test(start_paused = true)]
     async fn work_that_makes_way_for_others_does() {
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         let order = std::sync::Mutex::new(vec![]);
         let note = |it: &'static str| order.lock().unwrap().push(it);
         let work = async {
@@ -379,7 +379,7 @@ mod tests {
             note("work");
         };
         let work = pin!(work);
-        let (done, ()) = tokio::join!(admitted(&passage).in_time(work), async { note("another") });
+        let (done, ()) = tokio::join!(admitted(&call).in_time(work), async { note("another") });
         assert_eq!(done, Ok(()));
         assert_eq!(*order.lock().unwrap(), ["another", "work"]);
     }
@@ -387,26 +387,26 @@ mod tests {
     #[tokio::test]
     async fn a_check_that_need_not_wait_goes_ahead_of_those_that_must() {
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         let request = Request::default();
-        assert_eq!(fair_share::counting_passed(admitted(&passage).check(&request)).await.1, 1);
+        assert_eq!(fair_share::counting_passed(admitted(&call).check(&request)).await.1, 1);
         let mut first = true;
         let waits = pin!(poll_fn(|_| {
             if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(7) }
         }));
-        let mut timed = pin!(passage.timed(waits));
+        let mut timed = pin!(call.timed(waits));
         assert_eq!(timed.as_mut().now_or_never(), None);
         assert_eq!(timed.await, (Ok(7), false));
-        assert!(passage.timed(pin!(ready(7))).await.1);
+        assert!(call.timed(pin!(ready(7))).await.1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_takes_too_long_is_refused_and_counted() {
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
-        let denial = admitted(&passage).in_time(pin!(pending::<()>())).await.unwrap_err();
-        let verdict = passage.refuse(denial);
-        let answer = passage.answer(&verdict, None);
+        let call = gate.enter(Front::ExtAuthz);
+        let denial = admitted(&call).in_time(pin!(pending::<()>())).await.unwrap_err();
+        let verdict = call.refuse(denial);
+        let answer = call.answer(&verdict, None);
         assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
         let text = gate.metrics().exposition().unwrap();
         assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");
@@ -448,20 +448,20 @@ mod tests {
     async fn what_belongs_to_no_policy_is_let_through_only_where_every_policy_reports() {
         for (modes, through) in [(ENFORCED, false), (REPORTED, true)] {
             let gate = gate_of(&modes);
-            let passage = gate.enter(Front::ExtAuthz);
+            let call = gate.enter(Front::ExtAuthz);
             for denial in Denial::ALL {
-                let verdict = passage.refuse(*denial);
-                let answer = passage.answer(&verdict, None);
+                let verdict = call.refuse(*denial);
+                let answer = call.answer(&verdict, None);
                 assert_eq!(is_let_through(&answer, denial.label()), through, "{denial}");
             }
             let mut request = Request::default();
             request.target.authority = "of-no-policy.test";
-            let verdict = admitted(&passage).check(&request).await;
-            let answer = passage.answer(&verdict, Some(&request));
+            let verdict = admitted(&call).check(&request).await;
+            let answer = call.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "policy_unknown"), through);
             request.target.authority = "user@0.test";
-            let verdict = admitted(&passage).check(&request).await;
-            let answer = passage.answer(&verdict, Some(&request));
+            let verdict = admitted(&call).check(&request).await;
+            let answer = call.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "policy_unknown"), through);
         }
     }
@@ -471,8 +471,8 @@ mod tests {
         for (modes, through) in [(ENFORCED, false), (REPORTED, true)] {
             let gate = gate_of(&modes);
             let _places = [(); 2].map(|()| gate.enter(Front::ExtAuthz));
-            let passage = gate.enter(Front::ExtAuthz);
-            let Ok(admitted) = passage.admit() else {
+            let call = gate.enter(Front::ExtAuthz);
+            let Ok(admitted) = call.admit() else {
                 assert!(!through);
                 continue;
             };
@@ -480,7 +480,7 @@ mod tests {
             request.target.authority = "0.test";
             request.unwanted = vec!["x!auth~subject"];
             let verdict = admitted.check(&request).await;
-            let answer = passage.answer(&verdict, Some(&request));
+            let answer = call.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "overloaded"), through);
             let Answer::Allow { remove, .. } = answer else { panic!("{answer:?}") };
             assert!(remove.contains(&"x!auth~subject"), "{remove:?}");
@@ -502,9 +502,9 @@ mod tests {
                 String::new(),
                 metrics,
             );
-            let passage = gate.enter(Front::ExtAuthz);
-            let verdict = passage.refuse_unread(Denial::Internal);
-            let answer = passage.answer(&verdict, None);
+            let call = gate.enter(Front::ExtAuthz);
+            let verdict = call.refuse_unread(Denial::Internal);
+            let answer = call.answer(&verdict, None);
             assert_eq!(is_let_through(&answer, "internal"), through, "{beginning:?}");
         }
     }
@@ -512,12 +512,12 @@ mod tests {
     #[tokio::test]
     async fn what_belongs_to_a_policy_is_let_through_where_that_policy_reports() {
         let gate = gate_of(&ENFORCED);
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         for (authority, through) in [("0.test", true), ("1.test", false)] {
             let mut request = Request::default();
             request.target.authority = authority;
-            let verdict = admitted(&passage).check(&request).await;
-            let answer = passage.answer(&verdict, Some(&request));
+            let verdict = admitted(&call).check(&request).await;
+            let answer = call.answer(&verdict, Some(&request));
             assert_eq!(is_let_through(&answer, "credentials_missing"), through, "{authority}");
         }
     }
@@ -525,9 +525,9 @@ mod tests {
     #[test]
     fn a_request_keeps_the_rules_that_it_came_under() {
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         gate.replace(installation(policy_set()), "new".to_owned());
-        assert_eq!(passage.standing().digest, "");
+        assert_eq!(call.standing().digest, "");
         assert_eq!(gate.standing().digest, "new");
     }
 
@@ -535,9 +535,9 @@ mod tests {
     fn where_nothing_is_refused_an_alias_that_cannot_be_removed_is() {
         for modes in [ENFORCED, REPORTED] {
             let gate = gate_of(&modes);
-            let passage = gate.enter(Front::ForwardAuth);
-            let verdict = passage.refuse(Detail::HeaderUnremovable);
-            let answer = passage.answer(&verdict, None);
+            let call = gate.enter(Front::ForwardAuth);
+            let verdict = call.refuse(Detail::HeaderUnremovable);
+            let answer = call.answer(&verdict, None);
             assert!(matches!(answer, Answer::Deny { status: 400, .. }), "{answer:?}");
         }
     }
@@ -545,16 +545,16 @@ mod tests {
     #[test]
     fn of_a_request_that_nobody_has_read_all_aliases_are_removed() {
         let gate = gate_of(&REPORTED);
-        let passage = gate.enter(Front::ExtAuthz);
-        let verdict = passage.refuse(Denial::Overloaded);
+        let call = gate.enter(Front::ExtAuthz);
+        let verdict = call.refuse(Denial::Overloaded);
         let removed = |answer: Answer<'_>| match answer {
             Answer::Allow { remove, .. } => remove.iter().map(|it| (*it).to_owned()).collect(),
             Answer::Deny { .. } => panic!("{answer:?}"),
         };
-        let unread: Vec<_> = removed(passage.answer(&verdict, None));
+        let unread: Vec<_> = removed(call.answer(&verdict, None));
         assert!(unread.iter().any(|it| it == "x_forwarded_client_cert"), "{unread:?}");
         let seen = Request { unwanted: vec!["X!Forwarded!Client!Cert"], ..Request::default() };
-        assert_eq!(removed(passage.answer(&verdict, Some(&seen))), seen.unwanted);
+        assert_eq!(removed(call.answer(&verdict, Some(&seen))), seen.unwanted);
     }
 
     #[tokio::test(start_paused = true)]
@@ -563,11 +563,11 @@ mod tests {
         let (sink, writer) = Sink::to(out.clone()).unwrap();
         let subscriber = log::subscriber(log::Format::Json, log::Level::Info, sink);
         let gate = gate();
-        let passage = gate.enter(Front::ExtAuthz);
+        let call = gate.enter(Front::ExtAuthz);
         let header = IdentityHeader::new("x-auth-groups", "groups");
         tracing::subscriber::with_default(subscriber, || {
-            passage.warn_of(&header);
-            passage.warn_of(&header);
+            call.warn_of(&header);
+            call.warn_of(&header);
         });
         writer.finish();
         let text = out.text();

@@ -61,7 +61,7 @@ pub struct Share {
 
 /// One call, until it is answered.
 #[derive(Debug)]
-pub struct Call(Arc<Peer>);
+pub struct OpenCall(Arc<Peer>);
 
 /// Bytes of an answer, which count until they have been written out.
 #[derive(Debug)]
@@ -127,10 +127,10 @@ impl Peer {
     }
 
     /// Begins a call.
-    pub fn call(self: &Arc<Self>) -> Call {
+    pub fn call(self: &Arc<Self>) -> OpenCall {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Call(Arc::clone(self))
+        OpenCall(Arc::clone(self))
     }
 
     /// How many calls there have been.
@@ -206,7 +206,7 @@ impl Generations {
     }
 }
 
-impl Drop for Call {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }

@@ -172,14 +172,14 @@ impl World {
             self.runtime.block_on(async {
                 // Of denials in one second, some have no line.
                 advance(Duration::from_secs(1)).await;
-                let passage = gate.enter(Front::ExtAuthz);
+                let call = gate.enter(Front::ExtAuthz);
                 let standing = gate.standing();
                 let read = wire::read_for(message, standing.rules());
                 let verdict = match &read {
-                    Ok(request) => passage.admit().unwrap().check(request).await,
-                    Err(refusal) => passage.refuse(*refusal),
+                    Ok(request) => call.admit().unwrap().check(request).await,
+                    Err(refusal) => call.refuse(*refusal),
                 };
-                let answer = passage.answer(&verdict, read.as_ref().ok());
+                let answer = call.answer(&verdict, read.as_ref().ok());
                 let mut encoded = vec![];
                 encode::response(&answer, &mut encoded);
                 holds_none(needles, "the answer", &encoded);

@@ -5,7 +5,7 @@ use super::grpc::{self, Fault, MESSAGE_BYTES, Message, Reply};
 use super::{encode, wire};
 use crate::front::capture::Capture;
 use crate::front::peer::{Peer, Untaken};
-use crate::gate::{Admitted, Gate, Passage};
+use crate::gate::{Admitted, Call, Gate};
 use crate::telemetry::metrics::Front;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -45,18 +45,18 @@ impl Endpoint {
         request: Request<Incoming>,
         peer: Arc<Peer>,
     ) -> Response<EndpointBody> {
-        let call = peer.call();
+        let open = peer.call();
         let answer = if is_check(request.uri().path()) {
             let traceparent = request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes);
-            let passage = self.gate.enter(Front::ExtAuthz).within(traceparent);
-            self.check(passage, request.into_body(), &peer).await.map(Kind::Ours)
+            let call = self.gate.enter(Front::ExtAuthz).within(traceparent);
+            self.check(call, request.into_body(), &peer).await.map(Kind::Ours)
         } else {
             match Box::pin(self.companions.answer(request, &peer)).await {
                 Ok(answer) => answer.map(Kind::Companion),
                 Err((code, message)) => grpc::error(code, message).map(Kind::Ours),
             }
         };
-        drop(call);
+        drop(open);
         answer.map(|kind| EndpointBody { kind, peer })
     }
 
@@ -64,13 +64,13 @@ impl Endpoint {
     /// the proxy may be told to let the request through.
     async fn check<B: Body<Data = Bytes>>(
         &self,
-        passage: Passage<'_>,
+        call: Call<'_>,
         body: B,
         peer: &Arc<Peer>,
     ) -> Response<Reply> {
         let capture = self.capture.as_deref();
-        let checked = AssertUnwindSafe(check(&passage, body, peer, capture)).catch_unwind().await;
-        let message = checked.unwrap_or_else(|_| refusal(&passage, Denial::Internal));
+        let checked = AssertUnwindSafe(check(&call, body, peer, capture)).catch_unwind().await;
+        let message = checked.unwrap_or_else(|_| refusal(&call, Denial::Internal));
         grpc::reply(message)
     }
 }
@@ -84,44 +84,44 @@ fn is_check(path: &str) -> bool {
 }
 
 async fn check<B: Body<Data = Bytes>>(
-    passage: &Passage<'_>,
+    call: &Call<'_>,
     body: B,
     peer: &Arc<Peer>,
     capture: Option<&Capture>,
 ) -> Bytes {
-    let (admitted, message) = match receive(passage, body, peer).await {
+    let (admitted, message) = match receive(call, body, peer).await {
         Ok((admitted, Ok(message))) => (admitted, message),
         // Who breaks the stream has given up: there is nobody to deny anything to.
-        Ok((_, Err(Fault::Broken))) => return encoded(&passage.answer(&passage.unheard(), None)),
-        Ok((_, Err(fault))) => return refusal(passage, fault),
-        Err(denial) => return refusal(passage, denial),
+        Ok((_, Err(Fault::Broken))) => return encoded(&call.answer(&call.unheard(), None)),
+        Ok((_, Err(fault))) => return refusal(call, fault),
+        Err(denial) => return refusal(call, denial),
     };
-    let read = wire::read_for(&message.bytes, passage.standing().rules());
+    let read = wire::read_for(&message.bytes, call.standing().rules());
     let verdict = match &read {
         Ok(request) => admitted.check(request).await,
-        Err(refusal) => passage.refuse_unread(*refusal),
+        Err(refusal) => call.refuse_unread(*refusal),
     };
-    let answer = passage.answer(&verdict, read.as_ref().ok());
+    let answer = call.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
         // A copy, for what was received may hold on to more than the message.
         let copy = || Bytes::copy_from_slice(&message.bytes);
-        capture.take(&verdict, passage.standing().certificate_header(), copy);
+        capture.take(&verdict, call.standing().certificate_header(), copy);
     }
     encoded(&answer)
 }
 
-async fn receive<'p, B: Body<Data = Bytes>>(
-    passage: &'p Passage<'_>,
+async fn receive<'c, B: Body<Data = Bytes>>(
+    call: &'c Call<'_>,
     body: B,
     peer: &Arc<Peer>,
-) -> Result<(Admitted<'p>, Result<Message, Fault>), Denial> {
-    let admitted = passage.admit()?;
+) -> Result<(Admitted<'c>, Result<Message, Fault>), Denial> {
+    let admitted = call.admit()?;
     let read = pin!(grpc::read_message(body, MESSAGE_BYTES, peer));
     Ok((admitted, admitted.in_time(read).await?))
 }
 
-fn refusal(passage: &Passage<'_>, why: impl Into<Refusal>) -> Bytes {
-    encoded(&passage.answer(&passage.refuse_unread(why), None))
+fn refusal(call: &Call<'_>, why: impl Into<Refusal>) -> Bytes {
+    encoded(&call.answer(&call.refuse_unread(why), None))
 }
 
 fn encoded(answer: &Answer<'_>) -> Bytes {
@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn a_check_under_way_is_small() {
         let endpoint = endpoint();
-        let passage = endpoint.gate.enter(Front::ExtAuthz);
+        let call = endpoint.gate.enter(Front::ExtAuthz);
         let peer = peer();
-        let size = size_of_val(&endpoint.check(passage, Full::new(Bytes::new()), &peer));
+        let size = size_of_val(&endpoint.check(call, Full::new(Bytes::new()), &peer));
         assert!(size <= 2048, "{size}");
     }
 
@@ -260,8 +260,8 @@ mod tests {
         let endpoint = endpoint();
         let places = [(); 2].map(|()| endpoint.gate.enter(Front::ExtAuthz));
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let passage = endpoint.gate.enter(Front::ExtAuthz);
-        let response = endpoint.check(passage, StreamBody::new(stalls), &peer()).await;
+        let call = endpoint.gate.enter(Front::ExtAuthz);
+        let response = endpoint.check(call, StreamBody::new(stalls), &peer()).await;
         drop(places);
         assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
     }
@@ -273,8 +273,8 @@ mod tests {
         let _full = peer.take(Resource::MessageBytes, 16 * 1024 * 1024).unwrap();
         let begun = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\x09abc")));
         let unfinished = StreamBody::new(stream::iter([begun()]).chain(stream::pending()));
-        let passage = endpoint.gate.enter(Front::ExtAuthz);
-        let response = endpoint.check(passage, unfinished, &peer).await;
+        let call = endpoint.gate.enter(Front::ExtAuthz);
+        let response = endpoint.check(call, unfinished, &peer).await;
         assert_refused(&endpoint, &response.collect().await.unwrap().to_bytes(), "overloaded");
         let whole = Full::new(Bytes::from_static(b"\0\0\0\0\x01\xff"));
         let response = endpoint.check(endpoint.gate.enter(Front::ExtAuthz), whole, &peer).await;
@@ -286,8 +286,8 @@ mod tests {
     async fn a_caller_that_gives_up_leaves_nothing_behind() {
         let endpoint = endpoint();
         let stalls = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let (peer, passage) = (peer(), endpoint.gate.enter(Front::ExtAuthz));
-        let mut answering = Box::pin(endpoint.check(passage, StreamBody::new(stalls), &peer));
+        let (peer, call) = (peer(), endpoint.gate.enter(Front::ExtAuthz));
+        let mut answering = Box::pin(endpoint.check(call, StreamBody::new(stalls), &peer));
         assert!(answering.as_mut().now_or_never().is_none());
         assert_eq!(endpoint.gate.under_way(), 1);
         drop(answering);

@@ -2,7 +2,7 @@
 
 use super::{Asker, Flavour, Secret, read, write};
 use crate::front::capture::{Capture, neutral};
-use crate::gate::{Admitted, Gate, Passage};
+use crate::gate::{Admitted, Call, Gate};
 use crate::telemetry::metrics::Front;
 use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use arc_swap::ArcSwapOption;
@@ -70,10 +70,10 @@ impl Endpoint {
         question: Request<B>,
     ) -> Response<Full<Bytes>> {
         let (question, body) = question.into_parts();
-        let passage = self.gate.enter(Front::ForwardAuth);
-        let checked = AssertUnwindSafe(self.check(&passage, &question)).catch_unwind().await;
-        let mut answer = checked.unwrap_or_else(|_| self.refused(&passage, Denial::Internal));
-        drop(passage);
+        let call = self.gate.enter(Front::ForwardAuth);
+        let checked = AssertUnwindSafe(self.check(&call, &question)).catch_unwind().await;
+        let mut answer = checked.unwrap_or_else(|_| self.refused(&call, Denial::Internal));
+        drop(call);
         let over = AssertUnwindSafe(is_over(&question.headers, body)).catch_unwind().await;
         if !over.unwrap_or(false) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -81,32 +81,32 @@ impl Endpoint {
         answer
     }
 
-    async fn check(&self, passage: &Passage<'_>, question: &Parts) -> Response<Full<Bytes>> {
-        let reserved = passage.standing().rules().reserved_headers();
+    async fn check(&self, call: &Call<'_>, question: &Parts) -> Response<Full<Bytes>> {
+        let reserved = call.standing().rules().reserved_headers();
         // First, for what cannot be removed is refused even where nothing else is.
         let unwanted = match self.unwanted(question, reserved) {
             Ok(unwanted) => unwanted,
-            Err(refusal) => return self.refused(passage, refusal),
+            Err(refusal) => return self.refused(call, refusal),
         };
-        match self.read(passage, question) {
+        match self.read(call, question) {
             Ok((admitted, request)) => {
                 let request = keybound_core::Request { unwanted, ..request };
                 let verdict = admitted.check(&request).await;
-                let answer = passage.answer(&verdict, Some(&request));
+                let answer = call.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
-                    let header = passage.standing().certificate_header();
+                    let header = call.standing().certificate_header();
                     capture.take(&verdict, header, || neutral::message(&request, header).into());
                 }
-                self.written(&answer, request.authorization, &passage.standing().reserved_list)
+                self.written(&answer, request.authorization, &call.standing().reserved_list)
             }
             Err(refusal) => {
-                let verdict = passage.refuse(refusal);
+                let verdict = call.refuse(refusal);
                 // Of a question that tells no request, the headers are known all the same.
                 let request = keybound_core::Request { unwanted, ..Default::default() };
-                let answer = passage.answer(&verdict, Some(&request));
+                let answer = call.answer(&verdict, Some(&request));
                 // What is let through all the same keeps its token.
                 let authorization = read::field(&question.headers, "authorization");
-                self.written(&answer, authorization, &passage.standing().reserved_list)
+                self.written(&answer, authorization, &call.standing().reserved_list)
             }
         }
     }
@@ -114,19 +114,19 @@ impl Endpoint {
     /// The request that `question` is about, and the permit to have it checked.
     fn read<'q>(
         &self,
-        passage: &'q Passage<'_>,
+        call: &'q Call<'_>,
         question: &'q Parts,
     ) -> Result<(Admitted<'q>, keybound_core::Request<'q>), Refusal> {
-        let admitted = passage.admit()?;
+        let admitted = call.admit()?;
         self.recognise(&question.headers)?;
-        let certificate_header = passage.standing().certificate_header();
+        let certificate_header = call.standing().certificate_header();
         Ok((admitted, read::request(question, &self.asker.flavour, certificate_header)?))
     }
 
-    fn refused(&self, passage: &Passage<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
-        let verdict = passage.refuse_unread(why);
-        let answer = passage.answer(&verdict, None);
-        self.written(&answer, Field::Absent, &passage.standing().reserved_list)
+    fn refused(&self, call: &Call<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
+        let verdict = call.refuse_unread(why);
+        let answer = call.answer(&verdict, None);
+        self.written(&answer, Field::Absent, &call.standing().reserved_list)
     }
 
     fn written(
