@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug)]
 pub struct Gate {
     checker: Checker,
-    standing: ArcSwap<Standing>,
+    active: ArcSwap<Active>,
     replaced: watch::Sender<()>,
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
@@ -40,14 +40,14 @@ pub struct Gate {
     unclear: RateLimit,
 }
 
-/// What decides at present, and what goes with it.
+/// The active configuration and what is derived from it.
 #[derive(Debug)]
-pub struct Standing {
+pub struct Active {
     /// What decides.
     pub installation: Installation,
     /// SHA-256 of the configuration, in hexadecimal.
     pub digest: String,
-    /// Since when it decides.
+    /// When it became active.
     pub since: Instant,
     /// The names of headers that no client may use, as the value of a header.
     pub reserved_list: HeaderValue,
@@ -58,7 +58,7 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Call<'g> {
     gate: &'g Gate,
-    standing: Arc<Standing>,
+    active: Arc<Active>,
     front: Front,
     started: Instant,
     crowded: bool,
@@ -81,11 +81,11 @@ impl Gate {
         digest: String,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let standing = ArcSwap::from_pointee(Standing::new(installation, digest, &metrics));
+        let active = ArcSwap::from_pointee(Active::new(installation, digest, &metrics));
         let (sinks, denials) = (Sinks::default(), Denials::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
         let unclear = RateLimit::of(1);
-        Self { checker, standing, replaced, under_way, metrics, sinks, denials, unclear }
+        Self { checker, active, replaced, under_way, metrics, sinks, denials, unclear }
     }
 
     /// The same gate, which tells about checks there.
@@ -96,7 +96,7 @@ impl Gate {
 
     /// Lets `installation` decide from here on. Requests that are on their way keep the old one.
     pub fn replace(&self, installation: Installation, digest: String) {
-        self.standing.store(Arc::new(Standing::new(installation, digest, &self.metrics)));
+        self.active.store(Arc::new(Active::new(installation, digest, &self.metrics)));
         self.replaced.send_replace(());
     }
 
@@ -105,9 +105,9 @@ impl Gate {
         self.replaced.subscribe()
     }
 
-    /// What decides at present.
-    pub fn standing(&self) -> Arc<Standing> {
-        self.standing.load_full()
+    /// The active configuration.
+    pub fn active(&self) -> Arc<Active> {
+        self.active.load_full()
     }
 
     /// The clock by which requests are checked.
@@ -133,14 +133,14 @@ impl Gate {
     /// Starts a request that came in by `front` on its way.
     pub fn enter(&self, front: Front) -> Call<'_> {
         let started = Instant::now();
-        let standing = self.standing();
+        let active = self.active();
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let crowded = standing.limits().concurrent_checks <= before;
-        Call { gate: self, standing, front, started, crowded, caller: None }
+        let crowded = active.limits().concurrent_checks <= before;
+        Call { gate: self, active, front, started, crowded, caller: None }
     }
 }
 
-impl Standing {
+impl Active {
     fn new(installation: Installation, digest: String, metrics: &Metrics) -> Self {
         let meters = Meters::new(metrics, installation.policies());
         let list = installation.rules.reserved_headers().list();
@@ -180,13 +180,13 @@ impl Call<'_> {
     }
 
     /// What decides about this request.
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    pub fn active(&self) -> &Active {
+        &self.active
     }
 
     /// Refuses when too many requests are on their way.
     pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
-        let enforced = || self.standing.policies().mode(None) == Mode::Enforce;
+        let enforced = || self.active.policies().mode(None) == Mode::Enforce;
         if self.crowded && enforced() { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
 
@@ -197,7 +197,7 @@ impl Call<'_> {
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> (Result<T, Denial>, bool) {
         // A deadline beyond what the clock can count is none.
-        let end = self.started.checked_add(self.standing.limits().check_deadline);
+        let end = self.started.checked_add(self.active.limits().check_deadline);
         // Nearly every check ends at its first poll, so that most need no timer. The work is polled
         // once each time: who makes way for others is not to be asked again at once.
         let mut waited = false;
@@ -216,12 +216,12 @@ impl Call<'_> {
 
     /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
     pub fn unheard(&self) -> Verdict {
-        Verdict::refused(Denial::RequestMalformed.into(), self.standing.policies())
+        Verdict::refused(Denial::RequestMalformed.into(), self.active.policies())
     }
 
     /// Refuses a request that never became one, and tells about it.
     pub fn refuse(&self, refusal: impl Into<Refusal>) -> Verdict {
-        let verdict = Verdict::refused(refusal.into(), self.standing.policies());
+        let verdict = Verdict::refused(refusal.into(), self.active.policies());
         self.tell(None, &verdict);
         verdict
     }
@@ -230,7 +230,7 @@ impl Call<'_> {
     /// refused, it is all the same if headers are to be stripped by how they begin, which cannot be
     /// named unseen.
     pub fn refuse_unread(&self, refusal: impl Into<Refusal>) -> Verdict {
-        let policies = self.standing.policies();
+        let policies = self.active.policies();
         let mut verdict = Verdict::refused(refusal.into(), policies);
         if !policies.upstream.remove_beginning.is_empty() {
             verdict.mode = Mode::Enforce;
@@ -241,7 +241,7 @@ impl Call<'_> {
 
     /// What is answered to `request` after this verdict.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'a>>) -> Answer<'a> {
-        let rules = self.standing.rules();
+        let rules = self.active.rules();
         let mut answer = Answer::of(verdict, &rules.policies, request);
         if let Answer::Allow { remove, unclear, .. } = &mut answer {
             if request.is_none() {
@@ -272,7 +272,7 @@ impl Call<'_> {
     fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) {
         let ended = Instant::now();
         let elapsed = ended.saturating_duration_since(self.started);
-        self.standing.meters.record(self.front, verdict, elapsed);
+        self.active.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
         let event = CheckEvent { front, caller, request, verdict, elapsed, ended };
         if self.gate.sinks.record(&event) {
@@ -293,7 +293,7 @@ impl Admitted<'_> {
     /// not end in time.
     pub async fn check(self, request: &Request<'_>) -> Verdict {
         let Self(call) = self;
-        let installation = &call.standing.installation;
+        let installation = &call.active.installation;
         if call.crowded {
             let verdict = Verdict::refused(Denial::Overloaded.into(), installation.policies());
             call.tell(Some(request), &verdict);
@@ -527,8 +527,8 @@ mod tests {
         let gate = gate();
         let call = gate.enter(Front::ExtAuthz);
         gate.replace(installation(policy_set()), "new".to_owned());
-        assert_eq!(call.standing().digest, "");
-        assert_eq!(gate.standing().digest, "new");
+        assert_eq!(call.active().digest, "");
+        assert_eq!(gate.active().digest, "new");
     }
 
     #[test]

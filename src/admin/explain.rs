@@ -145,8 +145,8 @@ fn bad(why: impl Into<String>) -> Refusal {
 }
 
 async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusal> {
-    let standing = admin.gate.standing();
-    let policies = standing.policies();
+    let active = admin.gate.active();
+    let policies = active.policies();
     let Question { request: pasted, token, proof, at, online } = question;
     let mut message = pasted::message(&pasted, &policies.client_certificate).map_err(bad)?;
     if let Some(token) = filled(token.as_deref()) {
@@ -156,14 +156,14 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
         message = request::with_proof(&message, proof).map_err(bad)?;
     }
     let at = filled(at.as_deref()).map(time).transpose().map_err(bad)?;
-    let sources = &DryRun::new(&standing.installation, at.is_none(), online);
+    let sources = &DryRun::new(&active.installation, at.is_none(), online);
     let accepted = if sources.looks_up() { LOOKED_UP } else { NOT_LOOKED_UP };
     let clock: Arc<dyn Clock> = match at {
         Some(time) => Arc::new(ManualClock::at(time)),
         None => Arc::clone(admin.gate.clock()),
     };
-    let deadline = Some(standing.installation.limits.check_deadline.min(DEADLINE));
-    let (rules, remarks, ways) = (standing.rules(), vec![], &FIELDS);
+    let deadline = Some(active.installation.limits.check_deadline.min(DEADLINE));
+    let (rules, remarks, ways) = (active.rules(), vec![], &FIELDS);
     let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
     Ok(told::of(&explain(&message, terms).await))
 }

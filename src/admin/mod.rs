@@ -139,12 +139,12 @@ impl Admin {
         if self.health.phase() != Phase::Starting {
             return vec![];
         }
-        self.gate.standing().installation.awaited().into_iter().map(str::to_owned).collect()
+        self.gate.active().installation.awaited().into_iter().map(str::to_owned).collect()
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         let metrics = self.gate.metrics();
-        status::gather(&self.gate.standing(), metrics);
+        status::gather(&self.gate.active(), metrics);
         for places in &self.places {
             metrics.connections().set_open(places.listener(), places.taken());
         }

@@ -1,7 +1,7 @@
 //! Knows what `/status` tells: what is enforced at present, and with which keys.
 
 use super::Admin;
-use crate::gate::Standing;
+use crate::gate::Active;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
@@ -60,7 +60,7 @@ struct ConfigStatus {
 impl Status {
     /// The state of things at present.
     pub fn of(admin: &Admin) -> Self {
-        let standing = admin.gate.standing();
+        let active = admin.gate.active();
         let now = Instant::now();
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -68,18 +68,18 @@ impl Status {
             waits_for: admin.awaited(),
             uptime_seconds: now.duration_since(admin.started).as_secs(),
             config: ConfigStatus {
-                digest: standing.digest.clone(),
-                age_seconds: now.duration_since(standing.since).as_secs(),
+                digest: active.digest.clone(),
+                age_seconds: now.duration_since(active.since).as_secs(),
                 last_reload: admin.reloads.status(now),
             },
-            issuers: standing.installation.issuers.iter().map(|it| it.keys.status()).collect(),
-            introspection: asking(&standing),
-            policies: EffectivePolicy::all(standing.policies()),
+            issuers: active.installation.issuers.iter().map(|it| it.keys.status()).collect(),
+            introspection: asking(&active),
+            policies: EffectivePolicy::all(active.policies()),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             last_hour: admin.history.last_hour(now),
             last_denials: admin.gate.denials().status(now),
-            token_cache: token_cache(&standing),
-            replay: Replay::of(&standing),
+            token_cache: token_cache(&active),
+            replay: Replay::of(&active),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
         }
@@ -87,8 +87,8 @@ impl Status {
 }
 
 /// Those issuers that are asked about their tokens.
-fn asking(standing: &Standing) -> Vec<introspection::Status> {
-    standing
+fn asking(active: &Active) -> Vec<introspection::Status> {
+    active
         .installation
         .issuers
         .iter()
@@ -98,8 +98,8 @@ fn asking(standing: &Standing) -> Vec<introspection::Status> {
 }
 
 /// Brings the metrics that are kept elsewhere up to date.
-pub fn gather(standing: &Standing, metrics: &Metrics) {
-    let installation = &standing.installation;
+pub fn gather(active: &Active, metrics: &Metrics) {
+    let installation = &active.installation;
     metrics.forget_keys();
     for issuer in &installation.issuers {
         let status = issuer.keys.status();
@@ -109,7 +109,7 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
         }
     }
     metrics.forget_shedding();
-    for status in asking(standing) {
+    for status in asking(active) {
         for (outcome, total) in status.outcomes() {
             metrics.set_introspections(&status.issuer, outcome, total);
         }
@@ -117,8 +117,8 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
             metrics.set_shedding(&status.issuer, cause, *whose);
         }
     }
-    metrics.set_token_cache(token_cache(standing));
-    let Replay { recorded, repeats, entries, .. } = Replay::of(standing);
+    metrics.set_token_cache(token_cache(active));
+    let Replay { recorded, repeats, entries, .. } = Replay::of(active);
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
     metrics.set_replay(ReplayFigures { recorded, repeats, entries });
     for (cause, total) in installation.replay.unavailable() {
@@ -127,8 +127,8 @@ pub fn gather(standing: &Standing, metrics: &Metrics) {
 }
 
 impl Replay {
-    fn of(standing: &Standing) -> Self {
-        let store = &standing.installation.replay;
+    fn of(active: &Active) -> Self {
+        let store = &active.installation.replay;
         Self {
             reachable: store.is_reachable(),
             recorded: store.recorded(),
@@ -144,8 +144,8 @@ impl Replay {
     }
 }
 
-fn token_cache(standing: &Standing) -> CacheFigures {
-    let cache = &standing.installation.cache;
+fn token_cache(active: &Active) -> CacheFigures {
+    let cache = &active.installation.cache;
     let entries = u64::try_from(cache.len()).unwrap_or(u64::MAX);
     CacheFigures { hits: cache.hits(), misses: cache.misses(), entries }
 }

@@ -8,8 +8,8 @@ pub(super) async fn reached(gate: &Gate) {
     let mut replacements = gate.replacements();
     loop {
         replacements.mark_unchanged();
-        let standing = gate.standing();
-        let installation = &standing.installation;
+        let active = gate.active();
+        let installation = &active.installation;
         if installation.awaited().is_empty() {
             for issuer in installation.without_keys() {
                 tracing::warn!(issuer, "its keys are not there yet, and readiness waits no longer");
@@ -89,7 +89,7 @@ mod tests {
     async fn it_follows_the_configuration_in_force() {
         let (_folder, path) = folder();
         let gate = gate(installation(&path, &["dead"]).await);
-        let dead = Arc::downgrade(&gate.standing().installation.issuers[0]);
+        let dead = Arc::downgrade(&gate.active().installation.issuers[0]);
         let mut reached = pin!(reached(&gate));
         assert_eq!(reached.as_mut().now_or_never(), None);
         gate.replace(installation(&path, &["dead", "dead as well"]).await, String::new());
@@ -107,13 +107,13 @@ mod tests {
         let (mut in_vain, mut ready) = (pin!(reached(&alone)), pin!(reached(&gate)));
         for span in [Duration::ZERO, Duration::from_millis(9_900)] {
             advance(span).await;
-            assert_eq!(gate.standing().installation.awaited(), ["dead"]);
+            assert_eq!(gate.active().installation.awaited(), ["dead"]);
             assert_eq!(ready.as_mut().now_or_never(), None);
         }
         advance(Duration::from_millis(100)).await;
         assert_eq!(ready.now_or_never(), Some(()));
-        assert_eq!(gate.standing().installation.awaited(), Vec::<&str>::new());
+        assert_eq!(gate.active().installation.awaited(), Vec::<&str>::new());
         assert_eq!(in_vain.as_mut().now_or_never(), None, "nobody serves");
-        assert_eq!(alone.standing().installation.awaited(), ["dead"]);
+        assert_eq!(alone.active().installation.awaited(), ["dead"]);
     }
 }

@@ -188,7 +188,7 @@ impl Reloader {
     /// Whatever can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
         let Config { listen, rules, telemetry, warnings, digest } = config;
-        let old = self.gate.standing();
+        let old = self.gate.active();
         let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
         let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
         let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
@@ -208,7 +208,7 @@ impl Reloader {
         self.secret.store(secret.map(Arc::new));
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
-        let digest = &*self.gate.standing().digest;
+        let digest = &*self.gate.active().digest;
         tracing::info!(digest, "configuration reloaded");
         self.gate.metrics().reloaded(Reload::Applied);
         self.reloads.ended(Reload::Applied, remarks);

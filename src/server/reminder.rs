@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(600);
 pub async fn run(gate: &Gate) -> Infallible {
     loop {
         sleep(EVERY).await;
-        for policy in only_reporting(gate.standing().policies()) {
+        for policy in only_reporting(gate.active().policies()) {
             tracing::warn!(policy, "policy only reports: nothing is refused");
         }
     }

@@ -108,7 +108,7 @@ pub fn no_secret_is_told(world: &World, choices: &mut Choices<'_>) -> &'static s
     let certificate_header = choices.pick(&[None, Some("x-cert")]);
     let kept = blanked(&message, certificate_header).unwrap();
     holds_none(&needles, "what is kept", &kept);
-    let read = wire::read_for(&message, world.admin.gate.standing().rules());
+    let read = wire::read_for(&message, world.admin.gate.active().rules());
     if let Ok(read) = &read {
         let neutral = blanked(&neutral::message(read, None), None).unwrap();
         holds_none(&needles, "what is kept for other proxies", &neutral);
@@ -173,8 +173,8 @@ impl World {
                 // Of denials in one second, some have no line.
                 advance(Duration::from_secs(1)).await;
                 let call = gate.enter(Front::ExtAuthz);
-                let standing = gate.standing();
-                let read = wire::read_for(message, standing.rules());
+                let active = gate.active();
+                let read = wire::read_for(message, active.rules());
                 let verdict = match &read {
                     Ok(request) => call.admit().unwrap().check(request).await,
                     Err(refusal) => call.refuse(*refusal),

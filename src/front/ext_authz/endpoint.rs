@@ -96,7 +96,7 @@ async fn check<B: Body<Data = Bytes>>(
         Ok((_, Err(fault))) => return refusal(call, fault),
         Err(denial) => return refusal(call, denial),
     };
-    let read = wire::read_for(&message.bytes, call.standing().rules());
+    let read = wire::read_for(&message.bytes, call.active().rules());
     let verdict = match &read {
         Ok(request) => admitted.check(request).await,
         Err(refusal) => call.refuse_unread(*refusal),
@@ -105,7 +105,7 @@ async fn check<B: Body<Data = Bytes>>(
     if let Some(capture) = capture {
         // A copy, for what was received may hold on to more than the message.
         let copy = || Bytes::copy_from_slice(&message.bytes);
-        capture.take(&verdict, call.standing().certificate_header(), copy);
+        capture.take(&verdict, call.active().certificate_header(), copy);
     }
     encoded(&answer)
 }

@@ -82,7 +82,7 @@ impl Endpoint {
     }
 
     async fn check(&self, call: &Call<'_>, question: &Parts) -> Response<Full<Bytes>> {
-        let reserved = call.standing().rules().reserved_headers();
+        let reserved = call.active().rules().reserved_headers();
         // First, for what cannot be removed is refused even where nothing else is.
         let unwanted = match self.unwanted(question, reserved) {
             Ok(unwanted) => unwanted,
@@ -94,10 +94,10 @@ impl Endpoint {
                 let verdict = admitted.check(&request).await;
                 let answer = call.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
-                    let header = call.standing().certificate_header();
+                    let header = call.active().certificate_header();
                     capture.take(&verdict, header, || neutral::message(&request, header).into());
                 }
-                self.written(&answer, request.authorization, &call.standing().reserved_list)
+                self.written(&answer, request.authorization, &call.active().reserved_list)
             }
             Err(refusal) => {
                 let verdict = call.refuse(refusal);
@@ -106,7 +106,7 @@ impl Endpoint {
                 let answer = call.answer(&verdict, Some(&request));
                 // What is let through all the same keeps its token.
                 let authorization = read::field(&question.headers, "authorization");
-                self.written(&answer, authorization, &call.standing().reserved_list)
+                self.written(&answer, authorization, &call.active().reserved_list)
             }
         }
     }
@@ -119,14 +119,14 @@ impl Endpoint {
     ) -> Result<(Admitted<'q>, keybound_core::Request<'q>), Refusal> {
         let admitted = call.admit()?;
         self.recognise(&question.headers)?;
-        let certificate_header = call.standing().certificate_header();
+        let certificate_header = call.active().certificate_header();
         Ok((admitted, read::request(question, &self.asker.flavour, certificate_header)?))
     }
 
     fn refused(&self, call: &Call<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
         let verdict = call.refuse_unread(why);
         let answer = call.answer(&verdict, None);
-        self.written(&answer, Field::Absent, &call.standing().reserved_list)
+        self.written(&answer, Field::Absent, &call.active().reserved_list)
     }
 
     fn written(
