@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::watch::Watch;
 use crate::config::{Address, Listen, Problem, SourceFile, Telemetry};
 use crate::front::capture::Capture;
-use crate::front::ext_authz::companions::{self, Companions};
+use crate::front::ext_authz::health_and_reflection::{self, HealthAndReflection};
 use crate::front::forward_auth::Secret;
 use crate::front::peer::Everybody;
 use crate::front::{ext_authz, forward_auth};
@@ -116,8 +116,8 @@ impl Server {
             let connections = opening.most;
             tracing::warn!(files, connections, "few files may be open: raise the limit on them");
         }
-        let (companions, reporter) = Companions::new()?;
-        let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), companions)
+        let (others, reporter) = HealthAndReflection::new()?;
+        let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), others)
             .capturing(setup.capture.clone());
         let front = Front::ExtAuthz(Arc::new(endpoint));
         let ext_authz = opening.door(&setup.listen.ext_authz, front)?;
@@ -134,7 +134,7 @@ impl Server {
         let admin = Listener::bind(&setup.listen.admin, places)?;
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(companions::report(reporter, health.watch()));
+        tasks.spawn(health_and_reflection::report(reporter, health.watch()));
         let reloads = Arc::default();
         Ok(Self {
             setup,

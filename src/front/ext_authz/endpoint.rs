@@ -1,7 +1,7 @@
 //! The methods that gRPC clients may call here, and how a check is answered.
 
-use super::companions::{AUTHORIZATION, CompanionBody, Companions};
 use super::grpc::{self, Fault, MESSAGE_BYTES, Message, Reply};
+use super::health_and_reflection::{AUTHORIZATION, HealthAndReflection, ServiceBody};
 use super::{encode, wire};
 use crate::front::capture::Capture;
 use crate::front::peer::{Peer, Untaken};
@@ -23,14 +23,14 @@ use tonic::Status;
 #[derive(Debug)]
 pub struct Endpoint {
     gate: Arc<Gate>,
-    companions: Companions,
+    health_and_reflection: HealthAndReflection,
     capture: Option<Arc<Capture>>,
 }
 
 impl Endpoint {
     /// A service that has requests checked at `gate`.
-    pub fn new(gate: Arc<Gate>, companions: Companions) -> Self {
-        Self { gate, companions, capture: None }
+    pub fn new(gate: Arc<Gate>, health_and_reflection: HealthAndReflection) -> Self {
+        Self { gate, health_and_reflection, capture: None }
     }
 
     /// The same, and `capture` takes what is refused.
@@ -49,11 +49,11 @@ impl Endpoint {
         let answer = if is_check(request.uri().path()) {
             let traceparent = request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes);
             let call = self.gate.enter(Front::ExtAuthz).within(traceparent);
-            self.check(call, request.into_body(), &peer).await.map(Kind::Ours)
+            self.check(call, request.into_body(), &peer).await.map(Kind::Check)
         } else {
-            match Box::pin(self.companions.answer(request, &peer)).await {
-                Ok(answer) => answer.map(Kind::Companion),
-                Err((code, message)) => grpc::error(code, message).map(Kind::Ours),
+            match Box::pin(self.health_and_reflection.answer(request, &peer)).await {
+                Ok(answer) => answer.map(Kind::Service),
+                Err((code, message)) => grpc::error(code, message).map(Kind::Check),
             }
         };
         drop(open);
@@ -138,9 +138,9 @@ pub struct EndpointBody {
 #[derive(Debug)]
 enum Kind {
     /// Of a check.
-    Ours(Reply),
+    Check(Reply),
     /// Of health or reflection.
-    Companion(CompanionBody),
+    Service(ServiceBody),
 }
 
 impl Body for EndpointBody {
@@ -153,23 +153,23 @@ impl Body for EndpointBody {
     ) -> Poll<Option<Result<Frame<Untaken>, Status>>> {
         let Self { kind, peer } = self.get_mut();
         let polled = match kind {
-            Kind::Ours(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Kind::Companion(body) => Pin::new(body).poll_frame(context),
+            Kind::Check(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Kind::Service(body) => Pin::new(body).poll_frame(context),
         };
         polled.map_ok(|frame| frame.map_data(|it| peer.answer(it)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Ours(body) => body.is_end_stream(),
-            Kind::Companion(body) => body.is_end_stream(),
+            Kind::Check(body) => body.is_end_stream(),
+            Kind::Service(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Ours(body) => body.size_hint(),
-            Kind::Companion(body) => body.size_hint(),
+            Kind::Check(body) => body.size_hint(),
+            Kind::Service(body) => body.size_hint(),
         }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate =
             Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics);
-        Endpoint::new(Arc::new(gate), Companions::new().unwrap().0)
+        Endpoint::new(Arc::new(gate), HealthAndReflection::new().unwrap().0)
     }
 
     fn peer() -> Arc<Peer> {

@@ -4,10 +4,10 @@
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply
 //! ```
 
-pub mod companions;
 pub mod encode;
 pub mod endpoint;
 pub mod grpc;
+pub mod health_and_reflection;
 pub mod pb;
 pub mod protobuf;
 pub mod route;

@@ -25,28 +25,28 @@ use tonic_reflection::server::{Builder, Error};
 use tower_service::Service;
 
 /// Health and reflection, each ready to take calls.
-pub struct Companions {
-    health: Companion,
-    reflection: Companion,
-    reflection_alpha: Companion,
+pub struct HealthAndReflection {
+    health: GrpcService,
+    reflection: GrpcService,
+    reflection_alpha: GrpcService,
 }
 
-type Companion = Box<dyn Fn(Request<tonic::body::Body>) -> Answering + Send + Sync>;
+type GrpcService = Box<dyn Fn(Request<tonic::body::Body>) -> Answering + Send + Sync>;
 
-/// An answer of a companion in the making.
+/// The future of an answer.
 type Answering = Pin<Box<dyn Future<Output = Response<tonic::body::Body>> + Send>>;
 
-/// A companion's answer, with what it takes of what there is a bounded amount of.
+/// The body of an answer, with its share of a bounded [`Resource`].
 #[derive(Debug)]
-pub struct CompanionBody {
+pub struct ServiceBody {
     body: tonic::body::Body,
     _share: Option<Share>,
 }
 
-/// Why a companion does not answer: the status of the call.
+/// Why a call is refused: its gRPC status.
 type Declined = (Code, &'static str);
 
-/// A method of a companion.
+/// How many messages a method receives and sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     /// One question, one answer.
@@ -75,8 +75,8 @@ const REFLECTION_BYTES: usize = 64 * 1024;
 /// How long such a call may last: tools ask what they need and go.
 const REFLECTION: Duration = Duration::from_secs(30);
 
-impl Companions {
-    /// The companions, and what sets the health that they report.
+impl HealthAndReflection {
+    /// Both services, and the reporter that sets the health they serve.
     pub fn new() -> Result<(Self, HealthReporter), Error> {
         let (reporter, health) = health_reporter();
         let reflect = || {
@@ -84,12 +84,12 @@ impl Companions {
                 .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let companions = Self {
-            health: companion(health),
-            reflection: companion(reflect().build_v1()?),
-            reflection_alpha: companion(reflect().build_v1alpha()?),
+        let services = Self {
+            health: grpc_service(health),
+            reflection: grpc_service(reflect().build_v1()?),
+            reflection_alpha: grpc_service(reflect().build_v1alpha()?),
         };
-        Ok((companions, reporter))
+        Ok((services, reporter))
     }
 
     /// Answers `request` of `peer`.
@@ -97,14 +97,14 @@ impl Companions {
         &self,
         request: Request<B>,
         peer: &Arc<Peer>,
-    ) -> Result<Response<CompanionBody>, Declined>
+    ) -> Result<Response<ServiceBody>, Declined>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let path = request.uri().path().to_owned();
         let (service, method) =
             path.strip_prefix('/').and_then(|it| it.split_once('/')).ok_or(UNKNOWN)?;
-        let (companion, method) = match (service, method) {
+        let (service, method) = match (service, method) {
             ("grpc.health.v1.Health", "Watch") => (&self.health, Method::Watch),
             ("grpc.health.v1.Health", _) => (&self.health, Method::Once),
             ("grpc.reflection.v1.ServerReflection", _) => (&self.reflection, Method::Reflect),
@@ -128,8 +128,8 @@ impl Companions {
         let mut asked = Request::post(path).body(body).or(Err(UNKNOWN))?;
         let content_type = HeaderValue::from_static("application/grpc");
         asked.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-        let answer = companion(asked).await;
-        Ok(answer.map(|body| CompanionBody { body, _share: share }))
+        let answer = service(asked).await;
+        Ok(answer.map(|body| ServiceBody { body, _share: share }))
     }
 }
 
@@ -204,7 +204,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Bounded<B> {
     }
 }
 
-impl Body for CompanionBody {
+impl Body for ServiceBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -224,13 +224,13 @@ impl Body for CompanionBody {
     }
 }
 
-impl fmt::Debug for Companions {
+impl fmt::Debug for HealthAndReflection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Companions").finish_non_exhaustive()
+        f.debug_struct("HealthAndReflection").finish_non_exhaustive()
     }
 }
 
-fn companion<S>(service: S) -> Companion
+fn grpc_service<S>(service: S) -> GrpcService
 where
     S: Service<
             Request<tonic::body::Body>,
@@ -301,8 +301,8 @@ mod tests {
         Full::new(Bytes::from_static(b"\0\0\0\0\0"))
     }
 
-    fn companions() -> Companions {
-        Companions::new().unwrap().0
+    fn services() -> HealthAndReflection {
+        HealthAndReflection::new().unwrap().0
     }
 
     #[track_caller]
@@ -312,66 +312,64 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_does_not_come_in_time_is_given_up() {
-        let (companions, peer) = (companions(), peer());
+        let (services, peer) = (services(), peer());
         for path in [HEALTH, WATCH] {
             let began = Instant::now();
-            let answer = companions.answer(asked(path, begun(b"\0\0\0")), &peer).await;
+            let answer = services.answer(asked(path, begun(b"\0\0\0")), &peer).await;
             assert_eq!((code(answer), began.elapsed()), (Code::DeadlineExceeded, QUESTION));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn few_questions_are_waited_for_at_a_time_and_the_others_are_answered() {
-        let (companions, peer) = (companions(), peer());
+        let (services, peer) = (services(), peer());
         let mut waiting = vec![];
         for _ in 0..16 {
             let body = begun(b"\0\0\0\0\x01");
-            let mut answer = Box::pin(companions.answer(asked(HEALTH, body), &peer));
+            let mut answer = Box::pin(services.answer(asked(HEALTH, body), &peer));
             assert!(answer.as_mut().now_or_never().is_none());
             waiting.push(answer);
         }
-        let refused = companions.answer(asked(HEALTH, begun(b"")), &peer).await;
+        let refused = services.answer(asked(HEALTH, begun(b"")), &peer).await;
         assert_eq!(code(refused), Code::ResourceExhausted);
-        assert!(companions.answer(asked(HEALTH, whole()), &peer).await.is_ok());
-        assert!(
-            companions.answer(asked(HEALTH, begun(b"")), &self::peer()).now_or_never().is_none()
-        );
+        assert!(services.answer(asked(HEALTH, whole()), &peer).await.is_ok());
+        assert!(services.answer(asked(HEALTH, begun(b"")), &self::peer()).now_or_never().is_none());
         drop(waiting);
-        assert!(companions.answer(asked(HEALTH, begun(b"")), &peer).now_or_never().is_none());
+        assert!(services.answer(asked(HEALTH, begun(b"")), &peer).now_or_never().is_none());
     }
 
     #[tokio::test]
     async fn a_long_question_is_not_waited_for() {
-        let companions = companions();
+        let services = services();
         for (length, longer) in [(QUESTION_BYTES, false), (QUESTION_BYTES + 1, true)] {
             let announced = [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
-            let mut answer = Box::pin(companions.answer(asked(HEALTH, begun(&announced)), &peer()))
-                .now_or_never();
+            let mut answer =
+                Box::pin(services.answer(asked(HEALTH, begun(&announced)), &peer())).now_or_never();
             assert_eq!(answer.take().map(code), longer.then_some(Code::ResourceExhausted));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_many_may_watch_and_for_as_long_as_they_like() {
-        let (companions, peer) = (companions(), peer());
+        let (services, peer) = (services(), peer());
         let mut watching = vec![];
         for _ in 0..16 {
-            watching.push(companions.answer(asked(WATCH, whole()), &peer).await.unwrap());
+            watching.push(services.answer(asked(WATCH, whole()), &peer).await.unwrap());
         }
-        let refused = companions.answer(asked(WATCH, whole()), &peer).await;
+        let refused = services.answer(asked(WATCH, whole()), &peer).await;
         assert_eq!(code(refused), Code::ResourceExhausted);
         let mut body = watching.pop().unwrap().into_body();
         assert!(body.frame().await.unwrap().unwrap().is_data());
         advance(Duration::from_secs(86_400)).await;
         assert!(body.frame().now_or_never().is_none(), "nothing has changed");
         drop(body);
-        assert!(companions.answer(asked(WATCH, whole()), &peer).await.is_ok());
+        assert!(services.answer(asked(WATCH, whole()), &peer).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn reflection_ends_in_time() {
-        let (companions, peer) = (companions(), peer());
-        let answer = companions.answer(asked(REFLECT, begun(b"\0\0\0\0\x09")), &peer).await;
+        let (services, peer) = (services(), peer());
+        let answer = services.answer(asked(REFLECT, begun(b"\0\0\0\0\x09")), &peer).await;
         let began = Instant::now();
         answer.unwrap().into_body().collect().await.unwrap();
         assert_eq!(began.elapsed(), REFLECTION);
@@ -380,14 +378,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn reflection_is_asked_no_more_than_so_much() {
-        let (companions, peer) = (companions(), peer());
+        let (services, peer) = (services(), peer());
         // `list_services`, again and again.
         let question = b"\0\0\0\0\x02\x3a\0";
         let fit = REFLECTION_BYTES / question.len();
         for (count, lasts) in [(fit, true), (fit + 1, false)] {
             let began = Instant::now();
             let body = begun(&question.repeat(count));
-            let answer = companions.answer(asked(REFLECT, body), &peer).await.unwrap();
+            let answer = services.answer(asked(REFLECT, body), &peer).await.unwrap();
             let answers = answer.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(began.elapsed() == REFLECTION, lasts, "{}", answers.len());
         }
@@ -395,12 +393,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_may_reflect_at_once() {
-        let (companions, peer) = (companions(), peer());
+        let (services, peer) = (services(), peer());
         let mut held = vec![];
         for _ in 0..4 {
-            held.push(companions.answer(asked(REFLECT, begun(b"")), &peer).await.unwrap());
+            held.push(services.answer(asked(REFLECT, begun(b"")), &peer).await.unwrap());
         }
-        let refused = companions.answer(asked(REFLECT, begun(b"")), &peer).await;
+        let refused = services.answer(asked(REFLECT, begun(b"")), &peer).await;
         assert_eq!(code(refused), Code::ResourceExhausted);
     }
 }
