@@ -252,7 +252,7 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
     let pay = |token: &str| bearer("cert-p256", "/payments/7?secret=x", token);
     let good = site.token(|_| {});
     let (signed, _) = good.rsplit_once('.').unwrap();
-    let blanked = format!("{signed}.{}", "A".repeat(86));
+    let redacted = format!("{signed}.{}", "A".repeat(86));
     let without = |name: &str| site.token(|it| drop(it.as_object_mut().unwrap().remove(name)));
     let dpop = site.dpop_token();
     let hs256 = {
@@ -277,7 +277,7 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
         ("peer", "token_claim_missing", pay(&without("exp"))),
         ("peer", "scope_insufficient", edited(|it| it["scope"] = json!("read"))),
         ("peer", "claim_insufficient", edited(|it| it["acr"] = json!("loa1"))),
-        ("peer", "token_signature_invalid", pay(&blanked)),
+        ("peer", "token_signature_invalid", pay(&redacted)),
         ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
         ("peer", "token_algorithm_forbidden", pay(&hs256)),
         ("peer", "token_type_wrong", by(&header("JWT", "key-1"))),

@@ -91,7 +91,7 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
     let checker = Checker::new(clock);
     let (target, verdict) = match wire::read_for(message, rules) {
         Ok(request) => {
-            remarks.extend(blanks(&request, ways));
+            remarks.extend(redacted(&request, ways));
             remarks.extend(unheeded(message, rules));
             remarks.extend(removed(&request));
             let verdict = checker.explain_with(rules, sources, &request, deadline).await;
@@ -138,18 +138,18 @@ fn removed(request: &Request<'_>) -> Option<String> {
     ))
 }
 
-/// Signatures that were taken out when the request was kept.
-fn blanks(request: &Request<'_>, ways: &Ways) -> Vec<String> {
+/// Which signatures were redacted when the request was captured.
+fn redacted(request: &Request<'_>, ways: &Ways) -> Vec<String> {
     let Ok(credentials) = Credentials::read(request) else { return vec![] };
-    let is_blank = |jwt: &[u8]| {
+    let is_redacted = |jwt: &[u8]| {
         let signature = jwt.rsplit(|it| *it == b'.').next().unwrap_or_default();
         !signature.is_empty() && signature.iter().all(|it| *it == b'A')
     };
-    let token = is_blank(credentials.token.as_bytes()).then_some(("token", ways.token));
-    let proof = credentials.proof.filter(|it| is_blank(it.as_bytes()));
+    let token = is_redacted(credentials.token.as_bytes()).then_some(("token", ways.token));
+    let proof = credentials.proof.filter(|it| is_redacted(it.as_bytes()));
     let proof = proof.map(|_| ("proof", ways.proof));
     let tell = |(what, way)| {
-        format!("the signature of the {what} was blanked when it was kept: {way} puts it back")
+        format!("the signature of the {what} was redacted when it was captured: {way} puts it back")
     };
     [token, proof].into_iter().flatten().map(tell).collect()
 }

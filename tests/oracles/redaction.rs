@@ -15,7 +15,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value as Protobuf};
 use http::{Request as Question, StatusCode};
 use http_body_util::{BodyExt, Full};
 use keybound::admin::{Admin, explain};
-use keybound::front::capture::{blanked, neutral};
+use keybound::front::capture::{redacted, to_check_request};
 use keybound::front::ext_authz::{encode, wire};
 use keybound::gate::Gate;
 use keybound::telemetry::history::History;
@@ -106,12 +106,12 @@ pub fn no_secret_is_told(world: &World, choices: &mut Choices<'_>) -> &'static s
     let found = world.checked(&message, &needles);
 
     let certificate_header = choices.pick(&[None, Some("x-cert")]);
-    let kept = blanked(&message, certificate_header).unwrap();
+    let kept = redacted(&message, certificate_header).unwrap();
     holds_none(&needles, "what is kept", &kept);
     let read = wire::read_for(&message, world.admin.gate.active().rules());
     if let Ok(read) = &read {
-        let neutral = blanked(&neutral::message(read, None), None).unwrap();
-        holds_none(&needles, "what is kept for other proxies", &neutral);
+        let other = redacted(&to_check_request(read, None), None).unwrap();
+        holds_none(&needles, "what is kept for other proxies", &other);
     }
 
     let of_kept = world.checked(&kept, &needles);

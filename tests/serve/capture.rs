@@ -33,12 +33,12 @@ fn a_refused_request_is_kept_without_its_signature_and_explained_for_the_same_re
     let output = explain.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("blanked"), "{text}");
+    assert!(text.contains("redacted"), "{text}");
     assert!(text.ends_with(": token_signature_invalid\n"), "{text}");
 }
 
 /// What `explain` says last of the request in `file`, with the time that its name tells and the
-/// token that was blanked.
+/// token that was redacted.
 fn explained(service: &Service, file: &Path, token: &str) -> String {
     let config = service.folder.path().join("keybound.yaml");
     let kept = service.folder.path().join("token");

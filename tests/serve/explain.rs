@@ -192,15 +192,15 @@ fn nothing_of_what_is_pasted_is_logged() {
 }
 
 #[test]
-fn what_was_blanked_is_put_back() {
+fn what_was_redacted_is_put_back() {
     let world = World::new();
     let service = world.service();
     let token = world.token("payments");
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    let blanked = format!("Bearer {signed}.{}", "A".repeat(signature.len()));
-    let kept = kept(&request(&blanked, &url_encoded(&world.certificate)));
+    let redacted = format!("Bearer {signed}.{}", "A".repeat(signature.len()));
+    let kept = kept(&request(&redacted, &url_encoded(&world.certificate)));
     let told = explained(&service, &json!({"request": kept}));
-    let note = "note: the signature of the token was blanked when it was kept: the field for the \
+    let note = "note: the signature of the token was redacted when it was captured: the field for the \
                 token puts it back\n";
     assert!(told.contains(note), "{told}");
     let told = explained(&service, &json!({"request": kept, "token": format!(" {token}\n")}));

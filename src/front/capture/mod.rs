@@ -1,10 +1,11 @@
 //! Knows how refused requests are kept for `explain`: a few of them, off the path of checks, and
 //! without what would make them worth stealing.
 
-mod blank;
-pub mod neutral;
+mod check_request;
+mod redact;
 
-pub use blank::blanked;
+pub use check_request::to_check_request;
+pub use redact::redacted;
 
 use crate::clock::Clock;
 use bytes::Bytes;
@@ -194,7 +195,7 @@ impl Shelf {
 
     fn keep(&mut self, taken: &Taken) {
         let Taken { message, certificate_header, reason, at } = taken;
-        let Some(message) = blanked(message, certificate_header.as_deref()) else { return };
+        let Some(message) = redacted(message, certificate_header.as_deref()) else { return };
         self.number = self.number.saturating_add(1);
         let (time, process) = (at.to_rfc3339_millis(), std::process::id());
         let name = format!("{time}-{reason}-{process}-{}", self.number);
@@ -257,7 +258,7 @@ mod tests {
 
     fn message() -> Bytes {
         let target = Target { method: "GET", path: "/a", ..Target::default() };
-        neutral::message(&Request { target, ..Request::default() }, None).into()
+        to_check_request(&Request { target, ..Request::default() }, None).into()
     }
 
     fn verdict(outcome: Result<(), Denial>, mode: Mode) -> Verdict {

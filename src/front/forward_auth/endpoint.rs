@@ -1,7 +1,7 @@
 //! The answer to a proxy's question.
 
 use super::{Asker, Flavour, Secret, read, write};
-use crate::front::capture::{Capture, neutral};
+use crate::front::capture::{Capture, to_check_request};
 use crate::gate::{Admitted, Call, Gate};
 use crate::telemetry::metrics::Front;
 use crate::telemetry::rate_limit::{Allowance, RateLimit};
@@ -95,7 +95,7 @@ impl Endpoint {
                 let answer = call.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
                     let header = call.active().certificate_header();
-                    capture.take(&verdict, header, || neutral::message(&request, header).into());
+                    capture.take(&verdict, header, || to_check_request(&request, header).into());
                 }
                 self.written(&answer, request.authorization, &call.active().reserved_list)
             }

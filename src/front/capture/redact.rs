@@ -15,7 +15,7 @@ use prost_types::{Struct, Value};
 /// values in the query, no body, and of the other headers and of what the operator attached to the
 /// route no more than the names. Nothing when it cannot be read, for then nobody knows what it
 /// holds.
-pub fn blanked(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
+pub fn redacted(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
     let mut request = CheckRequest::decode(message).ok()?;
     let attributes = request.attributes.as_mut()?;
     attributes.metadata_context = None;
@@ -26,12 +26,12 @@ pub fn blanked(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u
         }
     }
     if let Some(http) = attributes.request.as_mut().and_then(|it| it.http.as_mut()) {
-        blank(http, certificate_header);
+        redact(http, certificate_header);
     }
     Some(request.encode_to_vec())
 }
 
-fn blank(http: &mut HttpRequest, certificate_header: Option<&str>) {
+fn redact(http: &mut HttpRequest, certificate_header: Option<&str>) {
     http.body.clear();
     http.raw_body.clear();
     http.query.clear();
@@ -319,7 +319,7 @@ mod tests {
 
     fn left_of(attributes: AttributeContext) -> Vec<u8> {
         let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
-        let kept = blanked(&message, None).unwrap();
+        let kept = redacted(&message, None).unwrap();
         assert!(!String::from_utf8_lossy(&kept).contains("secret"));
         kept
     }
@@ -333,8 +333,8 @@ mod tests {
         assert_eq!(request.proof, Field::One(b"e30.bb.AAAAAA"));
         assert_eq!(request.target.authority, "AAAAAA:AAAAAA@api.test:443");
         assert_eq!(request.target.path, "/a?b=");
-        assert_eq!(blanked(b"\xff", None), None);
-        assert_eq!(blanked(b"", None), None);
+        assert_eq!(redacted(b"\xff", None), None);
+        assert_eq!(redacted(b"", None), None);
     }
 
     fn text(text: &str) -> Value {

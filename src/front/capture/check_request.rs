@@ -9,7 +9,7 @@ use prost::Message;
 /// The encoded `CheckRequest` that is read as `request`, but for annotations of its route: they
 /// come from Envoy alone. `certificate_header` is the header that carries the client certificate,
 /// if one does.
-pub fn message(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u8> {
+pub fn to_check_request(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u8> {
     let Target { method, scheme, authority, path } = request.target;
     let http = pb::HttpRequest {
         method: method.to_owned(),
@@ -120,7 +120,7 @@ mod tests {
             Request { overrides: overridden(Field::Many, Field::One(b"/a")), ..full.clone() },
             Request { target: Target { method: "GET", ..Target::default() }, ..Request::default() },
         ] {
-            let message = message(&request, Some("client-cert"));
+            let message = to_check_request(&request, Some("client-cert"));
             assert_eq!(wire::read(&message, Some("client-cert")), Ok(request));
         }
         let reserved = ReservedHeaders::of(&policy_set());
@@ -132,7 +132,7 @@ mod tests {
         // The certificate may come in a header that is read anyway.
         let evidence = Evidence { header: evidence.xfcc, ..evidence };
         let request = Request { evidence, ..full };
-        let message = message(&request, Some("x-forwarded-client-cert"));
+        let message = to_check_request(&request, Some("x-forwarded-client-cert"));
         assert_eq!(wire::read(&message, Some("x-forwarded-client-cert")), Ok(request));
     }
 }
