@@ -64,13 +64,13 @@ impl Capture {
     ///
     /// The folder is not there, or nothing can be written into it.
     pub fn start(rules: CaptureRules, clock: Arc<dyn Clock>) -> io::Result<Self> {
-        let mut shelf = Shelf::open(rules.folder, rules.most, clock.now())?;
-        let opens = Arc::clone(&shelf.opens);
-        let waiting = Arc::clone(&shelf.waiting);
+        let mut captures = CaptureFolder::open(rules.folder, rules.most, clock.now())?;
+        let opens = Arc::clone(&captures.opens);
+        let waiting = Arc::clone(&captures.waiting);
         let (queue, taken) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("capture".to_owned())
-            .spawn(move || shelf.keep_all(&taken))?;
+            .spawn(move || captures.keep_all(&taken))?;
         Ok(Self { reasons: rules.reasons, clock, queue, opens, waiting })
     }
 
@@ -122,7 +122,7 @@ impl fmt::Debug for Capture {
 }
 
 /// The folder, and how much is in it.
-struct Shelf {
+struct CaptureFolder {
     folder: PathBuf,
     most: usize,
     kept: usize,
@@ -142,7 +142,7 @@ const LOOK: Duration = Duration::from_secs(10);
 
 const EXTENSION: &str = "pb";
 
-impl Shelf {
+impl CaptureFolder {
     fn open(folder: PathBuf, most: usize, now: UnixTime) -> io::Result<Self> {
         let kept = kept_in(&folder)?;
         // Rather now than at the first refusal, when nobody looks.
@@ -152,10 +152,10 @@ impl Shelf {
         fs::remove_file(trial)?;
         let opens = Arc::default();
         let waiting = Arc::default();
-        let mut shelf =
+        let mut captures =
             Self { folder, most, kept, closed: None, opens, waiting, broken: false, number: 0 };
-        shelf.close_if_full(now);
-        Ok(shelf)
+        captures.close_if_full(now);
+        Ok(captures)
     }
 
     fn keep_all(&mut self, taken: &Receiver<Taken>) {
@@ -274,16 +274,16 @@ mod tests {
         folder: &Path,
         reasons: &[Denial],
         most: usize,
-    ) -> (Capture, impl FnOnce() -> Shelf) {
+    ) -> (Capture, impl FnOnce() -> CaptureFolder) {
         let (queue, taken) = sync_channel(QUEUE);
         let reasons = reasons.to_vec();
-        let mut shelf = Shelf::open(folder.to_owned(), most, NOW).unwrap();
-        let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&shelf.opens));
-        let waiting = Arc::clone(&shelf.waiting);
+        let mut captures = CaptureFolder::open(folder.to_owned(), most, NOW).unwrap();
+        let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&captures.opens));
+        let waiting = Arc::clone(&captures.waiting);
         let capture = Capture { reasons, clock, queue, opens, waiting };
         let keep_all = move || {
-            shelf.keep_all(&taken);
-            shelf
+            captures.keep_all(&taken);
+            captures
         };
         (capture, keep_all)
     }
@@ -354,8 +354,11 @@ mod tests {
             });
         }
         drop(capture);
-        let shelf = keep_all();
-        assert_eq!((copies, shelf.kept, shelf.waiting.load(Ordering::Relaxed)), (0, QUEUE, 0));
+        let captures = keep_all();
+        assert_eq!(
+            (copies, captures.kept, captures.waiting.load(Ordering::Relaxed)),
+            (0, QUEUE, 0)
+        );
     }
 
     #[test]
@@ -374,8 +377,8 @@ mod tests {
         });
         assert!(asked, "somebody may have made room");
         drop(capture);
-        let shelf = keep_all();
-        assert_eq!(shelf.opens.load(Ordering::Relaxed), NOW.as_millis() + 20_000);
+        let captures = keep_all();
+        assert_eq!(captures.opens.load(Ordering::Relaxed), NOW.as_millis() + 20_000);
         assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
     }
 
@@ -424,11 +427,11 @@ mod tests {
             reason: TokenExpired,
             at: NOW.saturating_add(Duration::from_secs(seconds)),
         };
-        let mut shelf = Shelf::open(folder.to_owned(), 1, NOW).unwrap();
+        let mut captures = CaptureFolder::open(folder.to_owned(), 1, NOW).unwrap();
         let mut keep = |seconds| {
             let taken = taken(seconds);
-            if shelf.has_room(taken.at) {
-                shelf.keep(&taken);
+            if captures.has_room(taken.at) {
+                captures.keep(&taken);
             }
             files(folder).len()
         };
@@ -441,9 +444,9 @@ mod tests {
     fn a_full_folder_that_cannot_be_read_is_full() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("before.pb"), "").unwrap();
-        let mut shelf = Shelf::open(folder.path().to_owned(), 1, NOW).unwrap();
+        let mut captures = CaptureFolder::open(folder.path().to_owned(), 1, NOW).unwrap();
         drop(folder);
-        assert!(!shelf.has_room(NOW.saturating_add(LOOK)));
+        assert!(!captures.has_room(NOW.saturating_add(LOOK)));
     }
 
     #[test]
@@ -464,15 +467,17 @@ mod tests {
         capture.take(&denied(TokenExpired), None, message);
         fs::remove_dir(&gone).unwrap();
         drop(capture);
-        let mut shelf = keep_all();
-        assert!(shelf.broken && shelf.kept == 0);
-        assert!(!shelf.has_room(NOW.saturating_add(LOOK.saturating_sub(Duration::from_millis(1)))));
+        let mut captures = keep_all();
+        assert!(captures.broken && captures.kept == 0);
+        assert!(
+            !captures.has_room(NOW.saturating_add(LOOK.saturating_sub(Duration::from_millis(1))))
+        );
         // As long as it cannot be read either, what was kept there counts.
-        assert!(shelf.has_room(NOW.saturating_add(LOOK)));
+        assert!(captures.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
         let reason = TokenExpired;
-        shelf.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });
-        assert!(!shelf.broken && shelf.kept == 1 && files(&gone).len() == 1);
+        captures.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });
+        assert!(!captures.broken && captures.kept == 1 && files(&gone).len() == 1);
     }
 
     /// In a container, the process that comes after one that was killed has its number.
@@ -481,7 +486,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join(format!(".keybound-{}.part", std::process::id()));
         fs::write(&left, "").unwrap();
-        assert!(Shelf::open(folder.path().to_owned(), 1, NOW).is_ok());
+        assert!(CaptureFolder::open(folder.path().to_owned(), 1, NOW).is_ok());
         assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
     }
 
