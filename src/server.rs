@@ -16,7 +16,7 @@ pub mod reminder;
 pub mod shard;
 pub mod tls;
 
-use crate::admin::explain::Room;
+use crate::admin::explain::Permits;
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::watch::Watch;
@@ -216,7 +216,7 @@ impl Server {
             connections: Arc::clone(shards.open()),
             reloads,
             history: History::since(Instant::now()),
-            explaining: Room::default(),
+            explaining: Permits::default(),
         };
         tasks.spawn(Arc::new(pages).serve(admin));
         tasks.spawn({

@@ -32,11 +32,11 @@ const PAST_BYTES: usize = 8 * BODY_BYTES;
 /// The longest that a check may take, whatever the limits say: its connection does not last longer.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Room for a few explanations.
+/// Permits to explain: how many requests are explained at once is bounded.
 #[derive(Debug)]
-pub struct Room(Semaphore);
+pub struct Permits(Semaphore);
 
-impl Default for Room {
+impl Default for Permits {
     fn default() -> Self {
         Self(Semaphore::new(AT_ONCE))
     }
@@ -77,7 +77,7 @@ pub(super) async fn answer<B: Body<Data = Bytes>>(
     let explained = async {
         admit(&question.headers)?;
         let question = read(body).await?;
-        let _room = admin.explaining.0.try_acquire().or(Err(busy()))?;
+        let _permit = admin.explaining.0.try_acquire().or(Err(busy()))?;
         explanation(admin, question).await
     };
     let (status, told) = match explained.await {
@@ -215,7 +215,7 @@ mod tests {
             places: vec![],
             reloads: Arc::default(),
             history: History::since(Instant::now()),
-            explaining: Room::default(),
+            explaining: Permits::default(),
         }
     }
 

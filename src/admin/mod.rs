@@ -48,7 +48,7 @@ pub struct Admin {
     /// The decisions of the last hour.
     pub history: History,
     /// Where requests are explained.
-    pub explaining: explain::Room,
+    pub explaining: explain::Permits,
 }
 
 /// The places on this listener. A connection carries one request, so that whoever came first has had

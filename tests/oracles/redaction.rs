@@ -79,7 +79,7 @@ impl World {
             places: vec![],
             reloads: Arc::default(),
             history: History::since(Instant::now()),
-            explaining: explain::Room::default(),
+            explaining: explain::Permits::default(),
         };
         let (stranger, client, log) = (Signer::ed(22), Signer::ed(23), Log::default());
         let to_log = log.dispatch();
