@@ -214,8 +214,8 @@ impl Call<'_> {
         .await
     }
 
-    /// Refuses a request whose sender has gone. Nobody is told, for nobody was denied.
-    pub fn unheard(&self) -> Verdict {
+    /// Refuses a request whose sender has gone, without logging or counting it: nobody was denied.
+    pub fn refuse_unrecorded(&self) -> Verdict {
         Verdict::refused(Denial::RequestMalformed.into(), self.active.policies())
     }
 

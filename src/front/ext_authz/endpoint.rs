@@ -92,7 +92,9 @@ async fn check<B: Body<Data = Bytes>>(
     let (admitted, message) = match receive(call, body, peer).await {
         Ok((admitted, Ok(message))) => (admitted, message),
         // Who breaks the stream has given up: there is nobody to deny anything to.
-        Ok((_, Err(Fault::Broken))) => return encoded(&call.answer(&call.unheard(), None)),
+        Ok((_, Err(Fault::Broken))) => {
+            return encoded(&call.answer(&call.refuse_unrecorded(), None));
+        }
         Ok((_, Err(fault))) => return refusal(call, fault),
         Err(denial) => return refusal(call, denial),
     };
