@@ -1,4 +1,5 @@
-//! README says what the code does: its tables are the code's, and what it shows can be pasted.
+//! README says what the code does: its tables are the code's, and what it shows can be pasted. The
+//! architecture names files and functions that there are.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -6,9 +7,10 @@ use keybound::config::{self, Problem};
 use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const README: &str = include_str!("../README.md");
+const ARCHITECTURE: &str = include_str!("../docs/ARCHITECTURE.md");
 
 #[test]
 fn the_table_of_reasons_is_that_of_the_code() {
@@ -44,8 +46,22 @@ fn tried() -> Vec<[&'static str; 3]> {
 
 #[test]
 fn each_kind_of_attack_names_tests_that_there_are() {
+    let code = code(&["src", "tests"]);
+    let known = tests(&code);
+    let rows = tried();
+    assert!(30 <= rows.len(), "{}", rows.len());
+    for [what, happens, tests] in rows {
+        assert!(!what.is_empty() && !happens.is_empty(), "{what}");
+        for name in tests.split(", ").map(|it| it.trim_matches('`')) {
+            assert!(known.contains(name), "{what}: no test is called {name}");
+        }
+    }
+}
+
+/// All code in these folders.
+fn code(folders: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders = vec![root.join("src"), root.join("tests")];
+    let mut folders: Vec<_> = folders.iter().map(|it| root.join(it)).collect();
     let mut code = String::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -57,15 +73,7 @@ fn each_kind_of_attack_names_tests_that_there_are() {
             }
         }
     }
-    let known = tests(&code);
-    let rows = tried();
-    assert!(30 <= rows.len(), "{}", rows.len());
-    for [what, happens, tests] in rows {
-        assert!(!what.is_empty() && !happens.is_empty(), "{what}");
-        for name in tests.split(", ").map(|it| it.trim_matches('`')) {
-            assert!(known.contains(name), "{what}: no test is called {name}");
-        }
-    }
+    code
 }
 
 /// The names of the tests in `code`: functions with that attribute among those directly above.
@@ -140,4 +148,54 @@ fn every_configuration_that_it_shows_is_valid_and_no_policy_is_warned_of() {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert!(problems.is_empty(), "{text}\n{}", problems.join("\n"));
     }
+}
+
+/// What stands in backticks.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// Whether `name` is that of a file or a folder.
+fn is_path(name: &str) -> bool {
+    let extension = Path::new(name).extension();
+    name.ends_with('/') || extension.is_some_and(|it| it == "rs" || it == "toml")
+}
+
+/// The file or folder of this name, below the root or one of the crates.
+fn place(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = ["src", "src/core"].map(|it| root.join(it).join(name));
+    places.into_iter().find(|it| it.exists()).unwrap_or_else(|| root.join(name))
+}
+
+/// Whether `code` has one of these keywords before `name`.
+fn defines(code: &str, keywords: &[&str], name: &str) -> bool {
+    let is_end = |it: &str| !it.starts_with(|it: char| it.is_alphanumeric() || it == '_');
+    let defined = |keyword: &&str| code.split(&format!("{keyword} {name}")).skip(1).any(is_end);
+    keywords.iter().any(defined)
+}
+
+#[test]
+fn the_architecture_names_what_there_is() {
+    let code = code(&["src"]);
+    let (mut types, mut functions) = (0, 0);
+    for line in ARCHITECTURE.lines() {
+        for name in quoted(line) {
+            assert!(!is_path(name) || place(name).exists(), "there is no {name}");
+            let (kind, function) = name.split_once("::").unwrap_or((name, ""));
+            if kind.starts_with(char::is_uppercase) && kind.chars().all(char::is_alphanumeric) {
+                assert!(defines(&code, &["struct", "enum", "trait"], kind), "there is no {kind}");
+                assert!(function.is_empty() || defines(&code, &["fn"], function), "{name}");
+                types += 1;
+            }
+        }
+        // A function behind the file that it is in.
+        for (path, behind) in quoted(line).zip(line.split("`: `").skip(1)) {
+            let name = behind.split('`').next().unwrap().rsplit("::").next().unwrap();
+            let file = std::fs::read_to_string(place(path)).unwrap();
+            assert!(defines(&file, &["fn"], name), "{path} has no {name}");
+            functions += 1;
+        }
+    }
+    assert!(20 <= types && 15 <= functions, "{types}, {functions}");
 }
