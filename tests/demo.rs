@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
 
 use keybound::commands::demo::scenarios;

@@ -3,13 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
 #[path = "support/redis.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod redis;
 #[path = "support/redis_proxy.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod redis_proxy;
 
 use futures_util::future::join_all;

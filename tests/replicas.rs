@@ -5,22 +5,19 @@
 #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
 
 #[path = "support/dpop_client.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod dpop_client;
 #[path = "support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
 #[path = "support/proofs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 #[path = "support/redis.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod redis;
 #[path = "support/redis_proxy.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod redis_proxy;
 #[path = "support/tokens.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod tokens;
 
 use dpop_client::DpopClient;

@@ -6,30 +6,26 @@
 
 mod aliases;
 #[path = "../support/collector.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod collector;
 mod container;
 mod envoy;
 mod istio;
 mod kubernetes;
 #[path = "../support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
 #[path = "../support/shared.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod shared;
 #[path = "../support/switching.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod switching;
 mod systemd;
 #[path = "../support/tokens.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod tokens;
 #[path = "../support/verbatim.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod verbatim;
 #[path = "../support/wsgi.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod wsgi;
 
 use std::fs;

@@ -5,22 +5,17 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "../support/dpop_client.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod dpop_client;
 #[path = "../support/installation.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod installation;
 #[path = "../support/introspection_endpoint.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared between tests")]
+#[expect(dead_code, reason = "shared between tests")]
 mod introspection_endpoint;
 #[path = "../support/programs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod programs;
 #[path = "../support/proofs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 #[path = "../support/tokens.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
 mod dpop;

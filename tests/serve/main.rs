@@ -6,22 +6,20 @@ mod bounds;
 mod browser;
 mod capture;
 #[path = "../support/collector.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod collector;
 mod explain;
 mod forward_auth;
 #[path = "../support/identity_provider.rs"]
-#[expect(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
+#[expect(dead_code, reason = "each test file uses its part of it")]
 mod identity_provider;
 mod mutual_tls;
 mod page;
 #[path = "../support/proofs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 mod reload;
 mod service;
 #[path = "../support/tokens.rs"]
-#[expect(dead_code, unreachable_pub, clippy::indexing_slicing, reason = "shared between tests")]
+#[expect(dead_code, clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
 mod traces;
 mod world;

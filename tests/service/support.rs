@@ -1,7 +1,5 @@
 //! What several tests need, here and in the tests that run other programs.
 
-#![expect(unreachable_pub, reason = "shared between tests")]
-
 #[path = "../support/identity_provider.rs"]
 pub(crate) mod identity_provider;
 #[path = "../support/introspection_endpoint.rs"]

@@ -7,14 +7,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 /// A collector that takes all that comes.
-pub struct Collector {
-    pub endpoint: String,
+pub(crate) struct Collector {
+    pub(crate) endpoint: String,
     /// The heads of its requests, in lower case, and their bodies.
-    pub requests: Receiver<(String, Vec<u8>)>,
+    pub(crate) requests: Receiver<(String, Vec<u8>)>,
 }
 
 impl Collector {
-    pub fn start(answer: &'static [u8]) -> Self {
+    pub(crate) fn start(answer: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
         let (tell, requests) = channel();
@@ -58,15 +58,16 @@ fn chunks(stream: &mut impl BufRead) -> Vec<u8> {
     }
 }
 
-pub const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+pub(crate) const TAKEN: &[u8] =
+    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-pub fn spans(body: &[u8]) -> Vec<Span> {
+pub(crate) fn spans(body: &[u8]) -> Vec<Span> {
     let told = Export::decode(body).unwrap();
     let scopes = told.resource_spans.into_iter().flat_map(|it| it.scope_spans);
     scopes.flat_map(|it| it.spans).collect()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .flat_map(|it| [it >> 4, it & 15])
@@ -75,78 +76,78 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Export {
+pub(crate) struct Export {
     #[prost(message, repeated, tag = "1")]
-    pub resource_spans: Vec<ResourceSpans>,
+    pub(crate) resource_spans: Vec<ResourceSpans>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ResourceSpans {
+pub(crate) struct ResourceSpans {
     #[prost(message, optional, tag = "1")]
-    pub resource: Option<Resource>,
+    pub(crate) resource: Option<Resource>,
     #[prost(message, repeated, tag = "2")]
-    pub scope_spans: Vec<ScopeSpans>,
+    pub(crate) scope_spans: Vec<ScopeSpans>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Resource {
+pub(crate) struct Resource {
     #[prost(message, repeated, tag = "1")]
-    pub attributes: Vec<Attribute>,
+    pub(crate) attributes: Vec<Attribute>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ScopeSpans {
+pub(crate) struct ScopeSpans {
     #[prost(message, repeated, tag = "2")]
-    pub spans: Vec<Span>,
+    pub(crate) spans: Vec<Span>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 #[expect(clippy::struct_field_names, reason = "as in the definition")]
-pub struct Span {
+pub(crate) struct Span {
     #[prost(bytes = "vec", tag = "1")]
-    pub trace_id: Vec<u8>,
+    pub(crate) trace_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub span_id: Vec<u8>,
+    pub(crate) span_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
-    pub parent_span_id: Vec<u8>,
+    pub(crate) parent_span_id: Vec<u8>,
     #[prost(string, tag = "5")]
-    pub name: String,
+    pub(crate) name: String,
     #[prost(int32, tag = "6")]
-    pub kind: i32,
+    pub(crate) kind: i32,
     #[prost(fixed64, tag = "7")]
-    pub start: u64,
+    pub(crate) start: u64,
     #[prost(fixed64, tag = "8")]
-    pub end: u64,
+    pub(crate) end: u64,
     #[prost(message, repeated, tag = "9")]
-    pub attributes: Vec<Attribute>,
+    pub(crate) attributes: Vec<Attribute>,
     #[prost(message, optional, tag = "15")]
-    pub status: Option<Status>,
+    pub(crate) status: Option<Status>,
     #[prost(fixed32, tag = "16")]
-    pub flags: u32,
+    pub(crate) flags: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Status {
+pub(crate) struct Status {
     #[prost(int32, tag = "3")]
-    pub code: i32,
+    pub(crate) code: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Attribute {
+pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
-    pub key: String,
+    pub(crate) key: String,
     #[prost(message, optional, tag = "2")]
-    pub value: Option<Value>,
+    pub(crate) value: Option<Value>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Value {
+pub(crate) struct Value {
     #[prost(string, tag = "1")]
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Attribute {
-    pub fn text(&self) -> (&str, &str) {
+    pub(crate) fn text(&self) -> (&str, &str) {
         (&self.key, self.value.as_ref().map_or("", |it| &it.text))
     }
 }

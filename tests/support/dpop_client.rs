@@ -11,14 +11,14 @@ use keybound::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub struct DpopClient {
-    pub key: Signer,
-    pub token: String,
+pub(crate) struct DpopClient {
+    pub(crate) key: Signer,
+    pub(crate) token: String,
 }
 
 impl DpopClient {
     /// A client with a new key, and the token that it is issued for this `cnf`.
-    pub fn new(issue: impl FnOnce(Value) -> String) -> Self {
+    pub(crate) fn new(issue: impl FnOnce(Value) -> String) -> Self {
         let key = Signer::new(Algorithm::ES256, "dpop");
         let jwk: Jwk = serde_json::from_value(key.jwk().clone()).unwrap();
         let jkt = jwk.thumbprint(ThumbprintHash::SHA256).unwrap();
@@ -26,7 +26,7 @@ impl DpopClient {
     }
 
     /// What a new proof for a request with the token says.
-    pub fn claims(&self, method: &str, url: &str) -> Value {
+    pub(crate) fn claims(&self, method: &str, url: &str) -> Value {
         static MADE: AtomicU64 = AtomicU64::new(0);
         json!({
             "jti": MADE.fetch_add(1, Ordering::Relaxed).to_string(),
@@ -38,7 +38,7 @@ impl DpopClient {
     }
 
     /// A new proof for a request with the token.
-    pub fn proof(&self, method: &str, url: &str) -> String {
+    pub(crate) fn proof(&self, method: &str, url: &str) -> String {
         prove(&self.key, &self.claims(method, url))
     }
 }

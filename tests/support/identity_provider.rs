@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 /// The stub. It stops when it is dropped.
-pub struct IdentityProvider {
+pub(crate) struct IdentityProvider {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ pub struct IdentityProvider {
 
 /// How requests for the keys are answered.
 #[derive(Clone, Debug)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     /// With the keys.
     Normal,
     /// With a status and no keys.
@@ -55,7 +55,7 @@ pub enum Behaviour {
 
 /// Where the metadata is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
+pub(crate) enum Published {
     /// RFC 8414.
     OAuth,
     /// OpenID Connect Discovery; a page for people is where RFC 8414 would have it.
@@ -64,9 +64,9 @@ pub enum Published {
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    pub path: String,
-    pub headers: HeaderMap,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
 }
 
 struct Shared {
@@ -92,7 +92,7 @@ type Body = BoxBody<Bytes, Infallible>;
 
 impl IdentityProvider {
     /// Starts one that publishes `keys` over plain HTTP.
-    pub async fn start(keys: &[Value]) -> Self {
+    pub(crate) async fn start(keys: &[Value]) -> Self {
         // An address of its own keeps the port from others while it is down.
         static STARTED: AtomicU16 = AtomicU16::new(1);
         let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -100,7 +100,7 @@ impl IdentityProvider {
     }
 
     /// Starts one that publishes `keys` over TLS, on 127.0.0.1.
-    pub async fn start_tls(tls: ServerConfig, keys: &[Value]) -> Self {
+    pub(crate) async fn start_tls(tls: ServerConfig, keys: &[Value]) -> Self {
         Self::start_with(Ipv4Addr::LOCALHOST, Some(TlsAcceptor::from(Arc::new(tls))), keys).await
     }
 
@@ -132,62 +132,62 @@ impl IdentityProvider {
     }
 
     /// Its issuer identifier.
-    pub fn issuer(&self) -> String {
+    pub(crate) fn issuer(&self) -> String {
         issuer(self.tls.as_ref(), self.address)
     }
 
     /// Where its keys are.
-    pub fn jwks_uri(&self) -> String {
+    pub(crate) fn jwks_uri(&self) -> String {
         format!("{}/jwks", self.issuer())
     }
 
     /// Publishes other keys from here on.
-    pub fn publish(&self, keys: &[Value]) {
+    pub(crate) fn publish(&self, keys: &[Value]) {
         self.script().keys = json!({ "keys": keys });
     }
 
     /// Answers requests for keys so from here on.
-    pub fn behave(&self, behaviour: Behaviour) {
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
         self.script().behaviour = behaviour;
     }
 
     /// Answers the next requests for keys so, and then as before.
-    pub fn flap(&self, behaviours: impl IntoIterator<Item = Behaviour>) {
+    pub(crate) fn flap(&self, behaviours: impl IntoIterator<Item = Behaviour>) {
         self.script().next.extend(behaviours);
     }
 
     /// Publishes the metadata there.
-    pub fn publish_metadata(&self, published: Published) {
+    pub(crate) fn publish_metadata(&self, published: Published) {
         self.script().published = published;
     }
 
     /// Changes the metadata.
-    pub fn edit_metadata(&self, edit: impl FnOnce(&mut Value)) {
+    pub(crate) fn edit_metadata(&self, edit: impl FnOnce(&mut Value)) {
         edit(&mut self.script().metadata);
     }
 
     /// Sends this `Cache-Control`.
-    pub fn cache_control(&self, value: &str) {
+    pub(crate) fn cache_control(&self, value: &str) {
         self.script().cache_control = Some(value.to_owned());
     }
 
     /// Sends this `ETag`, and 304 to those who know it.
-    pub fn etag(&self, value: &str) {
+    pub(crate) fn etag(&self, value: &str) {
         self.script().etag = Some(value.to_owned());
     }
 
     /// Holds all answers back until [`Self::release`].
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.shared.open.send_replace(false);
     }
 
     /// Lets the answers go that were held back.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.open.send_replace(true);
     }
 
     /// Closes the port and all connections.
-    pub async fn go_down(&self) {
+    pub(crate) async fn go_down(&self) {
         let accepting = self.accepting.lock().unwrap().take();
         if let Some(accepting) = accepting {
             accepting.abort();
@@ -196,25 +196,25 @@ impl IdentityProvider {
     }
 
     /// Opens the port again.
-    pub async fn come_up(&self) {
+    pub(crate) async fn come_up(&self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         let accepting = accept(listener, self.tls.clone(), Arc::clone(&self.shared));
         *self.accepting.lock().unwrap() = Some(Handle::current().spawn(accepting));
     }
 
     /// How often the keys were asked for.
-    pub fn fetches(&self) -> usize {
+    pub(crate) fn fetches(&self) -> usize {
         *self.shared.fetches.borrow()
     }
 
     /// Waits until the keys were asked for so often.
-    pub async fn fetched(&self, times: usize) {
+    pub(crate) async fn fetched(&self, times: usize) {
         let mut fetches = self.shared.fetches.subscribe();
         drop(fetches.wait_for(|it| times <= *it).await.unwrap());
     }
 
     /// All requests so far.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.script().asked.clone()
     }
 

@@ -21,17 +21,17 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-pub const ISSUER: &str = "https://as.example.com";
-pub const AUDIENCE: &str = "https://api.example.com";
+pub(crate) const ISSUER: &str = "https://as.example.com";
+pub(crate) const AUDIENCE: &str = "https://api.example.com";
 
 /// How long an answer may take: whatever hangs, the test does not.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that runs for one test, and ends with it.
-pub struct Installation {
-    pub authority: Authority,
-    pub signer: Signer,
-    pub services: Vec<Option<Service>>,
+pub(crate) struct Installation {
+    pub(crate) authority: Authority,
+    pub(crate) signer: Signer,
+    pub(crate) services: Vec<Option<Service>>,
     envoy: Envoy,
     calls: usize,
     directory: TempDir,
@@ -39,54 +39,54 @@ pub struct Installation {
 }
 
 /// Where requests go that were let through.
-pub struct Upstream {
-    pub address: SocketAddr,
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
     /// Whether it speaks HTTP/2.
-    pub http2: bool,
+    pub(crate) http2: bool,
     /// What runs it. It ends with this.
-    pub tasks: JoinSet<()>,
+    pub(crate) tasks: JoinSet<()>,
 }
 
 /// A listener of Envoy's, and the service that it asks.
-pub struct Door {
-    pub name: &'static str,
+pub(crate) struct Door {
+    pub(crate) name: &'static str,
     /// `client_certificate` of the service's configuration.
-    pub source: &'static str,
+    pub(crate) source: &'static str,
     /// Envoy's `forward_client_cert_details`.
-    pub forward_client_cert: &'static str,
-    pub certificate_required: bool,
+    pub(crate) forward_client_cert: &'static str,
+    pub(crate) certificate_required: bool,
     /// Whether it asks over HTTP in place of gRPC.
-    pub over_http: bool,
+    pub(crate) over_http: bool,
 }
 
 /// A request to Envoy.
-pub struct Call<'a> {
-    pub door: &'a str,
-    pub http: Version,
-    pub identity: Option<&'a Identity>,
-    pub path: &'a str,
-    pub headers: Vec<(&'a str, String)>,
+pub(crate) struct Call<'a> {
+    pub(crate) door: &'a str,
+    pub(crate) http: Version,
+    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) path: &'a str,
+    pub(crate) headers: Vec<(&'a str, String)>,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Value,
+pub(crate) struct Outcome {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
     /// The entry of Envoy's access log.
-    pub logged: Value,
+    pub(crate) logged: Value,
 }
 
 impl Installation {
     /// Starts all of it, with a service for each door.
-    pub async fn start(doors: &[Door]) -> Self {
+    pub(crate) async fn start(doors: &[Door]) -> Self {
         Self::start_with(doors, |_, _| {}).await
     }
 
     /// The same, with services whose configuration is edited. The files that it names are for the
     /// edit to write, into the directory that it gets.
-    pub async fn start_with(doors: &[Door], edit: impl Fn(&Path, &mut Value)) -> Self {
+    pub(crate) async fn start_with(doors: &[Door], edit: impl Fn(&Path, &mut Value)) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -95,7 +95,7 @@ impl Installation {
     }
 
     /// The same, with another upstream than the one that tells what it saw.
-    pub async fn in_front_of(
+    pub(crate) async fn in_front_of(
         upstream: Upstream,
         doors: &[Door],
         edit: impl Fn(&Path, &mut Value),
@@ -146,33 +146,33 @@ impl Installation {
     }
 
     /// Stops the service behind the door `index`, at once.
-    pub fn stop(&mut self, index: usize) {
+    pub(crate) fn stop(&mut self, index: usize) {
         self.services[index] = None;
     }
 
     /// Starts it again.
-    pub async fn restart(&mut self, index: usize, door: &Door) {
+    pub(crate) async fn restart(&mut self, index: usize, door: &Door) {
         let config = self.directory.path().join(format!("{}.yaml", door.name));
         self.services[index] = Some(serve(&config).await);
     }
 
     /// A client of the authority, with a new P-256 key.
-    pub fn client(&self, name: &str) -> Identity {
+    pub(crate) fn client(&self, name: &str) -> Identity {
         self.authority.client(name, KeyPair::generate().unwrap()).unwrap()
     }
 
     /// A token that is in order and bound to `identity`.
-    pub fn token(&self, identity: &Identity) -> String {
+    pub(crate) fn token(&self, identity: &Identity) -> String {
         self.signer.sign("at+jwt", &claims(identity))
     }
 
     /// The URL of `path` behind a door.
-    pub fn url(&self, door: &str, path: &str) -> String {
+    pub(crate) fn url(&self, door: &str, path: &str) -> String {
         format!("https://{}{path}", self.envoy.address(door).unwrap())
     }
 
     /// Makes `call`. An error is one of the connection: there was no answer.
-    pub async fn call(&mut self, call: &Call<'_>) -> Result<Outcome, reqwest::Error> {
+    pub(crate) async fn call(&mut self, call: &Call<'_>) -> Result<Outcome, reqwest::Error> {
         self.calls += 1;
         let scenario = self.calls.to_string();
         let url = self.url(call.door, call.path);
@@ -206,19 +206,19 @@ impl Installation {
 
 impl Outcome {
     /// The reason that the service gave to Envoy.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         self.logged["reason"].as_str().unwrap_or_default()
     }
 
     /// The header `name` as the upstream saw it; nothing when it did not.
-    pub fn seen(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn seen(&self, name: &str) -> Vec<&str> {
         let values = self.body["headers"][name].as_array().map(Vec::as_slice).unwrap_or_default();
         values.iter().map(|it| it.as_str().unwrap()).collect()
     }
 }
 
 /// Claims that are in order, for a token that is bound to `identity`.
-pub fn claims(identity: &Identity) -> Value {
+pub(crate) fn claims(identity: &Identity) -> Value {
     let now = SystemClock.now().as_secs();
     json!({
         "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "client_id": "app", "scope": "read write",

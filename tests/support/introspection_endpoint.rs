@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 /// The stub. It stops when it is dropped.
-pub struct IntrospectionEndpoint {
+pub(crate) struct IntrospectionEndpoint {
     address: SocketAddr,
     scheme: &'static str,
     shared: Arc<Shared>,
@@ -30,11 +30,11 @@ pub struct IntrospectionEndpoint {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub content_type: &'static str,
-    pub body: Vec<u8>,
-    pub retry_after: Option<u64>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+    pub(crate) retry_after: Option<u64>,
 }
 
 /// What is answered about a token.
@@ -42,11 +42,11 @@ type Script = Box<dyn FnMut(&str) -> Reply + Send>;
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    pub method: Method,
-    pub uri: String,
-    pub headers: HeaderMap,
-    pub form: String,
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) uri: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) form: String,
 }
 
 struct Shared {
@@ -58,30 +58,30 @@ struct Shared {
 }
 
 impl Reply {
-    pub fn json(body: &Value) -> Self {
+    pub(crate) fn json(body: &Value) -> Self {
         Self::of("application/json", body.to_string())
     }
 
-    pub fn of(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn of(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, content_type, body: body.into(), retry_after: None }
     }
 
-    pub const fn status(status: u16) -> Self {
+    pub(crate) const fn status(status: u16) -> Self {
         Self { status, content_type: "application/json", body: Vec::new(), retry_after: None }
     }
 
     /// 429: no more calls for so many seconds.
-    pub fn limited(retry_after: Option<u64>) -> Self {
+    pub(crate) fn limited(retry_after: Option<u64>) -> Self {
         Self { retry_after, ..Self::status(429) }
     }
 }
 
 impl IntrospectionEndpoint {
-    pub async fn start(reply: Reply) -> Self {
+    pub(crate) async fn start(reply: Reply) -> Self {
         Self::start_with(None, reply).await
     }
 
-    pub async fn start_tls(tls: ServerConfig, reply: Reply) -> Self {
+    pub(crate) async fn start_tls(tls: ServerConfig, reply: Reply) -> Self {
         Self::start_with(Some(TlsAcceptor::from(Arc::new(tls))), reply).await
     }
 
@@ -100,43 +100,43 @@ impl IntrospectionEndpoint {
     }
 
     /// Where it is.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}://{}/introspect", self.scheme, self.address)
     }
 
     /// Answers so from here on.
-    pub fn reply(&self, reply: Reply) {
+    pub(crate) fn reply(&self, reply: Reply) {
         self.follow(move |_| reply.clone());
     }
 
     /// Answers from here on what `script` says about each token.
-    pub fn follow(&self, script: impl FnMut(&str) -> Reply + Send + 'static) {
+    pub(crate) fn follow(&self, script: impl FnMut(&str) -> Reply + Send + 'static) {
         *self.shared.script.lock().unwrap() = Box::new(script);
     }
 
     /// Holds all answers back until [`Self::release`].
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.shared.open.send_replace(false);
     }
 
     /// Lets the answers go that were held back.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.open.send_replace(true);
     }
 
     /// How often it was asked.
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         *self.shared.calls.borrow()
     }
 
     /// Waits until it was asked so often.
-    pub async fn called(&self, times: usize) {
+    pub(crate) async fn called(&self, times: usize) {
         let mut calls = self.shared.calls.subscribe();
         drop(calls.wait_for(|it| times <= *it).await.unwrap());
     }
 
     /// All that it was asked.
-    pub fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
+    pub(crate) fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
         self.shared.asked.lock().unwrap()
     }
 }

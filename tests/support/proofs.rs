@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, Header};
 use serde_json::Value;
 
 /// A proof by `key` with these claims (RFC 9449 §4.2).
-pub fn prove(key: &Signer, claims: &Value) -> String {
+pub(crate) fn prove(key: &Signer, claims: &Value) -> String {
     let mut jwk = key.jwk().clone();
     jwk.as_object_mut().unwrap().remove("kid");
     let jwk = Some(serde_json::from_value(jwk).unwrap());

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// A Redis that writes every record to disk before it answers, and ends with the test.
-pub struct Redis {
+pub(crate) struct Redis {
     directory: TempDir,
     options: Vec<String>,
     url: String,
@@ -20,14 +20,14 @@ pub struct Redis {
 
 impl Redis {
     /// On a Unix socket, without a password.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&["--port", "0"], |directory| {
             format!("redis+unix://{}", directory.join("redis.sock").display())
         })
     }
 
     /// On a Unix socket, where this user may do these things.
-    pub fn with_user(user: &str, password: &str, rights: &str) -> Self {
+    pub(crate) fn with_user(user: &str, password: &str, rights: &str) -> Self {
         let rules = format!("{user} on >{password} {rights}");
         let mut options = vec!["--port", "0", "--user"];
         options.extend(rules.split(' '));
@@ -38,7 +38,7 @@ impl Redis {
     }
 
     /// On a port, over TLS only.
-    pub fn with_tls() -> Self {
+    pub(crate) fn with_tls() -> Self {
         let port = free_port();
         let options = [
             "--port",
@@ -61,7 +61,7 @@ impl Redis {
     }
 
     /// A cluster of one, which has all slots.
-    pub fn with_cluster() -> Self {
+    pub(crate) fn with_cluster() -> Self {
         let (port, bus) = (free_port(), free_port());
         let options = ["--port", &port, "--cluster-enabled", "yes", "--cluster-port", &bus];
         let redis = Self::with(&options, |_| format!("redis://127.0.0.1:{port}"));
@@ -80,27 +80,27 @@ impl Redis {
     }
 
     /// What the file holds that names it.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// The certification authority that vouches for it.
-    pub fn ca(&self) -> Vec<u8> {
+    pub(crate) fn ca(&self) -> Vec<u8> {
         fs::read(self.directory.path().join("ca.pem")).unwrap()
     }
 
     /// Its Unix socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("redis.sock")
     }
 
     /// The first line of its answer to a command.
-    pub fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         asked(&mut UnixStream::connect(self.socket()).unwrap(), command)
     }
 
     /// The strings in its answer to a command.
-    pub fn strings(&self, command: &str) -> Vec<String> {
+    pub(crate) fn strings(&self, command: &str) -> Vec<String> {
         let mut connection = UnixStream::connect(self.socket()).unwrap();
         connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
@@ -110,14 +110,14 @@ impl Redis {
     }
 
     /// Ends it as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
     /// Starts it again where it was, with what it had written.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         let mut process = Command::new(provisioned("redis"))
             .args(["--bind", "127.0.0.1", "--unixsocket", "redis.sock", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always"])
@@ -133,7 +133,7 @@ impl Redis {
     }
 
     /// Stops it in its tracks, or lets it go on: it stays connected and does not answer.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let process = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// A proxy in front of a Redis.
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     holds: Arc<watch::Sender<bool>>,
     connections: Arc<AtomicUsize>,
@@ -22,7 +22,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// One that lets all through.
-    pub async fn start(redis: PathBuf) -> Self {
+    pub(crate) async fn start(redis: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let holds = Arc::new(watch::Sender::new(false));
@@ -45,27 +45,27 @@ impl Proxy {
         Self { port, holds, connections, passed, _task: task }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// From here on answers are held back.
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.holds.send_replace(true);
     }
 
     /// Lets go what was held back, and what comes.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.holds.send_replace(false);
     }
 
     /// How many connections there have been.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
     /// Waits until no more comes from the client for as long as a few turns of the runtime take.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         loop {
             let before = self.passed.load(Ordering::SeqCst);
             for _ in 0..50 {
@@ -111,10 +111,10 @@ async fn pass(
 
 /// Time that passes by [`tokio::time::advance`] alone. Paused time of itself would run ahead of the
 /// sockets whenever nothing else is to be done; it does not while something blocks.
-pub struct StillTime(Option<mpsc::Sender<()>>);
+pub(crate) struct StillTime(Option<mpsc::Sender<()>>);
 
 impl StillTime {
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let (end, ended) = mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv().is_err());
         tokio::time::pause();

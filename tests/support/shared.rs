@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The file or directory `path` of the collection, which is beside the repository, or where
 /// `KEYBOUND_SHARED` says. When it is not there the test is skipped, with a line that says so;
 /// under CI it must be there.
-pub fn shared(path: &str) -> Option<PathBuf> {
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let collection = std::env::var_os("KEYBOUND_SHARED").map_or_else(beside, PathBuf::from);
     let found = collection.join(path);

@@ -19,13 +19,13 @@ const CERTIFICATE: &str = "x-ssl-client-cert";
 const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
 
 /// What a second installation has for itself, so that no proof is seen twice by the same one.
-pub struct Twin {
+pub(crate) struct Twin {
     cache: Arc<TokenCache>,
     replay: Arc<ReplayStore>,
 }
 
 impl Twin {
-    pub fn start(runtime: &Handle) -> Self {
+    pub(crate) fn start(runtime: &Handle) -> Self {
         Self {
             cache: Arc::new(TokenCache::new(TokenCacheLimits::default())),
             replay: Arc::new(ReplayStore::start(&ReplayRules::default(), runtime)),
@@ -34,7 +34,7 @@ impl Twin {
 
     /// Has `request` checked under the same rules as it comes from nginx, and holds the answer
     /// against `expected`.
-    pub async fn agrees(
+    pub(crate) async fn agrees(
         &self,
         checker: &Checker,
         installation: &Installation,
@@ -57,7 +57,7 @@ impl Twin {
     }
 
     /// Has `request` explained under the same rules, and holds the answer against `expected`.
-    pub async fn explains(
+    pub(crate) async fn explains(
         &self,
         checker: &Checker,
         installation: &Installation,

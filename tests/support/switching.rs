@@ -7,14 +7,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// It ends with this.
-pub struct Switching {
-    pub address: SocketAddr,
+pub(crate) struct Switching {
+    pub(crate) address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
     _tasks: JoinSet<()>,
 }
 
 impl Switching {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::<Mutex<Vec<String>>>::default();
@@ -30,7 +30,7 @@ impl Switching {
     }
 
     /// The protocols that were offered, in lower case, and the requests since the last call.
-    pub fn offered(&self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn offered(&self) -> (Vec<String>, Vec<String>) {
         let heads = std::mem::take(&mut *self.heads.lock().unwrap());
         let offers = heads.iter().flat_map(|it| it.lines()).filter_map(offer).collect();
         (offers, heads)
@@ -72,5 +72,5 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<String>>>) {
 const ACCEPTED: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// What a client of WebSocket sends besides.
-pub const HANDSHAKE: [(&str, &str); 2] =
+pub(crate) const HANDSHAKE: [(&str, &str); 2] =
     [("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13")];

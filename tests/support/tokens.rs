@@ -10,7 +10,7 @@ use rcgen::{
 use serde_json::{Value, json};
 
 /// A key of an issuer.
-pub struct Signer {
+pub(crate) struct Signer {
     algorithm: Algorithm,
     kid: String,
     key: EncodingKey,
@@ -20,7 +20,7 @@ pub struct Signer {
 impl Signer {
     /// A new key for `algorithm`, known as `kid`.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
-    pub fn new(algorithm: Algorithm, kid: &str) -> Self {
+    pub(crate) fn new(algorithm: Algorithm, kid: &str) -> Self {
         let (key, mut public) = match algorithm {
             Algorithm::ES256 => ec(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()),
             Algorithm::ES384 => ec(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()),
@@ -32,25 +32,25 @@ impl Signer {
     }
 
     /// The public key (RFC 7517).
-    pub fn jwk(&self) -> &Value {
+    pub(crate) fn jwk(&self) -> &Value {
         &self.public
     }
 
     /// A token of type `typ` with these claims (RFC 7515 §7.1).
-    pub fn sign(&self, typ: &str, claims: &Value) -> String {
+    pub(crate) fn sign(&self, typ: &str, claims: &Value) -> String {
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(self.algorithm) };
         self.sign_as(typ, header, claims)
     }
 
     /// The same, with more of a header.
-    pub fn sign_as(&self, typ: &str, header: Header, claims: &Value) -> String {
+    pub(crate) fn sign_as(&self, typ: &str, header: Header, claims: &Value) -> String {
         let header = Header { typ: Some(typ.to_owned()), alg: self.algorithm, ..header };
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
 }
 
 /// `token` with one bit of its signature turned.
-pub fn tampered(token: &str) -> String {
+pub(crate) fn tampered(token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let mut octets = URL_SAFE_NO_PAD.decode(signature).unwrap();
     octets[0] ^= 1;

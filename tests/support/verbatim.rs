@@ -20,23 +20,23 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 /// Whatever hangs, the test does not.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A client over TLS, with a connection for each request.
-pub struct Verbatim<'a> {
-    pub http: Version,
-    pub address: SocketAddr,
+pub(crate) struct Verbatim<'a> {
+    pub(crate) http: Version,
+    pub(crate) address: SocketAddr,
     /// Who the server is.
-    pub host: &'a str,
+    pub(crate) host: &'a str,
     /// Who signed for it, in PEM.
-    pub authority: String,
+    pub(crate) authority: String,
     /// The client's own certificates and key, in PEM.
-    pub identity: Option<String>,
+    pub(crate) identity: Option<String>,
 }
 
 impl Verbatim<'_> {
     /// The answer to a GET. An error is one of the connection: there was none.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -45,7 +45,7 @@ impl Verbatim<'_> {
     }
 
     /// All that comes back for a request that is written as it stands, until the connection ends.
-    pub async fn written(&self, request: &str) -> Result<String, Failure> {
+    pub(crate) async fn written(&self, request: &str) -> Result<String, Failure> {
         let exchange = async {
             let mut stream = self.connect().await?;
             stream.write_all(request.as_bytes()).await?;

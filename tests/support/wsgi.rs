@@ -9,13 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// It ends with this.
-pub struct Wsgi {
-    pub address: SocketAddr,
+pub(crate) struct Wsgi {
+    pub(crate) address: SocketAddr,
     child: Child,
 }
 
 impl Wsgi {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/wsgi.py");
         let mut command = Command::new(provisioned("python-tools"));
         let mut child = command.arg(program).stdout(Stdio::piped()).spawn().unwrap();
@@ -33,10 +33,10 @@ impl Drop for Wsgi {
 }
 
 /// What a client writes that wants to be somebody else.
-pub const FORGED: &str = "forged";
+pub(crate) const FORGED: &str = "forged";
 
 /// Spellings of `name` that some upstream could take for it.
-pub fn spellings(name: &str) -> Vec<String> {
+pub(crate) fn spellings(name: &str) -> Vec<String> {
     let first = name.replacen('-', "_", 1);
     let last =
         name.rsplit_once('-').map_or_else(String::new, |(head, tail)| format!("{head}_{tail}"));
@@ -46,7 +46,7 @@ pub fn spellings(name: &str) -> Vec<String> {
 }
 
 /// Whether anything of what a client forged is in the environment that `body` tells.
-pub fn is_fooled(body: &Value) -> bool {
+pub(crate) fn is_fooled(body: &Value) -> bool {
     let environ = body["environ"].as_object().unwrap();
     environ.values().any(|it| it.as_str().unwrap().contains(FORGED))
 }

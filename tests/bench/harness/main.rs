@@ -22,11 +22,9 @@ mod fill;
 mod load;
 mod noop;
 #[path = "../../support/proofs.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod proofs;
 mod raw;
 #[path = "../../support/tokens.rs"]
-#[expect(unreachable_pub, reason = "shared between tests")]
 mod tokens;
 
 use clap::Parser;
