@@ -3,15 +3,6 @@
 //!
 //! Each case is one edit of a request that is allowed.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::match_wildcard_for_single_variants,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test may panic"
-)]
-
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::proofs::prove;
 use crate::support::subrequest::Twin;

@@ -1,8 +1,6 @@
 //! Every way in which a real Envoy (1.40.0) tells of the client's certificate, and every captured
 //! attempt to make it tell of another one.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;

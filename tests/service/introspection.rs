@@ -3,9 +3,6 @@
 //! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
 //! nothing sleeps.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-#![expect(clippy::arithmetic_side_effects, reason = "a test")]
-
 use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
 use crate::support::tokens::{self, Signer};
 use base64::Engine;

@@ -1,7 +1,5 @@
 //! The signature layer against vectors made by others: Wycheproof, and the examples of the RFCs.
 
-#![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a test may panic")]
-
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::Signed;
 use keybound_core::jose::base64url;

@@ -3,9 +3,6 @@
 //! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
 //! nothing sleeps and sockets never see a stopped clock.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-#![expect(clippy::arithmetic_side_effects, clippy::unchecked_time_subtraction, reason = "a test")]
-
 use crate::support::identity_provider::{Behaviour, IdentityProvider, Published};
 use crate::support::tokens::Signer;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};

@@ -4,7 +4,16 @@
 //! environment, the current directory, the subscriber of `tracing`. A paused clock is that of a test's
 //! own runtime.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::unchecked_time_subtraction,
+    clippy::match_wildcard_for_single_variants,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic"
+)]
 
 mod captures;
 mod checks;

@@ -1,7 +1,5 @@
 //! The dashboard and the alerts name what there is.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use keybound::config;
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};

@@ -1,9 +1,6 @@
 //! What outlives a reload: for every key of the configuration, what becomes of all that is held
 //! when it changes while the issuer is down. What is lost is told, or is what the change asks for.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-#![expect(clippy::panic, reason = "a test may panic")]
-
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
 use crate::support::tokens::Signer;

@@ -1,7 +1,5 @@
 //! What is read of the questions that real proxies asked.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use crate::support::shared::shared;
 use http::request::Parts;
 use keybound::front::forward_auth::{Flavour, read};

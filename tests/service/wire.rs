@@ -1,9 +1,5 @@
 //! The bytes that Envoy sends: what is found in them, and what is refused.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-#![expect(clippy::panic, reason = "a test may panic")]
-
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
