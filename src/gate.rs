@@ -95,7 +95,13 @@ impl Gate {
     }
 
     /// Lets `installation` decide from here on. Requests that are on their way keep the old one.
+    /// Series of policies and issuers that are gone are dropped.
     pub fn replace(&self, installation: Installation, digest: String) {
+        let policies = installation.policies();
+        let policy = |name: &str| policies.policies.iter().any(|it| *it.name == *name);
+        let issuer = |name: &str| policies.issuers.iter().any(|it| *it.name == *name);
+        self.metrics.retain_policies(policy);
+        self.metrics.retain_issuers(issuer);
         self.active.store(Arc::new(Active::new(installation, digest, &self.metrics)));
         self.replaced.send_replace(());
     }
@@ -325,6 +331,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::installation::samples::installation;
+    use crate::telemetry::installed::Installed;
     use crate::telemetry::log::{self, Sink};
     use crate::telemetry::samples::{Out, policy_set};
     use keybound_core::Detail;
@@ -408,7 +415,7 @@ mod tests {
         let verdict = call.refuse(denial);
         let answer = call.answer(&verdict, None);
         assert!(matches!(answer, Answer::Deny { status: 503, .. }), "{answer:?}");
-        let text = gate.metrics().exposition().unwrap();
+        let text = gate.metrics().exposition(&Installed::default()).unwrap();
         assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");
     }
 

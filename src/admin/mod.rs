@@ -144,11 +144,10 @@ impl Admin {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         let metrics = self.gate.metrics();
-        status::gather(&self.gate.active(), metrics);
         for places in &self.places {
             metrics.connections().set_open(places.listener(), places.taken());
         }
-        match metrics.exposition() {
+        match metrics.exposition(&status::installed(&self.gate.active())) {
             Ok(found) => document(StatusCode::OK, prometheus::TEXT_FORMAT, found),
             Err(error) => failed(&error),
         }

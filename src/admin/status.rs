@@ -5,7 +5,7 @@ use crate::gate::Active;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
-use crate::telemetry::metrics::{CacheFigures, Metrics, ReplayFigures};
+use crate::telemetry::installed::{CacheFigures, Installed, IssuerFigures, ReplayFigures};
 use crate::telemetry::reloads;
 use keybound_core::Denial;
 use keybound_core::policy::EffectivePolicy;
@@ -97,32 +97,29 @@ fn asking(active: &Active) -> Vec<introspection::Status> {
         .collect()
 }
 
-/// Brings the metrics that are kept elsewhere up to date.
-pub fn gather(active: &Active, metrics: &Metrics) {
+/// What is in force, as the metrics show it.
+pub fn installed(active: &Active) -> Installed {
     let installation = &active.installation;
-    metrics.forget_keys();
-    for issuer in &installation.issuers {
-        let status = issuer.keys.status();
-        metrics.set_keys(issuer.name(), status.keys, status.age_seconds);
-        for (outcome, total) in status.refreshes {
-            metrics.set_refreshes(issuer.name(), outcome, total);
+    let issuers = installation.issuers.iter().map(|issuer| {
+        let keys = issuer.keys.status();
+        let asked = issuer.introspection.as_ref().map(|it| it.status());
+        IssuerFigures {
+            name: issuer.name().to_owned(),
+            keys: keys.keys,
+            age_seconds: keys.age_seconds,
+            refreshes: keys.refreshes,
+            introspections: asked.iter().flat_map(introspection::Status::outcomes).collect(),
+            shedding: asked.map(|it| it.shedding).unwrap_or_default(),
         }
-    }
-    metrics.forget_shedding();
-    for status in asking(active) {
-        for (outcome, total) in status.outcomes() {
-            metrics.set_introspections(&status.issuer, outcome, total);
-        }
-        for (cause, whose) in &status.shedding {
-            metrics.set_shedding(&status.issuer, cause, *whose);
-        }
-    }
-    metrics.set_token_cache(token_cache(active));
+    });
     let Replay { recorded, repeats, entries, .. } = Replay::of(active);
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
-    metrics.set_replay(ReplayFigures { recorded, repeats, entries });
-    for (cause, total) in installation.replay.unavailable() {
-        metrics.set_replay_unavailable(cause.detail().label(), total);
+    let unavailable = installation.replay.unavailable();
+    Installed {
+        issuers: issuers.collect(),
+        token_cache: token_cache(active),
+        replay: ReplayFigures { recorded, repeats, entries },
+        replay_unavailable: unavailable.map(|(it, total)| (it.detail().label(), total)).collect(),
     }
 }
 

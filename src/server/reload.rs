@@ -9,8 +9,7 @@ use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
 use crate::installation::{Installation, Made};
-use crate::state::introspection::Introspector;
-use crate::telemetry::metrics::{Metrics, Reload};
+use crate::telemetry::metrics::Reload;
 use crate::telemetry::reloads::Reloads;
 use arc_swap::ArcSwapOption;
 use futures_util::future::{join, join_all};
@@ -197,7 +196,6 @@ impl Reloader {
         let Made { installation, losses } = made;
         let late = ready(&installation).await;
 
-        forget(old, &installation, self.gate.metrics());
         self.gate.replace(installation, digest);
         if !spoken.is_empty() {
             self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
@@ -269,21 +267,4 @@ async fn ready(installation: &Installation) -> Vec<String> {
 /// A warning as it is known again in a file in which lines were added above it.
 pub(super) fn unplaced(warning: &Problem) -> String {
     format!("{}: {}", warning.path, warning.message)
-}
-
-/// Drops the figures of what does not live on, before they are taken for those of what follows.
-fn forget(old: &Installation, new: &Installation, metrics: &Metrics) {
-    let asked = |it: &Installation| -> Vec<Arc<Introspector>> {
-        it.issuers.iter().filter_map(|it| it.introspection.clone()).collect()
-    };
-    let asked_now = asked(new);
-    for old in asked(old) {
-        if !asked_now.iter().any(|it| it.continues(&old)) {
-            let status = old.status();
-            metrics.forget_introspections(&status.issuer, status.outcomes().map(|it| it.0));
-        }
-    }
-    let policies = new.policies();
-    metrics.retain_policies(|name| policies.policies.iter().any(|it| *it.name == *name));
-    metrics.retain_issuers(|name| policies.issuers.iter().any(|it| *it.name == *name));
 }

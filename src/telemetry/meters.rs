@@ -175,6 +175,7 @@ fn bound_index(confirmation: &Confirmation) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::installed::Installed;
     use crate::telemetry::samples::policy_set;
     use keybound_core::jose::Thumbprint;
     use keybound_core::policy::{Mode, SenderConstraint};
@@ -187,7 +188,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let policies = policy_set();
         tell(&Meters::new(&metrics, &policies), &policies);
-        let text = metrics.exposition().unwrap();
+        let text = metrics.exposition(&Installed::default()).unwrap();
         for line in expected {
             assert!(text.contains(line), "{line}\n{text}");
         }
@@ -250,7 +251,7 @@ mod tests {
         let policies = PolicySet { policies: [Arc::new(reporting)].into(), ..policy_set() };
         let found = verdict(policies.policies.first(), Err(Denial::ProofMissing));
         Meters::new(&metrics, &policies).record(Front::ExtAuthz, &found, FOUND);
-        let text = metrics.exposition().unwrap();
+        let text = metrics.exposition(&Installed::default()).unwrap();
         for line in [
             "keybound_would_deny_total{policy=\"payments\",reason=\"proof_missing\"} 1\n",
             "{decision=\"allow\",front=\"ext_authz\",policy=\"payments\",reason=\"allowed\"} 1\n",

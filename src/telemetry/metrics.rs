@@ -1,12 +1,13 @@
 //! Every metric by name (Prometheus).
 
 use super::connections::Connections;
+use super::installed::Installed;
 use keybound_core::Denial;
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use std::collections::HashMap;
 
@@ -41,53 +42,9 @@ pub struct Metrics {
     pub(super) would_deny: IntCounterVec,
     pub(super) details: IntCounterVec,
     pub(super) tokens: IntCounterVec,
-    jwks_keys: IntGaugeVec,
-    jwks_age: IntGaugeVec,
-    jwks_refreshes: IntCounterVec,
-    introspections: IntCounterVec,
-    shedding: IntGaugeVec,
-    token_cache: CacheMetrics,
-    replay: ReplayMetrics,
     config_reloads: IntCounterVec,
     spans: IntCounterVec,
     connections: Connections,
-}
-
-#[derive(Debug)]
-struct CacheMetrics {
-    hits: IntCounter,
-    misses: IntCounter,
-    entries: IntGauge,
-}
-
-#[derive(Debug)]
-struct ReplayMetrics {
-    recorded: IntCounter,
-    repeats: IntCounter,
-    entries: IntGauge,
-    unavailable: IntCounterVec,
-}
-
-/// What a cache has seen since the start, and what it holds now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct CacheFigures {
-    /// Look-ups that found something.
-    pub hits: u64,
-    /// Look-ups that found nothing.
-    pub misses: u64,
-    /// What it holds.
-    pub entries: u64,
-}
-
-/// What a replay store has seen since the start, and what it holds now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct ReplayFigures {
-    /// Proofs that were used for the first time.
-    pub recorded: u64,
-    /// Proofs that were used again.
-    pub repeats: u64,
-    /// What it holds.
-    pub entries: u64,
 }
 
 /// How often a policy decided for a reason since the start, by one of the fronts.
@@ -170,48 +127,6 @@ impl Metrics {
                 "Verified tokens seen, by what they are bound to.",
                 &["issuer", "bound"],
             )?,
-            jwks_keys: new.gauges(
-                "keybound_jwks_keys",
-                "Usable keys of an issuer.",
-                &["issuer"],
-            )?,
-            jwks_age: new.gauges(
-                "keybound_jwks_age_seconds",
-                "Time since the keys of an issuer were last fetched or confirmed.",
-                &["issuer"],
-            )?,
-            jwks_refreshes: new.counters(
-                "keybound_jwks_refreshes_total",
-                "Attempts to fetch the keys of an issuer.",
-                &["issuer", "outcome"],
-            )?,
-            introspections: new.counters(
-                "keybound_introspections_total",
-                "Calls to an issuer by how they ended, and checks that were turned away without one.",
-                &["issuer", "outcome"],
-            )?,
-            shedding: new.gauges(
-                "keybound_introspection_shedding",
-                "Whose tokens are turned away unasked: 0 nobody's, 1 those that were not active \
-                 before, 2 those that were, too.",
-                &["issuer", "cause"],
-            )?,
-            token_cache: CacheMetrics {
-                hits: new.counter("keybound_token_cache_hits_total", "Tokens found verified before.")?,
-                misses: new.counter("keybound_token_cache_misses_total", "Tokens not seen before.")?,
-                entries: new.gauge("keybound_token_cache_entries", "Tokens held.")?,
-            },
-            replay: ReplayMetrics {
-                recorded: new
-                    .counter("keybound_replay_recorded_total", "Proofs used for the first time.")?,
-                repeats: new.counter("keybound_replay_repeats_total", "Proofs used again.")?,
-                entries: new.gauge("keybound_replay_entries", "Proofs held.")?,
-                unavailable: new.counters(
-                    "keybound_replay_unavailable_total",
-                    "Proofs whose use could not be recorded, by the cause.",
-                    &["cause"],
-                )?,
-            },
             config_reloads: new.counters(
                 "keybound_config_reloads_total",
                 "Attempts to reload the configuration.",
@@ -253,26 +168,6 @@ impl Metrics {
         [of(&self.checks, false), of(&self.would_deny, true)].concat()
     }
 
-    /// Forgets what was known of issuers' keys, so that an issuer that is no longer configured
-    /// does not stand there with the age that its keys had.
-    pub fn forget_keys(&self) {
-        self.jwks_keys.reset();
-        self.jwks_age.reset();
-    }
-
-    /// Sets what is known of an issuer's keys.
-    pub fn set_keys(&self, issuer: &str, keys: usize, age_seconds: Option<u64>) {
-        self.jwks_keys.with_label_values(&[issuer]).set(gauge(keys));
-        if let Some(age) = age_seconds {
-            self.jwks_age.with_label_values(&[issuer]).set(gauge(age));
-        }
-    }
-
-    /// Brings the count of refreshes that ended with `outcome` up to `total`.
-    pub fn set_refreshes(&self, issuer: &str, outcome: &str, total: u64) {
-        raise(&self.jwks_refreshes.with_label_values(&[issuer, outcome]), total);
-    }
-
     /// Drops the series of policies that are no longer configured.
     pub fn retain_policies(&self, configured: impl Fn(&str) -> bool) {
         // The empty name stands for requests to which no policy applies.
@@ -283,56 +178,7 @@ impl Metrics {
 
     /// Drops the series of issuers that are no longer configured.
     pub fn retain_issuers(&self, configured: impl Fn(&str) -> bool) {
-        for counters in [&self.tokens, &self.jwks_refreshes, &self.introspections] {
-            retain(counters, "issuer", &configured);
-        }
-    }
-
-    /// Forgets whose tokens are turned away, so that no issuer that is gone stands there.
-    pub fn forget_shedding(&self) {
-        self.shedding.reset();
-    }
-
-    /// Sets whose tokens are turned away unasked for this cause, at present.
-    pub fn set_shedding(&self, issuer: &str, cause: &str, whose: u8) {
-        self.shedding.with_label_values(&[issuer, cause]).set(whose.into());
-    }
-
-    /// Brings the count of introspections that ended so up to `total`.
-    pub fn set_introspections(&self, issuer: &str, outcome: &str, total: u64) {
-        raise(&self.introspections.with_label_values(&[issuer, outcome]), total);
-    }
-
-    /// Forgets the introspections at an issuer that is no longer asked, or asked anew: what comes
-    /// next counts from zero. `outcomes` are those of [`Self::set_introspections`].
-    pub fn forget_introspections(
-        &self,
-        issuer: &str,
-        outcomes: impl IntoIterator<Item = &'static str>,
-    ) {
-        for outcome in outcomes {
-            // An error says that there was no such series.
-            drop(self.introspections.remove_label_values(&[issuer, outcome]));
-        }
-    }
-
-    /// Sets what is known of the token cache.
-    pub fn set_token_cache(&self, found: CacheFigures) {
-        raise(&self.token_cache.hits, found.hits);
-        raise(&self.token_cache.misses, found.misses);
-        self.token_cache.entries.set(gauge(found.entries));
-    }
-
-    /// Sets what is known of the replay store.
-    pub fn set_replay(&self, found: ReplayFigures) {
-        raise(&self.replay.recorded, found.recorded);
-        raise(&self.replay.repeats, found.repeats);
-        self.replay.entries.set(gauge(found.entries));
-    }
-
-    /// Brings the count of proofs that could not be recorded for `cause` up to `total`.
-    pub fn set_replay_unavailable(&self, cause: &str, total: u64) {
-        raise(&self.replay.unavailable.with_label_values(&[cause]), total);
+        retain(&self.tokens, "issuer", &configured);
     }
 
     /// Counts an attempt to reload the configuration.
@@ -350,9 +196,13 @@ impl Metrics {
         &self.connections
     }
 
-    /// The text exposition of everything.
-    pub fn exposition(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+    /// The text exposition of everything that is counted here, and of what is in force.
+    pub fn exposition(&self, installed: &Installed) -> prometheus::Result<String> {
+        let mut families = self.registry.gather();
+        let more = installed.families()?;
+        families.extend(more.into_iter().filter(|it| !it.get_metric().is_empty()));
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 
@@ -400,15 +250,6 @@ fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
     }
 }
 
-/// A counter that is kept elsewhere can only be caught up with: Prometheus counters never fall.
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
-}
-
-fn gauge(figure: impl TryInto<i64>) -> i64 {
-    figure.try_into().unwrap_or(i64::MAX)
-}
-
 /// What registers metrics.
 pub(super) struct Register<'a>(&'a Registry);
 
@@ -424,12 +265,6 @@ impl Register<'_> {
         Ok(metric)
     }
 
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let metric = IntCounter::new(name, help)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
     pub(super) fn gauges(
         &self,
         name: &str,
@@ -437,12 +272,6 @@ impl Register<'_> {
         labels: &[&str],
     ) -> prometheus::Result<IntGaugeVec> {
         let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        let metric = IntGauge::new(name, help)?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
@@ -464,27 +293,23 @@ impl Register<'_> {
 mod tests {
     use super::*;
     use crate::telemetry::connections::Cause;
+    use crate::telemetry::installed::{CacheFigures, IssuerFigures};
 
     #[test]
-    fn a_counter_that_is_kept_elsewhere_never_falls() {
+    fn what_is_in_force_stands_there_and_nothing_that_was() {
         let metrics = Metrics::new().unwrap();
-        metrics.set_token_cache(CacheFigures { hits: 3, misses: 2, entries: 2 });
-        metrics.set_token_cache(CacheFigures { hits: 1, misses: 5, entries: 0 });
-        let text = metrics.exposition().unwrap();
-        assert!(text.contains("keybound_token_cache_hits_total 3\n"), "{text}");
-        assert!(text.contains("keybound_token_cache_misses_total 5\n"), "{text}");
-        assert!(text.contains("keybound_token_cache_entries 0\n"), "{text}");
-    }
-
-    #[test]
-    fn an_issuer_that_is_gone_leaves_no_age_behind() {
-        let metrics = Metrics::new().unwrap();
-        metrics.set_keys("https://old.example.com", 2, Some(7));
-        metrics.forget_keys();
-        metrics.set_keys("https://as.example.com", 1, None);
-        let text = metrics.exposition().unwrap();
-        assert!(!text.contains("old.example.com"), "{text}");
-        assert!(text.contains("keybound_jwks_keys{issuer=\"https://as.example.com\"} 1\n"));
+        let installed = |name: &str, hits| Installed {
+            issuers: vec![IssuerFigures { name: name.to_owned(), keys: 2, ..Default::default() }],
+            token_cache: CacheFigures { hits, misses: 2, entries: 1 },
+            ..Installed::default()
+        };
+        let before = metrics.exposition(&installed("https://old", 3)).unwrap();
+        assert!(before.contains("keybound_jwks_keys{issuer=\"https://old\"} 2\n"), "{before}");
+        let text = metrics.exposition(&installed("https://new", 4)).unwrap();
+        assert!(!text.contains("https://old"), "{text}");
+        assert!(text.contains("keybound_token_cache_hits_total 4\n"), "{text}");
+        assert!(text.contains("keybound_token_cache_entries 1\n"), "{text}");
+        assert!(!text.contains("keybound_jwks_age_seconds"), "it has never been heard: {text}");
     }
 
     #[test]
@@ -494,14 +319,12 @@ mod tests {
             metrics.checks.with_label_values(&["ext_authz", name, "deny", "internal"]).inc();
             metrics.would_deny.with_label_values(&[name, "internal"]).inc();
             metrics.tokens.with_label_values(&[name, "both"]).inc();
-            metrics.set_refreshes(name, "changed", 1);
-            metrics.set_introspections(name, "active", 1);
         }
         metrics.retain_policies(|it| it == "new");
         metrics.retain_issuers(|it| it == "new");
-        let text = metrics.exposition().unwrap();
+        let text = metrics.exposition(&Installed::default()).unwrap();
         assert!(!text.contains("\"old\""), "{text}");
-        assert_eq!(text.matches("\"new\"").count(), 5, "{text}");
+        assert_eq!(text.matches("\"new\"").count(), 3, "{text}");
         assert_eq!(text.matches("policy=\"\"").count(), 2, "{text}");
     }
 
@@ -516,14 +339,22 @@ mod tests {
         ] {
             vector.with_label_values(&vec!["x"; labels]);
         }
-        metrics.set_keys("x", 1, Some(1));
-        metrics.set_refreshes("x", "changed", 1);
-        metrics.set_replay_unavailable("x", 1);
         metrics.connections().set_open("x", 1);
         metrics.connections().failures("x", Cause::Other);
-        metrics.set_introspections("x", "active", 1);
-        metrics.set_shedding("x", "busy", 1);
-        let text = metrics.exposition().unwrap();
+        let issuer = IssuerFigures {
+            name: "x".to_owned(),
+            keys: 1,
+            age_seconds: Some(1),
+            refreshes: [("changed", 1)].into(),
+            introspections: [("active", 1)].into(),
+            shedding: [("busy", 1)].into(),
+        };
+        let installed = Installed {
+            issuers: vec![issuer],
+            replay_unavailable: [("x", 1)].into(),
+            ..Installed::default()
+        };
+        let text = metrics.exposition(&installed).unwrap();
         let types: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
         assert_eq!(
             types,
@@ -556,7 +387,7 @@ mod tests {
 
     #[test]
     fn each_reason_stands_there_with_whose_fault_it_is() {
-        let text = Metrics::new().unwrap().exposition().unwrap();
+        let text = Metrics::new().unwrap().exposition(&Installed::default()).unwrap();
         for denial in Denial::ALL {
             let (reason, fault) = (denial.label(), denial.fault().label());
             let line = format!("keybound_reason_info{{fault=\"{fault}\",reason=\"{reason}\"}} 1\n");
@@ -567,10 +398,18 @@ mod tests {
     #[test]
     fn keys_are_told_by_issuer() {
         let metrics = Metrics::new().unwrap();
-        metrics.set_keys("https://as.example.com", 2, Some(7));
-        metrics.set_refreshes("https://as.example.com", "success", 4);
+        let installed = Installed {
+            issuers: vec![IssuerFigures {
+                name: "https://as.example.com".to_owned(),
+                keys: 2,
+                age_seconds: Some(7),
+                refreshes: [("success", 4)].into(),
+                ..IssuerFigures::default()
+            }],
+            ..Installed::default()
+        };
         metrics.reloaded(Reload::Refused);
-        let text = metrics.exposition().unwrap();
+        let text = metrics.exposition(&installed).unwrap();
         for line in [
             "keybound_jwks_keys{issuer=\"https://as.example.com\"} 2\n",
             "keybound_jwks_age_seconds{issuer=\"https://as.example.com\"} 7\n",

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod connections;
 pub mod denials;
 pub mod history;
+pub mod installed;
 pub mod log;
 pub mod meters;
 pub mod metrics;

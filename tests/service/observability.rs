@@ -1,6 +1,7 @@
 //! The dashboard and the alerts name what there is.
 
 use keybound::config;
+use keybound::telemetry::installed::{Installed, IssuerFigures};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use keybound_core::{Denial, Detail, Facts, Fault, Verdict};
@@ -63,21 +64,31 @@ fn exposition() -> String {
         let verdict = Verdict::new(Err(detail.denial()), facts, &rules);
         meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
     }
-    metrics.set_keys("https://as.example.com", 1, Some(1));
-    for outcome in ["changed", "unchanged", "not_modified"] {
+    let refreshes = ["changed", "unchanged", "not_modified"].map(|outcome| {
         let source = include_str!("../../src/state/jwks/status.rs");
         assert!(source.contains(&format!("=> {outcome:?},")), "{outcome}");
-        metrics.set_refreshes("https://as.example.com", outcome, 1);
-    }
-    metrics.set_introspections("https://as.example.com", "active", 1);
-    for cause in ["breaker_open", "busy", "rate_limited"] {
+        (outcome, 1)
+    });
+    let shedding = ["breaker_open", "busy", "rate_limited"].map(|cause| {
         let source = include_str!("../../src/state/introspection/rank.rs");
         assert!(source.contains(&format!("=> {cause:?},")), "{cause}");
-        metrics.set_shedding("https://as.example.com", cause, 1);
-    }
-    metrics.set_replay_unavailable("store_late", 1);
+        (cause, 1)
+    });
+    let issuer = IssuerFigures {
+        name: "https://as.example.com".to_owned(),
+        keys: 1,
+        age_seconds: Some(1),
+        refreshes: refreshes.into(),
+        introspections: [("active", 1)].into(),
+        shedding: shedding.into(),
+    };
+    let installed = Installed {
+        issuers: vec![issuer],
+        replay_unavailable: [("store_late", 1)].into(),
+        ..Installed::default()
+    };
     metrics.reloaded(Reload::Refused);
-    metrics.exposition().unwrap()
+    metrics.exposition(&installed).unwrap()
 }
 
 /// What is wrong with an expression, by what the code has.

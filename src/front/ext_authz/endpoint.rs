@@ -184,6 +184,7 @@ mod tests {
     use crate::front::peer::Resource;
     use crate::installation::Checker;
     use crate::installation::samples::installation;
+    use crate::telemetry::installed::Installed;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::stream::{self, StreamExt};
@@ -208,7 +209,7 @@ mod tests {
     fn assert_refused(endpoint: &Endpoint, body: &Bytes, reason: &str) {
         let response = CheckResponse::decode(&body[5..]).unwrap();
         assert_ne!(response.status.unwrap().code, 0);
-        let text = endpoint.gate.metrics().exposition().unwrap();
+        let text = endpoint.gate.metrics().exposition(&Installed::default()).unwrap();
         assert!(text.contains(&format!("reason=\"{reason}\"}} 1\n")), "{reason}\n{text}");
         assert_eq!(endpoint.gate.under_way(), 0);
     }

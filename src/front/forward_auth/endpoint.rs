@@ -214,6 +214,7 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::installation::Checker;
     use crate::installation::samples::installation;
+    use crate::telemetry::installed::Installed;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::stream::{self, StreamExt};
@@ -244,7 +245,7 @@ mod tests {
     #[track_caller]
     fn assert_refused(endpoint: &Endpoint, status: u16, reason: &str) {
         assert!((400..600).contains(&status), "{status}");
-        let text = endpoint.gate.metrics().exposition().unwrap();
+        let text = endpoint.gate.metrics().exposition(&Installed::default()).unwrap();
         let series = format!("front=\"forward_auth\",policy=\"\",reason=\"{reason}\"}} 1\n");
         assert!(text.contains(&series), "{reason}\n{text}");
         assert_eq!(endpoint.gate.under_way(), 0);
@@ -283,7 +284,7 @@ mod tests {
         question.headers_mut().insert("authorization", HeaderValue::from_static("Bearer a.b.c"));
         let answer = endpoint.answer(question).await;
         assert_eq!(answer.status(), 500);
-        let text = endpoint.gate.metrics().exposition().unwrap();
+        let text = endpoint.gate.metrics().exposition(&Installed::default()).unwrap();
         assert!(text.contains("reason=\"internal\"} 1\n"), "{text}");
     }
 

@@ -1,0 +1,174 @@
+//! The metrics of what is in force: written anew for each scrape, so that nothing stands there of what
+//! is gone.
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use std::collections::BTreeMap;
+
+/// What is in force, in numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Installed {
+    /// Each issuer.
+    pub issuers: Vec<IssuerFigures>,
+    /// The tokens that were verified before.
+    pub token_cache: CacheFigures,
+    /// The proofs that have been used.
+    pub replay: ReplayFigures,
+    /// How often a proof could not be recorded, by the cause.
+    pub replay_unavailable: BTreeMap<&'static str, u64>,
+}
+
+/// An issuer, in numbers.
+#[derive(Clone, Debug, Default)]
+pub struct IssuerFigures {
+    /// Its name.
+    pub name: String,
+    /// How many keys may be used.
+    pub keys: usize,
+    /// How long ago it last stood by its keys.
+    pub age_seconds: Option<u64>,
+    /// How many fetches of its keys ended so.
+    pub refreshes: BTreeMap<&'static str, u64>,
+    /// How many introspections ended so.
+    pub introspections: BTreeMap<&'static str, u64>,
+    /// Whose tokens are turned away unasked, by the cause: 0 nobody's, 1 those that were not active
+    /// before, 2 those that were, too.
+    pub shedding: BTreeMap<&'static str, u8>,
+}
+
+/// What a cache has seen since the start, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CacheFigures {
+    /// Look-ups that found something.
+    pub hits: u64,
+    /// Look-ups that found nothing.
+    pub misses: u64,
+    /// What it holds.
+    pub entries: u64,
+}
+
+/// What a replay store has seen since the start, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayFigures {
+    /// Proofs that were used for the first time.
+    pub recorded: u64,
+    /// Proofs that were used again.
+    pub repeats: u64,
+    /// What it holds.
+    pub entries: u64,
+}
+
+impl Installed {
+    /// Its metrics.
+    pub(super) fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let cache = &self.token_cache;
+        let replay = &self.replay;
+        let families = [
+            self.keys()?,
+            self.introspections()?,
+            counter(
+                "keybound_token_cache_hits_total",
+                "Tokens found verified before.",
+                cache.hits,
+            )?,
+            counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
+            gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
+            counter(
+                "keybound_replay_recorded_total",
+                "Proofs used for the first time.",
+                replay.recorded,
+            )?,
+            counter("keybound_replay_repeats_total", "Proofs used again.", replay.repeats)?,
+            gauge("keybound_replay_entries", "Proofs held.", replay.entries)?,
+            self.replay_unavailable()?,
+        ];
+        Ok(families.concat())
+    }
+
+    fn keys(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let issuer = &["issuer"];
+        let keys = gauges("keybound_jwks_keys", "Usable keys of an issuer.", issuer)?;
+        let age = gauges(
+            "keybound_jwks_age_seconds",
+            "Time since the keys of an issuer were last fetched or confirmed.",
+            issuer,
+        )?;
+        let refreshes = counters(
+            "keybound_jwks_refreshes_total",
+            "Attempts to fetch the keys of an issuer.",
+            &["issuer", "outcome"],
+        )?;
+        for issuer in &self.issuers {
+            let name = &*issuer.name;
+            keys.with_label_values(&[name]).set(whole(issuer.keys));
+            if let Some(seconds) = issuer.age_seconds {
+                age.with_label_values(&[name]).set(whole(seconds));
+            }
+            for (outcome, total) in &issuer.refreshes {
+                refreshes.with_label_values(&[name, outcome]).inc_by(*total);
+            }
+        }
+        Ok([keys.collect(), age.collect(), refreshes.collect()].concat())
+    }
+
+    fn introspections(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let introspections = counters(
+            "keybound_introspections_total",
+            "Calls to an issuer by how they ended, and checks that were turned away without one.",
+            &["issuer", "outcome"],
+        )?;
+        let shedding = gauges(
+            "keybound_introspection_shedding",
+            "Whose tokens are turned away unasked: 0 nobody's, 1 those that were not active before, 2 \
+             those that were, too.",
+            &["issuer", "cause"],
+        )?;
+        for issuer in &self.issuers {
+            let name = &*issuer.name;
+            for (outcome, total) in &issuer.introspections {
+                introspections.with_label_values(&[name, outcome]).inc_by(*total);
+            }
+            for (cause, whose) in &issuer.shedding {
+                shedding.with_label_values(&[name, cause]).set((*whose).into());
+            }
+        }
+        Ok([introspections.collect(), shedding.collect()].concat())
+    }
+
+    fn replay_unavailable(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let unavailable = counters(
+            "keybound_replay_unavailable_total",
+            "Proofs whose use could not be recorded, by the cause.",
+            &["cause"],
+        )?;
+        for (cause, total) in &self.replay_unavailable {
+            unavailable.with_label_values(&[cause]).inc_by(*total);
+        }
+        Ok(unavailable.collect())
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn counter(name: &str, help: &str, total: u64) -> prometheus::Result<Vec<MetricFamily>> {
+    let counter = IntCounter::new(name, help)?;
+    counter.inc_by(total);
+    Ok(counter.collect())
+}
+
+fn gauge(name: &str, help: &str, figure: u64) -> prometheus::Result<Vec<MetricFamily>> {
+    let gauge = IntGauge::new(name, help)?;
+    gauge.set(whole(figure));
+    Ok(gauge.collect())
+}
+
+fn whole(figure: impl TryInto<i64>) -> i64 {
+    figure.try_into().unwrap_or(i64::MAX)
+}
