@@ -1,8 +1,8 @@
-//! Knows certificates that were read before, by the text that carried them.
+//! A cache of parsed client certificates, keyed by the header text that carried them.
 //!
-//! A client sends the same certificate with every request, and to decode and hash it costs more
-//! than all the rest of a check whose token is known. Texts are compared whole, never by hash
-//! alone. What could not be read is not remembered, so that a flood of garbage displaces nothing.
+//! A client sends the same certificate with every request, and decoding and hashing it costs more
+//! than the rest of a check whose token is cached. Keys are compared as a whole, never by hash
+//! alone. Text that cannot be parsed is not cached, so that a flood of garbage evicts nothing.
 
 use keybound_core::Evidence;
 use keybound_core::client_certificate::{ClientCertificate, Source};
@@ -11,14 +11,14 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use std::fmt;
 
-/// The certificates that one source told, bounded by bytes.
+/// The parsed certificates of one source, bounded by bytes.
 pub struct Certificates {
     source: Source,
     known: Cache<Box<[u8]>, Thumbprint, Bytes>,
 }
 
 impl Certificates {
-    /// Certificates as `source` tells them; none is known yet.
+    /// An empty cache for the certificates of `source`.
     pub fn told_by(source: Source) -> Self {
         let options =
             OptionsBuilder::new().estimated_items_capacity(EXPECTED).weight_capacity(MOST).build();
@@ -30,7 +30,7 @@ impl Certificates {
         Self { source, known }
     }
 
-    /// What the source tells of the client's certificate: the same as [`Source::read`].
+    /// The client's certificate: the same as [`Source::read`].
     pub fn read(&self, evidence: &Evidence<'_>) -> ClientCertificate {
         let Some(text) = self.source.sole_carrier(evidence) else {
             return self.source.read(evidence);
@@ -52,19 +52,19 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// Room that is made at the start; more is made as certificates come.
+/// Initial capacity in entries; the cache grows as needed.
 const EXPECTED: usize = 256;
 
-/// The most memory that is taken, in bytes: for some thousands of certificates.
+/// Maximum size in bytes, enough for some thousands of certificates.
 const MOST: u64 = 8 << 20;
 
-/// The memory that an entry takes.
+/// The size of an entry in bytes.
 #[derive(Clone, Copy)]
 struct Bytes;
 
 impl Weighter<Box<[u8]>, Thumbprint> for Bytes {
     fn weight(&self, text: &Box<[u8]>, _: &Thumbprint) -> u64 {
-        /// Of the table and of the heap, about.
+        /// Approximate overhead of the table and the heap.
         const OVERHEAD: u64 = 128;
         u64::try_from(text.len()).unwrap_or(u64::MAX).saturating_add(OVERHEAD)
     }

@@ -8,36 +8,36 @@ use keybound_core::jose::json;
 use reqwest::{StatusCode, Url};
 use std::fmt;
 
-/// What an authorization server says about itself, as far as it is of use here.
+/// The members of an authorization server's metadata that are used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where its keys are.
+    /// The URL of its JWK Set.
     pub jwks_uri: Option<Url>,
-    /// Where its tokens are introspected (RFC 7662). None, too, when that place is not to be asked:
-    /// a fault in a member that many need not must not cost all the keys.
+    /// The introspection endpoint (RFC 7662). Also `None` if its URL must not be asked: a fault in
+    /// a member that few deployments use must not cost all keys.
     pub introspection_endpoint: Option<Url>,
 }
 
-/// Why there is no metadata.
+/// Why metadata could not be obtained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The issuer is not a URL, or has a query or a fragment (RFC 8414 §2).
     IssuerNotAUrl,
-    /// The document was not had.
+    /// The document could not be fetched.
     Http(http::Failure),
     /// The document is not a JSON object.
     Malformed,
     /// The document is that of another issuer (RFC 8414 §3.3).
     IssuerMismatch,
-    /// The document points to a place that is not to be asked.
+    /// The document points to a URL that must not be asked.
     UrlRefused,
 }
 
-/// Fetches the metadata of `issuer`: first where RFC 8414 has it, then where OpenID has it.
+/// Fetches the metadata of `issuer`, first from the location of RFC 8414, then from that of OpenID.
 ///
-/// A server that does not know the first place may answer anything there, a page for people
-/// included, so the second is tried after any answer that is not the document. It is not tried when
-/// there was no answer: both places are on one host.
+/// A server without metadata at the first location may answer anything there, even an HTML page, so
+/// the second is tried after any other answer. It is not tried if there was no answer at all, since
+/// both are on one host.
 pub async fn discover(client: &Client, issuer: &str, limits: Limits) -> Result<Metadata, Failure> {
     let [oauth, openid] = locations(issuer).ok_or(Failure::IssuerNotAUrl)?;
     let first = match ask(client, &oauth, issuer, limits).await {
@@ -45,7 +45,7 @@ pub async fn discover(client: &Client, issuer: &str, limits: Limits) -> Result<M
         settled => return settled,
     };
     match ask(client, &openid, issuer, limits).await {
-        // A document of another issuer tells the operator more than a page that is missing.
+        // A document of another issuer is a better hint for the operator than a 404.
         Err(failure) if failure.is_not_found() => Err(first),
         settled => settled,
     }
@@ -56,8 +56,8 @@ async fn ask(client: &Client, at: &Url, issuer: &str, limits: Limits) -> Result<
     read(&fetched.body.unwrap_or_default(), issuer, at)
 }
 
-/// Where the metadata of `issuer` may be: RFC 8414 §3.1 inserts the well-known path before the path
-/// of the issuer, OpenID Connect Discovery §4.1 appends it.
+/// The locations of the metadata: RFC 8414 §3.1 inserts the well-known path before the path of the
+/// issuer, OpenID Connect Discovery §4.1 appends it.
 fn locations(issuer: &str) -> Option<[Url; 2]> {
     let url = Url::parse(issuer).ok()?;
     if url.query().is_some() || url.fragment().is_some() || url.cannot_be_a_base() {
@@ -88,9 +88,9 @@ fn read(document: &[u8], issuer: &str, from: &Url) -> Result<Metadata, Failure> 
     })
 }
 
-/// The place that a document from `from` points to. Other hosts are common (keys in a content
-/// network); but a document must not lead to where only this machine or its network gets, lest it
-/// reach services that trust their neighbours.
+/// The URL `text` in a document from `from`. Other hosts are common, for example a CDN for keys.
+/// But a document must not point to where only this machine or its network can connect, since
+/// services there may trust their neighbours.
 fn endpoint(text: Option<&str>, from: &Url) -> Result<Url, Failure> {
     let url = text.and_then(|it| Url::parse(it).ok()).ok_or(Failure::UrlRefused)?;
     let in_the_clear = match Reach::of(&url) {
@@ -105,7 +105,7 @@ fn endpoint(text: Option<&str>, from: &Url) -> Result<Url, Failure> {
 }
 
 impl Failure {
-    /// Whether the server answered, only not with the document.
+    /// Whether the server answered with something else than the document.
     const fn is_an_answer(&self) -> bool {
         match self {
             Self::Malformed | Self::IssuerMismatch => true,

@@ -1,13 +1,13 @@
-//! Knows for how long an answer may be kept: `Cache-Control` and `Age` (RFC 9111 §4.2, §5.2).
+//! The lifetime of an HTTP response: `Cache-Control` and `Age` (RFC 9111 §4.2, §5.2).
 
 use http::{HeaderMap, header};
 use std::time::Duration;
 
-/// For how long the answer with these headers stays fresh; none when it does not say.
+/// How long a response with these headers stays fresh; `None` if they do not say.
 ///
-/// What cannot be understood counts as no time at all (RFC 9111 §4.2.1), and of two statements the
-/// shorter holds. `Expires` is not read: it is an absolute time of a clock that may be wrong.
-/// `s-maxage` is not read either: it is for caches that serve several clients.
+/// A directive that cannot be parsed counts as zero (RFC 9111 §4.2.1), and of two the shorter wins.
+/// `Expires` is ignored, since it is an absolute time of a clock that may be wrong; `s-maxage` is
+/// ignored, since it is for shared caches.
 pub fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     let stated = headers
         .get_all(header::CACHE_CONTROL)
@@ -20,7 +20,7 @@ pub fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(stated.saturating_sub(age(headers))))
 }
 
-/// The seconds that one directive grants; none when it does not speak of freshness.
+/// The lifetime in seconds that one directive states; `None` for other directives.
 fn directive(text: &str) -> Option<u64> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name.trim(), Some(value.trim())),
@@ -33,7 +33,7 @@ fn directive(text: &str) -> Option<u64> {
     }
 }
 
-/// Delta seconds (RFC 9111 §1.2.2): what is too large for us is still a long time.
+/// Delta seconds (RFC 9111 §1.2.2); a number too large for us is still a long time.
 fn seconds(text: &str) -> u64 {
     if text.is_empty() || !text.bytes().all(|it| it.is_ascii_digit()) {
         return 0;
@@ -41,12 +41,12 @@ fn seconds(text: &str) -> u64 {
     text.parse().unwrap_or(u64::MAX)
 }
 
-/// How old the answer was when a shared cache on the way handed it out.
+/// The age of the response when a shared cache on the way returned it, in seconds.
 fn age(headers: &HeaderMap) -> u64 {
     headers.get(header::AGE).and_then(|it| it.to_str().ok()).map_or(0, |it| seconds(it.trim()))
 }
 
-/// Whether a character is a comma between directives, and not one inside a quoted value.
+/// A predicate for commas that separate directives, as opposed to commas in a quoted value.
 fn outside_quotes() -> impl FnMut(char) -> bool {
     let mut quoted = false;
     move |it| {

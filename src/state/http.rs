@@ -1,5 +1,5 @@
-//! Knows how to ask a server outside without trusting its answer: what may be reached, how long it
-//! may take, and how much of it is read.
+//! An HTTP client that does not trust the server: limits on which URLs it asks, how long it waits,
+//! and how much it reads.
 
 use crate::state::freshness;
 use bytes::{Bytes, BytesMut};
@@ -10,25 +10,24 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Asks the servers of one issuer.
+/// A client for the servers of one issuer.
 ///
-/// It follows no redirect, sends no `Referer` and keeps no cookie. It asks for answers that are not
-/// compressed and does not unpack others, so that the limit on bytes is one on memory.
+/// It follows no redirect, sends no `Referer` and keeps no cookies. It asks for uncompressed
+/// responses and rejects others, so that the limit on bytes is a limit on memory.
 ///
-/// Whatever leaves the machine is `https` and goes through the proxy that `HTTPS_PROXY` and
-/// `NO_PROXY` name, as operators of closed networks expect. Plain `http` reaches loopback only and
-/// never takes a proxy.
+/// Requests that leave the machine use `https` and the proxy in `HTTPS_PROXY` and `NO_PROXY`, as
+/// operators of closed networks expect. Plain `http` is for loopback only and never uses a proxy.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Without it, no `https` can be spoken: the machine has no certification authorities.
+    /// An error if the machine has no certification authorities, so that `https` is impossible.
     outside: Result<reqwest::Client, String>,
     loopback: reqwest::Client,
 }
 
-/// Whom a client trusts, and as whom it comes.
+/// The authorities that a client trusts, and its own certificate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'a> {
-    /// PEM of the only certification authorities that count; none: the system's.
+    /// PEM of the certification authorities to trust, instead of those of the system.
     pub ca: Option<&'a [u8]>,
     /// PEM of a certificate chain and its key, for mutual TLS.
     pub identity: Option<&'a [u8]>,
@@ -39,62 +38,62 @@ pub struct Credentials<'a> {
 pub enum BadCredentials {
     /// The certification authorities are not PEM, or there is none.
     Authorities,
-    /// The certificate and key are not PEM, or do not go together.
+    /// The certificate and key are not PEM, or do not match.
     Identity,
 }
 
-/// What bounds one exchange.
+/// The limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest body that is read.
+    /// The longest response body, in bytes.
     pub bytes: usize,
-    /// How long everything may take, from the name lookup to the last byte.
+    /// The time for the whole exchange, from name resolution to the last byte.
     pub deadline: Duration,
 }
 
-/// A document that was asked for.
+/// A fetched document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The document; none when the one that is known still holds (304).
+    /// The document; `None` if the known version is still current (304).
     pub body: Option<Bytes>,
-    /// Names this version of the document.
+    /// The entity tag of this version.
     pub etag: Option<HeaderValue>,
-    /// For how long it may be kept, when the server says so.
+    /// How long it may be cached, if the server says so.
     pub lifetime: Option<Duration>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The status; never a redirect.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, which is read only when the status is a success.
+    /// The body, which is read for successful responses only.
     pub body: Bytes,
 }
 
-/// Why nothing was had. Its text names neither the URL, which may hold secrets, nor any of the
+/// Why a request failed. The text contains neither the URL, which may hold secrets, nor any of the
 /// body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The URL is neither `https` nor `http` to loopback, or it holds a password.
     UrlRefused,
-    /// The machine has no certification authorities, so that nobody can be trusted.
+    /// The machine has no certification authorities, so that no server can be verified.
     NoAuthorities(String),
     /// No connection, no TLS, or no HTTP.
     Unreachable(String),
     /// The deadline passed.
     TimedOut,
-    /// The server wants the client to go elsewhere.
+    /// The server redirected.
     Redirected(StatusCode),
-    /// Another status than was hoped for.
+    /// An unexpected status.
     Status(StatusCode),
     /// The body is longer than the limit, or says that it is.
     TooLarge,
-    /// The body is compressed although nobody asked for that.
+    /// The body is compressed although identity was requested.
     Compressed,
-    /// The server says that nothing changed, to somebody who knows nothing.
+    /// The server answered 304 to an unconditional request.
     NotModifiedUnasked,
 }
 
@@ -144,7 +143,7 @@ impl Client {
 
     /// Sends `request` and reads the answer.
     pub async fn send(&self, mut request: Request, limits: Limits) -> Result<Reply, Failure> {
-        // Who says nothing gets whatever coding the server likes (RFC 9110 §12.5.3).
+        // Without this header the server may use any coding (RFC 9110 §12.5.3).
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(header::ACCEPT_ENCODING, identity);
         let client = match Reach::of(request.url()).ok_or(Failure::UrlRefused)? {
@@ -161,17 +160,17 @@ impl Client {
     }
 }
 
-/// How far away a URL points, when it may be asked at all.
+/// Where a URL points, if it may be asked at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// `http` to this machine.
     Loopback,
-    /// `https`, to wherever.
+    /// `https` to any host.
     Outside,
 }
 
 impl Reach {
-    /// The reach of `url`; none when it is not to be asked.
+    /// The reach of `url`; `None` if it must not be asked.
     pub fn of(url: &Url) -> Option<Self> {
         if !url.username().is_empty() || url.password().is_some() {
             return None;
@@ -218,7 +217,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Reply, Failure> {
         return Err(Failure::Compressed);
     }
     let limit_reached = |length: u64| usize::try_from(length).map_or(true, |it| limit < it);
-    // A length that is announced is believed only when it is bad news.
+    // An announced length is used only to reject early; the body is counted anyway.
     if response.content_length().is_some_and(limit_reached) {
         return Err(Failure::TooLarge);
     }
@@ -237,9 +236,9 @@ fn unreachable(error: reqwest::Error) -> Failure {
     if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(story(&error)) }
 }
 
-/// What went wrong, from the outermost cause to the innermost, without the URL.
+/// The chain of causes, outermost first, without the URL.
 fn story(error: &reqwest::Error) -> String {
-    // The outermost text of reqwest's errors tells no more than the URL.
+    // The outermost message of reqwest's errors says nothing but the URL.
     let mut told = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -295,13 +294,14 @@ impl fmt::Display for BadCredentials {
 impl Error for Failure {}
 impl Error for BadCredentials {}
 
-/// A host that does not even answer the handshake is given up sooner than a slow one.
+/// Shorter than the deadline of an exchange, so that an unreachable host fails sooner than a slow
+/// one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connections kept open to one host. Introspection uses them; a key set is fetched seldom.
+/// Idle connections kept per host. Introspection uses them; key sets are fetched rarely.
 const MAX_IDLE: usize = 8;
 
-/// Certificates and their names find their way into errors; a log line needs no more than this.
+/// Maximum length of an error message, which may contain names from a server's certificate.
 const MAX_STORY: usize = 300;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What outlives a request: all I/O but that of the front ends is here.
+//! State that outlives a request, and the network calls that fill it.
 
 pub mod certificates;
 pub mod discovery;

@@ -1,7 +1,7 @@
-//! Knows tokens that were verified before, by their SHA-256. Never proofs, never decisions.
+//! A cache of verified tokens, keyed by their SHA-256. Proofs and decisions are never cached.
 //!
-//! Only tokens whose signature verified come in, so that a flood of forged ones displaces
-//! nothing. Whoever takes one out checks its time again, and that its key still counts.
+//! Only tokens with a valid signature are inserted, so that a flood of forged ones evicts nothing.
+//! After a hit the caller still checks the token's times and that its key is still accepted.
 
 use keybound_core::VerifiedToken;
 use keybound_core::jose::Thumbprint;
@@ -12,12 +12,12 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much of verified tokens is remembered. Whichever bound is met first counts.
+/// The limits of the cache. Whichever is reached first applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenCacheLimits {
-    /// At most so many tokens.
+    /// The maximum number of tokens.
     pub entries: usize,
-    /// At most about so many bytes.
+    /// The approximate maximum size in bytes.
     pub bytes: usize,
 }
 
@@ -33,30 +33,30 @@ pub struct TokenCache {
     counts: Arc<Counts>,
 }
 
-/// What was looked up so far, in this cache and in those whose place it took.
+/// Lookups so far, in this cache and in those that it replaced.
 #[derive(Debug, Default)]
 struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-/// The SHA-256 of a token, which identifies it and gives nothing of it away.
+/// The SHA-256 of a token, which identifies it and reveals nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(Thumbprint);
 
 impl From<Thumbprint> for Digest {
-    /// From the SHA-256 of a token as it came.
+    /// From the SHA-256 of a token as received.
     fn from(hash: Thumbprint) -> Self {
         Self(hash)
     }
 }
 
 impl TokenCache {
-    /// An empty cache that holds no more than `limits` allow.
+    /// An empty cache within `limits`.
     pub fn new(limits: TokenCacheLimits) -> Self {
         let entries = u64::try_from(limits.entries).unwrap_or(u64::MAX).max(1);
         let bytes = u64::try_from(limits.bytes).unwrap_or(u64::MAX).max(1);
-        // An entry weighs at least its share, so that the one bound keeps the other too.
+        // An entry weighs at least its share of the bytes, so that one bound enforces both limits.
         let cost = Cost { share: bytes.div_ceil(entries) };
         let cache = OptionsBuilder::new()
             .estimated_items_capacity(limits.entries.min(EXPECTED))
@@ -70,8 +70,7 @@ impl TokenCache {
         Self { entries, counts: Arc::default() }
     }
 
-    /// A cache under other `limits`, with what this one holds as far as there is room, and which
-    /// counts on.
+    /// A cache with other `limits` that keeps the counters, and as many of the entries as fit.
     #[must_use]
     pub fn under(&self, limits: TokenCacheLimits) -> Self {
         let new = Self { counts: Arc::clone(&self.counts), ..Self::new(limits) };
@@ -79,7 +78,7 @@ impl TokenCache {
         new
     }
 
-    /// The token with this digest, if it was verified before.
+    /// The verified token with this digest, if it is cached.
     pub fn get(&self, digest: &Digest) -> Option<VerifiedToken> {
         let found = self.entries.get(digest);
         let counter = if found.is_some() { &self.counts.hits } else { &self.counts.misses };
@@ -87,32 +86,32 @@ impl TokenCache {
         found
     }
 
-    /// Remembers a token.
+    /// Inserts a token.
     pub fn insert(&self, digest: Digest, entry: VerifiedToken) {
         self.entries.insert(digest, entry);
     }
 
-    /// Forgets a token.
+    /// Removes a token.
     pub fn remove(&self, digest: &Digest) {
         drop(self.entries.remove(digest));
     }
 
-    /// How many tokens are remembered.
+    /// The number of cached tokens.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether none is.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many look-ups found a token.
+    /// The number of lookups that found a token.
     pub fn hits(&self) -> u64 {
         self.counts.hits.load(Ordering::Relaxed)
     }
 
-    /// How many look-ups did not.
+    /// The number of lookups that found none.
     pub fn misses(&self) -> u64 {
         self.counts.misses.load(Ordering::Relaxed)
     }
@@ -124,14 +123,14 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Room that is made at the start; more is made as tokens come.
+/// Initial capacity in entries; the cache grows as needed.
 const EXPECTED: usize = 10_000;
 
-/// Each shard has a lock. A few for each core keep readers out of each other's way; more would
-/// cut the capacity into pieces too small to hold what they should.
+/// Each shard has a lock. A few per core avoid contention; more would split the capacity into parts
+/// too small for large entries.
 const SHARDS: usize = 16;
 
-/// The memory that an entry takes.
+/// The size of an entry in bytes.
 #[derive(Clone, Copy)]
 struct Cost {
     share: u64,
@@ -143,12 +142,12 @@ impl Weighter<Digest, VerifiedToken> for Cost {
     }
 }
 
-/// Places digests in a table. Each table has a seed of its own: without it, whoever grinds tokens
-/// until some bits of their digests agree could have them all meet in one place.
+/// A seeded hash of digests. Without the seed, an attacker could search for tokens whose digests
+/// agree in some bits, and so make them all collide.
 #[derive(Clone, Debug)]
 pub(super) struct Seeded([u64; 2]);
 
-/// The place of one digest.
+/// The hash of one digest.
 pub(super) struct Place {
     seeds: [u64; 2],
     place: u64,
@@ -184,8 +183,8 @@ impl Hasher for Place {
         }
     }
 
-    /// One multiplication, of which every bit depends on the seeds. The digest is as good as
-    /// random already.
+    /// One multiplication in which every bit depends on the seeds, which is enough since a digest
+    /// is already uniform.
     fn write_u128(&mut self, half: u128) {
         let [low, high] = words(half);
         let [first, second] = self.seeds;
@@ -198,7 +197,7 @@ impl Hasher for Place {
     }
 }
 
-/// The lower word and the upper one.
+/// The lower and the upper word.
 fn words(double: u128) -> [u64; 2] {
     let mask = u128::from(u64::MAX);
     [double & mask, double >> 64].map(|it| u64::try_from(it).unwrap_or_default())

@@ -1,16 +1,16 @@
-//! When a span is over, and how long to wait after failures.
+//! Arithmetic of deadlines and of exponential backoff.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// When a `span` is over that begins at `from`: later than any process lives, where the monotonic
-/// clock cannot hold it.
+/// The end of a `span` that starts at `from`. If the monotonic clock cannot represent it, an
+/// instant later than any process lives.
 pub(super) fn after(from: Instant, span: Duration) -> Instant {
     let end = from.checked_add(span).or_else(|| from.checked_add(FAR));
     end.unwrap_or(from)
 }
 
-/// `first`, doubled so many `times`, but no more than `last`.
+/// `first` doubled `times` times, but at most `last`.
 pub(super) fn doubled(first: Duration, times: u32, last: Duration) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(times)).min(last)
 }

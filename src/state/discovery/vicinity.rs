@@ -1,4 +1,5 @@
-//! How near to this machine a URL leads, as far as its host tells: what is near trusts who asks.
+//! How near to this machine a URL points, judged by its host alone. Services nearby tend to trust
+//! whoever can reach them.
 
 use reqwest::Url;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,20 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// How near a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Vicinity {
-    /// Anywhere: a name, or an address that everybody reaches. Where a name leads is not looked
-    /// up; TLS proves whom it leads to.
+    /// Anywhere: a name, or a public address. Names are not resolved; TLS proves whom they lead to.
     Anywhere,
     /// A private network (RFC 1918, RFC 4193, RFC 6598).
     Private,
-    /// The same link (RFC 3927, RFC 4291 §2.5.6), where clouds keep the credentials of a machine.
+    /// The same link (RFC 3927, RFC 4291 §2.5.6), where cloud providers serve a machine's
+    /// credentials.
     Link,
-    /// This very machine.
+    /// This machine.
     Loopback,
     /// No host.
     Nowhere,
 }
 
-/// Whether a document from `from` may point to `to`: to where its own host is, or farther away.
+/// Whether a document from `from` may point to `to`: only to hosts as near as its own, or farther
+/// away.
 pub(super) fn may_point(from: &Url, to: &Url) -> bool {
     match Vicinity::of(to) {
         Vicinity::Nowhere => false,

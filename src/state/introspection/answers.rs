@@ -1,5 +1,5 @@
-//! What issuers said about tokens not long ago, and at which they failed, by the tokens' SHA-256.
-//! Bounded by number and by bytes.
+//! A cache of introspection results and failures, keyed by the tokens' SHA-256 and bounded by
+//! number and by bytes.
 
 use super::rank::Rank;
 use crate::state::introspection::IntrospectionUpkeep;
@@ -16,52 +16,52 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What an issuer says about a token, as far as it counts here.
+/// An introspection result.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
     /// It is active.
     Active(Introspected),
-    /// It is not, or it is not for us.
+    /// The token is inactive, or not for us.
     Refused(Denial),
 }
 
-/// A token that its issuer called active.
+/// An active token.
 #[derive(Clone, Debug)]
 pub struct Introspected {
     /// The token.
     pub token: Arc<AccessToken>,
-    /// What goes upstream in its place.
+    /// The JWT to forward in its place.
     pub forward: Option<Arc<Jwt>>,
-    /// How it was read.
+    /// The settings under which the response was read.
     pub(super) reading: Reading,
-    /// The key with which the issuer signed the answer, if it did.
+    /// The key that signed the response, if it was signed.
     pub(super) signed_by: Option<SignedBy>,
-    /// The answer, to be read again when the configuration asks something else of it.
+    /// The response, kept to be read again when the configuration changes.
     pub(super) said: Said,
 }
 
-/// What of the rules decides about how an answer is read, besides what tokens are held to.
+/// The settings, besides the claim rules, that affect how a response is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// A JWT goes upstream in place of an opaque token.
+    /// A JWT is forwarded in place of an opaque token.
     pub(super) forward_jwt: bool,
-    /// The answer may say nothing of its audience.
+    /// The response may lack an audience.
     pub(super) allow_missing_audience: bool,
 }
 
-/// What an issuer said, in its own words.
+/// The response of the issuer, unparsed.
 #[derive(Clone)]
 pub(super) enum Said {
     /// A JSON object about the token.
     Statement(Arc<[u8]>),
     /// The JWT that the token stands for.
     AccessToken(Arc<Jwt>),
-    /// Too much to be kept.
+    /// Too long to be kept.
     Much,
 }
 
-/// What was found, each for a time. Refusals and failures have places of their own, so that a flood
-/// of tokens that are none displaces none that is one.
+/// Results with their lifetimes. Refusals and failures are kept apart from active tokens, so that a
+/// flood of bad tokens evicts no good one.
 pub(super) struct Answers {
     active: Arc<Bounded<Introspected>>,
     refused: Bounded<Denial>,
@@ -75,20 +75,20 @@ type Bounded<T> = Cache<Digest, Kept<T>, Cost, Seeded>;
 pub(super) struct Kept<T> {
     what: T,
     since: Instant,
-    /// When the token ends at the latest, or what was found of it.
+    /// The latest time at which this may be used.
     until: Instant,
 }
 
-/// What kept the issuer from saying anything about a token.
+/// Why there was no result for a token.
 #[derive(Clone, Copy)]
 pub(super) struct Trouble {
-    /// How many calls in a row failed. None: it was turned away.
+    /// The number of failed calls in a row; 0 if no call was made.
     calls: u32,
 }
 
 impl Answers {
-    /// No answers; or those about active tokens of `heard`, and at which tokens the issuer failed of
-    /// `failed`, which go on to be shared with them where the bounds allow.
+    /// An empty cache, or one that shares the active tokens of `heard` and the failures of `failed`
+    /// where their bounds allow.
     pub(super) fn new(
         upkeep: IntrospectionUpkeep,
         heard: Option<&Self>,
@@ -110,7 +110,7 @@ impl Answers {
         }
     }
 
-    /// What was found of the token with this digest, while it counts.
+    /// The result for the token with this digest, while it is valid.
     pub(super) fn get(&self, digest: &Digest) -> Option<Finding> {
         let now = Instant::now();
         if let Some(kept) = self.active.get(digest).filter(|it| self.counts(it, now)) {
@@ -119,7 +119,7 @@ impl Answers {
         self.refusal(digest).map(Finding::Refused)
     }
 
-    /// Why the token with this digest is refused, while that counts.
+    /// The refusal of the token with this digest, while it is valid.
     pub(super) fn refusal(&self, digest: &Digest) -> Option<Denial> {
         self.refused.get(digest).filter(|it| Instant::now() < it.until).map(|it| it.what)
     }
@@ -128,11 +128,11 @@ impl Answers {
         now < kept.until && now.saturating_duration_since(kept.since) < self.upkeep.cache_ttl
     }
 
-    /// Remembers what was found of a token that ends after `lifetime`.
+    /// Caches a result for at most `lifetime`.
     pub(super) fn insert(&self, digest: Digest, finding: &Finding, lifetime: Duration) {
         let now = Instant::now();
         self.troubles.remove(&digest);
-        // What was said before counts no more.
+        // The earlier result no longer applies.
         match finding {
             Finding::Active(what) => {
                 self.refused.remove(&digest);
@@ -146,7 +146,7 @@ impl Answers {
         }
     }
 
-    /// Remembers that a token is refused, whatever else is known of it.
+    /// Caches a refusal, which takes precedence over an active result.
     pub(super) fn refuse(&self, digest: Digest, what: Denial) {
         let now = Instant::now();
         let until = after(now, self.upkeep.negative_ttl);
@@ -155,17 +155,17 @@ impl Answers {
         }
     }
 
-    /// Puts what an answer says under other rules in its place, for no longer than it stood.
+    /// Replaces a result by the same response read under other rules, keeping its expiry.
     pub(super) fn replace(&self, digest: Digest, what: &Introspected) {
         if let Some(kept) = self.active.get(&digest) {
-            // An error says that it has just been displaced.
+            // An error means that the entry was just evicted.
             drop(self.active.replace(digest, Kept { what: what.clone(), ..kept }, false));
         }
     }
 
-    /// Remembers that the issuer failed at a token of this rank: for a moment, so that a good token
-    /// gets over a short outage; for twice as long with each failure, so that one at which the
-    /// issuer always fails is asked about seldom.
+    /// Caches that the call for a token of this rank failed: briefly at first, so that a good token
+    /// survives a short outage, and twice as long with each failure, so that a token at which the
+    /// issuer always fails causes few calls.
     pub(super) fn failed(&self, digest: Digest, rank: Rank) {
         let before = self.troubles.get(&digest).map_or(0, |it| it.what.calls);
         let doublings = if rank == Rank::Known { 0 } else { before };
@@ -176,7 +176,7 @@ impl Answers {
         self.troubles.insert(digest, Kept { what, since: now, until });
     }
 
-    /// Remembers that the issuer was not asked about a token.
+    /// Caches that no call was made for a token.
     pub(super) fn turned_away(&self, digest: Digest) {
         if self.troubles.get(&digest).is_none() {
             let now = Instant::now();
@@ -185,12 +185,12 @@ impl Answers {
         }
     }
 
-    /// Whether the issuer failed at a token just now.
+    /// Whether the call for this token has just failed.
     pub(super) fn has_just_failed(&self, digest: &Digest) -> bool {
         self.troubles.get(digest).is_some_and(|it| Instant::now() < it.until)
     }
 
-    /// What is known of a token about which no answer counts.
+    /// The rank of a token without a valid result.
     pub(super) fn rank(&self, digest: &Digest) -> Rank {
         let now = Instant::now();
         let lately = |since| now.saturating_duration_since(since) < LATELY;
@@ -203,12 +203,12 @@ impl Answers {
         }
     }
 
-    /// How many tokens are remembered as active.
+    /// The number of tokens cached as active.
     pub(super) fn active(&self) -> usize {
         self.active.len()
     }
 
-    /// How many tokens are remembered as refused.
+    /// The number of tokens cached as refused.
     pub(super) fn refused(&self) -> usize {
         self.refused.len()
     }
@@ -222,12 +222,12 @@ impl fmt::Debug for Answers {
 }
 
 impl Said {
-    /// The words of an answer, unless they are many.
+    /// The response, unless it is too long.
     pub(super) fn statement(words: &[u8]) -> Self {
         if words.len() <= MUCH { Self::Statement(words.into()) } else { Self::Much }
     }
 
-    /// What it takes together with what goes upstream, which may be the same JWT.
+    /// Its size together with the JWT to forward, which may be the same.
     fn bytes_with(&self, forward: Option<&Arc<Jwt>>) -> usize {
         let apart =
             |it: &&Arc<Jwt>| !matches!(self, Self::AccessToken(said) if Arc::ptr_eq(said, it));
@@ -251,7 +251,8 @@ impl fmt::Debug for Said {
     }
 }
 
-/// What was kept: the same where its bound stays, else as much of it as fits.
+/// The cache for a new configuration: the same one if its bound is unchanged, else a new one with
+/// as many entries as fit.
 fn handed_on<T: Clone>(kept: &Arc<Bounded<T>>, same: bool, entries: usize) -> Arc<Bounded<T>>
 where
     Cost: Weighter<Digest, Kept<T>>,
@@ -269,7 +270,7 @@ where
     Cost: Weighter<Digest, Kept<T>>,
 {
     let expected = entries.min(EXPECTED);
-    // An entry weighs at least its share, so that the one bound keeps the other too.
+    // An entry weighs at least its share of the bytes, so that one bound enforces both limits.
     let cost = Cost { share: BYTES.div_ceil(u64::try_from(entries).unwrap_or(u64::MAX).max(1)) };
     let options = OptionsBuilder::new()
         .estimated_items_capacity(expected)
@@ -286,22 +287,22 @@ where
 /// Each shard has a lock.
 const SHARDS: usize = 16;
 
-/// Room that is made at the start; more is made as tokens come.
+/// Initial capacity in entries; the cache grows as needed.
 const EXPECTED: usize = 10_000;
 
-/// What the tokens of one issuer may take. An answer has half a kilobyte, and a JWT one or two.
+/// Maximum size per issuer in bytes. A response takes half a kilobyte, and a JWT one or two.
 const BYTES: u64 = 64 << 20;
 
-/// A longer answer is not kept to be read again.
+/// Longer responses are not kept for reading again.
 const MUCH: usize = 8 * 1024;
 
-/// The first pause after a failure.
+/// How long the first failure is cached.
 const MOMENT: Duration = Duration::from_millis(250);
 
-/// For so long a token that was active goes before others.
+/// How long a token that was active keeps its priority.
 const LATELY: Duration = Duration::from_secs(3600);
 
-/// The memory that an entry takes.
+/// The size of an entry in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
     share: u64,

@@ -1,8 +1,8 @@
-//! When an issuer that fails is left alone: pure functions of what happened and of the time.
+//! The circuit breaker of an introspection endpoint: pure functions of past results and the time.
 //!
-//! One token can make a server fail, and anybody can make up tokens. So failures count by token,
-//! any answer clears them all, and only a while of nothing but failures is an outage. Tokens that
-//! were active before have a circuit of their own, which others cannot open.
+//! One token can make a server fail, and anybody can make up tokens. So failures count once per
+//! token, any answer clears them all, and only a period of nothing but failures is an outage.
+//! Tokens that were active before have a circuit of their own, which other tokens cannot open.
 
 use super::rank::Rank;
 use crate::state::token_cache::Digest;
@@ -11,22 +11,22 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lets calls through, until nothing but failures has come of them; then one at a time to try
-/// again.
+/// A circuit breaker: it opens after a period of nothing but failures, and then permits one trial
+/// at a time.
 #[derive(Debug)]
 pub(super) struct Breaker {
     /// For tokens that were active before. Only their failures count.
     known: Circuit,
-    /// For all others. Everybody's failures count.
+    /// For all other tokens. The failures of all tokens count.
     others: Circuit,
 }
 
 #[derive(Debug)]
 struct Circuit {
     spans: Spans,
-    /// The tokens that failed since the last answer, the latest last.
+    /// The tokens that failed since the last answer, most recent last.
     failed: VecDeque<Digest>,
-    /// When the first of them did.
+    /// When the first of them failed.
     since: Option<Instant>,
     open: Option<Open>,
 }
@@ -38,41 +38,41 @@ struct Open {
     trial: bool,
 }
 
-/// For how long no call is made.
+/// How long an open circuit blocks calls.
 #[derive(Clone, Copy, Debug)]
 struct Spans {
     first: Duration,
-    /// Each trial that fails doubles the span up to this.
+    /// Each failed trial doubles the duration up to this.
     last: Duration,
 }
 
-/// The permission to make one call. Its end must be reported.
+/// A permit for one call, whose end must be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Permit {
     known: bool,
-    /// It tries whether the server has come back.
+    /// The call is a trial of an open circuit.
     trial: bool,
 }
 
-/// What the end of a call tells about the server.
+/// What the result of a call says about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// It answers.
     Answers,
-    /// It does not, or it answers nobody.
+    /// It does not answer, or rejects our credentials.
     Fails,
-    /// It wants fewer calls, and none for so long, if it says so.
+    /// It limits our calls, and may say how long to make none.
     Limits(Option<Duration>),
-    /// Nothing, since it was not asked.
+    /// Nothing, since no request was sent.
     Nothing,
 }
 
-/// Whom a breaker lets through.
+/// Which tokens may cause calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
-    /// Everybody.
+    /// All.
     Closed,
-    /// Tokens that were active before, and of the others one at a time.
+    /// Tokens that were active before, and one trial at a time for others.
     OpenToKnown,
     /// One at a time.
     Open,
@@ -85,14 +85,14 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// The permission to ask about this token, if there is one now.
+    /// A permit for a call about this token, if it may be made now.
     pub(super) fn permit(&mut self, rank: Rank, digest: &Digest, now: Instant) -> Option<Permit> {
         let known = rank == Rank::Known;
         let circuit = if known { &mut self.known } else { &mut self.others };
         circuit.permit(rank, digest, now).map(|trial| Permit { known, trial })
     }
 
-    /// Takes note of how a call about this token ended. Says whether that changed the state.
+    /// Records the result of a call. Returns whether that changed the state.
     pub(super) fn ended(
         &mut self,
         permit: Permit,
@@ -108,8 +108,8 @@ impl Breaker {
         };
         match signal {
             Signal::Answers => *self = Self::default(),
-            // A limit that others have used up is no outage. One that stays in the way of tokens
-            // that were active before is.
+            // A rate limit used up by other tokens is no outage; one that blocks tokens that were
+            // active before is.
             Signal::Limits(_) if !permit.known => own.untried(permit.trial),
             Signal::Fails | Signal::Limits(_) => {
                 own.fails(digest, permit.trial, now);
@@ -122,7 +122,7 @@ impl Breaker {
         before != self.state()
     }
 
-    /// Whom it lets through.
+    /// Which tokens it lets through.
     pub(super) const fn state(&self) -> State {
         match (&self.known.open, &self.others.open) {
             (None, None) => State::Closed,
@@ -131,7 +131,7 @@ impl Breaker {
         }
     }
 
-    /// As the status names its state.
+    /// The name of its state in the status.
     pub(super) fn label(&self, now: Instant) -> &'static str {
         let open = self.known.open.as_ref().or(self.others.open.as_ref());
         match open {
@@ -147,11 +147,11 @@ impl Circuit {
         Self { spans, failed: VecDeque::new(), since: None, open: None }
     }
 
-    /// Whether a call may be made, and whether that is a trial.
+    /// Whether a call may be made, and whether it is a trial.
     fn permit(&mut self, rank: Rank, digest: &Digest, now: Instant) -> Option<bool> {
         let Some(open) = &mut self.open else { return Some(false) };
-        // Who has failed before lets others try first, lest one odd token take every trial; and who
-        // comes for the first time lets those try who come again.
+        // Tokens that failed before try last, so that one bad token does not use up every trial;
+        // and first-time tokens try after returning ones.
         let wait = if self.failed.contains(digest) {
             open.span
         } else if rank == Rank::New {
@@ -179,7 +179,7 @@ impl Circuit {
                 let span = doubled(open.span, 1, self.spans.last);
                 *open = Open { until: after(now, span), span, trial: false };
             }
-            // It began before the others failed, and tells nothing new.
+            // This call started before the circuit opened and says nothing new.
             Some(_) => {}
             None => {
                 if THRESHOLD <= self.failed.len() && after(since, AT_LEAST) <= now {
@@ -190,7 +190,7 @@ impl Circuit {
         }
     }
 
-    /// The server was not asked: somebody else may try.
+    /// No request was sent, so another token may make the trial.
     const fn untried(&mut self, trial: bool) {
         if let (Some(open), true) = (&mut self.open, trial) {
             open.trial = false;
@@ -198,21 +198,20 @@ impl Circuit {
     }
 }
 
-/// So many different tokens must fail.
+/// The number of different tokens that must fail.
 const THRESHOLD: usize = 5;
 
-/// And for so long there must have been nothing but failures. A flood of tokens at which the server
-/// fails leaves gaps in which good ones are answered.
+/// How long there must have been nothing but failures. A flood of tokens at which the server fails
+/// leaves gaps in which good ones are answered.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
-/// So many tokens are known to have failed.
+/// The number of failed tokens that are remembered.
 const REMEMBERED: usize = 16;
 
-/// A server that restarts is back about then; and nobody should wait much longer for one that has
-/// come back.
+/// The time that a restart takes; after recovery no check should wait much longer.
 const KNOWN_SPANS: Spans = Spans { first: Duration::from_secs(1), last: Duration::from_secs(8) };
 
-/// A token that nobody knows must not prolong the wait, and five calls a second harm no server.
+/// Unknown tokens must not prolong the outage, and five calls a second harm no server.
 const OTHER_SPANS: Spans =
     Spans { first: Duration::from_millis(200), last: Duration::from_millis(200) };
 

@@ -1,4 +1,4 @@
-//! One call of an introspection endpoint: what is sent, and what an answer is worth (RFC 7662 §2,
+//! One call of an introspection endpoint: its request, and how its response is judged (RFC 7662 §2,
 //! RFC 9701 §4).
 
 use super::answers::{Finding, Introspected, Reading, Said};
@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Calls the endpoint of one issuer.
+/// A client of one issuer's endpoint.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) issuer: Arc<Issuer>,
@@ -41,40 +41,40 @@ pub(super) struct Caller {
     authorization: Option<HeaderValue>,
 }
 
-/// What the issuer is asked about a token. It holds the token, and is not shown.
+/// A request about a token. It holds the token, and so has no `Debug`.
 pub(super) struct Question {
     form: String,
-    /// The token is a JWT, of which only the state is asked for.
+    /// The token is a JWT with a verified signature, of which only the state is needed.
     signed: bool,
 }
 
-/// Why nothing was learnt about a token.
+/// Why a call had no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The issuer's metadata are not to be had or name no endpoint.
+    /// The issuer's metadata cannot be fetched or has no endpoint.
     EndpointUnknown,
     Http(http::Failure),
-    /// 401 or 403: it does not know us.
+    /// 401 or 403: it rejects our credentials.
     CredentialsRefused(StatusCode),
-    /// 429: it wants fewer calls, and none for so long, if it says so.
+    /// 429: it limits our calls, and may say how long to make none.
     Limited(Option<Duration>),
-    /// A media type that is no answer.
+    /// An unexpected media type.
     FormUnknown,
     BadAnswer(BadAnswer),
-    /// A signed answer that does not pass for one of the issuer.
+    /// A signed response that is not valid for this issuer.
     JwtRefused(Denial),
-    /// No JWT came where one is to go upstream.
+    /// No JWT was sent, though one must be forwarded.
     JwtMissing,
-    /// The time was over before the keys were there that the answer needs.
+    /// The keys to verify the response were not available in time.
     KeysLate,
-    /// No place among the calls became free in time.
+    /// All concurrent calls were in use until the deadline.
     Busy,
-    /// A fault of ours, or the end of this configuration.
+    /// A bug of ours, or the end of this configuration.
     Aborted,
 }
 
 impl Caller {
-    /// One who calls the endpoint on these terms, and who is to look for it.
+    /// A client on these `terms`, and the task that discovers its endpoint, if one is needed.
     pub(super) fn new(
         terms: &Terms<'_>,
         clock: &Arc<dyn Clock>,
@@ -101,20 +101,20 @@ impl Caller {
         Ok((caller, seeker))
     }
 
-    /// What is to be asked about `token`.
+    /// The request about `token`.
     pub(super) fn question(&self, token: Token<'_>) -> Question {
         let mut form = String::from("token=");
         form.push_str(&form_encoded(token.as_bytes()));
         form.push_str("&token_type_hint=access_token");
         if self.authorization.is_none() {
-            // RFC 8705 §2: without it, the certificate would be nobody's.
+            // RFC 8705 §2: the server needs it to find the client of the certificate.
             form.push_str("&client_id=");
             form.push_str(&form_encoded(self.rules.client_id.as_bytes()));
         }
         Question { form, signed: token.looks_like_jwt() }
     }
 
-    /// Asks the issuer, and has done by the `deadline`.
+    /// Calls the endpoint, and returns by the `deadline`.
     pub(super) async fn ask(
         &self,
         question: Question,
@@ -132,7 +132,7 @@ impl Caller {
 
     async fn url(&self) -> Result<Url, Failure> {
         let mut place = self.place.clone();
-        // An error says that the seeker has gone with its runtime.
+        // An error means that the discovery task ended with its runtime.
         drop(place.wait_for(|it| *it != Place::Sought).await);
         match &*place.borrow() {
             Place::At(url) => Ok(url.clone()),
@@ -153,7 +153,7 @@ impl Caller {
         request
     }
 
-    /// Whether a JWT is to go upstream: in place of an opaque token only.
+    /// Whether to forward a JWT, which is done for opaque tokens only.
     const fn forwards(&self, signed: bool) -> bool {
         self.rules.forward_jwt && !signed
     }
@@ -161,7 +161,7 @@ impl Caller {
     async fn read(&self, reply: &Reply, signed: bool) -> Result<Finding, Failure> {
         match reply.status {
             StatusCode::OK => {}
-            // How servers that were asked for a JWT say that there is none.
+            // How servers that were asked for a JWT report an inactive token.
             StatusCode::NO_CONTENT if self.forwards(signed) => return Ok(INACTIVE),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 return Err(Failure::CredentialsRefused(status));
@@ -195,7 +195,7 @@ impl Caller {
         self.found(statement, Said::statement(&said), Some(proof), signed)
     }
 
-    /// The JWT that the token stands for, which is held to all rules for one that a client sends.
+    /// The JWT that the token stands for, checked like one that a client sends.
     async fn read_access_token(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
         let (header, verified, proof) = self.verified(body).await?;
         let token = AccessToken::read(
@@ -206,7 +206,7 @@ impl Caller {
             &mut Explanation::default(),
         );
         match token {
-            // The client has no part in which JWT the issuer chose to answer with.
+            // The issuer, not the client, chose this JWT.
             Err(Denial::TokenTypeWrong) => Err(Failure::JwtRefused(Denial::TokenTypeWrong)),
             token => {
                 let said = proof.jwt.clone().map_or(Said::Much, Said::AccessToken);
@@ -215,7 +215,7 @@ impl Caller {
         }
     }
 
-    /// Whether an answer was read as the rules demand that are in force here.
+    /// Whether a response was read under the settings in force.
     pub(super) fn reads_as(&self, was: &Introspected) -> bool {
         let issuer = &was.token.issuer;
         let same = Arc::ptr_eq(issuer, &self.issuer) || *issuer == self.issuer;
@@ -227,7 +227,7 @@ impl Caller {
         Reading { forward_jwt, allow_missing_audience }
     }
 
-    /// What an answer says that was read under other rules; none when the issuer must be asked.
+    /// The result of a response that was read under other rules; `None` if a new call is needed.
     pub(super) async fn read_again(&self, was: &Introspected, signed: bool) -> Option<Finding> {
         match &was.said {
             Said::Statement(words) => {
@@ -254,7 +254,7 @@ impl Caller {
         let malformed = Failure::JwtRefused(Denial::TokenMalformed);
         let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
         let header = jws.header().clone();
-        // More than is left: whoever waits for the answer gives up before.
+        // Longer than the time left, so the waiting check gives up first.
         let keys = self.keys.within(self.rules.upkeep.timeout);
         let verified =
             signature::verify(&keys, jws, &self.issuer, &mut Explanation::default()).await;
@@ -272,7 +272,7 @@ impl Caller {
         signed: bool,
     ) -> Result<Finding, Failure> {
         let Statement::Active(claims) = statement else { return Ok(INACTIVE) };
-        // An upstream that waits for a JWT must not get an opaque token.
+        // An upstream that expects a JWT must not get an opaque token.
         let jwt = proof.as_ref().and_then(|it| it.jwt.as_ref());
         if jwt.is_none() && self.forwards(signed) {
             return Err(Failure::JwtMissing);
@@ -294,7 +294,7 @@ impl Caller {
         signed: bool,
     ) -> Finding {
         let token = match token {
-            // It was sent as active, and will not come back to life.
+            // The response said that it was active, and an expired token stays expired.
             Ok(token)
                 if token.admit(self.now(), &mut Explanation::default())
                     == Err(Denial::TokenExpired) =>
@@ -317,14 +317,14 @@ impl Caller {
 
 const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
 
-/// With what the issuer signed an answer.
+/// The signature of a response.
 struct Proof {
     signed_by: SignedBy,
-    /// What was signed; none if it was not kept.
+    /// The JWT; `None` if it was not kept.
     jwt: Option<Arc<Jwt>>,
 }
 
-/// RFC 9110 §10.2.3, in seconds. A date is of a clock that may be wrong.
+/// RFC 9110 §10.2.3, in seconds. A date is ignored, since the clocks may differ.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -356,7 +356,7 @@ fn form_encoded(text: &[u8]) -> String {
 }
 
 impl Failure {
-    /// What it tells about the server.
+    /// What the failure says about the server.
     pub(super) fn signal(&self) -> Signal {
         match self {
             Self::CredentialsRefused(_) => Signal::Fails,
@@ -424,11 +424,11 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 const ACCEPT: &str = "application/json, application/token-introspection+jwt;q=0.9";
 
-/// JSON is the form of the answer that a token is not active.
+/// JSON is accepted too, since inactive tokens are reported in it.
 const ACCEPT_JWT: &str =
     "application/jwt, application/token-introspection+jwt;q=0.9, application/json;q=0.1";
 
-/// The longest answer that is read: many times a token.
+/// The longest response that is read, many times the size of a token.
 const MAX_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One call for all who ask about one token, from the wait for a place to its end.
+//! Calls in flight: one per token, shared by all checks that ask about it.
 
 use super::Shared;
 use super::answers::Finding;
@@ -13,22 +13,21 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// A call for all who ask about one token.
+/// The state of a call that all checks of one token share.
 #[derive(Clone, Debug)]
 pub(super) enum Call {
     UnderWay,
     Ended(Finding),
     Failed,
-    /// The issuer was not asked.
+    /// No request was sent.
     TurnedAway(TurnedAway),
 }
 
-/// The calls that are under way or wait for a place, by their tokens.
+/// Calls in flight or waiting for a place, by token.
 pub(super) type Calls = HashMap<Digest, watch::Receiver<Call>, Seeded>;
 
-/// Whether more calls may be made, and how many at once. All configurations under which an issuer
-/// is asked in the same place share it, so that a reload neither lets go of an issuer that is to be
-/// spared nor asks it twice as much.
+/// The limits on calls. All configurations with the same endpoint share them, so that a reload
+/// neither forgets that an issuer must be spared nor doubles its load.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     pub(super) breaker: Breaker,
@@ -36,8 +35,8 @@ pub(super) struct Load {
     pub(super) places: Places,
 }
 
-/// A call that waits for its place or runs. Its end is told however it comes about: a panic and an
-/// abort drop this, too.
+/// A waiting or running call. Its result is published on drop, so that a panic or abort ends it
+/// too.
 pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) digest: Digest,
@@ -49,7 +48,7 @@ pub(super) struct Running {
 }
 
 impl Load {
-    /// Whether a call about this token may begin as soon as there is a place.
+    /// A permit for a call about this token, which starts as soon as there is a place.
     pub(super) fn permit(
         &mut self,
         rank: Rank,
@@ -64,7 +63,7 @@ impl Load {
         Ok(permit)
     }
 
-    /// Takes note of how a call ended. Says whether that opened or closed the breaker.
+    /// Records the result of a call. Returns whether that opened or closed the breaker.
     fn ended(&mut self, permit: Permit, digest: &Digest, signal: Signal, now: Instant) -> bool {
         match signal {
             Signal::Limits(retry_after) => self.pace.limited(retry_after, now),
@@ -76,10 +75,10 @@ impl Load {
 }
 
 impl Running {
-    /// Asks as soon as there is a place, and has done by the `deadline`.
+    /// Waits for a place and makes the call, until the `deadline`.
     pub(super) async fn run(mut self, question: Question, deadline: Instant) {
         if let Place::Awaited(given) = &mut self.place {
-            // To begin when the time is nearly over is to ask in vain.
+            // A call that starts shortly before the deadline would time out.
             let least = self.shared.caller.rules.upkeep.timeout.checked_div(4);
             let latest = least.and_then(|it| deadline.checked_sub(it)).unwrap_or(deadline);
             if !matches!(timeout_at(latest, given).await, Ok(Ok(()))) {
@@ -91,7 +90,7 @@ impl Running {
         self.ended = Some(self.shared.caller.ask(question, deadline).await);
     }
 
-    /// Whether a place must be given back. It may have come at the last moment.
+    /// Whether a place must be given back. It may have been granted at the last moment.
     fn has_place(&mut self) -> bool {
         match &mut self.place {
             Place::Taken => true,

@@ -1,5 +1,4 @@
-//! Where tokens are introspected: at the place that the operator names, or that the issuer's metadata
-//! name.
+//! The introspection endpoint: the one in the configuration, or the one in the issuer's metadata.
 
 use super::BadEndpoint;
 use crate::state::discovery;
@@ -11,18 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The place, as far as it is known.
+/// The endpoint, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The metadata have not been read yet.
+    /// The metadata has not been fetched yet.
     Sought,
-    /// Here.
+    /// Its URL.
     At(Url),
-    /// The metadata cannot be had, or name none that may be asked.
+    /// The metadata cannot be fetched, or has no endpoint that may be asked.
     Unknown,
 }
 
-/// Reads the metadata of an issuer, from time to time.
+/// A task that refreshes an issuer's metadata.
 #[derive(Debug)]
 pub(super) struct Seeker {
     issuer: Arc<str>,
@@ -30,7 +29,7 @@ pub(super) struct Seeker {
     tell: watch::Sender<Place>,
 }
 
-/// The place of an issuer's endpoint, and who is to look for it if it is not given.
+/// The endpoint of an issuer, and the task that discovers it if it is not configured.
 pub(super) fn of(
     issuer: &Issuer,
     given: Option<&str>,
@@ -47,7 +46,7 @@ pub(super) fn of(
 }
 
 impl Seeker {
-    /// Reads the metadata, waits, and reads them again, for ever.
+    /// Fetches the metadata again and again. It never returns.
     pub(super) async fn run(self) {
         let mut failures = 0_u32;
         loop {
@@ -56,7 +55,7 @@ impl Seeker {
                 Ok(metadata) => metadata.introspection_endpoint.map_or(Place::Unknown, Place::At),
                 Err(failure) => {
                     tracing::warn!(issuer = &*self.issuer, error = %failure, "metadata not read");
-                    // A place that was known stays where it was.
+                    // After a failure, the known endpoint is kept.
                     match &*self.tell.borrow() {
                         Place::Sought => Place::Unknown,
                         known @ (Place::At(_) | Place::Unknown) => known.clone(),
@@ -70,7 +69,7 @@ impl Seeker {
     }
 }
 
-/// The time until the metadata are read again, after so many failures in a row.
+/// The time until the next fetch, after `failures` in a row.
 fn delay(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => KEPT,
@@ -78,10 +77,10 @@ fn delay(failures: u32) -> Duration {
     }
 }
 
-/// What reading the metadata may cost; no check waits for it but the first.
+/// Limits of fetching the metadata. Only the first check waits for it.
 const LIMITS: Limits = Limits { bytes: 512 * 1024, deadline: Duration::from_secs(5) };
 
-/// Issuers move their endpoints about never.
+/// Issuers hardly ever move their endpoints.
 const KEPT: Duration = Duration::from_secs(3600);
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);

@@ -77,9 +77,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// Asks one issuer about its tokens.
+/// Introspection at one issuer.
 ///
-/// Calls run on a runtime of their own choice and end when this is dropped. All methods may be
+/// Calls run on a runtime of their own and are aborted when this is dropped. All methods may be
 /// called from any thread and any runtime.
 #[derive(Debug)]
 pub struct Introspector {
@@ -88,7 +88,7 @@ pub struct Introspector {
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// What calls and those who wait for them have in common.
+/// The state shared by calls and waiting checks.
 #[derive(Debug)]
 struct Shared {
     caller: Caller,
@@ -106,7 +106,7 @@ pub enum BadEndpoint {
     Credentials(http::BadCredentials),
     /// The URL is neither `https` nor `http` to loopback, or it holds a password.
     UrlRefused,
-    /// The client's name and secret make no header.
+    /// The client id and secret cannot be sent in a header.
     SecretUnusable,
 }
 
@@ -128,7 +128,7 @@ impl Introspector {
             tasks.spawn_on(seeker.run(), runtime);
         }
         let upkeep = terms.rules.upkeep;
-        // Who is asked for no JWT may well answer where none came that was asked for.
+        // A server that failed to send a JWT may well succeed when none is asked for.
         let asks_alike = |it: &&Self| it.shared.caller.rules.forward_jwt == terms.rules.forward_jwt;
         let [heard, failed] =
             [previous, previous.filter(asks_alike)].map(|it| it.map(|it| &it.shared.answers));
@@ -147,7 +147,7 @@ impl Introspector {
         &self.shared.caller.issuer.name
     }
 
-    /// Whether this asks as `terms` demand, so that a new configuration may take it over.
+    /// Whether this matches `terms`, so that a new configuration may take it over.
     fn serves(&self, terms: &Terms<'_>) -> bool {
         let caller = &self.shared.caller;
         caller.issuer == *terms.issuer
@@ -157,8 +157,8 @@ impl Introspector {
             && caller.selection == *terms.selection
     }
 
-    /// Whether the issuer's answers would be the same: it is asked in the same place, as the same
-    /// client. Whatever else differs is a matter of how they are read.
+    /// Whether the issuer would give the same responses: same endpoint, same client. Other
+    /// differences affect only how they are read.
     fn hears_the_same(&self, terms: &Terms<'_>) -> bool {
         let caller = &self.shared.caller;
         caller.issuer.name == terms.issuer.name
@@ -166,17 +166,16 @@ impl Introspector {
             && caller.rules.client_id == terms.rules.client_id
     }
 
-    /// Whether this counts on from where `other` is.
+    /// Whether this continues the counters of `other`.
     pub fn continues(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared.report, &other.shared.report)
     }
 
-    /// What the issuer says about `token`, whose SHA-256 is `digest`, now or not long ago.
+    /// The issuer's result for `token`, whose SHA-256 is `digest`, from a call or the cache.
     ///
-    /// Of a token that is itself a JWT, whose signature must have been verified, the answer's
-    /// audience is not looked at, and no JWT is forwarded in its place. Whether the token is valid
-    /// at this time is for
-    /// [`AccessToken::admit`](keybound_core::oauth::AccessToken::admit).
+    /// For a token that is itself a JWT, whose signature must have been verified, the audience of
+    /// the response is ignored, and no JWT is forwarded in its place. Whether the token is valid at
+    /// this time is for [`AccessToken::admit`](keybound_core::oauth::AccessToken::admit) to decide.
     pub async fn introspect(
         &self,
         token: Token<'_>,
@@ -198,7 +197,7 @@ impl Introspector {
         }
     }
 
-    /// What an answer says under these rules that was read under others.
+    /// The result under these rules of a response that was read under others.
     async fn read_again(
         &self,
         was: &Introspected,
@@ -212,7 +211,7 @@ impl Introspector {
         let found = self.shared.caller.read_again(was, token.looks_like_jwt()).await?;
         match &found {
             Finding::Active(found) => answers.replace(digest, found),
-            // The answer itself stays: under the rules before, the token is active.
+            // The response stays cached: under the previous rules, the token is active.
             Finding::Refused(denial) => answers.refuse(digest, *denial),
         }
         Some(found)
@@ -240,7 +239,7 @@ impl Introspector {
         }
     }
 
-    /// The call about this token, if it is under way or may begin, else why not.
+    /// The call about this token, joined or started, or why none may be made.
     fn join_or_begin(
         &self,
         token: Token<'_>,
@@ -253,7 +252,8 @@ impl Introspector {
         if let Some(call) = calls.get(&digest) {
             return Ok(call.clone());
         }
-        // An answer is in memory before its call leaves the table: who missed both looks once more.
+        // Results are cached before the in-flight entry is removed, so re-check the cache after
+        // missing both.
         if let Some(finding) = shared.remembered(&digest).filter(|it| shared.reads(it)) {
             return Ok(watch::channel(Call::Ended(finding)).1);
         }
@@ -262,7 +262,8 @@ impl Introspector {
         }
         let mut load = shared.load();
         let permit = load.permit(rank, &digest, Instant::now())?;
-        // Whoever asks says how many may, not whoever was started: that may yet be refused.
+        // The configuration of the caller sets the limit, since a newly started one may yet be
+        // rejected.
         load.places.resize(shared.caller.rules.upkeep.concurrency);
         let place = load.places.enter(rank);
         drop(load);
@@ -302,24 +303,24 @@ impl Introspector {
     }
 }
 
-/// On which terms an issuer is asked.
+/// What introspection at an issuer needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The issuer.
     pub issuer: &'a Arc<Issuer>,
-    /// How it is asked.
+    /// The rules.
     pub rules: &'a IntrospectionRules,
-    /// PEM of the only certification authorities that count; none: the system's.
+    /// PEM of the certification authorities to trust, instead of those of the system.
     pub ca: Option<&'a [u8]>,
-    /// Its keys, with which it may sign answers.
+    /// Its keys, which may sign responses.
     pub keys: &'a Arc<IssuerKeys>,
-    /// The dotted paths of the claims that are kept.
+    /// The dotted paths of the claims to keep.
     pub selection: &'a Arc<[String]>,
 }
 
-/// Starts to ask an issuer on these `terms`. `previous` is who asked the same issuer under another
-/// configuration: it is taken over where it serves; where it only asks the same, what the issuer said
-/// of active tokens and how it fared counts on.
+/// Starts introspection on these `terms`. `previous` did so under another configuration: it is
+/// reused if it matches; if only the endpoint and client match, its cached active tokens and its
+/// limits are kept.
 pub fn start(
     terms: &Terms<'_>,
     previous: Option<&Arc<Introspector>>,
@@ -334,8 +335,8 @@ pub fn start(
 }
 
 impl Shared {
-    /// What was found not long ago, as long as the issuer still has the key with which it signed,
-    /// for the algorithm with which it did.
+    /// A cached result, as long as the issuer still publishes the key that signed the response, for
+    /// the same algorithm.
     fn remembered(&self, digest: &Digest) -> Option<Finding> {
         let finding = self.answers.get(digest)?;
         if let Finding::Active(Introspected { signed_by: Some(signed_by), .. }) = &finding
@@ -369,7 +370,7 @@ impl Shared {
             self.answers.turned_away(digest);
         }
         let now = Instant::now();
-        // Not in the condition: the report would stay locked while a line is written.
+        // Not in the condition, where the report would stay locked while the line is written.
         let told = self.report().turned_away(rank, why, now);
         if let Some(count) = told {
             let (issuer, why) = (&*self.caller.issuer.name, why.label());

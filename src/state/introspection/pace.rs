@@ -16,44 +16,45 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The rate of calls.
+/// The pace of calls.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     answered: Meter,
-    /// New tokens that came.
+    /// New tokens that arrived.
     came: Meter,
-    /// Calls for others than those.
+    /// Calls for other tokens.
     others: Meter,
     lots: Lots,
     limit: Option<Limit>,
 }
 
-/// A rate that is kept to.
+/// A rate limit.
 #[derive(Debug)]
 struct Limit {
-    /// Calls a second.
+    /// Calls per second.
     rate: u32,
-    /// The rate that was too much.
+    /// The rate at which the limit was last exceeded.
     ceiling: u32,
-    /// When the next call is due. Ahead of its time, some may borrow a little.
+    /// When the next call is due. Some calls may borrow a little time.
     next: Instant,
-    /// The issuer wants no calls until then.
+    /// No calls until then (`Retry-After`).
     paused_until: Instant,
-    /// When it last fell.
+    /// When the rate was last reduced.
     fell_at: Instant,
     /// When a call was last held back.
     held_at: Instant,
-    /// When it grows next.
+    /// When the rate grows next.
     grows_at: Instant,
-    /// The time from one growth to the next.
+    /// The time between two growths.
     step: Duration,
 }
 
-/// Random numbers. Whoever foresees one gets a call to the issuer that answers nothing.
+/// Random numbers, which need not be unpredictable: whoever predicts one gains a call that answers
+/// nothing.
 #[derive(Debug)]
 struct Lots(u64);
 
-/// How many there were in this second, and in the one before.
+/// Counts of the present and the previous second.
 #[derive(Debug, Default)]
 struct Meter {
     since: Option<Instant>,
@@ -81,7 +82,7 @@ impl Pace {
         allowed
     }
 
-    /// Takes note of a call that is made for a token of this rank.
+    /// Records a call for a token of this rank.
     pub(super) fn called(&mut self, rank: Rank, now: Instant) {
         if rank != Rank::New {
             self.others.count(now);
@@ -91,16 +92,16 @@ impl Pace {
         }
     }
 
-    /// Takes note of a call that was not refused for being one too many.
+    /// Records a call that was not rate limited.
     pub(super) fn answered(&mut self, now: Instant) {
         self.answered.count(now);
     }
 
-    /// Takes note of a call that was one too many, and for how long there are to be no more.
+    /// Records a call that was rate limited, and for how long to make none.
     pub(super) fn limited(&mut self, retry_after: Option<Duration>, now: Instant) {
         let pause = retry_after.unwrap_or_default().min(LONGEST);
         let rate = match &self.limit {
-            // Those that were under way when it fell tell nothing new.
+            // Calls in flight when the rate was reduced say nothing new.
             Some(limit) if now < after(limit.fell_at, SECOND) => {
                 let paused_until = after(now, pause).max(limit.paused_until);
                 self.limit = Some(Limit { paused_until, ..*limit });
@@ -148,7 +149,7 @@ impl Limit {
 
     fn called(&mut self, now: Instant) {
         let span = SECOND.checked_div(self.rate).unwrap_or(SECOND);
-        // Those that were active before may run up no debt for which the others pay for long.
+        // Calls for known tokens delay others only briefly.
         self.next = after(self.next.max(now), span).min(after(now, SECOND));
     }
 }
@@ -160,7 +161,7 @@ impl Default for Lots {
 }
 
 impl Lots {
-    /// Whether one of `all` is among so many.
+    /// True with probability `many`/`all`.
     fn draw(&mut self, many: u32, all: u32) -> bool {
         // Marsaglia's xorshift64.
         self.0 ^= self.0 << 13;
@@ -194,20 +195,20 @@ impl Meter {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So long a call for a new token may be ahead of its time, so that a burst gets its share.
+/// How early a call for a new token may be, so that a burst gets its share.
 const AHEAD: Duration = Duration::from_millis(125);
 
-/// And for a token that comes again: new ones never take all.
+/// The same for a returning token: new ones never take everything.
 const AHEAD_AGAIN: Duration = Duration::from_millis(200);
 
-/// Nobody is kept waiting for longer because of a limit that others may have used up.
+/// The longest pause, since others may have used up the limit.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// After so many steps in which it held nobody back the limit is forgotten.
+/// After this many steps without a delayed call the limit is forgotten.
 const STEPS: u32 = 60;
 
-/// So many steps are taken for one where the limit was last found: each time that it is found
-/// again, some known tokens find it as well.
+/// Growth is this much slower near the last known limit: each time that it is exceeded, calls for
+/// known tokens are rejected too.
 const CAREFULLY: u32 = 16;
 
 #[cfg(test)]

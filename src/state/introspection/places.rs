@@ -1,46 +1,45 @@
-//! The places among the calls to one issuer, and who gets the next that becomes free.
+//! The limit on concurrent calls to one issuer, and who gets the next free place.
 //!
-//! Whoever comes last of a rank is served first: it has the most time left. Served in the order in
-//! which they came, all would wait until it is too late for each, as soon as more come than can be
+//! Within a rank, the last to come is served first, since it has the most time left. Served in
+//! order of arrival, all would wait until it is too late for each as soon as more come than can be
 //! served.
 
 use super::rank::Rank;
 use std::collections::VecDeque;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 
-/// So many calls at once.
+/// A limit on concurrent calls.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     most: usize,
-    /// So many of them are for tokens that were active before, and no others.
+    /// How many are reserved for tokens that were active before.
     kept: usize,
     taken: usize,
     waiting: [VecDeque<Sender<()>>; Rank::ALL.len()],
 }
 
-/// A place, or the hope of one.
+/// A place, or a position in the queue.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// It must be given back.
+    /// A place, which must be given back.
     Taken,
-    /// This tells when there is one. Whoever goes must look once more whether it has come.
+    /// Notifies when a place is granted. A check that gives up must look once more.
     Awaited(Receiver<()>),
 }
 
 impl Places {
-    /// From here on there are so many places. Who waits for one gets it if it is free now; nobody
-    /// who has one loses it.
+    /// Changes the limit. Waiting calls get places that become free now; running calls keep theirs.
     pub(super) fn resize(&mut self, most: usize) {
         if self.most == most {
             return;
         }
         self.most = most;
-        // A quarter, and one at least; but a single place is for all.
+        // A quarter, and at least one; but a single place is for all.
         self.kept = (most / 4).max(1).min(most.saturating_sub(1));
         self.give();
     }
 
-    /// A place for a token of this rank.
+    /// A place for a token of this rank, or a position in its queue.
     pub(super) fn enter(&mut self, rank: Rank) -> Place {
         if self.has_room(rank) {
             self.taken = self.taken.saturating_add(1);
@@ -50,26 +49,26 @@ impl Places {
         if let Some(waiting) = self.waiting_at(rank) {
             waiting.push_back(tell);
             if MOST_WAITING < waiting.len() {
-                // Who is dropped is told so.
+                // Dropping the sender notifies the one that is dropped.
                 waiting.pop_front();
             }
         }
         Place::Awaited(told)
     }
 
-    /// Gives a place back, and with it those that have become free.
+    /// Returns a place, and grants free ones.
     pub(super) fn leave(&mut self) {
         self.taken = self.taken.saturating_sub(1);
         self.give();
     }
 
-    /// Gives the places that are free to those who wait.
+    /// Grants free places to waiting calls.
     fn give(&mut self) {
         for rank in Rank::ALL {
             while self.has_room(rank)
                 && let Some(next) = self.waiting_at(rank).and_then(VecDeque::pop_back)
             {
-                // An error says that it has gone meanwhile.
+                // An error means that it gave up meanwhile.
                 if next.send(()).is_ok() {
                     self.taken = self.taken.saturating_add(1);
                 }
@@ -77,12 +76,12 @@ impl Places {
         }
     }
 
-    /// How many are taken.
+    /// The number of running calls.
     pub(super) const fn taken(&self) -> usize {
         self.taken
     }
 
-    /// How many wait for one.
+    /// The number of waiting calls.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.iter().flatten().filter(|it| !it.is_closed()).count()
     }
@@ -101,7 +100,7 @@ impl Places {
     }
 }
 
-/// So many may wait at each rank: each costs some kilobytes.
+/// The maximum number of waiting calls per rank; each costs some kilobytes.
 const MOST_WAITING: usize = 1000;
 
 #[cfg(test)]

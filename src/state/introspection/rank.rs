@@ -1,36 +1,36 @@
-//! Which tokens go first where not all can, and why some are turned away.
+//! The priority of tokens when not all can be introspected, and the reasons to turn some away.
 
 use keybound_core::Detail;
 
-/// What is known of a token before its issuer is asked. The better goes first.
+/// What is known of a token before its issuer is asked. Higher ranks go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// It was active not long ago, or it is a JWT whose signature is good. Nobody can make one up.
+    /// It was active recently, or it is a JWT with a valid signature. Neither can be forged.
     Known,
-    /// It was turned away before, and nobody has asked about it yet. Whoever makes up a new token
-    /// for each request has none of this rank.
+    /// It was turned away before without a call. A client that makes up a new token for each
+    /// request has none of this rank.
     Returning,
-    /// Nothing, or that its last call failed. A good token looks the same as one that is made up.
+    /// Nothing, or its last call failed. A good token looks the same as a forged one here.
     New,
 }
 
 impl Rank {
-    /// All of them, the best first.
+    /// All ranks, highest first.
     pub(super) const ALL: [Self; 3] = [Self::Known, Self::Returning, Self::New];
 }
 
-/// Why a check gets no answer, although the issuer was not asked for it.
+/// Why a check was turned away without a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TurnedAway {
-    /// The issuer fails at all tokens.
+    /// The circuit breaker is open.
     BreakerOpen,
-    /// No place among the calls became free in time.
+    /// All concurrent calls were in use until the deadline.
     Busy,
-    /// The issuer limits how often it is asked.
+    /// The issuer limits our calls.
     RateLimited,
-    /// The issuer failed at this very token a moment ago.
+    /// The last call for this token failed a moment ago.
     FailedBefore,
-    /// The call goes on, but the check must not wait any longer.
+    /// The check reached its deadline; the call goes on.
     Late,
 }
 
@@ -39,7 +39,7 @@ impl TurnedAway {
     pub(super) const ALL: [Self; 5] =
         [Self::BreakerOpen, Self::Busy, Self::RateLimited, Self::FailedBefore, Self::Late];
 
-    /// Whether there was no room for it then, and may be when it comes again.
+    /// Whether capacity was the reason, so that a retry may succeed.
     pub(super) const fn is_for_want_of_room(self) -> bool {
         matches!(self, Self::BreakerOpen | Self::Busy | Self::RateLimited)
     }
@@ -55,7 +55,7 @@ impl TurnedAway {
         }
     }
 
-    /// What the operator is told of a denial.
+    /// The detail of the denial, for the operator.
     pub(super) const fn detail(self) -> Detail {
         match self {
             Self::BreakerOpen => Detail::IssuerFails,

@@ -1,4 +1,4 @@
-//! How an issuer is asked about its tokens (RFC 7662), by configuration.
+//! Introspection of one issuer, as configured (RFC 7662).
 
 use std::fmt;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use std::time::Duration;
 pub struct IntrospectionRules {
     /// The URL of the endpoint; none: the one in the issuer's metadata.
     pub endpoint: Option<String>,
-    /// The name of this service at the issuer.
+    /// The client id of this service at the issuer.
     pub client_id: String,
-    /// How this service proves that name.
+    /// How this service authenticates.
     pub authentication: ClientAuthentication,
-    /// Whether to ask for a JWT and to send that upstream in place of an opaque token.
+    /// Whether to ask for a JWT and forward it in place of an opaque token.
     pub forward_jwt: bool,
-    /// Whether an answer about an opaque token may say nothing of its audience.
+    /// Whether a response about an opaque token may lack an audience.
     pub allow_missing_audience: bool,
-    /// What asking may cost, and for how long answers are kept.
+    /// Limits on calls and on cached results.
     pub upkeep: IntrospectionUpkeep,
 }
 
-/// How this service authenticates at the introspection endpoint. Never shown.
+/// How this service authenticates at the introspection endpoint. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// With this secret (RFC 6749 §2.3.1).
@@ -29,19 +29,18 @@ pub enum ClientAuthentication {
     MutualTls(Vec<u8>),
 }
 
-/// What asking an issuer may cost, and for how long its answers are kept.
+/// Limits on calls and on cached results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntrospectionUpkeep {
-    /// How long a check waits for an answer. It must be less than the deadline of a check.
+    /// How long a check waits for a result. It must be less than the deadline of a check.
     pub timeout: Duration,
-    /// For how long a token counts as active once the issuer said so: a revoked one is accepted
-    /// for so long at most.
+    /// How long an active result is cached: a revoked token is accepted for at most this long.
     pub cache_ttl: Duration,
-    /// For how long a token is refused once the issuer's answer said so.
+    /// How long a refusal is cached.
     pub negative_ttl: Duration,
-    /// At most so many tokens are remembered as active, and as many as refused.
+    /// The maximum number of tokens cached as active, and the same number as refused.
     pub cache_entries: usize,
-    /// At most so many calls are under way at once.
+    /// The maximum number of concurrent calls.
     pub concurrency: usize,
 }
 
@@ -50,10 +49,10 @@ impl Default for IntrospectionUpkeep {
         Self {
             // A check has 150 ms, and Envoy gives up after 200 ms.
             timeout: Duration::from_millis(120),
-            // What revocation may take.
+            // The longest delay of a revocation.
             cache_ttl: Duration::from_secs(60),
-            // A token that is not active does not become so, but for replicas of the issuer that
-            // lag behind.
+            // An inactive token does not become active, except while replicas of the issuer lag
+            // behind.
             negative_ttl: Duration::from_secs(5),
             cache_entries: 100_000,
             // At 20 ms each, 5,000 new tokens a second.

@@ -1,4 +1,4 @@
-//! What is told about the introspection at an issuer, to people and to metrics.
+//! The status of introspection at one issuer, for metrics and the admin page.
 
 use super::breaker::State;
 use super::call::Failure;
@@ -11,52 +11,53 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The state of the introspection at one issuer. It holds nothing secret.
+/// The state of introspection at one issuer, without secrets.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// The issuer.
     pub issuer: String,
-    /// How many calls are under way.
+    /// The number of calls in flight.
     pub in_flight: usize,
-    /// How many wait for a place among them.
+    /// The number of waiting calls.
     pub waiting: usize,
-    /// How many tokens are remembered as active.
+    /// The number of tokens cached as active.
     pub active_entries: usize,
-    /// How many tokens are remembered as refused.
+    /// The number of tokens cached as refused.
     pub refused_entries: usize,
     /// `closed` (calls are made), `open` (none is) or `half_open` (one tries).
     pub breaker: &'static str,
-    /// For each cause, who is turned away unasked: nobody (0), tokens that were not active before
-    /// (1), or such that were, too (2).
+    /// By cause, which tokens are turned away without a call: none (0), those that were not active
+    /// before (1), or those that were, too (2).
     pub shedding: BTreeMap<&'static str, u8>,
-    /// The last failure, also when calls have gone well since.
+    /// The last failure, even if calls have succeeded since.
     pub last_error: Option<LastError>,
-    /// How many calls ended in which way.
+    /// Calls by outcome.
     pub calls: BTreeMap<&'static str, u64>,
-    /// How many checks were refused without a call, or before its end, and why.
+    /// Checks that were turned away without a call, or before its end, by cause.
     pub turned_away: BTreeMap<&'static str, u64>,
 }
 
 impl Status {
-    /// How often which outcome was had: of calls, and of checks that were turned away.
+    /// Outcomes of calls and of checks that were turned away.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.calls.iter().chain(&self.turned_away).map(|(outcome, total)| (*outcome, *total))
     }
 }
 
-/// What has happened so far.
+/// Counters of outcomes.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) last_error: Option<LastError>,
     pub(super) calls: BTreeMap<&'static str, u64>,
     pub(super) turned_away: BTreeMap<&'static str, u64>,
-    /// When tokens were last turned away for want of room: such that were active, and others.
+    /// When tokens were last turned away for lack of capacity: those that were active before, and
+    /// others.
     shed: BTreeMap<&'static str, [Option<Instant>; 2]>,
     failure_told: Told,
     shedding_told: Told,
 }
 
-/// What was last told of many things that are alike.
+/// A rate limit for log lines with the same text.
 #[derive(Debug, Default)]
 struct Told {
     at: Option<Instant>,
@@ -64,8 +65,7 @@ struct Told {
 }
 
 impl Told {
-    /// How many there have been with this one that were not told; none when it is not to be told
-    /// either.
+    /// The number of events that this line stands for; `None` if it is not to be logged.
     fn tell(&mut self, now: Instant) -> Option<u64> {
         self.since = self.since.saturating_add(1);
         if self.at.is_some_and(|it| now < after(it, SILENCE)) {
@@ -81,8 +81,7 @@ impl Report {
         count(&mut self.calls, label);
     }
 
-    /// Takes note of a check that is turned away, and says whether that is worth a line in the log:
-    /// one in a while is, and how many it stands for.
+    /// Records a check that was turned away. Returns the count to log, if a line is due.
     pub(super) fn turned_away(&mut self, rank: Rank, why: TurnedAway, now: Instant) -> Option<u64> {
         count(&mut self.turned_away, why.label());
         if !why.is_for_want_of_room() {
@@ -93,14 +92,14 @@ impl Report {
         self.shedding_told.tell(now)
     }
 
-    /// Takes note of a failure, and says whether it is worth a line in the log: one in a while is.
+    /// Records a failure, and returns whether to log it.
     pub(super) fn failed(&mut self, failure: &Failure, at: UnixTime, now: Instant) -> bool {
         self.ended(failure.label());
         self.last_error = Some(LastError { what: failure.to_string(), at: at.as_secs() });
         self.failure_told.tell(now).is_some()
     }
 
-    /// Who has just been turned away, and for which cause. An open breaker turns away whoever would
+    /// Which tokens were just turned away, by cause. An open breaker turns away all that would
     /// come.
     pub(super) fn shedding(&self, breaker: State, now: Instant) -> BTreeMap<&'static str, u8> {
         let lately = |it: &Option<Instant>| it.is_some_and(|it| now < after(it, SILENCE));
@@ -125,7 +124,7 @@ fn count(counts: &mut BTreeMap<&'static str, u64>, label: &'static str) {
     *count = count.saturating_add(1);
 }
 
-/// The time between two lines in the log about one endpoint that say the same.
+/// The least time between two log lines of the same kind about one endpoint.
 const SILENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The task that fetches an issuer's keys, one thing at a time.
+//! The task that fetches an issuer's keys.
 
 use super::rules::KeyUpkeep;
 use super::snapshot::{self, Odd, Snapshot, Wanted};
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Fetches the keys of one issuer. There is one for each, so that there is one fetch at a time.
+/// Fetches the keys of one issuer. There is one per issuer, so that fetches never overlap.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) issuer: Arc<str>,
@@ -29,40 +29,40 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) shared: Arc<Shared>,
     pub(super) progress: watch::Sender<Progress>,
-    /// What is held may not be in the snapshot yet.
+    /// The present keys may not be in the snapshot yet.
     pub(super) unsaved: bool,
 }
 
-/// How the keys are to be kept from now on.
+/// New settings for an issuer's keys.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) source: Source,
     pub(super) upkeep: KeyUpkeep,
 }
 
-/// How far the keeper has come.
+/// The progress of the keeper.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// How many fetches have ended.
+    /// The number of fetches that have ended.
     pub(super) ended: u64,
-    /// Whether one is under way.
+    /// Whether a fetch is in progress.
     pub(super) under_way: bool,
-    /// When the last one ended that an unknown key caused.
+    /// When the last fetch caused by an unknown key ended.
     pub(super) asked_at: Option<Instant>,
 }
 
-/// What makes the keeper fetch.
+/// The cause of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// It is time.
+    /// The schedule.
     Due,
     /// A token with an unknown key.
     Asked,
 }
 
 impl Keeper {
-    /// Fetches, waits, and fetches again, until nobody is left who could give `orders`. Each order
-    /// breaks off what is under way and begins with a fetch.
+    /// Fetches on schedule until all senders of `orders` are gone. Each order cancels what is in
+    /// progress and causes a fetch.
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         loop {
             let grace = self.upkeep.withdrawn_key_grace;
@@ -74,7 +74,7 @@ impl Keeper {
             };
             let Some(Order { source, upkeep }) = order else { return };
             (self.source, self.upkeep, self.unsaved) = (source, upkeep, true);
-            // Once more, for a fetch may have ended after the order was given.
+            // Again, since a fetch may have ended after the order was sent.
             self.shared.keep_by(&self.upkeep);
         }
     }
@@ -92,7 +92,8 @@ impl Keeper {
             tokio::select! {
                 () = sleep_until(due) => return Cause::Due,
                 () = self.shared.wanted.notified() => {
-                    // Asked again, for the one who asks may have looked before the last fetch.
+                    // Checked again, since the requester may have looked before the last fetch
+                    // ended.
                     let last = self.progress.borrow().asked_at;
                     let cooldown = self.upkeep.unknown_kid_cooldown;
                     if schedule::may_ask(last, cooldown, Instant::now()) {
@@ -103,7 +104,7 @@ impl Keeper {
         }
     }
 
-    /// Fetches once, and says when the next is due.
+    /// Fetches once and returns when the next fetch is due.
     async fn fetch(&mut self, cause: Cause) -> Instant {
         self.progress.send_modify(|it| it.under_way = true);
         let read = self.read(cause).await;
@@ -126,7 +127,7 @@ impl Keeper {
             }
         });
         if heard || self.unsaved {
-            // After those who waited were told: the disk is no concern of theirs.
+            // After the waiting checks were notified, which need not wait for the disk.
             self.save().await;
             self.unsaved = false;
         }
@@ -149,7 +150,7 @@ impl Keeper {
         }
     }
 
-    /// Takes over what was read, and passes on for how long the issuer proposes to keep it.
+    /// Takes over what was read, and returns the lifetime that the issuer proposes.
     fn settle(&self, obtained: Obtained) -> Result<Option<Duration>, Failure> {
         let held = self.shared.held.load_full();
         let (held, outcome) = match (obtained.document, held) {
@@ -170,7 +171,7 @@ impl Keeper {
         Ok(obtained.lifetime)
     }
 
-    /// The same keys, by which the issuer stands anew.
+    /// The same keys, confirmed by the issuer again.
     fn heard(&self, held: &Held, read_at: Instant) -> Held {
         let now = Instant::now();
         Held {
@@ -183,7 +184,7 @@ impl Keeper {
         .kept_by(&self.upkeep)
     }
 
-    /// The keys that `document` spells, by which the issuer stood `age` ago.
+    /// The keys in `document`, which the issuer confirmed `age` ago.
     fn accept(&self, document: Bytes, age: Duration) -> Result<Held, Failure> {
         let parse = || KeySet::parse(&document);
         let set = std::panic::catch_unwind(AssertUnwindSafe(parse)).or(Err(Failure::Panicked))?;
@@ -214,7 +215,7 @@ impl Keeper {
         Ok(held.kept_by(&self.upkeep))
     }
 
-    /// Takes note of a failure, and says how long to wait for the next try.
+    /// Records a failure, and returns the delay until the next attempt.
     async fn fail(&self, failure: &Failure) -> Duration {
         let failures = {
             let mut report = self.shared.report();
@@ -229,7 +230,7 @@ impl Keeper {
         self.source.interval().map_or(retry, |it| it.min(retry))
     }
 
-    /// Takes over the snapshot, if there is one of use.
+    /// Takes over the snapshot, if there is a valid one.
     async fn restore(&self) {
         let Some(path) = self.upkeep.snapshot_file.clone() else { return };
         let now = self.clock.now();
@@ -263,7 +264,7 @@ impl Keeper {
         }
     }
 
-    /// Writes the snapshot, also when only its date is new: its age counts at the next start.
+    /// Writes the snapshot, even if only its date is new: its age matters at the next start.
     async fn save(&self) {
         let Some(path) = self.upkeep.snapshot_file.clone() else { return };
         let Some(held) = self.shared.held.load_full() else { return };

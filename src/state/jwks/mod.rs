@@ -59,75 +59,75 @@ use withdrawn::Withdrawn;
 #[derive(Debug)]
 pub struct IssuerKeys {
     issuer: Arc<str>,
-    /// How they are kept at present.
+    /// The rules in force.
     rules: ArcSwap<KeyRules>,
     source: &'static str,
     clock: Arc<dyn Clock>,
     began: Instant,
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
-    /// How many fetches had ended when the present rules came into force.
+    /// The number of fetches that had ended when the present rules came into force.
     ended_before: AtomicU64,
-    /// One permit for each request that may wait for another set.
+    /// One permit per request that may wait for a newer set.
     waiting: Semaphore,
-    /// What tokens that name no key may cost.
+    /// The limit for tokens without a `kid`.
     tries: Tries,
     orders: mpsc::UnboundedSender<Order>,
     keeper: JoinHandle<()>,
 }
 
-/// What the keeper of the keys and their users have in common.
+/// The state shared by the keeper and the users of the keys.
 #[derive(Debug, Default)]
 struct Shared {
     held: ArcSwapOption<Held>,
-    /// Somebody wants another set.
+    /// A check wants a newer set.
     wanted: Notify,
-    /// A key was withdrawn that counts on for a while.
+    /// A key was withdrawn and has a grace period.
     withdrew: Notify,
     report: Mutex<Report>,
 }
 
-/// A set of keys and where it stands in time. Replaced, never changed.
+/// An immutable set of keys with its times.
 #[derive(Clone, Debug)]
 struct Held {
-    /// All that count.
+    /// All accepted keys.
     set: Arc<KeySet>,
-    /// Those in the document.
+    /// The keys in the document.
     published: Arc<KeySet>,
-    /// Those that were in an earlier one.
+    /// Keys of earlier documents that are still accepted.
     withdrawn: Vec<Withdrawn>,
     document: Bytes,
     version: Option<Version>,
     /// When the document was read, by the monotonic clock. It may be older than the process.
     read_at: Instant,
-    /// When the issuer last stood by it.
+    /// When the issuer last confirmed it.
     heard_at: Instant,
-    /// How long before `heard_at` that really was: not zero for a snapshot.
+    /// The age of the confirmation at `heard_at`: not zero for a snapshot.
     age_then: Duration,
     usable_until: Instant,
     from_snapshot: bool,
 }
 
-/// Why keys were not had.
+/// Why keys could not be obtained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Failure {
     Discovery(discovery::Failure),
-    /// The metadata names no place for keys.
+    /// The metadata has no `jwks_uri`.
     JwksUriMissing,
     Http(http::Failure),
     File(io::ErrorKind),
     /// Not a JWK Set.
     Malformed,
-    /// A JWK Set without a key that can be used, and how many that cannot.
+    /// A JWK Set without a usable key, and the number of unusable ones.
     Empty(usize),
-    /// A fault of ours, which must not end the keeping of keys.
+    /// A bug of ours, which must not stop the refreshing of keys.
     Panicked,
 }
 
 impl IssuerKeys {
-    /// Starts to fetch the keys of `issuer` as `rules` say, on `runtime`, and returns at once.
+    /// Starts to fetch the keys of `issuer` on `runtime`, and returns at once.
     ///
-    /// `clock` dates the snapshot and errors. All spans are measured on the monotonic clock.
+    /// `clock` dates the snapshot and errors. All durations are measured on the monotonic clock.
     pub fn start(
         issuer: &Arc<str>,
         rules: &KeyRules,
@@ -137,8 +137,8 @@ impl IssuerKeys {
         Self::start_after(None, issuer, rules, clock, runtime)
     }
 
-    /// The same. What is counted of `previous`, the keys of this issuer from another place, counts
-    /// on; the keys themselves do not.
+    /// The same, but keeps the counters of `previous`, this issuer's keys from another source. The
+    /// keys themselves are not kept.
     fn start_after(
         previous: Option<&Self>,
         issuer: &Arc<str>,
@@ -183,27 +183,27 @@ impl IssuerKeys {
         &self.issuer
     }
 
-    /// Since when these keys are kept.
+    /// When this was started.
     pub const fn began(&self) -> Instant {
         self.began
     }
 
-    /// The same keys, for whose changes nobody waits longer than `patience`.
+    /// The same keys, with `patience` as the longest wait for a newer set.
     pub fn within(self: &Arc<Self>, patience: Duration) -> TimedKeys {
         TimedKeys::new(Arc::clone(self), patience)
     }
 
-    /// The keys, when they may be used now. It takes no lock and does not wait. As long as it is the
-    /// same set, no key has left.
+    /// The keys, if they may be used now. Lock-free and without waiting. While it returns the same
+    /// set, no key was removed.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         let held = self.shared.held.load();
         let usable = held.as_deref().filter(|it| Instant::now() < it.usable_until);
         usable.map(|it| Arc::clone(&it.set))
     }
 
-    /// The keys, when they may be used. Waits for the first fetch if that has not ended, however
-    /// many wait with it. Otherwise it does not wait; but when the keys have become unusable, it
-    /// hurries the next fetch as far as the cooldown allows.
+    /// The keys, if they may be used. Waits for the first fetch if that has not ended yet. Later it
+    /// does not wait; if the keys have become unusable, it requests a fetch as soon as the cooldown
+    /// allows.
     pub async fn available(&self) -> Option<Arc<KeySet>> {
         if let Some(set) = self.current() {
             return Some(set);
@@ -219,11 +219,11 @@ impl IssuerKeys {
         None
     }
 
-    /// Another set than `seen`, in which the key of a token was looked for in vain.
+    /// A set newer than `seen`, which lacked the key of a token.
     ///
-    /// It waits for a fetch that is under way or causes one, unless the last one that was caused
-    /// so is less than a cooldown ago: then it says so at once. A token whose key is known and
-    /// whose signature is wrong is no reason to call this.
+    /// It waits for a fetch in progress or causes one, unless the last one of this kind is less
+    /// than a cooldown ago: then it returns at once. Do not call it for a token whose key is known
+    /// and whose signature is wrong.
     pub async fn newer_than(&self, seen: &Arc<KeySet>) -> Newer {
         let newer = || self.current().filter(|it| !Arc::ptr_eq(it, seen));
         if let Some(set) = newer() {
@@ -242,24 +242,24 @@ impl IssuerKeys {
         let heard = self.shared.held.load().as_ref().is_some_and(|it| came <= it.heard_at);
         match newer() {
             Some(set) => Newer::Set(set),
-            // What was under way may have been answered before the token was signed.
+            // A fetch in progress may have been answered before the token was signed.
             None if heard && !progress.under_way => Newer::None,
             None => self.unasked(),
         }
     }
 
-    /// What there is to say of an issuer that may not be asked for another set, or did not answer.
+    /// The result for an issuer that may not be asked now, or did not answer.
     fn unasked(&self) -> Newer {
         Newer::Unasked { heard: self.heard(), ask_again: self.ask_again() }
     }
 
-    /// When the issuer last stood by these keys; none: never.
+    /// When the issuer last confirmed these keys; `None` if never.
     fn heard(&self) -> Option<UnixTime> {
         let held = self.shared.held.load();
         held.as_ref().map(|it| self.clock.now().saturating_sub(it.age(Instant::now())))
     }
 
-    /// In how many seconds an unknown key may be asked about again.
+    /// Seconds until an unknown key may cause a fetch again.
     fn ask_again(&self) -> u64 {
         let cooldown = self.rules.load().upkeep.unknown_kid_cooldown;
         schedule::ask_again(self.progress.borrow().asked_at, cooldown, Instant::now())
@@ -270,25 +270,25 @@ impl IssuerKeys {
         schedule::may_ask(progress.asked_at, cooldown, Instant::now())
     }
 
-    /// Waits until so many fetches have ended since the start, well or not.
+    /// Waits until `fetches` fetches have ended since the start, successful or not.
     pub async fn ended(&self, fetches: u64) {
         let mut progress = self.progress.clone();
-        // An error says that the keeper has gone with its runtime: there is nothing to wait for.
+        // An error means that the keeper ended with its runtime: there is nothing to wait for.
         drop(progress.wait_for(|it| fetches <= it.ended).await);
     }
 
-    /// Waits until there are keys, or until the first fetch under the present rules has ended, well
-    /// or not.
+    /// Waits until there are keys, or until the first fetch under the present rules has ended,
+    /// successful or not.
     pub async fn tried(&self) {
         let before = self.ended_before.load(Ordering::Relaxed);
         let mut progress = self.progress.clone();
         let tried = |it: &Progress| before < it.ended || self.current().is_some();
-        // An error says that the keeper has gone with its runtime: there is nothing to wait for.
+        // An error means that the keeper ended with its runtime: there is nothing to wait for.
         drop(progress.wait_for(tried).await);
     }
 
-    /// Whether there have ever been keys, fresh or from the snapshot. It never turns back: that the
-    /// issuer is down later is no reason to take this replica out of service.
+    /// Whether there have ever been keys, fetched or from the snapshot. It stays true: a later
+    /// outage of the issuer is no reason to take this replica out of service.
     pub fn is_ready(&self) -> bool {
         self.shared.held.load().is_some()
     }
@@ -297,7 +297,7 @@ impl IssuerKeys {
     pub async fn ready(&self) {
         let mut progress = self.progress.clone();
         if progress.wait_for(|_| self.is_ready()).await.is_err() {
-            // The keeper is gone, and with it every hope.
+            // The keeper has ended, so there will be no keys.
             std::future::pending::<()>().await;
         }
     }
@@ -327,7 +327,7 @@ impl IssuerKeys {
         }
     }
 
-    /// How many fetches ended in which way. The names come from a closed set.
+    /// Fetches by outcome. The labels come from a closed set.
     pub fn refreshes(&self) -> BTreeMap<&'static str, u64> {
         self.shared.report().refreshes.clone()
     }
@@ -339,13 +339,13 @@ impl Drop for IssuerKeys {
     }
 }
 
-/// Why a snapshot at `path` would not be used, as far as its folder is there to tell: a sentence.
+/// Why a snapshot at `path` would be ignored, as far as its folder shows: a sentence.
 pub fn snapshot_fault(path: &Path) -> Option<String> {
     snapshot::folder_fault(path).map(|it| it.to_string())
 }
 
 impl Shared {
-    /// Has the keys that are held used for as long as `upkeep` says, withdrawn ones as well.
+    /// Applies the durations of `upkeep` to the present keys, withdrawn ones included.
     fn keep_by(&self, upkeep: &KeyUpkeep) {
         let now = Instant::now();
         self.held.rcu(|held| {
@@ -354,7 +354,7 @@ impl Shared {
         });
     }
 
-    /// Puts `new` in the place of `old`, if that is what is held.
+    /// Replaces `old` by `new`, unless it was replaced meanwhile.
     fn replace(&self, old: &Arc<Held>, new: Held) {
         self.held.compare_and_swap(&Some(Arc::clone(old)), Some(Arc::new(new)));
     }
@@ -365,12 +365,12 @@ impl Shared {
 }
 
 impl Held {
-    /// How long ago the issuer last stood by these keys.
+    /// The time since the issuer last confirmed these keys.
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard_at).saturating_add(self.age_then)
     }
 
-    /// The same keys, used for as long as `upkeep` says after the issuer was last heard.
+    /// The same keys with the durations of `upkeep`.
     fn kept_by(self, upkeep: &KeyUpkeep) -> Self {
         let left = schedule::time_left(self.age_then, upkeep).unwrap_or_default();
         let usable_until = after(self.heard_at, left);
@@ -408,6 +408,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// So many requests may wait for another set of keys. A flood of unknown keys beside a slow issuer
-/// must leave most of the concurrent checks to others.
+/// The maximum number of requests that wait for a newer set. Unknown keys combined with a slow
+/// issuer must leave most of the concurrent checks to others.
 const MAX_WAITING: usize = 1000;

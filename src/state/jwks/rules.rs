@@ -1,14 +1,14 @@
-//! How an issuer's keys are had and kept, by configuration.
+//! How an issuer's keys are obtained and kept, as configured.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How an issuer's keys are had and kept.
+/// How an issuer's keys are obtained and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRules {
     /// Where they come from.
     pub source: KeySource,
-    /// PEM of the only certification authorities that count when fetching; none: the system's.
+    /// PEM of the certification authorities to trust when fetching, instead of those of the system.
     pub ca: Option<Vec<u8>>,
     /// How often they are fetched, and how long they are kept.
     pub upkeep: KeyUpkeep,
@@ -20,14 +20,14 @@ pub struct KeyUpkeep {
     /// The shortest time between two planned fetches, whatever the issuer says. Not more than
     /// `refresh_max`.
     pub refresh_min: Duration,
-    /// The longest time between two planned fetches, whatever the issuer says: a key that the
-    /// issuer withdraws is accepted for so long at most, while the issuer can be reached.
+    /// The longest time between two planned fetches, whatever the issuer says. While the issuer can
+    /// be reached, a withdrawn key is accepted for at most this long.
     pub refresh_max: Duration,
     /// The time between two planned fetches when the issuer says nothing.
     pub refresh_default: Duration,
-    /// For how long keys are used after the issuer was last heard. It must exceed `refresh_max`.
+    /// How long keys are used after the last successful fetch. It must exceed `refresh_max`.
     pub max_stale: Duration,
-    /// For how long a key counts on after the issuer has withdrawn it.
+    /// How long a key is still accepted after the issuer has withdrawn it.
     pub withdrawn_key_grace: Duration,
     /// The shortest time between two fetches that unknown key names cause.
     pub unknown_kid_cooldown: Duration,
@@ -35,14 +35,14 @@ pub struct KeyUpkeep {
     pub fetch_timeout: Duration,
     /// The longest document that is read, in bytes.
     pub max_bytes: usize,
-    /// Where the keys are kept over a restart; none: nowhere.
+    /// Where the keys are saved across restarts; `None` for nowhere.
     pub snapshot_file: Option<PathBuf>,
 }
 
 impl Default for KeyUpkeep {
     fn default() -> Self {
         Self {
-            // `max-age=0` must not turn a fleet of gateways into load for the issuer.
+            // `max-age=0` must not make a fleet of gateways overload the issuer.
             refresh_min: Duration::from_secs(30),
             // `max-age=31536000` must not keep a withdrawn key alive.
             refresh_max: Duration::from_secs(3600),
@@ -50,10 +50,10 @@ impl Default for KeyUpkeep {
             refresh_default: Duration::from_secs(300),
             // An issuer that is down overnight has until the next evening to come back.
             max_stale: Duration::from_secs(24 * 3600),
-            // A key is withdrawn because it must no longer count.
+            // A key is withdrawn because it must no longer be accepted.
             withdrawn_key_grace: Duration::ZERO,
-            // A rotation without overlap costs so much at most; a flood costs the issuer six
-            // fetches a minute.
+            // The longest outage after a rotation without overlap. A flood of unknown keys causes
+            // at most six fetches a minute.
             unknown_kid_cooldown: Duration::from_secs(10),
             // Fetches do not hold up requests, except the first.
             fetch_timeout: Duration::from_secs(5),

@@ -1,15 +1,15 @@
-//! When keys are fetched and for how long they are used: pure functions of what happened and of the
+//! When keys are fetched and how long they may be used: pure functions of past results and the
 //! time.
 //!
-//! Spans are measured on the monotonic clock, so that a step of the wall clock neither drops good
-//! keys nor keeps withdrawn ones.
+//! Durations are measured on the monotonic clock, so that a step of the wall clock neither drops
+//! good keys nor keeps withdrawn ones.
 
 use super::rules::KeyUpkeep;
 use crate::state::waits::doubled;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The time until the next planned fetch after one that went well. The issuer proposes `lifetime`.
+/// The time until the next planned fetch after a successful one. The issuer proposes `lifetime`.
 ///
 /// `jitter` shortens it by up to a tenth, so that replicas that started together drift apart.
 pub(super) fn next_refresh(lifetime: Option<Duration>, upkeep: &KeyUpkeep, jitter: u8) -> Duration {
@@ -25,41 +25,39 @@ pub(super) fn next_retry(failures: u32, upkeep: &KeyUpkeep, jitter: u8) -> Durat
     delay.saturating_sub(share(delay, 2, jitter))
 }
 
-/// Whether a request with an unknown key name may cause a fetch, when the last one that was caused
-/// so ended at `last`.
+/// Whether an unknown `kid` may cause a fetch, if the last fetch of this kind ended at `last`.
 pub(super) fn may_ask(last: Option<Instant>, cooldown: Duration, now: Instant) -> bool {
     last.is_none_or(|it| cooldown <= now.saturating_duration_since(it))
 }
 
-/// For how long a request with an unknown key name may cause no fetch yet, in whole seconds and
-/// one at least.
+/// Whole seconds until an unknown `kid` may cause a fetch, and at least one.
 pub(super) fn ask_again(last: Option<Instant>, cooldown: Duration, now: Instant) -> u64 {
     let passed = last.map_or(cooldown, |it| now.saturating_duration_since(it));
     let left = cooldown.saturating_sub(passed);
     left.as_secs().saturating_add(u64::from(0 < left.subsec_nanos())).max(1)
 }
 
-/// For how much longer keys are used whose issuer was last heard `age` ago; none when they are not.
+/// How much longer keys may be used that the issuer confirmed `age` ago; `None` if they are too
+/// old.
 pub(super) fn time_left(age: Duration, upkeep: &KeyUpkeep) -> Option<Duration> {
     upkeep.max_stale.checked_sub(age).filter(|it| !it.is_zero())
 }
 
-/// Whether the server may answer that nothing changed, when the document was last read `age` ago.
+/// Whether a 304 is accepted for a document that was last read `age` ago.
 ///
-/// Not for ever: a server, or a cache before it, that always says so would keep a withdrawn key
-/// alive.
+/// Not for ever: a server or cache that always answers 304 would keep a withdrawn key alive.
 pub(super) fn may_be_unchanged(age: Duration, upkeep: &KeyUpkeep) -> bool {
     age < upkeep.max_stale
 }
 
-/// Whether the place of the keys is looked up again before a fetch, when it was found `age` ago.
+/// Whether discovery is repeated before a fetch, when its result is `age` old.
 ///
 /// A token with an unknown key, or a failure, may mean that the keys moved.
 pub(super) fn must_discover(age: Option<Duration>, asked: bool, failures: u32) -> bool {
     asked || 0 < failures || age.is_none_or(|it| METADATA_KEPT <= it)
 }
 
-/// As much of a `part`-th of `span` as `jitter` is of 255.
+/// The fraction `jitter`/255 of a `part`-th of `span`.
 fn share(span: Duration, part: u32, jitter: u8) -> Duration {
     let whole = u32::from(u8::MAX).saturating_mul(part);
     span.saturating_mul(u32::from(jitter)).checked_div(whole).unwrap_or_default()
@@ -68,7 +66,7 @@ fn share(span: Duration, part: u32, jitter: u8) -> Duration {
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// Issuers move their keys about never; an hour costs them nothing.
+/// Issuers hardly ever move their keys, and one request an hour costs them nothing.
 const METADATA_KEPT: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! Keys that outlive the process: one file per issuer, so that a restart during an outage of
-//! the issuer is not an outage here.
+//! Keys that outlive the process: one file per issuer, so that a restart while the issuer is down
+//! is not an outage here.
 //!
-//! Whoever can write the file decides whose tokens are accepted, so an odd file counts as none.
+//! Anybody who can write the file decides whose tokens are accepted, so a file that is not exactly
+//! as expected is ignored.
 
 use crate::permissions;
 use bytes::Bytes;
@@ -20,17 +21,17 @@ use std::{fmt, process};
 /// The keys of an issuer as they were once fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
-    /// Whose keys they are.
+    /// The issuer.
     pub(super) issuer: String,
-    /// Where they came from.
+    /// The source of the keys.
     pub(super) source: String,
     /// The JWK Set, byte for byte.
     pub(super) document: Bytes,
-    /// When the issuer was last heard to stand by it.
+    /// When the issuer last confirmed it.
     pub(super) heard_at: UnixTime,
 }
 
-/// Why a snapshot file is of no use.
+/// Why a snapshot file is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Odd {
     /// It cannot be read.
@@ -39,34 +40,34 @@ pub(super) enum Odd {
     NotAFile,
     /// Others than its owner may write it.
     Writable,
-    /// Everybody on the machine may put another in its place.
+    /// Every user of the machine can replace it.
     FolderWritable,
-    /// It belongs to somebody who could have invented it.
+    /// Its owner is neither this user nor root, and could have forged it.
     OtherOwner,
-    /// It is larger than any snapshot.
+    /// It is larger than a snapshot can be.
     TooLarge,
-    /// It is not a snapshot, or not all of one.
+    /// It is not a snapshot, or truncated.
     Malformed,
     /// It holds the keys of another issuer.
     OtherIssuer,
-    /// It holds keys from another place than the configuration names now.
+    /// It holds keys from another source than the configuration names now.
     OtherSource,
-    /// It comes from the future.
+    /// It is dated in the future.
     Premature,
-    /// It is older than keys are used.
+    /// It is older than `max_stale`.
     Stale,
 }
 
-/// Which snapshot is of use.
+/// What a snapshot must match to be used.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    /// Whose keys.
+    /// The issuer.
     pub(super) issuer: String,
-    /// From where.
+    /// The source.
     pub(super) source: String,
     /// The longest document, in bytes.
     pub(super) max_bytes: usize,
-    /// For how long keys are used after the issuer was last heard.
+    /// How long keys are used after the last successful fetch.
     pub(super) max_stale: Duration,
 }
 
@@ -78,12 +79,12 @@ struct Record {
     source: String,
     /// Seconds since the epoch.
     fetched_at: i64,
-    /// As text, so that what is read back is what was fetched.
+    /// As text, so that the bytes read back are those that were fetched.
     jwks: String,
 }
 
-/// Writes a snapshot in one step: a reader sees the old one or the new one, never half of one. A
-/// folder that is missing is made, for us alone; one in which no snapshot would count gets none.
+/// Writes a snapshot atomically: a reader sees the old or the new one. A missing folder is created
+/// for this user alone; nothing is written to a folder whose snapshots would be ignored.
 pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let folder = folder(path);
     if !folder.exists() {
@@ -101,7 +102,7 @@ pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let written = fill(&beside, &serde_json::to_vec(&record)?);
     let placed = written.and_then(|()| fs::rename(&beside, path));
     if placed.is_err() {
-        // The first error is the one to tell, whether or not this one succeeds.
+        // The first error is the one to report, whether or not this call succeeds.
         drop(fs::remove_file(&beside));
     }
     placed
@@ -118,21 +119,21 @@ fn beside(path: &Path) -> PathBuf {
 
 fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
-        // Left over from a process that had the same number and died while it wrote.
+        // Left by a process with the same PID that died while writing.
         Ok(()) => (),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (),
         Err(error) => return Err(error),
     }
-    // `create_new` follows no link that somebody has put there.
+    // `create_new` does not follow a link that another user may have put there.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    // Without it, a crash of the machine may leave the new name with no content.
+    // Without this, a crash of the machine may leave the new name with no content.
     file.sync_all()
 }
 
-/// Reads the snapshot that is `wanted`, if it is one that may be used at `now`.
+/// Reads the `wanted` snapshot, if it may be used at `now`.
 pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapshot, Odd> {
-    // As JSON text, no byte of a document takes more than two.
+    // Escaped as JSON, no byte of a document takes more than two.
     let names = wanted.issuer.len().saturating_add(wanted.source.len());
     let limit = wanted.max_bytes.saturating_add(names).saturating_mul(2).saturating_add(FRAME);
     let content = content(path, limit)?;
@@ -170,7 +171,7 @@ fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
     bounded(file, limit).map_err(unreadable)?.ok_or(Odd::TooLarge)
 }
 
-/// Whether a file with this mode and owner says what `us` wrote, or what root did.
+/// Whether a file with this mode and owner can have been written only by `us` or root.
 const fn trust(mode: u32, owner: u32, us: u32) -> Result<(), Odd> {
     if owner != us && owner != ROOT {
         Err(Odd::OtherOwner)
@@ -181,14 +182,14 @@ const fn trust(mode: u32, owner: u32, us: u32) -> Result<(), Odd> {
     }
 }
 
-/// Whether nobody but its owner, its group and root can put another file in the place of one in
-/// `folder`. One that is there belongs to us all the same; an older one of ours could be put back.
+/// Whether only its owner, its group and root can replace a file in `folder`. The file itself is
+/// checked too, but an older one of ours could be put back.
 fn trust_folder(folder: &Path) -> Result<(), Odd> {
     let folder = fs::metadata(folder).map_err(|it| Odd::Unreadable(it.kind()))?;
     if permissions::lets_all_replace(&folder) { Err(Odd::FolderWritable) } else { Ok(()) }
 }
 
-/// Why no snapshot at `path` would count, as far as its folder is there to tell.
+/// Why a snapshot at `path` would be ignored, as far as its folder shows.
 pub(super) fn folder_fault(path: &Path) -> Option<Odd> {
     trust_folder(folder(path)).err().filter(|it| *it == Odd::FolderWritable)
 }
@@ -198,7 +199,7 @@ fn folder(path: &Path) -> &Path {
     folder.unwrap_or_else(|| Path::new("."))
 }
 
-/// All of `file`; none when it is longer than `limit`.
+/// The content of `file`; `None` if it is longer than `limit`.
 pub(super) fn bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
     let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
@@ -234,7 +235,7 @@ impl fmt::Display for Odd {
 const OTHERS_WRITE: u32 = 0o022;
 const ROOT: u32 = 0;
 
-/// What a snapshot holds besides the document and the issuer.
+/// Bytes of a snapshot besides the document and the issuer.
 const FRAME: usize = 1024;
 
 /// A snapshot may have been written just before the clock was set back a little.

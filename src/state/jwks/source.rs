@@ -1,4 +1,4 @@
-//! Knows where an issuer's keys come from: its metadata, a URL, or a file.
+//! Where an issuer's keys come from: its metadata, a URL, or a file.
 
 use super::rules::{KeyRules, KeySource, KeyUpkeep};
 use super::snapshot;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The place that an issuer's keys are had from.
+/// The source of an issuer's keys.
 #[derive(Debug)]
 pub(super) struct Source {
     place: Place,
@@ -29,25 +29,25 @@ enum Place {
     File(PathBuf),
 }
 
-/// Names a version of the document at a place. At another place the same name means another thing.
+/// A version of the document at one URL. At another URL the same entity tag means something else.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
     url: Url,
     etag: HeaderValue,
 }
 
-/// What was had.
+/// The result of a read.
 #[derive(Debug)]
 pub(super) struct Obtained {
-    /// The JWK Set; none when the version that was known still holds.
+    /// The JWK Set; `None` if the known version is still current.
     pub(super) document: Option<Bytes>,
-    /// Names it.
+    /// Its version.
     pub(super) version: Option<Version>,
-    /// For how long the issuer proposes to keep it.
+    /// The lifetime that the issuer proposes.
     pub(super) lifetime: Option<Duration>,
 }
 
-/// The rules of a source contradict themselves.
+/// A source that cannot be used as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadSource {
     /// The certification authorities cannot be read.
@@ -89,7 +89,7 @@ impl Source {
         Ok(Self { place, limits: Limits { bytes: max_bytes, deadline: fetch_timeout } })
     }
 
-    /// As the configuration names it.
+    /// Its name in the configuration.
     pub(super) const fn label(&self) -> &'static str {
         match self.place {
             Place::Discovery { .. } => "discovery",
@@ -98,7 +98,7 @@ impl Source {
         }
     }
 
-    /// The place itself, as the configuration gives it.
+    /// The URL or path, as configured.
     pub(super) fn place(&self) -> String {
         match &self.place {
             Place::Discovery { .. } => "discovery".to_owned(),
@@ -107,7 +107,7 @@ impl Source {
         }
     }
 
-    /// When the source is to be read again whatever it says, if there is such a time.
+    /// A fixed interval for reading this source again, if it has one.
     pub(super) const fn interval(&self) -> Option<Duration> {
         match self.place {
             Place::File(_) => Some(FILE_INTERVAL),
@@ -115,8 +115,8 @@ impl Source {
         }
     }
 
-    /// Reads the keys. `asked`: because of a token with an unknown key. `failures`: how many reads
-    /// have just failed.
+    /// Reads the keys. `asked`: a token with an unknown key caused it. `failures`: how many reads
+    /// have just failed in a row.
     pub(super) async fn read(
         &mut self,
         known: Option<&Version>,
@@ -154,14 +154,14 @@ async fn fetch(
     let named = fetched.etag.map(|etag| Version { url: url.clone(), etag });
     let version = match fetched.body {
         Some(_) => named,
-        // A 304 need not repeat the name.
+        // A 304 need not repeat the entity tag.
         None => named.or_else(|| known.cloned()),
     };
     Ok(Obtained { document: fetched.body, version, lifetime: fetched.lifetime })
 }
 
 async fn read_file(path: PathBuf, limit: usize) -> Result<Obtained, Failure> {
-    // A file may be on a network, too; the other issuers must not wait for it.
+    // A file may be on a network file system, and other issuers must not wait for it.
     let reading = tokio::task::spawn_blocking(move || content(&path, limit));
     let content = reading.await.map_err(|it| Failure::File(io::Error::from(it).kind()))??;
     Ok(Obtained { document: Some(Bytes::from(content)), version: None, lifetime: None })
@@ -169,7 +169,7 @@ async fn read_file(path: PathBuf, limit: usize) -> Result<Obtained, Failure> {
 
 fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let failure = |error: io::Error| Failure::File(error.kind());
-    // Opening a pipe would wait for a writer.
+    // Opening a pipe would block until there is a writer.
     if !fs::metadata(path).map_err(failure)?.is_file() {
         return Err(Failure::File(io::ErrorKind::InvalidInput));
     }
@@ -178,6 +178,6 @@ fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     content.ok_or(Failure::Http(http::Failure::TooLarge))
 }
 
-/// A file costs nothing to read. It is read, and not watched, since a watch breaks where Kubernetes
-/// swaps links and where a network is in between.
+/// Reading a file is cheap. It is polled, since notifications break where Kubernetes swaps links
+/// and on network file systems.
 const FILE_INTERVAL: Duration = Duration::from_secs(5);

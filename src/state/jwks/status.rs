@@ -1,4 +1,4 @@
-//! Knows what is told about an issuer's keys, to people and to metrics.
+//! The status of an issuer's keys, for metrics and the admin page.
 
 use super::Failure;
 use keybound_core::UnixTime;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
-/// The state of an issuer's keys. It holds nothing secret.
+/// The state of an issuer's keys, without secrets.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// The issuer.
@@ -15,7 +15,7 @@ pub struct Status {
     pub source: &'static str,
     /// Whether there are keys to check tokens with.
     pub usable: bool,
-    /// Whether they come from the snapshot, the issuer not having been heard since the start.
+    /// Whether they come from the snapshot, because no fetch has succeeded since the start.
     pub from_snapshot: bool,
     /// How many keys are in use.
     pub keys: usize,
@@ -25,17 +25,17 @@ pub struct Status {
     pub skipped: usize,
     /// The names of the keys in use, where they have one. The issuer chose them.
     pub kids: Vec<String>,
-    /// Since when the issuer was not heard, in seconds.
+    /// Seconds since the last successful fetch.
     pub age_seconds: Option<u64>,
-    /// For how much longer the keys are used if the issuer is not heard again, in seconds.
+    /// Seconds that the keys may still be used if no fetch succeeds.
     pub usable_for_seconds: Option<u64>,
     /// When the next fetch is planned, in seconds from now.
     pub next_refresh_seconds: Option<u64>,
-    /// How many fetches have failed since the last that went well.
+    /// Failed fetches since the last successful one.
     pub consecutive_failures: u32,
-    /// The last failure, also when fetches have gone well since.
+    /// The last failure, even if fetches have succeeded since.
     pub last_error: Option<LastError>,
-    /// How many fetches ended in which way.
+    /// Fetches by outcome.
     pub refreshes: BTreeMap<&'static str, u64>,
 }
 
@@ -44,20 +44,20 @@ pub struct Status {
 pub struct LastError {
     /// What went wrong.
     pub what: String,
-    /// When, in seconds since the epoch.
+    /// Its time, in seconds since the epoch.
     pub at: i64,
 }
 
-/// How a fetch ended.
+/// The outcome of a fetch.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
-    /// There is another set of keys now.
+    /// The key set changed.
     Changed,
-    /// The document is the same as before.
+    /// The document is unchanged.
     Unchanged,
-    /// The server said that the document is the same as before (304).
+    /// The server answered 304.
     NotModified,
-    /// Nothing was learnt.
+    /// The fetch failed.
     Failed(&'a Failure),
 }
 
@@ -73,7 +73,7 @@ impl Outcome<'_> {
     }
 }
 
-/// What has happened so far.
+/// Counters of outcomes.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) consecutive_failures: u32,
@@ -83,7 +83,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Adds the end of one fetch.
+    /// Counts one fetch.
     pub(super) fn add(&mut self, outcome: Outcome<'_>, at: UnixTime) {
         let count = self.refreshes.entry(outcome.label()).or_default();
         *count = count.saturating_add(1);

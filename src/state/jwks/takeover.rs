@@ -1,5 +1,5 @@
-//! What a new configuration takes over of the keys that are held: all of them, where it names the
-//! same place for the keys of the same issuer.
+//! Keys that a new configuration takes over from the old one: all of them, if it names the same
+//! source for the same issuer.
 
 use super::keeper::Order;
 use super::source::{BadSource, Source};
@@ -9,19 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 
-/// The keys of an issuer for a new configuration, before anything has changed for those who use the
-/// old one.
+/// The keys of an issuer prepared for a new configuration, before the old one is affected.
 #[derive(Debug)]
 pub struct Prepared {
     /// The keys.
     pub keys: Arc<IssuerKeys>,
-    /// What is to change of how they are kept.
+    /// Settings to change when the configuration takes effect.
     pub change: Option<Change>,
-    /// Whether keys are held that come from another place, and no longer count.
+    /// Whether the old keys came from another source and are dropped.
     pub left_behind: bool,
 }
 
-/// Keys that are held, and how they are to be kept from now on.
+/// Existing keys and their new settings.
 #[derive(Debug)]
 pub struct Change {
     keys: Arc<IssuerKeys>,
@@ -29,8 +28,8 @@ pub struct Change {
     source: Source,
 }
 
-/// Prepares to keep the keys of `issuer` as `rules` say. If `previous` are of the same issuer and from the same place,
-/// they are taken over with all that they hold.
+/// Prepares the keys of `issuer` under `rules`. If `previous` has the same issuer and source, its
+/// keys are taken over.
 pub fn prepare(
     issuer: &Arc<str>,
     rules: &KeyRules,
@@ -50,7 +49,7 @@ pub fn prepare(
 }
 
 impl Prepared {
-    /// Has the keys kept as the new configuration says. It cannot fail.
+    /// Applies the new settings. It cannot fail.
     pub fn apply(self) -> Arc<IssuerKeys> {
         self.change.into_iter().for_each(Change::apply);
         self.keys
@@ -58,7 +57,7 @@ impl Prepared {
 }
 
 impl Change {
-    /// Has the keys kept as the new configuration says. It cannot fail.
+    /// Applies the new settings. It cannot fail.
     pub fn apply(self) {
         let Self { keys, rules, source } = self;
         keys.keep_by(rules, source);
@@ -66,13 +65,13 @@ impl Change {
 }
 
 impl IssuerKeys {
-    /// Whether the keys are had from where `rules` say. With which authorities the place proves
-    /// itself does not matter: it is asked again at once.
+    /// Whether the source is the one in `rules`. The authorities that it is verified with may
+    /// differ: it is fetched again at once.
     fn is_from(&self, rules: &KeyRules) -> bool {
         self.rules.load().source == rules.source
     }
 
-    /// What is to change so that the keys are kept as `rules` say.
+    /// The change that makes the keys follow `rules`.
     fn change_to(self: &Arc<Self>, rules: &KeyRules) -> Result<Option<Change>, BadSource> {
         if **self.rules.load() == *rules {
             return Ok(None);
@@ -81,13 +80,13 @@ impl IssuerKeys {
         Ok(Some(Change { keys: Arc::clone(self), rules: rules.clone(), source }))
     }
 
-    /// Keeps what is held by new rules, and asks the issuer at once.
+    /// Applies new rules to the present keys, and fetches at once.
     fn keep_by(&self, rules: KeyRules, source: Source) {
         let upkeep = rules.upkeep.clone();
         self.ended_before.store(self.progress.borrow().ended, Ordering::Relaxed);
         self.rules.store(Arc::new(rules));
         self.shared.keep_by(&upkeep);
-        // An error says that the keeper has gone with its runtime.
+        // An error means that the keeper ended with its runtime.
         drop(self.orders.send(Order { source, upkeep }));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The keys of an issuer, for whose changes nobody waits longer than a given time.
+/// The keys of an issuer with a limit on the wait for a newer set.
 #[derive(Clone, Debug)]
 pub struct TimedKeys {
     keys: Arc<IssuerKeys>,
@@ -23,7 +23,7 @@ impl TimedKeys {
         Self { keys, patience }
     }
 
-    /// The keys, as others may hold them, too.
+    /// The keys themselves.
     pub const fn shared(&self) -> &Arc<IssuerKeys> {
         &self.keys
     }

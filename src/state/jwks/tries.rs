@@ -1,4 +1,4 @@
-//! What tokens that name no key may cost: each candidate is one verification of a signature, and
+//! A limit on signature verifications for tokens without a `kid`. Each candidate key costs one, and
 //! anybody can send a token that none of them signed.
 
 use arc_swap::ArcSwapOption;
@@ -8,21 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// So many verifications in vain a second, beyond the first of each token: a tenth of a core.
+/// The number of failed verifications per second beyond the first of each token: about a tenth of a
+/// core.
 const IN_VAIN: u64 = 1000;
 
-/// The tries that were made in vain within the present second, and which key is the likeliest.
+/// Failed verifications in the present second, and the most likely key.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
-    /// The second, counted from any moment.
+    /// The present second, counted from an arbitrary start.
     second: AtomicU64,
     spent: AtomicU64,
-    /// The key that verified the last token that named none.
+    /// The key that verified the last token without a `kid`.
     likeliest: ArcSwapOption<Thumbprint>,
 }
 
 impl Tries {
-    /// The same candidates, with the likeliest first.
+    /// The candidates, the most likely first.
     pub(super) fn in_order<'k>(&self, mut keys: Vec<&'k VerifyingKey>) -> Vec<&'k VerifyingKey> {
         if let Some(likeliest) = &*self.likeliest.load() {
             keys.sort_by_key(|it| it.id() != **likeliest);
@@ -30,8 +31,7 @@ impl Tries {
         keys
     }
 
-    /// Whether so many more `tries` may be made in vain, so long after that moment. They count
-    /// unless they are given back.
+    /// Whether `tries` more may fail at the time `passed`. They are counted unless given back.
     pub(super) fn spend(&self, tries: u64, passed: Duration) -> bool {
         let second = passed.as_secs();
         if self.second.swap(second, Ordering::Relaxed) != second {
@@ -47,11 +47,11 @@ impl Tries {
 
     fn give_back(&self, tries: u64) {
         let less = |it: u64| Some(it.saturating_sub(tries));
-        // It cannot fail: there is always something to store.
+        // This cannot fail, since the closure always returns a value.
         let _before = self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// `key` verified a token that named none, for which so many `tries` were counted.
+    /// `key` verified a token without a `kid`, for which `tries` were counted.
     pub(super) fn succeeded(&self, key: &Arc<Thumbprint>, tries: u64) {
         self.give_back(tries);
         if self.likeliest.load().as_ref() != Some(key) {

@@ -1,5 +1,5 @@
-//! Keys that an issuer no longer publishes, and that go on to count for a while where its
-//! operator knows that its replicas publish different sets.
+//! Keys that the issuer no longer publishes, accepted for a grace period. This is for issuers whose
+//! replicas are known to publish different sets.
 
 use super::{Held, Shared};
 use keybound_core::jose::KeySet;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// A key that was in the issuer's set.
+/// A key that was published earlier.
 #[derive(Clone, Debug)]
 pub(super) struct Withdrawn {
     key: VerifyingKey,
-    /// When the set came in which it was missing.
+    /// When the first set without it was fetched.
     since: Instant,
 }
 
@@ -23,14 +23,14 @@ impl Withdrawn {
     }
 }
 
-/// The keys that count on after `published` came in place of what is `held`.
+/// The keys that stay accepted when `published` replaces `held`.
 pub(super) fn withdrawn(
     held: Option<&Held>,
     published: &KeySet,
     grace: Duration,
     now: Instant,
 ) -> Vec<Withdrawn> {
-    // What had become unusable is not brought back.
+    // Keys that were too old to use stay dropped.
     let Some(held) = held.filter(|it| now < it.usable_until) else { return vec![] };
     let new = held.published.missing_from(published).cloned();
     let new = new.map(|key| Withdrawn { key, since: now });
@@ -38,7 +38,7 @@ pub(super) fn withdrawn(
     new.chain(old).filter(|it| it.counts(grace, now)).collect()
 }
 
-/// All keys that count.
+/// All accepted keys.
 pub(super) fn all(published: &Arc<KeySet>, withdrawn: &[Withdrawn]) -> Arc<KeySet> {
     if withdrawn.is_empty() {
         return Arc::clone(published);
@@ -47,7 +47,8 @@ pub(super) fn all(published: &Arc<KeySet>, withdrawn: &[Withdrawn]) -> Arc<KeySe
 }
 
 impl Held {
-    /// The same without those withdrawn keys whose grace is over: another set, if there are such.
+    /// The same without withdrawn keys whose grace period is over; the set is replaced if there are
+    /// any.
     pub(super) fn graced(mut self, grace: Duration, now: Instant) -> Self {
         let before = self.withdrawn.len();
         self.withdrawn.retain(|it| it.counts(grace, now));
@@ -60,7 +61,7 @@ impl Held {
 }
 
 impl Shared {
-    /// Drops each withdrawn key when its grace is over, for ever.
+    /// Drops withdrawn keys at the end of their grace period. It never returns.
     pub(super) async fn drop_withdrawn(self: Arc<Self>, grace: Duration) -> Infallible {
         loop {
             let now = Instant::now();

@@ -1,11 +1,12 @@
-//! Knows the proofs that were used in this process, and forgets each when it would be stale.
+//! A replay store in memory. Each record is dropped once its proof would be stale.
 //!
-//! Bounded as a whole and for each key, and what does not fit is refused: a client that floods the
-//! store must not make it forget another client's proof. A restart forgets everything.
+//! The store is bounded as a whole and per client key, and a proof that does not fit is refused: a
+//! client that floods the store must not evict another client's records. A restart loses all
+//! records.
 //!
-//! The clock may go back. Then a record lives on until its time comes again; and where a record may
-//! have been dropped already, its proof cannot be told from a new one and is refused. That passes
-//! by itself once proofs expire later than all that was dropped.
+//! If the clock goes back, records are kept until their expiry comes again. A proof whose record
+//! may have been dropped already cannot be told from a new one and is refused. This ends by itself
+//! once proofs expire later than all dropped records.
 
 use super::{Unavailable, Use};
 use keybound_core::UnixTime;
@@ -17,12 +18,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How many records may live at once.
+/// The limits on live records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// All together. A record takes 70 to 190 bytes.
+    /// In all. A record takes 70 to 190 bytes.
     pub capacity: usize,
-    /// Of one key.
+    /// Per client key.
     pub per_key: usize,
 }
 
@@ -30,44 +31,44 @@ pub struct MemoryLimits {
 pub struct MemoryStore {
     capacity: AtomicUsize,
     per_key: AtomicUsize,
-    /// How many records the shards hold, and places that are about to be taken.
+    /// Records in all shards, and reservations for records about to be made.
     held: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
 }
 
-/// The records of some of the keys, each with all of its records.
+/// A shard: all records of some of the keys.
 #[derive(Default)]
 struct Shard {
-    /// Which records there are and when they expire. Hashed with a secret, as maps are unless told
-    /// otherwise: clients choose what the digests are of.
+    /// Records with their expiry. The standard hasher is seeded, which matters since clients choose
+    /// the digested values.
     records: HashMap<Name, UnixTime>,
-    /// How many records each key has.
+    /// The number of records per key.
     keys: HashMap<Digest, usize>,
-    /// Which records expire when. A few hundred moments, since they are whole seconds.
+    /// Records by expiry. There are at most a few hundred different ones, since they are whole
+    /// seconds.
     due: BTreeMap<UnixTime, Vec<Name>>,
     /// The latest expiry of a record that was dropped.
     forgotten: Option<UnixTime>,
 }
 
-/// A proof, in as little space as can be.
+/// A compact identifier of a proof.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Name {
     key: Digest,
     jti: Digest,
 }
 
-/// Half a SHA-256. A client that made the halves of two `jti` meet would have its own proof
-/// refused, and to meet the half of another's key takes 2^128 attempts.
+/// Half a SHA-256. A client that finds two `jti` with the same half has only its own proof refused,
+/// and matching the half of another client's key takes 2^128 attempts.
 type Digest = [u8; 16];
 
 impl MemoryLimits {
-    /// How many records may live at once unless told otherwise.
+    /// The default capacity.
     pub const CAPACITY: usize = 1_000_000;
 
-    /// The limit for one key that goes with a capacity unless told otherwise: one twentieth of it,
-    /// but at least 1000.
+    /// The default limit per key for a capacity: one twentieth of it, but at least 1000.
     ///
-    /// A key can be used `per_key / proof_window` times a second: 833 times with the defaults.
+    /// A key can be used `per_key / proof_window` times per second: 833 times with the defaults.
     pub const fn share_of(capacity: usize) -> usize {
         match capacity.checked_div(20) {
             Some(share) if 1000 < share => share,
@@ -83,7 +84,7 @@ impl Default for MemoryLimits {
 }
 
 impl MemoryStore {
-    /// An empty store. Memory is taken as records come.
+    /// An empty store. Memory is allocated as records are made.
     pub fn new(limits: MemoryLimits) -> Self {
         Self {
             capacity: AtomicUsize::new(limits.capacity),
@@ -93,13 +94,13 @@ impl MemoryStore {
         }
     }
 
-    /// Changes the limits. What is there already stays.
+    /// Changes the limits. Existing records stay.
     pub fn set_limits(&self, limits: MemoryLimits) {
         self.capacity.store(limits.capacity, Ordering::Relaxed);
         self.per_key.store(limits.per_key, Ordering::Relaxed);
     }
 
-    /// Records that `proof` is used, and says whether it was before. The record lives through
+    /// Records `proof` as used, and returns whether it was used before. The record lives through
     /// `expires`, rounded up to the second.
     pub fn record(
         &self,
@@ -119,7 +120,7 @@ impl MemoryStore {
         let after = shard.records.len();
         drop(shard);
 
-        // The place that was taken counts already.
+        // The reservation is already included.
         let free = before.saturating_add(usize::from(has_place)).saturating_sub(after);
         self.held.fetch_sub(free, Ordering::Relaxed);
         recorded
@@ -136,7 +137,7 @@ impl MemoryStore {
         self.shard(&proof.key).look(name, rounded_up(expires), now)
     }
 
-    /// How many records are held, expired ones that have not been dropped yet included.
+    /// The number of records, including expired ones that have not been dropped yet.
     pub fn len(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -152,7 +153,7 @@ impl MemoryStore {
         self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
-    /// Drops the expired records of one shard, the first that has any. Says whether one had.
+    /// Drops the expired records of the first shard that has any. Returns whether one had.
     fn drop_expired(&self, now: UnixTime) -> bool {
         self.shards.iter().any(|shard| {
             let mut shard = lock(shard);
@@ -164,7 +165,7 @@ impl MemoryStore {
         })
     }
 
-    /// By the key, so that one lock guards all that must agree.
+    /// Chosen by the key, so that one lock guards everything that must agree.
     fn shard(&self, key: &[u8; 32]) -> MutexGuard<'_, Shard> {
         let [.., last] = *key;
         let index = usize::from(last).checked_rem(SHARDS).unwrap_or_default();
@@ -203,7 +204,7 @@ impl Shard {
     fn look(&self, name: Name, expires: UnixTime, now: UnixTime) -> Result<Use, Unavailable> {
         match self.records.get(&name).copied() {
             Some(known) if now <= known => Ok(Use::Repeat),
-            // A record that is past would be dropped first.
+            // An expired record would be dropped first.
             past if self.forgotten.max(past).is_some_and(|it| expires <= it) => {
                 Err(Unavailable::Forgotten)
             }
@@ -211,8 +212,8 @@ impl Shard {
         }
     }
 
-    /// How many live records a key has. Expired ones are counted only as long as that does not
-    /// make the key exceed its limit.
+    /// The number of live records of a key. Expired ones are dropped first only if the key would
+    /// exceed its limit.
     fn live(&mut self, key: Digest, limit: usize, now: UnixTime) -> usize {
         let count = |shard: &Self| shard.keys.get(&key).copied().unwrap_or_default();
         if limit <= count(self) {
@@ -228,7 +229,7 @@ impl Shard {
         self.records.insert(name, expires);
     }
 
-    /// Drops at most so many records that have expired.
+    /// Drops at most `at_most` expired records.
     fn forget_expired(&mut self, now: UnixTime, at_most: usize) {
         for _ in 0..at_most {
             let Some(mut earliest) = self.due.first_entry() else { return };
@@ -246,7 +247,7 @@ impl Shard {
         }
     }
 
-    /// Drops a record, unless it has been made anew since.
+    /// Drops a record, unless it was made again since.
     fn forget(&mut self, name: Name, expired: UnixTime) {
         match self.records.entry(name) {
             Entry::Occupied(record) if *record.get() == expired => drop(record.remove()),
@@ -268,7 +269,7 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// Nothing panics while it holds the lock but for want of memory, and then the records stand.
+/// Only a failed allocation can panic while the lock is held, and the records are consistent then.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -281,11 +282,11 @@ fn half(digest: &[u8; 32]) -> Digest {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// A table that grows holds its lock meanwhile, so tables are kept small.
+/// A table is locked while it grows, so tables are kept small.
 const SHARDS: usize = 64;
 
-/// More than come in with each call, so that the expired ones are soon gone; few enough for the
-/// lock to be held for microseconds.
+/// More than each call adds, so that expired records are soon gone; few enough to hold the lock for
+/// microseconds only.
 const AT_ONCE: usize = 64;
 
 const ALMOST_A_SECOND: Duration = Duration::from_millis(999);

@@ -18,22 +18,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
-/// Why a proof could not be recorded. It must not be accepted then.
+/// Why a proof could not be recorded. It must then not be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
-    /// The store holds as many live records as it may.
+    /// The store is full of live records.
     Full,
-    /// The store holds as many live records of this key as it may.
+    /// The limit on live records of this key is reached.
     KeyFull,
-    /// The clock went back to a time of which records have been dropped.
+    /// The clock went back to a time whose records have been dropped.
     Forgotten,
     /// There is no connection to the store.
     Unreachable,
     /// The store does not answer in time.
     Late,
-    /// The store has no memory left, and must not evict.
+    /// The store is out of memory, and must not evict.
     OutOfMemory,
-    /// The store does not let this user write.
+    /// The store's ACL does not let this user write.
     NotPermitted,
     /// The store is a replica, which only reads.
     ReadOnly,
@@ -43,27 +43,27 @@ pub enum Unavailable {
     NotReady,
     /// The store cannot persist or replicate what it records.
     NotDurable,
-    /// The store refuses for another reason, or answers what makes no sense.
+    /// The store refused for another reason, or sent an unexpected response.
     Refused,
 }
 
 /// Where used proofs are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplayRules {
-    /// In this process: right for one replica, or where the route keeps a client at one.
+    /// In this process: for one replica, or where routing keeps each client on one.
     Memory(MemoryLimits),
     /// In Redis or Valkey, for all replicas.
     Redis(RedisRules),
 }
 
-/// The proofs that have been used.
+/// A store of used proofs.
 #[derive(Debug)]
 pub struct ReplayStore {
     backend: Backend,
     counts: Arc<Counts>,
 }
 
-/// What came of recording proofs so far, in this store and in those whose place it took.
+/// Outcomes so far, in this store and in those that it replaced.
 #[derive(Debug, Default)]
 struct Counts {
     recorded: AtomicU64,
@@ -80,7 +80,7 @@ enum Backend {
 }
 
 impl ReplayStore {
-    /// An empty store, or one that is reached from `runtime`. Returns at once, reached or not.
+    /// Starts a store. Connections are made on `runtime`; it returns at once, connected or not.
     pub fn start(rules: &ReplayRules, runtime: &Handle) -> Self {
         let backend = match rules {
             ReplayRules::Memory(limits) => return Self::in_memory(*limits),
@@ -109,14 +109,14 @@ impl ReplayStore {
         Self { backend, counts: Arc::default() }
     }
 
-    /// The same store, which takes the place of `previous` and counts on.
+    /// The same store with the counters of `previous`, which it replaces.
     #[must_use]
     pub fn after(self, previous: &Self) -> Self {
         Self { counts: Arc::clone(&previous.counts), ..self }
     }
 
-    /// Goes on under new rules, if this store can: otherwise another must be started. What memory
-    /// holds is never given up for a change of its limits.
+    /// Applies new rules, if this store can; otherwise another must be started. A changed limit
+    /// never drops records in memory.
     pub fn adopt(&self, rules: &ReplayRules) -> bool {
         match (&self.backend, rules) {
             (Backend::Memory(store), ReplayRules::Memory(limits)) => {
@@ -130,8 +130,8 @@ impl ReplayStore {
         }
     }
 
-    /// Whether what is recorded here would be found by a store under `rules`, too: the same memory, or
-    /// the same Redis, whoever comes there.
+    /// Whether a store under `rules` would find these records: the same memory, or the same Redis,
+    /// whatever the user.
     pub fn is_where(&self, rules: &ReplayRules) -> bool {
         match (&self.backend, rules) {
             (Backend::Memory(_), ReplayRules::Memory(_)) => true,
@@ -142,10 +142,10 @@ impl ReplayStore {
         }
     }
 
-    /// Records that `proof` is used, and says whether it was before.
+    /// Records `proof` as used, and returns whether it was used before.
     ///
-    /// `expires` is the last moment at which the proof would be accepted otherwise: the record
-    /// lives through it. A caller that gives up waiting cannot know whether it was made.
+    /// `expires` is the last moment at which the proof would otherwise be accepted; the record
+    /// lives through it. A caller that stops waiting cannot know whether the record was made.
     pub async fn record(
         &self,
         proof: &ProofId,
@@ -165,7 +165,7 @@ impl ReplayStore {
         recorded
     }
 
-    /// How often this process could not record a proof, by the cause.
+    /// How often recording failed, by cause.
     pub fn unavailable(&self) -> impl Iterator<Item = (Unavailable, u64)> {
         let totals = self.counts.unavailable.iter().map(|it| it.load(Ordering::Relaxed));
         Unavailable::ALL.iter().copied().zip(totals)
@@ -176,7 +176,7 @@ impl ReplayStore {
         self.counts.unavailable.get(position)
     }
 
-    /// What is wrong with the store, though it can be used: for the operator to mend.
+    /// Problems of a usable store, for the operator to fix.
     pub fn concerns(&self) -> Vec<String> {
         match &self.backend {
             Backend::Memory(_) | Backend::ReadOnly(_) => Vec::new(),
@@ -184,18 +184,18 @@ impl ReplayStore {
         }
     }
 
-    /// How many proofs this process has recorded.
+    /// The number of proofs recorded by this process.
     pub fn recorded(&self) -> u64 {
         self.counts.recorded.load(Ordering::Relaxed)
     }
 
-    /// How many proofs this process has seen that had been used before.
+    /// The number of replayed proofs seen by this process.
     pub fn repeats(&self) -> u64 {
         self.counts.repeats.load(Ordering::Relaxed)
     }
 
-    /// How many records the store holds, expired ones that have not been dropped yet included;
-    /// none when they are not held here.
+    /// The number of records, including expired ones that have not been dropped yet; `None` if they
+    /// are not in this process.
     pub fn entries(&self) -> Option<usize> {
         match &self.backend {
             Backend::Memory(store) | Backend::ReadOnly(store) => Some(store.len()),
@@ -219,7 +219,7 @@ impl ReplayStore {
         }
     }
 
-    /// As the configuration names it.
+    /// Its name in the configuration.
     pub const fn label(&self) -> &'static str {
         match self.backend {
             Backend::Memory(_) | Backend::ReadOnly(_) => "memory",
@@ -251,7 +251,7 @@ impl Unavailable {
         Self::Refused,
     ];
 
-    /// What the operator is told.
+    /// The detail of the denial, for the operator.
     pub const fn detail(self) -> Detail {
         match self {
             Self::Full => Detail::StoreFull,

@@ -1,4 +1,4 @@
-//! The task that connects to Redis, watches the connection, and connects again.
+//! The task that connects to Redis, checks the connection, and reconnects.
 
 use super::link::{CONNECT, Link};
 use super::record::Record;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Keeps up the connection to one Redis.
+/// Keeps the connection to one Redis alive.
 #[derive(Debug)]
 pub(super) struct Keeper {
     rules: RedisRules,
@@ -24,7 +24,7 @@ impl Keeper {
         Self { rules, shared }
     }
 
-    /// Connects, watches, and connects again, for ever.
+    /// Connects, watches the connection and reconnects. It never returns.
     pub(super) async fn run(self) {
         let mut failures = 0;
         loop {
@@ -48,8 +48,8 @@ impl Keeper {
         }
     }
 
-    /// A connection over which records can be made: not to a replica, nor to a Redis that is full
-    /// or loading, nor as a user who may not write.
+    /// A connection that can make records: not to a replica, nor to a Redis that is full or
+    /// loading, nor as a user who may not write.
     async fn connect(&self) -> RedisResult<Link> {
         let open = async {
             let link = Link::open(&self.rules).await?;
@@ -60,7 +60,7 @@ impl Keeper {
         timeout(CONNECT, open).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Finds out whether the share of a client can be made to hold.
+    /// Tests whether the limit per client can be enforced.
     async fn try_script(&self, link: &Link) -> RedisResult<()> {
         match count(link, &Record::probe(), usize::MAX).await {
             Ok(_) => self.shared.start_counting(),
@@ -70,9 +70,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Finds out whether the share of a client can be made to hold by now: rights are given while
-    /// this is connected, and before Redis 7 a script that meets a short fault fails like one that
-    /// may not run. A failure says nothing else: whether records can be made is seen elsewhere.
+    /// Tests again whether the limit per client can be enforced. Rights may be granted while
+    /// connected, and before Redis 7 a script that hits a transient error fails like one that may
+    /// not run. Other failures are ignored here, since writes are tested elsewhere.
     async fn try_script_again(&self, link: &Link) {
         match timeout(PATIENCE, self.try_script(link)).await {
             Ok(Ok(())) => (),
@@ -81,11 +81,11 @@ impl Keeper {
         }
     }
 
-    /// Waits until records can be made no longer, and says why.
+    /// Waits until records can no longer be made, and returns why.
     async fn watch(&self) -> RedisError {
         let mut look_at = Instant::now();
         loop {
-            // What is known of it is said by `doubt`, which may have given it up.
+            // The reason was set by `doubt`, which may have dropped the connection.
             let Ok(link) = self.shared.link.borrow().clone() else {
                 return RedisError::from((ErrorKind::Io, "connection lost"));
             };
@@ -99,7 +99,7 @@ impl Keeper {
             let tried = timeout(PATIENCE, try_out(&link)).await.unwrap_or_else(|_| Err(late()));
             match tried {
                 Ok(()) => (),
-                // One of its servers being away is no reason to do without the others.
+                // One missing server is no reason to leave the others.
                 Err(failure) if link.heals() => {
                     tracing::warn!(error = %failure, "replay store partly out of reach");
                     sleep(CALM).await;
@@ -113,8 +113,8 @@ impl Keeper {
         }
     }
 
-    /// Looks at what is wrong with Redis otherwise. A look that fails says nothing: whether records
-    /// can be made is seen elsewhere.
+    /// Checks the settings and the clock of Redis. A failure is ignored here, since writes are
+    /// tested elsewhere.
     async fn look(&self, link: &Link) {
         match timeout(PATIENCE, look::at(link, || SystemClock.now())).await {
             Ok(Ok(found)) => self.shared.found(&found),
@@ -124,7 +124,7 @@ impl Keeper {
     }
 }
 
-/// Makes a record.
+/// Makes a test record.
 async fn try_out(link: &Link) -> RedisResult<()> {
     set(link, &Record::probe()).await.map(drop)
 }
@@ -133,24 +133,24 @@ fn late() -> RedisError {
     RedisError::from((ErrorKind::Io, "late answer"))
 }
 
-/// The time between two attempts: it doubles up to a limit, and chance takes up to half of it, so
-/// that replicas do not come back all at once.
+/// The delay before the next attempt. It doubles up to a limit, and jitter takes off up to a half,
+/// so that replicas do not reconnect all at once.
 fn pause(failures: u32, jitter: u8) -> Duration {
     let longest = doubled(FIRST_PAUSE, failures, LAST_PAUSE);
     let off = longest.saturating_mul(jitter.into()).checked_div(512).unwrap_or_default();
     longest.saturating_sub(off)
 }
 
-/// A dead connection is noticed within so long, even when nobody uses it.
+/// How soon a dead connection is noticed, even if unused.
 const CALM: Duration = Duration::from_secs(1);
 
-/// So long after a look at its settings there is another.
+/// The time between two checks of its settings.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
-/// Longer than Redis stands still to fork, so that it is not deserted for that.
+/// Longer than Redis pauses to fork, so that a fork does not cause a reconnect.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A connection that was lost sooner counts as a failure.
+/// A connection that lasts less than this counts as a failure.
 const STEADY: Duration = Duration::from_secs(10);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

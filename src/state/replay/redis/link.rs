@@ -1,4 +1,4 @@
-//! The connection to Redis: to one server or a cluster, in the clear or over TLS.
+//! A connection to Redis: one server or a cluster, with or without TLS.
 
 use super::rules::{RedisRules, RedisUrl};
 use crate::invariant;
@@ -21,7 +21,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Connects. What drives the connection runs where this is called.
+    /// Connects. The task that drives the connection runs on the present runtime.
     pub(super) async fn open(rules: &RedisRules) -> RedisResult<Self> {
         let certificates =
             rules.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
@@ -29,9 +29,10 @@ impl Link {
             let builder = ClusterClientBuilder::new(rules.urls.iter().map(RedisUrl::reveal))
                 .connection_timeout(CONNECT)
                 .response_timeout(rules.deadline)
-                // Enough to follow a slot that has moved. A proof is not offered again and again.
+                // Enough to follow a slot that has moved. Sending a proof twice could report it as
+                // replayed.
                 .retries(1)
-                // Within the deadline, unlike what is usual.
+                // The default would exceed the deadline.
                 .min_retry_wait(1)
                 .max_retry_wait(5);
             let builder = match certificates {
@@ -56,7 +57,7 @@ impl Link {
         Ok(Self::Single(client.get_multiplexed_async_connection_with_config(&config).await?))
     }
 
-    /// Sends a command and waits for the answer, which is an error when Redis says so.
+    /// Sends a command and returns its reply. An error reply is an `Err`.
     pub(super) async fn send(self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Single(mut connection) => command.query_async(&mut connection).await,
@@ -64,7 +65,7 @@ impl Link {
         }
     }
 
-    /// Whether it replaces lost connections by itself.
+    /// Whether it reconnects by itself.
     pub(super) const fn heals(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
@@ -76,8 +77,8 @@ impl fmt::Debug for Link {
     }
 }
 
-/// A connection costs a few round trips, with TLS some more. It holds up no request.
+/// A connection takes a few round trips, with TLS some more. No request waits for it.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
 
-/// How many commands may wait to be written before more of them wait for a place.
+/// Commands that may be queued before senders have to wait.
 const UNDER_WAY: usize = 1024;

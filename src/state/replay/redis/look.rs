@@ -1,5 +1,5 @@
-//! What a Redis is looked at for, where its ACL lets us: whether it evicts records, and what time
-//! it has.
+//! Health checks of Redis, as far as our ACL allows them: whether it evicts records, and whether
+//! its clock agrees with ours.
 
 use super::link::Link;
 use keybound_core::UnixTime;
@@ -7,16 +7,16 @@ use redis::{Cmd, RedisError, RedisResult, Value};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// What was found.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// The `maxmemory-policy` of a server that has a limit and drops records to keep it.
     pub(super) evicts: Option<String>,
-    /// How far its clock and ours are apart, where that is too far.
+    /// How far its clock and ours differ, if that is too far.
     pub(super) apart: Option<Duration>,
 }
 
-/// Looks at Redis. What it does not let us see is not found; other failures are told.
+/// Inspects Redis. What our ACL hides is treated as absent; other failures are returned.
 pub(super) async fn at(link: &Link, now: impl FnOnce() -> UnixTime) -> RedisResult<Findings> {
     let memory = match allowed(ask(link, &["INFO", "memory"]).await)? {
         Some(answer) => Some(answer),
@@ -44,7 +44,7 @@ async fn ask(link: &Link, words: &[&str]) -> RedisResult<Value> {
     link.clone().send(&command).await
 }
 
-/// None when Redis says that this must not be asked, or that it knows no such thing.
+/// `None` if our ACL forbids the command, or Redis does not know it.
 fn allowed(answer: RedisResult<Value>) -> Result<Option<Value>, RedisError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -53,7 +53,7 @@ fn allowed(answer: RedisResult<Value>) -> Result<Option<Value>, RedisError> {
     }
 }
 
-/// The settings of each server, as `name:value` lines. A cluster tells of all of its servers.
+/// The settings of each server, as `name:value` lines. A cluster returns those of all servers.
 fn servers(answer: &Value) -> Vec<String> {
     if let Some(text) = text(answer) {
         return vec![text.into_owned()];
@@ -79,7 +79,7 @@ fn text(answer: &Value) -> Option<Cow<'_, str>> {
     Some(String::from_utf8_lossy(text))
 }
 
-/// The policy of a server that has a limit and evicts.
+/// The eviction policy of a server with a memory limit, if it evicts.
 fn evicting(settings: &str) -> Option<String> {
     let setting = |name: &str| {
         settings.lines().find_map(|line| {

@@ -38,10 +38,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Records in Redis.
+/// A replay store in Redis.
 ///
-/// It is reached through one connection, which all threads share and which a task on a runtime of
-/// its choice keeps up. The task ends when this is dropped.
+/// All threads share one connection, which a task on another runtime keeps alive. The task ends
+/// when this is dropped.
 #[derive(Debug)]
 pub struct RedisStore {
     rules: RedisRules,
@@ -49,25 +49,25 @@ pub struct RedisStore {
     keeper: JoinHandle<()>,
 }
 
-/// What the keeper of the connection and its users have in common.
+/// The state shared by the keeper and the users of the connection.
 #[derive(Debug)]
 struct Shared {
     /// The connection, or why there is none.
     link: watch::Sender<Result<Link, Unavailable>>,
     /// A command failed.
     suspect: Notify,
-    /// How many live records one key may have.
+    /// The limit on live records per client key.
     share: AtomicUsize,
-    /// Whether the script can be run, so that the share holds.
+    /// Whether the script can run, so that the limit is enforced.
     counts: AtomicBool,
-    /// What is wrong with this Redis, though records can be made in it.
+    /// Problems of this Redis that do not prevent records.
     concerns: Mutex<Concerns>,
 }
 
-/// What is wrong with a Redis in which records can be made.
+/// Problems of a usable Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Concerns {
-    /// Why the share of a client does not hold.
+    /// Why the limit per client is not enforced.
     no_share: Option<String>,
     found: look::Findings,
 }
@@ -86,12 +86,12 @@ impl RedisStore {
         Self { rules, shared, keeper: runtime.spawn(keeper.run()) }
     }
 
-    /// The rules under which it was started; the share of a client may be another by now.
+    /// The rules that it was started with; the limit per client may have changed since.
     pub const fn rules(&self) -> &RedisRules {
         &self.rules
     }
 
-    /// Goes on under new rules, if they differ in nothing but the share of a client.
+    /// Applies new rules if they differ only in the limit per client.
     pub fn adopt(&self, rules: &RedisRules) -> bool {
         let goes_on = self.rules.reach_alike(rules);
         if goes_on {
@@ -100,8 +100,8 @@ impl RedisStore {
         goes_on
     }
 
-    /// Records that `proof` is used, and says whether it was before. It answers within the
-    /// deadline. When that passes, the record may have been made all the same.
+    /// Records `proof` as used, and returns whether it was used before. It returns within the
+    /// deadline. After a timeout, the record may have been made all the same.
     pub async fn record(
         &self,
         proof: &ProofId,
@@ -116,8 +116,8 @@ impl RedisStore {
                 self.shared.doubt(&failure);
                 Err(Unavailable::of(&failure))
             }
-            // Others wait for the same connection, and may well be answered: whether it is dead is
-            // for the keeper to find out, who has more patience than a check.
+            // Other checks share the connection and may well be answered. The keeper finds out
+            // whether it is dead, since it can wait longer than a check.
             Err(_) => {
                 self.shared.suspect.notify_one();
                 Err(Unavailable::Late)
@@ -132,18 +132,18 @@ impl RedisStore {
 
     /// Waits until there is a connection.
     pub async fn reachable(&self) {
-        // It cannot fail: the sender lives as long as this.
+        // This cannot fail, since `self` holds the sender.
         drop(self.shared.link.subscribe().wait_for(Result::is_ok).await);
     }
 
-    /// What is wrong with this Redis, though it can be used: for the operator to mend.
+    /// Problems of this Redis that do not prevent records, for the operator to fix.
     pub fn concerns(&self) -> Vec<String> {
         self.shared.concerns().told()
     }
 }
 
 impl Shared {
-    /// Makes a record, and counts it where that can be done.
+    /// Makes a record, and enforces the limit per client if the script can run.
     async fn make(&self, link: &Link, record: &Record) -> RedisResult<Result<Use, Unavailable>> {
         if !self.counts() {
             return set(link, record).await.map(Ok);
@@ -153,18 +153,19 @@ impl Shared {
                 self.stop_counting(&failure);
                 set(link, record).await.map(Ok)
             }
-            // A slot is on its way to another server. One name at a time can be found even so.
+            // The slot is being moved. Commands with a single key still work.
             Err(failure) if failure.code() == Some("TRYAGAIN") => set(link, record).await.map(Ok),
             made => made,
         }
     }
 
-    /// Whether the share of a client holds.
+    /// Whether the limit per client is enforced.
     fn counts(&self) -> bool {
         self.counts.load(Ordering::Relaxed)
     }
 
-    /// From here on no share holds, until the keeper finds that the script runs. Said once.
+    /// Notes that the limit is no longer enforced, until the keeper finds that the script runs.
+    /// Logged once.
     fn stop_counting(&self, failure: &RedisError) {
         self.counts.store(false, Ordering::Relaxed);
         let code = failure.code().unwrap_or("ERR");
@@ -183,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// The script runs: a share holds again.
+    /// Notes that the script runs and the limit is enforced again.
     fn start_counting(&self) {
         self.counts.store(true, Ordering::Relaxed);
         let before = self.concerns().no_share.take();
@@ -192,7 +193,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of what a look at Redis found. What is wrong is said once.
+    /// Records the result of an inspection. Each problem is logged once.
     fn found(&self, found: &look::Findings) {
         let before = std::mem::replace(&mut self.concerns().found, found.clone());
         if let Some(policy) = found.evicts.as_ref().filter(|_| found.evicts != before.evicts) {
@@ -216,7 +217,7 @@ impl Shared {
         self.concerns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the connection looked at. One that is known to be dead is given up at once.
+    /// Has the keeper test the connection. One that is known to be dead is dropped at once.
     fn doubt(&self, failure: &RedisError) {
         if failure.is_unrecoverable_error() {
             self.link.send_if_modified(|link| {
@@ -253,7 +254,7 @@ impl Drop for RedisStore {
     }
 }
 
-/// Makes a record, and counts nothing.
+/// Makes a record without the limit per client.
 async fn set(link: &Link, record: &Record) -> RedisResult<Use> {
     let answer = link.clone().send(&record.set()).await?;
     if answer == Value::Okay {
@@ -265,7 +266,7 @@ async fn set(link: &Link, record: &Record) -> RedisResult<Use> {
     }
 }
 
-/// Makes a record unless its key has its share.
+/// Makes a record unless its key has reached the limit.
 async fn count(
     link: &Link,
     record: &Record,
@@ -288,14 +289,14 @@ fn odd() -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, "odd answer"))
 }
 
-/// Whether it is the script that Redis objects to, and not records: the user may not run it, or
-/// there are no scripts, or none like ours.
+/// Whether the failure concerns the script rather than records: the user may not run it, or there
+/// are no scripts, or none like ours.
 fn runs_no_script(failure: &RedisError) -> bool {
     matches!(failure.code(), Some("ERR" | "NOPERM"))
 }
 
 impl Unavailable {
-    /// What became of a record that could not be made.
+    /// The cause for a failed command.
     fn of(failure: &RedisError) -> Self {
         match failure.code() {
             Some("OOM") => Self::OutOfMemory,
@@ -312,6 +313,6 @@ impl Unavailable {
     }
 }
 
-/// How far behind ours the clock of another replica may be, which accepts the proof for so much
-/// longer. As much as an issuer's clock is allowed by default.
+/// How far another replica's clock may be behind ours: it would accept the proof for that much
+/// longer. This is the default leeway for an issuer's clock.
 const MARGIN: Duration = Duration::from_secs(30);

@@ -10,11 +10,11 @@ use keybound_core::oauth::ProofId;
 use redis::Cmd;
 use std::time::Duration;
 
-/// One proof, as Redis is told of it.
+/// One proof, as it is recorded in Redis.
 pub(super) struct Record {
-    /// The name of the record.
+    /// The key of the record in Redis.
     name: String,
-    /// The name of the counts of the records of its key.
+    /// The name of the counters of its client key.
     counts: String,
     /// How long the record lives, in milliseconds.
     life: u64,
@@ -27,7 +27,7 @@ impl Record {
         Self::named(&key, &jti, life)
     }
 
-    /// A record that stands for no proof, to see whether records can be made.
+    /// A record without a proof, for testing whether records can be made.
     pub(super) fn probe() -> Self {
         Self::named("probe", "1", Duration::from_secs(1))
     }
@@ -40,20 +40,20 @@ impl Record {
         }
     }
 
-    /// Records and counts nothing: `OK`, or nil when the record is there.
+    /// `SET` without counting. Replies `OK`, or nil if the record exists.
     pub(super) fn set(&self) -> Cmd {
         let mut command = Cmd::new();
         command.arg("SET").arg(&self.name).arg(1).arg("NX").arg("PX").arg(self.life);
         command
     }
 
-    /// Records and counts, with the script that Redis remembers: one of [`FIRST`], [`REPEAT`] and
-    /// [`OVER_SHARE`], or an error when it does not remember the script.
+    /// Runs the cached script. Replies one of [`FIRST`], [`REPEAT`] and [`OVER_SHARE`], or an error
+    /// if the script is not cached.
     pub(super) fn count(&self, share: usize) -> Cmd {
         self.script("EVALSHA", SCRIPT_NAME, share)
     }
 
-    /// The same, and teaches Redis the script.
+    /// The same, and makes Redis cache the script.
     pub(super) fn count_anew(&self, share: usize) -> Cmd {
         self.script("EVAL", SCRIPT, share)
     }
@@ -69,19 +69,19 @@ impl Record {
 /// The record has been made.
 pub(super) const FIRST: i64 = 1;
 
-/// The record was there.
+/// The record existed.
 pub(super) const REPEAT: i64 = 0;
 
-/// The record was not there, and its key has as many as it may.
+/// The record did not exist, and its key has reached the limit.
 pub(super) const OVER_SHARE: i64 = -1;
 
-/// Sets the record unless it is there, or its key has its share of live records.
+/// Sets the record unless it exists or its key has reached the limit of live records.
 ///
-/// How many records of a key are alive is known to ten seconds: for each such span the counts tell
-/// how many records expire within it, and a record counts until its span is over. So a key never
-/// has more than its share, there are at most as many counts as a record can live spans, and they
-/// go by themselves. All reads come before the first write, so that a script that may not do all of
-/// this does none of it. Nothing but `GET`, `SET` and `TIME` is needed.
+/// Live records are counted in spans of ten seconds: each counter holds how many records expire
+/// within its span, and a record counts until its span is over. So a key never exceeds its limit,
+/// the number of counters is bounded by the spans of a record's life, and they expire by
+/// themselves. All reads come before the first write, so that a script without the rights for all
+/// of it does none of it. It needs only `GET`, `SET` and `TIME`.
 const SCRIPT: &str = "\
 local share, life, span = tonumber(ARGV[1]), tonumber(ARGV[2]), 10000
 local time = redis.call('TIME')
@@ -105,11 +105,12 @@ redis.call('SET', KEYS[2], table.concat(kept, ' '), 'PX', last * span - now)
 return 1
 ";
 
-/// What Redis calls the script: its SHA-1. Were it wrong, each record would take two round trips.
+/// The SHA-1 by which Redis knows the script. If it were wrong, each record would take two round
+/// trips.
 const SCRIPT_NAME: &str = "5dd53bc71d7b2b75d318bb2a2d001272044b14d6";
 
-/// Half a SHA-256. A client that made the halves of two `jti` meet would have its own proof
-/// refused, and to meet the half of another's key takes 2^128 attempts.
+/// Half a SHA-256. A client that finds two `jti` with the same half has only its own proof refused,
+/// and matching the half of another client's key takes 2^128 attempts.
 fn half(digest: &[u8; 32]) -> &[u8; 16] {
     let (half, _) = digest.split_first_chunk().unwrap_or((&[0; 16], &[]));
     half

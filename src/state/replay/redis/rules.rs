@@ -1,4 +1,4 @@
-//! Where Redis is and what it may cost, as the operator writes it.
+//! The Redis connection and its limits, as configured.
 
 use crate::state::replay::memory::MemoryLimits;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-/// Where Redis is and what it may cost.
+/// The Redis connection and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisRules {
-    /// One, or some servers of a cluster.
+    /// One server, or some servers of a cluster.
     pub(super) urls: Vec<RedisUrl>,
     pub(super) cluster: bool,
     pub(super) ca: Option<Vec<u8>>,
@@ -18,20 +18,20 @@ pub struct RedisRules {
     pub(super) share: usize,
 }
 
-/// Why there can be no Redis by these rules.
+/// Why these rules are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadRedis {
     /// The file is not text, or has no line with a URL.
     UrlMissing,
-    /// A URL is none, or not one of Redis.
+    /// A line is not a URL, or not one for Redis.
     UrlMalformed,
-    /// A URL asks for TLS that is not verified.
+    /// A URL asks for TLS without verification.
     UrlInsecure,
-    /// Several URLs, but no cluster.
+    /// Several URLs without a cluster.
     UrlsTooMany,
-    /// The URLs do not go together, or not with a cluster.
+    /// The URLs do not match each other, or do not suit a cluster.
     ClusterMalformed,
-    /// A certification authority, but no `rediss` URL.
+    /// A certification authority without a `rediss` URL.
     CaUnused,
     /// The certification authority's file holds no certificate.
     CaMalformed,
@@ -42,11 +42,11 @@ pub enum BadRedis {
 pub(super) struct RedisUrl(String);
 
 impl RedisRules {
-    /// How long a check waits for Redis unless told otherwise. A healthy Redis takes less than one
+    /// The default time that a check waits for Redis. A healthy Redis takes less than one
     /// millisecond; the default for a whole check is 150.
     pub const DEADLINE: Duration = Duration::from_millis(50);
 
-    /// How many live records one client may have unless told otherwise: as many as in memory.
+    /// The default limit on live records per client: as many as in memory.
     pub const SHARE: usize = MemoryLimits::share_of(MemoryLimits::CAPACITY);
 
     /// Reads a file with a URL in each line, as in
@@ -87,18 +87,18 @@ impl RedisRules {
         Ok(Self { urls, cluster, ca, deadline, share: Self::SHARE })
     }
 
-    /// The same, and one client may have so many live records.
+    /// Sets the limit on live records per client.
     #[must_use]
     pub fn with_share(self, share: usize) -> Self {
         Self { share, ..self }
     }
 
-    /// How many live records one client may have.
+    /// The limit on live records per client.
     pub const fn share(&self) -> usize {
         self.share
     }
 
-    /// The hosts to which connections are not encrypted.
+    /// The hosts with unencrypted connections.
     pub fn hosts_in_the_clear(&self) -> impl Iterator<Item = String> {
         self.urls.iter().filter_map(|it| {
             let parsed = it.parse().ok()?;
@@ -107,14 +107,14 @@ impl RedisRules {
         })
     }
 
-    /// Whether one connection would do for both.
+    /// Whether one connection would serve both.
     pub(super) fn reach_alike(&self, other: &Self) -> bool {
         let Self { urls, cluster, ca, deadline, share: _ } = self;
         (urls, *cluster, ca, *deadline) == (&other.urls, other.cluster, &other.ca, other.deadline)
     }
 
-    /// Whether `other` leads to the same servers and database, as whomever and within whatever time.
-    /// A server that both name is in the one cluster.
+    /// Whether `other` has the same servers and database, whatever its user and deadline. Two
+    /// clusters are the same if they share a server.
     pub fn is_where(&self, other: &Self) -> bool {
         let places = |it: &Self| {
             let places = it.urls.iter().filter_map(RedisUrl::place);
