@@ -1,4 +1,4 @@
-//! Checks at the present time, under an installation.
+//! A checker that takes the present time from the clock and its rules from the installation.
 
 use super::Installation;
 use crate::clock::Clock;

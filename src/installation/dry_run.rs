@@ -1,4 +1,4 @@
-//! The same sources, for a check that is to leave no mark: to explain one.
+//! [`Sources`] without side effects, for explaining a check: the proof it shows is not recorded.
 
 use super::Installation;
 use crate::fair_share;

@@ -1,5 +1,5 @@
-//! One object per issuer: its keys, and who asks it about its tokens. They start, are taken over by a
-//! new configuration and end together.
+//! One object per issuer: its keys and its introspection. They start, are taken over by a new
+//! configuration, and end together.
 
 use super::{InstallationRules, IssuerRules};
 use crate::clock::Clock;

@@ -1,8 +1,8 @@
-//! What is in force under one configuration: the rules that checks go by, and all that lives as long as
-//! they do and longer — issuers with their keys, remembered tokens, used proofs.
+//! Everything that is in force under one configuration: the rules of checks, and the state that
+//! outlives a configuration, such as issuers' keys, verified tokens and used proofs.
 //!
-//! A new configuration makes a new installation beside the old one. It takes over what the old one
-//! holds where it serves; what does not count on is told.
+//! A new configuration makes a new installation beside the old one and takes over its state where
+//! that still applies. State that cannot be taken over is logged.
 
 mod checker;
 mod dry_run;

@@ -1,4 +1,4 @@
-//! Which issuers a service waits for before requests should come to it.
+//! The issuers whose keys readiness waits for.
 
 use super::{Installation, LiveIssuer};
 use crate::state::jwks::IssuerKeys;

@@ -1,4 +1,4 @@
-//! What an installation is made from.
+//! The rules that an installation is built from.
 
 use crate::state::introspection::IntrospectionRules;
 use crate::state::jwks::KeyRules;

@@ -1,4 +1,4 @@
-//! Where the checks of this service get what they need ([`Sources`]).
+//! The [`Sources`] of an installation: its issuers' keys, introspection and replay store.
 
 use super::Installation;
 use crate::fair_share;
