@@ -1,4 +1,4 @@
-//! The line that is written about one check.
+//! The log line of one check.
 
 use super::sinks::CheckEvent;
 use super::trace_context::{SpanId, TraceId};

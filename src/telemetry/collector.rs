@@ -1,4 +1,4 @@
-//! Knows how spans get to a collector: OTLP over HTTP, in batches, beside the checks.
+//! The export of spans to a collector: OTLP over HTTP, in batches, apart from the checks.
 
 use super::metrics::{Metrics, SpanFate};
 use super::otlp;

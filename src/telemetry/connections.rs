@@ -1,4 +1,4 @@
-//! The metrics of connections: how many are open, and why some never came to a request.
+//! The metrics of connections: how many are open, and why some failed before their first request.
 
 use super::metrics::Register;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};

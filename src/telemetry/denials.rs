@@ -1,6 +1,7 @@
-//! Knows the last denials, for people who look at what goes wrong at present.
+//! The most recent denials, for operators who look at a problem now.
 //!
-//! Facts only, cut to a length. A path is without its query; there is never a token or a proof.
+//! They hold facts only, cut to a maximum length. A path is kept without its query, and never a
+//! token or a proof.
 
 use super::sinks::CheckEvent;
 use keybound_core::facts::{self, Known, LAST_DENIALS, Value};

@@ -1,6 +1,6 @@
-//! Knows the decisions of the last hour, minute by minute.
+//! The decisions of the last hour, minute by minute.
 //!
-//! It looks at the counters now and then, so that checks do nothing for it.
+//! They are sampled from the counters, so that checks do no work for them.
 
 use super::metrics::Decisions;
 use serde::Serialize;

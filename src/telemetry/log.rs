@@ -1,4 +1,4 @@
-//! Knows how events become lines on standard error, without ever holding up a check.
+//! Log lines on standard error, written without ever blocking a check.
 
 use std::convert::Infallible;
 use std::io::{self, Write};

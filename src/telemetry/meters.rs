@@ -1,4 +1,4 @@
-//! Knows the counters of one set of policies, found once and not again for each request.
+//! The counters of one set of policies, looked up once rather than per request.
 
 use super::metrics::{Front, Metrics};
 use crate::invariant;

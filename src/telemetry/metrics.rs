@@ -1,4 +1,4 @@
-//! Every metric by name (Prometheus).
+//! All metrics by name, in Prometheus format.
 
 use super::connections::Connections;
 use super::installed::Installed;

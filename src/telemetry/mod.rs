@@ -1,7 +1,7 @@
-//! Knows what is told about the checks: figures for machines, lines for people.
+//! Telemetry of checks: metrics, log lines and traces.
 //!
-//! Labels come from closed sets or from the configuration, never from a request. Nothing here
-//! ever holds a token, a proof or a secret.
+//! Labels come from closed sets or from the configuration, never from a request. Nothing here ever
+//! holds a token, a proof or a secret.
 
 pub mod check_log;
 pub mod collector;

@@ -1,5 +1,5 @@
-//! Knows how spans look on the wire: the part of OTLP 1.x (protobuf) that is written here, and the
-//! answer of a collector.
+//! The encoding of spans: the part of OTLP 1.x (protobuf) that is written here, and the collector's
+//! response.
 
 use super::spans::Span;
 use keybound_core::facts;

@@ -1,4 +1,4 @@
-//! Knows how the attempts to reload the configuration ended.
+//! The metrics of configuration reloads.
 
 use super::metrics::Reload;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Knows which of many equal things are told about: every so manieth.
+//! Deterministic sampling of a fixed fraction of events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Knows a small set of policies, for tests.
+//! A small set of policies, for tests.
 
 use keybound_core::client_certificate::Source;
 use keybound_core::jose::Algorithm;

@@ -1,5 +1,4 @@
-//! Knows which checks become spans of a trace, and keeps a bounded number of them until they are
-//! exported.
+//! Checks as trace spans, kept in a bounded queue until they are exported.
 
 use super::metrics::{Front, Metrics, SpanFate};
 use super::sample::{Sample, Share};

@@ -1,4 +1,4 @@
-//! Knows how a request says of which trace it is a part (W3C Trace Context §3.2).
+//! The trace that a request belongs to: the `traceparent` header (W3C Trace Context §3.2).
 
 use std::fmt::Write;
 
