@@ -1,4 +1,4 @@
-//! The clock: the one file that reads the wall clock.
+//! The clock. No other file reads the wall clock.
 
 use keybound_core::UnixTime;
 use std::fmt;

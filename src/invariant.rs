@@ -1,7 +1,7 @@
-//! What cannot be and yet is: a broken invariant, said in the log once for each place in the code.
+//! Broken invariants, logged once per place in the code.
 //!
-//! Lookups that must succeed are written without a panic. The one who finds nothing says so here and
-//! goes on to the safe side, instead of going on with a value that looks like any other.
+//! Lookups that must succeed do not panic if they fail. They report the failure here and take the
+//! safe side, rather than go on with a default that looks like any other value.
 
 use std::collections::BTreeSet;
 use std::panic::Location;

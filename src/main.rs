@@ -1,4 +1,4 @@
-//! The program: arguments in, one command run, its exit code out.
+//! The program: parses its arguments, runs one command, and returns its exit code.
 
 use clap::Parser;
 use keybound::commands::Command;

@@ -1,4 +1,4 @@
-//! What the mode of a file or folder lets every user of this machine do.
+//! What the permissions of a file or folder let every user of the machine do.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! The names in a client certificate (RFC 5280 §4.2.1.6) by which a proxy is known.
+//! The names in a client certificate that identify a proxy (RFC 5280 §4.2.1.6).
 
 use std::fmt;
 use tokio_rustls::rustls::pki_types::{CertificateDer, DnsName};

@@ -1,4 +1,4 @@
-//! Knows where random octets come from.
+//! Random octets from the operating system.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How many files the process may have open at once, and how many of them are for connections.
+//! The limit on open files, and the share of it that connections may use.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

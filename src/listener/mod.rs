@@ -1,4 +1,4 @@
-//! Listeners over TCP and over Unix sockets, and the connections that come in by them.
+//! Listeners on TCP and Unix sockets, and the connections that they accept.
 
 pub mod descriptors;
 pub mod places;

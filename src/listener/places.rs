@@ -1,6 +1,7 @@
-//! Places for the connections of a listener. When they are short, connections that have not said
-//! anything make place for new ones, and then those that are idle. Where anybody makes place, those
-//! that are busy come next, and last those that have just come.
+//! A limit on the connections of a listener, and which are closed to make room for new ones.
+//!
+//! Connections that have not sent anything are closed first, then idle ones. On a listener that
+//! anybody can reach, busy ones follow, and those just accepted come last.
 
 use crate::front::peer::{Everybody, Peer};
 use crate::telemetry::rate_limit::{Allowance, RateLimit};

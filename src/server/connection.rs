@@ -1,5 +1,4 @@
-//! One connection, from its first byte to its last: HTTP/2 for gRPC, HTTP/1.1 for proxies that ask
-//! by subrequest.
+//! One connection from start to end: HTTP/2 for gRPC, HTTP/1.1 for forward-auth.
 
 use super::failures::{self, Failures};
 use super::paced::Paced;

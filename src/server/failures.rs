@@ -1,4 +1,4 @@
-//! Connections that end before their first request: counted by cause, and logged at a limited rate.
+//! Connections that end before their first request, counted by cause and logged under a rate limit.
 
 use crate::proxy_names::NotNamed;
 use crate::telemetry::connections::Cause;

@@ -1,5 +1,5 @@
-//! A stream whose client must say what is due in time, and which notes whether its client takes what
-//! is written.
+//! A stream that enforces deadlines on what the client must send, and that notes whether the client
+//! reads what is written.
 
 use crate::front::peer::Peer;
 use std::io;

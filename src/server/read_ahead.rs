@@ -1,7 +1,7 @@
-//! Knows how to read from a connection in large pieces, whatever its reader asks for.
+//! A stream that reads from its connection in large pieces, whatever size its reader asks for.
 //!
-//! The HTTP/2 library asks for one frame at a time, which is one system call for each check. A
-//! connection that has nothing to say holds no memory for it.
+//! The HTTP/2 library asks for one frame at a time, which would be one system call per check. An
+//! idle connection holds no buffer.
 
 use bytes::{Buf, BytesMut};
 use std::cell::Cell;

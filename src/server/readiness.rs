@@ -1,5 +1,5 @@
-//! When requests should come to this process: once the issuers of the configuration in force have
-//! keys, whichever configuration that is by then.
+//! Readiness of the process: it is ready once the issuers of the configuration in force have keys,
+//! even if that configuration has changed meanwhile.
 
 use crate::gate::Gate;
 

@@ -1,5 +1,5 @@
-//! How a new configuration takes the place of the old one while requests come in: made beside it,
-//! swapped in whole, or not at all.
+//! Reloads: a new configuration is built beside the old one while requests are served, and then
+//! replaces it as a whole or not at all.
 
 use super::StartFailure;
 use super::tls::Spoken;

@@ -1,5 +1,5 @@
-//! Knows when the operator is reminded of policies that only report: a trial that nobody ends is
-//! an open door.
+//! Periodic warnings about policies in report mode, since a trial that is never ended protects
+//! nothing.
 
 use crate::gate::Gate;
 use keybound_core::policy::{Mode, PolicySet};

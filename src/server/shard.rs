@@ -1,8 +1,8 @@
-//! Connections, spread over the cores.
+//! Connections, distributed over the cores.
 //!
-//! One single-threaded runtime per core, each serving whole connections: no work is stolen and no
-//! answer changes threads. A sidecar opens few connections, so they are dealt out one by one
-//! rather than left to the kernel's hash.
+//! Each core has one single-threaded runtime, which serves whole connections: no work stealing, and
+//! no answer crosses threads. A sidecar opens few connections, so they are assigned one by one
+//! rather than by the kernel's hash.
 
 use super::connection::{self, Serving};
 use crate::fair_share;

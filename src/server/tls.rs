@@ -1,4 +1,5 @@
-//! TLS on the listeners: rustls with aws-lc-rs, and mutual when the configuration names a client CA.
+//! TLS on the listeners: rustls with aws-lc-rs, and mutual TLS when the configuration names a
+//! client CA.
 
 use crate::config::Tls;
 use crate::proxy_names::{self, ProxyName};
