@@ -1,7 +1,7 @@
-//! Knows the shape of the configuration file. The comments are the descriptions in its schema.
+//! The shape of the configuration file. The doc comments are the descriptions in its JSON Schema.
 //!
-//! Every field is an option, also where a value is required: what is missing is found in
-//! `compile`, together with everything else that is wrong.
+//! Every field is an `Option`, even where a value is required: `compile` reports what is missing
+//! together with everything else that is wrong.
 
 mod keys;
 pub(super) mod telemetry;

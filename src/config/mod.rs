@@ -1,5 +1,5 @@
-//! Knows what the operator writes, and turns it into what is demanded: one YAML file in, a
-//! [`InstallationRules`] and the listeners out, or every problem with it at once.
+//! The configuration: one YAML file is compiled into [`InstallationRules`] and listeners, or
+//! rejected with all of its problems at once.
 
 mod compile;
 mod file;

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, and how to say where.
+//! Problems of a configuration, and their places in the file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};

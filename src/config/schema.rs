@@ -1,4 +1,4 @@
-//! Knows the JSON Schema (draft 2020-12) of the configuration file, which follows its shape.
+//! The JSON Schema (draft 2020-12) of the configuration file, generated from its shape.
 
 use super::file::File;
 use serde_json::Value;

@@ -1,7 +1,7 @@
-//! Knows how to get as much of a [`File`] as there is out of a tree with mistakes in it.
+//! Deserialisation that recovers from mistakes: as much of a [`File`] as a faulty tree holds.
 //!
-//! Serde stops at the first mistake. Each one is noted and taken out of the tree, and the rest
-//! is read again, until nothing is left to take out.
+//! Serde stops at the first mistake. So each mistake is noted and removed from the tree, and the
+//! rest is read again, until none is left.
 
 use super::file::File;
 use super::problem::{Findings, Path, Step, without_credentials};

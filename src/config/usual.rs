@@ -1,5 +1,5 @@
-//! What counts where the configuration says nothing, as far as those that it is for do not say so
-//! themselves (as [`Limits`](crate::installation::Limits) does). Its schema and its meaning come from here.
+//! Defaults of settings whose own types have none ([`Limits`](crate::installation::Limits) is one
+//! that has). Both the schema and the compiler take them from here.
 
 use super::values::Address;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Knows the values that a configuration spells as text, or in more than one way.
+//! Values that a configuration writes as text, or in more than one form.
 
 use keybound_core::jose::Algorithm;
 use keybound_core::words::Words;

@@ -1,13 +1,12 @@
-//! Whether the files that a configuration was made from are still as they were, and since when
-//! what is in them now has stood still.
+//! Detection of changes to the files that a configuration was read from.
 //!
-//! It looks, again and again, rather than being told: notifications of the file system come from
-//! the wrong folder when a Kubernetes `ConfigMap` swaps its links, and not at all over a network.
+//! Files are polled. Notifications of the file system come from the wrong folder when a Kubernetes
+//! `ConfigMap` swaps its links, and not at all over a network file system.
 //!
-//! Half of a file can be a whole configuration that demands less, so what a writer may still be at
-//! is waited for. A file that was put in the place of another, by a rename or by a link, is whole:
-//! it was written before it came there. One that is written in place never says that it is done; it
-//! counts once it has stood still for much longer than a writer stalls.
+//! Half a file can be a valid configuration that demands less, so a file counts as changed only
+//! once it is complete. One that a rename or a link puts in place is complete at once: it was
+//! written before. One that is written in place is taken as complete once it has not changed for
+//! much longer than a writer pauses.
 
 use super::SourceFile;
 use super::compile::read_file;

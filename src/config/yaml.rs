@@ -1,8 +1,8 @@
-//! Knows YAML, as far as a configuration needs it: the core schema of YAML 1.2 without anchors,
-//! aliases, tags and merge keys, and with string keys that differ (JSON is a part of that).
+//! A YAML reader: the core schema of YAML 1.2 without anchors, aliases, tags and merge keys, and
+//! with distinct string keys. JSON is a subset of it.
 //!
-//! It reads the parser's events instead of a loaded tree, since a loader recurses with the input
-//! and takes the last of two equal keys.
+//! It reads the parser's events rather than a loaded tree, since a loader recurses with the input
+//! and lets the last of two equal keys win.
 
 use super::problem::{Findings, Path};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};

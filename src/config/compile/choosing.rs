@@ -1,5 +1,5 @@
-//! What a request may choose for itself: where a policy that asks for less is within reach of who is
-//! after what another one guards.
+//! Warnings about policies that a request can choose between by an attribute that the client
+//! controls.
 
 use crate::config::problem::{Findings, Path};
 use crate::front::forward_auth::{Asker, Flavour};

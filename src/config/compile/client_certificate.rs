@@ -1,4 +1,4 @@
-//! Knows where the client certificate may come from.
+//! The part of the configuration about where client certificates come from.
 
 use crate::config::file::{self, CertificateSource};
 use crate::config::problem::{Findings, Path, quoted};

@@ -1,4 +1,5 @@
-//! Knows which DPoP proofs are accepted, and where used ones are recorded.
+//! The part of the configuration about DPoP: which proofs are accepted, and where used ones are
+//! recorded.
 
 use super::files::{self, Files};
 use super::{issuers, span, whole_number};

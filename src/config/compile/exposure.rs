@@ -1,5 +1,5 @@
-//! What others can read or change: files, by users of the same machine; what goes to Redis, by
-//! whoever is in between.
+//! Warnings about what others can read or change: files, by users of the same machine; traffic to
+//! Redis, by the network in between.
 
 use super::url::is_loopback;
 use crate::config::problem::{self, Findings};

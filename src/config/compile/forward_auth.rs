@@ -1,4 +1,5 @@
-//! Knows how a proxy may ask that asks by a subrequest, and who can reach where it does.
+//! The part of the configuration about forward-auth: how a proxy asks by subrequest, and who can
+//! reach that listener.
 
 use super::files::Files;
 use crate::config::file::{self, Flavour as Named};

@@ -1,4 +1,4 @@
-//! Knows how an issuer may be asked about its tokens.
+//! The part of the configuration about introspection (RFC 7662).
 
 use super::files::{self, Files};
 use super::url::{Fetched, fetched};

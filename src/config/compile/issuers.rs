@@ -1,4 +1,4 @@
-//! Knows what an issuer must be.
+//! The part of the configuration about issuers.
 
 use super::files::{self, Files};
 use super::url::{Fetched, fetched, fetched_metadata};

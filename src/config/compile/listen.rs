@@ -1,4 +1,4 @@
-//! Where the service listens, and who may ask there.
+//! The part of the configuration about listeners: their addresses and who may connect.
 
 use super::files::{self, Files};
 use super::forward_auth;

@@ -1,4 +1,4 @@
-//! Knows how requests are chosen: by host, path and method.
+//! The part of the configuration that selects requests by host, path and method.
 
 use super::is_token;
 use crate::config::file;

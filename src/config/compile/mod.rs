@@ -1,5 +1,5 @@
-//! Knows what a configuration must satisfy, and makes of it what is demanded of requests. Each
-//! part is looked at, whatever is wrong with the others.
+//! Compilation of a configuration file into the rules that it stands for. Every part is compiled,
+//! whatever is wrong with the others, so that all problems are reported at once.
 
 mod choosing;
 mod client_certificate;

@@ -1,4 +1,4 @@
-//! Knows what a policy must be.
+//! The part of the configuration about policies.
 
 use super::issuers::Names;
 use super::matching;

@@ -1,4 +1,5 @@
-//! Knows what may be told about checks, and to whom.
+//! The part of the configuration about telemetry: what is recorded about checks, and where it is
+//! sent.
 
 use super::files::{self, Files};
 use super::url::fetched;

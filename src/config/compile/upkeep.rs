@@ -1,4 +1,5 @@
-//! Knows how often keys may be fetched, and how long they may be kept.
+//! The part of the configuration about refreshing keys: how often they are fetched, and how long
+//! they are kept.
 
 use super::files::Files;
 use super::{span, whole_number};

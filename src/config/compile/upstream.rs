@@ -1,4 +1,4 @@
-//! What may be done to the headers that the upstream sees.
+//! The part of the configuration about the headers that the upstream receives.
 
 use super::policies::{BAD_CLAIM_PATH, is_claim_path};
 use crate::config::file::upstream::{self as file, HeaderClaim};

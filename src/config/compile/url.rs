@@ -1,4 +1,4 @@
-//! Knows which URLs something may be fetched from: https, and http on this very machine.
+//! The URLs that a configuration may name for fetching: `https`, and `http` to loopback.
 
 use crate::config::problem::quoted;
 use http::Uri;

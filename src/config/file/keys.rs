@@ -1,4 +1,4 @@
-//! The part of the configuration that says where an issuer's keys come from.
+//! The shape of the configuration of an issuer's keys.
 
 use crate::config::values::Span;
 use crate::state::jwks::KeyUpkeep;

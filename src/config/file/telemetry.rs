@@ -1,4 +1,4 @@
-//! Knows the shape of the part of the configuration that says what is told about checks.
+//! The shape of the configuration of telemetry.
 
 use crate::config::usual;
 use schemars::JsonSchema;

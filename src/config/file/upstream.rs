@@ -1,4 +1,4 @@
-//! The shape of the part of the configuration that says what the upstream sees.
+//! The shape of the configuration of upstream headers.
 
 use crate::config::usual;
 use crate::config::values::Word;
