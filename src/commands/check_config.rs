@@ -1,4 +1,5 @@
-//! Knows the command `check-config`: all that is wrong with a file, or what it would enforce.
+//! The command `check-config`: lists every problem of a configuration file, or the policies that it
+//! would enforce.
 
 use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};

@@ -1,4 +1,4 @@
-//! Knows the command `explain`: where its request is, and where what is told of it goes.
+//! The command `explain`: where it reads its request, and where it prints its explanation.
 
 use super::{check_config, complain};
 use crate::clock::{Clock, ManualClock, SystemClock};

@@ -1,4 +1,5 @@
-//! Asks a running service whether it is ready, or whether it is alive, for probes without a shell.
+//! The command `healthcheck`: asks a running service whether it is ready or alive, for probes in
+//! images without a shell.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};

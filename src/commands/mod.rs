@@ -1,4 +1,4 @@
-//! Knows the commands of the program, and how each one ends.
+//! The commands of the program and their exit codes.
 
 pub mod check_config;
 pub mod demo;

@@ -1,4 +1,4 @@
-//! Knows the command `schema`: the JSON Schema of the configuration file.
+//! The command `schema`: the JSON Schema of the configuration file.
 
 use crate::config;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Knows how the service is started and stopped from the command line.
+//! The command `serve`: starts the service, and stops it on a signal.
 
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};

@@ -1,4 +1,4 @@
-//! Knows the command `thumbprint`: what a token's `cnf` must hold for a certificate or a key.
+//! The command `thumbprint`: the `cnf` value that binds a token to a certificate or a key.
 
 use super::complain;
 use keybound_core::client_certificate;

@@ -1,4 +1,4 @@
-//! Knows everybody and everything that appears in the demo: who calls, and the tokens that there are.
+//! The participants of the demo: its clients and the tokens that they hold.
 
 use super::Failure;
 use super::dpop::DpopKey;

@@ -1,4 +1,4 @@
-//! Knows how the demo's callers prove possession of a DPoP key (RFC 9449 §4).
+//! DPoP proofs of the demo's clients (RFC 9449 §4).
 
 use super::Failure;
 use super::issuer::SigningKey;

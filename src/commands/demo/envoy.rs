@@ -1,4 +1,4 @@
-//! Knows how to put a real Envoy in front of an upstream: its bootstrap, its start, its access log.
+//! A real Envoy in front of an upstream: its bootstrap, its process and its access log.
 //!
 //! What the bootstrap sets, and why, is what an operator should set too.
 

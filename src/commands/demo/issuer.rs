@@ -1,5 +1,5 @@
-//! Knows the demo's authorization server: one signing key, its metadata, and tokens to order
-//! (RFC 8414, RFC 9068).
+//! The demo's authorization server: one signing key, its metadata, and tokens on request (RFC 8414,
+//! RFC 9068).
 
 use super::Failure;
 use super::site::{self, Site};

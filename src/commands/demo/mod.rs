@@ -1,5 +1,5 @@
-//! Knows how to show the whole thing on one machine: an issuer, a client, a thief, the service, and
-//! an Envoy if there is one.
+//! The command `demo`: an issuer, a client, a thief, the service and, if installed, an Envoy on one
+//! machine.
 
 pub mod cast;
 pub mod dpop;

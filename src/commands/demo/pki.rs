@@ -1,6 +1,6 @@
-//! Knows how to make keys and certificates on the spot: an authority, servers, clients (RFC 5280).
+//! Keys and certificates made on the spot: an authority, servers, clients (RFC 5280).
 //!
-//! For the demo and for tests: nothing here is revoked, and nearly nothing expires.
+//! For the demo and for tests only: nothing can be revoked, and almost nothing expires.
 
 use keybound_core::jose::Thumbprint;
 use rcgen::{

@@ -1,4 +1,4 @@
-//! Knows how to run another program: its words go to a file, and it ends with its owner.
+//! Child processes that write their output to a file and are killed when their owner is dropped.
 
 use super::Failure;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Knows what the demo shows: who calls with which token, and what must come of it.
+//! The scenarios of the demo: who calls with which token, and what the outcome must be.
 
 use super::cast::{Cast, Token};
 use keybound_core::Denial;

@@ -1,4 +1,4 @@
-//! Knows how to run `keybound serve` as a process of its own, as an operator would.
+//! `keybound serve` as a child process, as an operator would run it.
 
 use super::Failure;
 use super::process::Process;

@@ -1,4 +1,4 @@
-//! Knows how to answer HTTP/1.1 requests from one function, with or without TLS.
+//! A small HTTP/1.1 server whose answers come from one function, with or without TLS.
 
 use super::Failure;
 use super::pki::Identity;

@@ -1,5 +1,4 @@
-//! Knows all that the demo sets up, and takes down again: a directory, an issuer, an upstream, the
-//! service, an Envoy.
+//! Setup and teardown of the demo: a directory, an issuer, an upstream, the service and an Envoy.
 
 use super::Failure;
 use super::cast::{Cast, Token};

@@ -1,4 +1,4 @@
-//! Knows the service that the demo protects: it tells every caller what it saw of the request.
+//! The service that the demo protects: it answers with what it received.
 
 use super::site::{self, Site};
 use hyper::body::Incoming;

@@ -1,5 +1,5 @@
-//! Knows the two ways in which a scenario is played: through a real Envoy over mutual TLS, or as a
-//! `CheckRequest` such as Envoy would send.
+//! The two ways to run a scenario: through a real Envoy over mutual TLS, or as a `CheckRequest`
+//! like the one that Envoy would send.
 
 use super::Failure;
 use super::cast::Cast;
