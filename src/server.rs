@@ -58,7 +58,7 @@ pub struct Setup {
     /// For how long, once it is told to stop, it goes on as before but reports that it is not
     /// ready, so that proxies go elsewhere.
     pub drain_delay: Duration,
-    /// How long connections then get to end.
+    /// How long open connections may then take to finish.
     pub drain_deadline: Duration,
     /// What takes the requests that are refused, if they are to be kept.
     pub capture: Option<Arc<Capture>>,
@@ -114,7 +114,7 @@ impl Server {
         };
         if opening.most < descriptors::CONNECTIONS {
             let connections = opening.most;
-            tracing::warn!(files, connections, "few files may be open: raise the limit on them");
+            tracing::warn!(files, connections, "the limit on open files is low: raise it");
         }
         let (others, reporter) = HealthAndReflection::new()?;
         let endpoint = ext_authz::endpoint::Endpoint::new(Arc::clone(&gate), others)
@@ -166,7 +166,8 @@ impl Server {
     }
 
     /// What it does when the configuration in the file at `path` changes, which was made from
-    /// `source_files`. `telemetry` is what it began with, and `told` was logged of the configuration.
+    /// `source_files`. `telemetry` is what it began with, and `told` was logged of the
+    /// configuration.
     pub fn reloader(
         &self,
         path: &Path,

@@ -31,16 +31,16 @@ pub struct Arguments {
     /// A `CheckRequest`, binary or protobuf JSON; `-` is standard input
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
-    /// A file with the access token, to go in place of the one in the request
+    /// A file with an access token that replaces the one in the request
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
-    /// A file with the DPoP proof, to go in place of the one in the request
+    /// A file with a DPoP proof that replaces the one in the request
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
     /// The time of the check, as 2027-01-15T08:00:00Z or in seconds since 1970 [default: now]
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     at: Option<UnixTime>,
-    /// Asks issuers about opaque tokens, as `serve` would
+    /// Introspects opaque tokens at their issuers, as `serve` would
     #[arg(long)]
     online: bool,
     /// Prints JSON

@@ -12,7 +12,7 @@ pub struct Arguments {
     /// The admin listener, HOST:PORT.
     #[arg(long, default_value = "127.0.0.1:9003", value_name = "HOST:PORT")]
     address: String,
-    /// Asks whether it is alive, which it is while it waits for keys: for probes that restart it.
+    /// Checks whether it is alive rather than ready: it is alive while it waits for keys.
     #[arg(long)]
     live: bool,
 }

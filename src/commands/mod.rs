@@ -16,17 +16,17 @@ use std::process::ExitCode;
 pub enum Command {
     /// Runs the service
     Serve(serve::Arguments),
-    /// Shows good and stolen tokens at work on this machine, through Envoy if there is one
+    /// Demonstrates good and stolen tokens on this machine, through Envoy if installed
     Demo(demo::Arguments),
-    /// Says everything that is wrong with a configuration file, or what it would enforce
+    /// Validates a configuration file and prints what it enforces
     CheckConfig(check_config::Arguments),
-    /// Tells step by step what would become of a request, and why
+    /// Explains step by step how a request would be decided
     Explain(explain::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
     Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
     Schema,
-    /// Asks a running service whether it is ready, or alive, for probes without a shell
+    /// Checks whether a running service is ready or alive, for probes without a shell
     Healthcheck(healthcheck::Arguments),
 }
 

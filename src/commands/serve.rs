@@ -29,30 +29,30 @@ pub struct Arguments {
     /// The configuration file.
     #[arg(long, env = "KEYBOUND_CONFIG", value_name = "FILE")]
     config: PathBuf,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, value_enum, default_value_t)]
     log_format: Format,
-    /// How much is logged; `debug` logs allowed requests too.
+    /// The log level; `debug` also logs allowed requests.
     #[arg(long, value_enum, default_value_t)]
     log_level: Level,
     /// Threads that check requests [default: one per core].
     #[arg(long, value_name = "N")]
     shards: Option<NonZero<usize>>,
-    /// For how long, once told to stop, to go on answering while reporting not to be ready.
+    /// How long to keep serving while reporting not ready, once shutdown is requested.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     drain_delay: Duration,
-    /// How long connections then get to end.
+    /// How long open connections may then take to finish.
     #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = duration)]
     drain_deadline: Duration,
-    /// Keeps requests that are refused in this folder, for `explain`, without the signatures of
-    /// tokens and proofs.
+    /// Saves denied requests in this folder, for `explain`, without the signatures of tokens and
+    /// proofs.
     #[arg(long, value_name = "DIR")]
     capture: Option<PathBuf>,
-    /// The reasons for which requests are kept [default: all].
+    /// The denial reasons whose requests are saved [default: all].
     #[arg(long, value_name = "REASON,…", value_delimiter = ',', value_parser = reason,
         requires = "capture")]
     capture_reasons: Vec<Denial>,
-    /// So many requests are in the folder at most.
+    /// The maximum number of requests in the folder.
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "capture")]
     capture_max: usize,
 }
@@ -196,7 +196,7 @@ impl Signals {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
             };
-            tracing::info!(signal = name, "told to stop");
+            tracing::info!(signal = name, "shutdown requested");
             if stop.send(()).await.is_err() {
                 return;
             }

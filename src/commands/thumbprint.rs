@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// What `thumbprint` is about.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A certificate (PEM or DER; of a chain the first counts) or a JWK
+    /// A certificate (PEM or DER; of a chain, the first) or a JWK
     file: PathBuf,
 }
 

@@ -72,8 +72,8 @@ pub struct Hold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Silent(Instant),
-    /// Just opened, among the connections of proxies: these rest between requests, and whoever opens
-    /// many at once must not have them end.
+    /// Just opened, among the connections of proxies: these rest between requests, and whoever
+    /// opens many at once must not have them end.
     New(Instant),
     Idle(Instant),
     Busy(Instant),
@@ -125,7 +125,7 @@ impl Places {
         if self.rules.most <= open.all.len() && self.make_place(&mut open, now) == 0 {
             if let Allowance::Within { untold } = self.refused.take(now) {
                 let (listener, limit) = (self.listener, self.rules.most);
-                tracing::warn!(listener, limit, untold, "connection refused: all are in use");
+                tracing::warn!(listener, limit, untold, "connection refused: the limit is reached");
             }
             return None;
         }
@@ -178,7 +178,7 @@ impl Places {
             && let Allowance::Within { untold } = self.made.take(now)
         {
             let (listener, limit, ended) = (self.listener, self.rules.most, gone.len());
-            tracing::warn!(listener, limit, ended, untold, "silent or idle connections made place");
+            tracing::warn!(listener, limit, ended, untold, "closed idle connections to make room");
         }
         gone.len()
     }

@@ -12,7 +12,7 @@ pub(super) async fn reached(gate: &Gate) {
         let installation = &active.installation;
         if installation.awaited().is_empty() {
             for issuer in installation.without_keys() {
-                tracing::warn!(issuer, "its keys are not there yet, and readiness waits no longer");
+                tracing::warn!(issuer, "no keys yet: readiness no longer waits for this issuer");
             }
             return;
         }

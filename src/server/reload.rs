@@ -76,7 +76,7 @@ impl Reloader {
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => {
-                    tracing::info!(signal = "SIGHUP", "told to reload");
+                    tracing::info!(signal = "SIGHUP", "reload requested");
                     self.reload(None).await;
                 }
                 () = sleep(LOOK) => {
@@ -109,7 +109,7 @@ impl Reloader {
             return self.reload(Some(&state)).await;
         }
         if files != self.missing {
-            tracing::warn!(?files, "configuration missing: the old one stays");
+            tracing::warn!(?files, "configuration file missing: keeping the previous one");
             let problem = |it: &&Path| format!("cannot read {}: it is missing", it.display());
             let problems = files.iter().map(problem).collect();
             self.gate.metrics().reloaded(Reload::Refused);
@@ -179,7 +179,10 @@ impl Reloader {
         for problem in &problems {
             tracing::error!(problem, "configuration");
         }
-        tracing::error!(problems = problems.len(), "configuration refused: the old one stays");
+        tracing::error!(
+            problems = problems.len(),
+            "configuration rejected: keeping the previous one"
+        );
         self.gate.metrics().reloaded(Reload::Refused);
         self.reloads.ended(Reload::Refused, problems);
     }

@@ -16,7 +16,7 @@ pub async fn run(gate: &Gate) -> Infallible {
     loop {
         sleep(EVERY).await;
         for policy in only_reporting(gate.active().policies()) {
-            tracing::warn!(policy, "policy only reports: nothing is refused");
+            tracing::warn!(policy, "policy is in report mode: it denies nothing");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Shards {
         shard.open.fetch_add(1, Ordering::Relaxed);
         let dealt = Dealt { arrival, serving, counted: Counted(Arc::clone(&shard.open)) };
         if shard.connections.send(dealt).is_err() {
-            tracing::error!("connection refused: its shard has ended");
+            tracing::error!("connection closed: its shard has ended");
         }
     }
 
@@ -107,7 +107,7 @@ fn run(runtime: &Runtime, mut dealt: mpsc::UnboundedReceiver<Dealt>, drain: Dura
         }
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if timeout(drain, all_ended).await.is_err() {
-            tracing::warn!(connections = connections.len(), "connections cut");
+            tracing::warn!(connections = connections.len(), "connections aborted");
         }
     });
 }

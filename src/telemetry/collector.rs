@@ -82,7 +82,7 @@ impl Export {
     pub async fn finish(mut self) {
         drop(self.stop);
         if timeout(LAST_SPANS, self.task.join_next()).await.is_err() {
-            tracing::warn!("spans lost at the end");
+            tracing::warn!("spans lost at shutdown");
         }
     }
 }

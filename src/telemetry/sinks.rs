@@ -57,7 +57,7 @@ impl Sinks {
         let share = if allowed { Allowance::UNLIMITED } else { self.denials.take(event.ended) };
         let Allowance::Within { untold } = share else { return false };
         if untold > 0 {
-            tracing::warn!(untold, "denials that had no line: too many in a second");
+            tracing::warn!(untold, "denials not logged: the rate limit was exceeded");
         }
         check_log::write(event, span, allowed && self.allows.takes());
         true
@@ -78,8 +78,8 @@ impl<'a> CheckEvent<'a> {
         Known { request: self.request, front, elapsed, ..Known::by(self.verdict) }
     }
 
-    /// The parent span. The proxy's own span for the call comes before that of the request's header,
-    /// which the client may have written.
+    /// The parent span. The proxy's own span for the call comes before that of the request's
+    /// header, which the client may have written.
     pub fn parent(&self) -> Option<TraceParent> {
         let header = || TraceParent::read(self.request?.traceparent?);
         self.caller.or_else(header)

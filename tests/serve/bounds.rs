@@ -143,7 +143,7 @@ async fn a_connection_that_asks_goes_for_nobody() {
         let told = health(service.channel().await, AUTHORIZATION).await;
         assert_eq!(told, Ok(ServingStatus::Serving));
     }
-    service.wait_for("silent or idle connections made place");
+    service.wait_for("closed idle connections to make room");
     let ended = driven.try_join_next().map(|it| it.unwrap().map_err(|it| it.to_string()));
     assert_eq!(ended, None);
 }

@@ -188,7 +188,11 @@ fn an_idle_connection_does_not_hold_up_the_end() {
     service.signal("TERM");
     assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed");
     assert_eq!(service.end(), Some(0));
-    assert!(service.log.iter().all(|it| it["message"] != "connections cut"), "{:?}", service.log);
+    assert!(
+        service.log.iter().all(|it| it["message"] != "connections aborted"),
+        "{:?}",
+        service.log
+    );
 }
 
 #[tokio::test]

@@ -273,7 +273,11 @@ fn who_watches_the_health_does_not_hold_up_the_end() {
     began.recv().unwrap();
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
-    assert!(service.log.iter().all(|it| it["message"] != "connections cut"), "{:?}", service.log);
+    assert!(
+        service.log.iter().all(|it| it["message"] != "connections aborted"),
+        "{:?}",
+        service.log
+    );
     drop(seen.join().unwrap());
 }
 

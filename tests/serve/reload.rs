@@ -24,8 +24,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 const RELOADED: &str = "configuration reloaded";
-const REFUSED: &str = "configuration refused: the old one stays";
-const MISSING: &str = "configuration missing: the old one stays";
+const REFUSED: &str = "configuration rejected: keeping the previous one";
+const MISSING: &str = "configuration file missing: keeping the previous one";
 
 fn policies(service: &Service) -> Vec<String> {
     let status = service.status();

@@ -153,7 +153,7 @@ fn a_collector_that_hangs_does_not_hold_up_the_end() {
     service.wait_for("ready");
     check(&service, Some(CALL), None);
     service.signal("TERM");
-    service.wait_for("spans lost at the end");
+    service.wait_for("spans lost at shutdown");
     assert_eq!(service.end(), Some(0));
 }
 

@@ -26,11 +26,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What `keybound demo` can be told.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// The Envoy to go through; by default the one on PATH. Without any, the scenarios go straight
-    /// to the service
+    /// The Envoy to use; by default the one on PATH. Without one, requests go straight to the
+    /// service
     #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
     pub envoy: Option<PathBuf>,
-    /// Leaves everything up, and prints curl commands to try
+    /// Keeps everything running, and prints curl commands to try
     #[arg(long)]
     pub stay: bool,
 }

@@ -138,7 +138,7 @@ impl Drop for Running {
             Err(Failure::Busy) => Call::TurnedAway(TurnedAway::Busy),
             Err(failure) => {
                 if shared.report().failed(&failure, shared.caller.clock.now(), now) {
-                    tracing::warn!(issuer, error = %failure, "token not introspected");
+                    tracing::warn!(issuer, error = %failure, "introspection failed");
                 }
                 Call::Failed
             }

@@ -54,7 +54,7 @@ impl Seeker {
             let found = match found {
                 Ok(metadata) => metadata.introspection_endpoint.map_or(Place::Unknown, Place::At),
                 Err(failure) => {
-                    tracing::warn!(issuer = &*self.issuer, error = %failure, "metadata not read");
+                    tracing::warn!(issuer = &*self.issuer, error = %failure, "metadata not fetched");
                     // After a failure, the known endpoint is kept.
                     match &*self.tell.borrow() {
                         Place::Sought => Place::Unknown,

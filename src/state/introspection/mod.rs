@@ -6,7 +6,8 @@
 //! - However many checks ask about a token at once, they cause one call, and one who goes away does
 //!   not end it for the others.
 //! - No check waits longer than `timeout`, and no more than `concurrency` calls are under way.
-//! - A token is accepted for `cache_ttl` after the issuer called it active, and not a moment longer.
+//! - A token is accepted for `cache_ttl` after the issuer called it active, and not a moment
+//! longer.
 //! - What is remembered is bounded, and a flood of tokens that are none displaces none that is one.
 //!
 //! # Who is asked about when not all can be
@@ -15,7 +16,8 @@
 //! for the first time looks the same. So nothing that one token does counts against another, as far
 //! as the two can be told apart (`Rank`):
 //!
-//! 1. *Known*: it was active in the last hour, also when that answer is too old to count; or it is a
+//! 1. *Known*: it was active in the last hour, also when that answer is too old to count; or it is
+//! a
 //!    JWT, which comes here once its signature is good.
 //! 2. *Returning*: it was turned away before. A client tries again; whoever makes up a new token
 //!    for each request does not, and pays twice who does.
@@ -23,23 +25,27 @@
 //!
 //! What the issuer does, and what follows:
 //!
-//! - *It fails at a token* (5xx, nonsense, no answer in time). That is remembered for this token, for a
+//! - *It fails at a token* (5xx, nonsense, no answer in time). That is remembered for this token,
+//! for a
 //!   quarter of a second at first and twice as long with each failure, up to `negative_ttl`. A good
 //!   token gets over a short outage; one at which the server always fails costs it next to nothing.
 //! - *It fails at all tokens* (`breaker`): five different ones at least, for two seconds, without
 //!   one answer in between. Then one call at a time tries whether it is back. A flood of tokens at
-//!   which the server fails leaves gaps in which good ones are answered, so that new ones get through
-//!   beside it as if it were not there. Known tokens have a circuit of their own, which only their own
+//!   which the server fails leaves gaps in which good ones are answered, so that new ones get
+//! through
+//!   beside it as if it were not there. Known tokens have a circuit of their own, which only their
+//! own
 //!   failures open.
 //! - *It wants fewer calls* (`pace`): it is asked less often than it answered before, and a little
 //!   oftener each second. Known tokens are never held back, and what they take is taken from the
 //!   others. While it wants none at all (`Retry-After`), it is asked about known ones alone.
-//! - *It is slow, or many come* (`places`): a quarter of the `concurrency` is kept for known tokens.
+//! - *It is slow, or many come* (`places`): a quarter of the `concurrency` is kept for known
+//! tokens.
 //!   Others wait for a place, and the last to come is served first, as it has the most time left.
 //!
-//! Where the issuer answers fewer calls than a flood asks for, new tokens get a fair share of what is
-//! left for them and no more, since nothing tells them from the flood until the issuer does. A good
-//! one that is turned away goes before all new ones when it comes again.
+//! Where the issuer answers fewer calls than a flood asks for, new tokens get a fair share of what
+//! is left for them and no more, since nothing tells them from the flood until the issuer does. A
+//! good one that is turned away goes before all new ones when it comes again.
 
 mod answers;
 mod breaker;
@@ -374,7 +380,7 @@ impl Shared {
         let told = self.report().turned_away(rank, why, now);
         if let Some(count) = told {
             let (issuer, why) = (&*self.caller.issuer.name, why.label());
-            tracing::warn!(issuer, why, ?rank, count, "tokens turned away unasked");
+            tracing::warn!(issuer, why, ?rank, count, "tokens turned away without introspection");
         }
         why.detail().into()
     }

@@ -222,7 +222,7 @@ impl Keeper {
             report.add(Outcome::Failed(failure), self.clock.now());
             report.consecutive_failures
         };
-        tracing::warn!(issuer = &*self.issuer, failures, error = %failure, "keys not refreshed");
+        tracing::warn!(issuer = &*self.issuer, failures, error = %failure, "key refresh failed");
         if self.shared.held.load().is_none() {
             self.restore().await;
         }
@@ -248,18 +248,18 @@ impl Keeper {
         let Snapshot { document, heard_at, .. } = match read {
             Ok(snapshot) => snapshot,
             Err(odd) => {
-                tracing::warn!(issuer = &*self.issuer, reason = %odd, "snapshot not used");
+                tracing::warn!(issuer = &*self.issuer, reason = %odd, "snapshot ignored");
                 return;
             }
         };
         match self.accept(document, now.since(heard_at)) {
             Ok(held) => {
                 let keys = held.set.len();
-                tracing::warn!(issuer = &*self.issuer, keys, %heard_at, "keys from the snapshot");
+                tracing::warn!(issuer = &*self.issuer, keys, %heard_at, "using keys from snapshot");
                 self.shared.held.store(Some(Arc::new(Held { from_snapshot: true, ..held })));
             }
             Err(failure) => {
-                tracing::warn!(issuer = &*self.issuer, reason = %failure, "snapshot not used");
+                tracing::warn!(issuer = &*self.issuer, reason = %failure, "snapshot ignored");
             }
         }
     }

@@ -31,7 +31,7 @@ impl Keeper {
             let since = Instant::now();
             let failure = match self.connect().await {
                 Ok(link) => {
-                    tracing::info!(cluster = self.rules.cluster, "replay store reached");
+                    tracing::info!(cluster = self.rules.cluster, "replay store connected");
                     drop(self.shared.link.send_replace(Ok(link)));
                     let failure = self.watch().await;
                     if STEADY < since.elapsed() {
@@ -42,7 +42,7 @@ impl Keeper {
                 Err(failure) => failure,
             };
             drop(self.shared.link.send_replace(Err(Unavailable::of(&failure))));
-            tracing::warn!(error = %failure, failures, "replay store not reached");
+            tracing::warn!(error = %failure, failures, "replay store not connected");
             sleep(pause(failures, randomness::jitter())).await;
             failures = failures.saturating_add(1);
         }
@@ -76,8 +76,8 @@ impl Keeper {
     async fn try_script_again(&self, link: &Link) {
         match timeout(PATIENCE, self.try_script(link)).await {
             Ok(Ok(())) => (),
-            Ok(Err(failure)) => tracing::debug!(error = %failure, "client's share not tried"),
-            Err(_) => tracing::debug!("client's share not tried in time"),
+            Ok(Err(failure)) => tracing::debug!(error = %failure, "limit per client not tested"),
+            Err(_) => tracing::debug!("limit per client not tested in time"),
         }
     }
 
@@ -101,7 +101,7 @@ impl Keeper {
                 Ok(()) => (),
                 // One missing server is no reason to leave the others.
                 Err(failure) if link.heals() => {
-                    tracing::warn!(error = %failure, "replay store partly out of reach");
+                    tracing::warn!(error = %failure, "replay store partly unreachable");
                     sleep(CALM).await;
                 }
                 Err(failure) => return failure,
@@ -118,8 +118,8 @@ impl Keeper {
     async fn look(&self, link: &Link) {
         match timeout(PATIENCE, look::at(link, || SystemClock.now())).await {
             Ok(Ok(found)) => self.shared.found(&found),
-            Ok(Err(failure)) => tracing::debug!(error = %failure, "replay store not looked at"),
-            Err(_) => tracing::debug!("replay store not looked at in time"),
+            Ok(Err(failure)) => tracing::debug!(error = %failure, "replay store not inspected"),
+            Err(_) => tracing::debug!("replay store not inspected in time"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn at(link: &Link, now: impl FnOnce() -> UnixTime) -> RedisResu
         None => allowed(ask(link, &["CONFIG", "GET", "maxmemory*"]).await)?,
     };
     if memory.is_none() {
-        tracing::debug!("this user may not see whether the replay store evicts");
+        tracing::debug!("the ACL hides whether the replay store evicts");
     }
     let time = allowed(ask(link, &["TIME"]).await)?;
     let apart = time.as_ref().and_then(moment).map(|theirs| {

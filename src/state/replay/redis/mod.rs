@@ -6,11 +6,11 @@
 //! differ. While Redis is away, each proof is refused at once, nothing is queued, and a task of its
 //! own looks for Redis until it is back.
 //!
-//! What this store cannot see is Redis losing what it had confirmed: a proof could then be used once
-//! more. Redis replicates after it has answered, so a failover loses the last moments. `appendfsync
-//! always` and `min-replicas-to-write` make that rarer. Redis must not evict either: with
-//! `maxmemory-policy noeviction` a full Redis is an outage, as it should be. Nonces (RFC 9449 §9)
-//! bound what a lost record is worth.
+//! What this store cannot see is Redis losing what it had confirmed: a proof could then be used
+//! once more. Redis replicates after it has answered, so a failover loses the last moments.
+//! `appendfsync always` and `min-replicas-to-write` make that rarer. Redis must not evict either:
+//! with `maxmemory-policy noeviction` a full Redis is an outage, as it should be. Nonces (RFC 9449
+//! §9) bound what a lost record is worth.
 //!
 //! An ACL needs `~keybound:replay:* +set`; `+get +time +eval +evalsha` for the share of a client;
 //! `+info`, so that a Redis that evicts is noticed; and `+cluster|slots` in a cluster.
@@ -178,7 +178,7 @@ impl Shared {
         if is_new {
             tracing::warn!(
                 error = %failure,
-                "the replay store cannot hold a client to its share: let this user +get +time \
+                "the replay store cannot enforce the limit per client: let this user +get +time \
                  +eval +evalsha",
             );
         }
@@ -189,7 +189,7 @@ impl Shared {
         self.counts.store(true, Ordering::Relaxed);
         let before = self.concerns().no_share.take();
         if before.is_some() {
-            tracing::info!("the replay store holds clients to their share again");
+            tracing::info!("the replay store enforces the limit per client again");
         }
     }
 
