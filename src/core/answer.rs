@@ -1,5 +1,4 @@
-//! Knows what is sent back: the one thing that front ends turn into bytes (RFC 6750 §3,
-//! RFC 9449 §7.1).
+//! The answer to a check, which front ends encode as a response (RFC 6750 §3, RFC 9449 §7.1).
 
 use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, Fault, OAuthError};
@@ -12,59 +11,59 @@ use crate::request::Request;
 use std::borrow::Cow;
 use std::fmt;
 
-/// A header that the answer carries.
+/// A header of the answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// Its name, in lower case.
+    /// The name, in lower case.
     pub name: &'a str,
-    /// Its value.
+    /// The value.
     pub value: Cow<'a, str>,
 }
 
 impl Header<'_> {
-    /// Whether it may go out. A control character would be written as it stands: a line break would
-    /// begin another header.
+    /// Whether the value may be sent. Control characters would be written unescaped, and a line
+    /// break would start another header.
     pub fn is_sendable(&self) -> bool {
-        // Without a way out, so that many characters are looked at in one instruction.
+        // No early exit, so that the loop vectorises.
         let printable = self.value.bytes().fold(true, |all, it| all & matches!(it, b' '..=b'~'));
         printable || !self.value.chars().any(char::is_control)
     }
 }
 
-/// What is told to the proxy about the decision, as dynamic metadata.
+/// Dynamic metadata about the decision, for the proxy.
 pub type Metadata<'a> = Vec<(&'static str, &'a str)>;
 
-/// The answer to one check, borrowed from the verdict and from what decided.
+/// The answer to one check. Borrows from the verdict and the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<'a> {
-    /// The request goes on to the upstream.
+    /// The request is forwarded to the upstream.
     Allow {
-        /// Request headers that replace those of the client.
+        /// Request headers to set, replacing those of the client.
         set: Vec<Header<'a>>,
-        /// Request headers that go.
+        /// Request headers to remove.
         remove: Vec<&'a str>,
-        /// Headers that are added to the upstream's response.
+        /// Headers to add to the upstream's response.
         to_client: Vec<Header<'a>>,
-        /// For the proxy's log.
+        /// For the access log of the proxy.
         metadata: Metadata<'a>,
-        /// An identity header that goes because its claim could be read as another one.
+        /// An identity header that is removed because the value of its claim would be ambiguous.
         unclear: Option<&'a IdentityHeader>,
     },
-    /// The client gets this answer instead.
+    /// The client gets this response instead.
     Deny {
         /// The HTTP status, 400 to 599.
         status: u16,
-        /// The headers of the answer; `www-authenticate` may be there twice.
+        /// The response headers; `www-authenticate` may occur twice.
         to_client: Vec<Header<'a>>,
-        /// The body, JSON.
+        /// The body, in JSON.
         body: String,
-        /// For the proxy's log.
+        /// For the access log of the proxy.
         metadata: Metadata<'a>,
     },
 }
 
 impl<'a> Answer<'a> {
-    /// The answer to the check of `request` that ended with `verdict` under `rules`.
+    /// The answer to the check of `request`, which ended with `verdict` under `rules`.
     pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'a>>) -> Self {
         match verdict.denied() {
             None => allow(verdict, rules, request),
@@ -73,7 +72,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Identity headers get their claim, or go: a client can never supply one.
+/// Sets each identity header to its claim, or removes it: a client can never supply one.
 fn allow<'a>(
     verdict: &'a Verdict,
     rules: &'a PolicySet,
@@ -95,12 +94,13 @@ fn allow<'a>(
     }
     remove.extend(request.iter().flat_map(|it| &it.unwanted));
     match upstream.authorization {
-        // A token that stands for another goes as what it is, whatever the other came as.
+        // A JWT that stands in for an opaque token is forwarded as `Bearer`, whatever scheme the
+        // client used.
         UpstreamAuthorization::Keep => set.extend(forwarded(facts)),
         UpstreamAuthorization::Remove => remove.extend(["authorization", "dpop"]),
         UpstreamAuthorization::Bearer => {
             set.extend(forwarded(facts).or_else(|| as_bearer(facts, request)));
-            // It says nothing about a token that comes as `Bearer`.
+            // A `DPoP` header has no meaning beside a `Bearer` token.
             remove.push("dpop");
         }
     }
@@ -108,12 +108,12 @@ fn allow<'a>(
     Answer::Allow { set, remove, to_client, metadata, unclear }
 }
 
-/// The JWT that an issuer gave for an opaque token.
+/// The JWT that an issuer returned for an opaque token.
 fn forwarded(facts: &Facts) -> Option<Header<'static>> {
     facts.forward.as_ref().filter(|_| facts.admitted).map(|it| bearer(it))
 }
 
-/// The very token that came as `DPoP`.
+/// The token itself, if it came with the `DPoP` scheme.
 fn as_bearer(facts: &Facts, request: Option<&Request<'_>>) -> Option<Header<'static>> {
     if facts.scheme != Some(Scheme::Dpop) {
         return None;
@@ -131,7 +131,7 @@ fn bearer(jwt: &Jwt) -> Header<'static> {
     header("authorization", format!("Bearer {}", jwt.as_str()))
 }
 
-/// The value of an identity header: a claim of a token that was valid when it was checked.
+/// The value of an identity header: a claim of a token that was valid when checked.
 fn identity<'a>(
     facts: &'a Facts,
     header: &IdentityHeader,
@@ -166,14 +166,14 @@ fn deny<'a>(denial: Denial, verdict: &'a Verdict, rules: &'a PolicySet) -> Answe
     }
 }
 
-/// Something that a check needs is not there now (RFC 9110 §15.6.4).
+/// A dependency of the check is unavailable (RFC 9110 §15.6.4).
 const UNAVAILABLE: u16 = 503;
 
-/// In how many seconds to come again (RFC 9110 §10.2.3): by then an overload may have passed, or
-/// what failed once be back.
+/// Seconds until the client should retry (RFC 9110 §10.2.3). By then an overload may have passed,
+/// or a failed dependency recovered.
 const RETRY_AFTER: &str = "1";
 
-/// JSON. Neither codes nor sentences hold anything that would need escaping.
+/// JSON. Neither labels nor sentences contain anything that needs escaping.
 fn body(denial: Denial) -> String {
     let mut text = String::with_capacity(160);
     text.push('{');
@@ -184,8 +184,8 @@ fn body(denial: Denial) -> String {
     text
 }
 
-/// One challenge for each scheme that will do. The error stands with the scheme that was tried
-/// (RFC 9449 §7.2), or with all when it is not known which that was.
+/// One challenge for each accepted scheme. The error goes with the scheme that was used (RFC 9449
+/// §7.2), or with all of them if that is unknown.
 fn challenges<'a>(
     denial: Denial,
     policy: &'a Policy,
@@ -193,7 +193,8 @@ fn challenges<'a>(
     rules: &'a PolicySet,
 ) -> impl Iterator<Item = Header<'a>> {
     let ours = denial.fault() != Fault::Client;
-    // A policy that asks for a certificate alone takes a token that is bound to both, as `DPoP`.
+    // A policy that requires only a certificate also accepts a token that is bound to both, sent as
+    // `DPoP`.
     let bound = facts.token.as_ref().is_some_and(|it| it.confirmation.jkt.is_some());
     let enforced = policy.sender_constraint != SenderConstraint::None;
     let will_do = move |scheme| {
@@ -219,8 +220,8 @@ fn challenge(
     policy: &Policy,
     rules: &PolicySet,
 ) -> String {
-    // RFC 6750 §3: the scheme is followed by at least one parameter. What stands in quotes here
-    // holds nothing that would need escaping, by construction.
+    // RFC 6750 §3: at least one parameter follows the scheme. The quoted values contain nothing
+    // that needs escaping, by construction.
     let mut text = String::with_capacity(256);
     text.extend([scheme.name(), " realm=\"", &policy.realm, "\""]);
     let mut parameter = |name, value: &str| text.extend([", ", name, "=\"", value, "\""]);
@@ -245,7 +246,7 @@ fn header<'a>(name: &'static str, value: impl Into<Cow<'a, str>>) -> Header<'a> 
     Header { name, value: value.into() }
 }
 
-/// A token that goes upstream is a secret, and is not shown.
+/// Redacted: a token that is forwarded is a secret.
 impl fmt::Debug for Header<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = if self.name == "authorization" { "(hidden)" } else { &*self.value };

@@ -1,13 +1,13 @@
-//! Knows every reason for which a request is refused, and what each one tells the client.
+//! Every reason for a denial, with what the client is told.
 //!
-//! One table serves the status, the challenge, the metric, the log line, the metadata, the page, the
-//! dashboard and the documentation (RFC 6750 §3.1, RFC 9449 §7.1).
+//! One table for the status, challenge, metric, log, metadata, page, dashboard and documentation
+//! (RFC 6750 §3.1, RFC 9449 §7.1).
 
 use Fault::{Client, Dependency, Keybound};
 use OAuthError::{InsufficientScope, InvalidDpopProof, InvalidRequest, InvalidToken, UseDpopNonce};
 use std::fmt;
 
-/// An error code that a challenge may carry, from the OAuth registry.
+/// An error code for a challenge, from the OAuth registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OAuthError {
     /// RFC 6750 §3.1.
@@ -35,12 +35,12 @@ impl OAuthError {
     }
 }
 
-/// Who has to do something about a denial.
+/// Who has to fix the cause of a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Whoever sent the request.
+    /// The sender of the request.
     Client,
-    /// What keybound needs for a check and does not have: an issuer, or the replay store.
+    /// A dependency of keybound: an issuer, or the replay store.
     Dependency,
     /// keybound itself.
     Keybound,
@@ -62,7 +62,7 @@ macro_rules! denials {
         $(#[doc = $sentence:literal])+
         $name:ident = $status:literal, $fault:expr, $error:expr, $label:literal;
     )+) => {
-        /// Why a request is refused. The variant's documentation is the sentence that the client
+        /// The reason for a denial. The documentation of a variant is the sentence that the client
         /// gets as `error_description`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Denial {
@@ -83,17 +83,17 @@ macro_rules! denials {
                 match self { $(Self::$name => $status,)+ }
             }
 
-            /// Whose fault it is.
+            /// Who has to fix the cause.
             pub const fn fault(self) -> Fault {
                 match self { $(Self::$name => $fault,)+ }
             }
 
-            /// The OAuth error code, where the standards give one.
+            /// The OAuth error code, if the standards define one.
             pub const fn error(self) -> Option<OAuthError> {
                 match self { $(Self::$name => $error,)+ }
             }
 
-            /// One fixed sentence for the client. Never holds input.
+            /// A fixed sentence for the client. Never contains input.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => trimmed(concat!($($sentence,)+)),)+ }
             }
@@ -101,7 +101,7 @@ macro_rules! denials {
     };
 }
 
-/// A doc comment begins with the blank behind its slashes.
+/// Removes the space after the slashes of a doc comment.
 const fn trimmed(sentence: &str) -> &str {
     sentence.trim_ascii()
 }
@@ -191,7 +191,7 @@ denials! {
     /// a claim of the access token does not have a value that this resource requires
     ClaimInsufficient = 403, Client, None, "claim_insufficient";
 
-    // Not the client's fault. They deny as well: a check that cannot be made is not passed.
+    // Not the client's fault. Denied all the same: a check that cannot be completed does not pass.
 
     /// the keys of the issuer cannot be had
     KeysUnavailable = 503, Dependency, None, "keys_unavailable";
@@ -209,8 +209,8 @@ denials! {
 
 macro_rules! details {
     ($($(#[doc = $sentence:literal])+ $name:ident of $denial:ident = $label:literal;)+) => {
-        /// What lies behind a reason, for the operator: one of a closed set. Clients never see it.
-        /// The variant's documentation is the sentence that operators read.
+        /// The detail behind a reason, for the operator: one of a fixed set, never sent to clients.
+        /// The documentation of a variant is the sentence that operators read.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Detail {
             $($(#[doc = $sentence])+ $name,)+
@@ -220,7 +220,7 @@ macro_rules! details {
             /// Every detail, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The reason behind which it lies.
+            /// The reason to which it belongs.
             pub const fn denial(self) -> Denial {
                 match self { $(Self::$name => Denial::$denial,)+ }
             }
@@ -230,7 +230,7 @@ macro_rules! details {
                 match self { $(Self::$name => $label,)+ }
             }
 
-            /// One fixed sentence for the operator. Never holds input.
+            /// A fixed sentence for the operator. Never contains input.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => trimmed(concat!($($sentence,)+)),)+ }
             }
@@ -320,12 +320,12 @@ impl fmt::Display for Detail {
     }
 }
 
-/// A reason, and what lies behind it if that is known.
+/// A reason for a denial, with its detail if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why the request is refused.
+    /// The reason.
     pub denial: Denial,
-    /// What the operator is told besides.
+    /// The detail for the operator.
     pub detail: Option<Detail>,
 }
 

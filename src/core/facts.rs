@@ -1,7 +1,7 @@
-//! What is told about a check that has ended: each fact once, with its name, its value and the
-//! places that get it.
+//! The facts that are published about a finished check: each with its name, its value and the
+//! outputs that include it.
 //!
-//! Nothing is formatted before somebody asks for it.
+//! Nothing is formatted until an output needs it.
 
 use crate::check::Verdict;
 use crate::denial::{Denial, Detail};
@@ -10,7 +10,7 @@ use Value::{Flag, Given, Label, Made, Number, Own};
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 
-/// A place that gets facts, or several of them.
+/// An output of facts, or a set of outputs.
 pub type Places = u8;
 
 /// The dynamic metadata of the answer.
@@ -24,15 +24,15 @@ pub const LAST_DENIALS: Places = 1 << 3;
 /// The explanation in JSON.
 pub const EXPLANATION: Places = 1 << 4;
 
-/// All facts, in the order in which they are told.
+/// All facts, in the order of output.
 const FACTS: &[Fact] = &[
-    // What became of the request, which a policy that only reports lets through.
+    // The outcome, which a policy in report mode does not enforce.
     fact("decision", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.decision()))),
     fact("reason", METADATA | SPAN | EXPLANATION, |it| Some(Label(label(it.verdict.denied())))),
     fact("would_deny", METADATA | SPAN | EXPLANATION, |it| {
         it.verdict.would_deny().map(|denial| Label(denial.label()))
     }),
-    // What the check found, whether the policy only reports or not.
+    // What the check found, in either mode.
     fact("reason", LOG | LAST_DENIALS, |it| Some(Label(label(it.verdict.outcome.err())))),
     fact("detail", LOG | LAST_DENIALS | EXPLANATION, |it| it.detail().map(Label)),
     fact("let_through", LAST_DENIALS, |it| Some(Flag(it.verdict.would_deny().is_some()))),
@@ -60,7 +60,7 @@ const FACTS: &[Fact] = &[
     fact("micros", LOG, |it| it.elapsed.map(|it| Number(saturated(it.as_micros())))),
 ];
 
-/// One row of the list.
+/// One row of the table.
 struct Fact {
     name: &'static str,
     places: Places,
@@ -73,41 +73,41 @@ const fn fact(name: &'static str, places: Places, value: Reading) -> Fact {
     Fact { name, places, value }
 }
 
-/// A check that has ended, and what is known of it besides.
+/// A finished check, and the circumstances it was made in.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
-    /// How it ended, and what it found.
+    /// The outcome and the facts.
     pub verdict: &'a Verdict,
-    /// The request, unless it could not even be read.
+    /// The request, unless it could not be parsed.
     pub request: Option<&'a Request<'a>>,
-    /// How the request came in.
+    /// The front end.
     pub front: Option<&'static str>,
-    /// The trace that it belongs to, in hexadecimal.
+    /// The trace ID, in hexadecimal.
     pub trace_id: Option<&'a str>,
-    /// Its span there, or what caused it, in hexadecimal.
+    /// The ID of the span of the check, or else of its parent, in hexadecimal.
     pub span_id: Option<&'a str>,
-    /// How long it took.
+    /// The duration of the check.
     pub elapsed: Option<Duration>,
 }
 
 /// The value of a fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Of a closed set.
+    /// One of a fixed set.
     Label(&'static str),
-    /// From the configuration, or made here.
+    /// Text from the configuration, or generated here.
     Own(&'a str),
-    /// Chosen by the client, or by the issuer of its token: it may hold anything, at any length.
+    /// Text from the client or the issuer of its token: any content, any length.
     Given(&'a str),
-    /// Made for the one who asks.
+    /// Text formatted on request.
     Made(String),
-    /// Whether it is so.
+    /// A flag.
     Flag(bool),
-    /// How much.
+    /// A number.
     Number(u64),
 }
 
-/// The facts for one of the places, in the order of [`names`]; none is one that is not known.
+/// The facts for one of the outputs, in the order of [`names`]; none for a fact that is not known.
 pub fn of<'k, 'a>(
     place: Places,
     known: &'k Known<'a>,
@@ -116,8 +116,8 @@ pub fn of<'k, 'a>(
     there.map(|it| (it.name, (it.value)(known)))
 }
 
-/// The names of the facts for one of the places, and empty ones up to `N`. It does not compile as a
-/// constant if there are more.
+/// The names of the facts for one of the outputs, padded with empty ones to `N`. More than `N` is a
+/// compile error in a constant.
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -136,7 +136,7 @@ pub const fn names<const N: usize>(place: Places) -> [&'static str; N] {
 }
 
 impl<'a> Known<'a> {
-    /// What is known by the check alone.
+    /// The facts that the check alone provides.
     pub const fn by(verdict: &'a Verdict) -> Self {
         let (request, front, trace_id, span_id, elapsed) = (None, None, None, None, None);
         Self { verdict, request, front, trace_id, span_id, elapsed }
@@ -146,7 +146,7 @@ impl<'a> Known<'a> {
         if self.verdict.denied().is_some() { "deny" } else { "allow" }
     }
 
-    /// What lies behind the reason, if there is one.
+    /// The detail behind the reason, if there is one.
     fn detail(&self) -> Option<&'static str> {
         self.verdict.outcome.err().and(self.verdict.facts.detail).map(Detail::label)
     }
@@ -165,7 +165,7 @@ impl<'a> Known<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The text, if it need not be made.
+    /// The text, if it does not have to be formatted.
     pub fn borrowed(self) -> Option<&'a str> {
         match self {
             Label(it) | Own(it) | Given(it) => Some(it),
@@ -173,7 +173,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value, with no more than the beginning of what others chose.
+    /// The value, with untrusted text cut short.
     #[must_use]
     pub fn shortened(self) -> Self {
         match self {
@@ -182,7 +182,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value, to be kept after the check.
+    /// The value, owned.
     pub fn kept(self) -> Value<'static> {
         match self {
             Label(it) => Label(it),
@@ -209,7 +209,7 @@ fn label(denial: Option<Denial>) -> &'static str {
     denial.map_or("allowed", Denial::label)
 }
 
-/// How many characters of a value that others chose go into a line.
+/// The most characters of untrusted text in one value.
 const GIVEN_CHARS: usize = 64;
 
 fn beginning(text: &str) -> &str {

@@ -1,8 +1,8 @@
-//! Knows percent-encoding (RFC 3986 §2.1).
+//! Percent-encoding (RFC 3986 §2.1).
 
-/// What `text` spells once each triplet in it is decoded; none if a `%` begins no triplet.
+/// Decodes the triplets in `text`; none if a `%` does not start one.
 ///
-/// A `+` stays what it is: this is not the encoding of forms.
+/// A `+` is left unchanged: this is not form encoding.
 pub fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut parts = text.split(|&it| it == b'%');
     let mut found = Vec::with_capacity(text.len());
@@ -15,14 +15,14 @@ pub fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     Some(found)
 }
 
-/// The octet that a triplet spells, and what is behind it. `text` begins behind the `%`.
+/// Decodes the triplet whose `%` precedes `text`. Returns the octet and the rest.
 pub fn triplet(text: &[u8]) -> Option<(u8, &[u8])> {
     let ([high, low], rest) = text.split_first_chunk()?;
     Some((nibble(*high)?.checked_mul(16)?.checked_add(nibble(*low)?)?, rest))
 }
 
-/// The character that `uXXXX` spells, as old servers have it, and what is behind it. `text` begins
-/// behind the `%`.
+/// Decodes the `uXXXX` escape of old servers whose `%` precedes `text`. Returns the character and
+/// the rest.
 pub fn wide(text: &[u8]) -> Option<(char, &[u8])> {
     let digits = text.strip_prefix(b"u").or_else(|| text.strip_prefix(b"U"))?;
     let (high, rest) = triplet(digits)?;
@@ -34,11 +34,11 @@ fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok())
 }
 
-/// Whether an upstream may read `name`, as it stands in a query, as the parameter `other`, which is in
-/// lower case: decoded once or twice, in any case, and by what PHP, Rack and Express make of blanks,
-/// dots and brackets.
+/// Whether an upstream may read the query parameter `name` as `other`, which is in lower case:
+/// after decoding once or twice, in any case, and with the treatment of spaces, dots and brackets
+/// in PHP, Rack and Express.
 pub fn may_name(name: &str, other: &str) -> bool {
-    // Nearly all names are told by their length or their first letter.
+    // Fast path: almost all names differ in their length or first letter.
     let same = |it: &u8| {
         !it.is_ascii_alphanumeric()
             || other.as_bytes().first().is_some_and(|own| it.eq_ignore_ascii_case(own))
@@ -52,16 +52,16 @@ pub fn may_name(name: &str, other: &str) -> bool {
     [once, twice].iter().any(|it| is_read_as(it, other))
 }
 
-/// Whether an upstream may read a name, once decoded, as another.
+/// The same for a decoded name.
 fn is_read_as(name: &str, other: &str) -> bool {
-    // Upper case first, as ASP.NET compares: more letters are alike in it.
+    // Upper case first, as ASP.NET compares: more letters become equal.
     let name = name.to_uppercase().to_lowercase();
     let name = name.split('\0').next().unwrap_or_default().trim().trim_start_matches(['[', ']']);
     let outside = name.split(['[', ']']).next().unwrap_or_default();
     [outside, name].iter().any(|it| it.replace(['.', ' ', '['], "_") == other)
 }
 
-/// A name as a form spells it. What is no triplet stays as it is, as lenient decoders have it.
+/// Decodes a form-encoded name. Invalid triplets are left unchanged, as lenient decoders do.
 fn form_decoded(name: &str) -> String {
     let mut parts = name.split('%');
     let mut found = parts.next().unwrap_or_default().replace('+', " ").into_bytes();

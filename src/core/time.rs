@@ -1,11 +1,11 @@
-//! Points in time as tokens and proofs name them (RFC 7519 §2, RFC 3339).
+//! Points in time in tokens and proofs (RFC 7519 §2, RFC 3339).
 
 use std::fmt;
 use std::time::Duration;
 
 /// A point in time, in milliseconds since 1970-01-01T00:00:00Z.
 ///
-/// All arithmetic saturates: a hostile `exp` of 10^300 is far in the future, never a panic.
+/// All arithmetic saturates: a hostile `exp` of 10^300 is far in the future, and never a panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(i64);
 
@@ -30,25 +30,25 @@ impl UnixTime {
         self.0.div_euclid(1000)
     }
 
-    /// This time and `span` more.
+    /// This time plus `span`.
     pub fn saturating_add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(millis(span)))
     }
 
-    /// This time less `span`.
+    /// This time minus `span`.
     pub fn saturating_sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(millis(span)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
 impl UnixTime {
-    /// As people read it: `2027-01-15T08:00:00Z`, rounded down to a second (RFC 3339 §5.6); the
-    /// seconds since the epoch when the year has not four digits.
+    /// The RFC 3339 form `2027-01-15T08:00:00Z`, rounded down to a second (§5.6); for years without
+    /// four digits, the seconds since the epoch.
     pub fn to_rfc3339(self) -> String {
         let seconds = self.as_secs();
         let of_day = seconds.rem_euclid(DAY);
@@ -70,9 +70,8 @@ impl UnixTime {
         }
     }
 
-    /// From a time as people write it: `2027-01-15T08:00:00Z` or `2027-01-15T09:00:00+01:00`,
-    /// perhaps with a fraction of a second, which is cut to milliseconds (RFC 3339 §5.6); or whole
-    /// seconds since the epoch.
+    /// Parses `2027-01-15T08:00:00Z` or `2027-01-15T09:00:00+01:00`, with an optional fraction that
+    /// is cut to milliseconds (RFC 3339 §5.6); or whole seconds since the epoch.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(seconds) = text.parse() {
             return Some(Self::from_secs(seconds));
@@ -95,7 +94,7 @@ impl UnixTime {
         let rest = text.get(19..)?;
         let (fraction, zone) = rest.split_at_checked(rest.find(['Z', '+', '-'])?)?;
         let (millis, ahead) = (millis_of(fraction)?, seconds_ahead(zone)?);
-        // What the calendar has not comes back as another day.
+        // A date that does not exist, such as 30 February, comes back as another day.
         let day = (0..=31).find_map(|it| {
             let day = first_of(date.0, date.1)?.checked_add(it)?;
             (civil(day)? == date).then_some(day)
@@ -109,7 +108,7 @@ fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// By how many seconds a zone is ahead of UTC: `Z`, or a sign, hours and minutes.
+/// The offset of a zone from UTC in seconds: `Z`, or a sign, hours and minutes.
 fn seconds_ahead(zone: &str) -> Option<i64> {
     let (sign, rest) = match zone.split_at_checked(1)? {
         ("Z", "") => return Some(0),
@@ -126,7 +125,7 @@ fn seconds_ahead(zone: &str) -> Option<i64> {
     minutes.checked_mul(60)?.checked_mul(sign)
 }
 
-/// The milliseconds in a fraction of a second: a point and digits, or nothing.
+/// The milliseconds of an optional fraction of a second, with its point.
 fn millis_of(fraction: &str) -> Option<i64> {
     if fraction.is_empty() {
         return Some(0);
@@ -138,7 +137,7 @@ fn millis_of(fraction: &str) -> Option<i64> {
     digits.chars().chain("000".chars()).take(3).collect::<String>().parse().ok()
 }
 
-/// Year, month and day of a day since the epoch, in the years of four digits
+/// The year, month and day of a day since the epoch, for years of four digits
 /// (<https://howardhinnant.github.io/date_algorithms.html>).
 #[expect(clippy::arithmetic_side_effects, reason = "no day within four-digit years overflows")]
 fn civil(day: i64) -> Option<(i64, i64, i64)> {
@@ -156,7 +155,7 @@ fn civil(day: i64) -> Option<(i64, i64, i64)> {
     Some((year, month, of_year - (153 * shifted + 2) / 5 + 1))
 }
 
-/// The day since the epoch on which a month of a year of four digits begins.
+/// The day since the epoch on which a month of a four-digit year starts.
 #[expect(clippy::arithmetic_side_effects, reason = "no day within four-digit years overflows")]
 fn first_of(year: i64, month: i64) -> Option<i64> {
     if !(0..=9999).contains(&year) || !(1..=12).contains(&month) {

@@ -1,29 +1,27 @@
-//! Knows when two spellings name the same target: the `htu` of a proof and the URI of the request
-//! (RFC 9449 §4.3 check 9), normalised as RFC 3986 §6.2.2 and §6.2.3 tell and then compared
-//! exactly.
+//! Comparison of request targets: the `htu` of a proof and the URI of the request (RFC 9449 §4.3,
+//! check 9), normalised by RFC 3986 §6.2.2 and §6.2.3 and then compared exactly.
 //!
-//! Nothing is repaired on the way. A URI library made for browsers drops tabs, turns backslashes
-//! into slashes and adds what is missing; two texts that it takes for the same may be read
-//! differently upstream.
+//! Nothing is repaired. URI libraries made for browsers remove tabs, turn backslashes into slashes
+//! and add missing parts; two texts that they consider equal may be read differently upstream.
 
 use crate::percent;
 use std::fmt::Write;
 use std::net::Ipv6Addr;
 
-/// The text is not an absolute `http` or `https` URI, or a part is not what it should be.
+/// The text is not an absolute `http` or `https` URI, or a part of it is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHttpUri;
 
-/// Scheme, host and port, normalised: lower case, the scheme's own port left out.
+/// Scheme, host and port, normalised: in lower case, without the default port.
 ///
-/// A trailing dot of the host stays and counts: RFC 3986 does not normalise it, and the client
-/// that sends it can sign it.
+/// A trailing dot of the host is significant: RFC 3986 does not normalise it, and a client that
+/// sends it can sign it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
 impl Origin {
-    /// From its text as an operator writes it: `https://api.example.com`, with or without a final
-    /// slash, and nothing more.
+    /// Parses an origin from the configuration: `https://api.example.com`, with an optional final
+    /// slash.
     pub fn parse(text: &str) -> Result<Self, NotHttpUri> {
         match split(text)? {
             (scheme, authority, "" | "/") => Self::new(scheme, authority),
@@ -31,7 +29,7 @@ impl Origin {
         }
     }
 
-    /// From the scheme of a request and its `Host` or `:authority`.
+    /// An origin from the scheme of a request and its `Host` or `:authority`.
     pub fn new(scheme: &str, authority: &str) -> Result<Self, NotHttpUri> {
         let (mut text, own_port) = match scheme {
             it if it.eq_ignore_ascii_case("https") => ("https://".to_owned(), 443),
@@ -45,7 +43,7 @@ impl Origin {
         Ok(Self(text))
     }
 
-    /// As it is normalised.
+    /// The normalised text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,21 +51,21 @@ impl Origin {
 
 /// An absolute `http` or `https` URI without query and fragment, normalised.
 ///
-/// Two of them are equal when they name the same target.
+/// Two of them are equal if they name the same target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUri(String);
 
 impl HttpUri {
-    /// From the text of an `htu`. Its query and fragment do not count.
+    /// Parses an `htu`. Its query and fragment are ignored.
     pub fn parse(text: &str) -> Result<Self, NotHttpUri> {
         let (scheme, authority, path) = split(text)?;
         Self::new(&Origin::new(scheme, authority)?, path)
     }
 
-    /// From an origin and the path of a request, whose query does not count.
+    /// A URI from an origin and the path of a request, without its query.
     ///
-    /// The path is no URI reference: `//host/x` is a path with an empty segment. Empty segments
-    /// stay, since a server may tell `//` from `/`.
+    /// The path is not a URI reference: `//host/x` is a path with an empty segment. Empty segments
+    /// are kept, since a server may distinguish `//` from `/`.
     pub fn new(origin: &Origin, path: &str) -> Result<Self, NotHttpUri> {
         let path = path.find(['?', '#']).and_then(|end| path.get(..end)).unwrap_or(path);
         let mut text = String::with_capacity(origin.0.len().saturating_add(path.len()));
@@ -76,13 +74,13 @@ impl HttpUri {
         Ok(Self(text))
     }
 
-    /// As it is normalised.
+    /// The normalised text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Scheme, authority, and all that is behind them.
+/// Splits off scheme and authority.
 fn split(text: &str) -> Result<(&str, &str, &str), NotHttpUri> {
     let (scheme, rest) = text.split_once("://").ok_or(NotHttpUri)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -90,11 +88,11 @@ fn split(text: &str) -> Result<(&str, &str, &str), NotHttpUri> {
     Ok((scheme, authority, path))
 }
 
-/// Adds the host, and returns the port if there is one.
+/// Appends the host, and returns the port if there is one.
 fn push_host(text: &mut String, authority: &str) -> Result<Option<u16>, NotHttpUri> {
     let port = if let Some(literal) = authority.strip_prefix('[') {
         let (address, port) = literal.split_once(']').ok_or(NotHttpUri)?;
-        // One address has many spellings, of which this is one.
+        // The canonical form: an address can be written in many ways.
         let address: Ipv6Addr = address.parse().or(Err(NotHttpUri))?;
         write!(text, "[{address}]").or(Err(NotHttpUri))?;
         match port {
@@ -103,8 +101,8 @@ fn push_host(text: &mut String, authority: &str) -> Result<Option<u16>, NotHttpU
         }
     } else {
         let (name, port) = authority.split_once(':').unwrap_or((authority, ""));
-        // Stricter than RFC 3986 §3.2.2, to which `a,b` and `a%2eb` are names as well. A comma is
-        // what two `Host` lines become; and an `@` makes of the host a password.
+        // Stricter than RFC 3986 §3.2.2, which also allows names like `a,b` and `a%2eb`. A comma
+        // results from two `Host` headers, and an `@` turns the host into a password.
         let is_part = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
         if name.is_empty() || !name.bytes().all(is_part) {
             return Err(NotHttpUri);
@@ -121,9 +119,9 @@ fn push_host(text: &mut String, authority: &str) -> Result<Option<u16>, NotHttpU
     }
 }
 
-/// Adds an absolute path, without its dot segments (RFC 3986 §5.2.4).
+/// Appends an absolute path, without its dot segments (RFC 3986 §5.2.4).
 ///
-/// They are taken out once the triplets are decoded, for `%2e` is a dot. `%2F` is no slash.
+/// They are removed after decoding, since `%2e` is a dot. `%2F` is not a slash.
 fn push_path(text: &mut String, path: &str) -> Result<(), NotHttpUri> {
     let root = text.len();
     let mut segments = path.strip_prefix('/').ok_or(NotHttpUri)?.split('/').peekable();
@@ -140,7 +138,7 @@ fn push_path(text: &mut String, path: &str) -> Result<(), NotHttpUri> {
             _ => continue,
         };
         text.truncate(up);
-        // What is left is a folder.
+        // A final dot segment leaves a folder.
         if segments.peek().is_none() {
             text.push('/');
         }
@@ -148,10 +146,11 @@ fn push_path(text: &mut String, path: &str) -> Result<(), NotHttpUri> {
     Ok(())
 }
 
-/// Adds a segment, with the triplets decoded that need not be there and the others in upper case.
+/// Appends a segment: decodes the triplets of unreserved characters, and writes the others in upper
+/// case.
 ///
-/// Characters that RFC 3986 knows no place for (`|`, `{`) stay, since clients do send them and
-/// nobody reads them as something else. A backslash some read as a slash.
+/// Characters that RFC 3986 does not allow (`|`, `{`) are kept, since clients send them and servers
+/// agree about them. They do not agree about a backslash.
 fn push_segment(text: &mut String, segment: &str) -> Result<(), NotHttpUri> {
     let mut rest = segment.as_bytes();
     while let [octet, behind @ ..] = rest {

@@ -1,18 +1,17 @@
-//! Enums whose values have names: one table for each, from which configuration, schema, labels and
-//! messages take them.
+//! Enums with named values: one table each for configuration, schema, labels and messages.
 
-/// An enum each value of which has a name. `words!` makes one of its definition.
+/// An enum with a name for each value, defined with `words!`.
 pub trait Words: Copy + 'static {
-    /// What such a value is called in the schema of the configuration.
+    /// The name of the type in the configuration schema.
     const KIND: &'static str;
-    /// What such a value says: its documentation, as it is written.
+    /// The documentation of the enum, verbatim.
     const ABOUT: &'static str;
     /// Every value, with its name and its documentation.
     const TABLE: &'static [(Self, &'static str, &'static str)];
     /// Every name, in the same order.
     const NAMES: &'static [&'static str];
 
-    /// The names as a message lists them: `a, b or c`.
+    /// The names as a list for messages: `a, b or c`.
     fn choices() -> String {
         match Self::NAMES {
             [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
@@ -25,14 +24,14 @@ pub trait Words: Copy + 'static {
         Self::TABLE.iter().map(|(value, ..)| *value)
     }
 
-    /// The value of this name, which has case.
+    /// The value with this name (case-sensitive).
     fn named(name: &str) -> Option<Self> {
         Self::TABLE.iter().find(|(_, it, _)| *it == name).map(|(value, ..)| *value)
     }
 }
 
-/// Defines an enum together with the names of its values, and with what [`Words`] tells of them.
-/// The word behind `as` is its name in the schema of the configuration.
+/// Defines an enum with named values, and implements [`Words`] for it. The word after `as` is the
+/// name of the type in the configuration schema.
 #[macro_export]
 macro_rules! words {
     (
@@ -51,7 +50,7 @@ macro_rules! words {
         }
 
         impl $enum {
-            /// The name, as the configuration has it.
+            /// The name in the configuration.
             $vis const fn name(self) -> &'static str {
                 match self { $(Self::$value => $name,)+ }
             }

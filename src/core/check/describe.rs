@@ -1,4 +1,4 @@
-//! The steps of a check in words ([`crate::explanation`]): never a token, never a proof.
+//! Findings of a check as text, for the explanation. Never contains a token or a proof.
 
 use crate::client_certificate::{ClientCertificate, Source};
 use crate::explanation::Finding;
@@ -31,7 +31,7 @@ pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>)
         .wanting("one token, as Bearer or DPoP; one proof at most")
 }
 
-/// Of what form the token is.
+/// The form of the token: a JWT, or opaque.
 pub(super) fn form(header: Option<&Header>) -> Finding {
     match header {
         Some(Header { algorithm, kid, typ, .. }) => {
@@ -46,13 +46,13 @@ pub(super) fn form(header: Option<&Header>) -> Finding {
     }
 }
 
-/// How long the token is.
+/// The length of the token.
 pub(super) fn length(token: Token<'_>, most: usize) -> Finding {
     let found = bytes(token.as_bytes().len());
     Finding::new("token", "length", found).wanting(format!("at most {}", bytes(most)))
 }
 
-/// A claim that the policy demands.
+/// A claim that the policy requires.
 pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
     let found = token.claims.get(&rule.path);
     let found = found.map_or_else(|| "absent".to_owned(), |it| it.to_string());
@@ -61,7 +61,7 @@ pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
     Finding::new("token", "claim", found).wanting(values.join(" or "))
 }
 
-/// What the token is bound to, and what the policy makes of that.
+/// The keys to which the token is bound, and what the policy requires of them.
 pub(super) fn binding(
     confirmation: &Confirmation,
     constraint: SenderConstraint,
@@ -84,7 +84,7 @@ pub(super) fn binding(
         .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
 }
 
-/// Where the client certificate would be, and what is there.
+/// Where the client certificate is expected, and what was found there.
 pub(super) fn evidence(source: &Source, evidence: &Evidence<'_>) -> Finding {
     let found = match source {
         Source::Peer => format!("source.certificate: {}", peer(evidence.peer_certificate)),

@@ -1,4 +1,4 @@
-//! How a check ended, and what it found on the way.
+//! The outcome of a check and the facts it established.
 
 use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::Explanation;
@@ -9,51 +9,51 @@ use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
 use std::sync::Arc;
 
-/// How a check ended, and what was known by then.
+/// The outcome of a check, with the facts known by then.
 #[derive(Debug)]
 pub struct Verdict {
-    /// Allowed, or why not.
+    /// Allowed, or the reason for the denial.
     pub outcome: Result<(), Denial>,
-    /// What was found on the way.
+    /// The facts that were established.
     pub facts: Facts,
-    /// Whether what is refused is refused.
+    /// Whether a denial is enforced or only reported.
     pub mode: Mode,
 }
 
-/// What a check found, for the answer, the log, the metrics and the metadata. Nothing in the
-/// check reads it.
+/// Facts that a check established, for the answer, the log, the metrics and the metadata. No step
+/// of the check reads them.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// The policy that applied.
     pub policy: Option<Arc<Policy>>,
-    /// What lies behind the reason for which the request is refused.
+    /// The detail behind the reason for a denial.
     pub detail: Option<Detail>,
-    /// In how many seconds the client may come again, where more is known than that it may.
+    /// Seconds until the client should retry, if known.
     pub retry_after: Option<u64>,
     /// The authentication scheme of the token.
     pub scheme: Option<Scheme>,
-    /// The `kid` that the token names; of a token that was verified before, that of the key that
-    /// did. Input: it may hold anything.
+    /// The `kid` in the token; for a cached token, that of the key that verified it. Untrusted
+    /// input: may hold anything.
     pub kid: Option<Arc<str>>,
-    /// The token, once it was verified.
+    /// The token, once it is verified.
     pub token: Option<Arc<AccessToken>>,
-    /// What goes upstream in place of an opaque token.
+    /// The JWT to forward in place of an opaque token.
     pub forward: Option<Arc<Jwt>>,
-    /// The client certificate that the request came with, once it was looked at.
+    /// The client certificate of the request, once it was looked at.
     pub certificate: Option<Thumbprint>,
     /// What the caller proved.
     pub proved: Proved,
-    /// The token was valid at the time of the check: its claims may be told to the upstream.
+    /// The token was valid at the time of the check, so its claims may be forwarded.
     pub admitted: bool,
-    /// The proof's nonce will do for some time yet.
+    /// The nonce of the proof does not need to be replaced yet.
     pub nonce_is_fresh: bool,
     /// The nonce for the client's next proof.
     pub nonce: Option<String>,
-    /// Each step, if somebody wants the check explained.
+    /// Each step, if an explanation was requested.
     pub explanation: Explanation,
 }
 
-/// Of which keys the caller proved possession.
+/// The keys of which the caller proved possession.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Proved {
     /// The token's client certificate.
@@ -69,30 +69,31 @@ impl Verdict {
         Self { outcome, facts, mode }
     }
 
-    /// The verdict on a request of which nothing is known but why it is refused.
+    /// The verdict on a request that is refused before a check, for `refusal`.
     pub fn refused(refusal: Refusal, policies: &PolicySet) -> Self {
         let facts = Facts { detail: refusal.detail, ..Facts::default() };
         let verdict = Self::new(Err(refusal.denial), facts, policies);
         match refusal.detail {
-            // Where nothing is enforced, a client must not tell the upstream who it is either.
+            // Enforced even in report mode: otherwise the client could set identity headers of the
+            // upstream.
             Some(Detail::HeaderUnremovable) => Self { mode: Mode::Enforce, ..verdict },
             Some(_) | None => verdict,
         }
     }
 
-    /// Why the request is refused, if it is: a policy may only report.
+    /// The reason for the denial, if it is enforced.
     pub fn denied(&self) -> Option<Denial> {
         self.outcome.err().filter(|_| self.mode == Mode::Enforce)
     }
 
-    /// Why the request would be refused, if its policy did more than report.
+    /// The reason for the denial, if it is only reported.
     pub fn would_deny(&self) -> Option<Denial> {
         self.outcome.err().filter(|_| self.mode == Mode::Report)
     }
 }
 
 impl Proved {
-    /// As metadata and logs name it.
+    /// The label in metadata and logs.
     pub const fn label(self) -> &'static str {
         match (self.certificate, self.dpop) {
             (true, true) => "certificate+dpop",

@@ -1,4 +1,4 @@
-//! What one check is given.
+//! The inputs of one check.
 
 use super::Rules;
 use crate::oauth::credentials::Credentials;
@@ -6,7 +6,7 @@ use crate::policy::Policy;
 use crate::request::Request;
 use crate::time::UnixTime;
 
-/// What one check is given, once its policy and its credentials are known.
+/// The inputs of one check, once its policy and its credentials are known.
 #[derive(Debug)]
 pub(super) struct Inputs<'a, S> {
     pub(super) rules: &'a Rules,

@@ -1,4 +1,4 @@
-//! The whole decision on one page: what is checked of a request, in order.
+//! The decision: every step of a check, in order.
 
 mod describe;
 mod facts;
@@ -22,9 +22,9 @@ use crate::time::UnixTime;
 use inputs::Inputs;
 use std::sync::Arc;
 
-/// Checks `request` at the time `now` under `rules`, with what `sources` know.
+/// Checks `request` at the time `now` under `rules`, with the keys and stores of `sources`.
 ///
-/// The future may be dropped before its end, and may be polled on another thread than before.
+/// Cancel-safe: the future may be dropped before it completes, and may move between threads.
 pub async fn check<S: Sources>(
     rules: &Rules,
     sources: &S,
@@ -36,8 +36,7 @@ pub async fn check<S: Sources>(
     Verdict::new(outcome, facts, &rules.policies)
 }
 
-/// The same check. What it finds goes into `facts`, and stays there when the check is dropped before
-/// its end.
+/// The same check, with the facts in `facts`, where they remain if the future is dropped.
 pub async fn check_into<S: Sources>(
     facts: &mut Facts,
     rules: &Rules,
@@ -82,11 +81,11 @@ async fn decide<S: Sources>(
     let binding = || describe::binding(&token.confirmation, constraint, credentials.scheme);
     let to_prove = facts.explanation.record(to_prove, |_| binding())?;
     let proof = possession::verify(given, to_prove, facts).await?;
-    // The issuer is not asked for the sake of somebody who cannot use the token.
+    // The issuer is not asked about a token that the sender cannot use anyway.
     if token::must_be_unrevoked(&token, credentials.token) {
         Box::pin(token::admit_unrevoked(given, &token, facts)).await?;
     }
-    // Last, for it is the only step that leaves a mark: a request that is refused for another
+    // Last, because it is the only step with a side effect: a request that is refused for another
     // reason must not use up its proof.
     if let Some(proof) = proof {
         possession::use_up(given, &proof, facts).await?;
@@ -95,7 +94,7 @@ async fn decide<S: Sources>(
     Ok(())
 }
 
-/// Whether the token has every claim that the policy demands.
+/// Whether the token has every claim that the policy requires.
 fn admit_claims(
     token: &AccessToken,
     policy: &Policy,

@@ -1,4 +1,4 @@
-//! How the caller proves possession of the keys that its token names (RFC 8705, RFC 9449).
+//! Proof of possession of the keys to which a token is bound (RFC 8705, RFC 9449).
 
 use super::inputs::Inputs;
 use super::{Facts, describe};
@@ -16,8 +16,8 @@ use crate::sources::{NotRecorded, Sources, Use, in_turn};
 use crate::time::UnixTime;
 use crate::uri::{HttpUri, Origin};
 
-/// Holds the caller's proofs against the token. What comes back of a DPoP proof must still be used
-/// up ([`use_up`]).
+/// Verifies the caller's certificate and proof against the token. A DPoP proof that is returned
+/// must still be recorded as used ([`use_up`]).
 pub(super) async fn verify<S: Sources>(
     given: &Inputs<'_, S>,
     to_prove: ToProve,
@@ -64,7 +64,7 @@ fn verify_proof<S>(
     dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation)
 }
 
-/// Whether the nonce of a proof will do; if so, whether it will for some time yet.
+/// Whether the nonce of a proof is accepted, and if so, whether it is still fresh.
 fn admit_nonce(
     demand: NonceDemand,
     nonces: &NonceKeys,
@@ -84,7 +84,7 @@ fn admit_nonce(
     }
 }
 
-/// Records that a proof is used, and refuses it when it was before.
+/// Records that a proof is used, and refuses it if it was used before.
 pub(super) async fn use_up<S: Sources>(
     given: &Inputs<'_, S>,
     proof: &VerifiedProof,
@@ -107,8 +107,8 @@ pub(super) async fn use_up<S: Sources>(
     })
 }
 
-/// Whether a nonce goes out with the answer: to whoever may come with a proof and has none that will
-/// do for some time yet (RFC 9449 §8.2, §9).
+/// Whether the answer carries a nonce: if the client may send a proof, and has no nonce that
+/// remains valid for some time (RFC 9449 §8.2, §9).
 pub(super) fn sends_nonce(outcome: Result<(), Denial>, facts: &Facts, demand: NonceDemand) -> bool {
     let Some(policy) = &facts.policy else { return false };
     let may_come = match outcome {
@@ -122,8 +122,8 @@ pub(super) fn sends_nonce(outcome: Result<(), Denial>, facts: &Facts, demand: No
     may_come && demand != NonceDemand::Off
 }
 
-/// The target that a proof must name: at the policy's origin, or else where the request says that
-/// it goes. What other headers say of that never counts: clients write them.
+/// The target that a proof must name: at the policy's origin if it has one, else at the host of the
+/// request. Other headers never count, because clients write them.
 fn target(policy: &Policy, request: &Request<'_>) -> Option<HttpUri> {
     let target = &request.target;
     match &policy.origin {

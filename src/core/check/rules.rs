@@ -1,26 +1,26 @@
-//! What a check goes by: the policies, and what is worked out from them beforehand.
+//! The rules of a check: the policies, and what is computed from them in advance.
 
 use crate::oauth::nonce::NonceKeys;
 use crate::policy::PolicySet;
 use crate::policy::reserved::ReservedHeaders;
 use std::sync::Arc;
 
-/// What a check goes by. It says what is demanded; what is known comes from
+/// The rules of a check: what is required of a request. Keys and stores come from
 /// [`Sources`](crate::sources::Sources).
 #[derive(Debug)]
 pub struct Rules {
-    /// What is demanded.
+    /// The policies, and the issuers they accept.
     pub policies: PolicySet,
-    /// The secrets behind the nonces of DPoP.
+    /// The secrets from which DPoP nonces are made.
     pub nonces: Arc<NonceKeys>,
-    /// The claims that somebody will ask for.
+    /// The claims to keep of a token: those that policies or headers use.
     pub(super) selection: Arc<[String]>,
     reserved: ReservedHeaders,
     heeds_routes: bool,
 }
 
 impl Rules {
-    /// Rules that demand what `policies` say, and make nonces with `nonces`.
+    /// Rules that require what `policies` say, and make nonces with `nonces`.
     pub fn new(policies: PolicySet, nonces: Arc<NonceKeys>) -> Self {
         let selection = policies.claims_asked_for().into();
         let heeds_routes = policies.heeds_routes();
@@ -28,12 +28,12 @@ impl Rules {
         Self { policies, nonces, selection, reserved, heeds_routes }
     }
 
-    /// The names of request headers that no client may use in another spelling.
+    /// The names of request headers that clients must not send in another spelling.
     pub const fn reserved_headers(&self) -> &ReservedHeaders {
         &self.reserved
     }
 
-    /// Whether what the annotations of a route say counts.
+    /// Whether some policy may be selected by an annotation of the route.
     pub const fn heeds_routes(&self) -> bool {
         self.heeds_routes
     }

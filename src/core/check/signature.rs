@@ -1,4 +1,4 @@
-//! How a JWT of an issuer is verified with the keys that the issuer has now (RFC 8725 §3.1).
+//! Verification of a JWT with the current keys of its issuer (RFC 8725 §3.1).
 
 use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::{Explanation, Finding};
@@ -18,17 +18,17 @@ use std::time::Duration;
 pub struct Unverifiable {
     /// The reason.
     pub refusal: Refusal,
-    /// In how many seconds it is worth coming again, where that is known.
+    /// Seconds until it is worth retrying, if known.
     pub retry_after: Option<u64>,
 }
 
-/// The claims of a JWT that one of `keys` signed with an algorithm that `issuer` may use, and which
-/// key and algorithm that were.
+/// Verifies a JWT with one of `keys`, using an algorithm that `issuer` allows. Returns its claims,
+/// and the key and algorithm that verified it.
 ///
-/// It waits only when there are no keys yet, or when none of them has the name that the JWT gives. A
-/// JWT whose key is unknown while its issuer cannot be asked is not known to be bad: its sender may
-/// come again, unless it claims to have been issued before the issuer was last heard. The claim is
-/// the sender's word, and decides about the sender's answer alone.
+/// Waits only while there are no keys, or none has the `kid` of the JWT. If the `kid` is unknown
+/// and the issuer cannot be reached, the JWT may still be good, so the sender is asked to retry;
+/// unless it claims to be older than the last successful fetch. That claim is not verified, and
+/// affects only the answer to its sender.
 pub async fn verify<K: Keys>(
     keys: &K,
     jws: Unverified<'_>,
@@ -88,8 +88,8 @@ pub async fn verify<K: Keys>(
     Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
 }
 
-/// The claims of a JWT that names no key, and the key among `candidates` that signed it: the
-/// likeliest is tried first, and the others while not too much was tried in vain.
+/// Verifies a JWT without a `kid`. Tries the most likely of `candidates` first, and the others as
+/// long as the budget for failed attempts lasts.
 async fn verify_unnamed<'k, K: Keys>(
     keys: &K,
     jws: Unverified<'_>,
@@ -119,16 +119,16 @@ async fn verify_unnamed<'k, K: Keys>(
     Ok(verified)
 }
 
-/// Whether the issuer was heard at `heard` and, by what the JWT claims, had published its key by then
-/// if it has it at all.
+/// Whether keys were fetched at `heard`, and the JWT claims to be so old that its key would have
+/// been among them.
 fn was_heard_since(heard: Option<UnixTime>, jws: &Unverified<'_>, issuer: &Issuer) -> bool {
     let signed = jws.peek_issued_at().and_then(|it| time(it, f64::ceil).ok());
     let (Some(heard), Some(signed)) = (heard, signed) else { return false };
     was_published_without(signed, issuer.clock_leeway, heard)
 }
 
-/// Whether a token that was issued at `issued` has a key that its issuer does not publish: so long
-/// before the issuer was last heard that the key would have been among those that it had then.
+/// Whether a token issued at `issued` has a key that its issuer does not publish: keys were fetched
+/// so much later that its key would have been among them.
 fn was_published_without(issued: UnixTime, leeway: Duration, heard: UnixTime) -> bool {
     issued.saturating_add(leeway) < heard
 }
@@ -139,8 +139,8 @@ impl<T: Into<Refusal>> From<T> for Unverifiable {
     }
 }
 
-/// Whether the key of a JWT is among these, as far as it says which that is: by name, or else by
-/// the algorithm.
+/// Whether the key of a JWT is in the set, as far as its header identifies the key: by `kid`, else
+/// by algorithm.
 fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
     match kid {
         Some(kid) => set.knows(kid),
@@ -148,7 +148,7 @@ fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
     }
 }
 
-/// Whether a key has the name that the token gives, and is fit for its algorithm.
+/// The `kid` of the JWT, and the keys it could have meant.
 fn kid_finding(kid: Option<&str>, set: &KeySet, algorithm: Algorithm) -> Finding {
     let named = kid.map_or_else(|| "absent".to_owned(), |it| format!("{it:?}"));
     let known: Vec<_> = set.kids().collect();

@@ -1,4 +1,4 @@
-//! Access tokens, vouched for by their issuers: by signature (RFC 9068), or by word (RFC 7662).
+//! Access tokens, verified by signature (RFC 9068) or by introspection (RFC 7662).
 
 use super::inputs::Inputs;
 use super::{Facts, describe, signature};
@@ -12,7 +12,7 @@ use crate::policy::{Introspection, Issuer, IssuerId};
 use crate::sources::{Keys, Sources, VerifiedToken};
 use std::sync::Arc;
 
-/// The token, once its issuer has vouched for it: by signature or by word.
+/// The verified token: by signature if it is a JWT, else by introspection.
 pub(super) async fn verified<S: Sources>(
     given: &Inputs<'_, S>,
     facts: &mut Facts,
@@ -32,8 +32,8 @@ pub(super) async fn verified<S: Sources>(
     }
 }
 
-/// A token that was verified before, as long as it was under these very rules, by a key that its
-/// issuer still has for that algorithm; and what the issuer calls that key.
+/// A cached token and the `kid` of its key, if it was verified under the same rules by a key that
+/// its issuer still publishes for that algorithm.
 fn remembered<S: Sources>(given: &Inputs<'_, S>) -> Option<(Arc<AccessToken>, Option<Arc<str>>)> {
     let VerifiedToken { token, signed_by } =
         given.sources.remembered(given.credentials.token_hash())?;
@@ -42,7 +42,7 @@ fn remembered<S: Sources>(given: &Inputs<'_, S>) -> Option<(Arc<AccessToken>, Op
     token.claims.are_selected_by(&given.rules.selection).then_some((token, kid))
 }
 
-/// Which of the policy's issuers the token is from, as long as that stands as it stood then.
+/// The issuer of a cached token, if the policy accepts it and its rules are unchanged.
 fn issued_by<S>(given: &Inputs<'_, S>, token: &AccessToken) -> Option<IssuerId> {
     let issued = |id: &IssuerId| {
         let issuer = given.rules.policies.issuers.get(id.0);
@@ -51,7 +51,7 @@ fn issued_by<S>(given: &Inputs<'_, S>, token: &AccessToken) -> Option<IssuerId> 
     given.policy.issuers.iter().copied().find(issued)
 }
 
-/// A JWT, once its signature and its claims have been verified.
+/// A JWT, once its signature and its claims are verified.
 async fn signed<S: Sources>(
     given: &Inputs<'_, S>,
     facts: &mut Facts,
@@ -62,7 +62,7 @@ async fn signed<S: Sources>(
     let jws = explanation.record(jws, |it| describe::form(it.map(Unverified::header)))?;
     let header = jws.header().clone();
     facts.kid = header.kid.as_deref().map(Into::into);
-    // The issuer first, then its key, then the algorithm: a key is never looked up across.
+    // The issuer first, then its key, then the algorithm: a key is never looked up across issuers.
     let id = explanation.record(claimed_issuer(given, &jws), |_| issuers(given, &jws))?;
     let issuer = rules.policies.issuers.get(id.0).ok_or(Denial::Internal)?;
     let keys = sources.keys(id).ok_or(Denial::Internal)?;
@@ -79,7 +79,7 @@ async fn signed<S: Sources>(
     Ok(token)
 }
 
-/// The issuer that the token claims, if the policy accepts it.
+/// The issuer named in the token, if the policy accepts it.
 fn claimed_issuer<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
     let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
     let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
@@ -90,7 +90,7 @@ fn claimed_issuer<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Result<Issu
     found.ok_or(Denial::TokenIssuerUnknown)
 }
 
-/// What the token claims, and what it may claim.
+/// The issuer named in the token, and the accepted ones.
 fn issuers<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Finding {
     let claimed = jws.peek_issuer().map_or_else(|| "absent".to_owned(), ToString::to_string);
     let names = given.policy.issuers.iter().filter_map(|it| given.rules.policies.issuers.get(it.0));
@@ -98,9 +98,9 @@ fn issuers<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Finding {
     Finding::new("issuer", "iss", claimed).wanting(names.join(" or "))
 }
 
-/// An opaque token, once an issuer called it active. The policy's issuers are asked in their order,
-/// until one knows the token. One that cannot be asked, or that nobody here asks, may be the one that
-/// knows.
+/// An opaque token, once an issuer has said that it is active. Asks the issuers of the policy in
+/// order until one knows the token. If one of them cannot be asked, it may be the one that knows
+/// it.
 async fn introspected<S: Sources>(
     given: &Inputs<'_, S>,
     facts: &mut Facts,
@@ -137,19 +137,19 @@ async fn introspected<S: Sources>(
     facts.explanation.record_error(Err(refusal.denial), nobody)
 }
 
-/// An issuer that is to be asked about opaque tokens.
+/// An issuer to ask about opaque tokens.
 fn introspecting<'a, S>(given: &Inputs<'a, S>, id: IssuerId) -> Option<&'a Issuer> {
     let issuer = given.rules.policies.issuers.get(id.0).map(|it| &**it);
     issuer.filter(|it| it.introspection != Introspection::Never)
 }
 
-/// Whether the operator wants to know of a JWT whether its issuer still calls it active.
+/// Whether introspection of JWTs is configured for the issuer of this token.
 pub(super) fn must_be_unrevoked(known: &AccessToken, token: Token<'_>) -> bool {
     known.issuer.introspection == Introspection::AllTokens && token.looks_like_jwt()
 }
 
-/// Whether the issuer of a JWT still calls it active. The claims of the JWT stay those that count;
-/// but the issuer must not say that it is bound to another key than the JWT says.
+/// Asks the issuer whether a JWT is still active. The claims of the JWT remain in force, but the
+/// issuer must not report another binding than the JWT has.
 pub(super) async fn admit_unrevoked<S: Sources>(
     given: &Inputs<'_, S>,
     known: &AccessToken,
@@ -177,7 +177,7 @@ pub(super) async fn admit_unrevoked<S: Sources>(
     })
 }
 
-/// What an issuer says of a token.
+/// What an issuer said about a token, for the explanation.
 fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
     let found = match (asked, active) {
         (true, true) => "active, and for this service",
@@ -187,6 +187,6 @@ fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
     Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
 }
 
-/// What an issuer says of a token that it does not know, or nothing at all.
+/// Denials after which the next issuer is asked: this one does not know the token, or did not answer.
 const MAYBE_ANOTHERS: [Denial; 3] =
     [Denial::TokenInactive, Denial::TokenIssuerUnknown, Denial::IntrospectionUnavailable];

@@ -1,15 +1,15 @@
-//! Knows a certificate's DER from the outside: one SEQUENCE that fills it (X.690 §8.1.3, §10.1).
+//! The outer structure of a DER certificate: exactly one SEQUENCE (X.690 §8.1.3, §10.1).
 //!
-//! What is inside is hashed, never read: a binding needs no more (RFC 8705 §3.1, §7.4).
+//! The contents are hashed and never parsed: a certificate binding needs no more (RFC 8705 §3.1,
+//! §7.4).
 
 use crate::jose::thumbprint::Thumbprint;
 
 const SEQUENCE: u8 = 0x30;
 
-/// The thumbprint of `der`, if that is one SEQUENCE in the shortest spelling of its length, with
-/// nothing behind it.
+/// The thumbprint of `der`, if it is exactly one SEQUENCE with a minimally encoded length.
 ///
-/// Lengths end at two octets: see [`super::CARRIED_BYTES`].
+/// Lengths of more than two octets are not supported: see [`super::CARRIED_BYTES`].
 pub(super) fn thumbprint(der: &[u8]) -> Option<Thumbprint> {
     let (length, contents) = match der {
         [SEQUENCE, length @ 0..=0x7f, contents @ ..]

@@ -1,15 +1,15 @@
-//! Knows the example certificates of the RFCs, for tests.
+//! Example certificates of the RFCs, for tests.
 //!
 //! Code components of RFC 8705, Appendix A, and RFC 9440, Appendix A (Revised BSD License, IETF
 //! Trust). The thumbprint of the second one was computed with OpenSSL.
 
-/// A certificate, and what a token that is bound to it holds.
+/// A certificate, and the values a token bound to it has.
 pub(super) struct Example {
     pub(super) pem: &'static str,
     pub(super) x5t_s256: &'static str,
 }
 
-/// Expired in 2022, and signed by itself.
+/// Self-signed; expired in 2022.
 pub(super) const RFC8705: Example = Example {
     pem: "\
 -----BEGIN CERTIFICATE-----
@@ -24,7 +24,7 @@ bUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=
     x5t_s256: "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0",
 };
 
-/// The client's certificate of the chain in the appendix.
+/// The client certificate of the chain in the appendix.
 pub(super) const RFC9440: Example = Example {
     pem: "\
 -----BEGIN CERTIFICATE-----

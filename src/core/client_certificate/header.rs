@@ -1,5 +1,5 @@
-//! Knows how proxies other than Envoy write a client certificate into a header (RFC 9440 §2 and
-//! what came before it).
+//! Client certificates as proxies other than Envoy write them into headers (RFC 9440 §2, and
+//! formats older than it).
 
 use super::{CARRIED_BYTES, HeaderFormat, Unusable, der, pem};
 use crate::jose::thumbprint::Thumbprint;
@@ -10,12 +10,12 @@ use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves
-/// it when the client has no certificate.
+/// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves it
+/// for a client without a certificate.
 ///
-/// One certificate on one line: a second one, by a comma or on a line of its own, is a refusal,
-/// since one of the two may be the client's own invention. But in a chain those of its issuers
-/// follow.
+/// There must be one certificate on one line. A second one, after a comma or on a line of its own,
+/// is refused, because the client could have added one of the two. In a chain, the certificates of
+/// the issuers may follow.
 pub(super) fn read(field: Field<'_>, format: HeaderFormat) -> Result<Option<Thumbprint>, Unusable> {
     match field {
         Field::Absent | Field::One(b"") => Ok(None),
@@ -31,8 +31,8 @@ fn thumbprint(value: &[u8], format: HeaderFormat) -> Option<Thumbprint> {
         HeaderFormat::Rfc9440 => der::thumbprint(&byte_sequence(value)?),
         HeaderFormat::PemUrlencoded => pem::thumbprint_of_urlencoded(value),
         HeaderFormat::PemBase64 => pem::thumbprint(&STANDARD.decode(value).ok()?),
-        // A percent sign is no base64, so to decode it (Traefik has written `%2B`) takes
-        // nothing away from those who write base64 as it is.
+        // Decoding is harmless for plain base64, which contains no percent sign; Traefik has
+        // written `%2B`.
         HeaderFormat::DerBase64 => {
             der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?)
         }
@@ -42,8 +42,8 @@ fn thumbprint(value: &[u8], format: HeaderFormat) -> Option<Thumbprint> {
     }
 }
 
-/// The client's own certificate, which comes first in the handshake (RFC 8446 §4.4.2). What follows
-/// counts for nothing, but a value that holds anything else is none of a proxy's.
+/// The client's own certificate, which comes first in the handshake (RFC 8446 §4.4.2). The rest of
+/// the chain is ignored, but must consist of certificates: a proxy writes nothing else.
 fn first_of_chain(value: &[u8]) -> Option<Thumbprint> {
     let mut chain = value.split(|it| *it == b',');
     let certificate = |it| der::thumbprint(&STANDARD.decode(it).ok()?);
@@ -51,13 +51,14 @@ fn first_of_chain(value: &[u8]) -> Option<Thumbprint> {
     chain.all(|it| certificate(it).is_some()).then_some(first)
 }
 
-/// An item of structured fields that is a byte sequence (RFC 9651 §4.2, §4.2.7), without
-/// parameters, for RFC 9440 defines none.
+/// A structured field item that is a byte sequence (RFC 9651 §4.2, §4.2.7). Parameters are refused:
+/// RFC 9440 defines none.
 fn byte_sequence(value: &[u8]) -> Option<Vec<u8>> {
     STRUCTURED.decode(value.strip_prefix(b":")?.strip_suffix(b":")?).ok()
 }
 
-/// Base64 as RFC 9651 §4.2.7 wants it read: padding may be missing, and its bits may be set.
+/// Base64 as RFC 9651 §4.2.7 requires it to be parsed: padding is optional, and its bits may be
+/// set.
 const STRUCTURED: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

@@ -1,4 +1,4 @@
-//! Knows a certificate as text (RFC 7468 §5), and as text that a URL can carry (RFC 3986 §2.1).
+//! Certificates as PEM (RFC 7468 §5), plain or percent-encoded (RFC 3986 §2.1).
 
 use super::der;
 use crate::jose::thumbprint::Thumbprint;
@@ -7,15 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 /// The thumbprint of the certificate in URL-encoded PEM. Proxies differ in whether they encode the
-/// `+`, `/` and `=` of base64; both are read.
+/// `+`, `/` and `=` of base64; both forms are accepted.
 pub(super) fn thumbprint_of_urlencoded(text: &[u8]) -> Option<Thumbprint> {
     thumbprint(&percent::decoded(text)?)
 }
 
-/// The thumbprint of the one certificate in `text`, with nothing before and nothing behind it.
+/// The thumbprint of the one certificate in `text`, with nothing before or after it.
 ///
-/// Lines may be of any length and end in LF or CRLF. A second certificate is not a chain of which
-/// the first counts, but a refusal: nobody says which of them the client holds the key of.
+/// Lines may have any length and end in LF or CRLF. A second certificate is refused rather than
+/// taken as a chain: nothing says which of the two the client holds the key of.
 pub(super) fn thumbprint(text: &[u8]) -> Option<Thumbprint> {
     let mut lines =
         text.split(|&it| it == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

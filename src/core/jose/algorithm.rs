@@ -1,12 +1,11 @@
-//! Knows the signature algorithms: the asymmetric ones, and no others (RFC 7518 §3, RFC 8037,
-//! RFC 9864).
+//! Signature algorithms: the asymmetric ones only (RFC 7518 §3, RFC 8037, RFC 9864).
 
 use crate::words::words;
 
 words! {
-    /// A signature algorithm that a token or a proof may use, by its `alg` value as registered.
+    /// A signature algorithm for tokens or proofs, by its registered `alg` value.
     ///
-    /// There is no `none` and no HMAC here: what has no name cannot be allowed.
+    /// There is deliberately no `none` and no HMAC, so that neither can be configured.
     #[expect(missing_docs, reason = "the names are the registry's")]
     pub enum Algorithm as "Algorithm" {
         RS256 = "RS256",
@@ -23,12 +22,12 @@ words! {
     }
 }
 
-/// The name, where there is one that may ever be used.
+/// The algorithm with this name, if it is supported.
 pub(crate) fn named(algorithm: Option<Algorithm>) -> &'static str {
     algorithm.map_or("none that is known here", Algorithm::name)
 }
 
-/// The names of those that are allowed.
+/// The names of the allowed algorithms.
 pub(crate) fn one_of(allowed: &[Algorithm]) -> String {
     allowed.iter().map(|it| it.name()).collect::<Vec<_>>().join(" or ")
 }

@@ -1,5 +1,5 @@
-//! Knows base64url as JOSE writes it: no padding, no line breaks, no other characters, and one
-//! spelling for each value (RFC 7515 §2, §5.2).
+//! Base64url as JOSE defines it: no padding, no line breaks, no other characters, and one encoding
+//! for each value (RFC 7515 §2, §5.2).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,12 +8,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotBase64Url;
 
-/// The octets that `text` spells.
+/// Decodes `text`.
 pub fn decode(text: &[u8]) -> Result<Vec<u8>, NotBase64Url> {
     URL_SAFE_NO_PAD.decode(text).or(Err(NotBase64Url))
 }
 
-/// The text that spells `octets`.
+/// Encodes `octets`.
 pub fn encode(octets: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(octets)
 }

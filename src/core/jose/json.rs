@@ -1,10 +1,9 @@
-//! JSON as a signed object may be written: UTF-8, one object, each member name once, and not nested
-//! without end (RFC 7515 §4, RFC 7519 §4, RFC 8259).
+//! Strict JSON for signed objects: UTF-8, one object, unique member names, bounded nesting (RFC
+//! 7515 §4, RFC 7519 §4, RFC 8259).
 //!
-//! What comes from clients and issuers is read here and nowhere else, since `serde_json` is laxer
-//! than it looks: it takes a list for an object with its members in order, reads no string that it
-//! skips, and, where `RawValue` is in use, takes an object with a private name of its own for the JSON
-//! that stands in it.
+//! All JSON from clients and issuers is parsed here, because `serde_json` is more lenient than it
+//! looks: it accepts a list for a struct, does not validate strings it skips, and with `RawValue`
+//! treats an object with a private member name as the JSON inside it.
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -17,25 +16,24 @@ use std::marker::PhantomData;
 /// The members of a JSON object.
 pub type Object = Map<String, Value>;
 
-/// The bytes are not a JSON object, or not one that everybody reads alike.
+/// The bytes are not a JSON object, or parsers could disagree about its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotStrictJson;
 
-/// A JSON object as `T`, whose members are those of the object. A list is none.
+/// A JSON object deserialised as `T`. A list is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjectOf<T>(pub T);
 
-/// Any JSON value, read as strictly as an [`Object`].
+/// Any JSON value, parsed as strictly as an [`Object`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Any(pub Value);
 
-/// How deep values may be nested. Real claims stay under ten; each level costs stack.
+/// The maximum nesting depth. Real claims stay under ten; each level costs stack.
 const MAX_DEPTH: usize = 32;
 
-/// The object that `bytes` spell.
+/// Parses an object.
 ///
-/// A member name that stands twice is refused, since parsers differ in which of the two they
-/// take.
+/// A duplicate member name is refused: parsers differ in which of the two they keep.
 pub fn object(bytes: &[u8]) -> Result<Object, NotStrictJson> {
     match value(bytes)? {
         Value::Object(members) => Ok(members),
@@ -45,23 +43,23 @@ pub fn object(bytes: &[u8]) -> Result<Object, NotStrictJson> {
     }
 }
 
-/// The value that `bytes` spell, whose objects are as strict as [`object`].
+/// Parses a value whose objects are as strict as those of [`object`].
 pub fn value(bytes: &[u8]) -> Result<Value, NotStrictJson> {
     serde_json::from_slice(bytes).map(|Any(value)| value).or(Err(NotStrictJson))
 }
 
-/// The object that `bytes` spell, as `T`.
+/// Parses an object as `T`.
 pub fn object_of<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
     serde_json::from_slice(bytes).map(|ObjectOf(members)| members)
 }
 
-/// The list of objects that `bytes` spell, each as `T`.
+/// Parses a list of objects, each as `T`.
 pub fn objects_of<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<Vec<T>> {
     let objects: Vec<ObjectOf<T>> = serde_json::from_slice(bytes)?;
     Ok(objects.into_iter().map(|it| it.0).collect())
 }
 
-/// The members of a JSON array of strings; none if it is anything else. What has no escape is
+/// The members of a JSON array of strings; none for anything else. Strings without escapes are
 /// borrowed.
 pub fn strings(json: &str) -> Option<Vec<Cow<'_, str>>> {
     #[derive(Deserialize)]
@@ -78,7 +76,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOf<T> {
     }
 }
 
-/// Reads an object, and nothing else.
+/// Deserialises an object and nothing else.
 struct Members<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
@@ -99,7 +97,7 @@ impl<'de> Deserialize<'de> for Any {
     }
 }
 
-/// Reads one value at some depth.
+/// Deserialises one value at a given depth.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,

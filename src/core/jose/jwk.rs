@@ -1,4 +1,4 @@
-//! Knows JWK Sets: an issuer's keys (RFC 7517 §5).
+//! JWK Sets: the keys of an issuer (RFC 7517 §5).
 
 use super::algorithm::Algorithm;
 use super::json;
@@ -8,46 +8,46 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
-/// The keys of one issuer at one time.
+/// The keys of one issuer at one point in time.
 ///
-/// Odd members are skipped and counted, as RFC 7517 §5 asks: one key that nobody here understands
-/// must not take the others with it.
+/// Members that cannot be used are skipped and counted, as RFC 7517 §5 requires: one unsupported
+/// key must not make the others unusable.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<VerifyingKey>,
     skipped: Vec<UnusableKey>,
 }
 
-/// The outside of a set. Each member is read by itself, so that one with a duplicate name, say,
-/// is one odd key and not the end of the set.
+/// The set, with its members unparsed. Each is parsed separately, so that a fault in one, such as a
+/// duplicate name, does not reject the set.
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
     keys: Vec<&'a RawValue>,
 }
 
-/// By which key and with which algorithm something was signed.
+/// The key and algorithm that verified a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedBy {
-    /// The thumbprint of the key, which many signatures share.
+    /// The thumbprint of the key, shared by all tokens it signed.
     pub key: Arc<Thumbprint>,
     /// The algorithm.
     pub algorithm: Algorithm,
 }
 
-/// The bytes are not a JWK Set at all.
+/// The bytes are not a JWK Set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAKeySet;
 
-/// So many keys are read of a set, and the rest are skipped: a set is a handful of keys, and each
+/// The most keys that are parsed of a set; the rest are skipped. Real sets are small, and each key
 /// costs memory and time.
 const MAX_KEYS: usize = 100;
 
-/// So many keys are tried for one token. Each try costs up to 180 µs, and anybody can send tokens.
+/// The most keys tried for one token. Each attempt costs up to 180 µs, and anybody can send tokens.
 const MAX_CANDIDATES: usize = 8;
 
 impl KeySet {
-    /// The set that `bytes` spell.
+    /// Parses a set.
     pub fn parse(bytes: &[u8]) -> Result<Self, NotAKeySet> {
         let document: Document<'_> = json::object_of(bytes).or(Err(NotAKeySet))?;
         let mut set = Self::default();
@@ -66,7 +66,7 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The same set, with `more` keys behind its own as far as there is room.
+    /// The same set with the keys of `more` appended, as far as the limit allows.
     #[must_use]
     pub fn with(&self, more: impl IntoIterator<Item = VerifyingKey>) -> Self {
         let mut set = self.clone();
@@ -75,18 +75,18 @@ impl KeySet {
         set
     }
 
-    /// Its keys that are not in `other`, whatever they are called there.
+    /// The keys that are not in `other`, compared by thumbprint and not by `kid`.
     pub fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a VerifyingKey> {
         self.keys.iter().filter(|it| !other.holds(it.id()))
     }
 
-    /// Whether the key with this thumbprint is among them.
+    /// Whether the set has the key with this thumbprint.
     pub fn holds(&self, id: Thumbprint) -> bool {
         self.keys.iter().any(|it| it.id() == id)
     }
 
-    /// The keys that may have signed a token: of this `kid`, when the token names one, and fit for
-    /// the algorithm. One `kid` may stand for several keys (FAPI 2.0 Security Profile §5.4.3).
+    /// The keys that may have signed a token: those that support the algorithm and, if the token
+    /// has a `kid`, have that. Several keys may share one `kid` (FAPI 2.0 Security Profile §5.4.3).
     pub fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
@@ -99,34 +99,34 @@ impl KeySet {
             .take(MAX_CANDIDATES)
     }
 
-    /// Whether a key has this name, whatever it is fit for.
+    /// Whether a key has this `kid`, for any algorithm.
     pub fn knows(&self, kid: &str) -> bool {
         self.keys.iter().any(|it| it.is_called(Some(kid)))
     }
 
-    /// The key that verified a signature, if it is among them still and fit for the algorithm: it
-    /// may have been published again for another one alone (RFC 8725 §3.1).
+    /// The key that verified a signature, if it is still in the set and supports the algorithm: it
+    /// may have been published again for another one only (RFC 8725 §3.1).
     pub fn behind(&self, signature: &SignedBy) -> Option<&VerifyingKey> {
         let is_it = |it: &&VerifyingKey| it.id() == *signature.key;
         self.keys.iter().filter(is_it).find(|it| it.serves(signature.algorithm))
     }
 
-    /// How many keys can be used.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether no key can be used.
+    /// Whether there is no usable key.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// How many members were skipped.
+    /// The number of members that were skipped.
     pub fn skipped(&self) -> usize {
         self.skipped.len()
     }
 
-    /// The names of the keys, where they have one.
+    /// The `kid` of each key that has one.
     pub fn kids(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().filter_map(VerifyingKey::kid).map(AsRef::as_ref)
     }

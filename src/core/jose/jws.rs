@@ -1,4 +1,4 @@
-//! Knows signed tokens in the compact serialization (RFC 7515 §3.1, §5.2, RFC 8725).
+//! Signed tokens in the compact serialization (RFC 7515 §3.1, §5.2, RFC 8725).
 
 use super::algorithm::Algorithm;
 use super::base64url;
@@ -9,7 +9,7 @@ use memchr::memchr;
 use serde_json::Value;
 use std::fmt;
 
-/// A compact JWS whose signature has not been looked at. Its payload cannot be read.
+/// A compact JWS whose signature is not verified yet. Its payload is not accessible.
 pub struct Signed<'a> {
     header: Header,
     signing_input: &'a [u8],
@@ -17,32 +17,30 @@ pub struct Signed<'a> {
     signature: Vec<u8>,
 }
 
-/// A signed JWT whose signature has not been looked at. Its claims cannot be read.
+/// A signed JWT whose signature is not verified yet. Its claims are not accessible.
 pub struct Unverified<'a> {
     signed: Signed<'a>,
     claims: Object,
 }
 
-/// The protected header of a token. All of it is the sender's word.
+/// The protected header of a token. All of it is untrusted input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
-    /// The `alg`, when it is one that may ever be used.
+    /// The `alg`, if it is supported.
     pub algorithm: Option<Algorithm>,
     /// The `kid`.
     pub kid: Option<String>,
     /// The `typ`.
     pub typ: Option<String>,
-    /// The `jwk` member, of which only DPoP proofs make use.
+    /// The `jwk` member, which only DPoP proofs use.
     pub jwk: Option<Value>,
 }
 
-/// Claims whose signature has verified. They have no other constructor than
-/// [`Unverified::verify`].
+/// Claims whose signature is verified. [`Unverified::verify`] is the only constructor.
 #[derive(Debug)]
 pub struct Verified(Object);
 
-/// The token is not a well-formed JWS with claims, or it has a header that must be understood and
-/// is not.
+/// The token is not a well-formed JWS with claims, or has a critical header that is not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -51,10 +49,10 @@ pub struct Malformed;
 pub struct BadSignature;
 
 impl<'a> Signed<'a> {
-    /// Takes a compact JWS apart. Work is linear in its length, which the caller bounds.
+    /// Parses a compact JWS, in time linear in its length, which the caller bounds.
     pub fn parse(token: &'a [u8]) -> Result<Self, Malformed> {
         let (header, rest) = split_at_dot(token)?;
-        // Another dot is in no alphabet.
+        // A further dot is refused below: base64url has none.
         let (payload, signature) = split_at_dot(rest)?;
         let signed = token.len().saturating_sub(signature.len()).saturating_sub(1);
         Ok(Self {
@@ -70,7 +68,7 @@ impl<'a> Signed<'a> {
         &self.header
     }
 
-    /// The payload, once one of `keys` has verified the signature.
+    /// The payload, if one of `keys` verifies the signature.
     pub fn verify<'k>(
         self,
         algorithm: Algorithm,
@@ -96,7 +94,7 @@ impl<'a> Signed<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Takes a signed JWT apart.
+    /// Parses a signed JWT.
     pub fn parse(token: &'a [u8]) -> Result<Self, Malformed> {
         let signed = Signed::parse(token)?;
         let claims = json::object(&signed.payload).or(Err(Malformed))?;
@@ -108,19 +106,17 @@ impl<'a> Unverified<'a> {
         &self.signed.header
     }
 
-    /// The `iss` that the token claims. Good for nothing but the choice of the issuer whose keys
-    /// are tried.
+    /// The unverified `iss`. Use it only to select the issuer whose keys are tried.
     pub fn peek_issuer(&self) -> Option<&Value> {
         self.claims.get("iss")
     }
 
-    /// The `iat` that the token claims. Good for nothing but to tell its sender whether to come
-    /// again.
+    /// The unverified `iat`. Use it only to decide whether the sender should retry.
     pub fn peek_issued_at(&self) -> Option<&Value> {
         self.claims.get("iat")
     }
 
-    /// The claims, once one of `keys` has verified the signature.
+    /// The claims, if one of `keys` verifies the signature.
     pub fn verify<'k>(
         self,
         algorithm: Algorithm,
@@ -130,7 +126,7 @@ impl<'a> Unverified<'a> {
         Ok((Verified(self.claims), key))
     }
 
-    /// The same, or else the JWT as it was, so that other keys can be tried.
+    /// The same, but returns the JWT on failure so that other keys can be tried.
     pub fn verify_or_keep<'k>(
         self,
         algorithm: Algorithm,
@@ -143,14 +139,14 @@ impl<'a> Unverified<'a> {
     }
 }
 
-/// The payload is left out: nobody has verified it.
+/// Omits the payload, which is not verified.
 impl fmt::Debug for Signed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signed").field("header", &self.header).finish_non_exhaustive()
     }
 }
 
-/// The claims are left out: nobody has verified them.
+/// Omits the claims, which are not verified.
 impl fmt::Debug for Unverified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unverified").field("header", self.header()).finish_non_exhaustive()
@@ -160,8 +156,8 @@ impl fmt::Debug for Unverified<'_> {
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut members = json::object(bytes).or(Err(Malformed))?;
-        // RFC 7515 §4.1.11: no extension is understood here, so none may be critical; an empty
-        // list is not allowed either. RFC 7797 §7: `b64` is not for JWTs.
+        // RFC 7515 §4.1.11: no extension is supported, so none may be critical, and an empty list
+        // is invalid. RFC 7797 §7: `b64` is not allowed in JWTs.
         if members.contains_key("crit") || members.contains_key("b64") {
             return Err(Malformed);
         }
@@ -174,8 +170,8 @@ impl Header {
         Ok(Self { algorithm: Algorithm::named(&alg), kid, typ, jwk: members.remove("jwk") })
     }
 
-    /// Whether `typ` is this media type: without regard to case, and with or without
-    /// `application/` (RFC 7515 §4.1.9). `expected` is in lower case and without it.
+    /// Whether `typ` is this media type: case-insensitive, with or without `application/` (RFC 7515
+    /// §4.1.9). `expected` is in lower case and without it.
     pub fn is_type(&self, expected: &str) -> bool {
         self.typ.as_deref().is_some_and(|typ| {
             let short = match typ.split_at_checked(APPLICATION.len()) {
@@ -204,7 +200,7 @@ impl Verified {
         &self.0
     }
 
-    /// The claims, to keep.
+    /// The claims, owned.
     pub fn into_claims(self) -> Object {
         self.0
     }

@@ -1,6 +1,6 @@
-//! JSON Object Signing and Encryption, the signing half of it: formats and signatures.
+//! JSON Object Signing and Encryption: the signature half, with its formats.
 //!
-//! Pure, and ignorant of OAuth: no clock, no I/O, no async.
+//! Pure and independent of OAuth: no clock, no I/O, no async.
 
 pub(crate) mod algorithm;
 pub mod base64url;

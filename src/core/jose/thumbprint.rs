@@ -1,5 +1,4 @@
-//! Knows SHA-256 thumbprints: of a certificate (`x5t#S256`, RFC 8705 §3.1) and of a key (`jkt`,
-//! RFC 7638).
+//! SHA-256 thumbprints of certificates (`x5t#S256`, RFC 8705 §3.1) and of keys (`jkt`, RFC 7638).
 
 use super::base64url;
 use aws_lc_rs::{constant_time, digest};
@@ -7,12 +6,12 @@ use std::fmt;
 
 /// A SHA-256 digest that identifies a certificate or a key.
 ///
-/// Two of them compare in constant time.
+/// Comparison takes constant time.
 #[derive(Clone, Copy, Eq)]
 pub struct Thumbprint([u8; 32]);
 
 impl Thumbprint {
-    /// The digest of `bytes`: of a certificate's DER, or of a JWK's canonical members.
+    /// The digest of `bytes`: the DER of a certificate, or the canonical members of a JWK.
     pub fn of(bytes: &[u8]) -> Self {
         let digest = digest::digest(&digest::SHA256, bytes);
         let mut octets = [0; 32];
@@ -20,17 +19,17 @@ impl Thumbprint {
         Self(octets)
     }
 
-    /// A digest that was made elsewhere.
+    /// A digest that was computed elsewhere.
     pub const fn from_octets(octets: [u8; 32]) -> Self {
         Self(octets)
     }
 
-    /// From its 43 characters of base64url: no padding, no other characters (RFC 8705 §3.1).
+    /// Parses 43 characters of base64url: no padding, no other characters (RFC 8705 §3.1).
     pub fn from_base64url(text: &str) -> Option<Self> {
         base64url::decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 
-    /// From its 64 hexadecimal digits, of either case.
+    /// Parses 64 hexadecimal digits, of either case.
     pub fn from_hex(text: &[u8]) -> Option<Self> {
         let (pairs, []) = text.as_chunks::<2>() else { return None };
         let octets: &[[u8; 2]; 32] = pairs.try_into().ok()?;
@@ -46,12 +45,12 @@ impl Thumbprint {
         &self.0
     }
 
-    /// The 43 characters that a token's `cnf` holds.
+    /// The 43 characters of base64url that a `cnf` claim contains.
     pub fn to_base64url(&self) -> String {
         base64url::encode(&self.0)
     }
 
-    /// 64 lower-case hexadecimal digits, as Envoy writes `Hash` and OpenSSL a fingerprint.
+    /// 64 lower-case hexadecimal digits, as in Envoy's `Hash` and OpenSSL's fingerprint.
     pub fn to_hex(&self) -> String {
         self.0.iter().fold(String::with_capacity(64), |mut text, octet| {
             for digit in [octet >> 4, octet & 15] {

@@ -1,4 +1,4 @@
-//! Knows what makes a signed JWT an access token that counts here (RFC 9068 §4, RFC 8725 §3).
+//! Access tokens: the claims that a JWT must have to be accepted as one (RFC 9068 §4, RFC 8725 §3).
 
 use super::claims::Claims;
 use super::confirmation::Confirmation;
@@ -14,28 +14,28 @@ use std::sync::Arc;
 /// An access token whose signature and claims have been verified.
 #[derive(Clone, Debug)]
 pub struct AccessToken {
-    /// Its issuer.
+    /// The issuer.
     pub issuer: Arc<Issuer>,
     /// The keys to which it is bound.
     pub confirmation: Confirmation,
-    /// The claims that somebody will ask for, `sub`, `client_id` and `scope` among them.
+    /// The selected claims, `sub`, `client_id` and `scope` among them.
     pub claims: Claims,
     expires: UnixTime,
     begins: UnixTime,
 }
 
-/// What is asked of the audience of a token that was introspected.
+/// The requirement on the audience of an introspected token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// It must be said, and hold one of ours.
+    /// Required, and must contain one of ours.
     Demanded,
-    /// It must hold one of ours if it is said. An empty list says none.
+    /// If present, must contain one of ours. An empty list counts as absent.
     IfSaid,
-    /// Nothing: the token itself has told it.
+    /// Nothing: the audience of the token itself was checked.
     Ignored,
 }
 
-/// Which claims must be there. Those that are there must be right in any case.
+/// The claims that are required. Those that are present must be valid in any case.
 #[derive(Clone, Copy)]
 struct Demands {
     issuer: bool,
@@ -49,9 +49,9 @@ impl Demands {
 }
 
 impl AccessToken {
-    /// Reads verified claims as an access token of `issuer`. Keeps the claims at `selection`.
+    /// Reads verified claims as an access token of `issuer`, and keeps the claims in `selection`.
     ///
-    /// Whether it is valid at this time is for [`Self::admit`].
+    /// Use [`Self::admit`] to check its validity period.
     pub fn read(
         header: &Header,
         verified: &Verified,
@@ -67,9 +67,10 @@ impl AccessToken {
         Self::from_claims(verified.claims(), issuer, selection, Demands::RFC_9068, explanation)
     }
 
-    /// Reads what `issuer` says about an active token as that token (RFC 7662 §2.2). What it says is
-    /// held to the same rules as the claims of a JWT; but it need not say `iss` and `exp`, since it
-    /// says that the token is its own and has not expired.
+    /// Reads the introspection response for an active token as an access token of `issuer` (RFC
+    /// 7662 §2.2). The same rules apply as for the claims of a JWT, except that `iss` and `exp` may
+    /// be absent: by calling the token active, the issuer says that it is its own and has not
+    /// expired.
     pub fn introspected(
         claims: &Object,
         issuer: &Arc<Issuer>,
@@ -80,7 +81,7 @@ impl AccessToken {
         Self::from_claims(claims, issuer, selection, demands, &mut Explanation::default())
     }
 
-    /// Reads claims that the issuer vouches for.
+    /// Reads claims that the issuer has vouched for.
     fn from_claims(
         claims: &Object,
         issuer: &Arc<Issuer>,
@@ -133,8 +134,8 @@ impl AccessToken {
         })
     }
 
-    /// Whether it is valid at `now`, give or take the issuer's leeway: `now` must be before `exp`
-    /// and not before `nbf` and `iat` (RFC 7519 §4.1).
+    /// Checks that the token is valid at `now`, within the issuer's leeway: before `exp`, and not
+    /// before `nbf` and `iat` (RFC 7519 §4.1).
     pub fn admit(&self, now: UnixTime, explanation: &mut Explanation) -> Result<(), Denial> {
         let leeway = self.issuer.clock_leeway;
         let lives = now < self.expires.saturating_add(leeway);
@@ -155,7 +156,8 @@ impl AccessToken {
         })
     }
 
-    /// Whether it has all of `scopes` (RFC 6749 §3.3: they have case and stand between spaces).
+    /// Checks that the token has all of `scopes` (RFC 6749 §3.3: case-sensitive, separated by
+    /// spaces).
     pub fn admit_scopes(
         &self,
         scopes: &[String],
@@ -173,7 +175,7 @@ impl AccessToken {
         })
     }
 
-    /// About how much memory it takes, in bytes.
+    /// The approximate memory use in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>().saturating_add(self.claims.bytes())
     }
@@ -183,13 +185,13 @@ impl AccessToken {
         self.expires
     }
 
-    /// The later of `nbf` and `iat`; the beginning of time without either.
+    /// The later of `nbf` and `iat`; the beginning of time if both are absent.
     pub const fn begins(&self) -> UnixTime {
         self.begins
     }
 }
 
-/// A claim as the token has it.
+/// A claim of the token, for the explanation.
 fn claim(name: &'static str, claims: &Object) -> Finding {
     let found = claims.get(name).map_or_else(|| "absent".to_owned(), ToString::to_string);
     Finding::new("token", name, found)
@@ -204,16 +206,16 @@ fn one_of(accepted: &[String]) -> String {
 
 const A_TIME: &str = "a number of seconds since 1970";
 
-/// The `exp` of a token that has none.
+/// The `exp` of a token without one.
 const END: UnixTime = UnixTime::from_millis(i64::MAX);
 
-/// When a token without `nbf` and `iat` begins.
+/// The start of validity of a token without `nbf` and `iat`.
 const BEGINNING: UnixTime = UnixTime::from_millis(i64::MIN);
 
-/// Claims that are strings wherever they stand (RFC 9068 §2.2, RFC 8693 §4.2).
+/// Claims that must be strings if present (RFC 9068 §2.2, RFC 8693 §4.2).
 const TEXTS: &[&str] = &["sub", "client_id", "scope", "jti"];
 
-/// The claim, which may be absent only when it is not `demanded`.
+/// The claim; an error if it is `demanded` and absent.
 fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&'a Value>, Denial> {
     match claims.get(name) {
         None if demanded => Err(Denial::TokenClaimMissing),
@@ -221,7 +223,7 @@ fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&
     }
 }
 
-/// `aud` is a string or an array of strings, and one of them must be ours (RFC 7519 §4.1.3).
+/// `aud` is a string or an array of strings, one of which must be ours (RFC 7519 §4.1.3).
 fn admit_audience(aud: &Value, accepted: &[String]) -> Result<(), Denial> {
     let ours = |it: &str| accepted.iter().any(|audience| audience == it);
     let found = match aud {
@@ -236,7 +238,7 @@ fn admit_audience(aud: &Value, accepted: &[String]) -> Result<(), Denial> {
     if found { Ok(()) } else { Err(Denial::TokenAudienceMismatch) }
 }
 
-/// A `NumericDate` (RFC 7519 §2), which may have a fraction, rounded to the strict side.
+/// A `NumericDate` (RFC 7519 §2), possibly with a fraction, rounded to the strict side.
 pub(crate) fn time(claim: &Value, round: fn(f64) -> f64) -> Result<UnixTime, Denial> {
     let Value::Number(number) = claim else { return Err(Denial::TokenMalformed) };
     if let Some(seconds) = number.as_i64() {

@@ -1,4 +1,4 @@
-//! Knows how claims are found by dotted path, compared, and written into a header.
+//! Claims of a token: selection by dotted path, comparison, and encoding as a header value.
 
 use crate::jose::json::{self, Object, strings};
 use crate::policy::ClaimFormat;
@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// The claims of a token that somebody will ask for; the others are not kept.
+/// The claims of a token that are kept: those that policies or headers use.
 ///
-/// A million tokens may be remembered, so that all claims of one are one piece of memory: for each
-/// path, in order, what kind of value it has, how long it is, and the value.
+/// A million tokens may be cached, so the claims of one are a single allocation: for each path, in
+/// order, the kind of its value, the length, and the value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims {
     paths: Arc<[String]>,
@@ -27,7 +27,7 @@ pub enum Claim<'a> {
 }
 
 impl Claims {
-    /// Keeps those of `claims` that `paths` name.
+    /// Keeps the claims that `paths` name.
     pub fn select(claims: &Object, paths: &Arc<[String]>) -> Self {
         let mut kept = Vec::with_capacity(128);
         for path in paths.iter() {
@@ -40,12 +40,12 @@ impl Claims {
         Self { paths: Arc::clone(paths), kept: kept.into() }
     }
 
-    /// Whether they are what `paths` name.
+    /// Whether these claims were selected by `paths`.
     pub fn are_selected_by(&self, paths: &Arc<[String]>) -> bool {
         Arc::ptr_eq(&self.paths, paths) || self.paths == *paths
     }
 
-    /// The claim at `path`, which must be one of those that were selected.
+    /// The claim at `path`, which must be among the selected ones.
     pub fn get(&self, path: &str) -> Option<Claim<'_>> {
         let mut rest = &*self.kept;
         for name in self.paths.iter() {
@@ -58,12 +58,12 @@ impl Claims {
         None
     }
 
-    /// About how much memory they take, in bytes.
+    /// The approximate memory use in bytes.
     pub fn bytes(&self) -> usize {
         self.kept.len()
     }
 
-    /// The claim at `path`, when it is a string.
+    /// The claim at `path`, if it is a string.
     pub fn text(&self, path: &str) -> Option<&str> {
         match self.get(path)? {
             Claim::Text(text) => Some(text),
@@ -76,7 +76,7 @@ const ABSENT: u8 = 0;
 const TEXT: u8 = 1;
 const JSON: u8 = 2;
 
-/// Stands in the place of a length that is written behind it, in four bytes.
+/// Placeholder for a length of four bytes that is filled in later.
 const LONG: u8 = u8::MAX;
 
 fn keep(kept: &mut Vec<u8>, kind: u8, text: &str) {
@@ -85,13 +85,13 @@ fn keep(kept: &mut Vec<u8>, kind: u8, text: &str) {
         kept.push(short);
     } else {
         kept.push(LONG);
-        // A token has 1 MiB at most, and so have its claims.
+        // A token is at most 1 MiB long, and so are its claims.
         kept.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
     }
     kept.extend_from_slice(text.as_bytes());
 }
 
-/// The kind and the text of the first of the claims that were kept, and what is behind it.
+/// The kind and the text of the first claim, and what follows it.
 fn first_kept(kept: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&kind, rest) = kept.split_first()?;
     if kind == ABSENT {
@@ -118,7 +118,7 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Whether the claim equals, or holds, one of some values.
+    /// Whether the claim equals one of the values, or is an array that contains one.
     pub fn holds_any(self, wanted: &[Value]) -> bool {
         let is_wanted = |text: &str| wanted.iter().any(|it| it.as_str() == Some(text));
         match self {
@@ -131,11 +131,11 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// The claim as the value of a header. None when it is `null`.
+    /// The claim as a header value; none if it is `null`.
     ///
     /// # Errors
     ///
-    /// The value could be read as another one.
+    /// The value would be ambiguous.
     pub fn header_value(self, format: ClaimFormat) -> Result<Option<Cow<'a, str>>, Ambiguous> {
         if self == Self::Json("null") {
             return Ok(None);
@@ -146,7 +146,7 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Strings as they are, arrays of strings joined by one space, all else as JSON.
+    /// Strings unchanged, arrays of strings joined by one space, everything else as JSON.
     fn plain(self) -> Result<Cow<'a, str>, Ambiguous> {
         let text = match self {
             Self::Text(text) => Cow::Borrowed(text),
@@ -156,15 +156,15 @@ impl<'a> Claim<'a> {
                 None => Cow::Borrowed(json),
             },
         };
-        // A line break would end the header and begin another; blanks at the ends get lost.
+        // A line break would start another header; spaces at the ends would be lost.
         let clear = !text.starts_with(char::is_whitespace)
             && !text.ends_with(char::is_whitespace)
             && !text.chars().any(char::is_control);
         clear.then_some(text).ok_or(Ambiguous)
     }
 
-    /// JSON in which what is not printable ASCII is escaped (RFC 8259 §7), so that readers that take
-    /// headers for Latin-1 and those that take them for UTF-8 read the same.
+    /// JSON with all but printable ASCII escaped (RFC 8259 §7), so that a recipient reads the same
+    /// whether it decodes headers as Latin-1 or as UTF-8.
     fn in_ascii(self) -> Cow<'a, str> {
         let json = match self {
             Self::Text(text) => Cow::Owned(Value::from(text).to_string()),
@@ -178,7 +178,7 @@ impl<'a> Claim<'a> {
         for unit in json.encode_utf16() {
             match u8::try_from(unit).ok().filter(|it| printable(*it)) {
                 Some(byte) => escaped.push(byte.into()),
-                // Outside of strings there is none of them: compact JSON has no line breaks.
+                // These occur only inside strings: compact JSON has no line breaks.
                 None => drop(write!(escaped, "\\u{unit:04x}")),
             }
         }
@@ -186,24 +186,24 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// As the value of a header, a claim could be read as another one.
+/// The claim would be ambiguous as a header value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ambiguous;
 
-/// The members with one space between them, from which they can be told again.
+/// The members joined by one space, if they can be split again unambiguously.
 fn joined(members: &[Cow<'_, str>]) -> Result<String, Ambiguous> {
     let is_one_word = |it: &str| !it.is_empty() && !it.contains(char::is_whitespace);
     if members.iter().all(|it| is_one_word(it)) { Ok(members.join(" ")) } else { Err(Ambiguous) }
 }
 
-/// Whether a JSON number is one for which others stand as well: beyond 2^53, those that are not
-/// whole numbers of 64 bits have been rounded (RFC 8259 §6).
+/// Whether a JSON number may have been rounded: beyond 2^53, all but whole numbers of 64 bits are
+/// (RFC 8259 §6).
 fn is_rounded(json: &str) -> bool {
     let is_whole = json.parse::<i64>().is_ok() || json.parse::<u64>().is_ok();
     !is_whole && json.parse::<f64>().is_ok_and(|it| EXACT <= it.abs())
 }
 
-/// From here on, not every whole number is one of `f64` (2^53).
+/// From here on, not every whole number is an exact `f64` (2^53).
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// As JSON.
@@ -216,8 +216,8 @@ impl fmt::Display for Claim<'_> {
     }
 }
 
-/// The claim at a dotted path. A claim whose own name holds dots is found by its whole name first,
-/// since namespaced claims are called `https://example.com/roles`.
+/// The claim at a dotted path. The whole path is tried as one name first, since namespaced claims
+/// have names like `https://example.com/roles`.
 pub(crate) fn find<'a>(claims: &'a Object, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
@@ -234,8 +234,8 @@ fn holds(claim: &Value, wanted: &Value) -> bool {
         .map_or_else(|| same(claim, wanted), |members| members.iter().any(|it| same(it, wanted)))
 }
 
-/// JSON does not tell `1` from `1.0`. But from [`EXACT`] on, a number that is not a whole one of 64
-/// bits may be another that was rounded to it.
+/// JSON does not distinguish `1` from `1.0`. But from [`EXACT`] on, a number that is not a whole
+/// number of 64 bits may have been rounded, and equals nothing.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) if is_whole(a) && is_whole(b) => a == b,

@@ -1,5 +1,5 @@
-//! Knows the `cnf` claim: to which keys a token is bound, and what of it must be proved
-//! (RFC 7800, RFC 8705 §3.1, RFC 9449 §6.1 and §7).
+//! The `cnf` claim: the keys to which a token is bound, and which of them must be proved (RFC 7800,
+//! RFC 8705 §3.1, RFC 9449 §6.1 and §7).
 
 use super::credentials::Scheme;
 use crate::denial::Denial;
@@ -15,7 +15,7 @@ pub struct Confirmation {
     pub x5t_s256: Option<Thumbprint>,
     /// The DPoP key (RFC 9449 §6.1).
     pub jkt: Option<Thumbprint>,
-    /// The token has a `cnf` that names no method we know.
+    /// The `cnf` claim has no supported method.
     pub unknown_only: bool,
 }
 
@@ -29,8 +29,8 @@ pub struct ToProve {
 }
 
 impl Confirmation {
-    /// Reads the `cnf` claim. A `cnf` that is no object, or a thumbprint that is none, makes the
-    /// token malformed: it must never pass for an unbound one.
+    /// Reads the `cnf` claim. If it is not an object, or has an invalid thumbprint, the token is
+    /// malformed: it must never be mistaken for an unbound one.
     pub fn of(claims: &Object) -> Result<Self, Denial> {
         let members = match claims.get("cnf") {
             None => return Ok(Self::default()),
@@ -47,8 +47,8 @@ impl Confirmation {
         Ok(Self { x5t_s256, jkt, unknown_only: x5t_s256.is_none() && jkt.is_none() })
     }
 
-    /// What must be proved of a token that came with `scheme`, under a policy that demands
-    /// `constraint`. All that the token carries, and not less than the policy demands.
+    /// The keys to prove for a token sent with `scheme`, under a policy that requires `constraint`:
+    /// all to which the token is bound, and no fewer than the policy requires.
     pub fn to_prove(
         &self,
         constraint: SenderConstraint,
@@ -60,7 +60,7 @@ impl Confirmation {
         if self.unknown_only {
             return Err(Denial::BindingUnsupported);
         }
-        // RFC 9449 §7.1, §7.2: the DPoP scheme goes with DPoP-bound tokens, and only with them.
+        // RFC 9449 §7.1, §7.2: the DPoP scheme is for DPoP-bound tokens, and they require it.
         match (scheme, self.jkt) {
             (Scheme::Bearer, Some(_)) | (Scheme::Dpop, None) => return Err(Denial::SchemeMismatch),
             (Scheme::Bearer, None) | (Scheme::Dpop, Some(_)) => {}

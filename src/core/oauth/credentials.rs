@@ -1,4 +1,4 @@
-//! Knows how a request carries its access token and its proof (RFC 6750 §2, RFC 9449 §7.1).
+//! The access token and DPoP proof of a request (RFC 6750 §2, RFC 9449 §7.1).
 
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 /// The credentials of a request: exactly one token, at most one proof.
 #[derive(Debug)]
 pub struct Credentials<'a> {
-    /// The authentication scheme that the token came with.
+    /// The authentication scheme of the token.
     pub scheme: Scheme,
     /// The access token.
     pub token: Token<'a>,
@@ -30,11 +30,11 @@ pub enum Scheme {
     Dpop,
 }
 
-/// An access token as it came: a secret, never shown.
+/// An access token as received: a secret, redacted in `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a>(&'a [u8]);
 
-/// A DPoP proof as it came: a secret while it is fresh, never shown.
+/// A DPoP proof as received: a secret while it is valid, redacted in `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Proof<'a>(&'a [u8]);
 
@@ -42,7 +42,7 @@ impl<'a> Credentials<'a> {
     /// Reads the credentials of a request.
     pub fn read(request: &Request<'a>) -> Result<Self, Denial> {
         let (scheme, token) = authorization(request.authorization)?;
-        // RFC 6750 §2: one way of sending the token in a request, not two.
+        // RFC 6750 §2: the token may be sent in one way only.
         if request.target.query().is_some_and(holds_access_token) {
             return Err(Denial::CredentialsAmbiguous);
         }
@@ -54,14 +54,14 @@ impl<'a> Credentials<'a> {
         Ok(Self { scheme, token, proof, token_hash: OnceLock::new() })
     }
 
-    /// The SHA-256 of the token: what a proof has as its `ath` (RFC 9449 §4.2), and what tokens
-    /// are remembered by. Of a long token it costs more than most of a check, so it is made once.
+    /// The SHA-256 of the token: the `ath` of a proof (RFC 9449 §4.2) and the key of the token
+    /// cache. Computed once, since for a long token it is the larger part of a check.
     pub fn token_hash(&self) -> Thumbprint {
         *self.token_hash.get_or_init(|| Thumbprint::of(self.token.as_bytes()))
     }
 }
 
-/// `Bearer` or `DPoP`, blanks, and a token of the characters that RFC 6750 §2.1 allows.
+/// `Bearer` or `DPoP`, spaces, and a token of the characters that RFC 6750 §2.1 allows.
 fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>), Denial> {
     let value = match field {
         Field::Absent => return Err(Denial::CredentialsMissing),
@@ -71,7 +71,7 @@ fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>), Denial> {
     if value.is_empty() {
         return Err(Denial::CredentialsMissing);
     }
-    // Envoy joins repeated lines with a comma, and a token has none.
+    // Envoy joins repeated headers with a comma, which a token cannot contain.
     scheme_and_token(value)
         .map_err(|it| if has_comma(value) { Denial::CredentialsAmbiguous } else { it })
 }
@@ -93,8 +93,8 @@ fn has_comma(text: &[u8]) -> bool {
 fn is_token68(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|it| **it == b'=').count();
     let body = text.get(..text.len().saturating_sub(padding)).unwrap_or_default();
-    // Without a way out, so that many characters are looked at in one instruction, and in as few
-    // comparisons as will do: `-`, `.`, `/` and the digits are neighbours.
+    // No early exit and few comparisons, so that the loop vectorises: `-`, `.`, `/` and the digits
+    // are adjacent.
     let allowed =
         |it: &u8| it.is_ascii_alphabetic() | matches!(it, b'-'..=b'9' | b'+' | b'_' | b'~');
     !body.is_empty() && body.iter().fold(true, |all, it| all & allowed(it))
@@ -104,19 +104,19 @@ fn holds_access_token(query: &str) -> bool {
     query.split(['&', ';', '#']).any(|it| is_access_token(it.split('=').next().unwrap_or_default()))
 }
 
-/// Whether a query parameter of this name would carry a token (RFC 6750 §2.3), in every spelling in
-/// which an upstream may know it:
+/// Whether a query parameter of this name would carry a token (RFC 6750 §2.3), in any spelling that
+/// an upstream may accept:
 ///
-/// - percent-encoded, perhaps twice, since a proxy may decode as well, or as `%uXXXX` (ASP.NET);
+/// - percent-encoded, possibly twice, since a proxy may decode as well, or as `%uXXXX` (ASP.NET);
 /// - in any case (ASP.NET);
-/// - with a blank, a `.` or an open `[` for the `_`, with blanks in front, or cut at a NUL (PHP);
+/// - with a space, a `.` or an open `[` for the `_`, with leading spaces, or cut at a NUL (PHP);
 /// - as the name of a list or a map, `access_token[]` or `[access_token]` (PHP, Rack, Express).
 pub fn is_access_token(name: &str) -> bool {
     percent::may_name(name, "access_token")
 }
 
 impl Scheme {
-    /// Its name. Schemes have no case (RFC 9110 §11.1).
+    /// The name. Schemes are case-insensitive (RFC 9110 §11.1).
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bearer => "Bearer",
@@ -132,7 +132,7 @@ impl Scheme {
 }
 
 impl SenderConstraint {
-    /// Whether tokens may come with this scheme under the constraint, by what it demands itself.
+    /// Whether tokens may be sent with this scheme under `constraint`.
     pub const fn accepts(self, scheme: Scheme) -> bool {
         match self {
             Self::Certificate | Self::None => matches!(scheme, Scheme::Bearer),
@@ -143,19 +143,19 @@ impl SenderConstraint {
 }
 
 impl<'a> Token<'a> {
-    /// Its characters, all of them ASCII.
+    /// The characters, all of them ASCII.
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 
-    /// Whether it has the shape of a signed JWT: three parts. Anything else is opaque.
+    /// Whether the token has the form of a signed JWT: three parts. Any other token is opaque.
     pub fn looks_like_jwt(self) -> bool {
         memchr_iter(b'.', self.0).count() == 2
     }
 }
 
 impl<'a> Proof<'a> {
-    /// Its bytes.
+    /// The bytes.
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0
     }

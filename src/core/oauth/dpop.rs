@@ -1,4 +1,5 @@
-//! Knows what makes a DPoP proof count for a request and its token (RFC 9449 §4.3), check by check.
+//! Verification of a DPoP proof for a request and its token, by the numbered checks of RFC 9449
+//! §4.3.
 
 use super::access_token;
 use super::credentials::Proof;
@@ -15,14 +16,14 @@ use crate::uri::HttpUri;
 use serde_json::Value;
 use std::time::Duration;
 
-/// What a proof must be about.
+/// What a proof must match.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected<'a> {
     /// The method of the request.
     pub method: &'a str,
     /// The URI of the request.
     pub target: &'a HttpUri,
-    /// The SHA-256 of the access token that comes with it.
+    /// The SHA-256 of the access token.
     pub ath: Thumbprint,
     /// The key to which that token is bound (`cnf.jkt`).
     pub bound_to: Thumbprint,
@@ -31,16 +32,16 @@ pub(crate) struct Expected<'a> {
 /// A proof that passed every check except the replay check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VerifiedProof {
-    /// What tells it from other proofs.
+    /// The identity of the proof.
     pub id: ProofId,
-    /// The last moment at which it would hold. Until then its use must be remembered
-    /// (RFC 9449 §11.1); with clocks that differ among replicas, by so much longer.
+    /// When the proof expires. Its use must be remembered until then (RFC 9449 §11.1), and longer
+    /// by the clock difference between replicas.
     pub until: UnixTime,
 }
 
-/// What tells one proof from another: its key and its `jti`.
+/// The identity of a proof: its key and its `jti`.
 ///
-/// Both are hashes, so all take the same room, however long a `jti` a client thinks up.
+/// Both are hashes, so the size does not depend on the `jti` that a client chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProofId {
     /// The thumbprint of the key.
@@ -49,12 +50,11 @@ pub struct ProofId {
     pub jti: [u8; 32],
 }
 
-/// Holds a proof against what is expected.
+/// Verifies a proof against what is expected, and records each check in `explanation`.
 ///
-/// `admit_nonce` gets the proof's `nonce` and says whether it will do (check 10). Check 1, that
-/// there is one proof only, is that of [`super::credentials::Credentials::read`]. Whether the
-/// proof has been used before is for the caller to ask, last of all. Each check is recorded in
-/// `explanation`.
+/// `admit_nonce` gets the proof's `nonce` and decides whether it is accepted (check 10). That there
+/// is only one proof (check 1) is checked by [`super::credentials::Credentials::read`]. The replay
+/// check is left to the caller, as the last step.
 pub(crate) fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
@@ -64,15 +64,15 @@ pub(crate) fn verify(
     explanation: &mut Explanation,
 ) -> Result<VerifiedProof, Denial> {
     let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, explanation)?;
-    // 3. The claims that must be there.
+    // 3. The required claims.
     let claims = verified.claims();
     let Claims { jti, htm, htu, ath, iat, exp, nbf } = explanation
         .record(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
-    // 8. The method, which has case.
+    // 8. The method, which is case-sensitive.
     explanation.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
         Finding::new(PART, "8 htm", htm).wanting(expected.method)
     })?;
-    // 9. The target, both sides of it normalised.
+    // 9. The target, with both sides normalised.
     let named = HttpUri::parse(htu);
     explanation.demand(
         named.as_ref() == Ok(expected.target),
@@ -108,8 +108,8 @@ pub(crate) fn verify(
     Ok(VerifiedProof { id, until })
 }
 
-/// What a JWT may say of its own times holds for a proof as well (RFC 7519 §4.1.4, §4.1.5), give or
-/// take the window. Says until when it does at most.
+/// Checks `exp` and `nbf` of a proof, if present, within the window (RFC 7519 §4.1.4, §4.1.5).
+/// Returns when the proof expires by them.
 fn within_its_own_times(
     exp: Option<UnixTime>,
     nbf: Option<UnixTime>,
@@ -133,10 +133,10 @@ fn within_its_own_times(
     Ok(until)
 }
 
-/// The `exp` of a proof that has none.
+/// The `exp` of a proof without one.
 const FOREVER: UnixTime = UnixTime::from_millis(i64::MAX);
 
-/// The claims that every proof has, and the times that it may have.
+/// The required claims of a proof, and its optional times.
 struct Claims<'a> {
     jti: &'a str,
     htm: &'a str,
@@ -178,7 +178,7 @@ fn nonce_finding(is_there: bool, demand: NonceDemand) -> Finding {
     Finding::new(PART, "10 nonce", if is_there { "there" } else { "absent" }).wanting(wanted)
 }
 
-/// The claims, signed with the key that the proof shows, which is the one that the token names.
+/// The verified claims of a proof that is signed with the key to which the token is bound.
 fn signed_by_the_bound_key(
     proof: Proof<'_>,
     bound_to: Thumbprint,
@@ -210,13 +210,13 @@ fn signed_by_the_bound_key(
     let shown = explanation.record_error(shown_key(header), || {
         Finding::new(PART, "7 jwk", "none that can be read").wanting("a public key")
     })?;
-    // 12, brought forward. A signature costs much to verify and nothing to make up, so none is
-    // looked at but by the one key that can help.
+    // 12, brought forward. Verifying a signature is expensive and inventing one is free, so only
+    // the bound key is tried.
     explanation.demand(shown.id() == bound_to, Denial::ProofKeyMismatch, || {
         let wanted = format!("{bound_to}, the token's cnf.jkt");
         Finding::new(PART, "12 key", shown.id().to_string()).wanting(wanted)
     })?;
-    // 6. The signature, and 7, that the key is no private one.
+    // 6. The signature, and 7, that the key is not a private one.
     let key = shown.key_for(algorithm).or(Err(Denial::ProofMalformed));
     let key = explanation.record(key, |key| {
         let found = if key.is_some() { "a public key" } else { "a private or unfit key" };
@@ -240,14 +240,14 @@ fn text<'a>(claims: &'a Object, name: &str) -> Result<&'a str, Denial> {
     claims.get(name).and_then(Value::as_str).ok_or(Denial::ProofMalformed)
 }
 
-/// A time, if it is there; of a fraction of a millisecond so much counts.
+/// A time, if present, rounded down to a millisecond.
 fn time(claims: &Object, name: &str, round: fn(f64) -> f64) -> Result<Option<UnixTime>, Denial> {
     let time = claims.get(name).map(|it| access_token::time(it, round)).transpose();
     time.or(Err(Denial::ProofMalformed))
 }
 
-/// The longest proof that is read. One with an RSA-4096 key and a URI of 2000 characters takes
-/// less than half of it.
+/// The longest proof accepted, in bytes. A proof with an RSA-4096 key and a URI of 2000 characters
+/// takes less than half of it.
 const PROOF_BYTES: usize = 8 * 1024;
 
 /// The `typ` of a proof.

@@ -1,4 +1,4 @@
-//! Knows what the tests of this folder have in common.
+//! Shared fixtures for the tests of this folder.
 
 use crate::jose::algorithm::Algorithm;
 use crate::policy::{ALWAYS_ASKED_FOR, Introspection, Issuer};

@@ -1,4 +1,4 @@
-//! Knows what an introspection endpoint answers (RFC 7662 §2.2, RFC 9701 §5).
+//! Responses of an introspection endpoint (RFC 7662 §2.2, RFC 9701 §5).
 
 use crate::jose::json::{self, Object};
 use crate::jose::jws::{Header, Verified};
@@ -11,53 +11,53 @@ use std::time::Duration;
 /// What the issuer says about a token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
-    /// It is active, and these are its claims.
+    /// The token is active and has these claims.
     Active(Object),
-    /// It is not: expired, revoked, of another issuer, or none at all.
+    /// The token is not active: expired, revoked, of another issuer, or not a token.
     Inactive,
 }
 
-/// Why an answer of the endpoint is not used.
+/// Why a response is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadAnswer {
-    /// Not a JSON object that everybody reads alike.
+    /// Not a JSON object, or parsers could disagree about its contents.
     NotJson,
-    /// It does not say whether the token is active.
+    /// `active` is missing, or not a boolean.
     ActiveMissing,
-    /// A signed answer of another type.
+    /// A signed response with another `typ`.
     TypeWrong,
-    /// A signed answer of another issuer.
+    /// A signed response of another issuer.
     IssuerMismatch,
-    /// A signed answer for another service.
+    /// A signed response for another client.
     AudienceMismatch,
-    /// A signed answer that was not made just now, or does not say when.
+    /// A signed response whose `iat` is missing or not recent.
     TimeWrong,
-    /// A signed answer without the answer.
+    /// A signed response without `token_introspection`.
     StatementMissing,
 }
 
-/// The form in which an answer comes, by its media type.
+/// The format of a response, by its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A JSON object (RFC 7662 §2.2).
     Json,
     /// A signed JSON object (RFC 9701 §5).
     Signed,
-    /// The JWT that the opaque token stands for.
+    /// A JWT that stands in for the opaque token.
     AccessToken,
 }
 
-/// A JWT that goes upstream in place of an opaque token: a secret, never shown.
+/// A JWT that is forwarded in place of an opaque token: a secret, redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Jwt(Box<str>);
 
 impl Statement {
-    /// Reads an answer in JSON.
+    /// Parses a JSON response.
     pub fn read(body: &[u8]) -> Result<Self, BadAnswer> {
         Self::of(json::object(body).or(Err(BadAnswer::NotJson))?)
     }
 
-    /// Reads an answer that `issuer` signed for the client `client_id`.
+    /// Checks a response that `issuer` signed for the client `client_id`, and reads it.
     pub fn read_signed(
         header: &Header,
         verified: &Verified,
@@ -85,7 +85,7 @@ impl Statement {
         }
         let made = claims.get("iat").and_then(Value::as_f64).ok_or(BadAnswer::TimeWrong)?;
         let leeway = issuer.clock_leeway;
-        // An answer that was kept for later could tell of a token that has been revoked since.
+        // An older response could predate a revocation of the token.
         let earliest = seconds(now.saturating_sub(leeway.saturating_add(ANSWER_AGE)));
         if made < earliest || seconds(now.saturating_add(leeway)) < made {
             return Err(BadAnswer::TimeWrong);
@@ -120,14 +120,14 @@ fn seconds(time: UnixTime) -> f64 {
 }
 
 impl Form {
-    /// The form that a `Content-Type` names, without regard to case and parameters.
+    /// The format that a `Content-Type` names, ignoring case and parameters.
     pub fn named(content_type: &[u8]) -> Option<Self> {
         let essence = content_type.split(|it| *it == b';').next().unwrap_or_default();
         let is = |it: &Self| essence.trim_ascii().eq_ignore_ascii_case(it.media_type().as_bytes());
         [Self::Json, Self::Signed, Self::AccessToken].into_iter().find(is)
     }
 
-    /// Its media type.
+    /// The media type.
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -138,12 +138,12 @@ impl Form {
 }
 
 impl Jwt {
-    /// A JWT that was verified: parts in base64url and the dots between them.
+    /// A JWT that was verified: base64url and dots.
     pub fn verified(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// Its characters, all of them ASCII.
+    /// The characters, all of them ASCII.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -184,11 +184,11 @@ impl fmt::Display for BadAnswer {
     }
 }
 
-/// RFC 9701 §5: the `typ` that keeps signed answers and access tokens apart.
+/// RFC 9701 §5: the `typ` that distinguishes signed responses from access tokens.
 const SIGNED_TYPE: &str = "token-introspection+jwt";
 
-/// How old a signed answer may be, beside the leeway: it is made for the very call, but a cache at
-/// the issuer may lie in between.
+/// The maximum age of a signed response, in addition to the leeway: it is created for each call,
+/// but the issuer may have a cache in front.
 const ANSWER_AGE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

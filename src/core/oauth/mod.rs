@@ -1,6 +1,6 @@
-//! What a resource server must check of a token and of the proof that goes with it.
+//! The checks of a resource server on an access token and its proof of possession.
 //!
-//! Pure: no clock, no I/O, no async. The time comes in as a parameter.
+//! Pure: no clock, no I/O, no async. The time is a parameter.
 
 pub(crate) mod access_token;
 pub(crate) mod claims;

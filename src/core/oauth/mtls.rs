@@ -1,11 +1,11 @@
-//! Knows certificate-bound tokens: the caller must show the certificate to which the token is
+//! Certificate-bound access tokens: the client must present the certificate to which the token is
 //! bound (RFC 8705 §3).
 
 use crate::client_certificate::ClientCertificate;
 use crate::denial::Denial;
 use crate::jose::thumbprint::Thumbprint;
 
-/// Holds the certificate that the caller showed against the one to which the token is bound.
+/// Compares the client's certificate with the one to which the token is bound.
 ///
 /// Possession was proved in the TLS handshake. The comparison takes constant time.
 pub(crate) fn verify(bound_to: Thumbprint, shown: ClientCertificate) -> Result<(), Denial> {

@@ -1,48 +1,48 @@
-//! Knows the nonces that a DPoP proof must carry on demand (RFC 9449 §8 and §9).
+//! DPoP nonces provided by the resource server (RFC 9449 §8 and §9).
 //!
-//! A nonce is a slot of time and a MAC over it. Nothing is kept for it: every replica that has the
-//! secret knows every nonce. It is not tied to a client and may be used often, for it shows only
-//! when the proof was made; that a proof is used once is for the replay store to see.
+//! A nonce is a time slot and a MAC over it. No state is kept: every replica with the secret
+//! accepts the nonces of the others. A nonce is not tied to a client and may be reused, since it
+//! only shows when a proof was made; replay is detected by the replay store.
 
 use crate::jose::base64url;
 use crate::time::UnixTime;
 use aws_lc_rs::{constant_time, hmac};
 use std::fmt;
 
-/// The secrets behind the nonces.
+/// The secrets from which nonces are made.
 pub struct NonceKeys {
     current: hmac::Key,
     previous: Option<hmac::Key>,
 }
 
-/// What a proof's nonce says about it.
+/// What the nonce of a proof says about its age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// The proof was made just now.
+    /// The proof was made recently.
     Fresh,
-    /// The nonce still counts, but not for long: the client should be given another one.
+    /// The nonce is accepted, but expires soon: the client should be given a new one.
     Aging,
-    /// The nonce counts no longer, or has never been one of ours.
+    /// The nonce has expired, or was never issued here.
     Stale,
 }
 
-/// Why a file holds no secrets.
+/// Why a secrets file is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadSecret {
-    /// It has no line, or more than two.
+    /// There is no secret, or there are more than two.
     Lines,
-    /// A line has fewer than 32 characters, or more than 1024.
+    /// A secret has fewer than 32 or more than 1024 characters.
     Length,
-    /// A line has characters that cannot be seen, or are not ASCII.
+    /// A secret has characters that are not visible ASCII.
     Characters,
 }
 
 impl NonceKeys {
-    /// Reads a file of secrets: one in a line, as it stands, of 32 to 1024 visible ASCII
-    /// characters, as `openssl rand -base64 32` writes them. Empty lines do not count.
+    /// Parses a file of secrets, one per line, each of 32 to 1024 visible ASCII characters, as
+    /// `openssl rand -base64 32` prints. Empty lines are ignored.
     ///
-    /// The first secret makes nonces, the second is accepted too. So replicas are given a new
-    /// secret without a refusal in two steps: first behind the old one, everywhere, then before it.
+    /// Nonces are made with the first secret, and accepted with either. To rotate without refusals,
+    /// first append the new secret on all replicas, then move it to the front.
     pub fn parse(file: &[u8]) -> Result<Self, BadSecret> {
         let lines = file.split(|it| *it == b'\n').map(<[u8]>::trim_ascii);
         let mut secrets = lines.filter(|it| !it.is_empty()).map(secret);
@@ -54,12 +54,12 @@ impl NonceKeys {
         Ok(Self { current, previous })
     }
 
-    /// From octets that were drawn at random.
+    /// Creates the secrets from random octets.
     pub fn from_octets(secret: &[u8; 32]) -> Self {
         Self { current: key(secret), previous: None }
     }
 
-    /// The nonce for proofs that are made at `now`: 32 characters of base64url.
+    /// The nonce for proofs made at `now`: 32 characters of base64url.
     pub fn issue(&self, now: UnixTime) -> String {
         let slot = slot_of(now).to_be_bytes();
         let mac = mac(&self.current, slot);
@@ -67,10 +67,10 @@ impl NonceKeys {
         base64url::encode(&[&slot[..], mac].concat())
     }
 
-    /// What `nonce` says at `now` about the proof that carries it.
+    /// How fresh `nonce` is at `now`.
     ///
-    /// It counts in the slot in which it was issued and in the next one: for one minute at least,
-    /// for two at most. It counts one slot early too, since the clocks of replicas differ.
+    /// It is accepted in the slot it was issued in and in the next: for at least one and at most
+    /// two minutes. It is also accepted one slot early, since the clocks of replicas differ.
     pub fn check(&self, nonce: &str, now: UnixTime) -> Freshness {
         let octets = base64url::decode(nonce.as_bytes()).unwrap_or_default();
         let Some((slot, shown)) = octets.split_first_chunk() else { return Freshness::Stale };
@@ -113,19 +113,19 @@ fn key(secret: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, secret)
 }
 
-/// The number of the slot in which `now` lies.
+/// The number of the slot that contains `now`.
 fn slot_of(now: UnixTime) -> i64 {
     now.as_secs().div_euclid(SLOT_SECONDS)
 }
 
 fn mac(key: &hmac::Key, slot: [u8; 8]) -> hmac::Tag {
-    // The slot's length goes in as well: another release may cut time otherwise.
+    // The slot length is part of the input: another release may use a different one.
     let input = [PURPOSE, &SLOT_SECONDS.to_be_bytes(), &slot].concat();
     hmac::sign(key, &input)
 }
 
-/// Half of an HMAC-SHA-256, which nobody can guess either (RFC 2104 §5). None when it is no such:
-/// then no nonce holds.
+/// Half of an HMAC-SHA-256, which is as hard to guess (RFC 2104 §5). If that fails, there is no
+/// MAC, and no nonce is accepted.
 fn half(mac: &hmac::Tag) -> Option<&[u8; 16]> {
     mac.as_ref().first_chunk()
 }
@@ -143,10 +143,10 @@ impl fmt::Display for BadSecret {
 impl std::error::Error for BadSecret {}
 
 /// Long enough for a client to use a nonce more than once, short enough that proofs made in advance
-/// soon lose their worth (RFC 9449 §11.2).
+/// soon become worthless (RFC 9449 §11.2).
 const SLOT_SECONDS: i64 = 60;
 
-/// The secret may serve something else one day; its MACs must not be mistaken for nonces.
+/// Domain separation: if the secret ever has another use, its MACs are not valid nonces.
 const PURPOSE: &[u8] = b"keybound dpop nonce 1";
 
 /// 32 hexadecimal digits hold 128 bits, the length of the MAC.

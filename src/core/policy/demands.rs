@@ -1,14 +1,14 @@
-//! Which of two policies asks for more, respect by respect: a partial order.
+//! Comparison of policies by strictness: a partial order.
 
 use super::{ClaimRule, Mode, Policy, SenderConstraint};
 
 impl Policy {
-    /// Whether this asks for at least as much as `other` in every respect, so that what this lets
-    /// through, that would let through as well.
+    /// Whether this policy is at least as strict as `other` in every respect: what it allows,
+    /// `other` allows as well.
     ///
-    /// A policy that only reports refuses nothing, and so asks for nothing.
+    /// A policy in report mode refuses nothing, so it is the least strict.
     pub fn asks_at_least(&self, other: &Self) -> bool {
-        // Each field, so that nobody adds one without a word on what it asks for.
+        // Destructured in full, so that a new field must be considered here.
         let Self {
             name: _,
             matches: _,
@@ -31,13 +31,13 @@ impl Policy {
             && self.issuers.iter().all(|it| issuers.contains(it))
             && scopes.iter().all(|it| self.scopes.contains(it))
             && claims.iter().all(|asked| self.claims.iter().any(|it| it.asks_at_least(asked)))
-            // Without one, a proof must be for the host that the request itself names.
+            // Without an origin, a proof must name the host of the request itself.
             && (!origin_is_asked_for || self.origin == *origin)
     }
 }
 
 impl SenderConstraint {
-    /// Whether each token that this accepts, `other` accepts as well, and no less is proved.
+    /// Whether `other` accepts every token that this policy accepts, with no more to prove.
     const fn asks_at_least(self, other: Self) -> bool {
         match (self, other) {
             (_, Self::None)

@@ -1,12 +1,11 @@
-//! What is in force under a policy, for whoever wants to see it: `check-config`, `/status` and the
-//! page.
+//! The effective policies, for `check-config`, `/status` and the page.
 
 use super::{HostPattern, Match, Policy, PolicySet};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A policy, in the words of the configuration and with its defaults filled in.
+/// A policy in terms of the configuration, with its defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EffectivePolicy {
     name: String,
@@ -21,12 +20,12 @@ pub struct EffectivePolicy {
     issuers: Vec<String>,
     scopes: Vec<String>,
     claims: BTreeMap<String, Vec<Value>>,
-    /// Whether there are no other issuers than its own.
+    /// Whether every configured issuer is accepted.
     #[serde(skip)]
     accepts_every_issuer: bool,
 }
 
-/// Decoded, as it is compared; null when it is every path.
+/// Decoded, as it is compared; null for every path.
 fn as_text<S: Serializer>(segments: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
     let text = |it: &Vec<u8>| format!("/{}", String::from_utf8_lossy(it));
     let path = (!segments.is_empty()).then(|| segments.iter().map(text).collect::<String>());
@@ -34,12 +33,12 @@ fn as_text<S: Serializer>(segments: &[Vec<u8>], serializer: S) -> Result<S::Ok, 
 }
 
 impl EffectivePolicy {
-    /// All of `set`, in the order in which they are matched.
+    /// All policies of `set`, in matching order.
     pub fn all(set: &PolicySet) -> Vec<Self> {
         set.policies.iter().map(|it| Self::new(it, set)).collect()
     }
 
-    /// `policy` as it is in `set`.
+    /// `policy` as part of `set`.
     fn new(policy: &Policy, set: &PolicySet) -> Self {
         let Policy {
             name,
@@ -51,7 +50,7 @@ impl EffectivePolicy {
             origin,
             mode,
             routes_may_name_it,
-            // They say how a refusal is worded, and not what is refused.
+            // Left out: these affect the wording of a denial, not the decision.
             realm: _,
             resource_metadata: _,
         } = policy;
@@ -73,11 +72,11 @@ impl EffectivePolicy {
         }
     }
 
-    /// What the parts of a [`row`](Self::row) are.
+    /// The column titles of a [`row`](Self::row).
     pub const COLUMNS: [&str; 7] =
         ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "mode"];
 
-    /// The policy as a row of a table for people. What a terminal would obey is escaped.
+    /// The policy as a table row for people. Control characters are escaped for the terminal.
     pub fn row(&self) -> [String; 7] {
         let by_route = if self.allow_route_annotation { ", or a route's annotation" } else { "" };
         let issuers = self.issuers.join(" ");
@@ -96,7 +95,7 @@ impl EffectivePolicy {
         ]
     }
 
-    /// Which requests it is for.
+    /// The requests that the policy matches.
     fn requests(&self) -> String {
         let segments = self.path_prefix.iter().map(|it| it.escape_ascii().to_string());
         let path = segments.fold(String::new(), |path, it| path + "/" + &it);

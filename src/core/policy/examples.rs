@@ -1,11 +1,11 @@
-//! Sets of policies for tests, written as tables.
+//! Policy sets for tests, written as tables.
 
 use super::{HostPattern, Match, Policy, PolicySet, ProofRules, SenderConstraint};
 use super::{Mode, Upstream};
 use std::sync::Arc;
 
-/// Policies from `name host-pattern path-prefix methods demands`, `*` where all match. Demands are
-/// scopes between commas, or `report`.
+/// Parses policies from `name host-pattern path-prefix methods demands`; `*` matches all. Demands
+/// are scopes separated by commas, or `report`.
 pub(crate) fn policies(rows: &[&str]) -> Vec<Arc<Policy>> {
     rows.iter().map(|row| Arc::new(policy(row))).collect()
 }

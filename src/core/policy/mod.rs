@@ -1,5 +1,5 @@
-//! What is demanded of a request: policies, and the issuers whose tokens they accept. Nothing optional
-//! is left over.
+//! Policies: what is required of a request, and the issuers whose tokens are accepted. All defaults
+//! are filled in.
 
 mod demands;
 pub(crate) mod effective;

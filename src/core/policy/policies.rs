@@ -1,22 +1,21 @@
-//! The policies in the order in which they are matched, with what the choice among them needs
-//! worked out beforehand.
+//! The policies in matching order, with precomputed facts for the choice among them.
 
 use super::{HostPattern, Match, Mode, Policy};
 use std::net::Ipv6Addr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// The policies, in the order in which they are matched.
+/// The policies, in matching order.
 #[derive(Clone, Debug)]
 pub struct Policies {
     all: Vec<Arc<Policy>>,
-    /// By policy, its path prefix as text, and its place in `demands`.
+    /// One row for each policy.
     rows: Vec<Row>,
     demands: Vec<Demands>,
     choice: Choice,
 }
 
-/// By what requests are told apart.
+/// The parts of a request that the choice depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Choice {
     pub(super) by_host: bool,
@@ -25,47 +24,46 @@ pub(super) struct Choice {
     pub(super) letters: Letters,
 }
 
-/// What letters path prefixes have.
+/// The letters in path prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Letters {
-    /// None, or those of ASCII in lower case.
+    /// None, or lower-case ASCII only.
     #[default]
     Lower,
-    /// Those of ASCII, in any case.
+    /// ASCII of both cases.
     Ascii,
-    /// Those of other scripts as well, with rules of their own for their case.
+    /// Letters beyond ASCII, whose case rules differ.
     Any,
 }
 
 #[derive(Clone, Debug)]
 struct Row {
-    /// The prefix as a path that needs no decoding would begin; empty: every path.
+    /// The prefix as the start of a path without escapes; empty for every path.
     prefix: Vec<u8>,
-    /// The place of its demands.
+    /// The index of its demands.
     demands: usize,
 }
 
-/// What policies ask for that ask for the same. There are few of them, however many policies there
-/// are.
+/// The demands of a group of equally strict policies. There are few groups, however many policies
+/// there are.
 #[derive(Clone, Debug)]
 struct Demands {
-    /// By other demands, whether they ask for more in some respect. The last are those of no policy
-    /// at all: what none matches is denied.
+    /// For each group, whether it is stricter in some respect. The last entry is for requests that
+    /// no policy matches, which are denied.
     more: Vec<bool>,
-    /// Whether one of them does.
+    /// Whether any group is stricter in some respect.
     tops: bool,
 }
 
 impl Policies {
-    /// The place of the first that matches a request of which there is one reading: its method, its
-    /// host, and the segments of its path, decoded.
+    /// The index of the first policy that matches an unambiguous request: its method, its host, and
+    /// the decoded segments of its path.
     pub fn first_for(&self, method: &str, host: &str, path: &[Vec<u8>]) -> Option<usize> {
         self.first(method, Some(host), |it, _| path.starts_with(&it.path_prefix))
     }
 
-    /// The place of the first that is for this method, for this host (none: an authority that names no
-    /// host), and for a path of which `is_below` says whether it is below a prefix; the prefix is
-    /// handed to it as text as well.
+    /// The index of the first policy for this method, for this host (none: the authority names no
+    /// host), and for a path for which `is_below` holds, given the prefix also as text.
     pub(super) fn first(
         &self,
         method: &str,
@@ -78,25 +76,25 @@ impl Policies {
         each.position(|it| it.is_none())
     }
 
-    /// What tells requests apart.
+    /// The parts of a request that the choice depends on.
     pub(super) const fn choice(&self) -> Choice {
         self.choice
     }
 
-    /// Each policy with its place, and its path prefix as text.
+    /// Each policy with its index and its path prefix as text.
     pub(super) fn each(&self) -> impl Iterator<Item = (usize, &Policy, &[u8])> {
         let rows = self.all.iter().zip(&self.rows).enumerate();
         rows.map(|(place, (policy, row))| (place, &**policy, &*row.prefix))
     }
 
-    /// Whether a request under the policy at `place` could be read as one under another that asks
-    /// for more.
+    /// Whether some policy is stricter than the one at `place`, so that other readings of a request
+    /// matter.
     pub(super) fn may_be_topped(&self, place: usize) -> bool {
         self.demands(place).is_none_or(|it| it.tops)
     }
 
-    /// Whether the policy at `other` asks for more in some respect than that at `place`. None is
-    /// that no policy matches.
+    /// Whether the policy at `other` is stricter in some respect than the one at `place`. None
+    /// means that no policy matches.
     pub(super) fn asks_more(&self, other: Option<usize>, place: usize) -> bool {
         let more = || {
             let more = &self.demands(place)?.more;
@@ -105,7 +103,7 @@ impl Policies {
                 None => more.last(),
             }
         };
-        // What is not in the table is not taken for the weaker.
+        // An index that is out of range counts as stricter, to be safe.
         more().is_none_or(|it| *it)
     }
 
@@ -129,7 +127,7 @@ impl From<Vec<Arc<Policy>>> for Policies {
             by_method: any(|it| !it.methods.is_empty()),
             letters,
         };
-        // Where all of them report, nothing is refused.
+        // If all policies are in report mode, nothing is refused.
         let enforced = all.iter().any(|it| it.mode == Mode::Enforce);
         let matched = all.iter().any(|it| it.matches == Match::default());
         let mut kinds: Vec<&Policy> = vec![];
@@ -186,7 +184,7 @@ fn text(matches: &Match) -> Vec<u8> {
 }
 
 impl Match {
-    /// What of a request it is not for, first; none where it is for all of it.
+    /// The first part of a request that does not match; none if all do.
     pub(super) fn miss(
         &self,
         method: &str,
@@ -201,12 +199,12 @@ impl Match {
         }
     }
 
-    /// Whether it is for this method.
+    /// Whether it matches this method.
     fn holds_method(&self, method: &str) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|it| it == method)
     }
 
-    /// Whether it is for this host; none is an authority that names no host.
+    /// Whether it matches this host; none means that the authority names no host.
     fn holds_host(&self, host: Option<&str>) -> bool {
         let any = |host| self.hosts.iter().any(|it| it.holds(host));
         self.hosts.is_empty() || host.is_some_and(any)
@@ -227,7 +225,7 @@ impl HostPattern {
         }
     }
 
-    /// A host that it holds.
+    /// A host that the pattern matches.
     pub fn example(&self) -> String {
         match self {
             Self::Exact(host) => host.clone(),
@@ -236,7 +234,7 @@ impl HostPattern {
     }
 }
 
-/// Whether both are the same IPv6 address, which has many spellings (RFC 5952).
+/// Whether both are the same IPv6 address, which can be written in many ways (RFC 5952).
 fn is_same_address(one: &str, other: &str) -> bool {
     let address =
         |it: &str| -> Option<Ipv6Addr> { it.strip_prefix('[')?.strip_suffix(']')?.parse().ok() };

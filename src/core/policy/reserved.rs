@@ -1,24 +1,24 @@
-//! Names of request headers that are reserved: those that we set, strip or rely on, and whatever an
-//! upstream could take for one of them.
+//! Reserved request headers: those that keybound sets, strips or relies on, and all names that an
+//! upstream could confuse with one of them.
 //!
-//! CGI, and after it WSGI, Rack and PHP, hand `x-auth-subject` to the application as
-//! `HTTP_X_AUTH_SUBJECT` (RFC 3875 §4.1.18), and some of them `x_auth_subject`, `X-Auth_Subject` and
-//! `x.auth.subject` as well. So an alias of a name is each other spelling of it that has the same
-//! letters and digits, and between them whatever it likes.
+//! CGI, and after it WSGI, Rack and PHP, pass `x-auth-subject` to the application as
+//! `HTTP_X_AUTH_SUBJECT` (RFC 3875 §4.1.18), and some pass `x_auth_subject`, `X-Auth_Subject` and
+//! `x.auth.subject` as the same. So an alias of a name is any other spelling with the same letters
+//! and digits and any separators between them.
 
 use super::PolicySet;
 use crate::request::{is_separator, reads_as};
 use std::sync::Arc;
 
-/// The reserved names of one configuration.
+/// The reserved names of a configuration.
 #[derive(Clone, Debug)]
 pub struct ReservedHeaders {
     names: Vec<Name>,
-    /// What is stripped begins with one of them, in lower case.
+    /// Prefixes of the names to strip, in lower case.
     beginnings: Vec<Arc<str>>,
-    /// The lengths of all names for which others may be taken, as bits.
+    /// The lengths of all names that have aliases, as bits.
     lengths: u64,
-    /// What they begin with, as bits.
+    /// Their first characters, as bits.
     firsts: u32,
     spellings: Vec<String>,
     list: String,
@@ -28,16 +28,16 @@ pub struct ReservedHeaders {
 #[derive(Clone, Debug)]
 struct Name {
     text: Arc<str>,
-    /// Whether what becomes of it is said by this very name.
+    /// Whether the configuration treats this exact name.
     is_told: bool,
 }
 
 impl ReservedHeaders {
-    /// The most bytes that [`Self::list`] may have, for its reader's sake: Envoy takes 60 KiB of
-    /// headers.
+    /// The maximum length of [`Self::list`] in bytes, for the sake of its recipient: Envoy accepts
+    /// 60 KiB of headers.
     pub const LIST_BYTES: usize = 32 * 1024;
 
-    /// Those that `policies` set, strip or rely on.
+    /// The names that `policies` set, strip or rely on.
     pub fn of(policies: &PolicySet) -> Self {
         let upstream = &policies.upstream;
         let told = upstream.headers.iter().map(|it| &it.name).chain(&upstream.remove);
@@ -58,8 +58,8 @@ impl ReservedHeaders {
         let (spellings, all_are_listed) = spellings(&names);
         let list = spellings.join(",");
         let all_are_listed = all_are_listed && list.len() <= Self::LIST_BYTES;
-        // Names of headers are tokens, of which nothing else is made here.
-        // Nothing can be taken for a name without separators but the name itself.
+        // Header names are tokens, which need no other treatment. A name without separators has no
+        // alias.
         names.retain(|it| !beginnings.is_empty() || it.text.bytes().any(is_separator));
         let lengths = names.iter().fold(0, |all, it| all | length(it.text.as_bytes()));
         let firsts = names.iter().fold(0, |all, it| all | first(it.text.as_bytes()));
@@ -68,11 +68,11 @@ impl ReservedHeaders {
         Self { names, beginnings, lengths, firsts, spellings, list, all_are_listed }
     }
 
-    /// Whether a header of this name, in any case, must not reach the upstream, though nothing says
-    /// so by that very name: an alias, or what `upstream.remove` strips by how it begins.
+    /// Whether a header of this name, in any case, must be removed although its exact name is not
+    /// configured: it is an alias, or has a prefix of `upstream.remove`.
     #[inline]
     pub fn must_go(&self, name: &[u8]) -> bool {
-        // Most headers have a length that no reserved one has, or begin with another letter.
+        // Fast path: most headers have another length or first letter than the reserved ones.
         self.lengths & length(name) != 0
             && self.firsts & first(name) != 0
             && self.are_read_into(name)
@@ -95,30 +95,30 @@ impl ReservedHeaders {
         })
     }
 
-    /// The aliases that somebody could write who is not seen to: with `_` and `.`, which are what
-    /// upstreams are known to take for `-`. In lower case.
+    /// The usual aliases, to remove from requests whose headers were not read: with `_` and `.`,
+    /// which upstreams are known to treat as `-`. In lower case.
     pub fn spellings(&self) -> &[String] {
         &self.spellings
     }
 
-    /// [`Self::spellings`] with commas between them.
+    /// [`Self::spellings`], separated by commas.
     pub fn list(&self) -> &str {
         &self.list
     }
 
-    /// Whether [`Self::spellings`] leaves nothing out, and [`Self::list`] is not too long.
+    /// Whether [`Self::spellings`] is complete, and [`Self::list`] within its limit.
     pub const fn are_all_listed(&self) -> bool {
         self.all_are_listed
     }
 }
 
-/// The length of a name as a bit. The longest share one.
+/// The length of a name as a bit. Very long names share one.
 fn length(name: &[u8]) -> u64 {
     u32::try_from(name.len()).map_or(1 << 63, |it| 1_u64.checked_shl(it).unwrap_or(1 << 63))
 }
 
-/// What a name begins with as a bit, the same for both cases of a letter; all of them for a separator,
-/// for which any other may stand.
+/// The first character of a name as a bit, ignoring case. A separator sets all bits, since any
+/// other may replace it.
 fn first(name: &[u8]) -> u32 {
     match name.first() {
         Some(first) if is_separator(*first) => u32::MAX,
@@ -127,8 +127,8 @@ fn first(name: &[u8]) -> u32 {
     }
 }
 
-/// How else `names` can be spelled with the usual separators, and whether that is all: of a name
-/// with very many separators only those with one kind of them.
+/// The spellings of `names` with the usual separators, and whether they are complete: for a name
+/// with very many separators, only those with one kind of them.
 fn spellings(names: &[Name]) -> (Vec<String>, bool) {
     const SEPARATORS: [char; 3] = ['-', '_', '.'];
     /// 3^6 spellings of one name are enough.

@@ -1,8 +1,8 @@
-//! Which policy a request falls under: the one that the proxy names, else the one that the
-//! annotations of its route name, else the first that matches, top to bottom.
+//! Policy selection: the policy that the proxy names, else the one that an annotation of the route
+//! names, else the first that matches, top to bottom.
 //!
-//! A request that somebody else could read as one under a policy that asks for more is refused where
-//! the choice is by what it says itself, so that nobody picks a weaker policy by spelling.
+//! If the request itself decides, and could be read by another server as one under a stricter
+//! policy, it is refused, so that clients cannot select a weaker policy by spelling.
 
 use super::policies::Letters;
 use super::readings::{self, Found, Host, Stricter};
@@ -49,8 +49,8 @@ impl PolicySet {
         })
     }
 
-    /// Who may write a route need not be who writes policies: it has what it was given to choose
-    /// from.
+    /// The author of a route is not necessarily the author of the policies, and may only choose
+    /// among those that allow it.
     fn named_by_route(
         &self,
         annotated: Annotation<'_>,
@@ -71,7 +71,7 @@ impl PolicySet {
         })
     }
 
-    /// The first policy that matches what the request plainly says.
+    /// The first policy that matches the plain reading of the request.
     fn first_match<'a>(
         &self,
         request: &Request<'a>,
@@ -100,7 +100,7 @@ impl PolicySet {
         first.map(|(policy, _, _)| Found { policy, host })
     }
 
-    /// A reading under which a policy applies that asks for more than the one that was found.
+    /// A reading under which a policy applies that is stricter than the one found.
     fn stricter(&self, request: &Request<'_>, found: Found<'_>) -> Option<Stricter> {
         if !self.policies.may_be_topped(found.policy) || self.is_plain(request, found) {
             return None;
@@ -108,7 +108,7 @@ impl PolicySet {
         readings::stricter(&self.policies, request, found)
     }
 
-    /// Whether all read the request alike, or so that no policy applies that asks for more.
+    /// Whether the request has one reading, or no reading under which a stricter policy applies.
     fn is_plain(&self, request: &Request<'_>, found: Found<'_>) -> bool {
         let (choice, target) = (self.policies.choice(), &request.target);
         let path = if choice.by_path { target.path_only() } else { "/" };
@@ -138,7 +138,7 @@ impl PolicySet {
         self.policies.asks_more(first, found.policy)
     }
 
-    /// How a reading is told.
+    /// The text for a reading, for the explanation.
     fn reading(&self, stricter: &Stricter) -> Finding {
         let Stricter { detail, read_as, policy } = stricter;
         let policy = policy.and_then(|it| self.policies.get(it));
@@ -152,14 +152,14 @@ impl PolicySet {
     }
 }
 
-/// Whether a path begins with `prefix` in whole segments. `are_same` compares.
+/// Whether a path starts with `prefix` in whole segments, compared by `are_same`.
 fn is_below(path: &[u8], prefix: &[u8], are_same: fn(&[u8], &[u8]) -> bool) -> bool {
     path.split_at_checked(prefix.len()).is_some_and(|(begin, rest)| {
         are_same(begin, prefix) && (prefix.is_empty() || matches!(rest, [] | [b'/', ..]))
     })
 }
 
-/// The same of a path that has escapes: what does not decode stays as it is.
+/// The same for a path with escapes. Invalid escapes are left unchanged.
 fn is_below_decoded(path: &[u8], prefix: &[Vec<u8>]) -> bool {
     let mut segments = path.split(|it| *it == b'/');
     prefix.is_empty()
@@ -169,7 +169,7 @@ fn is_below_decoded(path: &[u8], prefix: &[Vec<u8>]) -> bool {
             })
 }
 
-/// The octets of a segment, its percent-encoding undone.
+/// The percent-decoded octets of a segment.
 fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = segment;
     std::iter::from_fn(move || {

@@ -1,5 +1,5 @@
-//! Knows the JSON form of `x-forwarded-client-cert` (Envoy 1.40, `format: JSON`). It escapes what
-//! it carries, so any SAN can be told.
+//! The JSON form of `x-forwarded-client-cert` (Envoy 1.40, `format: JSON`). Values are escaped, so
+//! it can carry any SAN.
 
 use super::Element;
 use crate::client_certificate::{Unusable, pem};
@@ -7,13 +7,13 @@ use crate::jose::json::{self, Any};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// The elements, from the client on.
+/// The elements, starting with the client's.
 pub(super) fn elements(value: &[u8]) -> Result<Vec<Element<'_>>, Unusable> {
     let members: Vec<Members<'_>> = json::objects_of(value).or(Err(Unusable::Malformed))?;
     members.into_iter().map(Members::element).collect()
 }
 
-/// The members of one element. No other may be there, and none twice.
+/// The members of one element. Unknown and duplicate members are refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Members<'a> {

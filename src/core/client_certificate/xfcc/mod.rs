@@ -1,12 +1,12 @@
-//! Knows which element of `x-forwarded-client-cert` is the client, and when to believe it.
+//! Which element of `x-forwarded-client-cert` is the client's, and when to trust it.
 //!
-//! Each proxy on the way adds one element about its own peer. Names in an element come from that
-//! peer's certificate, and Envoy writes them raw, so a certificate can spell whole pairs and
-//! elements, and a client that is not stripped of its own header can put elements in front. What
-//! holds against both: the header has exactly as many elements as the operator says; all but the
-//! first are the proxies that the operator lists; the last is the one that Envoy itself sees
-//! (`source.principal`, `source.certificate`); an element has one `Hash`, and a `Cert` that
-//! belongs to it.
+//! Each proxy on the path adds one element about its own peer. The names in an element come from
+//! that peer's certificate, and Envoy writes them unescaped, so a certificate can forge whole pairs
+//! and elements, and a client whose own header is not stripped can prepend elements. Against both,
+//! the header is accepted only if it has exactly the configured number of elements; all but the
+//! first belong to the configured proxies; the last matches the peer that Envoy itself reports
+//! (`source.principal`, `source.certificate`); and each element has one `Hash` and, if any, a
+//! `Cert` that matches it.
 
 mod json;
 mod text;
@@ -18,9 +18,9 @@ use std::borrow::Cow;
 
 /// The thumbprint of the client's certificate; none if the header is absent or empty.
 ///
-/// `behind` is as in [`super::Source::Xfcc`]. A header that cannot be read, or more than one of
-/// it, is malformed. One that can be read but is not about the configured chain of proxies is a
-/// conflict: too many elements, too few, another proxy, another peer than Envoy's own.
+/// `behind` is as in [`super::Source::Xfcc`]. A header that cannot be parsed, or occurs more than
+/// once, is malformed. A header that does not describe the configured chain of proxies is a
+/// conflict: the wrong number of elements, another proxy, or another peer than Envoy reports.
 pub(super) fn read(
     evidence: &Evidence<'_>,
     behind: &[String],
@@ -28,7 +28,7 @@ pub(super) fn read(
     match evidence.xfcc {
         Field::Absent | Field::One(b"") => Ok(None),
         Field::One(value) if value.len() <= CARRIED_BYTES => {
-            // No text element begins with a bracket, for none of its keys does.
+            // No text element begins with a bracket: none of its keys does.
             let client = if value.starts_with(b"[") {
                 client(json::elements(value)?.into_iter().map(Ok), evidence, behind)
             } else {
@@ -40,19 +40,20 @@ pub(super) fn read(
     }
 }
 
-/// What one proxy says of its peer.
+/// What one proxy reports about its peer.
 struct Element<'a> {
     /// The peer's certificate.
     hash: Thumbprint,
-    /// The first URI SAN: empty if the certificate has none, absent if the proxy does not tell.
+    /// The first URI SAN: empty if the certificate has none, absent if the proxy does not forward
+    /// it.
     uri: Option<Cow<'a, [u8]>>,
-    /// The first DNS SAN; absent if the certificate has none or the proxy does not tell.
+    /// The first DNS SAN; absent if the certificate has none or the proxy does not forward it.
     dns: Option<Cow<'a, [u8]>>,
 }
 
 impl<'a> Element<'a> {
-    /// An element whose parts belong together: `certificate`, if the proxy forwards it, must be
-    /// the one that `hash` names in 64 lower-case hexadecimal digits.
+    /// A consistent element: `certificate`, if the proxy forwards it, must have the SHA-256 that
+    /// `hash` spells in 64 lower-case hexadecimal digits.
     fn new(
         hash: &[u8],
         certificate: Option<Thumbprint>,
@@ -69,7 +70,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Whether it is about the proxy of this identity.
+    /// Whether it describes the proxy with this identity.
     fn is(&self, identity: &str) -> bool {
         match Thumbprint::from_hex(identity.as_bytes()) {
             Some(hash) => self.hash == hash,
@@ -77,9 +78,9 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Whether it can be about the peer whom Envoy calls `principal`: the first URI SAN, else
-    /// the first DNS SAN, else the subject. How far that can be told depends on what the proxy
-    /// is set to forward; only a contradiction counts.
+    /// Whether it can describe the peer that Envoy calls `principal`: the first URI SAN, else the
+    /// first DNS SAN, else the subject. What can be compared depends on what the proxy forwards;
+    /// only a contradiction counts.
     fn may_be(&self, principal: &[u8]) -> bool {
         match (self.uri.as_deref(), self.dns.as_deref()) {
             (Some(b""), Some(dns)) => dns == principal,
@@ -109,15 +110,15 @@ fn client<'a>(
         Some(Err(unusable)) => return Err(unusable),
     }
     let agreed = agree(&last, evidence)?;
-    // Whoever reaches this proxy can send a chain that looks right. That its last link is true
-    // is therefore not taken on the header's word.
+    // Whoever can reach this proxy can send a plausible chain, so the last element is not trusted
+    // on the word of the header alone.
     if !behind.is_empty() && !agreed {
         return Err(Unusable::Conflict);
     }
     Ok(client)
 }
 
-/// Whether Envoy's own word of its peer confirms the last element; not if it has none to say.
+/// Whether the peer that Envoy reports matches the last element. False if Envoy reports nothing.
 fn agree(last: &Element<'_>, evidence: &Evidence<'_>) -> Result<bool, Unusable> {
     let certificate = peer::read(evidence.peer_certificate)?;
     let principal = evidence.peer_principal;

@@ -1,15 +1,16 @@
-//! Knows the text form of `x-forwarded-client-cert`: `By=…;Hash=…;URI=…,By=…;Hash=…`.
+//! The text form of `x-forwarded-client-cert`: `By=…;Hash=…;URI=…,By=…;Hash=…`.
 //!
-//! Stricter than Envoy's documentation: known keys only, in Envoy's case; `By`, `URI` and `DNS`
-//! may repeat, all others not; no `URI` comes behind a `DNS`; a value is in quotes to the very end, or has none of the
-//! characters that could need them. A certificate with `,` `;` or `"` in a SAN is therefore
-//! refused where a proxy forwards its SANs.
+//! Stricter than Envoy's documentation: only known keys, in Envoy's case; only `By`, `URI` and
+//! `DNS` may repeat; no `URI` after a `DNS`; a value is quoted as a whole, or has no character that
+//! would need quotes. A certificate with `,` `;` or `"` in a SAN is therefore refused if a proxy
+//! forwards its SANs.
 
 use super::Element;
 use crate::client_certificate::{Unusable, pem};
 use std::borrow::Cow;
 
-/// The elements, from the client on. The iterator ends behind the first that cannot be read.
+/// The elements, starting with the client's. The iterator ends after the first one that cannot be
+/// parsed.
 pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = Result<Element<'_>, Unusable>> {
     let mut rest = Some(value);
     std::iter::from_fn(move || {
@@ -31,14 +32,14 @@ struct Pairs<'a> {
     chain: Option<Value<'a>>,
     subject: Option<Value<'a>>,
     issuer: Option<Value<'a>>,
-    /// The first of them.
+    /// The first one.
     uri: Option<Value<'a>>,
-    /// The first of them.
+    /// The first one.
     dns: Option<Value<'a>>,
 }
 
 impl<'a> Pairs<'a> {
-    /// Reads pairs up to the end of the element, and returns what is behind its comma.
+    /// Parses pairs up to the end of the element, and returns what follows its comma.
     fn read(&mut self, mut rest: &'a [u8]) -> Result<Option<&'a [u8]>, Unusable> {
         loop {
             let end = rest.iter().position(|&it| it == b'=').ok_or(Unusable::Malformed)?;
@@ -58,7 +59,8 @@ impl<'a> Pairs<'a> {
     fn take(&mut self, key: &[u8], value: Value<'a>) -> Result<(), Unusable> {
         let once = match key {
             b"By" => return Ok(()),
-            // Envoy writes URI SANs before DNS SANs. One behind them is what a DNS SAN spells.
+            // Envoy writes URI SANs before DNS SANs. A URI after a DNS is forged by the text of a
+            // DNS SAN.
             b"URI" if self.dns.is_some() => return Err(Unusable::Malformed),
             b"URI" => {
                 self.uri.get_or_insert(value);
@@ -95,12 +97,12 @@ impl<'a> Pairs<'a> {
 /// A value without its quotes.
 enum Value<'a> {
     Plain(&'a [u8]),
-    /// With its backslashes.
+    /// Still with its backslashes.
     Quoted(&'a [u8]),
 }
 
 impl<'a> Value<'a> {
-    /// Reads a value, and returns what is behind it.
+    /// Parses a value, and returns what follows it.
     fn read(text: &'a [u8]) -> Option<(Self, &'a [u8])> {
         match text {
             [b'"', quoted @ ..] => {
@@ -115,14 +117,14 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As it is written.
+    /// The text as written.
     fn raw(&self) -> &'a [u8] {
         match self {
             Self::Plain(value) | Self::Quoted(value) => value,
         }
     }
 
-    /// As it is meant.
+    /// The text without escapes.
     fn unescaped(self) -> Cow<'a, [u8]> {
         match self {
             Self::Quoted(value) if value.contains(&b'\\') => {
@@ -138,7 +140,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Where the quoted value in front ends. A backslash escapes what is behind it.
+/// Where the quoted value at the start ends. A backslash escapes the next character.
 fn closing_quote(quoted: &[u8]) -> Option<usize> {
     let mut escaped = false;
     let end = quoted.iter().position(|&it| match it {
@@ -151,16 +153,16 @@ fn closing_quote(quoted: &[u8]) -> Option<usize> {
             escaped = true;
             false
         }
-        // A distinguished name has its semicolons escaped (RFC 4514 §2.4), and PEM has none. One
-        // that is not betrays an element of the proxy's, swallowed by a quote that the client
-        // opened in a header of its own, to be closed by a SAN in its certificate.
+        // Distinguished names have their semicolons escaped (RFC 4514 §2.4), and PEM has none. An
+        // unescaped one reveals that a quote, opened by the client in its own header and closed by
+        // a SAN in its certificate, has swallowed an element of the proxy.
         b'"' | b';' => true,
         _ => false,
     })?;
     (quoted.get(end) == Some(&b'"')).then_some(end)
 }
 
-/// Whether a value without quotes may hold it. Envoy writes SANs as they are.
+/// Whether a value without quotes may contain it. Envoy does not escape SANs.
 fn is_plain(octet: u8) -> bool {
     octet.is_ascii_graphic() && !matches!(octet, b'"' | b',' | b';')
 }

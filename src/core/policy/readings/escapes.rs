@@ -1,9 +1,8 @@
-//! Percent-encoding as it is undone by readers who take what they get: what is no escape stays as it
-//! is.
+//! Lenient percent-decoding: invalid escapes are left unchanged, as many servers do.
 
 use crate::percent::{triplet, wide};
 
-/// What `text` spells once its escapes are undone; `odd`: those as well that are none today.
+/// Decodes the escapes in `text`; with `odd`, obsolete forms as well.
 pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
     let mut found = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -15,19 +14,19 @@ pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
     found
 }
 
-/// The octet that an escape at the beginning of `text` spells, and what is behind it.
+/// Decodes the escape at the start of `text`. Returns the octet and the rest.
 pub(super) fn escape(text: &[u8], odd: bool) -> Option<(u8, &[u8])> {
     let behind = text.strip_prefix(b"%")?;
     let old = if odd { overlong(text).or_else(|| unicode(text)) } else { None };
     old.or_else(|| triplet(behind))
 }
 
-/// Whether `text` begins with an escape that is none today.
+/// Whether `text` starts with an escape in an obsolete form.
 pub(super) fn is_odd_escape(text: &[u8]) -> bool {
     overlong(text).is_some() || unicode(text).is_some()
 }
 
-/// `segment` with the octets encoded that `is_encoded` says.
+/// `segment` with the octets percent-encoded for which `is_encoded` holds.
 pub(super) fn encoded(segment: &[u8], is_encoded: impl Fn(u8) -> bool) -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |it: u8| DIGITS.get(usize::from(it & 0xf)).copied().unwrap_or_default();
@@ -42,7 +41,8 @@ pub(super) fn encoded(segment: &[u8], is_encoded: impl Fn(u8) -> bool) -> Vec<u8
     found
 }
 
-/// A character of ASCII in UTF-8 of two to six octets, which is not UTF-8 (RFC 3629 §3).
+/// An ASCII character in an overlong UTF-8 sequence of two to six octets, which is invalid (RFC
+/// 3629 §3).
 fn overlong(text: &[u8]) -> Option<(u8, &[u8])> {
     let (first, mut rest) = triplet(text.strip_prefix(b"%")?)?;
     let (mut value, more) = match first {
@@ -64,7 +64,7 @@ fn overlong(text: &[u8]) -> Option<(u8, &[u8])> {
     u8::try_from(value).ok().filter(u8::is_ascii).map(|it| (it, rest))
 }
 
-/// `%u` and four digits, where they spell a character of ASCII.
+/// `%u` and four digits, if they encode an ASCII character.
 fn unicode(text: &[u8]) -> Option<(u8, &[u8])> {
     let (spelled, rest) = wide(text.strip_prefix(b"%")?)?;
     u8::try_from(spelled).ok().filter(u8::is_ascii).map(|it| (it, rest))

@@ -1,32 +1,32 @@
-//! What readers of a path do besides undoing its percent-encoding, and what of that makes a
-//! difference to a path.
+//! How servers normalise a path beyond percent-decoding, and which of that affects a given path.
 
 use super::escapes::{decoded, is_odd_escape};
 use memchr::memchr_iter;
 
-/// What a reader does besides, each by its bit. Behind one another readers do several of them.
+/// A set of normalisations, each a bit. Servers behind one another apply several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Habits(u16);
 
 impl Habits {
-    /// Cuts `;parameters` off each segment, as servlet containers do (RFC 3986 §3.3).
+    /// Removes `;parameters` from each segment, as servlet containers do (RFC 3986 §3.3).
     pub(super) const PARAMETERS: Self = Self(1);
-    /// Takes `%2f` for a slash, as all do who decode a path before they split it.
+    /// Treats `%2f` as a slash, as servers do that decode a path before they split it.
     pub(super) const ENCODED_SLASH: Self = Self(1 << 1);
-    /// Takes a backslash for a slash, encoded or not, as on Windows and in URLs of browsers.
+    /// Treats a backslash as a slash, encoded or not, as Windows and browser URL parsers do.
     pub(super) const BACKSLASH: Self = Self(1 << 2);
-    /// Drops empty segments.
+    /// Removes empty segments.
     pub(super) const EMPTY: Self = Self(1 << 3);
     /// Resolves dot segments (RFC 3986 §5.2.4).
     pub(super) const DOTS: Self = Self(1 << 4);
-    /// Cuts dots and blanks off the end of a segment, as file systems of Windows do, and patterns
-    /// whose `$` stands before a last line break as well.
+    /// Removes dots and spaces at the end of a segment, as Windows file systems do, and a final
+    /// line break, before which the `$` of a regular expression matches too.
     pub(super) const TRAILING: Self = Self(1 << 5);
-    /// Ends a path at NUL, as C does, or at `#`, and skips control characters, as URLs of browsers.
+    /// Ends a path at NUL, as C does, or at `#`, and skips control characters, as browser URL
+    /// parsers do.
     pub(super) const ENDS: Self = Self(1 << 6);
-    /// Decodes what is no UTF-8 (RFC 3629 §3) or no percent-encoding: `%c0%af`, `%u002f`.
+    /// Decodes overlong UTF-8 (RFC 3629 §3) and obsolete escapes: `%c0%af`, `%u002f`.
     pub(super) const OVERLONG: Self = Self(1 << 7);
-    /// Cuts parameters off, and takes `%3b` for their `;`, too.
+    /// Removes parameters, and treats `%3b` as their `;`, too.
     pub(super) const ENCODED_PARAMETERS: Self = Self(1 << 8);
 
     pub(super) const fn and(self, other: Self) -> Self {
@@ -41,7 +41,7 @@ impl Habits {
         self.0 & other.0 == other.0
     }
 
-    /// Those that make a difference to `path`, and perhaps some that make none.
+    /// The normalisations that may affect `path`. Some of them may not.
     pub(super) fn that_matter(path: &[u8]) -> Self {
         let mut found = Self::of_text(path);
         if path.contains(&b'%') {
@@ -61,13 +61,13 @@ impl Habits {
         if found.only(makes_empty) == Self::default() { found } else { found.and(Self::EMPTY) }
     }
 
-    /// Each set of them, the largest first.
+    /// Every subset, the largest first.
     pub(super) fn each(self) -> impl Iterator<Item = Self> {
         let next = move |it: &Self| Some(Self(it.0.checked_sub(1)?).only(self));
         std::iter::successors(Some(self), next)
     }
 
-    /// The same of a text that nobody decodes any further.
+    /// The same for a text that is not decoded any further.
     fn of_text(text: &[u8]) -> Self {
         let mut found = Self::default();
         let (mut before, mut begins) = (b'/', true);
@@ -85,7 +85,7 @@ impl Habits {
             if matches!(it, b'/' | b'\\' | b';' | b'#' | b'?' | 0) && is_trailing(before) {
                 found = found.and(Self::TRAILING);
             }
-            // Behind a character that is skipped, a dot may still begin a segment.
+            // After a skipped character, a dot may still start a segment.
             begins = matches!(it, b'/' | b'\\') || (begins && it.is_ascii_control());
             before = it;
         }
@@ -93,17 +93,17 @@ impl Habits {
     }
 }
 
-/// How often an octet is in `text`.
+/// The number of times an octet occurs in `text`.
 pub(super) fn count(text: &[u8], octet: u8) -> usize {
     memchr_iter(octet, text).count()
 }
 
-/// Whether an octet at the end of a segment is cut off by who cuts dots and blanks.
+/// Whether an octet is removed at the end of a segment with dots and spaces.
 pub(super) const fn is_trailing(octet: u8) -> bool {
     octet == b'.' || is_blank(octet)
 }
 
-/// Whether an octet is a blank or a line break.
+/// Whether an octet is a space or a line break.
 pub(super) const fn is_blank(octet: u8) -> bool {
     matches!(octet, b' ' | b'\t'..=b'\r')
 }

@@ -1,14 +1,14 @@
-//! How else the host of a request can be read.
+//! Alternative readings of the host of a request.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-/// What an authority says of the host.
+/// The host in an authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) enum Host<'a> {
-    /// This host; none where there is no authority.
+    /// This host; none if there is no authority.
     Plain(Option<&'a str>),
-    /// Something that is not a plain host and port: user information, a list, an odd character.
+    /// Not a plain host and port: user information, a list, or an unusual character.
     Odd,
 }
 
@@ -27,7 +27,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The host, where there is one that is read alike by all.
+    /// The host, if it is unambiguous.
     pub(in crate::policy) const fn plain(self) -> Option<&'a str> {
         match self {
             Self::Plain(host) => host,
@@ -36,7 +36,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// `[address]` and what follows.
+/// `[address]` and the rest.
 fn literal(authority: &str) -> Option<(&str, &str)> {
     let (literal, port) = authority.split_at_checked(authority.find(']')?.checked_add(1)?)?;
     let address = literal.strip_prefix('[')?.strip_suffix(']')?;
@@ -44,7 +44,7 @@ fn literal(authority: &str) -> Option<(&str, &str)> {
     (!address.is_empty() && address.bytes().all(allowed)).then_some((literal, port))
 }
 
-/// A name without its trailing dot, and what follows.
+/// A name without its trailing dot, and the rest.
 fn name(authority: &str) -> Option<(&str, &str)> {
     let (name, port) =
         authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?;
@@ -54,9 +54,9 @@ fn name(authority: &str) -> Option<(&str, &str)> {
     (labels && name.bytes().all(allowed)).then_some((name, port))
 }
 
-/// The hosts that somebody may find in `authority`, besides the plain one: any part of it, decoded
-/// or not, and an address in any spelling. Where it holds a character that names of other scripts
-/// are spelled with, that may be each of `all`.
+/// The hosts that a server may find in `authority`, besides the plain one: any part of it, decoded
+/// or not, and an address in any notation. If it contains a character that can be part of an
+/// internationalised name, any of `all` is possible.
 pub(super) fn others(authority: &str, all: impl Iterator<Item = String>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if !authority.is_ascii() {
@@ -74,7 +74,7 @@ pub(super) fn others(authority: &str, all: impl Iterator<Item = String>) -> BTre
     found
 }
 
-/// The address in the one spelling that patterns have (RFC 5952), in brackets.
+/// The address in the canonical form that patterns use (RFC 5952), in brackets.
 fn address(text: &str) -> Option<String> {
     text.parse::<Ipv6Addr>().ok().map(|it| format!("[{it}]"))
 }

@@ -1,5 +1,5 @@
-//! How else a request can be read: other spellings of its host and path, and headers that name
-//! another method or URL. What all readers read alike is what is spelled plainly.
+//! Alternative readings of a request: other spellings of its host and path, and headers that name
+//! another method or URL. A plain request has only one reading.
 
 mod escapes;
 mod habits;
@@ -19,18 +19,18 @@ use memchr::{memchr, memchr_iter};
 use segments::Segments;
 use std::collections::BTreeSet;
 
-/// What trying the readings of one request may cost, in octets that are looked at: some milliseconds.
-/// What is odd in seven ways at once is within, at the length of most paths.
+/// The budget for trying the readings of one request, in octets that are examined: some
+/// milliseconds. Enough for seven ambiguities at once in a path of usual length.
 const MOST: usize = 1_000_000;
 
-/// What it costs to hold one reading of a path against one policy.
+/// The cost of matching one reading of a path against one policy.
 const TEST: usize = 4;
 
-/// What of [`MOST`] is left.
+/// The remaining part of [`MOST`].
 #[derive(Debug)]
 struct Budget(usize);
 
-/// There are more ways to read a request than may be tried.
+/// The request has more readings than the budget allows.
 #[derive(Clone, Copy, Debug)]
 struct TooMany;
 
@@ -41,27 +41,27 @@ impl Budget {
     }
 }
 
-/// A reading under which another policy applies, which asks for more.
+/// A reading under which a stricter policy applies.
 #[derive(Debug)]
 pub(super) struct Stricter {
-    /// What of the request is read in another way.
+    /// The part of the request that is read differently.
     pub(super) detail: Detail,
-    /// What is read in its place.
+    /// The alternative reading of it.
     pub(super) read_as: String,
-    /// The place of that policy; none where no policy matches, so that the request is denied.
+    /// The index of that policy; none if no policy matches, so that the request is denied.
     pub(super) policy: Option<usize>,
 }
 
-/// What a request was found to be at first.
+/// The plain reading of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found<'a> {
-    /// The place of its policy.
+    /// The index of its policy.
     pub(super) policy: usize,
     /// Its host.
     pub(super) host: Host<'a>,
 }
 
-/// Whether everybody reads a path alike, but for the case of its letters.
+/// Whether a path has only one reading, apart from the case of its letters.
 pub(super) fn is_plain(path: &str) -> bool {
     let octets = path.as_bytes();
     let odd = octets.iter().fold(false, |odd, it| odd | is_odd(*it));
@@ -75,12 +75,12 @@ pub(super) fn is_plain(path: &str) -> bool {
         && !memchr_iter(b'/', octets).any(is_in_doubt)
 }
 
-/// Whether an octet may mean something to some readers.
+/// Whether some server treats this octet specially.
 const fn is_odd(octet: u8) -> bool {
     matches!(octet, b'%' | b';' | b'\\' | b'#' | 0..=b' ' | 0x7f..)
 }
 
-/// Whether something besides the request line names another method or URL.
+/// Whether a header or parameter names another method or URL.
 pub(super) fn is_overridden(request: &Request<'_>, policies: &Policies) -> bool {
     let choice = policies.choice();
     let names_one = |query: &str| parameters(query).next().is_some();
@@ -92,7 +92,7 @@ pub(super) fn is_overridden(request: &Request<'_>, policies: &Policies) -> bool 
         || ((choice.by_path || choice.by_method) && request.overrides.url != Field::Absent)
 }
 
-/// A reading of `request` under which a policy applies that asks for more than the one found.
+/// A reading of `request` under which a policy applies that is stricter than the one found.
 pub(super) fn stricter(
     policies: &Policies,
     request: &Request<'_>,
@@ -116,14 +116,14 @@ pub(super) fn stricter(
                 let path = url.split('?').next().unwrap_or_default();
                 readings.of_path(path, &[], Detail::UrlOverridden, &mut budget)
             }
-            // Nobody kept them: they may be any.
+            // The values of repeated headers are not kept, so any is possible.
             Field::Many if choice.by_path => readings.any(Detail::UrlOverridden),
             Field::Absent | Field::One(_) | Field::Many => None,
         }
     })
 }
 
-/// The methods that somebody may find besides the request's own.
+/// The methods that a server may use instead of the request's own.
 fn methods(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
     let Request { target, overrides, .. } = request;
     let own = target.method;
@@ -138,13 +138,14 @@ fn methods(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
         let value = String::from_utf8_lossy(value);
         found.extend(value.split(',').map(|it| it.trim().to_owned()));
     }
-    // Nobody kept them: they may name any, also one that no policy names.
+    // The values of repeated headers are not kept: they may name any method, even one that no
+    // policy names.
     if [overrides.method, overrides.url].contains(&Field::Many) {
         found.extend(policies.iter().flat_map(|it| it.matches.methods.clone()));
         found.insert("-".to_owned());
     }
-    // Methods have case (RFC 9110 §9.1), and some servers take `post` for POST. Most answer HEAD by
-    // what they have for GET (RFC 9110 §9.3.2).
+    // Methods are case-sensitive (RFC 9110 §9.1), but some servers accept `post` for POST. Most
+    // answer HEAD with the handler for GET (RFC 9110 §9.3.2).
     found.insert(own.to_owned());
     let mut found: BTreeSet<_> = found.iter().map(|it| it.to_ascii_uppercase()).collect();
     if found.contains(HEAD) {
@@ -154,7 +155,7 @@ fn methods(policies: &Policies, request: &Request<'_>) -> BTreeSet<String> {
     found
 }
 
-/// What is a query to somebody who gets `text` decoded, once or twice, or as it is.
+/// The query of `text` when it is decoded once, twice or not at all.
 fn queries(text: &[u8]) -> impl Iterator<Item = String> {
     let once = decoded(text, false);
     let twice = decoded(&once, false);
@@ -164,7 +165,7 @@ fn queries(text: &[u8]) -> impl Iterator<Item = String> {
     })
 }
 
-/// The method that most servers answer by what they have for GET.
+/// The method that most servers answer with the handler for GET.
 const HEAD: &str = "HEAD";
 
 /// Whether a method may be read as another one.
@@ -172,8 +173,8 @@ pub(super) fn is_odd_method(method: &str) -> bool {
     method == HEAD || method.bytes().any(|it| it.is_ascii_lowercase())
 }
 
-/// The values of `_method` in a query, by which a form asks for a method that browsers cannot send.
-/// A `#`, which some proxies hand on, ends a query.
+/// The values of `_method` in a query, with which HTML forms request methods that browsers cannot
+/// send. The query ends at a `#`, which some proxies forward.
 fn parameters(query: &str) -> impl Iterator<Item = String> {
     let text = |it: &str| {
         let text = decoded(it.replace('+', " ").as_bytes(), false);
@@ -185,13 +186,13 @@ fn parameters(query: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// The hosts that somebody may find in an authority that names none plainly.
+/// The hosts that a server may find in an authority that is not plain.
 fn hosts(policies: &Policies, authority: &str) -> BTreeSet<String> {
     let patterns = policies.iter().flat_map(|it| &it.matches.hosts);
     host::others(authority, patterns.map(HostPattern::example))
 }
 
-/// What a request may be read as, but for its path.
+/// The readings of a request, apart from its path.
 struct Readings<'a> {
     policies: &'a Policies,
     found: Found<'a>,
@@ -201,7 +202,7 @@ struct Readings<'a> {
 }
 
 impl Readings<'_> {
-    /// Whoever asks for more, where there are too many readings to try them.
+    /// A stricter policy, for a request with too many readings to try.
     fn any(&self, detail: Detail) -> Option<Stricter> {
         let mut all = (0..self.policies.len()).map(Some).chain([None]);
         let policy = all.find(|it| self.policies.asks_more(*it, self.found.policy))?;
@@ -238,7 +239,7 @@ impl Readings<'_> {
         Some(Stricter { detail, read_as, policy })
     }
 
-    /// What makes a policy apply that asks for more to a path of these segments.
+    /// The method and host with which a stricter policy applies to a path of these segments.
     fn pick(&self, segments: &Segments, spelled: &[Vec<u8>]) -> Option<Picked> {
         let methods = || std::iter::once(None).chain(self.methods.iter().map(Some));
         let hosts = || std::iter::once(None).chain(self.hosts.iter().map(Some));
@@ -258,7 +259,7 @@ impl Readings<'_> {
     }
 }
 
-/// What makes another policy apply, besides the path.
+/// The method and host, if they differ from the request's own, and the policy that then applies.
 struct Picked {
     method: Option<String>,
     host: Option<String>,

@@ -1,5 +1,5 @@
-//! How else a path can be read: by servers that do more than to undo its percent-encoding, and behind
-//! proxies that rewrite it before they do.
+//! Alternative readings of a path: by servers that normalise more than percent-encoding, and behind
+//! proxies that rewrite it first.
 
 use super::escapes::{decoded, encoded};
 use super::habits::{Habits, count};
@@ -7,13 +7,14 @@ use super::segments::Segments;
 use super::{Budget, TooMany};
 use std::collections::HashSet;
 
-/// What it costs to see what proxies make of a path, for each of its octets.
+/// The cost, for each octet of a path, of the forms in which proxies may forward it.
 const HANDED_ON: usize = 16;
 
-/// The first reading of `path` that `is_it`, if there is one. All are tried, each once, as far as the
-/// `budget` goes.
+/// The first reading of `path` for which `is_it` holds. Tries each reading once, as far as the
+/// `budget` allows.
 ///
-/// A segment that is as `spelled` at its place is what it is: whoever wrote the policy meant it so.
+/// A segment that equals the one in `spelled` at the same position has no other reading: the author
+/// of the policy wrote it that way.
 pub(super) fn find(
     path: &str,
     spelled: &[Vec<u8>],
@@ -39,7 +40,7 @@ pub(super) fn find(
     Ok(None)
 }
 
-/// What servers get to read of a path: itself, and what proxies make of it.
+/// The forms of a path that servers may receive: unchanged, and as proxies forward it.
 fn handed_on(path: &[u8], spelled: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut found = vec![];
     let mut add = |text: &[u8]| {
@@ -69,9 +70,9 @@ fn handed_on(path: &[u8], spelled: &[Vec<u8>]) -> Vec<Vec<u8>> {
     found
 }
 
-/// A path as it is; without the host that readers of URL references see in `//host` (RFC 3986 §4.2),
-/// or behind any number of slashes, as browsers' do (WHATWG URL, special authority ignore slashes
-/// state); and with one slash at its beginning, as who trims it leaves it.
+/// A path unchanged; without the host that URL parsers see in `//host` (RFC 3986 §4.2), or after
+/// any number of slashes, as browsers do (WHATWG URL, special authority ignore slashes state); and
+/// with one leading slash, as trimming leaves it.
 fn beginnings(path: &[u8]) -> [Option<&[u8]>; 4] {
     let is_slash = |it: &u8| matches!(it, b'/' | b'\\');
     if !path.get(1).is_some_and(is_slash) {
@@ -86,7 +87,7 @@ fn beginnings(path: &[u8]) -> [Option<&[u8]>; 4] {
     [Some(path), behind_host(2), behind_host(any), path.get(slashes.saturating_sub(1)..)]
 }
 
-/// Decoded, without empty segments and without dot segments.
+/// Decoded, without empty segments and dot segments.
 fn normalised(path: &[u8], habits: Habits, spelled: &[Vec<u8>]) -> Segments {
     let own = Habits::ENCODED_SLASH.and(Habits::EMPTY).and(Habits::DOTS);
     let mut segments = Segments::default();
@@ -99,7 +100,7 @@ fn joined(segments: &Segments, written: impl Fn(usize, &[u8]) -> Vec<u8>) -> Vec
     each.flat_map(|(place, it)| [b"/".to_vec(), written(place, it)].concat()).collect()
 }
 
-/// Decoded, but for what is meant as it is spelled.
+/// Decoded, except for segments that the policy spells this way.
 fn once_decoded(path: &[u8], habits: Habits, spelled: &[Vec<u8>]) -> Vec<u8> {
     let segments = path.split(|it| *it == b'/').skip(1).enumerate();
     let each = segments.flat_map(|(place, segment)| {
@@ -111,7 +112,7 @@ fn once_decoded(path: &[u8], habits: Habits, spelled: &[Vec<u8>]) -> Vec<u8> {
     each.collect()
 }
 
-/// Without dot segments, and otherwise as it is written.
+/// Without dot segments, otherwise unchanged.
 fn resolved(path: &[u8], habits: Habits) -> Vec<u8> {
     let is_slash = |it: &u8| *it == b'/' || (*it == b'\\' && habits.has(Habits::BACKSLASH));
     let mut kept: Vec<&[u8]> = vec![];
@@ -125,7 +126,7 @@ fn resolved(path: &[u8], habits: Habits) -> Vec<u8> {
     kept.iter().flat_map(|it| [b"/", *it].concat()).collect()
 }
 
-/// The path of a target that may also be a whole URL, or begin without a slash.
+/// The path of a target that may also be a whole URL, or have no leading slash.
 fn rooted(path: &str) -> Vec<u8> {
     if path.is_empty() || path.starts_with('/') {
         return path.as_bytes().to_vec();
@@ -141,7 +142,7 @@ fn before_query(path: &[u8]) -> &[u8] {
     path.split(|it| *it == b'?').next().unwrap_or_default()
 }
 
-/// Whether something is encoded that means something to who reads what was decoded.
+/// Whether an encoded octet would be special after decoding.
 fn escapes_matter(path: &[u8]) -> bool {
     let once = decoded(path, true);
     let is_new = |octet: &u8| count(path, *octet) < count(&once, *octet);

@@ -1,9 +1,9 @@
-//! The segments of a path, as a reader of certain habits reads them.
+//! The segments of a path under a given set of normalisations.
 
 use super::escapes::escape;
 use super::habits::{Habits, is_blank, is_trailing};
 
-/// The segments of a path in one reading.
+/// The segments of one reading of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Segments {
     octets: Vec<u8>,
@@ -11,14 +11,14 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Each of them, decoded.
+    /// The decoded segments.
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let begins = std::iter::once(&0).chain(&self.ends);
         begins.zip(&self.ends).map(|(begin, end)| self.octets.get(*begin..*end).unwrap_or_default())
     }
 
-    /// Whether the first of them are those of `prefix`; `folded`: in whatever case, but for those
-    /// that are as `spelled`.
+    /// Whether the first segments are those of `prefix`; with `folded`, ignoring case except for
+    /// segments that equal those in `spelled`.
     pub(super) fn begin_with(&self, prefix: &[Vec<u8>], folded: bool, spelled: &[Vec<u8>]) -> bool {
         let mut own = self.iter();
         prefix.iter().enumerate().all(|(place, wanted)| {
@@ -33,12 +33,12 @@ impl Segments {
         self.ends.last().copied().unwrap_or_default()
     }
 
-    /// Reads `path`. A segment that is as `spelled` at its place is what it is: whoever wrote the
-    /// policy meant it so.
+    /// Reads `path`. A segment that equals the one in `spelled` at the same position is not
+    /// normalised: the author of the policy wrote it that way.
     pub(super) fn read(&mut self, path: &[u8], habits: Habits, spelled: &[Vec<u8>]) {
         self.octets.clear();
         self.ends.clear();
-        // What is left behind a host may begin with a backslash.
+        // What follows a host may start with a backslash.
         let Some((_, mut rest)) = path.split_first() else { return };
         let mut in_parameters = false;
         while let Some((&first, behind)) = rest.split_first() {
@@ -65,7 +65,7 @@ impl Segments {
         self.end(habits, spelled);
     }
 
-    /// Ends the segment that is being read.
+    /// Ends the current segment.
     fn end(&mut self, habits: Habits, spelled: &[Vec<u8>]) {
         let begin = self.begin();
         let segment = self.octets.get(begin..).unwrap_or_default();
@@ -89,7 +89,7 @@ impl Segments {
     }
 }
 
-/// Whether two texts differ in the case of their letters at most, of any script.
+/// Whether two texts are equal ignoring case, in any script.
 fn same_letters(one: &[u8], other: &[u8]) -> bool {
     if one.is_ascii() && other.is_ascii() {
         return one.eq_ignore_ascii_case(other);
@@ -104,7 +104,7 @@ fn same_letters(one: &[u8], other: &[u8]) -> bool {
     })
 }
 
-/// How much is left of a segment without the dots and blanks at its end. A dot segment stays one.
+/// The length of a segment without trailing dots and spaces. A dot segment is kept.
 fn trimmed(segment: &[u8]) -> usize {
     let without = |is_cut: fn(u8) -> bool| {
         segment.iter().rposition(|it| !is_cut(*it)).map_or(0, |it| it.saturating_add(1))
