@@ -60,7 +60,7 @@ impl KeySet {
             };
             match key {
                 Ok(key) => set.keys.push(key),
-                Err(odd) => set.skipped.push(odd),
+                Err(unusable) => set.skipped.push(unusable),
             }
         }
         Ok(set)
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_key_does_not_take_the_others_with_it() {
+    fn one_unusable_key_does_not_take_the_others_with_it() {
         let n_1024 = "A".repeat(170) + "E";
         let odd = [
             json!({"kty": "oct", "k": "AAAA", "kid": "oct"}),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_stands_twice_makes_one_key_odd() {
+    fn a_duplicate_member_makes_one_key_unusable() {
         let twice = r#"{"kty":"EC","kty":"EC"}"#;
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         for odd in [twice, &deep] {

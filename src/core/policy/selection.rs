@@ -115,8 +115,8 @@ impl PolicySet {
         let has = |is_such: fn(&u8) -> bool, text: &str| text.as_bytes().iter().any(is_such);
         if choice.letters == Letters::Any
             || !readings::is_plain(path)
-            || (choice.by_host && found.host == Host::Odd)
-            || (choice.by_method && readings::is_odd_method(target.method))
+            || (choice.by_host && found.host == Host::Unclear)
+            || (choice.by_method && readings::is_unusual_method(target.method))
             || readings::is_overridden(request, &self.policies)
         {
             return false;

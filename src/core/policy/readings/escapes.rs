@@ -2,12 +2,12 @@
 
 use crate::percent::{triplet, wide};
 
-/// Decodes the escapes in `text`; with `odd`, obsolete forms as well.
-pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
+/// Decodes the escapes in `text`; with `obsolete`, obsolete forms as well.
+pub(super) fn decoded(text: &[u8], obsolete: bool) -> Vec<u8> {
     let mut found = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, behind)) = rest.split_first() {
-        let (octet, behind) = escape(rest, odd).unwrap_or((first, behind));
+        let (octet, behind) = escape(rest, obsolete).unwrap_or((first, behind));
         found.push(octet);
         rest = behind;
     }
@@ -15,14 +15,14 @@ pub(super) fn decoded(text: &[u8], odd: bool) -> Vec<u8> {
 }
 
 /// Decodes the escape at the start of `text`. Returns the octet and the rest.
-pub(super) fn escape(text: &[u8], odd: bool) -> Option<(u8, &[u8])> {
+pub(super) fn escape(text: &[u8], obsolete: bool) -> Option<(u8, &[u8])> {
     let behind = text.strip_prefix(b"%")?;
-    let old = if odd { overlong(text).or_else(|| unicode(text)) } else { None };
+    let old = if obsolete { overlong(text).or_else(|| unicode(text)) } else { None };
     old.or_else(|| triplet(behind))
 }
 
 /// Whether `text` starts with an escape in an obsolete form.
-pub(super) fn is_odd_escape(text: &[u8]) -> bool {
+pub(super) fn is_obsolete_escape(text: &[u8]) -> bool {
     overlong(text).is_some() || unicode(text).is_some()
 }
 

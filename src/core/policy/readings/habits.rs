@@ -1,6 +1,6 @@
 //! How servers normalise a path beyond percent-decoding, and which of that affects a given path.
 
-use super::escapes::{decoded, is_odd_escape};
+use super::escapes::{decoded, is_obsolete_escape};
 use memchr::memchr_iter;
 
 /// A set of normalisations, each a bit. Servers behind one another apply several.
@@ -78,7 +78,7 @@ impl Habits {
                 b'#' | b'?' | 0 => Self::ENDS,
                 b'/' if before == b'/' && place != 0 => Self::EMPTY,
                 b'.' if begins => Self::DOTS,
-                b'%' if is_odd_escape(text.get(place..).unwrap_or_default()) => Self::OVERLONG,
+                b'%' if is_obsolete_escape(text.get(place..).unwrap_or_default()) => Self::OVERLONG,
                 it if it.is_ascii_control() => Self::ENDS,
                 _ => Self::default(),
             });

@@ -9,7 +9,7 @@ pub(in crate::policy) enum Host<'a> {
     /// This host; none if there is no authority.
     Plain(Option<&'a str>),
     /// Not a plain host and port: user information, a list, or an unusual character.
-    Odd,
+    Unclear,
 }
 
 impl<'a> Host<'a> {
@@ -23,7 +23,7 @@ impl<'a> Host<'a> {
             {
                 Self::Plain(Some(host).filter(|it| !it.is_empty()))
             }
-            Some(_) | None => Self::Odd,
+            Some(_) | None => Self::Unclear,
         }
     }
 
@@ -31,7 +31,7 @@ impl<'a> Host<'a> {
     pub(in crate::policy) const fn plain(self) -> Option<&'a str> {
         match self {
             Self::Plain(host) => host,
-            Self::Odd => None,
+            Self::Unclear => None,
         }
     }
 }
@@ -122,7 +122,7 @@ mod tests {
             ("API.test b", &["api.test", "b"]),
             ("api。test", &["all.test", "api", "test"]),
         ] {
-            assert_eq!(Host::of(authority), Host::Odd, "{authority}");
+            assert_eq!(Host::of(authority), Host::Unclear, "{authority}");
             let found = others(authority, ["all.test".to_owned()].into_iter());
             assert_eq!(
                 found.iter().map(String::as_str).collect::<Vec<_>>(),

@@ -64,19 +64,20 @@ pub(super) struct Found<'a> {
 /// Whether a path has only one reading, apart from the case of its letters.
 pub(super) fn is_plain(path: &str) -> bool {
     let octets = path.as_bytes();
-    let odd = octets.iter().fold(false, |odd, it| odd | is_odd(*it));
+    let special = octets.iter().fold(false, |special, it| special | is_special(*it));
     let is_in_doubt = |slash: usize| {
         let beside = |place: Option<usize>| place.and_then(|it| octets.get(it));
         beside(slash.checked_sub(1)) == Some(&b'.')
             || matches!(beside(slash.checked_add(1)), Some(b'.' | b'/'))
     };
-    !odd && octets.starts_with(b"/")
+    !special
+        && octets.starts_with(b"/")
         && !octets.ends_with(b".")
         && !memchr_iter(b'/', octets).any(is_in_doubt)
 }
 
 /// Whether some server treats this octet specially.
-const fn is_odd(octet: u8) -> bool {
+const fn is_special(octet: u8) -> bool {
     matches!(octet, b'%' | b';' | b'\\' | b'#' | 0..=b' ' | 0x7f..)
 }
 
@@ -101,8 +102,8 @@ pub(super) fn stricter(
     let choice = policies.choice();
     let methods = if choice.by_method { methods(policies, request) } else { BTreeSet::new() };
     let hosts = match found.host {
-        Host::Odd if choice.by_host => hosts(policies, request.target.authority),
-        Host::Odd | Host::Plain(_) => BTreeSet::new(),
+        Host::Unclear if choice.by_host => hosts(policies, request.target.authority),
+        Host::Unclear | Host::Plain(_) => BTreeSet::new(),
     };
     let readings = Readings { policies, found, own: request.target.method, methods, hosts };
     let path = if choice.by_path { request.target.path_only() } else { "" };
@@ -169,7 +170,7 @@ fn queries(text: &[u8]) -> impl Iterator<Item = String> {
 const HEAD: &str = "HEAD";
 
 /// Whether a method may be read as another one.
-pub(super) fn is_odd_method(method: &str) -> bool {
+pub(super) fn is_unusual_method(method: &str) -> bool {
     method == HEAD || method.bytes().any(|it| it.is_ascii_lowercase())
 }
 
