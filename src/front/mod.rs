@@ -1,4 +1,4 @@
-//! Knows how a request comes in and an answer goes out. A front end translates and never decides.
+//! Front ends: they translate between a proxy's protocol and a check, and never decide.
 
 pub mod capture;
 pub mod ext_authz;

@@ -1,24 +1,24 @@
-//! What one connection does and holds: its calls, messages that are not complete, answers that its
-//! client has yet to take. Each is bounded, for the connection and for the process.
+//! Resource limits of a connection: its calls, incomplete messages, and answers that the client has
+//! not read yet. Each is bounded for the connection and for the process.
 
 use bytes::{Buf, Bytes};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// What there is a bounded amount of.
+/// A bounded resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// Bytes of messages that did not come complete in one piece.
+    /// Bytes of messages that did not arrive in one piece.
     MessageBytes,
-    /// Calls to health whose message is not complete.
+    /// Health calls whose message is incomplete.
     UnfinishedCalls,
-    /// Calls that watch the health.
+    /// Health watches.
     Watches,
-    /// Calls to reflection.
+    /// Reflection calls.
     Reflections,
 }
 
-/// The connections of the process together.
+/// The totals of all connections of the process.
 #[derive(Debug, Default)]
 pub struct Everybody(Amounts);
 
@@ -42,8 +42,8 @@ struct Amounts {
     reflections: AtomicUsize,
 }
 
-/// Bytes of answers that have not been taken, by when they were given: before the last turn of
-/// generations, or after it.
+/// Bytes of untaken answers in two generations: those from before the last [`Peer::turn`], and
+/// those from after it.
 #[derive(Debug, Default)]
 struct Generations {
     even: AtomicUsize,
@@ -51,7 +51,7 @@ struct Generations {
     present_is_odd: AtomicBool,
 }
 
-/// A part of a [`Resource`]. Given back when it is dropped.
+/// A share of a [`Resource`]. Returned on drop.
 #[derive(Debug)]
 pub struct Share {
     peer: Arc<Peer>,
@@ -59,11 +59,11 @@ pub struct Share {
     amount: usize,
 }
 
-/// One call, until it is answered.
+/// A call that is not answered yet.
 #[derive(Debug)]
 pub struct OpenCall(Arc<Peer>);
 
-/// Bytes of an answer, which count until they have been written out.
+/// Bytes of an answer, which count as untaken until they are written out.
 #[derive(Debug)]
 pub struct Untaken {
     bytes: Bytes,
@@ -72,16 +72,16 @@ pub struct Untaken {
     odd: bool,
 }
 
-/// What an answer takes besides its bytes, about: its stream, its headers and its trailers.
+/// The approximate overhead of an answer: its stream, headers and trailers.
 const ANSWER: usize = 1024;
 
 const MIB: usize = 1024 * 1024;
 
 impl Resource {
-    /// The most that one connection may have, and all together.
+    /// The limits, for one connection and for all together.
     ///
-    /// A connection may have one message of the longest kind at a time, and health is asked about
-    /// by one call after the other: what is beyond that is not a proxy's.
+    /// A connection may have one message of maximum length at a time, and a few health calls: no
+    /// proxy needs more.
     const fn most(self) -> (usize, usize) {
         match self {
             Self::MessageBytes => (16 * MIB, 48 * MIB),
@@ -101,7 +101,7 @@ impl Amounts {
         }
     }
 
-    /// Takes `amount` more, unless that is more than `most` in all.
+    /// Takes `amount` more, unless the total would exceed `most`.
     fn take(&self, resource: Resource, amount: usize, most: usize) -> bool {
         let more = |held: usize| held.checked_add(amount).filter(|it| *it <= most);
         self.of(resource).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -113,7 +113,7 @@ impl Amounts {
 }
 
 impl Peer {
-    /// A connection that has not said anything.
+    /// A new connection.
     pub fn new(everybody: Arc<Everybody>) -> Arc<Self> {
         Arc::new(Self {
             calls: AtomicU64::new(0),
@@ -126,24 +126,24 @@ impl Peer {
         })
     }
 
-    /// Begins a call.
+    /// Starts a call.
     pub fn call(self: &Arc<Self>) -> OpenCall {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         OpenCall(Arc::clone(self))
     }
 
-    /// How many calls there have been.
+    /// The number of calls so far.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// How many calls are not answered yet.
+    /// The number of unanswered calls.
     pub fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// So much of a resource, if there is as much left.
+    /// A share of a resource, if that much is left.
     pub fn take(self: &Arc<Self>, resource: Resource, amount: usize) -> Option<Share> {
         self.add(resource, amount).then(|| Share { peer: Arc::clone(self), resource, amount })
     }
@@ -160,7 +160,7 @@ impl Peer {
         there_is
     }
 
-    /// Part of an answer, which counts as untaken from here on.
+    /// Counts part of an answer as untaken.
     pub fn answer(self: &Arc<Self>, bytes: Bytes) -> Untaken {
         let weight = bytes.len().saturating_add(ANSWER);
         let odd = self.untaken.present_is_odd.load(Ordering::Relaxed);
@@ -168,25 +168,25 @@ impl Peer {
         Untaken { bytes, peer: Arc::clone(self), weight, odd }
     }
 
-    /// The bytes of all answers that have not been taken.
+    /// The bytes of all untaken answers.
     pub fn untaken(&self) -> usize {
         let [even, odd] = [false, true].map(|it| self.untaken.of(it).load(Ordering::Relaxed));
         even.saturating_add(odd)
     }
 
-    /// The same of those that were given before generations were last turned.
+    /// The bytes of untaken answers from before the last [`Self::turn`].
     pub fn untaken_before(&self) -> usize {
         let present = self.untaken.present_is_odd.load(Ordering::Relaxed);
         self.untaken.of(!present).load(Ordering::Relaxed)
     }
 
-    /// Turns generations: answers from here on are told from those before. Those from before the
-    /// turn before this one count as new ones.
+    /// Starts a new generation of answers. There are two, so the generation before the last turn is
+    /// reused for new answers.
     pub fn turn(&self) {
         self.untaken.present_is_odd.fetch_xor(true, Ordering::Relaxed);
     }
 
-    /// Notes that the system took something that was written, or had no room for it.
+    /// Records whether the operating system accepted a write, or its buffer was full.
     pub fn wrote(&self, taken: bool) {
         self.blocked.store(!taken, Ordering::Relaxed);
         if taken {
@@ -194,7 +194,7 @@ impl Peer {
         }
     }
 
-    /// How often something was written, and whether something waits to be.
+    /// The number of writes so far, and whether one is blocked.
     pub fn writing(&self) -> (u64, bool) {
         (self.written.load(Ordering::Relaxed), self.blocked.load(Ordering::Relaxed))
     }
@@ -213,7 +213,7 @@ impl Drop for OpenCall {
 }
 
 impl Share {
-    /// So much more of the same. Whether there was as much left.
+    /// Takes more of the same resource. Returns whether that much was left.
     #[must_use]
     pub fn grow(&mut self, amount: usize) -> bool {
         let grown = self.peer.add(self.resource, amount);

@@ -1,4 +1,4 @@
-//! Knows how a request is written down as Envoy would have sent it, wherever it came from.
+//! Conversion of a request from any front end into the `CheckRequest` that Envoy would have sent.
 
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
@@ -6,9 +6,9 @@ use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, Ch
 use keybound_core::{Evidence, Field, Overrides, Request, Target};
 use prost::Message;
 
-/// The encoded `CheckRequest` that is read as `request`, but for annotations of its route: they
-/// come from Envoy alone. `certificate_header` is the header that carries the client certificate,
-/// if one does.
+/// The encoded `CheckRequest` that is parsed as `request`, without route annotations, which only
+/// Envoy sends. `certificate_header` is the header that carries the client certificate, if there is
+/// one.
 pub fn to_check_request(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u8> {
     let Target { method, scheme, authority, path } = request.target;
     let http = pb::HttpRequest {
@@ -50,7 +50,7 @@ fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<Heade
         ("x-original-url", url),
     ];
     let mut lines: Vec<_> = known.iter().flat_map(|(name, field)| written(name, *field)).collect();
-    // Once, if it is one of the others.
+    // Not again if it is one of the headers above.
     if let Some(name) = certificate_header.filter(|it| !lines.iter().any(|line| line.key == **it)) {
         lines.extend(written(name, header));
     }
@@ -60,7 +60,7 @@ fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<Heade
     lines
 }
 
-/// The lines of a header. Of what came several times nobody has kept the values.
+/// The lines of a header. The values of a repeated header are not kept.
 fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
     let line = |value: &[u8]| HeaderValue {
         key: name.to_owned(),

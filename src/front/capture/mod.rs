@@ -1,5 +1,5 @@
-//! Knows how refused requests are kept for `explain`: a few of them, off the path of checks, and
-//! without what would make them worth stealing.
+//! Capture of refused requests for `explain`: a bounded number, redacted, and written outside the
+//! request path.
 
 mod check_request;
 mod redact;
@@ -20,18 +20,18 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// What is kept, and where.
+/// What to capture, and where.
 #[derive(Clone, Debug)]
 pub struct CaptureRules {
-    /// The folder, which must be there.
+    /// The folder, which must exist.
     pub folder: PathBuf,
-    /// The reasons for which requests are kept; empty: all.
+    /// The reasons for which requests are captured; empty: all.
     pub reasons: Vec<Denial>,
-    /// So many are in the folder at most.
+    /// The maximum number of files in the folder.
     pub most: usize,
 }
 
-/// Takes refused requests, and never makes a check wait.
+/// Queues refused requests for a thread that writes them. Never blocks a check.
 pub struct Capture {
     reasons: Vec<Denial>,
     clock: Arc<dyn Clock>,
@@ -40,29 +40,29 @@ pub struct Capture {
     waiting: Arc<AtomicUsize>,
 }
 
-/// A request on its way to the folder.
+/// A request to be written.
 struct Taken {
     /// An encoded `CheckRequest`.
     message: Bytes,
-    /// The header that carries the client certificate, if one does.
+    /// The header that carries the client certificate, if there is one.
     certificate_header: Option<String>,
     reason: Denial,
     at: UnixTime,
 }
 
-/// So many may wait to be written; what comes beyond that is not kept.
+/// The maximum number of requests in the queue. Further ones are dropped.
 const QUEUE: usize = 64;
 
-/// The longest message that is taken, in bytes, so that those that wait hold 64 MiB at most. A proxy
-/// sends no more headers than a tenth of it, and a body is not kept anyway.
+/// The longest message that is queued, in bytes, so that the queue is at most 64 MiB. The headers a
+/// proxy sends take less than a tenth of it, and bodies are not captured.
 const LONGEST: usize = 1024 * 1024;
 
 impl Capture {
-    /// A capture, with a thread that writes until it is dropped.
+    /// Starts a capture, with a thread that writes until the capture is dropped.
     ///
     /// # Errors
     ///
-    /// The folder is not there, or nothing can be written into it.
+    /// The folder does not exist, or is not writable.
     pub fn start(rules: CaptureRules, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let mut captures = CaptureFolder::open(rules.folder, rules.most, clock.now())?;
         let opens = Arc::clone(&captures.opens);
@@ -74,9 +74,9 @@ impl Capture {
         Ok(Self { reasons: rules.reasons, clock, queue, opens, waiting })
     }
 
-    /// Takes the request in `message`, an encoded `CheckRequest`, if `verdict` refuses it, or would
-    /// if its policy did more than report. `certificate_header` is the header that carries the
-    /// client certificate, if one does.
+    /// Captures the request in `message`, an encoded `CheckRequest`, if `verdict` denies it or, in
+    /// report mode, would deny it. `certificate_header` is the header that carries the client
+    /// certificate, if there is one.
     pub fn take(
         &self,
         verdict: &Verdict,
@@ -88,8 +88,8 @@ impl Capture {
         if at.as_millis() < self.opens.load(Ordering::Relaxed) {
             return;
         }
-        // A place first, then the copy: of a flood of refusals, most find no place. One that finds
-        // none is one of many.
+        // Reserve a place before copying: in a flood of denials, most requests find the queue full
+        // and are dropped.
         if QUEUE <= self.waiting.fetch_add(1, Ordering::Relaxed)
             || !self.send(at, reason, certificate_header, message())
         {
@@ -97,7 +97,7 @@ impl Capture {
         }
     }
 
-    /// Whether the request goes to the thread that writes.
+    /// Whether the request was queued.
     fn send(
         &self,
         at: UnixTime,
@@ -121,23 +121,24 @@ impl fmt::Debug for Capture {
     }
 }
 
-/// The folder, and how much is in it.
+/// The folder, and the number of files in it.
 struct CaptureFolder {
     folder: PathBuf,
     most: usize,
     kept: usize,
-    /// Since when it is closed, as it is full or cannot be written to; none while it is open.
+    /// When the folder was found full or not writable; none while it can be written to.
     closed: Option<UnixTime>,
-    /// When it is looked at again, in milliseconds since the epoch. Until then nothing is taken.
+    /// When the folder is checked again, in milliseconds since the epoch. Requests before that are
+    /// dropped.
     opens: Arc<AtomicI64>,
-    /// How many requests wait to be written.
+    /// The length of the queue.
     waiting: Arc<AtomicUsize>,
-    /// The last write failed, and that was told.
+    /// The last write failed, and a warning was logged.
     broken: bool,
     number: u64,
 }
 
-/// A folder that is full, or cannot be written to, is looked at again so much later.
+/// The interval at which a full or unwritable folder is checked again.
 const LOOK: Duration = Duration::from_secs(10);
 
 const EXTENSION: &str = "pb";
@@ -145,7 +146,7 @@ const EXTENSION: &str = "pb";
 impl CaptureFolder {
     fn open(folder: PathBuf, most: usize, now: UnixTime) -> io::Result<Self> {
         let kept = kept_in(&folder)?;
-        // Rather now than at the first refusal, when nobody looks.
+        // Fail at startup rather than at the first denial, when nobody is looking.
         let trial = folder.join(format!(".keybound-{}", std::process::id()));
         drop(fs::remove_file(part_of(&trial)));
         write(&trial, b"")?;
@@ -167,11 +168,11 @@ impl CaptureFolder {
         }
     }
 
-    /// Whether there is room. A folder that had none some time ago is looked at again, for somebody
-    /// may have made some.
+    /// Whether the folder can take a file. A full folder is counted again after a while, since the
+    /// operator may have removed files.
     fn has_room(&mut self, now: UnixTime) -> bool {
         if self.closed.is_some_and(|it| LOOK <= now.since(it)) {
-            // What cannot be read is as full as it was.
+            // If the folder cannot be read, assume that nothing has changed.
             self.kept = kept_in(&self.folder).unwrap_or(self.kept);
             self.closed = None;
             if self.most <= self.kept {
@@ -209,7 +210,7 @@ impl CaptureFolder {
             }
             Err(error) => {
                 self.close(*at);
-                // A full disk is told of once, not for each of a flood of refusals.
+                // Log a full disk once, not for every denial.
                 if !std::mem::replace(&mut self.broken, true) {
                     tracing::warn!(%error, "refused requests are not kept");
                 }
@@ -218,7 +219,7 @@ impl CaptureFolder {
     }
 }
 
-/// How many requests are in the folder, from this process and from others before.
+/// The number of captures in the folder, including those of earlier processes.
 fn kept_in(folder: &Path) -> io::Result<usize> {
     let mut kept = 0_usize;
     for entry in fs::read_dir(folder)? {
@@ -228,18 +229,18 @@ fn kept_in(folder: &Path) -> io::Result<usize> {
     Ok(kept)
 }
 
-/// What a file is called until it is whole.
+/// The name of a file while it is incomplete.
 fn part_of(path: &Path) -> PathBuf {
     path.with_extension("part")
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 fn write(path: &Path, message: &[u8]) -> io::Result<()> {
     let part = part_of(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
     let written = file.write_all(message).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
-        // What is left of it is of no use, and takes room that there is none of.
+        // An incomplete file is useless, and takes up space.
         drop(fs::remove_file(&part));
     }
     written

@@ -1,4 +1,4 @@
-//! Knows what of a request is worth stealing, and is not kept.
+//! Redaction of requests before they are captured.
 
 use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
@@ -11,10 +11,9 @@ use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-/// An encoded request without what would make it worth stealing: no signatures, no opaque token, no
-/// values in the query, no body, and of the other headers and of what the operator attached to the
-/// route no more than the names. Nothing when it cannot be read, for then nobody knows what it
-/// holds.
+/// Redacts an encoded request: no signatures, no opaque token, no values in the query, no body, and
+/// only the names of other headers and of other route metadata. Returns nothing if the request
+/// cannot be parsed, since it may then contain anything.
 pub fn redacted(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
     let mut request = CheckRequest::decode(message).ok()?;
     let attributes = request.attributes.as_mut()?;
@@ -45,13 +44,13 @@ fn redact(http: &mut HttpRequest, certificate_header: Option<&str>) {
     }
     for line in http.header_map.iter_mut().flat_map(|it| &mut it.headers) {
         line.value = header_value(&line.key, &line.value, certificate_header);
-        // A byte outside of UTF-8 makes no difference to any check of these headers.
+        // Bytes that are not UTF-8 do not affect the check of any of these headers.
         let raw = String::from_utf8_lossy(&line.raw_value);
         line.raw_value = header_value(&line.key, &raw, certificate_header).into_bytes();
     }
 }
 
-/// The values of headers that checks look at and that are no secrets.
+/// Headers that checks use and whose values are not secret.
 const TELLING: [&str; 3] = ["x-forwarded-client-cert", "x-request-id", "traceparent"];
 
 fn header_value(name: &str, value: &str, certificate_header: Option<&str>) -> String {
@@ -64,7 +63,7 @@ fn header_value(name: &str, value: &str, certificate_header: Option<&str>) -> St
     }
 }
 
-/// A method or a URL in place of the target's own, which checks look at; of anything else nothing.
+/// A method or URL that overrides the target's own, since checks use it; anything else is emptied.
 fn overriding(name: &str, value: &str) -> String {
     let mut found = Overrides::default();
     found.add(name.as_bytes(), value.as_bytes());
@@ -74,13 +73,13 @@ fn overriding(name: &str, value: &str) -> String {
     if found.url == Field::Absent {
         return String::new();
     }
-    // Whoever reads a whole URL takes its path.
+    // A server that reads a whole URL uses its path.
     let behind =
         value.split_once("://").map(|(_, rest)| rest.find('/').map(|it| rest.split_at(it).1));
     without_values(behind.map_or(value, Option::unwrap_or_default))
 }
 
-/// Nothing that is longer than the name of a method.
+/// A short text unchanged; one longer than any method is emptied.
 fn method(value: &str) -> String {
     if value.len() <= METHOD_CHARS { value.to_owned() } else { filled(value) }
 }
@@ -88,8 +87,8 @@ fn method(value: &str) -> String {
 /// No common method has a longer name.
 const METHOD_CHARS: usize = 16;
 
-/// The scheme as it is; of each piece that may be a token, what is not secret. Blanks around it count
-/// for nothing where it is read, and a sole word is a scheme only when it is one that is known.
+/// The scheme unchanged, and each further word redacted, since it may be a token. Spaces around
+/// them are ignored when parsing. A sole word is kept only if it is a known scheme.
 fn authorization(value: &str) -> String {
     let begin = value.len().saturating_sub(value.trim_ascii_start().len());
     let (blanks, value) = value.split_at_checked(begin).unwrap_or(("", value));
@@ -111,11 +110,11 @@ fn is_known(scheme: &str) -> bool {
     ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it))
 }
 
-/// No scheme has a longer name, and many a secret does.
+/// No scheme has a longer name, but many secrets are longer.
 const SCHEME_CHARS: usize = 16;
 
-/// A JWT with a signature of zeros; whatever is none, with nothing left but its form. An opaque
-/// token may have dots as well, and its secret anywhere between them.
+/// A JWT with its signature zeroed. Anything else keeps only its shape: an opaque token may contain
+/// dots too, with the secret anywhere between them.
 fn without_signature(jwt: &str) -> String {
     match jwt.split('.').collect::<Vec<_>>()[..] {
         [header, payload, signature] if is_object(header) && !jwt.contains(',') => {
@@ -129,14 +128,14 @@ fn is_object(part: &str) -> bool {
     base64url::decode(part.as_bytes()).is_ok_and(|it| json::object(&it).is_ok())
 }
 
-/// As many `A`s as there are characters that a token may have, and all others as they are.
+/// Replaces each character that a token may contain with `A`, and keeps the others.
 fn filled(text: &str) -> String {
     let fill = |it: char| if it.is_alphanumeric() || "-_~+/".contains(it) { 'A' } else { it };
     text.chars().map(fill).collect()
 }
 
-/// A path whose query has names and no values. What has no value may be one, and so may what is
-/// behind a `;`, which ends a value for some and is part of it for others.
+/// A path whose query has names but no values. A name without a value may itself be one, and so may
+/// what follows a `;`, which ends a value for some parsers and is part of it for others.
 fn without_values(path: &str) -> String {
     let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
     let parts = query.split('&').map(|part| {
@@ -150,20 +149,21 @@ fn without_values(path: &str) -> String {
 
 fn without_value(parameter: &str) -> String {
     token_name(parameter).unwrap_or_else(|| match parameter.split_once('=') {
-        // Servers may take it for the method.
+        // Servers may use it as the method.
         Some((name @ "_method", value)) => format!("{name}={}", method(value)),
         Some((name, value)) if !value.trim_matches('=').is_empty() => format!("{name}="),
         Some(_) | None => filled(parameter),
     })
 }
 
-/// The one name that checks look for. Its other spellings have room for more than the name.
+/// The exact name that checks look for, in place of any spelling of it: another spelling could carry
+/// more than the name.
 fn token_name(parameter: &str) -> Option<String> {
     let (name, equals) = parameter.split_once('=').map_or((parameter, ""), |(name, _)| (name, "="));
     is_access_token(name).then(|| format!("access_token{equals}"))
 }
 
-/// Of the metadata of a route, what its annotations say about its policy.
+/// Reduces the metadata of a route to the annotations that name its policy.
 fn annotation(metadata: Metadata) -> Metadata {
     let mut ours = metadata.filter_metadata;
     ours.retain(|name, _| name == NAMESPACE);
@@ -201,7 +201,7 @@ fn named_in(resource: &mut Struct) {
     }
 }
 
-/// As unclear as anything else that is not what it should be.
+/// As unclear to a check as any other unexpected value.
 const fn nothing() -> Value {
     Value { kind: Some(Kind::NullValue(0)) }
 }

@@ -1,13 +1,13 @@
-//! Knows how an answer becomes a `CheckResponse` that every Envoy reads the same way.
+//! Encoding of an answer as a `CheckResponse` that all versions of Envoy read the same way.
 
 use super::protobuf::Writer;
 use keybound_core::{Answer, Header, Metadata};
 
-/// Adds the encoded `envoy.service.auth.v3.CheckResponse` to `to`, without gRPC's frame.
+/// Appends the encoded `envoy.service.auth.v3.CheckResponse` to `to`, without the gRPC frame.
 ///
-/// Envoy lets a request through on `status.code` alone, whatever `http_response` holds, so the
-/// two are written in the same arm. A header whose value holds control characters never goes out:
-/// Envoy would write a line break into the client's response as it stands.
+/// Envoy allows a request on `status.code` alone, whatever `http_response` contains, so both are
+/// written in the same arm. A header whose value has control characters is never sent: Envoy would
+/// write a line break into the client's response unescaped.
 pub fn response(answer: &Answer<'_>, to: &mut Vec<u8>) {
     let mut response = Writer::to(to);
     match answer {
@@ -30,7 +30,7 @@ fn code(response: &mut Writer<'_>, code: u32) {
     response.message(1, |it| it.number(1, code));
 }
 
-/// gRPC's code for a denial, for whoever reads the answer without Envoy. Never [`OK`].
+/// The gRPC code for a denial, for clients other than Envoy. Never [`OK`].
 fn code_of(status: u16) -> u32 {
     match status {
         400 => INVALID_ARGUMENT,
@@ -54,7 +54,7 @@ fn allowed(ok: &mut Writer<'_>, set: &[Header<'_>], remove: &[&str], to_client: 
         if header.is_sendable() {
             ok.message(2, |it| to_upstream(it, header));
         } else {
-            // What cannot be set must not be left to the client either.
+            // If it cannot be set, the client's own must not pass either.
             ok.text(5, header.name);
         }
     }
@@ -75,8 +75,8 @@ fn denied(denied: &mut Writer<'_>, status: u16, to_client: &[Header<'_>], body: 
     denied.text(3, body);
 }
 
-/// A request header in place of all that the client sent under its name. Some Envoys go by
-/// `append` alone, others by `append_action`: both say to overwrite.
+/// A request header that replaces all of the same name. Some versions of Envoy use only `append`,
+/// others only `append_action`: both say to overwrite.
 fn to_upstream(option: &mut Writer<'_>, header: &Header<'_>) {
     sole(option, header);
     // `append`, a `BoolValue` of false.
@@ -85,14 +85,14 @@ fn to_upstream(option: &mut Writer<'_>, header: &Header<'_>) {
 
 fn to_denied_client(option: &mut Writer<'_>, header: &Header<'_>) {
     if header.name.eq_ignore_ascii_case("www-authenticate") {
-        // One line per challenge.
+        // One line for each challenge.
         value(option, header, APPEND_IF_EXISTS_OR_ADD);
     } else {
         sole(option, header);
     }
 }
 
-/// A response header in place of one of the same name. Envoy drops a denial's headers that have
+/// A response header that replaces one of the same name. Envoy drops headers of a denial that have
 /// `append` set, so it stays unset.
 fn sole(option: &mut Writer<'_>, header: &Header<'_>) {
     value(option, header, OVERWRITE_IF_EXISTS_OR_ADD);
@@ -102,7 +102,7 @@ fn sole(option: &mut Writer<'_>, header: &Header<'_>) {
 const APPEND_IF_EXISTS_OR_ADD: u32 = 0;
 const OVERWRITE_IF_EXISTS_OR_ADD: u32 = 2;
 
-/// `HeaderValueOption`. Envoy ignores `raw_value` in an answer and would send an empty header.
+/// `HeaderValueOption`. Envoy ignores `raw_value` in a response, and would send an empty header.
 fn value(option: &mut Writer<'_>, header: &Header<'_>, append_action: u32) {
     option.message(1, |it| {
         it.text(1, header.name);

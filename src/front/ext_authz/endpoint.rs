@@ -1,4 +1,4 @@
-//! The methods that gRPC clients may call here, and how a check is answered.
+//! The gRPC endpoint: dispatch of methods, and the answer to a check.
 
 use super::grpc::{self, Fault, MESSAGE_BYTES, Message, Reply};
 use super::health_and_reflection::{AUTHORIZATION, HealthAndReflection, ServiceBody};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::Status;
 
-/// The gRPC service, for any number of connections.
+/// The gRPC service, shared by all connections.
 #[derive(Debug)]
 pub struct Endpoint {
     gate: Arc<Gate>,
@@ -28,12 +28,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A service that has requests checked at `gate`.
+    /// A service that checks requests at `gate`.
     pub fn new(gate: Arc<Gate>, health_and_reflection: HealthAndReflection) -> Self {
         Self { gate, health_and_reflection, capture: None }
     }
 
-    /// The same, and `capture` takes what is refused.
+    /// The same service, capturing denied requests with `capture`.
     #[must_use]
     pub fn capturing(self, capture: Option<Arc<Capture>>) -> Self {
         Self { capture, ..self }
@@ -60,8 +60,8 @@ impl Endpoint {
         answer.map(|kind| EndpointBody { kind, peer })
     }
 
-    /// Whatever goes wrong, the answer is a denial in a call that ends well: on a call that fails,
-    /// the proxy may be told to let the request through.
+    /// Whatever fails, the answer is a denial in a successful call: on a failed call, the proxy may
+    /// be configured to allow the request.
     async fn check<B: Body<Data = Bytes>>(
         &self,
         call: Call<'_>,
@@ -75,7 +75,7 @@ impl Endpoint {
     }
 }
 
-/// A proxy that traces names its own span for the call here (W3C Trace Context §3.2).
+/// A proxy that traces sends its own span for this call (W3C Trace Context §3.2).
 const TRACEPARENT: &str = "traceparent";
 
 fn is_check(path: &str) -> bool {
@@ -91,7 +91,7 @@ async fn check<B: Body<Data = Bytes>>(
 ) -> Bytes {
     let (admitted, message) = match receive(call, body, peer).await {
         Ok((admitted, Ok(message))) => (admitted, message),
-        // Who breaks the stream has given up: there is nobody to deny anything to.
+        // The client broke off the call, so nobody receives the denial.
         Ok((_, Err(Fault::Broken))) => {
             return encoded(&call.answer(&call.refuse_unrecorded(), None));
         }
@@ -105,7 +105,7 @@ async fn check<B: Body<Data = Bytes>>(
     };
     let answer = call.answer(&verdict, read.as_ref().ok());
     if let Some(capture) = capture {
-        // A copy, for what was received may hold on to more than the message.
+        // Copied, because the received buffer may keep more alive than the message.
         let copy = || Bytes::copy_from_slice(&message.bytes);
         capture.take(&verdict, call.active().certificate_header(), copy);
     }
@@ -130,7 +130,7 @@ fn encoded(answer: &Answer<'_>) -> Bytes {
     grpc::framed(|message| encode::response(answer, message))
 }
 
-/// The body of an answer. What is in it counts as untaken until it has been written out.
+/// The body of an answer. Its bytes count as untaken until they are written to the connection.
 #[derive(Debug)]
 pub struct EndpointBody {
     kind: Kind,
@@ -139,9 +139,9 @@ pub struct EndpointBody {
 
 #[derive(Debug)]
 enum Kind {
-    /// Of a check.
+    /// The answer to a check.
     Check(Reply),
-    /// Of health or reflection.
+    /// The answer of health or reflection.
     Service(ServiceBody),
 }
 

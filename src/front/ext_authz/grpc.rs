@@ -1,4 +1,4 @@
-//! gRPC's framing of one message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
+//! gRPC framing of a single message over HTTP/2 (gRPC, PROTOCOL-HTTP2).
 
 use crate::front::peer::{Peer, Resource, Share};
 use bytes::{Bytes, BytesMut};
@@ -16,24 +16,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::Code;
 
-/// The longest message that is read, in bytes. Envoy itself takes no more than 8 MiB of headers.
+/// The longest message accepted, in bytes. Envoy itself accepts at most 8 MiB of headers.
 pub const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Why a call's message cannot be had. It is answered with a denial, since the proxy may be told
-/// to let a request through on a gRPC error.
+/// Why the message of a call cannot be read. Answered with a denial, since the proxy may be
+/// configured to allow requests on a gRPC error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is longer than the limit.
+    /// The message exceeds the limit.
     TooLarge,
-    /// It is compressed, which nobody has been offered.
+    /// The message is compressed, which was not negotiated.
     Compressed,
-    /// It ends early.
+    /// The body ends before the message does.
     Truncated,
-    /// More follows it.
+    /// More data follows the message.
     Excess,
-    /// The stream broke.
+    /// The stream was reset.
     Broken,
-    /// There is no room for it beside the messages that others have not completed.
+    /// The memory for incomplete messages is used up.
     NoRoom,
 }
 
@@ -50,10 +50,10 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// Reads the one message of a unary call, of `limit` bytes at most, for `peer`.
+/// Reads the only message of a unary call, of at most `limit` bytes, for `peer`.
 ///
-/// Nothing is copied when it comes in one data frame, and memory grows only with what has come. What
-/// does not come at once takes a share of what `peer` may hold.
+/// A message in a single data frame is not copied, and memory grows only with the bytes received. A
+/// message that does not arrive at once counts against the limit of `peer`.
 pub async fn read_message<B>(body: B, limit: usize, peer: &Arc<Peer>) -> Result<Message, Fault>
 where
     B: Body<Data = Bytes>,
@@ -78,15 +78,15 @@ where
     if complete { Ok(received.into_message()) } else { Err(Fault::Truncated) }
 }
 
-/// A message, and what it takes of the memory for such.
+/// A message, with its share of the memory for incomplete ones.
 #[derive(Debug)]
 pub struct Message {
-    /// Its bytes.
+    /// The bytes.
     pub bytes: Bytes,
     _share: Option<Share>,
 }
 
-/// What has come of a call so far: the only data frame as it is, or several joined.
+/// The data received so far: a single frame unchanged, or several joined.
 #[derive(Default)]
 struct Received {
     only: Bytes,
@@ -106,8 +106,7 @@ impl Received {
         Ok(())
     }
 
-    /// Makes what has come our own: as long as a piece of it is held, so is all that was read from
-    /// the connection with it.
+    /// Copies the data: a slice would keep the whole read buffer of the connection alive.
     fn hold(&mut self, peer: &Arc<Peer>) -> Result<(), Fault> {
         if !self.only.is_empty() {
             self.take(self.only.len(), peer)?;
@@ -157,18 +156,18 @@ impl Received {
 const PREFIX: usize = 5;
 const UNCOMPRESSED: u8 = 0;
 
-/// The answer of a call that ends well. `framed` is the message in its frame.
+/// The response of a successful call. `framed` is the message in its frame.
 pub fn reply(framed: Bytes) -> Response<Reply> {
     let ok = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
     response(Reply { data: Some(framed), trailers: Some(ok) })
 }
 
-/// The message that `write` adds, in its frame, as [`reply`] takes it.
+/// The framed message that `write` appends, for [`reply`].
 pub fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut framed = Vec::with_capacity(USUAL);
     framed.extend_from_slice(&[UNCOMPRESSED; PREFIX]);
     write(&mut framed);
-    // A message of 4 GiB would be sent as one that ends early.
+    // Unreachable in practice: a message of 4 GiB would be sent truncated.
     let length = u32::try_from(framed.len().saturating_sub(PREFIX)).unwrap_or(u32::MAX);
     if let Some((_, place)) = framed.first_chunk_mut::<PREFIX>().and_then(|it| it.split_first_mut())
     {
@@ -177,11 +176,11 @@ pub fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     framed.into()
 }
 
-/// Most answers are shorter, in bytes.
+/// The initial capacity in bytes, enough for most answers.
 const USUAL: usize = 1024;
 
-/// The answer of a call that cannot be made, say of an unknown method: no body, the status in the
-/// headers. Never for a decision. `message` is printable ASCII without `%`.
+/// The response to a call that is not supported, such as of an unknown method: no body, with the
+/// status in the headers. Never for a decision. `message` is printable ASCII without `%`.
 pub fn error(code: Code, message: &'static str) -> Response<Reply> {
     let mut response = response(Reply { data: None, trailers: None });
     let headers = response.headers_mut();
@@ -199,7 +198,7 @@ fn response(body: Reply) -> Response<Reply> {
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The body of an answer: one frame of data and the trailers, or nothing.
+/// The body of a response: one data frame and the trailers, or nothing.
 #[derive(Debug)]
 pub struct Reply {
     data: Option<Bytes>,

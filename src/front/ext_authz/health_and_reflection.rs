@@ -1,5 +1,5 @@
-//! The services that gRPC tools expect beside the authorizer: health and reflection. Their calls are
-//! bounded in time, in size and in number, for nobody but an operator depends on them.
+//! The gRPC health and reflection services. Calls are bounded in time, size and number, since only
+//! operators depend on them.
 
 use super::grpc::{self, Fault};
 use super::pb;
@@ -24,7 +24,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use tonic_reflection::server::{Builder, Error};
 use tower_service::Service;
 
-/// Health and reflection, each ready to take calls.
+/// The health and reflection services.
 pub struct HealthAndReflection {
     health: GrpcService,
     reflection: GrpcService,
@@ -49,30 +49,30 @@ type Declined = (Code, &'static str);
 /// How many messages a method receives and sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
-    /// One question, one answer.
+    /// One request, one response.
     Once,
-    /// One question, and answers until the client has had enough.
+    /// One request, and responses until the client cancels.
     Watch,
-    /// Questions and answers in turn.
+    /// A bidirectional stream.
     Reflect,
 }
 
-/// The service by its full name.
+/// The full name of the authorization service.
 pub const AUTHORIZATION: &str = "envoy.service.auth.v3.Authorization";
 
-/// What the health service is asked about; the empty name is the process as a whole.
+/// The services whose health is reported; the empty name is the whole process.
 const SERVICES: [&str; 2] = ["", AUTHORIZATION];
 
-/// The longest question about health, in bytes: the name of a service.
+/// The longest health request, in bytes: the name of a service.
 const QUESTION_BYTES: usize = 1024;
 
-/// How long it may take to come.
+/// The time a client has to send it.
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// The longest that all questions of one call to reflection may be together, in bytes.
+/// The most bytes of all requests in one reflection call.
 const REFLECTION_BYTES: usize = 64 * 1024;
 
-/// How long such a call may last: tools ask what they need and go.
+/// The longest duration of a reflection call: tools ask what they need and disconnect.
 const REFLECTION: Duration = Duration::from_secs(30);
 
 impl HealthAndReflection {
@@ -124,7 +124,7 @@ impl HealthAndReflection {
                 (tonic::body::Body::new(Bounded::new(request.into_body())), Some(share))
             }
         };
-        // Of what else came with the request nothing is kept.
+        // The other headers of the request are dropped.
         let mut asked = Request::post(path).body(body).or(Err(UNKNOWN))?;
         let content_type = HeaderValue::from_static("application/grpc");
         asked.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
@@ -136,7 +136,8 @@ impl HealthAndReflection {
 const UNKNOWN: Declined = (Code::Unimplemented, "no such method");
 const TOO_MANY: Declined = (Code::ResourceExhausted, "too many such calls at once");
 
-/// The one question of a call. One that does not come at once is waited for, but not with many.
+/// The only request of a call. If it does not arrive at once, it is awaited, for a bounded number
+/// of calls.
 async fn question<B>(body: B, peer: &Arc<Peer>) -> Result<tonic::body::Body, Declined>
 where
     B: Body<Data = Bytes>,
@@ -167,7 +168,7 @@ const fn declined(fault: Fault) -> Declined {
     }
 }
 
-/// A body that ends when it has become too long, or has lasted for too long.
+/// A body that ends once it exceeds its limit in bytes or time.
 struct Bounded<B> {
     inner: B,
     left: usize,
@@ -251,7 +252,7 @@ where
     })
 }
 
-/// Reports every phase as health, until the process drains.
+/// Reports each phase as a health status, until the process drains.
 pub async fn report(mut reporter: HealthReporter, mut phases: watch::Receiver<Phase>) {
     loop {
         let phase = *phases.borrow_and_update();
@@ -261,7 +262,7 @@ pub async fn report(mut reporter: HealthReporter, mut phases: watch::Receiver<Ph
                 Phase::Starting | Phase::Leaving => {
                     reporter.set_service_status(service, ServingStatus::NotServing).await;
                 }
-                // Ends the calls of those who watch, which would hold up their connections.
+                // Ends open watches, which would keep their connections from draining.
                 Phase::Draining => reporter.clear_service_status(service).await,
             }
         }

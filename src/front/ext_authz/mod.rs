@@ -1,4 +1,5 @@
-//! Knows Envoy's external authorization: the gRPC service `envoy.service.auth.v3.Authorization`.
+//! Envoy's external authorization (ext_authz): the gRPC service
+//! `envoy.service.auth.v3.Authorization`.
 //!
 //! ```text
 //!  grpc::read_message ──▶ wire::read ──▶ Request … Answer ──▶ encode::response ──▶ grpc::reply

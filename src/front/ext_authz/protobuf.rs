@@ -1,22 +1,22 @@
-//! Knows how a protobuf message is laid out in bytes, and walks over one without copying
+//! The protobuf wire format: a zero-copy reader and a writer
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
 use keybound_core::{Detail, Refusal};
 
-/// Why bytes are not a message that has one reading.
+/// Why bytes are not an unambiguous message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// They are not a protobuf message, or not of the expected type.
+    /// Not a protobuf message, or not of the expected type.
     Encoding,
-    /// A field that may be there once is there twice.
+    /// A singular field occurs twice.
     Repeated,
-    /// What should be text is not UTF-8.
+    /// A string is not UTF-8.
     NotUtf8,
-    /// They hold no HTTP request.
+    /// There is no HTTP request.
     NoHttpRequest,
     /// The request has no method.
     NoMethod,
-    /// The request has headers that must go and cannot be named, or too many of them.
+    /// Headers must be removed that cannot be named, or too many of them.
     Unwanted,
 }
 
@@ -34,16 +34,16 @@ impl From<Malformed> for Refusal {
     }
 }
 
-/// The fields of a message in the order in which they were sent. Ends after the first error.
+/// The fields of a message in wire order. Ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
-/// What a field holds.
+/// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// A string, bytes or a message: not looked into.
+    /// A string, bytes or a message, not parsed.
     Bytes(&'a [u8]),
     /// A number.
     Number,
@@ -55,8 +55,8 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
-    /// Groups are refused: they were never part of proto3, and skipping one is the only step
-    /// that would have to recurse.
+    /// Groups are refused: proto3 does not have them, and skipping them is the only operation that
+    /// would need recursion.
     fn field(&mut self) -> Result<(u32, Payload<'a>), Malformed> {
         let key = u32::try_from(self.varint()?).or(Err(Malformed::Encoding))?;
         let payload = match key & 0b111 {
@@ -81,7 +81,7 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// Nearly all are a key or a length of one byte or two.
+    /// Fast path: almost all varints are keys or lengths of one or two bytes.
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         match *self.rest {
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
             let (&byte, rest) = self.rest.split_first().ok_or(Malformed::Encoding)?;
             self.rest = rest;
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit.
+            // The tenth byte holds only one bit.
             if (bits << shift) >> shift != bits {
                 return Err(Malformed::Encoding);
             }
@@ -141,8 +141,8 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// Puts the bytes of a field that may be there once into its place. Protobuf would take the
-    /// last of several; no honest sender has several.
+    /// Stores the bytes of a singular field. Protobuf would keep the last of several; no honest
+    /// sender repeats one.
     pub fn once(self, place: &mut Option<&'a [u8]>) -> Result<(), Malformed> {
         match place.replace(self.bytes()?) {
             None => Ok(()),
@@ -151,20 +151,19 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Writes the fields of a message at the end of some bytes.
+/// Appends the fields of a message to a buffer.
 ///
-/// As proto3 has it, a number that is zero and a text that is empty are left out, and a message
-/// never is.
+/// As in proto3, zero numbers and empty strings are omitted, and messages are not.
 #[derive(Debug)]
 pub struct Writer<'a>(&'a mut Vec<u8>);
 
 impl<'a> Writer<'a> {
-    /// Writes at the end of `bytes`.
+    /// A writer that appends to `bytes`.
     pub fn to(bytes: &'a mut Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// A number that is never negative.
+    /// A non-negative number.
     pub fn number(&mut self, field: u32, number: u32) {
         if number != 0 {
             self.key(field, VARINT);
@@ -179,18 +178,18 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A string that is a member of a `oneof`, where being there says something.
+    /// A string in a `oneof`, written even if empty, since its presence has a meaning.
     pub fn text_even_if_empty(&mut self, field: u32, text: &str) {
         self.key(field, LENGTH_DELIMITED);
         self.length(text.len());
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// A message, whose fields `write` adds.
+    /// A message, whose fields `write` appends.
     pub fn message(&mut self, field: u32, write: impl FnOnce(&mut Writer<'_>)) {
         self.key(field, LENGTH_DELIMITED);
         let place = self.0.len();
-        // Room for a length of one byte, which most have.
+        // Reserve one byte for the length, which is enough for most messages.
         self.0.push(0);
         let start = self.0.len();
         write(&mut Writer(self.0));
@@ -227,7 +226,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// How many bytes a varint takes.
+/// The encoded length of a varint, in bytes.
 fn varint_bytes(value: usize) -> usize {
     let bits = usize::BITS.saturating_sub(value.leading_zeros());
     usize::try_from(bits.div_ceil(7).max(1)).unwrap_or(1)

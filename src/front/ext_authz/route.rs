@@ -1,6 +1,5 @@
-//! Knows where in a `CheckRequest` Envoy Gateway tells what the annotations of a route say: in the
-//! route's metadata, if the filter was told to send it (`includeRouteMetadata` of a
-//! `SecurityPolicy`).
+//! Route annotations in a `CheckRequest` from Envoy Gateway: it sends them in the metadata of the
+//! route if the filter is configured to (`includeRouteMetadata` of a `SecurityPolicy`).
 //!
 //! ```text
 //! route_metadata_context.filter_metadata["envoy-gateway"] = {
@@ -15,25 +14,24 @@ use keybound_core::{Annotation, Refusal};
 /// The annotation of an `HTTPRoute` or a `GRPCRoute` that names its policy.
 pub const ANNOTATION: &str = "gateway.envoyproxy.io/keybound-policy";
 
-/// The namespace of Envoy Gateway in the metadata of a route.
+/// Envoy Gateway's namespace in the metadata of a route.
 pub const NAMESPACE: &str = "envoy-gateway";
 
-/// The member of it that lists the resources from which the route was made.
+/// The member that lists the resources from which the route was made.
 pub const RESOURCES: &str = "resources";
 
-/// The member of a resource that holds its annotations.
+/// The member of a resource that contains its annotations.
 pub const ANNOTATIONS: &str = "annotations";
 
-/// The name of [`ANNOTATION`] there: Envoy Gateway hands on those that begin with its own name,
-/// and leaves that out.
+/// [`ANNOTATION`] without its prefix: Envoy Gateway forwards the annotations that start with its
+/// own name, and removes that.
 pub const KEY: &str = "keybound-policy";
 
-/// What the annotations in an encoded `CheckRequest` say about its policy.
+/// The policy that the annotations in an encoded `CheckRequest` name.
 ///
 /// # Errors
 ///
-/// `request_malformed`: the bytes are not such a message, or hold something twice of
-/// which protobuf would take the last.
+/// `request_malformed`: the bytes are not such a message, or a singular field occurs twice.
 pub fn annotation(message: &[u8]) -> Result<Annotation<'_>, Refusal> {
     Ok(annotation_in(message)?)
 }
@@ -66,7 +64,8 @@ fn of_resource(resource: &[u8]) -> Result<Annotation<'_>, Malformed> {
     }
 }
 
-/// The value of a member of a `Struct`, or of the first map of `Metadata`, which is alike.
+/// The value of a member of a `Struct`, or of the first map of `Metadata`, which has the same
+/// layout.
 fn member<'a>(message: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, Malformed> {
     let mut found = None;
     for field in Fields::of(message) {
@@ -79,13 +78,13 @@ fn member<'a>(message: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, Malform
     Ok(found)
 }
 
-/// What a `google.protobuf.Value` holds, if it holds something of this kind.
+/// The value in a `google.protobuf.Value`, if it is of this kind.
 fn of_kind(kind: u32, value: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let mut fields = Fields::of(value);
     match (fields.next().transpose()?, fields.next()) {
         (Some((it, payload)), None) if it == kind => payload.bytes().map(Some),
         (_, None) => Ok(None),
-        // One of several: protobuf would take the last.
+        // Repeated, where protobuf would keep the last.
         (_, Some(_)) => Err(Malformed::Repeated),
     }
 }

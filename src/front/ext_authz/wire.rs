@@ -1,14 +1,14 @@
-//! Knows where in a `CheckRequest` to find what is checked: one walk over the bytes, borrowing.
+//! Decoding of a `CheckRequest` in a single pass that borrows from the bytes.
 //!
-//! Envoy sends every field once. Where protobuf would merge repetitions or let the last one win,
-//! the message is refused, so that no two readers of it can differ.
+//! Envoy sends every field once. Where protobuf would merge repetitions or keep the last, the
+//! message is refused, so that no two parsers can disagree about it.
 
 use super::protobuf::{Fields, Malformed, Payload};
 use super::route;
 use keybound_core::policy::ReservedHeaders;
 use keybound_core::{Field, Overrides, PeerCertificate, Refusal, Request, Rules};
 
-/// Reads of an encoded `envoy.service.auth.v3.CheckRequest` what `rules` look at.
+/// Decodes the parts of an `envoy.service.auth.v3.CheckRequest` that `rules` use.
 ///
 /// # Errors
 ///
@@ -23,11 +23,11 @@ pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Ref
     Ok(request)
 }
 
-/// Reads an encoded `envoy.service.auth.v3.CheckRequest`.
+/// Decodes an `envoy.service.auth.v3.CheckRequest`.
 ///
-/// `certificate_header` is the header that carries the client certificate, if one does. Header
-/// names compare without case. Fields that do not matter here are skipped, not looked into; the
-/// annotations of the route are for [`route::annotation`] to read.
+/// `certificate_header` is the header that carries the client certificate, if there is one. Header
+/// names are case-insensitive. Fields that are not used are skipped without parsing them; the
+/// annotations of the route are left to [`route::annotation`].
 ///
 /// # Errors
 ///
@@ -39,11 +39,11 @@ pub fn read<'a>(
     Ok(check_request(message, Names { certificate_header, reserved: None })?)
 }
 
-/// Names of headers that the configuration has.
+/// The header names in the configuration.
 #[derive(Clone, Copy, Default)]
 struct Names<'n> {
     certificate_header: Option<&'n str>,
-    /// Aliases of them are looked for, if they are given.
+    /// The reserved names whose aliases to find, if any.
     reserved: Option<&'n ReservedHeaders>,
 }
 
@@ -116,7 +116,7 @@ fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, 
     Ok(found)
 }
 
-/// Key and value of an entry of a map of strings.
+/// The key and value of an entry in a map of strings.
 pub(super) fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (mut key, mut value) = (None, None);
     for field in Fields::of(message) {
@@ -129,7 +129,7 @@ pub(super) fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     Ok((key.unwrap_or_default(), value.unwrap_or_default()))
 }
 
-/// Key and value of a `HeaderValue`.
+/// The key and value of a `HeaderValue`.
 fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (mut key, mut value, mut raw_value) = (None, None, None);
     for field in Fields::of(message) {
@@ -147,7 +147,7 @@ fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     }
 }
 
-/// The one field of `message` with this number.
+/// The only field of `message` with this number.
 pub(super) fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let mut found = None;
     for field in Fields::of(message) {
@@ -163,7 +163,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).or(Err(Malformed::NotUtf8))
 }
 
-/// The few headers that matter, from whichever container they come.
+/// The headers that checks use, from either container.
 #[derive(Default)]
 struct Headers<'a, 'n> {
     overrides: Overrides<'a>,
@@ -177,7 +177,7 @@ struct Headers<'a, 'n> {
     names: Names<'n>,
 }
 
-/// How many lines of a request may be unwanted. Envoy takes 100 in all, unless told otherwise.
+/// The most header lines of a request that are removed. Envoy accepts 100 headers by default.
 const MOST_UNWANTED: usize = 256;
 
 impl<'a> Headers<'a, '_> {
@@ -186,7 +186,7 @@ impl<'a> Headers<'a, '_> {
             Some(field) => *field = field.and(value),
             None => self.overrides.add(name, value),
         }
-        // On its own, for it may be one of the others.
+        // Compared separately: it may be one of the headers below.
         let certificate_header = self.names.certificate_header;
         if certificate_header.is_some_and(|it| name.eq_ignore_ascii_case(it.as_bytes())) {
             self.certificate = self.certificate.and(value);
@@ -199,19 +199,19 @@ impl<'a> Headers<'a, '_> {
 
     #[cold]
     fn add_unwanted(&mut self, name: &'a [u8]) -> Result<(), Malformed> {
-        // What cannot be named cannot be removed.
+        // A header that cannot be named cannot be removed.
         let name = str::from_utf8(name).or(Err(Malformed::Unwanted))?;
         if self.unwanted.len() == MOST_UNWANTED {
             return Err(Malformed::Unwanted);
         }
-        // The lines of a header come one after another.
+        // The lines of one header are adjacent.
         if self.unwanted.last() != Some(&name) {
             self.unwanted.push(name);
         }
         Ok(())
     }
 
-    /// Most headers have a length that none of these has.
+    /// Fast path: most headers differ in length from all of these.
     fn field(&mut self, name: &[u8]) -> Option<&mut Field<'a>> {
         let (known, field) = match name.len() {
             4 => ("dpop", &mut self.proof),

@@ -1,4 +1,4 @@
-//! The answer to a proxy's question.
+//! The HTTP endpoint for forward-auth questions.
 
 use super::{Asker, Flavour, Secret, read, write};
 use crate::front::capture::{Capture, to_check_request};
@@ -23,42 +23,42 @@ use std::task::Poll;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// The HTTP service, for any number of connections.
+/// The HTTP service, shared by all connections.
 #[derive(Debug)]
 pub struct Endpoint {
     gate: Arc<Gate>,
     asker: Asker,
-    /// What the proxy must show at present, in place of that of `asker`.
+    /// The current secret of the proxy, which replaces the one of `asker`.
     secret: Arc<ArcSwapOption<Secret>>,
     capture: Option<Arc<Capture>>,
-    /// Warnings about who is not the proxy.
+    /// The rate limit of warnings about clients without the secret.
     strangers: RateLimit,
-    /// Warnings about headers that cannot be removed.
+    /// The rate limit of warnings about headers that cannot be removed.
     aliases: RateLimit,
 }
 
-/// How much of a question's body is read past, in bytes. It decides nothing, and behind a longer
-/// one the connection is closed.
+/// How much of a request body is read and discarded, in bytes. It has no influence on the decision;
+/// after a longer one, the connection is closed.
 const BODY_BYTES: usize = 64 * 1024;
 
-/// How often a body is asked for more that has come already. The library reads from the connection
-/// in between.
+/// How many times a body that is not ready is polled again. The HTTP library reads from the
+/// connection in between.
 const LOOKS: usize = 8;
 
 impl Endpoint {
-    /// A service that has the requests that `asker` asks about checked at `gate`.
+    /// A service that checks the requests `asker` asks about at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
         let [strangers, aliases] = [1, 1].map(RateLimit::of);
         let secret = Arc::new(ArcSwapOption::from_pointee(asker.secret.clone()));
         Self { gate, asker, secret, strangers, aliases, capture: None }
     }
 
-    /// Where the secret is that the proxy must show, for a new configuration to replace it.
+    /// The current secret of the proxy, for a reload to replace.
     pub const fn secret(&self) -> &Arc<ArcSwapOption<Secret>> {
         &self.secret
     }
 
-    /// The same, and `capture` takes what is refused.
+    /// The same service, capturing denied requests with `capture`.
     #[must_use]
     pub fn capturing(self, capture: Option<Arc<Capture>>) -> Self {
         Self { capture, ..self }
@@ -83,7 +83,7 @@ impl Endpoint {
 
     async fn check(&self, call: &Call<'_>, question: &Parts) -> Response<Full<Bytes>> {
         let reserved = call.active().rules().reserved_headers();
-        // First, for what cannot be removed is refused even where nothing else is.
+        // First, because a header that cannot be removed is refused even in report mode.
         let unwanted = match self.unwanted(question, reserved) {
             Ok(unwanted) => unwanted,
             Err(refusal) => return self.refused(call, refusal),
@@ -101,17 +101,17 @@ impl Endpoint {
             }
             Err(refusal) => {
                 let verdict = call.refuse(refusal);
-                // Of a question that tells no request, the headers are known all the same.
+                // Even if the question describes no request, its headers are known.
                 let request = keybound_core::Request { unwanted, ..Default::default() };
                 let answer = call.answer(&verdict, Some(&request));
-                // What is let through all the same keeps its token.
+                // In report mode, a request that is allowed keeps its token.
                 let authorization = read::field(&question.headers, "authorization");
                 self.written(&answer, authorization, &call.active().reserved_list)
             }
         }
     }
 
-    /// The request that `question` is about, and the permit to have it checked.
+    /// The request that `question` describes, and the permit to check it.
     fn read<'q>(
         &self,
         call: &'q Call<'_>,
@@ -142,8 +142,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// There are some, and such a proxy cannot be told to remove them: it copies headers that its
-    /// own configuration names.
+    /// There are some, and this proxy cannot be told to remove them: it copies only headers that
+    /// its own configuration names.
     fn unwanted<'q>(
         &self,
         question: &'q Parts,
@@ -163,7 +163,7 @@ impl Endpoint {
         }
     }
 
-    /// Refuses whoever is not the proxy. No policy is for what a stranger asks.
+    /// Refuses a client that is not the proxy. No policy applies to it.
     fn recognise(&self, headers: &HeaderMap) -> Result<(), Denial> {
         match &*self.secret.load() {
             Some(secret) if !secret.is_among(headers) => {
@@ -178,15 +178,15 @@ impl Endpoint {
     }
 }
 
-/// Whether `body` is there to its end, which is read past so that the connection can go on.
+/// Whether `body` is complete. It is discarded so that the connection can be reused.
 ///
-/// A body decides nothing, so nobody waits for one: nginx announces the client's own, and sends none
-/// (`auth_request` with `proxy_pass_request_body off`).
+/// A body has no influence on the decision, so it is not waited for: nginx announces the client's
+/// body and does not send it (`auth_request` with `proxy_pass_request_body off`).
 async fn is_over<B: Body<Data = Bytes>>(headers: &HeaderMap, body: B) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    // To ask for the body would be to tell the client that it may send it (RFC 9110 §10.1.1).
+    // Polling the body would send the client `100 Continue` (RFC 9110 §10.1.1).
     if headers.contains_key(EXPECT) {
         return false;
     }

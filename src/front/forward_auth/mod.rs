@@ -1,5 +1,5 @@
-//! Knows proxies that ask with an HTTP request of their own whether to let another one through:
-//! nginx, Traefik, Caddy, and Envoy's and Istio's `http_service`.
+//! Forward auth: proxies that ask with an HTTP request whether to allow another one. nginx,
+//! Traefik, Caddy, and the `http_service` of Envoy and Istio.
 //!
 //! ```text
 //!  read::request ──▶ Request … Answer ──▶ write::response
@@ -13,35 +13,35 @@ use http::header::{HeaderMap, HeaderName};
 use keybound_core::jose::Thumbprint;
 use std::fmt;
 
-/// The proxy that asks.
+/// The proxy that sends the questions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// How it asks.
+    /// The dialect it uses.
     pub flavour: Flavour,
-    /// What it shows to be the proxy; none: whoever reaches the listener is taken for it.
+    /// How it authenticates; none: every client that can reach the listener is trusted.
     pub secret: Option<Secret>,
 }
 
-/// How a proxy tells the request under check, and what it makes of the answer.
+/// How a proxy describes the request under check, and how it uses the answer.
 ///
-/// The operator says which, and no request can: a proxy that asks in one way hands on the client's
-/// own headers of the others.
+/// Configured by the operator, never detected from the request: a proxy of one flavour forwards the
+/// client's own headers that mean something in another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flavour {
     /// nginx `auth_request`: the request is in `X-Original-Method`, `X-Original-URI`,
-    /// `X-Forwarded-Host` and `X-Forwarded-Proto`. Of answers, only 401 and 403 reach the client.
+    /// `X-Forwarded-Host` and `X-Forwarded-Proto`. Only 401 and 403 reach the client.
     Nginx,
     /// Traefik and Caddy: the request is in `X-Forwarded-Method`, `-Uri`, `-Host` and `-Proto`.
     Traefik,
-    /// Envoy and Istio: the question has the method, the host and the path of the request.
+    /// Envoy and Istio: the question has the method, host and path of the request.
     Envoy {
-        /// What Envoy puts in front of the path; perhaps empty.
+        /// The prefix that Envoy adds to the path; may be empty.
         path_prefix: String,
     },
 }
 
 impl Flavour {
-    /// The headers in which such a proxy tells the request, besides those of every request.
+    /// The headers in which this flavour describes the request, besides those of every request.
     pub const fn headers(&self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &[
@@ -59,7 +59,7 @@ impl Flavour {
     }
 }
 
-/// A secret that only the proxy and this service know. Its digest is kept, not itself.
+/// A secret that the proxy shares with this service. Only its digest is kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     header: HeaderName,
@@ -67,17 +67,18 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// The secret `value`, shown in `header`.
+    /// The secret `value`, sent in `header`.
     pub fn new(header: HeaderName, value: &[u8]) -> Self {
         Self { header, digest: Thumbprint::of(value) }
     }
 
-    /// Where it is shown.
+    /// The header that carries it.
     pub const fn header(&self) -> &HeaderName {
         &self.header
     }
 
-    /// Whether the secret is among `headers`, once. In constant time, but for its length.
+    /// Whether `headers` contain the secret, exactly once. Takes constant time, apart from its
+    /// length.
     pub fn is_among(&self, headers: &HeaderMap) -> bool {
         let mut shown = headers.get_all(&self.header).iter();
         match (shown.next(), shown.next()) {

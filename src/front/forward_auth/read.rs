@@ -1,8 +1,8 @@
-//! Knows where in a proxy's question to find the request under check.
+//! Reading of the request under check from a proxy's question.
 //!
-//! Most proxies copy the client's headers into the question. So what tells the request is read
-//! from the headers that this proxy overwrites, and from nowhere else; what should be there and is
-//! not, or is there twice, is refused.
+//! Most proxies copy the client's headers into the question. So the request is read only from
+//! headers that the proxy of this flavour overwrites, and is refused if one of them is missing or
+//! repeated.
 
 use super::Flavour;
 use http::Method;
@@ -14,12 +14,12 @@ use keybound_core::{
 
 /// Reads the request that a proxy of this flavour asks about.
 ///
-/// `certificate_header` is the header that carries the client certificate, if one does.
+/// `certificate_header` is the header that carries the client certificate, if there is one.
 ///
 /// # Errors
 ///
-/// `request_malformed`: the question does not tell one request, or one to switch to another protocol
-/// than WebSocket.
+/// `request_malformed`: the question does not describe exactly one request, or describes one that
+/// upgrades to a protocol other than WebSocket.
 pub fn request<'a>(
     question: &'a Parts,
     flavour: &Flavour,
@@ -31,9 +31,9 @@ pub fn request<'a>(
     read(question, flavour, certificate_header).ok_or_else(|| Detail::QuestionIncomplete.into())
 }
 
-/// Whether the client asks to switch to another protocol than WebSocket. Caddy, which alone hands
-/// that on here, would join client and upstream if the latter agrees, and within `h2c` come requests
-/// about which nobody is asked (RFC 9113 §3.1 has given it up).
+/// Whether the client asks to upgrade to a protocol other than WebSocket. Caddy, the only proxy
+/// that forwards this here, would connect client and upstream if the latter agrees, and requests
+/// within `h2c` are never checked (RFC 9113 §3.1 has deprecated it).
 fn switches(headers: &HeaderMap) -> bool {
     match field(headers, UPGRADE.as_str()) {
         Field::Absent => false,
@@ -50,7 +50,7 @@ fn read<'a>(
     let headers = &question.headers;
     let policy = match flavour {
         Flavour::Nginx | Flavour::Traefik => policy(question.uri.path()).ok()?,
-        // The path is the client's: it names no policy.
+        // The path is the client's: it does not name a policy.
         Flavour::Envoy { .. } => None,
     };
     let target = match flavour {
@@ -72,8 +72,8 @@ fn read<'a>(
     })
 }
 
-/// The policy that the question's own path names, which the proxy's configuration has from its
-/// operator: `/check` none, `/check/NAME` that.
+/// The policy in the path of the question, which the operator sets in the proxy's configuration:
+/// `/check` for none, `/check/NAME` for that one.
 fn policy(path: &str) -> Result<Option<&str>, Denial> {
     match path.strip_prefix("/check").map(|it| it.split_at_checked(1)) {
         Some(None) => Ok(None),
@@ -82,7 +82,7 @@ fn policy(path: &str) -> Result<Option<&str>, Denial> {
     }
 }
 
-/// A target that the proxy tells in headers.
+/// A target that is described by headers.
 fn told<'a>(
     headers: &'a HeaderMap,
     scheme: impl Fn(&'a str) -> Option<&'a str>,
@@ -101,8 +101,8 @@ fn told<'a>(
 /// The target of the question itself.
 fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
     let headers = &question.headers;
-    // Envoy sends none of these unless told to; nginx and the others always do. A proxy of
-    // another flavour would have every request checked as one for the same path.
+    // Envoy sends none of these unless configured to; nginx and the others always do. With a proxy
+    // of another flavour, every request would be checked as one for the same path.
     let other = ["x-original-method", "x-original-uri", "x-forwarded-method", "x-forwarded-uri"];
     if other.iter().any(|it| headers.contains_key(*it)) || question.uri.authority().is_some() {
         return None;
@@ -121,11 +121,11 @@ fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
     is_plain(&target).then_some(target)
 }
 
-/// Whether the method is a token (RFC 9110 §9.1), and the path no other form of a request's target.
+/// Whether the method is a token (RFC 9110 §9.1), and the path is in origin form.
 ///
-/// A CONNECT will not do: what answers it with success turns its connection into a tunnel. What comes
-/// behind its head is no content of it (RFC 9110 §9.3.6), so that an upstream to which a proxy hands
-/// that on may take it for another request.
+/// CONNECT is refused: a successful answer turns the connection into a tunnel. The bytes after its
+/// head are not its content (RFC 9110 §9.3.6), so an upstream behind a proxy that forwards them may
+/// read them as another request.
 fn is_plain(target: &Target<'_>) -> bool {
     let method = Method::from_bytes(target.method.as_bytes());
     method.is_ok_and(|it| it != Method::CONNECT) && target.path.starts_with('/')
@@ -135,8 +135,8 @@ fn scheme(text: &str) -> Option<&str> {
     matches!(text, "http" | "https").then_some(text)
 }
 
-/// The scheme by which a request came. Traefik names that of a request to speak WebSocket after
-/// what comes of it, but it is one over HTTP all the same (RFC 6455 §4.1).
+/// The scheme of a request. Traefik sends `ws` or `wss` for a WebSocket handshake, which is an HTTP
+/// request all the same (RFC 6455 §4.1).
 fn transport(text: &str) -> Option<&str> {
     match text {
         "wss" => Some("https"),
@@ -154,7 +154,7 @@ fn evidence<'a>(
     Some(match flavour {
         Flavour::Nginx if has_no_certificate(headers)? => Evidence::default(),
         Flavour::Nginx | Flavour::Traefik => Evidence { header, ..Evidence::default() },
-        // Only Envoy writes this header. The others hand on what the client wrote.
+        // Only Envoy writes this header. The others forward what the client sent.
         Flavour::Envoy { .. } => {
             let xfcc = field(headers, "x-forwarded-client-cert");
             Evidence { xfcc, header, ..Evidence::default() }
@@ -163,10 +163,10 @@ fn evidence<'a>(
 }
 
 /// Whether nginx says (`$ssl_client_verify`) that the client presented no certificate. A header
-/// that carries one is then the client's own invention.
+/// with a certificate was then sent by the client itself.
 ///
-/// A certificate that nginx did not find in order counts all the same: what binds a token is the
-/// possession of the key, which the handshake proved (RFC 8705 §2.2, §6.2).
+/// A certificate that nginx could not validate is accepted: a token is bound by possession of the
+/// key, which the handshake proved (RFC 8705 §2.2, §6.2).
 fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
     match field(headers, "x-ssl-client-verify") {
         Field::Absent | Field::One(b"SUCCESS") => Some(false),
@@ -176,8 +176,8 @@ fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// What of the headers, among them the client's, says something in place of the target. Where the
-/// proxy itself tells the target, it does so under other names.
+/// Headers, including the client's, that override the target. The proxy describes the target in
+/// other headers.
 fn overrides(headers: &HeaderMap) -> Overrides<'_> {
     let mut found = Overrides::default();
     for (name, value) in headers {
@@ -186,7 +186,7 @@ fn overrides(headers: &HeaderMap) -> Overrides<'_> {
     found
 }
 
-/// The value of a header that must be there, once, and not be empty.
+/// The value of a header that must occur once and not be empty.
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let value = field(headers, name).sole().filter(|it| !it.is_empty())?;
     str::from_utf8(value).ok()

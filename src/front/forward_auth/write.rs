@@ -1,7 +1,6 @@
-//! Knows how an answer becomes an HTTP response that the proxy reads as it is meant.
+//! Encoding of an answer as an HTTP response for the proxy.
 //!
-//! 200 lets a request through and nothing else does: Envoy goes by that number, and the others by
-//! its first digit.
+//! Only 200 allows a request: Envoy compares the whole status, and the others its first digit.
 
 use super::Flavour;
 use bytes::Bytes;
@@ -12,11 +11,11 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use keybound_core::{Answer, Field, Header};
 
-/// The response that tells `answer` to a proxy of this flavour, about a request that came with
-/// `authorization`. Where the proxy shows us a few headers only, those on the list `unseen` are
-/// removed whether they are there or not.
+/// The response with `answer` for a proxy of this flavour, to a request that came with
+/// `authorization`. If the proxy forwards only some headers to us, the headers in the list `unseen`
+/// are removed whether they are present or not.
 ///
-/// A header whose value holds control characters never goes out.
+/// A header whose value has control characters is never sent.
 pub fn response(
     answer: &Answer<'_>,
     flavour: &Flavour,
@@ -40,13 +39,12 @@ pub fn response(
             Flavour::Traefik | Flavour::Envoy { .. } => denied(*status, to_client, body),
         },
     };
-    // nginx keeps answers when its operator gave it a cache, and each is for one request.
+    // nginx caches answers if configured to, and each is for one request only.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-/// Lists the request headers that go, on two lines. What cannot be set is not left to the client
-/// either.
+/// Lists the request headers to remove, on two lines. A header that cannot be set is removed, too.
 fn list(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>], unseen: &HeaderValue) {
     let names = removed(remove, set).collect::<Vec<_>>().join(",");
     let names = HeaderValue::try_from(names).ok().into_iter().chain([unseen.clone()]);
@@ -55,11 +53,12 @@ fn list(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>], unseen: &H
     }
 }
 
-/// Tells the request headers that go as empty ones. These proxies put what the answer has in place
-/// of what the client sent, for every header that they are told to, and empty is as good as none.
+/// Sends the request headers to remove as empty ones. These proxies replace the client's headers
+/// with those of the answer, for each header they are configured to copy, and an empty header
+/// counts as none.
 ///
-/// So what is to stay must be told as well: they cannot be told to copy `authorization` only when
-/// it changes.
+/// For the same reason, headers to keep must be sent as well: the proxies cannot be configured to
+/// copy `authorization` only if it changes.
 fn empty(headers: &mut HeaderMap, remove: &[&str], set: &[Header<'_>], authorization: Field<'_>) {
     if let Field::One(value) = authorization
         && let Ok(value) = HeaderValue::from_bytes(value)
@@ -79,7 +78,7 @@ fn removed<'a>(remove: &'a [&str], set: &'a [Header<'_>]) -> impl Iterator<Item 
 
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
-/// Here they would be about this connection (RFC 9110 §7.6.1).
+/// These would apply to this connection (RFC 9110 §7.6.1).
 const OF_THE_CONNECTION: [&str; 6] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
 
@@ -97,15 +96,15 @@ fn denied(status: u16, to_client: &[Header<'_>], body: &str) -> Response<Full<By
     response
 }
 
-/// nginx hands on 401 and 403, no body, and only the first line of the challenge; whatever else
-/// it is answered, its client gets a 500.
+/// nginx forwards 401 and 403, without the body, and only the first line of the challenge. For any
+/// other status, its client gets a 500.
 fn denied_by_nginx(status: u16, to_client: &[Header<'_>]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
     let (challenges, others): (Vec<&Header<'_>>, Vec<&Header<'_>>) =
         to_client.iter().filter(|it| it.is_sendable()).partition(|it| is_challenge(it));
     put(headers, others.into_iter().filter(|it| it.name != "content-type"));
-    // RFC 9110 §11.6.1: the challenges of several schemes may be one list.
+    // RFC 9110 §11.6.1: challenges of several schemes may be combined in one list.
     let list = challenges.iter().map(|it| &*it.value).collect::<Vec<_>>().join(", ");
     let list = HeaderValue::try_from(list).ok().filter(|it| !it.is_empty());
     let status = match (denying(status), &list) {
@@ -120,7 +119,7 @@ fn denied_by_nginx(status: u16, to_client: &[Header<'_>]) -> Response<Full<Bytes
     response
 }
 
-/// No denial ever looks like anything else.
+/// A denial never has a successful status.
 fn denying(status: u16) -> StatusCode {
     StatusCode::from_u16(status.clamp(400, 599)).unwrap_or(StatusCode::FORBIDDEN)
 }
