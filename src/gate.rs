@@ -1,5 +1,5 @@
-//! Knows how a check is run: bounded in time and in number, with what decides held fast from
-//! beginning to end, and told about afterwards.
+//! The gate: runs each check within limits on time and number, under one configuration from start
+//! to end, and records its outcome.
 
 use crate::clock::Clock;
 use crate::fair_share;
@@ -26,7 +26,7 @@ use std::task::Poll;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// What every front end goes through to have a request checked.
+/// The entry for all front ends to have requests checked.
 #[derive(Debug)]
 pub struct Gate {
     checker: Checker,
@@ -36,20 +36,20 @@ pub struct Gate {
     metrics: Arc<Metrics>,
     sinks: Sinks,
     denials: Denials,
-    /// Warnings about identity headers.
+    /// The rate limit of warnings about identity headers.
     unclear: RateLimit,
 }
 
 /// The active configuration and what is derived from it.
 #[derive(Debug)]
 pub struct Active {
-    /// What decides.
+    /// The rules, keys and stores.
     pub installation: Installation,
-    /// SHA-256 of the configuration, in hexadecimal.
+    /// The SHA-256 of the configuration, in hexadecimal.
     pub digest: String,
     /// When it became active.
     pub since: Instant,
-    /// The names of headers that no client may use, as the value of a header.
+    /// The names of headers that clients must not send, as a header value.
     pub reserved_list: HeaderValue,
     meters: Meters,
 }
@@ -65,16 +65,16 @@ pub struct Call<'g> {
     caller: Option<TraceParent>,
 }
 
-/// The permit to have a request checked: there was a place for it, and its time runs. Nothing is
-/// checked without one.
+/// The permit to check a request: the number of calls is within the limit, and the deadline is set.
+/// Every check needs one.
 ///
-/// Where every policy reports, a request for which there is no place is let through unchecked. It is
-/// read all the same, for its headers say what the upstream must not see of it.
+/// If all policies are in report mode, a call over the limit is allowed without a check. It still
+/// needs a permit, because its headers determine what must be removed for the upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted<'c>(&'c Call<'c>);
 
 impl Gate {
-    /// A gate at which `installation` decides.
+    /// A gate with `installation` as its active configuration.
     pub fn new(
         checker: Checker,
         installation: Installation,
@@ -88,14 +88,14 @@ impl Gate {
         Self { checker, active, replaced, under_way, metrics, sinks, denials, unclear }
     }
 
-    /// The same gate, which tells about checks there.
+    /// The same gate, which records checks in these sinks.
     #[must_use]
     pub fn with_sinks(self, sinks: Sinks) -> Self {
         Self { sinks, ..self }
     }
 
-    /// Lets `installation` decide from here on. Requests that are on their way keep the old one.
-    /// Series of policies and issuers that are gone are dropped.
+    /// Makes `installation` active, and drops the series of policies and issuers it no longer has.
+    /// Calls in progress keep the previous one.
     pub fn replace(&self, installation: Installation, digest: String) {
         let policies = installation.policies();
         let policy = |name: &str| policies.policies.iter().any(|it| *it.name == *name);
@@ -106,7 +106,7 @@ impl Gate {
         self.replaced.send_replace(());
     }
 
-    /// Sees each time from here on that another installation decides.
+    /// Notifies of each later replacement of the active configuration.
     pub fn replacements(&self) -> watch::Receiver<()> {
         self.replaced.subscribe()
     }
@@ -116,7 +116,7 @@ impl Gate {
         self.active.load_full()
     }
 
-    /// The clock by which requests are checked.
+    /// The clock for checks.
     pub const fn clock(&self) -> &Arc<dyn Clock> {
         self.checker.clock()
     }
@@ -131,12 +131,12 @@ impl Gate {
         &self.denials
     }
 
-    /// How many requests are on their way.
+    /// The number of calls in progress.
     pub fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// Starts a request that came in by `front` on its way.
+    /// Starts a call that came in through `front`.
     pub fn enter(&self, front: Front) -> Call<'_> {
         let started = Instant::now();
         let active = self.active();
@@ -157,12 +157,12 @@ impl Active {
         Self { installation, digest, since: Instant::now(), reserved_list, meters }
     }
 
-    /// What checks go by.
+    /// The rules of a check.
     pub const fn rules(&self) -> &Rules {
         &self.installation.rules
     }
 
-    /// What is demanded.
+    /// The policies.
     pub const fn policies(&self) -> &PolicySet {
         self.installation.policies()
     }
@@ -171,7 +171,7 @@ impl Active {
         &self.installation.limits
     }
 
-    /// The header, in lower case, that the operator named as the carrier of the certificate.
+    /// The configured header, in lower case, that carries the client certificate.
     pub fn certificate_header(&self) -> Option<&str> {
         self.policies().client_certificate.header()
     }
@@ -185,27 +185,26 @@ impl Call<'_> {
         self
     }
 
-    /// What decides about this request.
+    /// The configuration for this call.
     pub fn active(&self) -> &Active {
         &self.active
     }
 
-    /// Refuses when too many requests are on their way.
+    /// The permit for a check; refused if too many calls are in progress.
     pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
         let enforced = || self.active.policies().mode(None) == Mode::Enforce;
         if self.crowded && enforced() { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
 
-    /// What `work` gives, unless the time for this request runs out; and whether that was there at
-    /// once.
+    /// The output of `work` unless the deadline passes, and whether it was ready at the first poll.
     async fn timed<T>(
         &self,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> (Result<T, Denial>, bool) {
-        // A deadline beyond what the clock can count is none.
+        // A deadline that the clock cannot represent is no deadline.
         let end = self.started.checked_add(self.active.limits().check_deadline);
-        // Nearly every check ends at its first poll, so that most need no timer. The work is polled
-        // once each time: who makes way for others is not to be asked again at once.
+        // Nearly every check is ready at its first poll, so most need no timer. Poll the inner
+        // future once per wake-up: a task that yielded must not be re-polled immediately.
         let mut waited = false;
         let mut timer = None;
         poll_fn(|context| {
@@ -225,16 +224,16 @@ impl Call<'_> {
         Verdict::refused(Denial::RequestMalformed.into(), self.active.policies())
     }
 
-    /// Refuses a request that never became one, and tells about it.
+    /// Refuses a request that could not be parsed, and records it.
     pub fn refuse(&self, refusal: impl Into<Refusal>) -> Verdict {
         let verdict = Verdict::refused(refusal.into(), self.active.policies());
         self.tell(None, &verdict);
         verdict
     }
 
-    /// Refuses a request of which nobody has seen the headers, and tells about it. Where nothing is
-    /// refused, it is all the same if headers are to be stripped by how they begin, which cannot be
-    /// named unseen.
+    /// Refuses a request whose headers were not read, and records it. This is enforced even in
+    /// report mode if headers are to be removed by prefix, since those cannot be listed without
+    /// reading them.
     pub fn refuse_unread(&self, refusal: impl Into<Refusal>) -> Verdict {
         let policies = self.active.policies();
         let mut verdict = Verdict::refused(refusal.into(), policies);
@@ -245,13 +244,13 @@ impl Call<'_> {
         verdict
     }
 
-    /// What is answered to `request` after this verdict.
+    /// The answer to `request` with this verdict.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict, request: Option<&Request<'a>>) -> Answer<'a> {
         let rules = self.active.rules();
         let mut answer = Answer::of(verdict, &rules.policies, request);
         if let Answer::Allow { remove, unclear, .. } = &mut answer {
             if request.is_none() {
-                // Nobody has seen its headers.
+                // Its headers were not read.
                 remove.extend(rules.reserved_headers().spellings().iter().map(String::as_str));
             }
             if let Some(header) = unclear {
@@ -288,15 +287,15 @@ impl Call<'_> {
 }
 
 impl Admitted<'_> {
-    /// What `work` gives, unless the time for this request runs out.
+    /// The output of `work`, unless the deadline passes.
     ///
-    /// It takes `work` pinned, for a future that pins another holds it twice.
+    /// `work` is pinned by the caller: pinning it here would store the future twice.
     pub async fn in_time<T>(self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
         self.0.timed(work).await.0
     }
 
-    /// Checks `request` and tells about it. What was found counts even when the check panics or does
-    /// not end in time.
+    /// Checks `request` and records the outcome. The facts found so far are kept if the check
+    /// panics or exceeds its deadline.
     pub async fn check(self, request: &Request<'_>) -> Verdict {
         let Self(call) = self;
         let installation = &call.active.installation;

@@ -1,23 +1,22 @@
-//! Knows whether requests should come here: whether the service is alive, ready, or on its way
-//! out.
+//! The health of the process: whether it is alive, ready, or shutting down.
 
 use tokio::sync::watch;
 
-/// The course of the process's life. It only ever moves forward.
+/// The phases of the process. They only move forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Something is missing that a first answer needs.
+    /// Something is missing that the first check needs.
     Starting,
-    /// Requests are welcome.
+    /// Ready for requests.
     Ready,
-    /// Requests are answered, and should go elsewhere from here on.
+    /// Requests are still answered, but should go elsewhere.
     Leaving,
-    /// No new connections; those that are open end as soon as their requests are answered.
+    /// No new connections; open ones are closed once their requests are answered.
     Draining,
 }
 
 impl Phase {
-    /// The word in `/status`.
+    /// The name in `/status`.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -28,7 +27,7 @@ impl Phase {
     }
 }
 
-/// The phase that the process is in, for all to see.
+/// The current phase, observable by all tasks.
 #[derive(Debug)]
 pub struct Health(watch::Sender<Phase>);
 
@@ -39,12 +38,12 @@ impl Default for Health {
 }
 
 impl Health {
-    /// The present phase.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         *self.0.borrow()
     }
 
-    /// Enters `phase`, unless it is past.
+    /// Enters `phase`, unless it has passed already.
     pub fn enter(&self, phase: Phase) {
         self.0.send_if_modified(|present| {
             let forward = *present < phase;
@@ -55,7 +54,7 @@ impl Health {
         });
     }
 
-    /// Sees every phase from here on.
+    /// Notifies of each later phase.
     pub fn watch(&self) -> watch::Receiver<Phase> {
         self.0.subscribe()
     }
@@ -63,7 +62,7 @@ impl Health {
 
 /// Waits until `phase` is reached.
 pub async fn reached(watch: &mut watch::Receiver<Phase>, phase: Phase) {
-    // The sender is gone: the process is past every phase.
+    // The sender is gone, so the process has passed every phase.
     let _past = watch.wait_for(|present| phase <= *present).await;
 }
 
