@@ -1,4 +1,4 @@
-//! Knows what to look at first when a request is refused, for each reason.
+//! Advice for the operator on each reason for a denial: what to look at first.
 
 use keybound_core::Denial;
 

@@ -1,4 +1,4 @@
-//! Knows how a proxy would carry a certificate that was handed over by itself.
+//! Conversion of a certificate into the form in which a proxy would forward it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +10,13 @@ use std::fmt::Write;
 pub(crate) struct Certificate(Vec<u8>);
 
 impl Certificate {
-    /// The first certificate in what is PEM or DER.
+    /// The first certificate in PEM or DER.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         client_certificate::der_in(bytes).map(Self).ok_or("there is no certificate in it")
     }
 
-    /// The header that carries it to `source`, or none where Envoy itself says it, and the value.
+    /// The header and value that carry the certificate to `source`; no header if Envoy sends it
+    /// outside the headers.
     pub(super) fn carried(&self, source: &Source) -> (Option<String>, String) {
         match source {
             Source::Peer => (None, url_encoded(&self.pem())),
@@ -52,7 +53,7 @@ fn url_encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            // A string takes whatever is written to it.
+            // Writing to a string cannot fail.
             let _written = write!(encoded, "%{byte:02X}");
         }
         encoded

@@ -1,4 +1,4 @@
-//! Knows how a check is explained to machines.
+//! An explanation as JSON, for programs.
 
 use super::{Decision, Explained, advice};
 use keybound_core::facts::{self, EXPLANATION, Known};

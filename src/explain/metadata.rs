@@ -1,5 +1,4 @@
-//! Knows how the metadata of a route is written in a `CheckRequest`: by people in JSON, and by
-//! Envoy Gateway.
+//! Route metadata in a `CheckRequest`: as JSON, and as Envoy Gateway sends it.
 
 use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
@@ -10,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
 
-/// Metadata in JSON. What is typed is skipped: no check looks at it.
+/// Metadata in JSON. Typed metadata is skipped: no check uses it.
 #[derive(Deserialize)]
 pub(super) struct Written {
     #[serde(alias = "filterMetadata")]
@@ -27,7 +26,7 @@ impl Written {
     }
 }
 
-/// What Envoy Gateway sends of a route whose annotation names this policy.
+/// The metadata that Envoy Gateway sends for a route whose annotation names this policy.
 pub(super) fn naming(policy: &str) -> Metadata {
     let annotations = json!({KEY: policy});
     let resources = json!([{"kind": "HTTPRoute", ANNOTATIONS: annotations}]);

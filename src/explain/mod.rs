@@ -1,4 +1,4 @@
-//! Knows how one request is put through the very code that `serve` runs, and told step by step.
+//! Explanation of a single request, step by step, by the code that `serve` runs.
 
 mod advice;
 pub(crate) mod certificate;
@@ -16,59 +16,59 @@ use keybound_core::{Annotation, Denial, Request, Rules, Sources, UnixTime, Verdi
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One check, and all that is told of it.
+/// A check and everything to print about it.
 pub(crate) struct Explained {
-    /// Method and target; none if they could not be read.
+    /// Method and target; none if they could not be parsed.
     target: Option<String>,
     now: UnixTime,
     verdict: Verdict,
-    /// What became of the request.
+    /// The decision.
     pub(crate) decision: Decision,
-    /// What else there is to know.
+    /// Remarks beside the steps.
     remarks: Vec<String>,
     ways: &'static Ways,
 }
 
-/// How a request is explained.
+/// The settings of an explanation.
 pub(crate) struct Terms<'a, S> {
-    /// What decides.
+    /// The rules of the check.
     pub(crate) rules: &'a Rules,
-    /// What it knows.
+    /// Its keys and stores.
     pub(crate) sources: &'a S,
-    /// What tells the time of the check.
+    /// The clock for the time of the check.
     pub(crate) clock: Arc<dyn Clock>,
-    /// The longest that the check may take; none: as long as it takes.
+    /// The longest duration of the check; none: unlimited.
     pub(crate) deadline: Option<Duration>,
-    /// Whether the rules ask issuers about tokens.
+    /// Whether issuers are asked about tokens.
     pub(crate) online: bool,
-    /// What is to be known of a proof that was accepted.
+    /// The remark about a proof that was accepted.
     pub(crate) accepted: &'static str,
-    /// What is to be known in any case.
+    /// Remarks to print in any case.
     pub(crate) remarks: Vec<String>,
-    /// What whoever asks can do.
+    /// What the user can do.
     pub(crate) ways: &'static Ways,
 }
 
-/// What whoever asks can do about what is missing, as it is called there.
+/// What the user can do about missing input, in terms of the user interface.
 pub(crate) struct Ways {
-    /// Puts back the token.
+    /// How to supply the token.
     pub(crate) token: &'static str,
-    /// Puts back the proof.
+    /// How to supply the proof.
     pub(crate) proof: &'static str,
-    /// Has issuers asked.
+    /// How to have issuers asked.
     pub(crate) online: &'static str,
 }
 
-/// What became of the request.
+/// The decision about the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// It is allowed.
+    /// Allowed.
     Allowed,
-    /// The policy lets through what it would deny for this reason.
+    /// Allowed by a policy in report mode, which would deny it for this reason.
     Reported(Denial),
-    /// It is denied for this reason.
+    /// Denied for this reason.
     Denied(Denial),
-    /// `serve` would ask an issuer; this was not to.
+    /// Undecided: `serve` would ask an issuer, and this explanation is offline.
     Open,
 }
 
@@ -76,7 +76,7 @@ impl Decision {
     fn of(verdict: &Verdict, online: bool) -> Self {
         match verdict.outcome {
             Ok(()) => Self::Allowed,
-            // Nobody was asked, so nobody failed to answer.
+            // The issuer was not asked, so the missing answer is not a failure.
             Err(Denial::IntrospectionUnavailable) if !online => Self::Open,
             Err(denial) if verdict.denied().is_none() => Self::Reported(denial),
             Err(denial) => Self::Denied(denial),
@@ -106,12 +106,12 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
     Explained { target, now, verdict, decision, remarks, ways }
 }
 
-/// The time of a check as people write it, or how to.
+/// Parses the time of a check, or explains the format.
 pub(crate) fn time(text: &str) -> Result<UnixTime, &'static str> {
     UnixTime::parse(text).ok_or("a time is expected: 2027-01-15T08:00:00Z, or seconds since 1970")
 }
 
-/// Without the query and the user, which may hold secrets.
+/// Without the query and user information, which may contain secrets.
 fn target(request: &Request<'_>) -> String {
     let target = &request.target;
     let query = if target.query().is_some() { "?…" } else { "" };
@@ -119,7 +119,7 @@ fn target(request: &Request<'_>) -> String {
     format!("{method} {}://{}{path}{query}", target.scheme, target.host_and_port())
 }
 
-/// What a route says in vain.
+/// A remark about a route annotation that has no effect.
 fn unheeded(message: &[u8], rules: &Rules) -> Option<String> {
     let says = || !matches!(route::annotation(message), Ok(Annotation::Absent) | Err(_));
     (!rules.heeds_routes() && says()).then(|| UNHEEDED.to_owned())
@@ -128,7 +128,7 @@ fn unheeded(message: &[u8], rules: &Rules) -> Option<String> {
 const UNHEEDED: &str = "an annotation of the route says which policy applies, and counts for \
                         nothing: no policy has allow_route_annotation";
 
-/// Headers that an upstream must not get to see.
+/// A remark about headers that are removed for the upstream.
 fn removed(request: &Request<'_>) -> Option<String> {
     let names: Vec<_> = request.unwanted.iter().map(|it| it.escape_default().to_string()).collect();
     let names = (!names.is_empty()).then(|| names.join(", "))?;
@@ -138,7 +138,7 @@ fn removed(request: &Request<'_>) -> Option<String> {
     ))
 }
 
-/// Which signatures were redacted when the request was captured.
+/// Remarks about signatures that were redacted when the request was captured.
 fn redacted(request: &Request<'_>, ways: &Ways) -> Vec<String> {
     let Ok(credentials) = Credentials::read(request) else { return vec![] };
     let is_redacted = |jwt: &[u8]| {

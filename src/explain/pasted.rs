@@ -1,5 +1,4 @@
-//! Knows what people paste: a request as HTTP has it, or a `CheckRequest` that was kept or written
-//! down.
+//! Requests as pasted text: in HTTP/1.1, or a captured or written `CheckRequest`.
 
 use super::certificate::{BEGIN, Certificate};
 use super::request::{self, Described};
@@ -7,11 +6,11 @@ use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use keybound_core::client_certificate::Source;
 use prost::Message;
 
-/// The encoded `CheckRequest` in `text`, with a certificate that was pasted along where `source`
-/// reads it.
+/// The encoded `CheckRequest` in `text`, with an optional pasted certificate where `source` reads
+/// it.
 ///
-/// It is told by its beginning: JSON has a brace there, a request line has a space, and base64 has
-/// neither.
+/// The format is detected from the start: JSON has a brace, a request line has a space, and base64
+/// has neither.
 pub(crate) fn message(text: &str, source: &Source) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let first = text.lines().next().unwrap_or_default();
@@ -26,18 +25,17 @@ pub(crate) fn message(text: &str, source: &Source) -> Result<Vec<u8>, String> {
 
 const NEITHER: &str = "neither an HTTP request nor a CheckRequest, in JSON or in base64";
 
-/// What `serve --capture` keeps, in base64.
+/// A file of `serve --capture`, in base64.
 fn kept(text: &str) -> Option<Vec<u8>> {
     let message = request::base64(&text.split_ascii_whitespace().collect::<String>()).ok()?;
     CheckRequest::decode(&*message).is_ok_and(|it| it.attributes.is_some()).then_some(message)
 }
 
-/// A request in the form of HTTP/1.1 (RFC 9112 §2.1). Its body, if there is one, is skipped: no
-/// check looks at it.
+/// A request in HTTP/1.1 format (RFC 9112 §2.1). The body is skipped: no check uses it.
 fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
     let pem = text.find(BEGIN).unwrap_or(text.len());
     let (text, pem) = text.split_at_checked(pem).unwrap_or((text, ""));
-    // As `curl -v` shows what it sends.
+    // The format of `curl -v` for what it sends.
     let mut lines = text.lines().map(|it| it.trim_start_matches('>').trim());
     let (method, target) = request_line(lines.next().unwrap_or_default()).ok_or(REQUEST_LINE)?;
     let lines = lines.take_while(|it| !it.is_empty());
@@ -45,7 +43,7 @@ fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
     let (hosts, headers): (Vec<_>, Vec<_>) =
         headers?.into_iter().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
     let url = match *hosts {
-        // The absolute form has the host, and what the header says is not looked at (§3.2.2).
+        // The absolute form contains the host, and the `Host` header is ignored (§3.2.2).
         _ if !target.starts_with('/') => target.to_owned(),
         [(_, host)] => format!("https://{host}{target}"),
         _ => return Err(HOST.to_owned()),

@@ -1,4 +1,4 @@
-//! Knows how a request to explain is given: as Envoy sends it, as people write it down, or as for
+//! The input of `explain`: a `CheckRequest` from Envoy or in JSON, or a request described as for
 //! curl.
 
 use super::certificate::Certificate;
@@ -14,7 +14,7 @@ use prost::Message;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// A request as it is described to curl.
+/// A request described as for curl.
 pub(crate) struct Described<'a> {
     /// The method.
     pub(crate) method: &'a str,
@@ -30,7 +30,7 @@ pub(crate) struct Described<'a> {
     pub(crate) annotation: Option<&'a str>,
 }
 
-/// The name and the value of the header in a line.
+/// The name and value in a header line.
 pub(crate) fn header(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once(':')?;
     Some((name.trim(), value.trim()))
@@ -88,9 +88,9 @@ fn message(
     CheckRequest { attributes: Some(attributes) }.encode_to_vec()
 }
 
-/// The encoded `CheckRequest` in `bytes`, which hold one as Envoy sends it, or in JSON.
+/// The encoded `CheckRequest` in `bytes`, which contain one as Envoy sends it, or in JSON.
 ///
-/// Whatever is no JSON goes on as it is: to say what it is worth is for the check.
+/// Anything that is not JSON is returned unchanged, for the check to judge.
 pub(crate) fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let first = bytes.iter().find(|it| !it.is_ascii_whitespace());
     if first != Some(&b'{') {
@@ -99,7 +99,7 @@ pub(crate) fn encoded(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match json::object_of::<Written>(&bytes) {
         Ok(written) => written.message(),
         Err(error) if error.is_data() => Err(error.to_string()),
-        // The length of what Envoy sends may be a brace.
+        // A message from Envoy may start with a length that looks like a brace.
         Err(_) if CheckRequest::decode(&*bytes).is_ok() => Ok(bytes),
         Err(error) => Err(format!("neither protobuf nor JSON: {error}")),
     }
@@ -143,8 +143,8 @@ fn with_header(
     if edited { Ok(request.encode_to_vec()) } else { Err(format!("the request has no {name}")) }
 }
 
-/// What is read of a `CheckRequest` in JSON, in the names of protobuf or in camel case
-/// (<https://protobuf.dev/programming-guides/json/>). What no check looks at is skipped.
+/// The parts of a `CheckRequest` in JSON that checks use, with the names of protobuf or in camel
+/// case (<https://protobuf.dev/programming-guides/json/>). The others are skipped.
 #[derive(Deserialize)]
 struct Written {
     attributes: Option<ObjectOf<Attributes>>,
@@ -232,12 +232,12 @@ impl Line {
     }
 }
 
-/// Octets in either of the two alphabets.
+/// Octets in either alphabet of base64.
 pub(super) fn base64(text: &str) -> Result<Vec<u8>, DecodeError> {
     EITHER.decode(text.replace('-', "+").replace('_', "/"))
 }
 
-/// Protobuf reads bytes in JSON with padding and without.
+/// Padding is optional: protobuf's JSON format allows both.
 const EITHER: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

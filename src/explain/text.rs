@@ -1,4 +1,4 @@
-//! Knows how a check is explained to people: a line for each step, and the decision last.
+//! An explanation as text, for people: a line for each step, and the decision last.
 
 use super::{Decision, Explained, advice};
 use keybound_core::{Denial, Detail, Finding, Mark, Step};
@@ -69,7 +69,8 @@ fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial, detail: Option<Detail>) -
     writeln!(f, "advice: {}", advice::on(denial))
 }
 
-/// Text that may hold input: it must not steer the terminal, nor fill it.
+/// Text that may contain untrusted input: control characters are escaped for the terminal, and the
+/// length is bounded.
 struct Shown<'a>(&'a str);
 
 impl Display for Shown<'_> {
@@ -86,10 +87,10 @@ impl Display for Shown<'_> {
     }
 }
 
-/// More of one value helps nobody.
+/// The most characters of one value.
 const SHOWN_CHARS: usize = 400;
 
-/// Characters that make a terminal show others in another order.
+/// Characters that reorder others on a terminal (bidirectional controls).
 const REORDERING: [char; 9] = [
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
     '\u{2069}',
