@@ -1,7 +1,7 @@
-//! Knows how a pasted request is explained to whoever looks after this service: to its own page, or
-//! to a program on their machine, but to no page from elsewhere in the same browser.
+//! Explanation of a pasted request, for the admin page or a local program, but not for pages of
+//! other origins in the same browser.
 //!
-//! It leaves no trace: nothing is used up, remembered, counted or logged.
+//! It has no side effects: no proof is recorded as used, and nothing is cached, counted or logged.
 
 use super::origin::{BY_ADDRESS, is_by_address, only};
 use super::{Admin, document, text};
@@ -20,19 +20,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// How many requests are explained at once. One more is refused.
+/// The number of requests explained at once. Further ones are refused.
 const AT_ONCE: usize = 2;
 
-/// The longest question, in bytes: what Envoy lets a request's headers have, and more.
+/// The longest body accepted, in bytes: more than the headers that Envoy accepts.
 const BODY_BYTES: usize = 256 * 1024;
 
-/// How much of a longer one is read past, so that the answer still gets through.
+/// How much of a longer body is read and discarded, so that the client still gets the response.
 const PAST_BYTES: usize = 8 * BODY_BYTES;
 
-/// The longest that a check may take, whatever the limits say: its connection does not last longer.
+/// The longest duration of a check, whatever the limits say: the connection does not last longer.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Permits to explain: how many requests are explained at once is bounded.
+/// Permits for explanations: the number of concurrent ones is bounded.
 #[derive(Debug)]
 pub struct Permits(Semaphore);
 
@@ -42,15 +42,15 @@ impl Default for Permits {
     }
 }
 
-/// What is pasted into the form. It is not to be shown, so it has no `Debug`.
+/// The contents of the form. Contains secrets, so it has no `Debug`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Question {
     /// The request ([`pasted::message`]).
     request: String,
-    /// A token to go in place of the one in the request.
+    /// A token that replaces the one in the request.
     token: Option<String>,
-    /// A proof to go in place of the one in the request.
+    /// A proof that replaces the one in the request.
     proof: Option<String>,
     /// The time of the check; none: now.
     at: Option<String>,
@@ -59,11 +59,11 @@ struct Question {
     online: bool,
 }
 
-/// Why a question is not answered.
+/// Why a question is not answered: the status and the body.
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal(StatusCode, String);
 
-/// The answer to `question`: the explanation as text, or a sentence that says why there is none.
+/// The response to `question`: the explanation as text, or a sentence that says why there is none.
 pub(super) async fn answer<B: Body<Data = Bytes>>(
     admin: &Admin,
     question: Request<B>,
@@ -91,11 +91,11 @@ fn busy() -> Refusal {
     Refusal(StatusCode::SERVICE_UNAVAILABLE, "other requests are being explained".to_owned())
 }
 
-/// Whether a question may come from where it does ([`super::origin`]).
+/// Checks the origin of a question ([`super::origin`]).
 fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |status, why: &str| Err(Refusal(status, why.to_owned()));
-    // A page from elsewhere cannot send this type unless it is allowed to, and none is (Fetch
-    // §2.2.2, CORS-safelisted request-header).
+    // A page of another origin cannot send this type without a CORS preflight, and none is allowed
+    // (Fetch §2.2.2, CORS-safelisted request-header).
     if only(headers, CONTENT_TYPE.as_str()).is_none_or(|it| !is_json(it)) {
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send `content-type: application/json`");
     }
@@ -110,7 +110,7 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a header is absent, or there once and as expected.
+/// Whether a header is absent, or occurs once with the expected value.
 fn is(headers: &HeaderMap, name: &str, expected: impl Fn(&str) -> bool) -> bool {
     !headers.contains_key(name) || only(headers, name).is_some_and(expected)
 }
@@ -168,7 +168,7 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
     Ok(told::of(&explain(&message, terms).await))
 }
 
-/// What is in a field, if anything is.
+/// The value of a field, if it is not blank.
 fn filled(field: Option<&str>) -> Option<&str> {
     field.map(str::trim).filter(|it| !it.is_empty())
 }

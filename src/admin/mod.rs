@@ -30,42 +30,44 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
-/// What the admin listener tells about.
+/// What the admin listener reports on.
 #[derive(Debug)]
 pub struct Admin {
-    /// The checks.
+    /// The gate for all checks.
     pub gate: Arc<Gate>,
-    /// The phase that the process is in.
+    /// The phase of the process.
     pub health: Arc<Health>,
     /// When the process started.
     pub started: Instant,
-    /// How many connections each shard has open.
+    /// The number of open connections of each shard.
     pub connections: Arc<[Arc<AtomicUsize>]>,
-    /// The places of every listener.
+    /// The connection limits of every listener.
     pub places: Vec<Arc<Places>>,
-    /// How the last attempt to reload the configuration ended.
+    /// The outcome of the last configuration reload.
     pub reloads: Arc<Reloads>,
     /// The decisions of the last hour.
     pub history: History,
-    /// Where requests are explained.
+    /// The permits for explanations.
     pub explaining: explain::Permits,
 }
 
-/// The places on this listener. A connection carries one request, so that whoever came first has had
-/// its turn when places are short: there is one for a probe, whatever others do with theirs.
+/// The connection limit of this listener. A connection carries one request, so that it is freed
+/// soon, and a probe gets through whatever other clients do.
 pub const PLACES: PlaceRules = PlaceRules { most: 64, idle: Duration::ZERO, anybody: true };
 
-/// How long a connection may last. It carries one request, so that nobody holds a place for long.
+/// The longest duration of a connection. It carries one request, so that no client occupies it for
+/// long.
 const CONNECTION: Duration = Duration::from_secs(10);
 
-/// How often the counters are looked at, so that a decision is told in its minute.
+/// The interval at which the counters are sampled, short enough to put each decision into its
+/// minute.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// How long a client may take to send its request.
+/// The time a client has to send its request.
 const REQUEST_HEAD: Duration = Duration::from_secs(5);
 
 impl Admin {
-    /// Answers on `listener` until it is dropped.
+    /// Serves `listener` until the future is dropped.
     pub async fn serve(self: Arc<Self>, listener: Listener) {
         let mut connections = JoinSet::new();
         let mut samples = interval(SAMPLE);
@@ -83,7 +85,7 @@ impl Admin {
         }
     }
 
-    /// The answer to a request.
+    /// The response to a request.
     pub async fn respond<B: Body<Data = Bytes>>(
         &self,
         request: Request<B>,
@@ -94,10 +96,10 @@ impl Admin {
         }
     }
 
-    /// The answer to a request for `path`, where it takes no more to answer than that.
+    /// The response to a request for `path`, for the paths that need no body.
     ///
-    /// Probes are answered whoever asks, and tell nothing. What clients did is for whoever asks by
-    /// an address ([`origin`]).
+    /// Probes are answered for any host, and reveal nothing. Details about clients are shown only
+    /// if the request was sent to an IP address ([`origin`]).
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let (page, may): (fn(&Self) -> _, _) = match path {
             "/livez" => (|_| text(StatusCode::OK, "alive\n"), true),
@@ -134,7 +136,7 @@ impl Admin {
         }
     }
 
-    /// The issuers whose keys are still waited for.
+    /// The issuers whose keys have not been fetched yet.
     fn awaited(&self) -> Vec<String> {
         if self.health.phase() != Phase::Starting {
             return vec![];

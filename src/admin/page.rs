@@ -1,4 +1,4 @@
-//! Knows the page for people. It shows what `/status` tells, and asks for that itself.
+//! The status page for people. It displays what it fetches from `/status`.
 
 use super::document;
 use base64::Engine;
@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page. It comes from here alone, and nothing in it comes from elsewhere.
+/// The page, self-contained: nothing in it is loaded from elsewhere.
 pub(super) fn answer() -> Response<Full<Bytes>> {
     let mut answer = document(StatusCode::OK, "text/html; charset=utf-8", PAGE);
     let headers = answer.headers_mut();
@@ -22,8 +22,8 @@ pub(super) fn answer() -> Response<Full<Bytes>> {
     answer
 }
 
-/// The page's own style and script, by their hashes (CSP Level 3 §2.3.1), and requests to where it
-/// came from. Text that a stranger chose cannot become anything else than text.
+/// Allows only the page's own style and script, by hash (CSP Level 3 §2.3.1), and requests to its
+/// own origin. Text from clients is never executed.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let (style, script) = (hash_of("style"), hash_of("script"));
     let policy = format!(
@@ -31,11 +31,11 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
          require-trusted-types-for 'script'; trusted-types 'none'"
     );
-    // Nothing would run under it: a page that shows nothing rather than one without a policy.
+    // No script runs under this policy: better a page that shows nothing than one without a policy.
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// The hash source of what is in the only element of this name.
+/// The CSP hash source for the contents of the only element with this name.
 fn hash_of(element: &str) -> String {
     let (begin, end) = (format!("<{element}>"), format!("</{element}>"));
     let inside = PAGE.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));

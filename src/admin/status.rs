@@ -1,4 +1,4 @@
-//! Knows what `/status` tells: what is enforced at present, and with which keys.
+//! The document at `/status`: the configuration in force, its keys and its counters.
 
 use super::Admin;
 use crate::gate::Active;
@@ -19,14 +19,14 @@ use tokio::time::Instant;
 pub struct Status {
     version: &'static str,
     phase: &'static str,
-    /// The issuers whose keys are waited for before the service is ready.
+    /// The issuers whose keys must be fetched before the service is ready.
     waits_for: Vec<String>,
     uptime_seconds: u64,
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
     policies: Vec<EffectivePolicy>,
-    /// Whose fault each reason for a denial is.
+    /// Who has to fix the cause, for each reason.
     faults: BTreeMap<&'static str, &'static str>,
     last_hour: LastHour,
     last_denials: Vec<denials::Status>,
@@ -36,17 +36,17 @@ pub struct Status {
     connections: Vec<usize>,
 }
 
-/// The used proofs.
+/// The replay store.
 #[derive(Debug, Serialize)]
 struct Replay {
     reachable: bool,
     recorded: u64,
     repeats: u64,
-    /// None when they are kept elsewhere.
+    /// None if the store is external.
     entries: Option<usize>,
-    /// How many could not be recorded, by the cause; those causes alone that have occurred.
+    /// The number of proofs that could not be recorded, by cause; only causes that have occurred.
     unavailable: BTreeMap<&'static str, u64>,
-    /// What is wrong with the store, though it can be used.
+    /// What is wrong with the store, even if it can be used.
     warnings: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ struct ConfigStatus {
 }
 
 impl Status {
-    /// The state of things at present.
+    /// The current status.
     pub fn of(admin: &Admin) -> Self {
         let active = admin.gate.active();
         let now = Instant::now();
@@ -86,7 +86,7 @@ impl Status {
     }
 }
 
-/// Those issuers that are asked about their tokens.
+/// The issuers with introspection.
 fn asking(active: &Active) -> Vec<introspection::Status> {
     active
         .installation
@@ -97,7 +97,7 @@ fn asking(active: &Active) -> Vec<introspection::Status> {
         .collect()
 }
 
-/// What is in force, as the metrics show it.
+/// The state of the active configuration, for the metrics.
 pub fn installed(active: &Active) -> Installed {
     let installation = &active.installation;
     let issuers = installation.issuers.iter().map(|issuer| {
