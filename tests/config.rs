@@ -78,8 +78,9 @@ fn a_good_file_is_summed_up_and_warned_of() {
     let folder = folder_with(FULL);
     let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
     assert_eq!(code, 0, "{stderr}");
-    let warning = "keybound.yaml:33: warning: policies[1].sender_constraint: nothing is proved: \
-                   whoever holds a token can use it, also one that is bound\n";
+    let warning = "keybound.yaml:33: warning: policies[1].sender_constraint: no proof of \
+                   possession is required: anybody who holds a token can use it, even a bound \
+                   one\n";
     assert_eq!(stderr, warning);
     let line = |begins: &str| {
         let line = stdout.lines().find(|it| it.starts_with(begins));
@@ -92,8 +93,8 @@ fn a_good_file_is_summed_up_and_warned_of() {
     assert_eq!(line("admin"), "admin 127.0.0.1:9003");
     assert_eq!(
         line("DPoP"),
-        "DPoP proofs ES256 PS256 EdDSA, within 60s, no nonce, up to 1000000 recorded in \
-         memory, 50000 of one client"
+        "DPoP proofs ES256 PS256 EdDSA, within 60s, no nonce, up to 1000000 recorded in memory, \
+         50000 of one client"
     );
     assert_eq!(line("client cert"), "client certificate header client-cert (rfc9440)");
     assert_eq!(

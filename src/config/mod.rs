@@ -180,7 +180,7 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
         }
         // Nobody may take an empty list for the absence of problems.
         None if problems.is_empty() => {
-            Err(vec![Problem::of_file("cannot be compiled, for no known reason".to_owned())])
+            Err(vec![Problem::of_file("cannot be compiled, for an unknown reason".to_owned())])
         }
         Some(_) | None => Err(problems),
     }

@@ -174,7 +174,7 @@ fn reworded(error: &str) -> String {
         .iter()
         .any(|it| error.starts_with(&format!("invalid type: {it}")));
     let wants_text = error.ends_with("expected a string") || error.ends_with("string or map");
-    let hint = if unquoted && wants_text { ": put it in quotes if it is meant so" } else { "" };
+    let hint = if unquoted && wants_text { ": put it in quotes if a string is meant" } else { "" };
     let error = match error.split_once(", expected struct ") {
         Some((found, _)) => format!("{found}, expected a mapping"),
         None => error.to_owned(),
@@ -249,15 +249,15 @@ limits: {token_bytes: -1}
             problems(text),
             [
                 "line 2: issuers[0]: invalid type: integer `5`, expected a mapping",
-                "line 3: issuers[1].issuer: invalid type: integer `2026`, expected a string: \
-                 put it in quotes if it is meant so",
+                "line 3: issuers[1].issuer: invalid type: integer `2026`, expected a string: put \
+                 it in quotes if a string is meant",
                 "line 4: issuers[1].audience: unknown key: did you mean `audiences`?",
                 "line 5: issuers[1].audiences[0]: invalid type: integer `1`, expected a string: \
-                 put it in quotes if it is meant so",
+                 put it in quotes if a string is meant",
                 "line 5: issuers[1].audiences[2]: invalid type: integer `2`, expected a string: \
-                 put it in quotes if it is meant so",
+                 put it in quotes if a string is meant",
                 "line 5: issuers[1].audiences[4]: invalid type: integer `3`, expected a string: \
-                 put it in quotes if it is meant so",
+                 put it in quotes if a string is meant",
                 "line 6: issuers[1].keys: invalid type: list, expected a mapping",
                 "line 7: issuers[2].clock_leeway: invalid type: integer `30`, expected a duration \
                  with its unit, such as 30s",

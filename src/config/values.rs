@@ -81,8 +81,8 @@ impl Address {
         }
         text.parse().ok().map(Self::Tcp).ok_or_else(|| {
             format!(
-                "{text:?} is not an address: write IP:PORT, as in 127.0.0.1:9001 or [::]:9001, \
-                 or unix:/PATH"
+                "{text:?} is not an address: write IP:PORT, as in 127.0.0.1:9001 or [::]:9001, or \
+                 unix:/PATH"
             )
         })
     }
@@ -104,11 +104,11 @@ pub(super) struct AlgorithmName(pub(super) Algorithm);
 impl AlgorithmName {
     fn parse(text: &str) -> Result<Self, String> {
         if text.eq_ignore_ascii_case("none") {
-            return Err("`none` means unsigned: whoever likes could write such a token".to_owned());
+            return Err("`none` means unsigned: anybody could forge such a token".to_owned());
         }
         if text.get(..2).is_some_and(|it| it.eq_ignore_ascii_case("hs")) {
             return Err(format!(
-                "{text:?} is symmetric: whoever can check such a token can also forge it"
+                "{text:?} is symmetric: anybody who can verify such a token can also forge it"
             ));
         }
         Algorithm::named(text).map(Self).ok_or_else(|| {

@@ -213,7 +213,7 @@ fn a_warning_is_told_once_and_not_at_every_reload() {
         let said = |it: &&serde_json::Value| it[key].as_str().is_some_and(|it| it.contains(what));
         service.log.iter().filter(said).count()
     };
-    assert_eq!(told("warning", "`JWT` says nothing"), 1, "{:?}", service.log);
+    assert_eq!(told("warning", "`JWT` does not tell"), 1, "{:?}", service.log);
     assert_eq!(told("remark", "listen.ext_authz"), 1, "{:?}", service.log);
     assert_eq!(service.status()["config"]["last_reload"]["remarks"].as_array().unwrap().len(), 2);
 }

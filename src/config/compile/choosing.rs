@@ -22,9 +22,9 @@ pub(super) fn warn(policies: &Policies, asker: Option<&Asker>, at: &Path, findin
         }
         if let Some(above) = listed(&reached_by_suffix(policies, place)) {
             let message = format!(
-                "asks for less than {above}, and is for the same path with a suffix (.json), which \
-                 some servers take for the path without. Ask for as much, or name the paths that it \
-                 is for (match.path_prefix), so that all others are denied"
+                "asks for less than {above}, and is for the same path with a suffix (.json), \
+                 which some servers take for the path without. Ask for as much, or name the paths \
+                 that it is for (match.path_prefix), so that all others are denied"
             );
             findings.warning(&at, message);
         }
@@ -37,7 +37,7 @@ pub(super) fn warn(policies: &Policies, asker: Option<&Asker>, at: &Path, findin
         let told = asker.is_some_and(|it| matches!(it.flavour, Flavour::Envoy { .. }));
         if told && may_be_overridden(policies, place) {
             let message = "a server may take the method from x-http-method-override, x-http-method or \
-                           x-method-override, and Envoy tells only of headers that are among its \
+                           x-method-override, and Envoy sends only the headers in its \
                            allowed_headers: list them there";
             findings.warning(&at.key("match").key("methods"), message);
         }

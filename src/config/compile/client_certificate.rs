@@ -52,7 +52,7 @@ fn header(
     let format = header.format.map_or_else(HeaderFormat::default, |it| it.0);
     let at = at.key("name");
     match HeaderName::from_bytes(name.as_bytes()) {
-        Err(_) => findings.problem(&at, format!("{} is no name of a header", quoted(&name))),
+        Err(_) => findings.problem(&at, format!("{} is not a header name", quoted(&name))),
         Ok(name) if name == "x-forwarded-client-cert" => {
             findings.problem(&at, "that header has a source of its own: write `source: xfcc`");
         }

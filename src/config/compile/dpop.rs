@@ -41,8 +41,8 @@ pub(super) fn compile(
     let replay = replay(given.replay.unwrap_or_default(), &at.key("replay"), files, findings);
     let shared = matches!(replay, Some(ReplayRules::Redis(_)));
     if shared && nonce != NonceDemand::Off && nonce_keys.is_none() {
-        let message = "replicas share used proofs but not this secret, which each draws for itself: \
-                       none accepts a nonce of another, unless `nonce_secret_file` is given";
+        let message = "replicas share used proofs but not this secret, which each generates for \
+                       itself: none accepts another's nonce, unless `nonce_secret_file` is set";
         findings.warning(&at.key("nonce"), message);
     }
     let nonce_keys = match nonce_keys {
@@ -140,8 +140,8 @@ pub(super) fn warn_of_replicas(
         matches!(it.sender_constraint, SenderConstraint::Dpop | SenderConstraint::Either)
     };
     if matches!(dpop.replay, ReplayRules::Memory(_)) && policies.iter().any(counts) {
-        let message = "used proofs are recorded in this process alone: with several replicas a \
-                       stolen proof passes once at each of them, unless `store` is redis";
+        let message = "used proofs are recorded in this process only: with several replicas, each \
+                       accepts a stolen proof once, unless `store` is redis";
         findings.warning(&at.key("replay"), message);
     }
 }

@@ -111,8 +111,8 @@ pub(super) fn warn_of_redis(dpop: &DpopRules, at: &problem::Path, findings: &mut
     let mut elsewhere = rules.hosts_in_the_clear().filter(|it| !is_loopback(it));
     if let Some(host) = elsewhere.next() {
         let message = format!(
-            "the password and all that is recorded go to {host} in the clear, where others may \
-             read and change it: write rediss://"
+            "the password and all that is recorded are sent to {host} unencrypted, where others \
+             can read and change them: write rediss://"
         );
         findings.warning(&at.key("replay").key("url_file"), message);
     }

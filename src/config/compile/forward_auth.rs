@@ -60,13 +60,13 @@ fn secret(
     let header_at = at.key("secret_header");
     let Some(file) = &given.secret_file else {
         if given.secret_header.is_some() && !findings.is_incomplete(&at.key("secret_file")) {
-            findings.problem(&header_at, "has no effect: `secret_file` holds no secret to show");
+            findings.problem(&header_at, "has no effect: no `secret_file` is set");
         }
         return None;
     };
     let name = HeaderName::from_bytes(header.as_bytes()).ok();
     match name.as_ref().map(HeaderName::as_str) {
-        None => findings.problem(&header_at, format!("{} is no name of a header", quoted(header))),
+        None => findings.problem(&header_at, format!("{} is not a header name", quoted(header))),
         Some(it) if CARRIES_SOMETHING_ELSE.contains(&it) => {
             findings.problem(&header_at, format!("`{it}` carries something else"));
         }
@@ -112,14 +112,15 @@ pub(super) fn warn_of_reach(
     }
     if !is_proved {
         let message = format!(
-            "{address} can be reached from other machines, and whoever asks there can invent a \
-             client certificate: demand `listen.tls.client_ca_file` or `forward_auth.secret_file`"
+            "{address} can be reached from other machines, and anybody who connects there can \
+             claim any client certificate: set `listen.tls.client_ca_file` or \
+             `forward_auth.secret_file`"
         );
         findings.warning(at, message);
     } else if tls.is_none() {
         let message = format!(
             "{address} can be reached from other machines and has no TLS: tokens and the secret \
-             pass it in the clear"
+             are sent unencrypted"
         );
         findings.warning(at, message);
     }
@@ -131,17 +132,17 @@ pub(super) fn warn_of_source(asker: &Asker, source: &Source, at: &Path, findings
         (Source::Header { .. }, _) => return,
         (Source::Xfcc { behind }, Flavour::Envoy { .. }) if behind.is_empty() => return,
         (Source::Xfcc { .. }, Flavour::Envoy { .. }) => {
-            "over HTTP Envoy does not name its peer, so that `behind` cannot be checked"
+            "over HTTP Envoy does not identify its peer, so that `behind` cannot be checked"
         }
         (Source::Xfcc { .. }, Flavour::Nginx | Flavour::Traefik) => {
-            "only Envoy writes that header, and other proxies hand on what the client wrote: \
-             write `source: header`"
+            "only Envoy writes that header, and other proxies pass on what the client sent: write \
+             `source: header`"
         }
         (Source::Peer, Flavour::Envoy { .. }) => {
-            "over HTTP Envoy does not tell the certificate of its peer: write `source: xfcc`"
+            "over HTTP Envoy does not send the certificate of its peer: write `source: xfcc`"
         }
         (Source::Peer, Flavour::Nginx | Flavour::Traefik) => {
-            "such a proxy tells the certificate in a header: write `source: header`"
+            "such a proxy sends the certificate in a header: write `source: header`"
         }
     };
     let message =

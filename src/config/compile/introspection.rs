@@ -22,8 +22,10 @@ pub(super) fn compile(
     let upkeep = upkeep(&given, patience, at, findings);
     let where_ = at.key("endpoint");
     match given.endpoint.as_deref().map(fetched) {
-        Some(Ok(Fetched::Locally)) => findings
-            .warning(&where_, "tokens go over http: whoever controls this machine reads them"),
+        Some(Ok(Fetched::Locally)) => findings.warning(
+            &where_,
+            "tokens are sent over plain http: anybody who controls this machine can read them",
+        ),
         Some(Err(message)) => findings.problem(&where_, message),
         None if keys.is_some_and(|it| *it != KeySource::Discovery) => findings.problem(
             &where_,
@@ -31,7 +33,7 @@ pub(super) fn compile(
         ),
         Some(Ok(Fetched::Https)) | None => (),
     }
-    let what = "give the name of this service at the issuer";
+    let what = "give the client id of this service at the issuer";
     let client_id = findings.required(given.client_id, &at.key("client_id"), what);
     let secret = given.client_secret_file;
     let identity = (given.certificate_file, given.key_file);
@@ -49,8 +51,8 @@ pub(super) fn compile(
         }
     };
     if given.allow_missing_audience == Some(true) {
-        let message = "a token that the issuer made for another service passes, when the answer \
-                       says nothing of its audience";
+        let message = "a token for another service is accepted if the issuer's response has no \
+                       audience";
         findings.warning(&at.key("allow_missing_audience"), message);
     }
     Some(IntrospectionRules {

@@ -34,7 +34,7 @@ pub(super) fn compile(
         if let Some(name) = &given.issuer
             && !names.insert(name.clone())
         {
-            let message = format!("{} is there already: names must differ", quoted(name));
+            let message = format!("{} is used twice: names must be unique", quoted(name));
             findings.problem(&at.key("issuer"), message);
         }
         compiled.push(issuer(given, patience, &at, files, findings));
@@ -94,7 +94,7 @@ fn audiences(
     at: &Path,
     findings: &mut Findings,
 ) -> Option<Vec<String>> {
-    let what = "name the audiences, one of which a token must be meant for";
+    let what = "name the audiences, one of which must be in a token's `aud`";
     let audiences = findings.required(given, at, what)?;
     if audiences.is_empty() {
         findings.problem(at, "must not be empty, or no token is accepted");
@@ -133,11 +133,11 @@ fn token_types(given: Option<Vec<String>>, at: &Path, findings: &mut Findings) -
         let lower = given.to_ascii_lowercase();
         let short = lower.strip_prefix("application/").unwrap_or(&lower);
         if !is_token(short) {
-            let message = format!("{} is no media type: write it as in at+jwt", quoted(&given));
+            let message = format!("{} is not a media type: write it like at+jwt", quoted(&given));
             findings.problem(&at.index(index), message);
         } else if short == "jwt" {
-            let message = "`JWT` says nothing about the use of a token: the audience alone keeps \
-                           ID tokens and others of this issuer out";
+            let message = "`JWT` does not tell access tokens from other tokens: only the audience \
+                           keeps out ID tokens of this issuer";
             findings.warning(&at.index(index), message);
         }
         types.push(short.to_owned());
@@ -232,7 +232,11 @@ fn secure(fetched: Result<Fetched, String>, at: &Path, findings: &mut Findings) 
     match fetched {
         Ok(Fetched::Https) => (),
         Ok(Fetched::Locally) => {
-            findings.warning(at, "keys come over http: whoever controls this machine sets them");
+            findings.warning(
+                at,
+                "keys are fetched over plain http: anybody who controls this machine can replace \
+                 them",
+            );
         }
         Err(message) => findings.problem(at, message),
     }

@@ -41,10 +41,10 @@ fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut F
         let why = match tls {
             Some(true) => None,
             Some(false) => Some(
-                ", and whoever asks there can claim any client certificate: demand \
-                 `listen.tls.client_ca_file`, or let only your proxies through",
+                ", and anybody who connects there can claim any client certificate: set \
+                 `listen.tls.client_ca_file`, or let only your proxies connect",
             ),
-            None => Some(" and has no TLS: tokens pass it in the clear"),
+            None => Some(" and has no TLS: tokens are sent unencrypted"),
         };
         if let Some(why) = why {
             findings.warning(&at.key("ext_authz"), format!("{address} {reach}{why}"));
@@ -52,8 +52,8 @@ fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut F
     }
     if let Some(address) = elsewhere(&listen.admin) {
         let message = format!(
-            "{address} {reach}, and /status tells what clients did: let only probes and \
-             Prometheus through"
+            "{address} {reach}, and /status shows what clients did: let only probes and \
+             Prometheus connect"
         );
         findings.warning(&at.key("admin"), message);
     }
@@ -61,8 +61,8 @@ fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut F
         && tls.client_ca.is_some()
         && tls.client_names.is_empty()
     {
-        let message = "whoever has a certificate of these authorities may ask, and claim any \
-                       client certificate: name your proxies in `client_names`";
+        let message = "any client with a certificate of these authorities can connect and claim \
+                       any client certificate: name your proxies in `client_names`";
         findings.warning(&at.key("tls").key("client_ca_file"), message);
     }
 }
@@ -150,10 +150,10 @@ fn client_names(
         return (!findings.is_incomplete(&names_at)).then(Vec::new);
     };
     if given.is_empty() {
-        findings.problem(&names_at, "names nobody: leave it out, or say who may ask");
+        findings.problem(&names_at, "is empty: leave it out, or name the proxies that may connect");
     }
     if !has_client_ca && !findings.is_incomplete(&at.key("client_ca_file")) {
-        let message = "needs `client_ca_file`: without it no certificate is asked for";
+        let message = "needs `client_ca_file`: without it no certificate is requested";
         findings.problem(&names_at, message);
     }
     let mut parse = |(index, name): (usize, String)| match ProxyName::parse(&name) {

@@ -56,17 +56,17 @@ fn host(given: &str) -> Result<HostPattern, String> {
         return wrong("is every host: leave `hosts` out for that");
     }
     if host.contains(':') {
-        return wrong("has a port or a scheme: hosts are compared without");
+        return wrong("has a port or a scheme: write the host alone");
     }
     let (below, name) = match host.strip_prefix("*.") {
         Some(name) => (true, name),
         None => (false, host),
     };
     if name.contains('*') {
-        return wrong("has a wildcard within: only a leading `*.` is one");
+        return wrong("has a wildcard inside: only a leading `*.` is allowed");
     }
     if !is_host_name(name) {
-        return wrong("is no host name: write it as in api.example.com or *.example.com");
+        return wrong("is not a host name: write it like api.example.com or *.example.com");
     }
     let name = name.to_owned();
     Ok(if below { HostPattern::Below(name) } else { HostPattern::Exact(name) })
@@ -81,9 +81,9 @@ fn is_host_name(name: &str) -> bool {
 fn method(given: &str) -> Result<String, String> {
     let upper = given.to_ascii_uppercase();
     if !is_token(given) {
-        Err(format!("{} is no method: write it as in GET", quoted(given)))
+        Err(format!("{} is not a method: write it like GET", quoted(given)))
     } else if upper != given {
-        Err(format!("methods have case: write {upper}"))
+        Err(format!("methods are case-sensitive: write {upper}"))
     } else {
         Ok(upper)
     }
@@ -98,12 +98,12 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
     }
     if path.contains(['*', '{', '}']) {
         return Err(wrong(
-            "is no pattern: it holds for each path that begins with its whole segments, as `/users` \
-             does for /users/7. For the characters themselves write %2A, %7B, %7D",
+            "is not a pattern: it matches each path that begins with its whole segments, as \
+             `/users` matches /users/7. For the literal characters write %2A, %7B, %7D",
         ));
     }
     if path.contains(['?', '#', ' ']) {
-        return Err(wrong("has a query, a fragment or a blank: only the path is matched"));
+        return Err(wrong("has a query, a fragment or a space: only the path is matched"));
     }
     let mut found = vec![];
     for segment in path.split('/') {
@@ -113,7 +113,7 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
             b"" => return Err(wrong("has an empty segment: remove a `/`, also at the end")),
             b"." | b".." => return Err(wrong("has a dot segment: write the path without it")),
             odd if odd.iter().any(|it| b"/\\;".contains(it) || it.is_ascii_control()) => {
-                return Err(wrong("has a character that no path is matched with"));
+                return Err(wrong("has a character that is not allowed in a path to match"));
             }
             _ => found.push(segment),
         }

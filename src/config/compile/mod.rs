@@ -57,14 +57,14 @@ pub(super) fn compile(
     let dpop = dpop::compile(file.dpop.unwrap_or_default(), &root.key("dpop"), files, findings);
 
     let at = root.key("issuers");
-    let issuers = findings.required(file.issuers, &at, "say whose tokens are accepted");
+    let issuers = findings.required(file.issuers, &at, "list the issuers to accept");
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
     let issuers = issuers.map(|it| issuers::compile(it, limits.patience(), &at, files, findings));
     let sockets = [Some(&listen.ext_authz), Some(&listen.admin)].into_iter().flatten();
     let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
     files.keep_apart(&sockets.chain(forward_auth).collect::<Vec<_>>(), findings);
     let at = root.key("policies");
-    let policies = findings.required(file.policies, &at, "say what requests must show");
+    let policies = findings.required(file.policies, &at, "list the policies to apply");
     let policies = policies.map(|it| policies::compile(it, &at, &names, findings));
     let (issuers, policies, (proofs, dpop)) = (issuers??, policies??, dpop?);
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
@@ -92,7 +92,7 @@ fn warn_of_slow_issuers(
     for (index, issuer) in issuers.iter().enumerate() {
         let timeout = issuer.introspection.as_ref().map(|it| it.upkeep.timeout);
         if timeout.is_some_and(|it| limits.check_deadline <= it) {
-            let message = "must be less than limits.check_deadline, or checks end before it";
+            let message = "must be less than limits.check_deadline, or checks time out before it";
             findings.problem(&at.index(index).key("introspection").key("timeout"), message);
         }
     }
@@ -151,7 +151,7 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> (usize, 
     let check_deadline =
         span(limits.check_deadline, usual.check_deadline, DEADLINE, &deadline, findings);
     if ENVOY_WAITS <= check_deadline {
-        let message = "Envoy gives up after 200ms, unless its own timeout is raised as well";
+        let message = "Envoy times out after 200ms, unless its own timeout is raised too";
         findings.warning(&deadline, message);
     }
     (token_bytes, Limits { check_deadline, concurrent_checks, token_cache })

@@ -27,7 +27,7 @@ pub(super) fn compile(
         if let Some(name) = &given.name
             && !names.insert(name.clone())
         {
-            let message = format!("{} is there already: names must differ", quoted(name));
+            let message = format!("{} is used twice: names must be unique", quoted(name));
             findings.problem(&at.key("name"), message);
         }
         compiled.push(policy(given, &at, issuers, findings).map(Arc::new));
@@ -44,11 +44,11 @@ pub(super) fn compile(
 fn warn_of_reports(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
     let reports = |it: &Policy| it.mode == Mode::Report;
     let message = if policies.iter().all(|it| reports(it)) {
-        "nothing is refused: what would be is let through, and logged"
+        "report mode: requests that would be denied are allowed and logged"
     } else {
-        "what this policy would refuse is let through, and logged; a request that no policy \
-         matches, that cannot be read, or that comes while too many are being checked belongs to \
-         no policy, and is refused as long as another policy enforces"
+        "this policy is in report mode: what it would deny is allowed and logged; a request that \
+         no policy matches, that cannot be read, or that comes while too many are being checked \
+         belongs to no policy, and is refused as long as another policy enforces"
     };
     for (index, _) in policies.iter().enumerate().filter(|(_, it)| reports(it)) {
         findings.warning(&at.index(index).key("mode"), message);
@@ -106,7 +106,8 @@ fn policy(
 fn origin(text: &str, at: &Path, findings: &mut Findings) -> Option<Origin> {
     let origin = Origin::parse(text);
     if origin.is_err() {
-        let message = format!("{} is no origin: write https://HOST, without a path", quoted(text));
+        let message =
+            format!("{} is not an origin: write https://HOST, without a path", quoted(text));
         findings.problem(at, message);
     }
     origin.ok()
@@ -122,7 +123,7 @@ fn quotable(text: &str, at: &Path, findings: &mut Findings) {
 fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<String> {
     /// Names are labels of metrics.
     const LONGEST: usize = 64;
-    let name = findings.required(given, at, "logs and metrics need a name for the policy")?;
+    let name = findings.required(given, at, "give the policy a name for logs and metrics")?;
     let allowed = |it: u8| it.is_ascii_alphanumeric() || b"._-".contains(&it);
     if name.is_empty() || LONGEST < name.len() || !name.bytes().all(allowed) {
         let message = format!(
@@ -140,19 +141,23 @@ const fn doubt(constraint: SenderConstraint) -> Option<&'static str> {
         | SenderConstraint::Dpop
         | SenderConstraint::Either
         | SenderConstraint::IfBound => None,
-        SenderConstraint::None => {
-            Some("nothing is proved: whoever holds a token can use it, also one that is bound")
-        }
+        SenderConstraint::None => Some(
+            "no proof of possession is required: anybody who holds a token can use it, even a \
+             bound one",
+        ),
     }
 }
 
 /// What is to be said of a policy that routes choose for themselves.
 const fn weakness(mode: Mode, constraint: Option<SenderConstraint>) -> Option<&'static str> {
     match (mode, constraint) {
-        (Mode::Report, _) => Some("whoever may write a route can have nothing refused there"),
-        (Mode::Enforce, Some(SenderConstraint::None)) => {
-            Some("whoever may write a route can have nothing proved there")
+        (Mode::Report, _) => {
+            Some("anybody who can edit a route can select this policy, which denies nothing")
         }
+        (Mode::Enforce, Some(SenderConstraint::None)) => Some(
+            "anybody who can edit a route can select this policy, which requires no proof of \
+             possession",
+        ),
         (Mode::Enforce, _) => None,
     }
 }
@@ -187,10 +192,10 @@ fn scopes(scopes: Vec<String>, at: &Path, findings: &mut Findings) -> Vec<String
     let allowed = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     for (index, scope) in scopes.iter().enumerate() {
         if scope.contains(' ') {
-            let message = format!("{} is several scopes: list each of its own", quoted(scope));
+            let message = format!("{} is several scopes: list each of them", quoted(scope));
             findings.problem(&at.index(index), message);
         } else if scope.is_empty() || !scope.bytes().all(allowed) {
-            findings.problem(&at.index(index), format!("{} is no scope", quoted(scope)));
+            findings.problem(&at.index(index), format!("{} is not a scope", quoted(scope)));
         }
     }
     scopes

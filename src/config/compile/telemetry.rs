@@ -98,7 +98,7 @@ fn parsed(text: &[u8]) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
             return Err(format!("has no header in line {number}: write NAME: VALUE"));
         };
         if [CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&name) {
-            return Err(format!("names {name} in line {number}, which is not free to choose"));
+            return Err(format!("names {name} in line {number}, which cannot be set"));
         }
         value.set_sensitive(true);
         headers.push((name, value));

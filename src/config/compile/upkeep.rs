@@ -43,7 +43,8 @@ pub(super) fn compile(
     }
     if max_stale <= refresh_max {
         let message = format!(
-            "must be more than refresh_max ({refresh_max:?}), or keys end while the issuer is well"
+            "must be more than refresh_max ({refresh_max:?}), or keys expire while the issuer is \
+             healthy"
         );
         findings.problem(&at.key("max_stale"), message);
     }

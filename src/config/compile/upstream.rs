@@ -122,8 +122,8 @@ fn strip_beginning(
     };
     if let Some(name) = PART_OF_EVERY_REQUEST.iter().find(|it| hits(it)) {
         return Err(format!(
-            "`{beginning}*` would strip `{name}`, which is part of every request: write more of how \
-             the names begin"
+            "`{beginning}*` would strip `{name}`, which is part of every request: write more of \
+             how the names begin"
         ));
     }
     if hits(&"authorization") {
@@ -170,7 +170,7 @@ fn header(name: &str) -> Result<Arc<str>, String> {
     match HeaderName::from_bytes(name.as_bytes()) {
         Ok(name) => Ok(name.as_str().into()),
         Err(_) => Err(format!(
-            "{} is no name of a header: write letters, digits and dashes (RFC 9110 §5.1)",
+            "{} is not a header name: write letters, digits and dashes (RFC 9110 §5.1)",
             quoted(name)
         )),
     }
@@ -216,8 +216,8 @@ pub(super) fn keep_listed(
     if is_envoy && !ReservedHeaders::of(policies).are_all_listed() {
         findings.problem(
             at,
-            "names with so many dashes can be spelled in too many ways to have them all removed, as \
-             `forward_auth.flavour: envoy` needs: use fewer or shorter names, or ask by gRPC",
+            "names with so many dashes can be spelled in too many ways to have them all removed, \
+             as `forward_auth.flavour: envoy` needs: use fewer or shorter names, or ask by gRPC",
         );
     }
 }

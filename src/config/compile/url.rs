@@ -34,7 +34,7 @@ pub(super) fn fetched(text: &str) -> Result<Fetched, String> {
     match uri.scheme_str() {
         Some("https") => Ok(Fetched::Https),
         Some("http") if is_loopback(authority.host()) => Ok(Fetched::Locally),
-        Some("http") => wrong("is not fetched securely: it must be https"),
+        Some("http") => wrong("would be fetched without encryption: it must be https"),
         Some(_) | None => wrong("must begin with https://"),
     }
 }

@@ -12,7 +12,7 @@ fn issuers_are_named_and_exact() {
     refuses("- issuer: https://as.example.com#x", issuer, 3, "fragment");
     refuses("- issuer: 2026", issuer, 3, "quotes");
     refuses("- issuer:", issuer, 3, "no value");
-    warns("- issuer: http://127.0.0.1:8080", issuer, 3, "over http");
+    warns("- issuer: http://127.0.0.1:8080", issuer, 3, "over plain http");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn keys_come_from_one_place() {
     let source = takes(edit).rules.issuers[0].keys.source.clone();
     assert_eq!(source, KeySource::Uri("https://a.example/jwks".to_owned()));
     let edit = "  audiences: [a]\n  keys: {jwks_uri: 'http://[::1]/jwks'}";
-    warns(edit, "issuers[0].keys.jwks_uri", 5, "over http");
+    warns(edit, "issuers[0].keys.jwks_uri", 5, "over plain http");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
     let secret = "client_id: gateway, client_secret_file: secret";
     let mutual = "client_id: gateway, certificate_file: ca.pem, key_file: key.pem";
     for (given, path, message) in [
-        ("{client_secret_file: secret}".to_owned(), ".client_id", "name of this service"),
+        ("{client_secret_file: secret}".to_owned(), ".client_id", "client id of this service"),
         ("{client_id: gateway}".to_owned(), "", "client_secret_file, or else"),
         (format!("{{{secret}, certificate_file: ca.pem}}"), "", "client_secret_file, or else"),
         ("{client_id: a, certificate_file: ca.pem}".to_owned(), "", "client_secret_file, or else"),

@@ -43,7 +43,7 @@ fn tls_needs_a_certificate_and_its_key() {
     };
     let pair = "certificate_file: one-cert.pem, key_file: one-key.pem";
     let config = read(pair).unwrap();
-    let expected = ("listen.ext_authz", 1, "demand `listen.tls.client_ca_file`");
+    let expected = ("listen.ext_authz", 1, "set `listen.tls.client_ca_file`");
     one(&config.warnings, pair, expected);
     let tls = config.listen.tls.unwrap();
     assert!(tls.key.starts_with(b"-----BEGIN PRIVATE KEY"));
@@ -61,7 +61,7 @@ fn tls_needs_a_certificate_and_its_key() {
     let names = ["spiffe://x/y", "envoy.example.com"].map(|it| ProxyName::parse(it).unwrap());
     assert_eq!(config.listen.tls.unwrap().client_names, names);
     for (given, path, message) in [
-        ("[]", "", "names nobody"),
+        ("[]", "", "is empty: leave it out"),
         ("['*.example.com']", "[0]", "one name"),
         ("[envoy.example.com, 'a b']", "[1]", "a URI or the name of a host"),
         ("envoy.example.com", "", "list"),
@@ -143,7 +143,7 @@ fn a_secret_is_long_and_in_a_file() {
 }
 
 #[test]
-fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
+fn whoever_can_reach_the_listener_of_a_proxy_can_claim_any_certificate() {
     let everywhere = "0.0.0.0:9002";
     let warnings = |listen| forward_auth(listen, "{flavour: nginx}").unwrap().1;
     assert_eq!(warnings("127.0.0.1:9002"), [""; 0]);
@@ -151,7 +151,7 @@ fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
     assert_eq!(warnings("unix:/run/keybound.sock"), [""; 0]);
     let [warning] = &warnings(everywhere)[..] else { panic!("one warning") };
     assert!(warning.starts_with("listen.forward_auth: 0.0.0.0:9002"), "{warning}");
-    assert!(warning.contains("invent"), "{warning}");
+    assert!(warning.contains("can claim"), "{warning}");
 
     let folder = private_folder();
     let made = rcgen::generate_simple_self_signed(["keybound.example.com".to_owned()]).unwrap();
@@ -169,8 +169,8 @@ fn whoever_can_reach_the_listener_of_a_proxy_can_invent_certificates() {
     let mutual =
         ", tls: {certificate_file: tls.pem, key_file: tls-key.pem, client_ca_file: tls.pem}";
     let secret = ", secret_file: secret";
-    assert!(warned(tls, "").contains("invent"));
-    assert!(warned("", secret).contains("in the clear"));
+    assert!(warned(tls, "").contains("can claim"));
+    assert!(warned("", secret).contains("unencrypted"));
     assert_eq!(warned(tls, secret), "");
     assert!(!warned(mutual, "").contains("0.0.0.0"));
 }
@@ -221,7 +221,7 @@ fn the_client_certificate_has_one_source() {
         ("{source: tls}", ".source", "`peer`, `xfcc`, `header`"),
         ("{source: tls, header: {}}", ".source", "unknown value"),
         ("{source: xfcc, xfcc: {behind: ['']}}", ".xfcc.behind[0]", "identity"),
-        ("{source: header, header: {name: 'a b'}}", ".header.name", "no name of a header"),
+        ("{source: header, header: {name: 'a b'}}", ".header.name", "not a header name"),
         ("{source: header, header: {name: Authorization}}", ".header.name", "something else"),
         ("{source: header, header: {name: X-Forwarded-Client-Cert}}", ".header.name", "xfcc"),
         ("{source: header, header: {format: pem}}", ".header.format", "`pem-base64`"),
@@ -249,7 +249,7 @@ fn what_belongs_to_another_source_has_no_effect() {
 fn the_upstream_gets_headers_that_mean_what_they_say() {
     for (given, path, message) in [
         ("authorization: strip", "authorization", "`keep`, `remove`, `bearer`"),
-        ("headers: {'a b': sub}", r#"headers["a b"]"#, "no name of a header"),
+        ("headers: {'a b': sub}", r#"headers["a b"]"#, "not a header name"),
         ("headers: {':path': sub}", r#"headers[":path"]"#, "pseudo-header"),
         ("headers: {Host: sub}", "headers.Host", "something else"),
         ("headers: {authorization: sub}", "headers.authorization", "something else"),
@@ -268,7 +268,7 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("headers: {x-a: [a]}", "headers.x-a", "`claim` and `format`"),
         ("headers: {x-a: 7}", "headers.x-a", "path of a claim"),
         ("headers: [x-a]", "headers", "mapping"),
-        ("remove: ['']", "remove[0]", "no name of a header"),
+        ("remove: ['']", "remove[0]", "not a header name"),
         ("remove: [':authority']", "remove[0]", "pseudo-header"),
         ("remove: [host]", "remove[0]", "every request"),
         ("remove: [Authorization]", "remove[0]", "`authorization: remove`"),
@@ -277,7 +277,7 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("remove: ['x-*-y']", "remove[0]", "at its end"),
         ("remove: ['x-**']", "remove[0]", "at its end"),
         ("remove: ['*-id']", "remove[0]", "at its end"),
-        ("remove: ['a b*']", "remove[0]", "no name of a header"),
+        ("remove: ['a b*']", "remove[0]", "not a header name"),
         ("remove: [':*']", "remove[0]", "pseudo-header"),
         ("remove: ['ho*']", "remove[0]", "`host`, which is part of every request"),
         ("remove: ['Content*']", "remove[0]", "`content-length`, which is"),

@@ -20,7 +20,7 @@ fn policies_have_names_and_say_what_must_be_proved() {
         &text,
         (at, 7, "is missing: write certificate, dpop, either, if_bound or none"),
     );
-    warns("  sender_constraint: none", at, 8, "nothing is proved");
+    warns("  sender_constraint: none", at, 8, "no proof of possession");
     for constraint in ["dpop", "either"] {
         let edit = format!("  sender_constraint: {constraint}\n  origin: https://api.example.com");
         warns(&edit, "dpop.replay", 1, "several replicas");
@@ -35,9 +35,9 @@ fn policies_demand_what_tokens_can_hold() {
     for (more, path, message) in [
         ("issuers: []", "issuers", "must not be empty"),
         ("issuers: [https://as.example.com/]", "issuers[0]", "not the name of one"),
-        ("scopes: ['']", "scopes[0]", "no scope"),
+        ("scopes: ['']", "scopes[0]", "not a scope"),
         ("scopes: [a, 'b c']", "scopes[1]", "several scopes"),
-        ("scopes: ['a\"b']", "scopes[0]", "no scope"),
+        ("scopes: ['a\"b']", "scopes[0]", "not a scope"),
         ("scopes: payments", "scopes", "expected a list"),
         ("claims: {acr: []}", "claims.acr", "must not be empty"),
         ("claims: {acr: {a: b}}", "claims.acr", "a string, a number or a boolean"),
@@ -46,8 +46,8 @@ fn policies_demand_what_tokens_can_hold() {
         ("claims: {a..b: c}", r#"claims["a..b"]"#, "path of a claim"),
         ("claims: {'': c}", r#"claims[""]"#, "path of a claim"),
         ("claims: [acr]", "claims", "mapping"),
-        ("origin: api.example.com", "origin", "no origin"),
-        ("origin: https://api.example.com/v1", "origin", "no origin"),
+        ("origin: api.example.com", "origin", "not an origin"),
+        ("origin: https://api.example.com/v1", "origin", "not an origin"),
         ("realm: 'a\"b'", "realm", "without quotes"),
         ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
         ("mode: observe", "mode", "unknown value `observe`, expected `enforce` or `report`"),
@@ -57,10 +57,10 @@ fn policies_demand_what_tokens_can_hold() {
         ("match: {hosts: ['a:443']}", "match.hosts[0]", "port"),
         ("match: {methods: []}", "match.methods", "every method"),
         ("match: {methods: [get]}", "match.methods[0]", "write GET"),
-        ("match: {methods: ['G T']}", "match.methods[0]", "no method"),
+        ("match: {methods: ['G T']}", "match.methods[0]", "not a method"),
         ("match: {path_prefix: pay}", "match.path_prefix", "begin"),
         ("match: {path: /pay}", "match.path", "unknown key"),
-        ("match: {path_prefix: /pay/*}", "match.path_prefix", "no pattern"),
+        ("match: {path_prefix: /pay/*}", "match.path_prefix", "not a pattern"),
         ("match: {path_prefix: '/users/{id}'}", "match.path_prefix", "%7B"),
         ("match:", "match", "no value"),
     ] {
@@ -69,7 +69,7 @@ fn policies_demand_what_tokens_can_hold() {
     }
     takes("  sender_constraint: certificate\n  mode: enforce");
     let edit = "  sender_constraint: certificate\n  mode: report";
-    warns(edit, "policies[0].mode", 9, "nothing is refused");
+    warns(edit, "policies[0].mode", 9, "report mode");
     let edit = "  sender_constraint: certificate\n  mode: report\n\
                 - {name: other, sender_constraint: certificate, match: {hosts: [b]}}";
     let warnings = config(&edited(edit)).warnings;
@@ -109,7 +109,7 @@ fn a_route_may_choose_what_it_is_given_to_choose_from() {
     let at = "policies[0].allow_route_annotation";
     refuses(&with("allow_route_annotation: payments"), at, 9, "a boolean");
     for (constraint, mode, weakness) in
-        [("none", "enforce", "have nothing proved"), ("certificate", "report", "nothing refused")]
+        [("none", "enforce", "requires no proof"), ("certificate", "report", "denies nothing")]
     {
         let text = edited(&format!(
             "  sender_constraint: {constraint}\n  mode: {mode}\n  allow_route_annotation: true"
@@ -128,10 +128,10 @@ fn a_route_may_choose_what_it_is_given_to_choose_from() {
 fn names_differ() {
     let two =
         "- issuer: https://as.example.com\n  audiences: [a]\n- issuer: https://as.example.com";
-    refuses(two, "issuers[1].issuer", 5, "there already");
+    refuses(two, "issuers[1].issuer", 5, "used twice");
     let two = "- name: a\n  sender_constraint: certificate\n- name: a";
     let problems = read(&edited(two)).unwrap_err();
-    one(&problems, two, ("policies[1].name", 9, "there already"));
+    one(&problems, two, ("policies[1].name", 9, "used twice"));
 }
 
 #[test]

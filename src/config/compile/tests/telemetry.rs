@@ -57,8 +57,8 @@ fn headers_for_the_collector_come_from_a_file_and_are_secret() {
         ("secret", "no header in line 1"),
         ("a: b\nsecret text: x", "no header in line 2"),
         ("a: \u{7f}secret", "no header in line 1"),
-        ("Content-Type: text/plain", "not free"),
-        ("host: secret", "not free"),
+        ("Content-Type: text/plain", "cannot be set"),
+        ("host: secret", "cannot be set"),
     ] {
         let problems = read(lines).unwrap_err();
         one(&problems, lines, ("telemetry.otlp.headers_file", 11, message));
