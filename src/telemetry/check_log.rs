@@ -6,9 +6,9 @@ use keybound_core::facts::{self, Known, LOG, Value};
 use tracing::Level;
 use tracing::field::Value as Field;
 
-/// Writes a line about a check: denials and `sampled` allows at `info`, other allows at `debug`.
+/// Logs a check: denials and `sampled` allowed checks at `info`, other allowed checks at `debug`.
 ///
-/// It names `span`, or what caused the check when that has no span of its own.
+/// The line carries `span`, or the parent span if the check has none of its own.
 pub fn write(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, sampled: bool) {
     let loud = event.verdict.outcome.is_err() || sampled;
     let enabled =
@@ -18,8 +18,8 @@ pub fn write(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, sampled: b
     }
 }
 
-/// The names of the facts, for an event has those that it was compiled with. What has no name has
-/// no value either, and is not written.
+/// The field names, which a tracing event fixes at compile time. A fact without a value is not
+/// written.
 const NAMES: [&str; 16] = facts::names(LOG);
 
 macro_rules! line {

@@ -15,29 +15,29 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Where spans go.
+/// Where spans are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
-    /// The URL that takes them: `https`, or `http` to this machine.
+    /// The URL of the collector: `https`, or `http` to this machine.
     pub endpoint: Url,
-    /// PEM of the only certification authorities that count; none: the system's.
+    /// PEM of the certification authorities to trust, instead of those of the system.
     pub ca: Option<Vec<u8>>,
-    /// What else each request carries, such as a key. The values are marked as sensitive.
+    /// More headers of each request, such as an API key. The values are marked as sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How many of the checks that nobody traces begin a trace.
+    /// The share of checks without a traced caller that start a trace.
     pub sample: Share,
-    /// As which service they are told.
+    /// The service name of the spans.
     pub service_name: String,
 }
 
-/// The export of spans, in a task beside the checks.
+/// A task that exports spans.
 #[derive(Debug)]
 pub struct Export {
     task: JoinSet<()>,
     stop: oneshot::Sender<()>,
 }
 
-/// Sends spans, batch by batch. A batch that fails is lost: checks come before their traces.
+/// Sends spans in batches. A batch that fails is lost, since checks matter more than their traces.
 #[derive(Debug)]
 struct Exporter {
     collector: Collector,
@@ -48,20 +48,20 @@ struct Exporter {
     failing: bool,
 }
 
-/// The most spans that go in one request.
+/// The maximum number of spans per request.
 const BATCH: usize = 512;
 
-/// How long a span waits for others.
+/// How long a span waits for its batch to fill.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What bounds a request. The answer is empty, or says how many spans were not taken.
+/// The limits of a request. The response is empty, or counts rejected spans.
 const REQUEST: Limits = Limits { bytes: 64 * 1024, deadline: Duration::from_secs(5) };
 
-/// How long the last spans get when the process ends.
+/// How long the last spans may take at shutdown.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
 impl Export {
-    /// Sends `spans` to `collector` from here on. To be called on a tokio runtime.
+    /// Starts to send `spans` to `collector`. Must be called on a tokio runtime.
     pub fn start(
         collector: Collector,
         spans: Receiver<Span>,
@@ -78,7 +78,7 @@ impl Export {
         Ok(Self { task, stop })
     }
 
-    /// Sends what is left. It does not take long, whatever the collector does.
+    /// Sends the remaining spans, within a time limit.
     pub async fn finish(mut self) {
         drop(self.stop);
         if timeout(LAST_SPANS, self.task.join_next()).await.is_err() {
@@ -88,7 +88,7 @@ impl Export {
 }
 
 impl Exporter {
-    /// Sends spans until `stop` comes, and then those that are left.
+    /// Sends spans until `stop`, and then the remaining ones.
     async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut batch = Vec::new();
         loop {
@@ -103,7 +103,7 @@ impl Exporter {
                     continue;
                 }
             }
-            // Time enough for a batch to fill up, unless this is the end.
+            // Waits for the batch to fill, except at shutdown.
             tokio::select! {
                 _ = timeout(LINGER, fill(&mut self.spans, &mut batch)) => (),
                 _ = &mut stop, if !self.spans.is_closed() => self.spans.close(),
@@ -126,7 +126,7 @@ impl Exporter {
             }
             Err(failure) => {
                 self.failed.inc_by(count);
-                // Once for an outage, not once for each batch.
+                // Logged once per outage, not once per batch.
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(%failure, "spans cannot be exported");
                 }
@@ -134,7 +134,7 @@ impl Exporter {
         }
     }
 
-    /// Sends one request, and says how many spans of it were not taken.
+    /// Sends one request, and returns how many spans were rejected.
     async fn post(&self, body: Vec<u8>) -> Result<u64, Failure> {
         let mut request = Request::new(Method::POST, self.collector.endpoint.clone());
         let headers = request.headers_mut();

@@ -6,25 +6,25 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 /// Why a connection ended before its first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The client said nothing, or too little, for too long.
+    /// The client sent too little in time.
     TimedOut,
-    /// The client went away.
+    /// The client closed the connection.
     Closed,
-    /// What came is not TLS.
+    /// The client did not send TLS.
     NotTls,
-    /// There is no version, cipher or protocol of TLS that both sides have.
+    /// No common TLS version, cipher suite or ALPN protocol.
     Incompatible,
-    /// The client showed no certificate.
+    /// The client sent no certificate.
     CertificateMissing,
-    /// Its certificate is not of an authority that counts here, or is not for a client.
+    /// Its certificate is not from a trusted authority, or not for clients.
     CertificateUntrusted,
-    /// Its certificate is not valid yet, or no longer.
+    /// Its certificate is not yet valid, or expired.
     CertificateExpired,
-    /// None of the names in its certificate may ask.
+    /// None of the names in its certificate is in `client_names`.
     NameNotAllowed,
-    /// The client does not accept our certificate.
+    /// The client rejected our certificate.
     RefusedByClient,
-    /// What came is not HTTP of the right version.
+    /// The client did not send HTTP of the right version.
     NotHttp,
     /// Anything else.
     Other,
@@ -87,13 +87,13 @@ impl Connections {
         })
     }
 
-    /// Sets how many are open at a listener.
+    /// Sets the number of open connections of a listener.
     pub fn set_open(&self, listener: &str, connections: usize) {
         let open = i64::try_from(connections).unwrap_or(i64::MAX);
         self.open.with_label_values(&[listener]).set(open);
     }
 
-    /// The connections at a listener that failed for this cause.
+    /// The counter of failed connections for a listener and cause.
     pub fn failures(&self, listener: &str, cause: Cause) -> IntCounter {
         self.failures.with_label_values(&[listener, cause.label()])
     }

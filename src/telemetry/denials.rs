@@ -24,10 +24,10 @@ struct Noted {
     facts: Facts,
 }
 
-/// A denial as `/status` tells it.
+/// A denial in `/status`.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// How long ago it was, in seconds.
+    /// Its age in seconds.
     age_seconds: u64,
     noted: Arc<Noted>,
 }
@@ -35,8 +35,8 @@ pub struct Status {
 type Facts = Vec<(&'static str, Option<Value<'static>>)>;
 
 impl Denials {
-    /// Takes note of a check if it was denied, or would be if its policy did more than report. It
-    /// never waits: when somebody else is at it, this denial is told in the log only.
+    /// Records a check if it was denied, or would be in enforce mode. Does not block: if the lock
+    /// is taken, the denial is only logged.
     pub fn note(&self, event: &CheckEvent<'_>) {
         if event.verdict.outcome.is_ok() {
             return;
@@ -47,11 +47,11 @@ impl Denials {
         let oldest = if kept.len() < KEPT { None } else { kept.pop_front() };
         kept.push_back(noted);
         drop(kept);
-        // Not under the lock: it may be the last of its memory.
+        // Dropped outside the lock, since this may free memory.
         drop(oldest);
     }
 
-    /// The denials as they are told at `now`, the last first.
+    /// The denials at `now`, most recent first.
     pub fn status(&self, now: Instant) -> Vec<Status> {
         let kept: Vec<_> = {
             let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

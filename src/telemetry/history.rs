@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// How many minutes are kept, the present one included.
+/// The number of minutes kept, including the present one.
 const MINUTES: usize = 60;
 
 /// The decisions of the last hour.
@@ -18,15 +18,15 @@ pub struct History(Mutex<Kept>);
 #[derive(Debug)]
 struct Kept {
     since: Instant,
-    /// What the counters said at the last look.
+    /// The counters at the last sample.
     totals: BTreeMap<Key, f64>,
     /// The minutes, the present one last.
     minutes: VecDeque<BTreeMap<Key, f64>>,
-    /// The number of the present minute, counted from the start.
+    /// The present minute, counted from the start.
     minute: u64,
 }
 
-/// Of which decisions a number is.
+/// The decisions that a number counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     policy: String,
@@ -34,26 +34,26 @@ struct Key {
     let_through: bool,
 }
 
-/// The decisions of the last hour, as `/status` tells them.
+/// The decisions of the last hour in `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LastHour {
-    /// For each reason, the decisions of each minute, the present one last.
+    /// Decisions per minute by reason, the present minute last.
     pub reasons: BTreeMap<String, Vec<f64>>,
-    /// The same for what would have been denied by policies that only report. It is among what was
-    /// allowed.
+    /// The same for requests that policies in report mode would have denied. They are also counted
+    /// as allowed.
     pub would_deny: BTreeMap<String, Vec<f64>>,
-    /// What each policy decided; the empty one stands for requests that none could be chosen for.
+    /// Decisions by policy. The empty name stands for requests without a policy.
     pub policies: BTreeMap<String, Tally>,
 }
 
-/// What a policy decided.
+/// The decisions of one policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Tally {
-    /// How often it allowed.
+    /// Allowed requests.
     pub allowed: f64,
-    /// How often it denied.
+    /// Denied requests.
     pub denied: f64,
-    /// How often it allowed what it would have denied, had it done more than report.
+    /// Allowed requests that it would have denied in enforce mode.
     pub would_deny: f64,
 }
 
@@ -64,7 +64,7 @@ impl History {
         Self(Mutex::new(Kept { since, totals: BTreeMap::new(), minutes, minute: 0 }))
     }
 
-    /// Adds what was decided since the last look to the minute of `now`. `totals` never fall.
+    /// Adds the decisions since the last sample to the minute of `now`. `totals` never decrease.
     pub fn sample(&self, totals: &[Decisions], now: Instant) {
         let mut kept = self.kept();
         kept.turn_to(now);
@@ -90,7 +90,7 @@ impl History {
         let mut kept = self.kept();
         kept.turn_to(now);
         let mut hour = LastHour::default();
-        // Minutes before the start count as well: nothing was decided.
+        // Minutes before the start are zero.
         let first = MINUTES.saturating_sub(kept.minutes.len());
         for (place, minute) in (first..).zip(&kept.minutes) {
             for (key, decisions) in minute {

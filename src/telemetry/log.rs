@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// One JSON object per line.
@@ -22,7 +22,7 @@ pub enum Format {
     Text,
 }
 
-/// How much is written.
+/// The log level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Level {
@@ -46,28 +46,28 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Where lines go from any thread.
+/// A queue of log lines for all threads.
 ///
-/// A line that does not fit into the queue is dropped and counted: a reader of standard error
-/// that is slow or gone must not slow down a check.
+/// A line that does not fit is dropped and counted: a slow or missing reader of standard error must
+/// not slow down a check.
 #[derive(Clone, Debug)]
 pub struct Sink {
     queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
 }
 
-/// The thread that writes.
+/// The thread that writes the lines.
 #[derive(Debug)]
 pub struct Writer {
     queue: SyncSender<Vec<u8>>,
     ended: Receiver<Infallible>,
 }
 
-/// Lines that may wait to be written: a few seconds of a busy log, a few megabytes.
+/// Queued lines: a few seconds of a busy log, a few megabytes.
 const QUEUE_LINES: usize = 8192;
 
 impl Sink {
-    /// A sink, and the thread that writes what it takes to `out`.
+    /// A sink, and the thread that writes its lines to `out`.
     pub fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
         let (queue, lines) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -82,7 +82,7 @@ impl Sink {
 }
 
 impl Writer {
-    /// Ends the thread and waits, not for long, until it has written all lines.
+    /// Stops the thread and waits, within a time limit, until it has written all lines.
     pub fn finish(self) {
         if self.queue.try_send(END.to_vec()).is_ok() {
             let _ended = self.ended.recv_timeout(LAST_LINES);
@@ -90,17 +90,17 @@ impl Writer {
     }
 }
 
-/// No line is empty.
+/// The end marker, since no line is empty.
 const END: &[u8] = b"";
 
-/// How long the process stays for its last lines.
+/// How long shutdown waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn write_lines(lines: &Receiver<Vec<u8>>, mut out: impl Write, dropped: &AtomicU64) {
     while let Ok(line) = lines.recv()
         && line != END
     {
-        // Nobody is left to be told that standard error is gone.
+        // If standard error is gone, there is nowhere to report it.
         let _written = out.write_all(&line);
         let count = dropped.swap(0, Ordering::Relaxed);
         if count > 0 {
@@ -114,7 +114,7 @@ fn write_lines(lines: &Receiver<Vec<u8>>, mut out: impl Write, dropped: &AtomicU
 }
 
 impl Write for Sink {
-    /// Takes one whole line: the formatter hands it over in one piece.
+    /// Queues one line, which the formatter writes in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.queue.try_send(line.to_vec()).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -151,8 +151,8 @@ pub fn subscriber(
     tracing_subscriber::registry().with(lines.with_filter(targets(level)))
 }
 
-/// The libraries below us would write frames and headers at their lower levels, tokens among
-/// them. They get to warn, and no more.
+/// Libraries log frames and headers, tokens among them, at their lower levels. So only their
+/// warnings are enabled.
 fn targets(level: Level) -> Targets {
     let level = LevelFilter::from(level);
     Targets::new()
@@ -160,7 +160,7 @@ fn targets(level: Level) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
 }
 
-/// Lets every event of the process go to `sink`, panics among them.
+/// Sends every event of the process to `sink`, including panics.
 pub fn install(
     format: Format,
     level: Level,
@@ -168,7 +168,7 @@ pub fn install(
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
     tracing::subscriber::set_global_default(subscriber(format, level, sink))?;
     std::panic::set_hook(Box::new(|panic| {
-        // Its message stays out: it may quote what the code worked on.
+        // The message is omitted, since it may quote request data.
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panic");
     }));

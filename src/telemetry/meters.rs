@@ -9,7 +9,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The counters that the policies and issuers of one configuration label.
+/// The counters labelled with the policies and issuers of one configuration.
 #[derive(Debug)]
 pub struct Meters {
     policies: Vec<PolicyMeters>,
@@ -35,7 +35,7 @@ struct OutcomeMeters {
     denied: Cells,
 }
 
-/// One counter per reason. A reason that never occurs makes no series.
+/// One counter per reason, created on first use.
 type Cells = [OnceLock<IntCounter>; Denial::ALL.len()];
 
 #[derive(Debug)]
@@ -44,10 +44,10 @@ struct IssuerMeters {
     bound: [IntCounter; BOUND.len()],
 }
 
-/// What a token may be bound to, in the order of [`bound_index`].
+/// The label values for what a token is bound to, in the order of [`bound_index`].
 const BOUND: [&str; 4] = ["unbound", "certificate", "dpop", "both"];
 
-/// No policy's name is empty, so this one cannot be taken for a policy.
+/// Policy names are never empty, so this cannot collide with one.
 const NO_POLICY: &str = "";
 
 impl Meters {
@@ -59,7 +59,8 @@ impl Meters {
         };
         let unclaimed = PolicyMeters::new(None);
         for front in Front::ALL {
-            // One is enough for an alarm, and Prometheus sees no rise in what begins at one.
+            // An alert fires on the first one, and Prometheus sees no increase in a series that
+            // starts at one. So it starts at zero.
             unclaimed.outcome(front, Err(Denial::Internal), &metrics.checks);
         }
         Self {
@@ -99,7 +100,7 @@ impl Meters {
         }
     }
 
-    /// A policy is one object, so its address tells it without a look at its name.
+    /// A policy is one object, so comparing addresses avoids comparing names.
     fn policy(&self, policy: Option<&Arc<Policy>>) -> &PolicyMeters {
         let same = |it: &&PolicyMeters| match (&it.policy, policy) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -119,7 +120,7 @@ impl PolicyMeters {
         }
     }
 
-    /// Counts a request that was let through only because the policy reports.
+    /// Counts a request that was allowed only because its policy is in report mode.
     fn count_would_deny(&self, denial: Denial, would_deny: &IntCounterVec) {
         let counter = || would_deny.with_label_values(&[self.name(), denial.label()]);
         match self.would_deny.get(row(denial)) {

@@ -11,12 +11,12 @@ use prometheus::{
 };
 use std::collections::HashMap;
 
-/// How requests come in.
+/// The front end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
     /// Envoy's gRPC service.
     ExtAuthz,
-    /// HTTP sub-requests.
+    /// Forward-auth subrequests over HTTP.
     ForwardAuth,
 }
 
@@ -47,17 +47,17 @@ pub struct Metrics {
     connections: Connections,
 }
 
-/// How often a policy decided for a reason since the start, by one of the fronts.
+/// The number of decisions of a policy for one reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decisions {
-    /// The policy; empty when none could be chosen.
+    /// The policy; empty if none applied.
     pub policy: String,
     /// The reason; `allowed` is one.
     pub reason: String,
-    /// The policy only reports that it would deny for this reason. The same requests are among
-    /// those that it allowed.
+    /// Counts requests that a policy in report mode would have denied. They are also counted as
+    /// allowed.
     pub let_through: bool,
-    /// How often.
+    /// Their number.
     pub total: f64,
 }
 
@@ -70,27 +70,27 @@ impl Decisions {
     }
 }
 
-/// How an attempt to reload the configuration ended.
+/// The outcome of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// The new file decides from here on.
+    /// The new configuration is in force.
     Applied,
-    /// The new file is bad; the old one goes on deciding.
+    /// The new file is invalid; the previous configuration stays in force.
     Refused,
 }
 
-/// What becomes of the span of a check.
+/// The outcome of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanFate {
-    /// The collector has it.
+    /// It was exported.
     Exported,
-    /// There was no room for it.
+    /// The queue was full.
     Dropped,
     /// The collector could not be reached or did not take it.
     Failed,
 }
 
-/// A check is a matter of microseconds, unless something must be fetched: 25 µs to 1 s.
+/// A check takes microseconds, unless something must be fetched: 25 µs to 1 s.
 const DURATION_BUCKETS: [f64; 15] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25, 0.5, 1.0,
@@ -158,7 +158,7 @@ impl Metrics {
         self.durations.with_label_values(&[front.label()])
     }
 
-    /// Every decision so far, and every one that was not made because the policy only reports.
+    /// All decisions so far, and those that policies in report mode would have made.
     pub fn decisions(&self) -> Vec<Decisions> {
         let of = |counters: &IntCounterVec, let_through| {
             let families = counters.collect();
@@ -168,7 +168,7 @@ impl Metrics {
         [of(&self.checks, false), of(&self.would_deny, true)].concat()
     }
 
-    /// Drops the series of policies that are no longer configured.
+    /// Removes the series of policies that are no longer configured.
     pub fn retain_policies(&self, configured: impl Fn(&str) -> bool) {
         // The empty name stands for requests to which no policy applies.
         let keep = |name: &str| name.is_empty() || configured(name);
@@ -176,7 +176,7 @@ impl Metrics {
         retain(&self.would_deny, "policy", &keep);
     }
 
-    /// Drops the series of issuers that are no longer configured.
+    /// Removes the series of issuers that are no longer configured.
     pub fn retain_issuers(&self, configured: impl Fn(&str) -> bool) {
         retain(&self.tokens, "issuer", &configured);
     }
@@ -186,7 +186,7 @@ impl Metrics {
         self.config_reloads.with_label_values(&[outcome.label()]).inc();
     }
 
-    /// The spans that came to this end.
+    /// The counter of spans with this outcome.
     pub fn spans(&self, fate: SpanFate) -> IntCounter {
         self.spans.with_label_values(&[fate.label()])
     }
@@ -226,7 +226,7 @@ impl SpanFate {
     }
 }
 
-/// A metric for queries to join with what counts reasons.
+/// A metric to join with counters by reason.
 fn tell_faults(new: &Register<'_>) -> prometheus::Result<()> {
     let help = "Whose fault each reason for a denial is.";
     let reasons = new.gauges("keybound_reason_info", help, &["reason", "fault"])?;
@@ -236,14 +236,14 @@ fn tell_faults(new: &Register<'_>) -> prometheus::Result<()> {
     Ok(())
 }
 
-/// Drops the series whose `label` has a value that is not to be kept.
+/// Removes the series whose `label` value `keep` rejects.
 fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
     for family in counters.collect() {
         for series in family.get_metric() {
             let labels = series.get_label().iter().map(|it| (it.name(), it.value()));
             let labels: HashMap<&str, &str> = labels.collect();
             if labels.get(label).is_some_and(|it| !keep(it)) {
-                // An error says that it has gone by itself.
+                // An error means that it was removed meanwhile.
                 drop(counters.remove(&labels));
             }
         }

@@ -6,7 +6,7 @@ use keybound_core::facts;
 use keybound_core::{Denial, Fault};
 use prost::Message;
 
-/// The request that tells a collector about `spans` of the service named `service`.
+/// The export request for `spans` of the service named `service`.
 pub fn request(service: &str, spans: &[Span]) -> Vec<u8> {
     let version = env!("CARGO_PKG_VERSION");
     let resource = vec![text("service.name", service), text("service.version", version)];
@@ -18,8 +18,8 @@ pub fn request(service: &str, spans: &[Span]) -> Vec<u8> {
     Request { resource_spans }.encode_to_vec()
 }
 
-/// How many spans the collector did not take, by what it answers to a request that went well.
-/// An answer that cannot be read says that it took all.
+/// The number of rejected spans in a successful response. A response that cannot be read counts as
+/// none.
 pub fn rejected(answer: &[u8]) -> u64 {
     let partial = Response::decode(answer).ok().and_then(|it| it.partial_success);
     partial.and_then(|it| u64::try_from(it.rejected_spans).ok()).unwrap_or(0)
@@ -129,10 +129,10 @@ struct PartialSuccess {
     rejected_spans: i64,
 }
 
-/// The span of the side that answers.
+/// `SPAN_KIND_SERVER`.
 const SERVER: i32 = 2;
 
-/// The status of a span that failed.
+/// `STATUS_CODE_ERROR`.
 const ERROR: i32 = 2;
 
 /// The flag of a span that is sampled.
@@ -176,7 +176,7 @@ impl Value {
     }
 }
 
-/// A denial is the answer that was asked for, unless it is not the client's fault.
+/// A denial is a successful check, unless it is not the client's fault.
 fn failed(denial: Denial) -> Option<Status> {
     let message = denial.sentence().to_owned();
     (denial.fault() != Fault::Client).then_some(Status { message, code: ERROR })

@@ -16,26 +16,25 @@ struct Ended {
     remarks: Vec<String>,
 }
 
-/// The last attempt, as `/status` tells it.
+/// The last attempt in `/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// `applied` or `refused`.
     pub outcome: &'static str,
-    /// How long ago it was, in seconds.
+    /// Its age in seconds.
     pub age_seconds: u64,
-    /// The problems of the file that was refused, or what of the one that was applied needs a
-    /// restart.
+    /// The problems of a rejected file, or the changes that need a restart.
     pub remarks: Vec<String>,
 }
 
 impl Reloads {
-    /// Takes note of the end of an attempt.
+    /// Records an attempt.
     pub fn ended(&self, how: Reload, remarks: Vec<String>) {
         let ended = Ended { how, at: Instant::now(), remarks };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
     }
 
-    /// The last attempt as it is told at `now`; none when there was none.
+    /// The last attempt at `now`, if there was one.
     pub fn status(&self, now: Instant) -> Option<Status> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().map(|it| Status {

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many of a million.
+/// The resolution of a share.
 const WHOLE: u64 = 1_000_000;
 
-/// A share of things, from none to all, to a millionth.
+/// A share between none and all, in millionths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share(u64);
 
@@ -13,7 +13,7 @@ impl Share {
     /// None of them.
     pub const NONE: Self = Self(0);
 
-    /// The share that `ratio` is; none unless it is 0 to 1.
+    /// The share `ratio`; `None` unless it is between 0 and 1.
     pub fn of(ratio: f64) -> Option<Self> {
         if !(0.0..=1.0).contains(&ratio) {
             return None;
@@ -28,7 +28,7 @@ impl Share {
         Some(Self(of_a_million))
     }
 
-    /// In percent, for people.
+    /// As a percentage.
     pub fn percent(self) -> String {
         let (whole, rest) = (self.0 / 10_000, self.0 % 10_000);
         let text = format!("{whole}.{rest:04}");
@@ -36,7 +36,7 @@ impl Share {
     }
 }
 
-/// Takes a share of what it is shown, evenly and without chance.
+/// A sampler that takes a share of events, evenly spaced.
 #[derive(Debug, Default)]
 pub struct Sample {
     share: u64,
@@ -44,17 +44,17 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Takes `share`.
+    /// A sampler that takes `share`.
     pub fn new(share: Share) -> Self {
         Self { share: share.0, shown: AtomicU64::new(0) }
     }
 
-    /// Whether to take this one.
+    /// Whether to take this event.
     pub fn takes(&self) -> bool {
         if self.share == 0 {
             return false;
         }
-        // It is full once in a million years.
+        // It overflows once in a million years.
         let before = self.shown.fetch_add(self.share, Ordering::Relaxed);
         before / WHOLE != before.wrapping_add(self.share) / WHOLE
     }

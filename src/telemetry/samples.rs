@@ -33,7 +33,7 @@ pub(crate) fn policy_set() -> PolicySet {
     }
 }
 
-/// A place for a log. It can be locked, as if its reader were slow.
+/// A log buffer. Locking it simulates a slow reader.
 #[derive(Clone, Default)]
 pub(crate) struct Out(pub(crate) Arc<Mutex<Vec<u8>>>);
 

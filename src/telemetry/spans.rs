@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// Takes the spans of sampled checks. It never waits.
+/// A queue of spans of sampled checks. It never blocks.
 #[derive(Debug)]
 pub struct Spans {
     queue: Sender<Span>,
@@ -21,14 +21,14 @@ pub struct Spans {
     dropped: IntCounter,
 }
 
-/// One check, as a span. All that it holds comes from closed sets or from the configuration.
+/// One check as a span. Its values come from closed sets or from the configuration.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// The trace that it is a part of.
+    /// Its trace.
     pub trace: TraceId,
-    /// Its name there.
+    /// Its id in the trace.
     pub id: SpanId,
-    /// What caused it; none: it begins the trace.
+    /// The parent span; `None` for a root span.
     pub parent: Option<SpanId>,
     /// When the request came, in nanoseconds since the epoch.
     pub start: u64,
@@ -36,23 +36,24 @@ pub struct Span {
     pub end: u64,
     /// Why the request was denied, if it was.
     pub denied: Option<Denial>,
-    /// What else is told of it.
+    /// Its attributes.
     pub facts: Vec<(&'static str, Value<'static>)>,
 }
 
-/// How many spans may wait. An exporter that keeps up never sees so many.
+/// The length of the queue, which an exporter that keeps up never fills.
 pub const QUEUE: usize = 2048;
 
 impl Spans {
-    /// What takes spans, and where they come out. Where no proxy decides, `roots` are sampled.
+    /// A queue and its receiver. Without a deciding proxy, the share `roots` is sampled.
     pub fn new(roots: Share, clock: Arc<dyn Clock>, metrics: &Metrics) -> (Self, Receiver<Span>) {
         let (queue, spans) = channel(QUEUE);
         let dropped = metrics.spans(SpanFate::Dropped);
         (Self { queue, roots: Sample::new(roots), clock, dropped }, spans)
     }
 
-    /// Makes a span of a check that has just ended, if it is sampled: when `parent` is and may decide
-    /// so, which is for the proxy to say and not for its clients; or else by share.
+    /// Queues a span for a check that has just ended, if it is sampled. The flag of `parent`
+    /// decides if `parent_decides`, which is for the proxy and not for its clients; otherwise the
+    /// share decides.
     pub fn take(
         &self,
         parent: Option<&TraceParent>,
@@ -90,12 +91,12 @@ impl Spans {
     }
 }
 
-/// The value, unless somebody else chose it.
+/// The value, unless it comes from the request.
 fn own(value: Value<'_>) -> Option<Value<'static>> {
     if let Value::Given(_) = value { None } else { Some(value.kept()) }
 }
 
-/// A name that nothing else has.
+/// A random id.
 fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
     randomness::fill(&mut bytes).ok()?;

@@ -13,23 +13,23 @@ pub struct TraceParent {
     pub sampled: bool,
 }
 
-/// The name of a trace. Not all zero.
+/// A trace id, never all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(pub [u8; 16]);
 
-/// The name of a span within its trace. Not all zero.
+/// A span id, never all zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanId(pub [u8; 8]);
 
 impl TraceParent {
-    /// What a `traceparent` header says; nothing when it is not exactly one.
+    /// The value of a `traceparent` header; `None` if it is malformed.
     pub fn read(header: &[u8]) -> Option<Self> {
         let (fields, rest) = header.split_at_checked(LENGTH)?;
         let [version, trace, span, flags] =
             [fields.get(..2)?, fields.get(3..35)?, fields.get(36..52)?, fields.get(53..)?];
         let dashes = [2, 35, 52].iter().all(|it| fields.get(*it) == Some(&b'-'));
         let [version] = unhex(version)?;
-        // Later versions may say more, behind another dash (§4.3). 255 is none.
+        // Later versions may append fields after another dash (§4.3). Version 255 is invalid.
         let ended = match version {
             0 => rest.is_empty(),
             255 => false,
@@ -47,14 +47,14 @@ impl TraceParent {
 }
 
 impl TraceId {
-    /// As logs and headers spell it.
+    /// In lower-case hexadecimal, as in logs and headers.
     pub fn to_hex(self) -> String {
         hex(&self.0)
     }
 }
 
 impl SpanId {
-    /// As logs and headers spell it.
+    /// In lower-case hexadecimal, as in logs and headers.
     pub fn to_hex(self) -> String {
         hex(&self.0)
     }
@@ -86,7 +86,7 @@ const fn digit(digit: u8) -> Option<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(32), |mut text, it| {
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _written = write!(text, "{it:02x}");
         text
     })
