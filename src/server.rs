@@ -48,19 +48,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
-/// How the service runs, apart from what it decides.
+/// The settings of the service, apart from its rules.
 #[derive(Debug)]
 pub struct Setup {
-    /// Where it listens.
+    /// The listeners.
     pub listen: Listen,
-    /// How many shards there are.
+    /// The number of shards.
     pub shards: NonZero<usize>,
-    /// For how long, once it is told to stop, it goes on as before but reports that it is not
-    /// ready, so that proxies go elsewhere.
+    /// How long it keeps serving while reporting not ready, once shutdown is requested, so that
+    /// proxies switch to other instances.
     pub drain_delay: Duration,
     /// How long open connections may then take to finish.
     pub drain_deadline: Duration,
-    /// What takes the requests that are refused, if they are to be kept.
+    /// The capture of denied requests, if enabled.
     pub capture: Option<Arc<Capture>>,
 }
 
@@ -70,7 +70,7 @@ pub struct Server {
     setup: Setup,
     ext_authz: Door,
     forward_auth: Option<Door>,
-    /// What whoever asks at `forward_auth` must show.
+    /// The secret of the forward-auth listener.
     secret: Arc<ArcSwapOption<Secret>>,
     admin: Listener,
     shards: Shards,
@@ -80,7 +80,7 @@ pub struct Server {
     tasks: JoinSet<()>,
 }
 
-/// Where proxies come in.
+/// A listener for proxies.
 #[derive(Debug)]
 struct Door {
     listener: Listener,
@@ -90,9 +90,9 @@ struct Door {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every connection had the time that it was promised.
+    /// Every connection had its time to finish.
     Cleanly,
-    /// It was told to stop a second time.
+    /// Shutdown was requested a second time.
     AtOnce,
 }
 
@@ -100,7 +100,7 @@ pub enum Ended {
 pub type StartFailure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Server {
-    /// Listens, and starts the shards. To be called on the tokio runtime on which it will run.
+    /// Listens, and starts the shards. Must be called on the tokio runtime that will run it.
     pub fn start(setup: Setup, gate: Arc<Gate>) -> Result<Self, StartFailure> {
         let health = Arc::new(Health::default());
         let files = descriptors::raise();
@@ -150,24 +150,24 @@ impl Server {
         })
     }
 
-    /// Where the gRPC service listens.
+    /// The address of the gRPC listener.
     pub fn ext_authz(&self) -> &Address {
         self.ext_authz.listener.bound()
     }
 
-    /// Where the HTTP service for subrequests listens, if it does.
+    /// The address of the forward-auth listener, if enabled.
     pub fn forward_auth(&self) -> Option<&Address> {
         self.forward_auth.as_ref().map(|it| it.listener.bound())
     }
 
-    /// Where the admin pages are.
+    /// The address of the admin listener.
     pub fn admin(&self) -> &Address {
         self.admin.bound()
     }
 
-    /// What it does when the configuration in the file at `path` changes, which was made from
-    /// `source_files`. `telemetry` is what it began with, and `told` was logged of the
-    /// configuration.
+    /// The task that applies changes of the configuration at `path`, which was read from
+    /// `source_files`. `telemetry` holds the initial settings, and `told` the warnings already
+    /// logged.
     pub fn reloader(
         &self,
         path: &Path,
@@ -192,8 +192,8 @@ impl Server {
         }
     }
 
-    /// Answers. It is ready once the issuers of the configuration in force have keys, drains at the
-    /// first message on `stop` and ends at once at the second.
+    /// Serves requests. It is ready once the issuers of the configuration in force have keys,
+    /// drains at the first message on `stop` and ends at once at the second.
     pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Ended {
         let Self {
             setup,
@@ -249,13 +249,13 @@ async fn drain(health: &Health, delay: Duration, accepting: &mut JoinSet<()>) {
     tracing::info!("drained");
 }
 
-/// Deals out connections until the process drains, then waits for the last to end.
+/// Distributes connections until the process drains, then waits for the last to end.
 async fn accept(doors: Vec<Door>, shards: Shards) {
     join_all(doors.into_iter().map(|it| it.admit(&shards))).await;
     shards.drain().await;
 }
 
-/// What every door is opened with.
+/// The settings that all doors share.
 struct Opening<'a> {
     most: usize,
     everybody: Arc<Everybody>,
@@ -264,7 +264,7 @@ struct Opening<'a> {
     health: &'a Health,
 }
 
-/// Without a request for so long, a connection of a proxy may make place for another one.
+/// How long without a request before a proxy's connection may be closed for another one.
 const IDLE: Duration = Duration::from_secs(10);
 
 impl Opening<'_> {
@@ -285,7 +285,7 @@ impl Opening<'_> {
 }
 
 impl Door {
-    /// Deals out connections until the process drains, and closes.
+    /// Distributes connections until the process drains, and closes.
     async fn admit(self, shards: &Shards) {
         let mut phases = self.serving.phases.clone();
         let mut looks = interval(LOOK);

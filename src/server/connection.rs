@@ -24,41 +24,41 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// What the connections of a listener are served with.
+/// The settings that connections of a listener share.
 #[derive(Clone, Debug)]
 pub struct Serving {
-    /// What answers.
+    /// What answers requests.
     pub front: Front,
-    /// TLS, if it is spoken.
+    /// TLS, if enabled.
     pub tls: Option<Arc<Spoken>>,
-    /// When to end.
+    /// The phase of the process, which says when to close.
     pub phases: watch::Receiver<Phase>,
-    /// Where connections are counted that fail.
+    /// The counter of failed connections.
     pub failures: Arc<Failures>,
 }
 
-/// What answers the requests of a connection.
+/// The service behind a connection.
 #[derive(Clone, Debug)]
 pub enum Front {
     /// gRPC for Envoy.
     ExtAuthz(Arc<ext_authz::endpoint::Endpoint>),
-    /// HTTP for proxies that ask by subrequest.
+    /// HTTP for forward-auth.
     ForwardAuth(Arc<forward_auth::endpoint::Endpoint>),
 }
 
-/// How long a client may take for its part of the TLS handshake.
+/// How long the TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a proxy may leave a connection idle. nginx closes a connection that it keeps after 60 s
-/// by itself, so that none is closed while it is taken up again.
+/// How long an HTTP connection may be idle. nginx closes its idle connections after 60 s, so that
+/// we never close one that it is about to use.
 const IDLE: Duration = Duration::from_secs(75);
 
-/// The longest head of a request over HTTP/1.1, in bytes: a certificate in a header of what proxies
-/// take altogether, and a token.
+/// The maximum size of an HTTP/1.1 request head in bytes: the usual limit of proxies, a certificate
+/// and a token.
 const HEAD_BYTES: usize = 128 * 1024;
 
-/// How many headers a request over HTTP/1.1 may have. Envoy takes 100 from its clients, and proxies
-/// add some.
+/// The maximum number of headers of an HTTP/1.1 request. Envoy accepts 100 from its clients, and
+/// proxies add some.
 const HEADERS: usize = 256;
 
 /// A connection that is being served.
@@ -68,7 +68,7 @@ struct Served {
     from: Option<IpAddr>,
 }
 
-/// Serves the connection that has come in until it ends.
+/// Serves a connection until it is closed.
 pub async fn serve(arrival: Arrival, serving: Serving) {
     let Arrival { socket, from, place } = arrival;
     let served = Served { serving, peer: Arc::clone(place.peer()), from };
@@ -108,7 +108,8 @@ impl Served {
         }
     }
 
-    /// Tells why the connection failed, unless it has served: clients come and go as they please.
+    /// Reports why the connection failed, unless it has served a request: later on, clients may
+    /// disconnect as they please.
     fn failed(&self, cause: Cause, error: &dyn Display) {
         if self.peer.calls() == 0 {
             self.serving.failures.add(cause, self.from, error);
@@ -168,7 +169,7 @@ where
     let stream = Paced::http2(ReadAhead::new(stream), Arc::clone(&peer));
     let service = service_fn(move |request| {
         let (endpoint, peer) = (Arc::clone(&endpoint), Arc::clone(&peer));
-        // Boxed, for it is handed on several times before it is polled, and it is large.
+        // Boxed, since it is large and moved several times before it is polled.
         Box::pin(async move { Ok::<_, Infallible>(endpoint.answer(request, peer).await) })
     });
     let mut connection = pin!(http2().serve_connection(TokioIo::new(stream), service));
@@ -182,18 +183,18 @@ where
 fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        // gRPC has no use for it (PROTOCOL-HTTP2).
+        // gRPC does not use the `date` header (PROTOCOL-HTTP2).
         .auto_date_header(false)
         .max_concurrent_streams(4096)
-        // What is not read of all messages together. A message of the longest kind takes no more
-        // than a few turns, for whatever comes is read at once.
+        // The limit on unread data of all messages. Even the longest message needs only a few
+        // window updates, since data is read at once.
         .initial_connection_window_size(1024 * 1024)
         .initial_stream_window_size(256 * 1024)
         .max_frame_size(16 * 1024)
         .max_header_list_size(16 * 1024)
         .max_send_buf_size(64 * 1024)
-        // A proxy that gives up on a burst of checks resets them together. The library's own bound
-        // of 20 would end the connection then, when it is needed most.
+        // A proxy that cancels a burst of checks resets them all together. The library's default of
+        // 20 would then close the connection, when it is needed most.
         .max_pending_accept_reset_streams(1024);
     builder
 }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
-/// The failures at one listener.
+/// The failures of one listener.
 #[derive(Debug)]
 pub struct Failures {
     listener: &'static str,
@@ -21,7 +21,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Those at the listener of `front`, none so far.
+    /// An empty count for the listener of `front`.
     pub fn new(front: Front, metrics: &Metrics) -> Self {
         let listener = front.label();
         let counter = |cause| (cause, metrics.connections().failures(listener, cause));
@@ -29,13 +29,13 @@ impl Failures {
         Self { listener, counters, told: RateLimit::of(1) }
     }
 
-    /// One more, of a client on this machine (none: over a Unix socket).
+    /// Records one failure. `from` is the client's address; `None` over a Unix socket.
     pub fn add(&self, cause: Cause, from: Option<IpAddr>, error: &dyn Display) {
         if let Some((_, counter)) = self.counters.iter().find(|(it, _)| *it == cause) {
             counter.inc();
         }
         let (listener, from) = (self.listener, from.map(tracing::field::display));
-        // Load balancers look so whether the port is open.
+        // Load balancers probe the port like this.
         if cause == Cause::Closed {
             tracing::debug!(listener, from, %error, "connection closed before its first request");
         } else if let Allowance::Within { untold } = self.told.take(Instant::now()) {
@@ -65,7 +65,7 @@ fn of_tls(error: &TlsError) -> Cause {
     }
 }
 
-/// What an operator is to read of a handshake that failed.
+/// The log text for a failed handshake.
 pub(super) fn told(error: &io::Error) -> String {
     match error.get_ref().and_then(|it| it.downcast_ref()) {
         Some(TlsError::InvalidCertificate(CertificateError::Other(why))) => why.to_string(),
@@ -85,7 +85,7 @@ fn of_certificate(why: &CertificateError) -> Cause {
     }
 }
 
-/// Why a connection failed that never came to a request, as the HTTP library tells it.
+/// Why a connection failed before its first request, by the error of the HTTP library.
 pub(super) fn of_http(error: &hyper::Error) -> Cause {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(found) = cause {

@@ -11,53 +11,54 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// A stream at a measured pace.
+/// A stream with deadlines.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     inner: S,
     peer: Arc<Peer>,
     due: Due,
-    /// Whether heads of requests are due once they have begun.
+    /// Whether the head of each request has a deadline once it has started (HTTP/1.1).
     has_heads: bool,
-    /// Made once it is waited for: nearly always, what is due is there at once.
+    /// Created lazily, since what is due is nearly always there at once.
     timer: Option<Pin<Box<Sleep>>>,
     closing: Arc<AtomicBool>,
     lingering: Option<Lingering>,
 }
 
-/// What the client has to say, and until when.
+/// What the client must send, and by when.
 #[derive(Debug)]
 enum Due {
-    /// Nothing: it may be silent for as long as the protocol allows.
+    /// Nothing.
     Nothing,
-    /// So many bytes more of the first words of HTTP/2.
+    /// The rest of the HTTP/2 preface.
     Preface { missing: usize, end: Instant },
-    /// The whole head of a request over HTTP/1.1. It is there when there are more calls than that.
+    /// The head of an HTTP/1.1 request. It is complete once the connection has more than `calls`
+    /// calls.
     Head { calls: u64, end: Instant },
 }
 
-/// What is still read and thrown away once the last answer is out.
+/// What is still read and discarded after the last answer.
 #[derive(Debug)]
 struct Lingering {
     end: Pin<Box<Sleep>>,
     bytes: usize,
 }
 
-/// How long a client may take to say that it speaks HTTP/2, or for the head of a request.
+/// How long a client may take for the HTTP/2 preface, or for the head of a request.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `PRI * HTTP/2.0 …` (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// How long what follows the last answer is read past. A connection that is closed with something
-/// unread is reset, and then its client may lose the answer (RFC 9112 §9.6).
+/// How long to read and discard data after the last answer. Closing a connection with unread data
+/// resets it, and then the client may lose the answer (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How much of it is, in bytes.
+/// How many bytes are discarded at most.
 const LINGER_BYTES: usize = 1024 * 1024;
 
 impl<S> Paced<S> {
-    /// A stream that begins with the preface of HTTP/2.
+    /// A stream that must start with the HTTP/2 preface.
     pub(super) fn http2(inner: S, peer: Arc<Peer>) -> Self {
         let due = within_patience(|end| Due::Preface { missing: PREFACE_BYTES, end });
         Self::new(inner, peer, due, false)
@@ -75,12 +76,12 @@ impl<S> Paced<S> {
         Self { inner, peer, due, has_heads, timer, closing, lingering }
     }
 
-    /// To be set when the connection closes though its client may have more to say.
+    /// A flag to set when the connection is closed while its client may still be sending.
     pub(super) fn closing(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.closing)
     }
 
-    /// Notes that so many bytes have come.
+    /// Records that `bytes` bytes were read.
     fn has_read(&mut self, bytes: usize) {
         match &mut self.due {
             Due::Preface { missing, .. } => {
@@ -102,7 +103,7 @@ impl<S> Paced<S> {
         self.timer = None;
     }
 
-    /// Ready once what is due is late.
+    /// Ready once a deadline has passed.
     fn late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let end = match self.due {
             Due::Nothing => return Poll::Pending,
@@ -112,20 +113,20 @@ impl<S> Paced<S> {
         timer.as_mut().poll(context)
     }
 
-    /// Notes whether the system took what was written.
+    /// Records whether the write was accepted.
     fn wrote<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.peer.wrote(written.is_ready());
         written
     }
 }
 
-/// What is due from now on; nothing where the clock cannot count so far.
+/// The deadline from now on; none if the clock cannot represent it.
 fn within_patience(due: impl FnOnce(Instant) -> Due) -> Due {
     Instant::now().checked_add(PATIENCE).map_or(Due::Nothing, due)
 }
 
 impl<S: AsyncRead + Unpin> Paced<S> {
-    /// Reads past what follows the last answer.
+    /// Reads and discards data after the last answer.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let lingering = self
             .lingering

@@ -10,20 +10,20 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// A stream that is read ahead.
+/// A stream with a read buffer.
 #[derive(Debug)]
 pub(super) struct ReadAhead<S> {
     inner: S,
-    /// What was read and not asked for yet, in memory that it has while it is read.
+    /// Data that was read but not requested yet. The buffer exists only while it holds data.
     read: Option<BytesMut>,
 }
 
 thread_local! {
-    /// The memory of the connection of this thread that was read last, for the one that is next.
+    /// A spare buffer, left by the connection that this thread read last.
     static SPARE: Cell<BytesMut> = Cell::default();
 }
 
-/// How much is read at once, in bytes: some checks of a usual size.
+/// The read size in bytes: some checks of a usual size.
 const PIECE: usize = 32 * 1024;
 
 impl<S> ReadAhead<S> {
@@ -67,9 +67,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
-    /// h2 copies small answers into one buffer and writes them together. Where writes can be
-    /// vectored, it takes an answer of 256 bytes for a large one and writes each by itself, which
-    /// costs more than all of a check.
+    /// h2 copies small answers into one buffer and writes them together. If vectored writes are
+    /// available, it treats an answer of 256 bytes as large and writes each by itself, which costs
+    /// more than a whole check.
     fn is_write_vectored(&self) -> bool {
         false
     }

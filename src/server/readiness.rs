@@ -3,7 +3,7 @@
 
 use crate::gate::Gate;
 
-/// Waits until nothing is missing that a first answer needs.
+/// Waits until everything is there that the first check needs.
 pub(super) async fn reached(gate: &Gate) {
     let mut replacements = gate.replacements();
     loop {
@@ -18,7 +18,7 @@ pub(super) async fn reached(gate: &Gate) {
         }
         tokio::select! {
             () = installation.closer() => (),
-            // An error says that the gate is gone, and with it all who would come.
+            // An error means that the gate is gone, and with it all configurations.
             _ = replacements.changed() => (),
         }
     }

@@ -23,51 +23,51 @@ use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Puts the configuration into effect whenever it changes.
+/// Applies the configuration whenever it changes.
 #[derive(Debug)]
 pub struct Reloader {
     pub(super) path: PathBuf,
     pub(super) watch: Watch,
-    /// The warnings of the configuration in force, which are not logged again and again.
+    /// The warnings of the configuration in force, which are not logged again.
     pub(super) told: Vec<String>,
-    /// The files that were told to be missing.
+    /// The files that were reported as missing.
     pub(super) missing: Vec<PathBuf>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) gate: Arc<Gate>,
-    /// Where it listens, which stays as it is.
+    /// The listeners, which do not change at a reload.
     pub(super) listen: Listen,
-    /// What whoever asks over HTTP must show.
+    /// The secret of the forward-auth listener.
     pub(super) secret: Arc<ArcSwapOption<Secret>>,
-    /// What is told about checks, which stays as well.
+    /// The telemetry settings, which do not change at a reload.
     pub(super) telemetry: Telemetry,
-    /// TLS, for each listener that speaks it.
+    /// TLS, for each listener that uses it.
     pub(super) tls: Vec<Arc<Spoken>>,
     pub(super) reloads: Arc<Reloads>,
 }
 
-/// What a look at the files tells.
+/// The result of inspecting the files.
 #[derive(Debug)]
 enum Seen {
-    /// They are as they were when the configuration was made.
+    /// They are unchanged since the configuration was read.
     Same,
-    /// Something else is in them.
+    /// They have changed.
     New(FileState),
     /// They are still being written.
     Unsettled,
 }
 
-/// How long to wait between two looks at the files. With the time for which they must stand still,
-/// it leaves some of a second for what else a reload takes.
+/// The polling interval. Together with the time for which files must be unchanged, it leaves part
+/// of a second for the rest of a reload.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long to wait at most between two looks at files that have changed.
+/// The longest polling interval after a change.
 const CLOSE_LOOK: Duration = Duration::from_millis(100);
 
-/// After so many looks at files that do not stand still, others come first.
+/// After this many polls of files that keep changing, other work comes first.
 const LOOKS: usize = 20;
 
-/// How long the first keys of a new issuer and a new Redis are waited for, so that requests find
-/// them there. What is down must not keep the other changes from taking effect.
+/// How long to wait for the first keys of a new issuer and for a new Redis, so that requests find
+/// them ready. An outage there must not delay the other changes.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 impl Reloader {
@@ -87,13 +87,13 @@ impl Reloader {
         }
     }
 
-    /// Reloads if there is something new in `state`, and tells once which files are missing.
+    /// Reloads if `state` is new, and logs once which files are missing.
     async fn follow(&mut self, state: io::Result<Seen>) {
         let state = match state {
             Ok(Seen::New(state)) => state,
             Ok(Seen::Unsettled) => return,
             Ok(Seen::Same) => {
-                // They are back: what was told of them is over.
+                // The files are back, so a later loss is logged again.
                 if !self.missing.is_empty() {
                     self.reload(None).await;
                 }
@@ -118,7 +118,7 @@ impl Reloader {
         }
     }
 
-    /// What is in the files, once they stand still.
+    /// The content of the files, once they have stopped changing.
     async fn settled(&mut self) -> io::Result<Seen> {
         for _ in 0..LOOKS {
             let state = self.look().await?;
@@ -134,7 +134,7 @@ impl Reloader {
         Ok(Seen::Unsettled)
     }
 
-    /// A disk may take its time, and this thread has more to do.
+    /// On another thread, since the disk may be slow.
     async fn look(&mut self) -> io::Result<FileState> {
         let mut watch = self.watch.clone();
         let look = move || (watch.look(Instant::now()), watch);
@@ -143,7 +143,7 @@ impl Reloader {
         Ok(state)
     }
 
-    /// Reloads what was seen once it stood still; or, told to, whatever is in the files.
+    /// Reloads the files in the state `seen`; `None`: in any state.
     async fn reload(&mut self, seen: Option<&FileState>) {
         let path = self.path.clone();
         let attempt = move || {
@@ -157,13 +157,13 @@ impl Reloader {
         };
         if let Some(state) = seen {
             let was_written = !self.watch.has_seen(state, &watch);
-            // The next look finds what was written meanwhile, and whether what is new stands still.
+            // The next poll finds what was written meanwhile.
             if was_written || self.watch.adopt(&watch, Instant::now(), self.clock.now()) {
                 return;
             }
         }
         self.watch = watch;
-        // Whatever is missing still is among the problems.
+        // Files that are still missing are among the problems.
         self.missing.clear();
         match outcome {
             Ok(config) => {
@@ -187,7 +187,7 @@ impl Reloader {
         self.reloads.ended(Reload::Refused, problems);
     }
 
-    /// Whatever can fail comes first, and changes nothing.
+    /// Applies a configuration. Everything that can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
         let Config { listen, rules, telemetry, warnings, digest } = config;
         let old = self.gate.active();
@@ -216,7 +216,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// Logs what was not logged of the configuration before this one already.
+    /// Logs the warnings that the previous configuration did not have.
     fn tell(&mut self, warnings: &[Problem], remarks: &[String]) {
         let told: Vec<_> = warnings.iter().map(unplaced).chain(remarks.iter().cloned()).collect();
         for (warning, text) in warnings.iter().zip(&told) {
@@ -230,7 +230,7 @@ impl Reloader {
         self.told = told;
     }
 
-    /// What of the configuration is not in force, since it is taken up at the start alone.
+    /// Changes that take effect only after a restart.
     fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
         let [asked, will_ask] = [&self.listen, listen].map(|it| it.forward_auth.as_ref());
         let same_place = asked.map(|it| &it.address) == will_ask.map(|it| &it.address);
@@ -250,14 +250,14 @@ impl Reloader {
     }
 }
 
-/// Waits until every issuer has had its first keys, or failed to, and the store of used proofs can
-/// be used; but no longer than is good for the others. What is not there by then is told.
+/// Waits until every issuer has its first keys or failed to get them, and the replay store is
+/// reachable, within a limit. Returns what is not ready by then.
 async fn ready(installation: &Installation) -> Vec<String> {
     let issuers = &installation.issuers;
     let keys = timeout(READY_WITHIN, join_all(issuers.iter().map(|it| it.keys.tried())));
     let replay = timeout(READY_WITHIN, installation.replay.reachable());
     let (_, replay) = join(keys, replay).await;
-    // Whether they are late or an issuer failed at once, its tokens are refused for now.
+    // In either case, slow or failed, the tokens of this issuer are denied for now.
     let missing = issuers.iter().filter(|it| it.keys.current().is_none());
     let told = |issuer| format!("{issuer}: its keys are not there yet");
     let mut late: Vec<_> = missing.map(|it| told(it.name())).collect();
@@ -267,7 +267,7 @@ async fn ready(installation: &Installation) -> Vec<String> {
     late
 }
 
-/// A warning as it is known again in a file in which lines were added above it.
+/// A warning without its line number, to recognise it after lines were added above it.
 pub(super) fn unplaced(warning: &Problem) -> String {
     format!("{}: {}", warning.path, warning.message)
 }

@@ -7,11 +7,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How often: whoever looks at a few minutes of the log should see it.
+/// The interval, short enough to be seen in a few minutes of the log.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// Names each policy that only reports, again and again for as long as it does. That they do at
-/// the start and after a change is among the warnings about the configuration.
+/// Logs each policy in report mode, again and again. The first warning comes from the
+/// configuration.
 pub async fn run(gate: &Gate) -> Infallible {
     loop {
         sleep(EVERY).await;

@@ -34,24 +34,24 @@ struct Shard {
     open: Arc<AtomicUsize>,
 }
 
-/// A connection on its way to its shard.
+/// A connection assigned to a shard.
 struct Dealt {
     arrival: Arrival,
     serving: Serving,
     counted: Counted,
 }
 
-/// A connection in the count of its shard. Taken out when it is dropped.
+/// A guard that counts a connection in its shard until dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Shards {
-    /// Starts `count` shards. When they drain, connections get `drain` to end.
+    /// Starts `count` shards. At shutdown, connections may take `drain` to finish.
     pub fn start(count: NonZero<usize>, drain: Duration) -> io::Result<Self> {
         let (running, done) = mpsc::channel(1);
         let start = |index: usize| {
             let (connections, dealt) = mpsc::unbounded_channel();
             let running = running.clone();
-            // Made here, so that a system that has no more to give stops the start.
+            // Created here, so that a lack of resources fails the start.
             let runtime = fair_share::runtime()?;
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 run(&runtime, dealt, drain);
@@ -64,7 +64,7 @@ impl Shards {
         Ok(Self { all, open, done })
     }
 
-    /// Gives a new connection to the shard with the fewest.
+    /// Assigns a new connection to the shard with the fewest.
     pub fn deal(&self, arrival: Arrival, serving: Serving) {
         let Some(shard) = self.all.iter().min_by_key(|it| it.open.load(Ordering::Relaxed)) else {
             invariant::broken("there is a shard to deal connections to");
@@ -77,15 +77,15 @@ impl Shards {
         }
     }
 
-    /// How many connections each shard has open.
+    /// The number of open connections of each shard.
     pub fn open(&self) -> &Arc<[Arc<AtomicUsize>]> {
         &self.open
     }
 
-    /// Takes no more connections and waits until those that are open have ended.
+    /// Stops taking connections and waits until the open ones have ended.
     pub async fn drain(mut self) {
         self.all.clear();
-        // Nothing is ever sent: it closes when the last shard has ended.
+        // Nothing is ever sent; the channel closes when the last shard has ended.
         let _closed = self.done.recv().await;
     }
 }

@@ -18,11 +18,11 @@ use tokio_rustls::rustls::{
     ServerConfig, SignatureScheme,
 };
 
-/// TLS cannot be spoken with what the configuration gives.
+/// The TLS configuration cannot be used.
 #[derive(Debug)]
 pub struct BadTls(String);
 
-/// How TLS is spoken at present. Connections that are open keep what they began with.
+/// The present TLS configuration. Open connections keep the one that they started with.
 #[derive(Debug)]
 pub struct Spoken {
     protocol: &'static [u8],
@@ -30,23 +30,23 @@ pub struct Spoken {
 }
 
 impl Spoken {
-    /// Speaks TLS with what `tls` gives, for `protocol` as ALPN names it (RFC 7301 §6).
+    /// A TLS configuration from `tls`, for the ALPN protocol `protocol` (RFC 7301 §6).
     pub fn new(tls: &Tls, protocol: &'static [u8]) -> Result<Self, BadTls> {
         let present = ArcSwap::new(server(tls, protocol)?);
         Ok(Self { protocol, present })
     }
 
-    /// For the next connection.
+    /// The acceptor for the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.present.load_full())
     }
 
-    /// How it would be spoken with what `tls` gives.
+    /// The configuration for `tls`, without applying it.
     pub fn with(&self, tls: &Tls) -> Result<Arc<ServerConfig>, BadTls> {
         server(tls, self.protocol)
     }
 
-    /// Speaks as `config` says from the next connection on.
+    /// Applies `config` from the next connection on.
     pub fn replace(&self, config: Arc<ServerConfig>) {
         self.present.store(config);
     }
@@ -81,7 +81,7 @@ fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {
     Ok(Arc::new(config))
 }
 
-/// Accepts the certificates that are good, if one of these names is in them.
+/// A verifier that also requires one of these names in a valid certificate.
 #[derive(Debug)]
 struct OfProxies {
     verifier: Arc<dyn ClientCertVerifier>,
