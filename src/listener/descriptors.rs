@@ -2,15 +2,15 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The most connections of one listener: far more than proxies open, and no more than memory
-/// allows for.
+/// The maximum number of connections of one listener: far more than proxies open, and no more than
+/// memory allows.
 pub const CONNECTIONS: usize = 10_000;
 
-/// Files for all else: the connections of the admin listener and those to issuers and Redis, what
-/// the runtimes of the threads need, and the files of the configuration while they are read.
+/// Files for everything else: connections of the admin listener, to issuers and to Redis, the
+/// runtimes, and configuration files while they are read.
 const OTHERS: usize = 256;
 
-/// Raises the limit on open files as far as the system allows. What it is now.
+/// Raises the limit on open files as far as the system allows, and returns it.
 pub fn raise() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: maximum, maximum };
@@ -21,11 +21,11 @@ pub fn raise() -> usize {
             current
         }
     };
-    // None is no limit.
+    // `None` means unlimited.
     present.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX))
 }
 
-/// How many connections each of so many listeners may have where `files` may be open.
+/// The connection limit of each of `listeners` listeners, if `files` may be open.
 pub fn connections(files: usize, listeners: usize) -> usize {
     let others = OTHERS.min(files.div_euclid(2));
     let each = files.saturating_sub(others).checked_div(listeners).unwrap_or(CONNECTIONS);

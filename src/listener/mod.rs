@@ -40,18 +40,18 @@ enum Inner {
     },
 }
 
-/// A connection that has come in.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Arrival {
     /// The connection itself.
     pub socket: Socket,
-    /// The machine at its other end; none: this one, over a Unix socket.
+    /// The address of the peer; `None` over a Unix socket.
     pub from: Option<IpAddr>,
     /// Its place.
     pub place: Place,
 }
 
-/// A connection that belongs to no runtime yet, so that any may take it.
+/// A connection that is not registered with a runtime yet, so that any can take it.
 #[derive(Debug)]
 pub enum Socket {
     /// Over TCP.
@@ -60,7 +60,7 @@ pub enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A connection that belongs to the runtime that it was made on.
+/// A connection that is registered with the runtime that created it.
 #[derive(Debug)]
 pub enum Stream {
     /// Over TCP.
@@ -69,35 +69,35 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// The address cannot be listened on.
+/// The address cannot be bound.
 #[derive(Debug)]
 pub struct Unavailable {
     address: Address,
     reason: io::Error,
 }
 
-/// How long nothing may come from a host before the system asks whether it is still there.
+/// TCP keepalive: the idle time before the first probe.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// How often it asks.
+/// TCP keepalive: the time between probes.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long a host may leave all questions and answers without a receipt before it counts as gone.
+/// How long sent data may stay unacknowledged before the peer counts as gone (`TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
 const GONE: Duration = Duration::from_secs(50);
 
-/// How many connections the system may hold that have not been taken yet. Proxies open many at once
-/// when they start, and one that finds no room tries again a second later.
+/// The accept backlog. Proxies open many connections at once when they start, and a refused one is
+/// retried only a second later.
 const BACKLOG: i32 = 1024;
 
-/// How long to wait when the system has no connection to give (say, too many files are open).
+/// How long to wait after accept failed, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Everyone in the owner's group may connect: the proxy runs as a user of its own.
+/// The owner's group may connect, since the proxy runs as another user.
 const SOCKET_MODE: u32 = 0o660;
 
 impl Listener {
-    /// Listens on `address`, with `places` for connections. To be called on a tokio runtime.
+    /// Listens on `address` with the connection limit `places`. Must be called on a tokio runtime.
     pub fn bind(address: &Address, places: Arc<Places>) -> Result<Self, Unavailable> {
         let found = match address {
             Address::Tcp(address) => tcp(*address),
@@ -108,17 +108,17 @@ impl Listener {
         Ok(Self { inner, bound, places, failures: RateLimit::of(1) })
     }
 
-    /// Where it listens, with the port that the system gave it if it asked for any.
+    /// The bound address, with the port that the system chose if 0 was requested.
     pub fn bound(&self) -> &Address {
         &self.bound
     }
 
-    /// The places for its connections.
+    /// Its connection limit.
     pub fn places(&self) -> &Arc<Places> {
         &self.places
     }
 
-    /// The next connection for which there is a place.
+    /// Accepts the next connection for which there is a place.
     pub async fn arrival(&self) -> Arrival {
         loop {
             match self.accept().await {
@@ -136,7 +136,8 @@ impl Listener {
         match &self.inner {
             Inner::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                // A connection that is gone already takes no options. It says so when it is read.
+                // Setting options fails on a connection that is already closed, which its reader
+                // will notice.
                 drop(stream.set_nodelay(true).and_then(|()| end_with_its_host(&stream)));
                 Ok((Socket::Tcp(stream.into_std()?), Some(from.ip())))
             }
@@ -160,7 +161,8 @@ impl Listener {
     }
 }
 
-/// Whether the next connection may well be accepted: this one ended before it was (accept(2)).
+/// Whether the error concerns a single connection, so that the next may well be accepted
+/// (accept(2)).
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -179,7 +181,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 fn tcp(address: SocketAddr) -> io::Result<(Inner, Address)> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // The port of a process that has just ended can be taken again at once.
+    // The port of a process that has just ended can be reused at once.
     socket.set_reuse_address(true)?;
     listen(&socket, &address.into())?;
     let listener = TcpListener::from_std(socket.into())?;
@@ -193,8 +195,8 @@ fn listen(socket: &RawSocket, address: &SockAddr) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Has the system end the connections of hosts that vanish. Pings over HTTP/2 would do as well, but
-/// for them every frame is noted with its time, and a timer is looked at with every check.
+/// Has the system close connections to hosts that vanish. HTTP/2 pings would do so too, but they
+/// cost a timestamp per frame and a timer per check.
 fn end_with_its_host(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(ASK_AGAIN);
@@ -214,7 +216,7 @@ fn unix(path: &Path) -> io::Result<(Inner, Address)> {
     Ok((Inner::Unix { listener, file }, Address::Unix(path.to_owned())))
 }
 
-/// A process that was killed leaves its socket file behind. Nobody listens on that.
+/// Removes the socket file of a process that was killed, on which nobody listens.
 fn remove_if_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -227,7 +229,7 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file of a Unix socket. It goes when the listener goes.
+/// The file of a Unix socket, removed when the listener is dropped.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -247,7 +249,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // A successor may have put its own socket there by now.
+        // Another process may have put its own socket there meanwhile.
         let ours = identity(&self.path).is_ok_and(|it| it == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "socket file not removed");
@@ -256,7 +258,7 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    /// The connection, on the present runtime.
+    /// Registers the connection with the present runtime.
     pub fn into_stream(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
@@ -273,7 +275,7 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// A connection of either kind, as one that can be read and written.
+/// A connection of either kind.
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// The places of one listener.
+/// The connection limit of one listener.
 #[derive(Debug)]
 pub struct Places {
     listener: &'static str,
@@ -23,14 +23,14 @@ pub struct Places {
     made: RateLimit,
 }
 
-/// How many places there are, and who makes place.
+/// The limit, and which connections may be closed for new ones.
 #[derive(Clone, Copy, Debug)]
 pub struct PlaceRules {
-    /// How many connections may be open.
+    /// The maximum number of open connections.
     pub most: usize,
-    /// Without a call for so long, a connection counts as idle.
+    /// How long a connection without a call takes to count as idle.
     pub idle: Duration,
-    /// Whether, when nobody is silent or idle, whoever came first makes place.
+    /// Whether the oldest connection is closed if none is silent or idle.
     pub anybody: bool,
 }
 
@@ -40,7 +40,7 @@ struct Open {
     all: HashMap<u64, Entry>,
 }
 
-/// An open connection, and what it was when it was last looked at.
+/// An open connection, and its state when last inspected.
 #[derive(Debug)]
 struct Entry {
     peer: Arc<Peer>,
@@ -53,7 +53,7 @@ struct Entry {
     last_written: Instant,
 }
 
-/// A connection's place. Given back when it is dropped.
+/// The place of a connection, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
@@ -61,49 +61,52 @@ pub struct Place {
     peer: Arc<Peer>,
 }
 
-/// What can end a connection that was given a place.
+/// A handle that can abort a connection.
 #[derive(Debug)]
 pub struct Hold {
     places: Arc<Places>,
     number: u64,
 }
 
-/// Who makes place first: the lower comes first, and of the same kind whoever is so for longer.
+/// The order in which connections are closed: lower ones first, and among equal ones the longest in
+/// that state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Silent(Instant),
-    /// Just opened, among the connections of proxies: these rest between requests, and whoever
-    /// opens many at once must not have them end.
+    /// Just opened, on a listener for proxies. These rest between requests, and opening many at
+    /// once must not close them.
     New(Instant),
     Idle(Instant),
     Busy(Instant),
-    /// Just opened, where anybody makes place: the question of a probe may be on its way.
+    /// Just opened, on a listener where any connection may be closed. The request of a probe may be
+    /// on its way.
     Probe(Instant),
 }
 
-/// For how long a connection that has not said anything counts as new.
+/// How long a connection without a request counts as new.
 const NEW: Duration = Duration::from_secs(1);
 
-/// How often connections are to be looked at.
+/// How often connections are to be inspected.
 pub const LOOK: Duration = Duration::from_millis(500);
 
-/// How long an answer may wait to be taken before its connection ends.
+/// How long an answer may stay unread before its connection is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same when more than [`UNTAKEN`] wait in all.
+/// The same while more than [`UNTAKEN`] bytes are unread in all.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many bytes of answers may wait in all before those who do not take theirs have to go.
+/// The limit on unread bytes of all connections, beyond which slow readers are disconnected sooner.
 const UNTAKEN: usize = 32 * 1024 * 1024;
 
-/// The same for one connection. Whoever asks for so much at once, and takes none, is no proxy.
+/// The limit for one connection. A client with so many unread answers is not a proxy.
 const UNTAKEN_OF_ONE: usize = 16 * 1024 * 1024;
 
-/// One in so many makes place at a time, so that a flood is not met with a search for each.
+/// This fraction of the connections is closed at a time, so that a flood does not cause a search
+/// per connection.
 const PART: usize = 64;
 
 impl Places {
-    /// Places at the listener of this name. `everybody` are the connections of all listeners.
+    /// A limit for the listener of this name. `everybody` holds the connections of all listeners.
     pub fn new(listener: &'static str, rules: PlaceRules, everybody: Arc<Everybody>) -> Arc<Self> {
         let (open, refused, made) = (Mutex::default(), RateLimit::of(1), RateLimit::of(1));
         Arc::new(Self { listener, rules, everybody, open, refused, made })
@@ -114,12 +117,12 @@ impl Places {
         self.listener
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn taken(&self) -> usize {
         self.lock().all.len()
     }
 
-    /// A place for a new connection, for which others may have to go.
+    /// A place for a new connection, closing others if need be.
     pub fn take(self: &Arc<Self>, now: Instant) -> Option<Place> {
         let mut open = self.lock();
         if self.rules.most <= open.all.len() && self.make_place(&mut open, now) == 0 {
@@ -137,13 +140,13 @@ impl Places {
         Some(Place { places: Arc::clone(self), number, peer })
     }
 
-    /// Ends connections that are silent or idle, though there may be places: something else that
-    /// they take is short.
+    /// Closes silent or idle connections although there are places, because another resource is
+    /// short.
     pub fn shrink(&self, now: Instant) {
         self.make_place(&mut self.lock(), now);
     }
 
-    /// Looks at every connection, and ends those that do not take their answers.
+    /// Inspects every connection, and closes those that do not read their answers.
     pub fn look(&self, now: Instant) {
         let mut open = self.lock();
         let mut untaken: usize = 0;
@@ -168,7 +171,7 @@ impl Places {
         }
     }
 
-    /// Ends those that have least to say. How many.
+    /// Closes the least active connections, and returns how many.
     fn make_place(&self, open: &mut Open, now: Instant) -> usize {
         let gone = self.least(open, now);
         for number in &gone {
@@ -183,8 +186,8 @@ impl Places {
         gone.len()
     }
 
-    /// Those that have least to say: a part of all that say nothing; of the others one, for no more
-    /// than must are ended.
+    /// The least active connections: a fraction of the silent or idle ones, otherwise a single one,
+    /// so that no more busy ones are closed than necessary.
     fn least(&self, open: &Open, now: Instant) -> Vec<u64> {
         let claim = |(number, it): (&u64, &Entry)| Some((it.claim(now, self.rules)?, *number));
         let claims = || open.all.iter().filter_map(claim);
@@ -200,7 +203,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // What is in there is whole at any time.
+        // The state is consistent whenever the lock is held, even after a panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -232,7 +235,7 @@ impl Entry {
         if calls != self.calls || self.peer.under_way() != 0 {
             (self.calls, self.last_call) = (calls, now);
         }
-        // Only then are those before the turn all older than this.
+        // Only then are all unread answers of the previous generation older than `turned`.
         if self.peer.untaken_before() == 0 {
             self.peer.turn();
             self.turned = now;
@@ -243,7 +246,7 @@ impl Entry {
         }
     }
 
-    /// Whether answers have waited for so long to be taken.
+    /// Whether answers have been unread for longer than `patience`.
     fn waits(&self, now: Instant, patience: Duration) -> bool {
         let long = |since| patience <= now.saturating_duration_since(since);
         (self.peer.untaken_before() != 0 && long(self.turned)) || long(self.last_written)
@@ -268,19 +271,20 @@ impl Entry {
 }
 
 impl Place {
-    /// The connection that has it.
+    /// Its connection.
     pub const fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
 
-    /// What is to be told how the connection can be ended.
+    /// A handle to register how the connection can be aborted.
     pub fn hold(&self) -> Hold {
         Hold { places: Arc::clone(&self.places), number: self.number }
     }
 }
 
 impl Hold {
-    /// The connection ends when `task` is aborted. It is at once if its place is gone already.
+    /// Registers `task`, whose abort closes the connection. It is aborted at once if the place is
+    /// already gone.
     pub fn on(self, task: AbortHandle) {
         match self.places.lock().all.get_mut(&self.number) {
             Some(entry) => entry.end = Some(task),
