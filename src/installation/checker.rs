@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Checks requests by the time of a clock, which is read once for each.
+/// Checks requests at the time of a clock, which is read once per check.
 #[derive(Debug)]
 pub struct Checker {
     clock: Arc<dyn Clock>,
@@ -21,7 +21,7 @@ impl Checker {
         Self { clock }
     }
 
-    /// The clock by which it checks.
+    /// The clock.
     pub const fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
@@ -31,8 +31,8 @@ impl Checker {
         check(&installation.rules, installation, request, self.clock.now()).await
     }
 
-    /// The same check. What it finds goes into `facts`, and stays there when the check is dropped
-    /// before its end.
+    /// The same check. Its facts are written to `facts`, and remain there if the check is dropped
+    /// early.
     pub async fn check_into(
         &self,
         facts: &mut Facts,
@@ -47,8 +47,8 @@ impl Checker {
         self.explain_with(&installation.rules, installation, request, None).await
     }
 
-    /// The same with other sources, and ended after `deadline`, if there is one, as the gate ends a
-    /// check: with the steps until then.
+    /// The same with other sources, and with an optional deadline, like that of the gate. After a
+    /// timeout the steps so far are returned.
     pub async fn explain_with<S: Sources>(
         &self,
         rules: &Rules,
@@ -72,7 +72,7 @@ impl Checker {
     }
 }
 
-/// That the check did not end in time.
+/// The finding for a check that timed out.
 fn late(deadline: Duration) -> Finding {
     Finding::new("check", "deadline", "not ended, after the steps so far")
         .wanting(format!("an end within {deadline:?}"))

@@ -15,8 +15,8 @@ use keybound_core::{
 };
 use std::future::ready;
 
-/// What an installation knows, asked for without side effects: tokens are verified anew, and proofs
-/// are only looked up. Keys are the very same.
+/// A view of an installation without side effects: its own token cache, proofs that are only looked
+/// up, and the same keys.
 #[derive(Debug)]
 pub struct DryRun<'a> {
     installation: &'a Installation,
@@ -26,8 +26,8 @@ pub struct DryRun<'a> {
 }
 
 impl<'a> DryRun<'a> {
-    /// A dry run at present, or at another time: then what is recorded by now says nothing. Issuers
-    /// are asked about tokens only if it is `online`, and then by those who ask for checks.
+    /// A dry run now, or at another time, for which recorded proofs mean nothing. Tokens are
+    /// introspected only if it is `online`, by the installation's own introspectors.
     pub fn new(installation: &'a Installation, at_present: bool, online: bool) -> Self {
         let read_only = installation.replay.read_only().filter(|_| at_present);
         let looks_up = read_only.is_some();
@@ -35,7 +35,7 @@ impl<'a> DryRun<'a> {
         Self { installation, replay, looks_up, online }
     }
 
-    /// Whether proofs are looked up where checks record them.
+    /// Whether proofs are looked up in the store that checks use.
     pub const fn looks_up(&self) -> bool {
         self.looks_up
     }

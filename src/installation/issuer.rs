@@ -10,26 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// An issuer as it lives: what is kept of it, and who asks it.
+/// An issuer at run time: its keys and its introspection.
 #[derive(Debug)]
 pub struct LiveIssuer {
     name: Arc<str>,
     /// Its keys.
     pub keys: TimedKeys,
-    /// Who asks it about its tokens; none: nobody does.
+    /// Its introspection, if configured.
     pub introspection: Option<Arc<Introspector>>,
 }
 
 /// An issuer cannot be used as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadIssuer {
-    /// Where its keys come from.
+    /// The source of its keys is invalid.
     Keys(BadSource),
-    /// Where it is asked about tokens.
+    /// Its introspection endpoint is invalid.
     Introspection(BadEndpoint),
 }
 
-/// The issuers of a new configuration, before anything has changed for those who use the old one.
+/// The issuers of a new configuration, before the old one is affected.
 #[derive(Debug)]
 pub(super) struct Prepared(Vec<PreparedIssuer>);
 
@@ -43,16 +43,16 @@ struct PreparedIssuer {
 /// What all issuers of a configuration have in common.
 #[derive(Clone, Copy)]
 struct Common<'a> {
-    /// The claims that somebody will ask for.
+    /// The claims to keep.
     selection: &'a Arc<[String]>,
-    /// For how long a check waits for keys.
+    /// How long a check waits for keys.
     patience: Duration,
     clock: &'a Arc<dyn Clock>,
     runtime: &'a Handle,
 }
 
-/// Prepares the issuers of `rules`, in their order. What those of `previous` that are the same
-/// hold is taken over where it serves.
+/// Prepares the issuers of `rules`, in their order. State of the same issuers in `previous` is
+/// taken over where it still applies.
 pub(super) fn prepare(
     rules: &InstallationRules,
     previous: &[Arc<LiveIssuer>],
@@ -68,8 +68,8 @@ pub(super) fn prepare(
     prepared.collect::<Result<_, _>>().map(Prepared)
 }
 
-/// Starts the issuers of `rules`, in their order. What those of `previous` that are the same hold
-/// is taken over where it serves.
+/// Starts the issuers of `rules`, in their order. State of the same issuers in `previous` is taken
+/// over where it still applies.
 pub fn start_issuers(
     rules: &InstallationRules,
     previous: &[Arc<LiveIssuer>],
@@ -80,12 +80,12 @@ pub fn start_issuers(
 }
 
 impl Prepared {
-    /// What was held and does not count on: sentences for the operator.
+    /// State that is lost: sentences for the operator.
     pub(super) fn losses(&self) -> Vec<String> {
         self.0.iter().flat_map(|it| it.losses.clone()).collect()
     }
 
-    /// Has all that was taken over kept as the new configuration says. It cannot fail.
+    /// Applies the new settings to the state taken over. It cannot fail.
     pub(super) fn apply(self) -> Vec<Arc<LiveIssuer>> {
         let apply = |it: PreparedIssuer| {
             it.change.into_iter().for_each(jwks::Change::apply);
@@ -96,7 +96,7 @@ impl Prepared {
 }
 
 impl LiveIssuer {
-    /// An issuer of these parts. A check waits for its keys for `patience` at most.
+    /// An issuer of these parts. A check waits at most `patience` for its keys.
     pub fn new(
         keys: &Arc<IssuerKeys>,
         introspection: Option<Arc<Introspector>>,

@@ -30,40 +30,40 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// What is in force under one configuration.
+/// Everything that is in force under one configuration.
 #[derive(Debug)]
 pub struct Installation {
-    /// What checks go by.
+    /// The rules of checks.
     pub rules: Rules,
     /// The issuers, in the order of [`PolicySet::issuers`].
     pub issuers: Vec<Arc<LiveIssuer>>,
-    /// What checks may cost.
+    /// The limits of checks.
     pub limits: Limits,
-    /// The tokens that were verified before.
+    /// Verified tokens.
     pub cache: Arc<TokenCache>,
-    /// The proofs that have been used.
+    /// Used proofs.
     pub replay: Arc<ReplayStore>,
-    /// The client certificates that were read before.
+    /// Parsed client certificates.
     certificates: Certificates,
-    /// Whether the secret behind nonces was drawn, and is nobody else's.
+    /// Whether the nonce secret was generated here, so that no other replica has it.
     nonces_drawn: bool,
 }
 
-/// An installation that has just been made, and what of the one before does not count on.
+/// A new installation, and what it could not take over from the previous one.
 #[derive(Debug)]
 pub struct Made {
     /// The installation.
     pub installation: Installation,
-    /// What of that which the one before held does not count on: sentences for the operator.
+    /// State of the previous one that is lost: sentences for the operator.
     pub losses: Vec<String>,
 }
 
-/// Why there is no installation.
+/// Why an installation cannot be made.
 #[derive(Debug)]
 pub enum StartError {
     /// An issuer cannot be used as it is configured.
     Issuer(BadIssuer),
-    /// There is nothing to make a secret of.
+    /// The system has no randomness for a secret.
     NoRandomness(NoRandomness),
 }
 
@@ -80,8 +80,8 @@ impl Installation {
         Self { rules, issuers, limits, cache, replay, certificates, nonces_drawn: false }
     }
 
-    /// Starts what `rules` ask for, on `runtime`, and returns at once. What `previous`
-    /// holds is taken over where it serves.
+    /// Starts an installation under `rules` on `runtime`, and returns at once. State of `previous`
+    /// is taken over where it still applies.
     pub fn start(
         rules: InstallationRules,
         previous: Option<&Self>,
@@ -103,20 +103,20 @@ impl Installation {
         let asked_for = policies.proofs.nonce != NonceDemand::Off;
         losses
             .extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &nonces, clock)));
-        // Last, for nothing may fail once a store has taken other limits, or keys other rules.
+        // Last, since nothing may fail once a store or keys have new settings.
         let replay = replay(&dpop.replay, previous, runtime);
         let made = Self::new(Rules::new(policies, nonces), issuers.apply(), limits, cache, replay);
         Ok(Made { installation: Self { nonces_drawn, ..made }, losses })
     }
 
-    /// What is demanded.
+    /// The policies.
     pub const fn policies(&self) -> &PolicySet {
         &self.rules.policies
     }
 }
 
-/// The secrets behind nonces: those of the configuration, or else one that is drawn now, or was for
-/// the installation before.
+/// The nonce secrets: those of the configuration, or else those generated now or for the previous
+/// installation.
 fn nonces(
     dpop: &DpopRules,
     previous: Option<&Installation>,
@@ -132,7 +132,7 @@ fn nonces(
     }
 }
 
-/// The store of used proofs: the one before, as long as it can go on under these rules.
+/// The replay store: the previous one, if it can apply these rules.
 fn replay(
     rules: &ReplayRules,
     previous: Option<&Installation>,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// For so long an issuer without keys is waited for while another has some.
+/// How long readiness waits for an issuer without keys while another has some.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Installation {
-    /// The issuers that readiness waits for: those that never had keys, unless they have been without
-    /// for ten seconds while another serves.
+    /// The issuers that readiness waits for: those that never had keys, except after ten seconds if
+    /// another issuer has some.
     pub fn awaited(&self) -> Vec<&str> {
         let another_serves = self.issuers.iter().any(|it| it.keys.is_ready());
         let is_awaited = |it: &&Arc<LiveIssuer>| {
@@ -26,7 +26,7 @@ impl Installation {
         self.issuers.iter().filter(|it| !it.keys.is_ready()).map(|it| it.name())
     }
 
-    /// Waits until one more of the issuers has keys, or was waited for long enough.
+    /// Waits until one more issuer has keys, or has been waited for long enough.
     pub async fn closer(&self) {
         let missing = self.issuers.iter().filter(|it| !it.keys.is_ready());
         let waits: Vec<_> = missing.map(|it| Box::pin(one_closer(&it.keys))).collect();

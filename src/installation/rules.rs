@@ -9,53 +9,53 @@ use keybound_core::policy::{Issuer, PolicySet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What an installation is made from.
+/// The rules of an installation.
 #[derive(Clone, Debug)]
 pub struct InstallationRules {
-    /// What is demanded.
+    /// The policies.
     pub policies: PolicySet,
-    /// How its issuers are reached, in the order of [`PolicySet::issuers`].
+    /// The issuers, in the order of [`PolicySet::issuers`].
     pub issuers: Vec<IssuerRules>,
-    /// What checks may cost.
+    /// The limits of checks.
     pub limits: Limits,
-    /// What DPoP needs besides the policies.
+    /// DPoP settings that are not part of the policies.
     pub dpop: DpopRules,
 }
 
 /// An issuer, and how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerRules {
-    /// What its tokens are held to.
+    /// The rules for its tokens.
     pub issuer: Arc<Issuer>,
-    /// Where its keys come from.
+    /// The source of its keys.
     pub keys: KeyRules,
-    /// How it is asked about its tokens; none: it is not.
+    /// Its introspection, if configured.
     pub introspection: Option<IntrospectionRules>,
 }
 
-/// What DPoP needs besides the policies.
+/// DPoP settings that are not part of the policies.
 #[derive(Clone, Debug, Default)]
 pub struct DpopRules {
-    /// Where used proofs are recorded.
+    /// The replay store.
     pub replay: ReplayRules,
-    /// The secrets that nonces are made with; none: drawn at start.
+    /// The nonce secrets; `None` to generate one at start.
     pub nonce_keys: Option<Arc<NonceKeys>>,
 }
 
-/// What checks may cost.
+/// The limits of checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest that a check may take.
+    /// The maximum duration of a check.
     pub check_deadline: Duration,
-    /// How many checks may be under way at once.
+    /// The maximum number of concurrent checks.
     pub concurrent_checks: usize,
-    /// How much of verified tokens is remembered.
+    /// The limits of the token cache.
     pub token_cache: TokenCacheLimits,
 }
 
 impl Limits {
-    /// For how long a check waits for anything but its turn: less than it may take, so that it ends
-    /// with the reason why it waited in vain.
+    /// How long a check waits for anything outside: less than its deadline, so that it ends with
+    /// the reason for the wait.
     pub fn patience(&self) -> Duration {
         self.check_deadline.saturating_mul(4).checked_div(5).unwrap_or(self.check_deadline)
     }
