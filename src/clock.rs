@@ -10,7 +10,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
     /// The current time.
     fn now(&self) -> UnixTime;
 
-    /// The current time in nanoseconds since the epoch, for traces. No check looks at it.
+    /// The current time in nanoseconds since the epoch, for traces only.
     fn unix_nanos(&self) -> u64 {
         u64::try_from(self.now().as_millis()).unwrap_or(0).saturating_mul(1_000_000)
     }
@@ -21,8 +21,8 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl SystemClock {
-    /// Whether it says a time after 1970 began. Before that, the HTTP library cannot write a date,
-    /// and no token is good.
+    /// Whether it is set to a time after 1970. Before that, the HTTP library cannot write a date,
+    /// and no token is valid.
     pub fn is_set() -> bool {
         UnixTime::default() < Self.now()
     }
@@ -43,17 +43,17 @@ fn since_the_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A clock that stands still until it is told otherwise, for `explain --at` and for tests.
+/// A clock that only moves when told to, for `explain --at` and for tests.
 #[derive(Debug, Default)]
 pub struct ManualClock(Mutex<UnixTime>);
 
 impl ManualClock {
-    /// A clock that says `now`.
+    /// A clock that shows `now`.
     pub fn at(now: UnixTime) -> Self {
         Self(Mutex::new(now))
     }
 
-    /// Lets it say `now` from here on.
+    /// Sets it to `now`.
     pub fn set(&self, now: UnixTime) {
         *self.lock() = now;
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 
-/// Says that `expected` does not hold. What follows from that is for the caller.
+/// Logs that `expected` does not hold. The caller decides what follows.
 #[cold]
 #[track_caller]
 pub fn broken(expected: &'static str) {

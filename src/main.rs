@@ -13,8 +13,8 @@ struct Arguments {
     command: Command,
 }
 
-/// A check takes and gives back pieces of some KiB, which the system's allocator joins and cuts
-/// anew each time: a tenth of the CPU time of a check.
+/// Each check allocates and frees blocks of some KiB, which the system's allocator coalesces and
+/// splits anew each time: a tenth of the CPU time of a check.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -3,13 +3,13 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-/// Whether everybody may change what is there.
+/// Whether every user may write to it.
 pub fn lets_all_write(it: &Metadata) -> bool {
     it.mode() & WRITE != 0
 }
 
-/// Whether everybody may put another file in the place of one in this folder, which the sticky bit
-/// leaves to its owner. Whether everybody can reach the folder is for those above it to say.
+/// Whether every user may replace files in this folder, which the sticky bit prevents. Whether they
+/// can reach the folder depends on the folders above it.
 pub fn lets_all_replace(folder: &Metadata) -> bool {
     lets_all_write(folder) && folder.mode() & STICKY == 0
 }
@@ -17,7 +17,7 @@ pub fn lets_all_replace(folder: &Metadata) -> bool {
 /// Others may write.
 const WRITE: u32 = 0o002;
 
-/// Only its owner may replace a file in the folder.
+/// Only the owner of a file may replace it.
 const STICKY: u32 = 0o1000;
 
 #[cfg(test)]

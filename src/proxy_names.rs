@@ -4,27 +4,27 @@ use std::fmt;
 use tokio_rustls::rustls::pki_types::{CertificateDer, DnsName};
 use webpki::EndEntityCert;
 
-/// A name of a proxy.
+/// A name that identifies a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProxyName {
-    /// A URI, such as a SPIFFE ID, compared as it is.
+    /// A URI, such as a SPIFFE ID, compared exactly.
     Uri(String),
-    /// A host, in lower case: letters count alike in both cases (RFC 5280 §7.2).
+    /// A host name in lower case, since case does not matter (RFC 5280 §7.2).
     Dns(String),
 }
 
-/// The names that a certificate shows, none of which may ask.
+/// The names in a certificate, none of which is allowed.
 #[derive(Debug)]
 pub struct NotNamed(Vec<ProxyName>);
 
-/// So many names of a certificate are told.
+/// How many names of a certificate are reported.
 const TOLD: usize = 4;
 
-/// So many characters of each.
+/// How many characters of each are reported.
 const TOLD_LENGTH: usize = 200;
 
 impl ProxyName {
-    /// A name as an operator writes it. The error says what is wrong with it.
+    /// Parses a name as an operator writes it. The error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.contains('*') {
             return Err("must be one name: `*` stands for nothing here");
@@ -33,7 +33,7 @@ impl ProxyName {
             let mut scheme = scheme.bytes();
             let is_scheme = scheme.next().is_some_and(|it| it.is_ascii_alphabetic())
                 && scheme.all(|it| it.is_ascii_alphanumeric() || b"+-.".contains(&it));
-            // What a port follows is a host.
+            // A port can only follow a host.
             let is_port = rest.bytes().all(|it| it.is_ascii_digit());
             let is_uri = is_scheme && !is_port && text.bytes().all(|it| it.is_ascii_graphic());
             return if is_uri { Ok(Self::Uri(text.to_owned())) } else { Err(NO_NAME) };
@@ -44,7 +44,7 @@ impl ProxyName {
         }
     }
 
-    /// The names in the certificate `der`; none where it cannot be read.
+    /// The names in the certificate `der`; empty if it cannot be parsed.
     fn all_in(der: &CertificateDer<'_>) -> Vec<Self> {
         let Ok(certificate) = EndEntityCert::try_from(der) else { return vec![] };
         let hosts = certificate.valid_dns_names().map(|it| Self::Dns(it.to_ascii_lowercase()));
@@ -79,7 +79,7 @@ impl fmt::Display for NotNamed {
             f.write_str(" none")?;
         }
         for name in self.0.iter().take(TOLD) {
-            // Whoever has a certificate may have chosen it.
+            // The holder of a certificate may have chosen its names.
             let told: String = name.to_string().chars().take(TOLD_LENGTH).collect();
             write!(f, " {told:?}")?;
         }

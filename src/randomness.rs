@@ -2,14 +2,10 @@
 
 use std::fmt;
 
-/// Fills `octets` with what nobody can foresee.
-///
-/// # Errors
-///
-/// [`NoRandomness`]: then there must be no secret either.
+/// Fills `octets` with unpredictable values.
 pub fn fill(octets: &mut [u8]) -> Result<(), NoRandomness> {
-    // From the system: aws-lc gathers entropy of its own first, for 30 ms. But a static program
-    // does not find glibc's call at run time, and asks a device that an empty root does not have.
+    // The system comes first, since aws-lc spends 30 ms on gathering entropy. aws-lc is for static
+    // programs, which do not find glibc's call at run time and may have no random device.
     getrandom::fill(octets).or_else(|_| aws_lc_rs::rand::fill(octets)).or(Err(NoRandomness))
 }
 
@@ -20,7 +16,7 @@ pub fn jitter() -> u8 {
     fill(&mut octet).map_or(0, |()| octet[0])
 }
 
-/// The machine gives no random octets.
+/// The system provides no randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRandomness;
 
