@@ -107,11 +107,11 @@ const fn trimmed(sentence: &str) -> &str {
 }
 
 denials! {
-    /// the request cannot be read
+    /// the request is malformed
     RequestMalformed = 400, Client, Some(InvalidRequest), "request_malformed";
-    /// the request carries credentials more than once
+    /// the request carries more than one set of credentials
     CredentialsAmbiguous = 400, Client, Some(InvalidRequest), "credentials_ambiguous";
-    /// the client certificate cannot be read
+    /// the client certificate is malformed
     CertificateMalformed = 400, Client, Some(InvalidRequest), "certificate_malformed";
 
     /// no policy applies to the request
@@ -130,17 +130,17 @@ denials! {
     TokenAlgorithmForbidden = 401, Client, Some(InvalidToken), "token_algorithm_forbidden";
     /// the token is not an access token
     TokenTypeWrong = 401, Client, Some(InvalidToken), "token_type_wrong";
-    /// the access token comes from an issuer that is not accepted here
+    /// the issuer of the access token is not accepted here
     TokenIssuerUnknown = 401, Client, Some(InvalidToken), "token_issuer_unknown";
     /// the access token is signed with an unknown key
     TokenKeyUnknown = 401, Client, Some(InvalidToken), "token_key_unknown";
-    /// the signature of the access token is wrong
+    /// the signature of the access token is invalid
     TokenSignatureInvalid = 401, Client, Some(InvalidToken), "token_signature_invalid";
     /// the access token has expired
     TokenExpired = 401, Client, Some(InvalidToken), "token_expired";
     /// the access token is not valid yet
     TokenPremature = 401, Client, Some(InvalidToken), "token_premature";
-    /// the access token is meant for another audience
+    /// the access token is intended for another audience
     TokenAudienceMismatch = 401, Client, Some(InvalidToken), "token_audience_mismatch";
     /// the access token lacks a required claim
     TokenClaimMissing = 401, Client, Some(InvalidToken), "token_claim_missing";
@@ -151,9 +151,9 @@ denials! {
 
     /// the access token is not bound to a key as this resource requires
     BindingMissing = 401, Client, Some(InvalidToken), "binding_missing";
-    /// the access token is bound by a method that cannot be checked here
+    /// the access token is bound by a method that is not supported
     BindingUnsupported = 401, Client, Some(InvalidToken), "binding_unsupported";
-    /// the access token does not go with the authentication scheme
+    /// the authentication scheme does not match the binding of the access token
     SchemeMismatch = 401, Client, Some(InvalidToken), "scheme_mismatch";
     /// the access token is bound to a client certificate and the request has none
     CertificateMissing = 401, Client, Some(InvalidToken), "certificate_missing";
@@ -170,7 +170,7 @@ denials! {
     ProofMalformed = 401, Client, Some(InvalidDpopProof), "proof_malformed";
     /// the DPoP proof is signed with an algorithm that is not allowed
     ProofAlgorithmForbidden = 401, Client, Some(InvalidDpopProof), "proof_algorithm_forbidden";
-    /// the signature of the DPoP proof is wrong
+    /// the signature of the DPoP proof is invalid
     ProofSignatureInvalid = 401, Client, Some(InvalidDpopProof), "proof_signature_invalid";
     /// the DPoP proof was made for another method
     ProofMethodMismatch = 401, Client, Some(InvalidDpopProof), "proof_method_mismatch";
@@ -178,12 +178,12 @@ denials! {
     ProofTargetMismatch = 401, Client, Some(InvalidDpopProof), "proof_target_mismatch";
     /// the DPoP proof was made for another access token
     ProofTokenMismatch = 401, Client, Some(InvalidDpopProof), "proof_token_mismatch";
-    /// the DPoP proof was not made just now
+    /// the time of the DPoP proof is outside the accepted window
     ProofStale = 401, Client, Some(InvalidDpopProof), "proof_stale";
     /// the DPoP proof has been used before
     ProofReplayed = 401, Client, Some(InvalidDpopProof), "proof_replayed";
 
-    /// the DPoP proof lacks a nonce of this server
+    /// the DPoP proof lacks a current nonce of this server
     NonceRequired = 401, Client, Some(UseDpopNonce), "nonce_required";
 
     /// the access token lacks a required scope
@@ -193,11 +193,11 @@ denials! {
 
     // Not the client's fault. Denied all the same: a check that cannot be completed does not pass.
 
-    /// the keys of the issuer cannot be had
+    /// the keys of the issuer are not available
     KeysUnavailable = 503, Dependency, None, "keys_unavailable";
-    /// the access token cannot be introspected
+    /// token introspection is not available
     IntrospectionUnavailable = 503, Dependency, None, "introspection_unavailable";
-    /// the use of the DPoP proof cannot be recorded
+    /// the DPoP proof cannot be checked for replay
     ReplayUnavailable = 503, Dependency, None, "replay_unavailable";
     /// the check took too long
     CheckTimedOut = 503, Dependency, None, "check_timed_out";
@@ -241,46 +241,46 @@ macro_rules! details {
 details! {
     /// the message is longer than the limit
     MessageTooLarge of RequestMalformed = "message_too_large";
-    /// the message is compressed, which was not offered
+    /// the message is compressed, which was not negotiated
     MessageCompressed of RequestMalformed = "message_compressed";
-    /// the message ends early
+    /// the message is truncated
     MessageTruncated of RequestMalformed = "message_truncated";
-    /// the call holds more than one message
+    /// the call contains more than one message
     MessageExcess of RequestMalformed = "message_excess";
     /// the message is not valid protobuf
     MessageUnreadable of RequestMalformed = "message_unreadable";
-    /// a field that may be there once is there twice
+    /// a singular field occurs twice
     FieldRepeated of RequestMalformed = "field_repeated";
-    /// the message holds no HTTP request
+    /// the message contains no HTTP request
     HttpRequestMissing of RequestMalformed = "http_request_missing";
     /// the request has no method
     MethodMissing of RequestMalformed = "method_missing";
     /// the method, scheme, host, path or policy is not UTF-8
     TextNotUtf8 of RequestMalformed = "text_not_utf8";
-    /// the proxy's question lacks a header that tells the request, or has it twice
+    /// a header that describes the request is missing from the proxy's question, or repeated
     QuestionIncomplete of RequestMalformed = "question_incomplete";
-    /// the request asks for another protocol than WebSocket, within which nobody would be asked
+    /// the request upgrades to a protocol other than WebSocket, which would escape all checks
     UpgradeForeign of RequestMalformed = "upgrade_foreign";
-    /// a header that an upstream could take for one of ours cannot be removed
+    /// a header that an upstream could confuse with one of keybound's cannot be removed
     HeaderUnremovable of RequestMalformed = "header_unremovable";
-    /// the path, as some servers read it, is under a policy that asks for more
+    /// the path, as some servers read it, is under a stricter policy
     PathAmbiguous of RequestMalformed = "path_ambiguous";
-    /// the host, as some servers read it, is under a policy that asks for more
+    /// the host, as some servers read it, is under a stricter policy
     HostAmbiguous of RequestMalformed = "host_ambiguous";
-    /// the method, as some servers read it, is under a policy that asks for more
+    /// the method, as some servers read it, is under a stricter policy
     MethodAmbiguous of RequestMalformed = "method_ambiguous";
-    /// the URL that a header names is under a policy that asks for more
+    /// the URL in a header is under a stricter policy
     UrlOverridden of RequestMalformed = "url_overridden";
-    /// the token names no key, and too many of that kind were tried with all of them in vain
+    /// the token has no kid, and too many such tokens have failed with every key
     KeyTriesSpent of Overloaded = "key_tries_spent";
-    /// the key of the token is not known, and its issuer cannot be asked about it just now
+    /// the key of the token is unknown, and the key set cannot be fetched again yet
     KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
 
-    /// the replay store in memory holds as many proofs as it may
+    /// the replay store in memory is full
     StoreFull of ReplayUnavailable = "store_full";
-    /// the client has used as many proofs within their lifetime as one client may
+    /// the client has used as many proofs as one key may within their lifetime
     ClientOverShare of ReplayUnavailable = "client_over_share";
-    /// the clock went back behind what the replay store remembers
+    /// the clock went back to a time that the replay store no longer remembers
     ClockWentBack of ReplayUnavailable = "clock_went_back";
     /// there is no connection to Redis
     StoreUnreachable of ReplayUnavailable = "store_unreachable";
@@ -292,7 +292,7 @@ details! {
     StoreNotPermitted of ReplayUnavailable = "store_not_permitted";
     /// Redis is a replica, which only reads (READONLY)
     StoreReadOnly of ReplayUnavailable = "store_read_only";
-    /// no server of the Redis cluster has the record at present (MOVED, CLUSTERDOWN)
+    /// no node of the Redis cluster serves the record at present (MOVED, CLUSTERDOWN)
     StoreMoved of ReplayUnavailable = "store_moved";
     /// Redis is loading or busy (LOADING, BUSY)
     StoreNotReady of ReplayUnavailable = "store_not_ready";
@@ -302,15 +302,15 @@ details! {
     StoreRefuses of ReplayUnavailable = "store_refuses";
     /// the issuer's introspection endpoint gave no usable answer about the token
     IssuerAnswerUnusable of IntrospectionUnavailable = "issuer_answer_unusable";
-    /// the issuer failed at this token a moment ago, and is not asked again at once
+    /// the issuer failed to answer about this token recently, and is not asked again yet
     IssuerFailedBefore of IntrospectionUnavailable = "issuer_failed_before";
     /// the issuer did not answer in time
     IssuerLate of IntrospectionUnavailable = "issuer_late";
-    /// the issuer fails at all tokens, and is asked seldom
+    /// the issuer fails for all tokens, and the circuit breaker is open
     IssuerFails of IntrospectionUnavailable = "issuer_fails";
-    /// too many calls to the issuer are under way
+    /// too many calls to the issuer are in progress
     IssuerBusy of IntrospectionUnavailable = "issuer_busy";
-    /// the issuer limits how often it is asked (429)
+    /// the issuer limits the rate of calls (429)
     IssuerLimits of IntrospectionUnavailable = "issuer_limits";
 }
 
