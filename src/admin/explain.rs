@@ -88,7 +88,10 @@ pub(super) async fn answer<B: Body<Data = Bytes>>(
 }
 
 fn busy() -> Refusal {
-    Refusal(StatusCode::SERVICE_UNAVAILABLE, "other requests are being explained".to_owned())
+    Refusal(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many explanations in progress: try again".to_owned(),
+    )
 }
 
 /// Checks the origin of a question ([`super::origin`]).
@@ -105,7 +108,7 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_own = |it: &str| it.split_once("://").is_some_and(|(_, it)| it == host);
     let site = |it: &str| ["same-origin", "none"].contains(&it);
     if !is(headers, "sec-fetch-site", site) || !is(headers, ORIGIN.as_str(), is_own) {
-        return refuse(StatusCode::FORBIDDEN, "a page from elsewhere gets no answer");
+        return refuse(StatusCode::FORBIDDEN, "cross-origin requests are refused");
     }
     Ok(())
 }
@@ -176,13 +179,14 @@ fn filled(field: Option<&str>) -> Option<&str> {
 const FIELDS: Ways = Ways {
     token: "the field for the token",
     proof: "the field for the proof",
-    online: "this form with its box ticked",
+    online: "this form with its box checked",
 };
 
-const LOOKED_UP: &str = "the proof was only looked up: it is not used, and counts once more";
+const LOOKED_UP: &str =
+    "the proof was only looked up, and not recorded as used: it can still be used";
 
-const NOT_LOOKED_UP: &str = "the use of the proof was recorded for this explanation only: whether a \
-                             check has seen it is not known";
+const NOT_LOOKED_UP: &str = "replay was checked against an empty store: whether the proof has been \
+                             used before is not known";
 
 #[cfg(test)]
 mod tests {

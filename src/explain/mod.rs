@@ -125,16 +125,16 @@ fn unheeded(message: &[u8], rules: &Rules) -> Option<String> {
     (!rules.heeds_routes() && says()).then(|| UNHEEDED.to_owned())
 }
 
-const UNHEEDED: &str = "an annotation of the route says which policy applies, and counts for \
-                        nothing: no policy has allow_route_annotation";
+const UNHEEDED: &str = "the policy that an annotation of the route names is ignored: no policy has \
+                        allow_route_annotation";
 
 /// A remark about headers that are removed for the upstream.
 fn removed(request: &Request<'_>) -> Option<String> {
     let names: Vec<_> = request.unwanted.iter().map(|it| it.escape_default().to_string()).collect();
     let names = (!names.is_empty()).then(|| names.join(", "))?;
     Some(format!(
-        "removed, for an upstream could take them for headers of keybound, or because \
-         upstream.remove says so: {names}"
+        "headers removed, because an upstream could confuse them with keybound's, or because \
+         upstream.remove lists them: {names}"
     ))
 }
 
@@ -149,7 +149,7 @@ fn redacted(request: &Request<'_>, ways: &Ways) -> Vec<String> {
     let proof = credentials.proof.filter(|it| is_redacted(it.as_bytes()));
     let proof = proof.map(|_| ("proof", ways.proof));
     let tell = |(what, way)| {
-        format!("the signature of the {what} was redacted when it was captured: {way} puts it back")
+        format!("the signature of the {what} was redacted when it was captured: {way} restores it")
     };
     [token, proof].into_iter().flatten().map(tell).collect()
 }

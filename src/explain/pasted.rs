@@ -54,8 +54,8 @@ fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
         .message(source)
 }
 
-const REQUEST_LINE: &str = "the first line must be as `GET /path HTTP/1.1`";
-const HEADER: &str = "each line after the first must be as `Name: value`, up to an empty line";
+const REQUEST_LINE: &str = "the first line must look like `GET /path HTTP/1.1`";
+const HEADER: &str = "each line after the first must look like `Name: value`, up to an empty line";
 const HOST: &str = "there must be one line `Host: name`";
 
 fn request_line(line: &str) -> Option<(&str, &str)> {

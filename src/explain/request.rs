@@ -123,11 +123,11 @@ fn with_header(
     name: &str,
     edit: impl Fn(&str) -> String,
 ) -> Result<Vec<u8>, String> {
-    let unreadable = |error| format!("the request cannot be read: {error}");
+    let unreadable = |error| format!("the request is malformed: {error}");
     let mut request = CheckRequest::decode(message).map_err(unreadable)?;
     let attributes = request.attributes.as_mut();
     let http = attributes.and_then(|it| it.request.as_mut()?.http.as_mut());
-    let http = http.ok_or("the request holds no HTTP request")?;
+    let http = http.ok_or("the message contains no HTTP request")?;
     let mut edited = false;
     for (_, value) in http.headers.iter_mut().filter(|(it, _)| it.eq_ignore_ascii_case(name)) {
         *value = edit(value);

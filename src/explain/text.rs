@@ -14,7 +14,7 @@ struct Text<'a>(&'a Explained);
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Explained { target, now, verdict, decision, remarks, ways } = self.0;
-        let target = target.as_deref().unwrap_or("a request that cannot be read");
+        let target = target.as_deref().unwrap_or("a malformed request");
         writeln!(f, "{}", Shown(target))?;
         writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
         for step in verdict.facts.explanation.steps() {
@@ -35,11 +35,11 @@ impl Display for Text<'_> {
             }
             Decision::Reported(denial) => {
                 reasons(f, *denial, verdict.facts.detail)?;
-                writeln!(f, "✓ allowed, for the policy only reports; it would deny: {denial}")
+                writeln!(f, "✓ allowed: the policy is in report mode and would deny: {denial}")
             }
             Decision::Open => {
                 let way = ways.online;
-                writeln!(f, "? not decided: `serve` would ask the issuer; so does {way}")
+                writeln!(f, "? undecided: `serve` would ask the issuer; so does {way}")
             }
         }
     }

@@ -154,7 +154,7 @@ fn a_proof_that_was_explained_is_still_accepted_and_known_once_it_was() {
     // What is recorded by now says nothing of another time.
     let at = SystemClock.now().as_secs().to_string();
     let told = explained(&service, &json!({"request": kept(&request), "at": at}));
-    assert!(told.contains("whether a check has seen it is not known"), "{told}");
+    assert!(told.contains("replay was checked against an empty store"), "{told}");
     assert!(told.ends_with("✓ allowed; proved possession of: dpop\n"), "{told}");
     assert_eq!(reason(&service, request), "proof_replayed");
     service.has_metric("keybound_replay_recorded_total 1");
@@ -201,7 +201,7 @@ fn what_was_redacted_is_put_back() {
     let kept = kept(&request(&redacted, &url_encoded(&world.certificate)));
     let told = explained(&service, &json!({"request": kept}));
     let note = "note: the signature of the token was redacted when it was captured: the field for the \
-                token puts it back\n";
+                token restores it\n";
     assert!(told.contains(note), "{told}");
     let told = explained(&service, &json!({"request": kept, "token": format!(" {token}\n")}));
     assert!(told.ends_with("allowed; proved possession of: certificate\n"), "{told}");
@@ -225,7 +225,7 @@ fn an_issuer_is_asked_about_an_opaque_token_only_when_it_is_meant_to_be() {
     let told = explained(&service, &json!({"request": kept}));
     assert!(told.contains("https://as.example.com: not asked"), "{told}");
     assert!(
-        told.ends_with("would ask the issuer; so does this form with its box ticked\n"),
+        told.ends_with("would ask the issuer; so does this form with its box checked\n"),
         "{told}"
     );
     endpoint.set_nonblocking(true).unwrap();

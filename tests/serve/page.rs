@@ -183,7 +183,7 @@ fn what_a_stranger_wrote_stays_text_when_it_is_explained() {
     for (path, authorization, shown) in [
         (HOSTILE.replace(' ', "/"), format!("Bearer {}", forged(HOSTILE)), "kid \"<img src=x"),
         ("/payments".to_owned(), HOSTILE.to_owned(), "authorization: "),
-        ("no request line".to_owned(), HOSTILE.to_owned(), "the first line must be"),
+        ("no request line".to_owned(), HOSTILE.to_owned(), "the first line must look like"),
     ] {
         let path = path.trim_start_matches('/');
         let pasted = format!("GET /{path}\nHost: {HOSTILE}\nAuthorization: {authorization}");
