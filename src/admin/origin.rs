@@ -6,7 +6,7 @@ use http::uri::Authority;
 use std::net::IpAddr;
 
 /// Why something is not shown.
-pub(super) const BY_ADDRESS: &str = "ask by an IP address or as localhost";
+pub(super) const BY_ADDRESS: &str = "use an IP address or localhost as the host";
 
 /// Whether the request was sent to an IP address or `localhost`. Any other name may be controlled
 /// by the author of a page in the browser, which then counts as same-origin (DNS rebinding).
