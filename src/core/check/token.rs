@@ -187,6 +187,7 @@ fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
     Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
 }
 
-/// Denials after which the next issuer is asked: this one does not know the token, or did not answer.
+/// Denials after which the next issuer is asked: this one does not know the token, or has not
+/// answered.
 const MAYBE_ANOTHERS: [Denial; 3] =
     [Denial::TokenInactive, Denial::TokenIssuerUnknown, Denial::IntrospectionUnavailable];

@@ -156,7 +156,7 @@ fn without_value(parameter: &str) -> String {
     })
 }
 
-/// The exact name that checks look for, in place of any spelling of it: another spelling could carry
+/// The exact name that checks look for, in place of any spelling of it: another could carry
 /// more than the name.
 fn token_name(parameter: &str) -> Option<String> {
     let (name, equals) = parameter.split_once('=').map_or((parameter, ""), |(name, _)| (name, "="));
