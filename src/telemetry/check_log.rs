@@ -1,6 +1,6 @@
 //! The log line of one check.
 
-use super::sinks::CheckEvent;
+use super::check_event::CheckEvent;
 use super::trace_context::{SpanId, TraceId};
 use keybound_core::facts::{self, Known, LOG, Value};
 use tracing::Level;

@@ -1,6 +1,6 @@
 //! The metrics of connections: how many are open, and why some failed before their first request.
 
-use super::metrics::Register;
+use super::register::Register;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
 /// Why a connection ended before its first request.

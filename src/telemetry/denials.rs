@@ -3,7 +3,7 @@
 //! They hold facts only, cut to a maximum length. A path is kept without its query, and never a
 //! token or a proof.
 
-use super::sinks::CheckEvent;
+use super::check_event::CheckEvent;
 use keybound_core::facts::{self, Known, LAST_DENIALS, Value};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};

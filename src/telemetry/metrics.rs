@@ -2,13 +2,11 @@
 
 use super::connections::Connections;
 use super::installed::Installed;
+use super::register::Register;
 use keybound_core::Denial;
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 use std::collections::HashMap;
 
 /// The front end of a request.
@@ -90,17 +88,11 @@ pub enum SpanFate {
     Failed,
 }
 
-/// A check takes microseconds, unless something must be fetched: 25 µs to 1 s.
-const DURATION_BUCKETS: [f64; 15] = [
-    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
-    0.25, 0.5, 1.0,
-];
-
 impl Metrics {
     /// Every metric, at zero.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let new = Register(&registry);
+        let new = Register::new(&registry);
         let metrics = Self {
             checks: new.counters(
                 "keybound_checks_total",
@@ -247,45 +239,6 @@ fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
                 drop(counters.remove(&labels));
             }
         }
-    }
-}
-
-/// What registers metrics.
-pub(super) struct Register<'a>(&'a Registry);
-
-impl Register<'_> {
-    pub(super) fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntCounterVec> {
-        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    pub(super) fn gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntGaugeVec> {
-        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<HistogramVec> {
-        let options = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
-        let metric = HistogramVec::new(options, labels)?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Labels come from closed sets or from the configuration, never from a request. Nothing here ever
 //! holds a token, a proof or a secret.
 
+pub mod check_event;
 pub mod check_log;
 pub mod collector;
 pub mod connections;
@@ -14,6 +15,7 @@ pub mod meters;
 pub mod metrics;
 pub mod otlp;
 pub mod rate_limit;
+mod register;
 pub mod reloads;
 pub mod sample;
 #[cfg(test)]

@@ -1,15 +1,10 @@
 //! The sinks for finished checks, besides the metrics: the log and trace spans.
 
+use super::check_event::CheckEvent;
 use super::check_log;
-use super::metrics::Front;
 use super::rate_limit::{Allowance, RateLimit};
 use super::sample::{self, Sample};
 use super::spans::Spans;
-use super::trace_context::TraceParent;
-use keybound_core::facts::Known;
-use keybound_core::{Request, Verdict};
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// The log and, if traces are exported, the spans.
 #[derive(Debug)]
@@ -22,23 +17,6 @@ pub struct Sinks {
 /// The most denials logged per second. Writing a line costs more than denying a forged token, so a
 /// flood of them must not cause a line each. The metrics count them all.
 const DENIALS_A_SECOND: u32 = 1000;
-
-/// A check that has ended.
-#[derive(Debug)]
-pub struct CheckEvent<'a> {
-    /// How the request came in.
-    pub front: Front,
-    /// The proxy's span for the call, if it sent one.
-    pub caller: Option<TraceParent>,
-    /// The request, unless it could not even be read.
-    pub request: Option<&'a Request<'a>>,
-    /// How the check ended.
-    pub verdict: &'a Verdict,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// When it ended.
-    pub ended: Instant,
-}
 
 impl Sinks {
     /// Logs denials and a share of the allowed checks, and sends sampled checks to `spans`, if any.
@@ -70,29 +48,17 @@ impl Default for Sinks {
     }
 }
 
-impl<'a> CheckEvent<'a> {
-    /// The facts of the check, except for its trace.
-    pub fn known(&self) -> Known<'a> {
-        let front = Some(self.front.label());
-        let elapsed = Some(self.elapsed);
-        Known { request: self.request, front, elapsed, ..Known::by(self.verdict) }
-    }
-
-    /// The parent span. The proxy's own span for the call comes before that of the request's
-    /// header, which the client may have written.
-    pub fn parent(&self) -> Option<TraceParent> {
-        let header = || TraceParent::read(self.request?.traceparent?);
-        self.caller.or_else(header)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::telemetry::log::{Format, Level, Sink, subscriber};
+    use crate::telemetry::metrics::Front;
     use crate::telemetry::samples::{Out, policy_set};
-    use keybound_core::{Denial, Facts};
+    use crate::telemetry::trace_context::TraceParent;
+    use keybound_core::{Denial, Facts, Request, Verdict};
     use serde_json::Value;
+    use std::time::Duration;
+    use tokio::time::Instant;
 
     const CALL: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

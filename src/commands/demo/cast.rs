@@ -4,7 +4,7 @@ use super::Failure;
 use super::dpop::DpopKey;
 use super::issuer::SigningKey;
 use super::pki::{Authority, Identity};
-use super::scenarios::{AUDIENCE, Caller, Proof, SCOPE, SUBJECT};
+use super::roles::{AUDIENCE, Caller, Proof, SCOPE, SUBJECT};
 use keybound_core::UnixTime;
 use rcgen::KeyPair;
 use serde_json::{Value, json};

@@ -7,6 +7,7 @@ pub mod envoy;
 pub mod issuer;
 pub mod pki;
 pub mod process;
+pub mod roles;
 pub mod scenarios;
 pub mod service;
 pub mod site;

@@ -5,7 +5,8 @@ use super::Failure;
 use super::cast::Cast;
 use super::envoy::Envoy;
 use super::pki::Identity;
-use super::scenarios::{Observed, PATH, Scenario};
+use super::roles::PATH;
+use super::scenarios::{Observed, Scenario};
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::{
     HttpRequest, Peer, Request,

@@ -235,6 +235,36 @@ fn varint_bytes(value: usize) -> usize {
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
 
+/// The key and value of an entry in a map of strings.
+pub(super) fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut key, mut value) = (None, None);
+    for field in Fields::of(message) {
+        match field? {
+            (1, it) => it.once(&mut key)?,
+            (2, it) => it.once(&mut value)?,
+            _ => (),
+        }
+    }
+    Ok((key.unwrap_or_default(), value.unwrap_or_default()))
+}
+
+/// The only field of `message` with this number.
+pub(super) fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let mut found = None;
+    for field in Fields::of(message) {
+        match field? {
+            (it, payload) if it == number => payload.once(&mut found)?,
+            _ => (),
+        }
+    }
+    Ok(found)
+}
+
+/// Text, which must be UTF-8.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+    str::from_utf8(bytes).or(Err(Malformed::NotUtf8))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,7 @@
 //! }
 //! ```
 
-use super::protobuf::{Fields, Malformed};
-use super::wire::{entry, only, text};
+use super::protobuf::{Fields, Malformed, entry, only, text};
 use keybound_core::{Annotation, Refusal};
 
 /// The annotation of an `HTTPRoute` or a `GRPCRoute` that names its policy.

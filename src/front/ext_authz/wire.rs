@@ -3,7 +3,7 @@
 //! Envoy sends every field once. Where protobuf would merge repetitions or keep the last, the
 //! message is refused, so that no two parsers can disagree about it.
 
-use super::protobuf::{Fields, Malformed, Payload};
+use super::protobuf::{Fields, Malformed, Payload, entry, only, text};
 use super::route;
 use keybound_core::policy::ReservedHeaders;
 use keybound_core::{Field, Overrides, PeerCertificate, Refusal, Request, Rules};
@@ -116,19 +116,6 @@ fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, 
     Ok(found)
 }
 
-/// The key and value of an entry in a map of strings.
-pub(super) fn entry(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let (mut key, mut value) = (None, None);
-    for field in Fields::of(message) {
-        match field? {
-            (1, it) => it.once(&mut key)?,
-            (2, it) => it.once(&mut value)?,
-            _ => (),
-        }
-    }
-    Ok((key.unwrap_or_default(), value.unwrap_or_default()))
-}
-
 /// The key and value of a `HeaderValue`.
 fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (mut key, mut value, mut raw_value) = (None, None, None);
@@ -145,22 +132,6 @@ fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
         (value, []) | ([], value) => Ok((key.unwrap_or_default(), value)),
         _ => Err(Malformed::Repeated),
     }
-}
-
-/// The only field of `message` with this number.
-pub(super) fn only(number: u32, message: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    let mut found = None;
-    for field in Fields::of(message) {
-        match field? {
-            (it, payload) if it == number => payload.once(&mut found)?,
-            _ => (),
-        }
-    }
-    Ok(found)
-}
-
-pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    str::from_utf8(bytes).or(Err(Malformed::NotUtf8))
 }
 
 /// The headers that checks use, from either container.
