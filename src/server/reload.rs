@@ -259,7 +259,7 @@ async fn ready(installation: &Installation) -> Vec<String> {
     let (_, replay) = join(keys, replay).await;
     // In either case, slow or failed, the tokens of this issuer are denied for now.
     let missing = issuers.iter().filter(|it| it.keys.current().is_none());
-    let told = |issuer| format!("{issuer}: its keys are not there yet");
+    let told = |issuer| format!("{issuer}: no keys yet");
     let mut late: Vec<_> = missing.map(|it| told(it.name())).collect();
     if replay.is_err() {
         late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());

@@ -76,12 +76,12 @@ impl Connections {
         Ok(Self {
             open: new.gauges(
                 "keybound_connections",
-                "Connections that are open at a listener.",
+                "Open connections of a listener.",
                 &["listener"],
             )?,
             failures: new.counters(
                 "keybound_handshake_failures_total",
-                "Connections that ended before their first request.",
+                "Connections that failed before their first request.",
                 &["listener", "cause"],
             )?,
         })

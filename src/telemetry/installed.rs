@@ -69,14 +69,14 @@ impl Installed {
             self.introspections()?,
             counter(
                 "keybound_token_cache_hits_total",
-                "Tokens found verified before.",
+                "Token cache hits.",
                 cache.hits,
             )?,
             counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
             gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
             counter(
                 "keybound_replay_recorded_total",
-                "Proofs used for the first time.",
+                "Proofs recorded.",
                 replay.recorded,
             )?,
             counter("keybound_replay_repeats_total", "Proofs used again.", replay.repeats)?,
@@ -115,12 +115,13 @@ impl Installed {
     fn introspections(&self) -> prometheus::Result<Vec<MetricFamily>> {
         let introspections = counters(
             "keybound_introspections_total",
-            "Calls to an issuer by how they ended, and checks that were turned away without one.",
+            "Introspection calls by outcome, and checks that were turned away without a call.",
             &["issuer", "outcome"],
         )?;
         let shedding = gauges(
             "keybound_introspection_shedding",
-            "Whose tokens are turned away unasked: 0 nobody's, 1 those that were not active before, 2 \
+            "Whose tokens are turned away without introspection: 0 nobody's, 1 those that were not \
+             active before, 2 \
              those that were, too.",
             &["issuer", "cause"],
         )?;
@@ -139,7 +140,7 @@ impl Installed {
     fn replay_unavailable(&self) -> prometheus::Result<Vec<MetricFamily>> {
         let unavailable = counters(
             "keybound_replay_unavailable_total",
-            "Proofs whose use could not be recorded, by the cause.",
+            "Proofs that could not be recorded, by cause.",
             &["cause"],
         )?;
         for (cause, total) in &self.replay_unavailable {

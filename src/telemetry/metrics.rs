@@ -96,22 +96,22 @@ impl Metrics {
         let metrics = Self {
             checks: new.counters(
                 "keybound_checks_total",
-                "Checks by their outcome; an empty policy is one that could not be chosen.",
+                "Checks by outcome; the policy is empty if none applied.",
                 &["front", "policy", "decision", "reason"],
             )?,
             durations: new.histograms(
                 "keybound_check_duration_seconds",
-                "Time from the request's arrival to its answer.",
+                "Time from the request's arrival to the response.",
                 &["front"],
             )?,
             would_deny: new.counters(
                 "keybound_would_deny_total",
-                "Requests that a policy in report mode let through and would have denied.",
+                "Requests that a policy in report mode allowed but would have denied.",
                 &["policy", "reason"],
             )?,
             details: new.counters(
                 "keybound_denial_details_total",
-                "What lay behind refusals, or would-be refusals, where more is known than the reason.",
+                "Denials, including those of report mode, by reason and detail.",
                 &["reason", "detail"],
             )?,
             tokens: new.counters(
@@ -126,7 +126,7 @@ impl Metrics {
             )?,
             spans: new.counters(
                 "keybound_spans_total",
-                "Spans of sampled checks, by what became of them.",
+                "Spans of sampled checks, by outcome.",
                 &["outcome"],
             )?,
             connections: Connections::new(&new)?,

@@ -199,14 +199,14 @@ impl Shared {
         if let Some(policy) = found.evicts.as_ref().filter(|_| found.evicts != before.evicts) {
             tracing::warn!(
                 policy,
-                "the replay store drops used proofs to make room: set maxmemory-policy to \
+                "the replay store evicts used proofs: set maxmemory-policy to \
                  noeviction",
             );
         }
         if let Some(apart) = found.apart.filter(|_| before.apart.is_none()) {
             tracing::warn!(
                 seconds = apart.as_secs(),
-                "the clocks of the replay store and of this replica are apart: where those of \
+                "the clocks of the replay store and of this replica differ: where those of \
                  replicas differ by more than {} seconds, a proof may pass twice",
                 MARGIN.as_secs(),
             );
@@ -235,15 +235,16 @@ impl Shared {
 impl Concerns {
     fn told(&self) -> Vec<String> {
         let share = self.no_share.as_ref().map(|code| {
-            format!("a client's share does not hold: its user may not run the script ({code})")
+            format!("the limit per client is not enforced: the Redis user may not run the script \
+                     ({code})")
         });
         let evicts = self.found.evicts.as_ref().map(|policy| {
-            format!("used proofs are dropped to make room: maxmemory-policy is {policy}")
+            format!("Redis evicts used proofs: maxmemory-policy is {policy}")
         });
         let apart = self
             .found
             .apart
-            .map(|it| format!("its clock and ours are {} seconds apart", it.as_secs()));
+            .map(|it| format!("the clocks of Redis and keybound differ by {} seconds", it.as_secs()));
         [share, evicts, apart].into_iter().flatten().collect()
     }
 }
