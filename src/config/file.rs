@@ -31,11 +31,11 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 #[schemars(title = "keybound")]
 pub(super) struct File {
-    /// Where the service listens.
+    /// The listeners.
     pub(super) listen: Option<Listen>,
-    /// How the proxy asks that talks to `listen.forward_auth`.
+    /// The proxy that uses `listen.forward_auth`.
     pub(super) forward_auth: Option<ForwardAuth>,
-    /// The authorization servers whose access tokens are accepted. Their names must differ.
+    /// The authorization servers whose access tokens are accepted. Each may be listed once.
     #[schemars(required, length(min = 1))]
     pub(super) issuers: Option<Vec<Issuer>>,
     /// Where the client certificate comes from.
@@ -47,51 +47,50 @@ pub(super) struct File {
     /// applies. A request without a policy is denied.
     #[schemars(required, length(min = 1))]
     pub(super) policies: Option<Vec<Policy>>,
-    /// What bounds a check.
+    /// The limits of a check.
     pub(super) limits: Option<Limits>,
-    /// What the upstream sees of an allowed request.
+    /// The headers that the upstream receives with an allowed request.
     pub(super) upstream: Option<upstream::Upstream>,
-    /// What is told about checks, besides the metrics and a log line for each denial.
+    /// Telemetry of checks, besides the metrics and a log line for each denial.
     pub(super) telemetry: Option<telemetry::Telemetry>,
 }
 
-/// Where the service listens.
+/// The listeners.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listen {
     /// The gRPC listener for Envoy.
     #[schemars(extend("default" = usual::ext_authz().to_string()))]
     pub(super) ext_authz: Option<Address>,
-    /// The HTTP listener for proxies that ask by a subrequest; absent: none.
+    /// The HTTP listener for forward-auth; absent: none.
     pub(super) forward_auth: Option<Address>,
     /// The listener for health, metrics and status.
     #[schemars(extend("default" = usual::admin().to_string()))]
     pub(super) admin: Option<Address>,
-    /// TLS on `ext_authz` and `forward_auth`; absent: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; absent: no encryption.
     pub(super) tls: Option<Tls>,
 }
 
-/// How the proxy asks that talks to `listen.forward_auth`.
+/// The proxy that uses `listen.forward_auth`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ForwardAuth {
-    /// Which proxy it is. That says which headers tell the request under check; all others may be
-    /// the client's own.
+    /// The proxy. This determines which headers describe the request; a client may set all others.
     #[schemars(extend("default" = Flavour::default().name()))]
     pub(super) flavour: Option<Word<Flavour>>,
     /// For flavour `envoy`: the `path_prefix` of its `http_service`; absent: none.
     #[schemars(regex(pattern = "^/"))]
     pub(super) path_prefix: Option<String>,
-    /// A file with a secret that the proxy shows with every request, of 16 characters at least;
-    /// absent: whoever reaches the listener is taken for the proxy.
+    /// A file with a secret that the proxy sends with every request, of at least 16 characters;
+    /// absent: anybody who can connect is trusted as the proxy.
     pub(super) secret_file: Option<String>,
-    /// The header in which the proxy shows the secret.
+    /// The header with the secret.
     #[schemars(extend("default" = usual::SECRET_HEADER))]
     pub(super) secret_header: Option<String>,
 }
 
 words! {
-    /// A proxy that asks by a subrequest.
+    /// A proxy that uses forward-auth.
     #[default(Envoy)]
     pub(super) enum Flavour as "Flavour" {
         /// `http_service` of Envoy, `envoyExtAuthzHttp` of Istio: the request itself, without body.
@@ -106,7 +105,7 @@ words! {
     }
 }
 
-/// TLS of the listeners that proxies talk to.
+/// TLS of the listeners for proxies.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tls {
@@ -116,10 +115,10 @@ pub(super) struct Tls {
     /// PEM file with the private key.
     #[schemars(required)]
     pub(super) key_file: Option<String>,
-    /// PEM file with the authorities of which clients need a certificate; absent: they need none.
+    /// PEM file with the authorities for client certificates; absent: clients need no certificate.
     pub(super) client_ca_file: Option<String>,
-    /// Who may ask: a URI (such as a SPIFFE ID) or the name of a host, one of which must be in the
-    /// client's certificate as it is; absent: whoever has a certificate of these authorities.
+    /// The names that may connect: URIs (such as SPIFFE IDs) or host names, one of which must be in
+    /// the client's certificate, exactly; absent: any certificate of these authorities.
     #[schemars(length(min = 1))]
     pub(super) client_names: Option<Vec<String>>,
 }
@@ -132,7 +131,7 @@ pub(super) struct Issuer {
     /// The exact `iss` of its tokens.
     #[schemars(required, length(min = 1))]
     pub(super) issuer: Option<String>,
-    /// The token's `aud` must hold one of them.
+    /// The token's `aud` must contain one of them.
     #[schemars(required, length(min = 1))]
     pub(super) audiences: Option<Vec<String>>,
     /// The algorithms that tokens may be signed with.
@@ -142,67 +141,66 @@ pub(super) struct Issuer {
     /// tell access tokens from others.
     #[schemars(length(min = 1), extend("default" = usual::TOKEN_TYPES))]
     pub(super) token_types: Option<Vec<String>>,
-    /// How far the clocks here and there may be apart: at most 5m.
+    /// The tolerated difference between the issuer's clock and ours: at most 5m.
     #[schemars(extend("default" = Span(usual::CLOCK_LEEWAY)))]
     pub(super) clock_leeway: Option<Span>,
     /// Where its keys come from.
     pub(super) keys: Option<Keys>,
-    /// PEM file with the only authorities that count when something is fetched from this issuer;
-    /// absent: those of the system.
+    /// PEM file with the authorities to trust when fetching from this issuer; absent: those of the
+    /// system.
     pub(super) ca_file: Option<String>,
-    /// How opaque tokens are looked up (RFC 7662); absent: they are refused.
+    /// Introspection (RFC 7662); absent: opaque tokens are denied.
     pub(super) introspection: Option<Introspection>,
 }
 
-/// How opaque tokens are looked up (RFC 7662).
+/// Introspection of tokens (RFC 7662).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Introspection {
     /// The https URL of the endpoint; absent: the one in the issuer's metadata.
     pub(super) endpoint: Option<String>,
-    /// The name of this service at the issuer.
+    /// The client id of this service at the issuer.
     pub(super) client_id: Option<String>,
-    /// A file with its secret.
+    /// A file with the client secret.
     pub(super) client_secret_file: Option<String>,
     /// PEM file with its certificate, in place of a secret.
     pub(super) certificate_file: Option<String>,
     /// PEM file with the key of the certificate.
     pub(super) key_file: Option<String>,
-    /// Whether to ask for a JWT (RFC 9701) and send that upstream in place of an opaque token.
+    /// Whether to ask for a JWT (RFC 9701) and forward it in place of an opaque token.
     #[schemars(extend("default" = false))]
     pub(super) forward_jwt: Option<bool>,
-    /// Which tokens are looked up.
+    /// Which tokens are introspected.
     #[schemars(extend("default" = Introspect::default().name()))]
     pub(super) introspect: Option<Word<Introspect>>,
-    /// Whether an answer about an opaque token may say nothing of its audience.
+    /// Whether a response about an opaque token may lack an audience.
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,
-    /// How long a check waits for an answer: less than `limits.check_deadline`; absent: four fifths
-    /// of that, and 120ms at most.
+    /// How long a check waits for a response: less than `limits.check_deadline`; absent: four
+    /// fifths of that, and at most 120ms.
     #[schemars(extend("default" = Span(IntrospectionUpkeep::default().timeout)))]
     pub(super) timeout: Option<Span>,
-    /// For how long a token counts as active once the issuer said so: a revoked one is accepted for
-    /// so long at most.
+    /// How long an active result is cached: a revoked token is accepted for at most this long.
     #[schemars(extend("default" = Span(IntrospectionUpkeep::default().cache_ttl)))]
     pub(super) cache_ttl: Option<Span>,
-    /// For how long a token is refused once the issuer said so.
+    /// How long a negative result is cached.
     #[schemars(extend("default" = Span(IntrospectionUpkeep::default().negative_ttl)))]
     pub(super) negative_ttl: Option<Span>,
-    /// How many tokens are remembered as active, and as many as refused.
+    /// How many active tokens are cached, and as many others.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = IntrospectionUpkeep::default().cache_entries))]
     pub(super) cache_entries: Option<u64>,
-    /// How many look-ups may be under way at once.
+    /// The maximum number of concurrent calls.
     #[schemars(range(min = 1, max = 10_000), extend("default" = IntrospectionUpkeep::default().concurrency))]
     pub(super) concurrency: Option<u64>,
 }
 
 words! {
-    /// Which tokens are looked up.
+    /// Which tokens are introspected.
     #[default(Opaque)]
     pub(super) enum Introspect as "Introspect" {
         /// Those that are not JWTs.
         Opaque = "opaque",
-        /// JWTs as well, so that a revoked one is refused.
+        /// JWTs as well, so that revoked ones are denied.
         Always = "always",
     }
 }
@@ -211,7 +209,7 @@ words! {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClientCertificate {
-    /// What is trusted to tell it.
+    /// The trusted source.
     #[schemars(extend("default" = CertificateSource::default().name()))]
     pub(super) source: Option<Word<CertificateSource>>,
     /// For source `xfcc`.
@@ -221,7 +219,7 @@ pub(super) struct ClientCertificate {
 }
 
 words! {
-    /// What is trusted to tell the client certificate.
+    /// The trusted source of the client certificate.
     #[default(Peer)]
     pub(super) enum CertificateSource as "CertificateSource" {
         /// Envoy's own connection (`include_peer_certificate: true`).
@@ -262,27 +260,26 @@ pub(super) struct Dpop {
     /// The algorithms that proofs may be signed with.
     #[schemars(length(min = 1), extend("default" = USUAL_ALGORITHMS.map(Algorithm::name)))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
-    /// How old or how new a proof may be.
+    /// How far the `iat` of a proof may be from now.
     #[schemars(extend("default" = Span(ProofRules::default().window)))]
     pub(super) proof_window: Option<Span>,
     /// Whether proofs need a nonce of this server.
     #[schemars(extend("default" = ProofRules::default().nonce.name()))]
     pub(super) nonce: Option<Word<NonceDemand>>,
-    /// A file with the secret that nonces are made with, shared by replicas; absent: drawn at
-    /// start.
+    /// A file with the secret for nonces, shared by replicas; absent: generated at start.
     pub(super) nonce_secret_file: Option<String>,
-    /// Where used proofs are remembered.
+    /// Where used proofs are recorded.
     pub(super) replay: Option<Replay>,
 }
 
-/// Where used proofs are remembered.
+/// Where used proofs are recorded.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Replay {
     /// Which store.
     #[schemars(extend("default" = ReplayStore::default().name()))]
     pub(super) store: Option<Word<ReplayStore>>,
-    /// How many proofs the memory holds. When it is full, proofs are refused.
+    /// How many proofs the memory holds. When it is full, proofs are denied.
     #[schemars(range(min = 1, max = 100_000_000), extend("default" = MemoryLimits::default().capacity))]
     pub(super) capacity: Option<u64>,
     /// How many proofs of one key the store holds; absent: a twentieth of `capacity`, but at least
@@ -290,12 +287,12 @@ pub(super) struct Replay {
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(super) per_key: Option<u64>,
     /// A file with the URL of the Redis server: `redis://`, `rediss://` (TLS) or `redis+unix://`,
-    /// with user and password if there are any. For a cluster one URL in a line.
+    /// with user and password if needed. For a cluster, one URL per line.
     pub(super) url_file: Option<String>,
-    /// Whether the URLs are of servers of a cluster.
+    /// Whether the URLs belong to a cluster.
     #[schemars(extend("default" = false))]
     pub(super) cluster: Option<bool>,
-    /// PEM file with the only authorities that count for `rediss://`; absent: the system's.
+    /// PEM file with the authorities to trust for `rediss://`; absent: those of the system.
     pub(super) ca_file: Option<String>,
     /// How long a check waits for Redis.
     #[schemars(extend("default" = Span(RedisRules::DEADLINE)))]
@@ -303,7 +300,7 @@ pub(super) struct Replay {
 }
 
 words! {
-    /// Which store remembers used proofs.
+    /// Which store records used proofs.
     #[default(Memory)]
     pub(super) enum ReplayStore as "ReplayStore" {
         /// The memory of this process.
@@ -313,27 +310,27 @@ words! {
     }
 }
 
-/// What one class of requests must show.
+/// The requirements for one class of requests.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Policy {
     /// Its name, in logs and metrics too.
     #[schemars(required, length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9._-]+$"))]
     pub(super) name: Option<String>,
-    /// Which requests it is for; absent: all.
+    /// Which requests it applies to; absent: all.
     #[serde(rename = "match")]
     pub(super) matches: Option<Match>,
-    /// How the token must be bound to the client's key. What the token itself says about that
-    /// must hold besides.
+    /// How the token must be bound to the client's key. Bindings that the token itself names are
+    /// always enforced.
     #[schemars(required)]
     pub(super) sender_constraint: Option<Word<SenderConstraint>>,
-    /// Whose tokens are accepted; absent: those of all issuers.
+    /// The issuers whose tokens are accepted; absent: all.
     #[schemars(length(min = 1))]
     pub(super) issuers: Option<Vec<String>>,
-    /// The scopes that the token must have, all of them.
+    /// The scopes that the token must have; all are required.
     #[schemars(extend("default" = []))]
     pub(super) scopes: Option<Vec<String>>,
-    /// By dotted path to a claim, the values of which the claim must equal one, or hold one.
+    /// Accepted values by the dotted path of a claim. The claim must equal or contain one of them.
     #[schemars(extend("default" = {}))]
     pub(super) claims: Option<BTreeMap<String, ClaimValues>>,
     /// The public origin for the `htu` of DPoP proofs; absent: the request's scheme and host.
@@ -345,18 +342,18 @@ pub(super) struct Policy {
     /// Whether the policy is enforced.
     #[schemars(extend("default" = Mode::default().name()))]
     pub(super) mode: Option<Word<Mode>>,
-    /// Lets a route choose this policy by its annotation `gateway.envoyproxy.io/keybound-policy`,
-    /// which Envoy Gateway sends along (`includeRouteMetadata`). While no policy has it, that
-    /// annotation counts for nothing.
+    /// Lets a route select this policy by its annotation `gateway.envoyproxy.io/keybound-policy`,
+    /// which Envoy Gateway sends along (`includeRouteMetadata`). If no policy allows it, the
+    /// annotation is ignored.
     #[schemars(extend("default" = false))]
     pub(super) allow_route_annotation: Option<bool>,
 }
 
-/// Which requests a policy is for. All that is given must hold.
+/// Which requests a policy applies to. All conditions must hold.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
-    /// Hosts, without a port; `*.example.com` is every host below example.com. Absent: every
+    /// Hosts, without a port; `*.example.com` matches every host below example.com. Absent: every
     /// host.
     #[schemars(length(min = 1))]
     pub(super) hosts: Option<Vec<String>>,
@@ -368,23 +365,23 @@ pub(super) struct Match {
     pub(super) methods: Option<Vec<String>>,
 }
 
-/// What bounds a check.
+/// The limits of a check.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// The longest access token, in bytes.
+    /// The maximum length of an access token, in bytes.
     #[schemars(range(min = 256, max = 1_048_576), extend("default" = policy::USUAL_TOKEN_BYTES))]
     pub(super) token_bytes: Option<u64>,
-    /// The longest that a check may take. Envoy waits 200ms unless told otherwise.
+    /// The maximum duration of a check. By default, Envoy times out after 200ms.
     #[schemars(extend("default" = Span(installation::Limits::default().check_deadline)))]
     pub(super) check_deadline: Option<Span>,
-    /// How many checks may be under way at once.
+    /// The maximum number of concurrent checks.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = installation::Limits::default().concurrent_checks))]
     pub(super) concurrent_checks: Option<u64>,
-    /// How many verified tokens are remembered.
+    /// How many verified tokens are cached.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = TokenCacheLimits::default().entries))]
     pub(super) token_cache_entries: Option<u64>,
-    /// How much memory verified tokens may take, in bytes.
+    /// The maximum size of cached tokens, in bytes.
     #[schemars(range(min = 65_536, max = 17_179_869_184_u64), extend("default" = TokenCacheLimits::default().bytes))]
     pub(super) token_cache_bytes: Option<u64>,
 }

@@ -27,63 +27,63 @@ use problem::Findings;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A configuration that can be put into effect.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// The listeners.
     pub listen: Listen,
-    /// What is demanded, and what it takes to check it.
+    /// The rules of the installation.
     pub rules: InstallationRules,
-    /// What is told about checks.
+    /// The telemetry settings.
     pub telemetry: Telemetry,
-    /// What is allowed and yet worth a second look, in the order of the file.
+    /// Warnings, in the order of the file.
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
     pub digest: String,
 }
 
-/// Where the service listens.
+/// The listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// gRPC for Envoy.
     pub ext_authz: Address,
-    /// HTTP for proxies that ask by a subrequest; none: they cannot.
+    /// The forward-auth listener, if any.
     pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
-    /// TLS on `ext_authz` and `forward_auth`; none: plain text.
+    /// TLS on `ext_authz` and `forward_auth`; `None` for no encryption.
     pub tls: Option<Tls>,
 }
 
-/// What is told about checks, besides the metrics and a log line for each denial. It takes effect
-/// at the start of the process, as the listeners do.
+/// Telemetry of checks, besides the metrics and a log line for each denial. Like the listeners, it
+/// changes only with a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Telemetry {
-    /// Where spans go; none: there are no traces.
+    /// The collector of spans; `None` for no traces.
     pub collector: Option<Collector>,
-    /// How many allowed requests get a log line at level `info`.
+    /// The share of allowed requests that are logged at level `info`.
     pub log_allows: Share,
 }
 
-/// The listener for proxies that ask by a subrequest.
+/// The forward-auth listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardAuth {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// Who asks there.
+    /// The proxy that uses it.
     pub asker: Asker,
 }
 
-/// What a TLS listener needs. Its key belongs to its certificate.
+/// The TLS settings of listeners. The key matches the certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     /// PEM of the certificate and its chain.
     pub certificate: Vec<u8>,
     /// PEM of the private key.
     pub key: Vec<u8>,
-    /// PEM of the authorities of which clients need a certificate; none: they need none.
+    /// PEM of the authorities for client certificates; `None` if clients need none.
     pub client_ca: Option<Vec<u8>>,
-    /// The names of which a client's certificate must show one; none: it may show any.
+    /// The names of which a client's certificate must contain one; empty for any.
     pub client_names: Vec<ProxyName>,
 }
 
@@ -98,34 +98,34 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// An attempt to make a configuration of a file.
+/// The result of reading a configuration file.
 #[derive(Debug)]
 pub struct Attempt {
     /// The configuration, or all of its problems in the order of the file.
     pub outcome: Result<Config, Vec<Problem>>,
-    /// What it was made from: were one of these files another, the outcome might be, too. The
-    /// first is the configuration file. Files of keys that are in use are not among them, for
-    /// [`crate::state::jwks`] reads those anew by itself.
+    /// The files that it was read from, on which the outcome depends. The first is the
+    /// configuration file. Key files in use are not included, since [`crate::state::jwks`] reads
+    /// them again by itself.
     pub source_files: Vec<SourceFile>,
 }
 
-/// A file that a configuration is made from, as it was when it was read.
+/// A file that a configuration was read from, as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
-    /// Where it is.
+    /// Its address.
     pub path: PathBuf,
-    /// SHA-256 of what was in it; none: it could not be read.
+    /// SHA-256 of its content; `None` if it could not be read.
     pub content: Option<Thumbprint>,
 }
 
-/// The configuration in the file at `path`, with the files that it names relative to its folder.
+/// Reads the configuration file at `path`. Files that it names are relative to its folder.
 ///
 /// The errors are all of its problems, in the order of the file.
 pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
     attempt(path).outcome
 }
 
-/// Makes a configuration of the file at `path`, and says of what files it is made.
+/// Reads the configuration file at `path`, and returns which files were read.
 pub fn attempt(path: &Path) -> Attempt {
     let found = compile::read_file(path);
     let content = found.as_deref().ok().map(Thumbprint::of);
@@ -159,7 +159,7 @@ fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
     }
 }
 
-/// The configuration that `text` spells, with the files that it names relative to `folder`.
+/// Reads a configuration from `text`. Files that it names are relative to `folder`.
 ///
 /// The errors are all of its problems, in the order of the text.
 pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
@@ -178,7 +178,7 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
             Ok(Config { listen, rules, telemetry, warnings, digest })
         }
-        // Nobody may take an empty list for the absence of problems.
+        // An empty list of problems must not be mistaken for success.
         None if problems.is_empty() => {
             Err(vec![Problem::of_file("cannot be compiled, for an unknown reason".to_owned())])
         }

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Something that is wrong with a configuration, or at least remarkable.
+/// An error or a warning about a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Where it is, as in `policies[1].sender_constraint`; empty for the file as a whole.
     pub path: String,
-    /// On which line, counted from 1, where there is one.
+    /// Its line, counted from 1, if known.
     pub line: Option<usize>,
-    /// What is wrong and what would be right.
+    /// What is wrong, and how to fix it.
     pub message: String,
 }
 
@@ -33,8 +33,8 @@ impl Problem {
         Self::new(&Path::default(), None, &message.into())
     }
 
-    /// Whatever is quoted in a message comes from the file or from file names, and goes to a
-    /// terminal: what such a one would obey is escaped.
+    /// Escapes control characters, since messages quote the file and file names and go to a
+    /// terminal.
     fn new(at: &Path, line: Option<usize>, message: &str) -> Self {
         let shown = |it: char| {
             let plain = matches!(it, '"' | '\'' | '\\');
@@ -73,7 +73,7 @@ impl Path {
         &self.0
     }
 
-    /// What it is in, and where in there; nothing for the root.
+    /// The parent and the last step; `None` for the root.
     pub(super) fn split_last(&self) -> Option<(Self, &Step)> {
         self.0.split_last().map(|(last, rest)| (Self(rest.to_vec()), last))
     }
@@ -107,34 +107,34 @@ fn is_plain(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-".contains(&it))
 }
 
-/// What was found so far, in the file's own terms.
+/// The problems and warnings found so far.
 ///
-/// Parts that cannot be read are taken out of the tree, so that the rest can still be looked at.
-/// Places are given as they are in what is left, and told as they are in the file.
+/// Parts that cannot be read are removed from the tree, so that the rest can still be checked.
+/// Callers give places in the remaining tree, and messages show those in the file.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     lines: HashMap<Path, usize>,
-    /// By list, the indices in the file of the elements that were taken out, ascending.
+    /// Per list, the indices in the file of removed elements, ascending.
     taken_out: BTreeMap<Path, Vec<usize>>,
     unreadable: Vec<Path>,
     meant: Vec<Path>,
     problems: Vec<Problem>,
-    /// Whether there are more of them than are noted.
+    /// Whether there are more than were recorded.
     more: bool,
     warnings: Vec<Problem>,
 }
 
-/// More problems than anyone fixes in one go. Each costs a look at those before it, and some another
-/// reading.
+/// The maximum number of problems, more than anyone fixes at once. Each costs a look at those
+/// before it, and some another reading.
 pub(super) const MOST: usize = 100;
 
 impl Findings {
-    /// Notes the line of a place in the file. The first one counts.
+    /// Records the line of a place in the file. The first call wins.
     pub(super) fn line(&mut self, at: Path, line: usize) {
         self.lines.entry(at).or_insert(line);
     }
 
-    /// Notes that what is at `at` cannot be read. A further reason for the same is dropped.
+    /// Records that `at` cannot be read. A second reason for the same place is dropped.
     pub(super) fn unreadable(&mut self, at: &Path, message: impl Into<String>) {
         if self.has_room() {
             let line = self.nearest_line(&self.in_file(at));
@@ -142,7 +142,7 @@ impl Findings {
         }
     }
 
-    /// The same, where the line is not that of the place.
+    /// The same with a line of its own.
     pub(super) fn unreadable_on(
         &mut self,
         line: Option<usize>,
@@ -159,14 +159,13 @@ impl Findings {
         }
     }
 
-    /// Notes that `at` was meant by what could not be read elsewhere, so that it is not said to
-    /// be missing.
+    /// Records that something unreadable was meant as `at`, so that it is not reported as missing.
     pub(super) fn meant(&mut self, at: &Path) {
         let at = self.in_file(at);
         self.meant.push(at);
     }
 
-    /// Notes a problem with what was read, unless it only follows from a part that was not.
+    /// Records a problem, unless it only follows from an unreadable part.
     pub(super) fn problem(&mut self, at: &Path, message: impl Into<String>) {
         if !self.has_room() {
             return;
@@ -178,7 +177,7 @@ impl Findings {
         }
     }
 
-    /// Notes what is allowed and yet worth a second look.
+    /// Records a warning.
     pub(super) fn warning(&mut self, at: &Path, message: impl Into<String>) {
         let at = self.in_file(at);
         let warning = self.told(&at, &message.into());
@@ -193,7 +192,7 @@ impl Findings {
         value
     }
 
-    /// Notes that the element at `index` of the list at `list` is no longer there.
+    /// Records that the element at `index` of the list at `list` was removed.
     pub(super) fn take_out(&mut self, list: &Path, index: usize) {
         let Some((list, Step::Index(index))) =
             self.in_file(&list.index(index)).split_last().map(|(at, last)| (at, last.clone()))
@@ -211,17 +210,17 @@ impl Findings {
         self.unreadable.iter().any(|it| at.holds(it))
     }
 
-    /// Whether elements of the list at `at` are missing in what is left.
+    /// Whether elements of the list at `at` were removed.
     pub(super) fn has_lost_elements(&self, at: &Path) -> bool {
         self.taken_out.contains_key(&self.in_file(at))
     }
 
-    /// Whether no further problem is noted.
+    /// Whether the maximum is reached.
     pub(super) fn is_full(&self) -> bool {
         MOST <= self.problems.len()
     }
 
-    /// Says that there may be more problems than are noted.
+    /// Records that there may be more problems.
     pub(super) fn give_up(&mut self) {
         self.more = true;
     }
@@ -242,13 +241,13 @@ impl Findings {
         Problem::new(at, self.nearest_line(at), message)
     }
 
-    /// Whether another problem is noted; if not, that there is one.
+    /// Whether there is room for another problem; if not, records that there are more.
     fn has_room(&mut self) -> bool {
         self.more |= self.is_full();
         !self.is_full()
     }
 
-    /// What is missing has no line; what it is missing from has one.
+    /// A missing key has no line, but its parent has one.
     fn nearest_line(&self, at: &Path) -> Option<usize> {
         let mut at = at.clone();
         loop {
@@ -276,7 +275,7 @@ impl Findings {
 /// Input in a message: quoted, and not longer than it needs to be.
 pub(super) fn quoted(input: &str) -> String {
     const LONGEST: usize = 80;
-    // All of it is one value: whatever is in there may belong to the password.
+    // The whole input is one value, of which any part may belong to the password.
     let input = without_user_information(input);
     let shown: String = input.chars().take(LONGEST).collect();
     let more = if shown.len() < input.len() { "…" } else { "" };

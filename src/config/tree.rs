@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
-/// The file that `tree` spells, without what cannot be read. Nothing when there is too much of
-/// that, or when the tree is something else altogether.
+/// The file in `tree`, without the parts that cannot be read. `None` if there are too many of
+/// those, or if the tree is not a mapping.
 pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
     let schema = schema();
     refuse_lists(&mut tree, &schema, &schema, &Path::default(), findings);
@@ -28,7 +28,7 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
         };
         let mut at = place(&track.path());
         note(&error, &at, findings);
-        // What serde blames may not be in the tree itself; then it is what it should be in.
+        // Serde may blame a place that is not in the tree; then its parent is removed.
         while !take_out(&mut tree, &at, findings) {
             match at.split_last() {
                 Some((parent, _)) => at = parent,
@@ -40,8 +40,8 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
     None
 }
 
-/// Serde reads a list as a mapping, by the order of its keys. Where the schema says mapping, a
-/// list becomes null.
+/// Serde accepts a list as a mapping, by the order of its keys. Lists where the schema has a
+/// mapping are replaced by null.
 fn refuse_lists(
     tree: &mut Value,
     schema: &Value,
@@ -75,7 +75,7 @@ fn refuse_lists(
     }
 }
 
-/// Whoever writes `match:` and nothing behind it may mean anything.
+/// A key without a value, such as a bare `match:`, is ambiguous.
 fn take_out_nulls(tree: &mut Value, at: &Path, findings: &mut Findings) {
     const MESSAGE: &str = "has no value: give it one, or remove it";
     match tree {
@@ -121,7 +121,7 @@ fn place(blamed: &serde_path_to_error::Path) -> Path {
     at
 }
 
-/// Takes out what is at `at`, if there is something.
+/// Removes the value at `at`, if there is one.
 fn take_out(tree: &mut Value, at: &Path, findings: &mut Findings) -> bool {
     let Some((within, last)) = at.split_last() else { return false };
     let mut parent = tree;
@@ -144,7 +144,7 @@ fn take_out(tree: &mut Value, at: &Path, findings: &mut Findings) -> bool {
     }
 }
 
-/// Says what serde said, in the words of the file.
+/// Records serde's error in the terms of the file.
 fn note(error: &str, at: &Path, findings: &mut Findings) {
     let Some(expected) = error.strip_prefix("unknown field ") else {
         findings.unreadable(at, reworded(error));
@@ -195,7 +195,7 @@ fn closest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().filter(near).min_by_key(|it| distance(key, it)).copied()
 }
 
-/// How many insertions, deletions and substitutions make one of the other (Levenshtein).
+/// The edit distance of two words (Levenshtein).
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.chars().count()).collect();
     for (index, left) in one.chars().enumerate() {

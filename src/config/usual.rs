@@ -19,19 +19,19 @@ fn local(port: u16) -> Address {
     Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
-/// The header in which a proxy shows its secret.
+/// The header with a proxy's secret.
 pub(super) const SECRET_HEADER: &str = "x-keybound-secret";
 
 /// The accepted `typ` of tokens (RFC 9068 §2.1).
 pub(super) const TOKEN_TYPES: [&str; 1] = ["at+jwt"];
 
-/// How far an issuer's clock may be apart from this one.
+/// The tolerated difference between an issuer's clock and ours.
 pub(super) const CLOCK_LEEWAY: Duration = Duration::from_secs(30);
 
 /// The header that carries the client certificate (RFC 9440).
 pub(super) const CERTIFICATE_HEADER: &str = "client-cert";
 
-/// By header, the claim that tells the upstream who the caller is, in the order of the names.
+/// Headers and the claims that identify the caller, in the order of the names.
 pub(super) const IDENTITY_HEADERS: [(&str, &str); 4] = [
     ("x-auth-client-id", "client_id"),
     ("x-auth-issuer", "iss"),
@@ -39,8 +39,8 @@ pub(super) const IDENTITY_HEADERS: [(&str, &str); 4] = [
     ("x-auth-subject", "sub"),
 ];
 
-/// The share of checks that begin a trace.
+/// The share of checks that start a trace.
 pub(super) const SAMPLE_RATIO: f64 = 0.01;
 
-/// As which service spans are told.
+/// The service name of spans.
 pub(super) const SERVICE_NAME: &str = "keybound";

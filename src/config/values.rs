@@ -35,7 +35,7 @@ impl Span {
     }
 }
 
-/// As it may be written. A minute reads better as 60s.
+/// In the notation of the file, with seconds for a minute.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
@@ -57,7 +57,7 @@ impl Serialize for Span {
     }
 }
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An IP address and a port.
@@ -117,7 +117,7 @@ impl AlgorithmName {
     }
 }
 
-/// One of the values that have names, by its name.
+/// A value of an enumeration, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word<T>(pub(super) T);
 
@@ -260,7 +260,7 @@ impl<T: Words> JsonSchema for Word<T> {
     }
 }
 
-/// The text of a doc comment: a line of it begins with the blank behind its slashes.
+/// The text of a doc comment, whose lines begin with the space after the slashes.
 fn told(comment: &str) -> String {
     comment.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The files that a configuration was made from, and what is in them now.
+/// The files that a configuration was read from, and their present content.
 #[derive(Clone, Debug)]
 pub struct Watch(Vec<Watched>);
 
-/// What was in the files at a look.
+/// The content of the files at one poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileState(Vec<Option<Thumbprint>>);
 
@@ -31,18 +31,18 @@ struct Watched {
     then: SourceFile,
     now: Option<Thumbprint>,
     stamp: Option<Stamp>,
-    /// How many looks the stamp has stayed the same.
+    /// The number of polls since the stamp changed.
     looks: u8,
-    /// Since when it has been as it is.
+    /// When it last changed.
     since: Instant,
-    /// For how long it must have been so.
+    /// How long it must stay unchanged to count as complete.
     patience: Duration,
 }
 
-/// What a file system says of a file. It follows links, so that another target is another file.
+/// The metadata of a file. Links are followed, so that a new target is a new file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
-    /// Where it is once all links have been followed.
+    /// Its path with all links resolved.
     place: Option<PathBuf>,
     file: (u64, u64),
     size: u64,
@@ -50,24 +50,24 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// A file system's clock can be so coarse that two writes in a row leave the same stamp. A stamp
-/// is trusted once it has stayed for so many looks; until then the file is read each time.
+/// How many polls a stamp must stay the same before it is trusted. A file system's clock can be so
+/// coarse that two writes leave the same stamp; until then the file is read each time.
 const TRUSTED_AFTER: u8 = 8;
 
-/// For a file that was put in its place, or has gone: two looks see the same.
+/// For a file that was moved into place, or removed: two polls must agree.
 const PLACED: Duration = Duration::from_millis(100);
 
-/// For another file than before that may have been written where it is.
+/// For a new file that may have been written in place.
 const CREATED: Duration = Duration::from_millis(500);
 
-/// For the same file with another content.
+/// For an existing file that was written in place.
 const WRITTEN: Duration = Duration::from_secs(3);
 
-/// The same, where its last line has no end, as if there were more to come.
+/// The same if its last line has no newline, as if more were to come.
 const UNFINISHED: Duration = Duration::from_secs(10);
 
 impl Watch {
-    /// Watches the files that a configuration was made from, from `now` on.
+    /// Watches the files that a configuration was read from, starting at `now`.
     pub fn over(source_files: Vec<SourceFile>, now: Instant) -> Self {
         let watched = |then: SourceFile| {
             let (content, stamp) = (then.content, Stamp::of(&then.path));
@@ -76,20 +76,20 @@ impl Watch {
         Self(source_files.into_iter().map(watched).collect())
     }
 
-    /// What is in the files `now`. It may wait for the disk.
+    /// Reads the files `now`. This may block on the disk.
     pub fn look(&mut self, now: Instant) -> FileState {
         self.0.iter_mut().for_each(|it| it.look(now));
         FileState(self.0.iter().map(|it| it.now).collect())
     }
 
-    /// When the files that have changed will have stood still for long enough, if they do.
+    /// When the changed files will be complete, if they do not change again.
     pub fn settles(&self) -> Instant {
         let changed = self.0.iter().filter(|it| it.now != it.then.content);
         let settles = changed.filter_map(|it| it.since.checked_add(it.patience));
         settles.max().unwrap_or_else(Instant::now)
     }
 
-    /// Whether `newer` was made from what was in `state`, as far as it was made from these files.
+    /// Whether `newer` was read from the content in `state`, as far as it shares files with this.
     pub fn has_seen(&self, state: &FileState, newer: &Self) -> bool {
         self.0.iter().zip(&state.0).all(|(watched, content)| {
             let mut same = newer.0.iter().filter(|it| it.then.path == watched.then.path);
@@ -97,8 +97,8 @@ impl Watch {
         })
     }
 
-    /// Watches the files of `newer` as well that are not among these and may still be written, as
-    /// files that have changed. Whether there are any. `today` is the present time of day.
+    /// Also watches the files of `newer` that are not among these and may still be written, as
+    /// changed files. Returns whether there are any. `today` is the present time.
     pub fn adopt(&mut self, newer: &Self, now: Instant, today: UnixTime) -> bool {
         let is_unknown = |new: &&Watched| self.0.iter().all(|it| it.then.path != new.then.path);
         let unknown = newer.0.iter().filter(is_unknown);
@@ -108,14 +108,14 @@ impl Watch {
         are_any
     }
 
-    /// Whether `state` is what the configuration was made from.
+    /// Whether `state` is the content that the configuration was read from.
     pub fn is_same(&self, state: &FileState) -> bool {
         self.0.iter().map(|it| it.then.content).eq(state.0.iter().copied())
     }
 
-    /// The files that could be read when the configuration was made, and are not there in `state`;
-    /// none when another has changed besides, for then there may be something new to be made. What
-    /// is there and cannot be read is a change: making the configuration anew says what is wrong.
+    /// The files that have disappeared in `state`. Empty if another file has changed too, since
+    /// then there may be a new configuration to read. A file that exists but cannot be read counts
+    /// as changed, so that reading it reports the reason.
     pub fn missing(&self, state: &FileState) -> Vec<&Path> {
         let mut missing = vec![];
         for (watched, now) in self.0.iter().zip(&state.0) {
@@ -130,7 +130,7 @@ impl Watch {
 }
 
 impl Watched {
-    /// The same as a change that is to be waited for, unless it is too old for that.
+    /// The same as a recent change, unless it is old enough to be complete.
     fn unsettled(&self, now: Instant, today: UnixTime) -> Option<Self> {
         let stamp = self.stamp.as_ref()?;
         let age = today.since(UnixTime::from_secs(stamp.changed.0.saturating_add(1)));
@@ -143,7 +143,7 @@ impl Watched {
     }
 
     fn look(&mut self, now: Instant) {
-        // Before it is read: what is written meanwhile is then seen at the next look.
+        // Taken before reading, so that a write in between is seen at the next poll.
         let stamp = Stamp::of(&self.then.path);
         if stamp == self.stamp {
             self.looks = self.looks.saturating_add(1);
@@ -167,7 +167,7 @@ impl Watched {
     }
 }
 
-/// For how long a file must stand still that was as `before` says and is as `now` says.
+/// How long a file must stay unchanged that went from the stamp `before` to `now`.
 fn patience(before: Option<&Stamp>, now: Option<&Stamp>) -> Duration {
     let Some(now) = now else { return PLACED };
     let other_place = before.is_some_and(|it| it.place != now.place);
@@ -175,7 +175,7 @@ fn patience(before: Option<&Stamp>, now: Option<&Stamp>) -> Duration {
     if other_place {
         PLACED
     } else if other_file && now.modified < now.changed {
-        // Its name came after its content.
+        // It was written before it got its name.
         PLACED
     } else if other_file {
         CREATED

@@ -8,15 +8,15 @@ use super::problem::{Findings, Path};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
-/// The longest file, in bytes. A `ConfigMap` holds 1 MiB at most.
+/// The maximum size of a file in bytes. A `ConfigMap` holds at most 1 MiB.
 pub(super) const LONGEST: usize = 1024 * 1024;
 
 /// How deep lists and mappings may be nested; ours need 6.
 const DEEPEST: usize = 32;
 
-/// The one document in `text`. Places that cannot be read are null, and found so.
+/// Reads the one document in `text`. Unreadable values become null and are recorded.
 ///
-/// Nothing when the reading broke off; the reason is among the findings.
+/// Returns `None` if reading stopped; the reason is among the findings.
 pub(super) fn read(text: &str, findings: &mut Findings) -> Option<Value> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Err(problem) = plain_text(text) {
@@ -38,7 +38,7 @@ pub(super) fn read(text: &str, findings: &mut Findings) -> Option<Value> {
     }
 }
 
-/// A line, and what is wrong there.
+/// A line and its error, after which reading stops.
 type Stop = (usize, String);
 
 fn stop(findings: &mut Findings, line: usize, message: String) -> Option<Value> {
@@ -64,7 +64,7 @@ struct Tree<'a> {
     root: Option<Value>,
 }
 
-/// A list or a mapping that has begun and not ended.
+/// A list or mapping that is still open.
 struct Open {
     at: Path,
     held: Held,

@@ -136,7 +136,7 @@ fn real(path: &Path) -> PathBuf {
 pub(in crate::config) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
     let unreadable = |error| format!("cannot read {shown}: {error}");
-    // Opening a pipe would wait for its other end.
+    // Opening a pipe would block until it has a writer.
     if !path.metadata().map_err(unreadable)?.is_file() {
         return Err(format!("cannot read {shown}: it is not a regular file"));
     }
@@ -168,7 +168,7 @@ pub(super) fn identity(certificate: &[u8], key: &[u8]) -> Result<(), String> {
         .map_err(|error| format!("the certificate and the key cannot be used: {error}"))
 }
 
-/// The certificates in `pem`, of which there is one at least.
+/// The certificates in `pem`, at least one.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
@@ -180,6 +180,6 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 
 /// The first private key in `pem`.
 pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    // The reason might quote a line of the key.
+    // The error is dropped, since it might quote a line of the key.
     PrivateKeyDer::from_pem_slice(pem).or(Err("holds no private key in PEM")).map_err(str::to_owned)
 }

@@ -30,7 +30,7 @@ pub(super) fn compile(
 fn flavour(given: &file::ForwardAuth, at: &Path, findings: &mut Findings) -> Flavour {
     let prefix_at = at.key("path_prefix");
     let named = given.flavour.map_or_else(Named::default, |it| it.0);
-    // A flavour that cannot be read is unknown: then nothing can be said about what goes with it.
+    // If the flavour cannot be read, nothing can be said about what depends on it.
     let known = given.flavour.is_some() || !findings.is_incomplete(&at.key("flavour"));
     if let Some(prefix) = &given.path_prefix {
         if known && named != Named::Envoy {
@@ -83,13 +83,13 @@ fn secret(
 
 /// What a file holds, without the line break at its end.
 fn usable(text: &[u8]) -> Result<Vec<u8>, String> {
-    /// Longer than anybody guesses, who has to ask over the network.
+    /// Long enough that it cannot be guessed over the network.
     const SHORTEST: usize = 16;
     let secret = text.trim_ascii_end();
     if SHORTEST <= secret.len() && secret.iter().all(u8::is_ascii_graphic) {
         Ok(secret.to_owned())
     } else {
-        // Nothing of it is shown.
+        // The message does not quote it.
         Err(format!("the file must hold {SHORTEST} visible characters at least, on one line"))
     }
 }
@@ -97,8 +97,8 @@ fn usable(text: &[u8]) -> Result<Vec<u8>, String> {
 const CARRIES_SOMETHING_ELSE: [&str; 5] =
     ["authorization", "cookie", "dpop", "host", "x-forwarded-client-cert"];
 
-/// Warns of a listener that others than the proxy can reach. `tls` is whether clients need a
-/// certificate, where TLS is spoken.
+/// Warns of a listener that is not only reachable by the proxy. `tls` is whether client
+/// certificates are required, if TLS is enabled.
 pub(super) fn warn_of_reach(
     forward_auth: &ForwardAuth,
     tls: Option<bool>,
@@ -126,7 +126,7 @@ pub(super) fn warn_of_reach(
     }
 }
 
-/// Warns of a source of the client certificate that this proxy cannot serve.
+/// Warns of a certificate source that this proxy cannot provide.
 pub(super) fn warn_of_source(asker: &Asker, source: &Source, at: &Path, findings: &mut Findings) {
     let cannot = match (source, &asker.flavour) {
         (Source::Header { .. }, _) => return,

@@ -109,13 +109,13 @@ fn upkeep(
     at: &Path,
     findings: &mut Findings,
 ) -> IntrospectionUpkeep {
-    /// Whether it leaves a check its time is looked at with the limits.
+    /// Its relation to the deadline of a check is validated with the limits.
     const ANY_TIMEOUT: RangeInclusive<Duration> =
         Duration::from_millis(1)..=Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
     let usual = IntrospectionUpkeep::default();
     let mut span = |key, given, usual, within| span(given, usual, within, &at.key(key), findings);
-    // Whoever shortens checks need not shorten this as well.
+    // So that a shorter check deadline needs no change here.
     let usual_timeout = usual.timeout.min(patience);
     let timeout = span("timeout", given.timeout, usual_timeout, ANY_TIMEOUT);
     let cache_ttl = span("cache_ttl", given.cache_ttl, usual.cache_ttl, Duration::ZERO..=HOUR);

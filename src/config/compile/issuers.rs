@@ -146,7 +146,7 @@ fn token_types(given: Option<Vec<String>>, at: &Path, findings: &mut Findings) -
 }
 
 fn clock_leeway(given: Option<Span>, at: &Path, findings: &mut Findings) -> Duration {
-    /// Beyond this a clock is wrong, and stolen tokens live longer for it.
+    /// With more than this a clock is wrong, and leeway prolongs the life of stolen tokens.
     const MOST: Duration = Duration::from_secs(300);
     let leeway = given.map_or(usual::CLOCK_LEEWAY, |it| it.0);
     if MOST < leeway {
@@ -253,7 +253,7 @@ fn key_set(name: &str, bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The names of the issuers, by which policies name them.
+/// The issuers by name, as policies refer to them.
 #[derive(Debug)]
 pub(super) struct Names(Vec<Option<String>>);
 

@@ -23,7 +23,7 @@ pub(super) fn compile(
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
     };
     keep_apart(&compiled, at, findings);
-    // TLS that cannot be read counts for mutual: nothing can be said about it.
+    // If TLS cannot be read, it is treated as mutual, to avoid misleading warnings.
     let client_ca = compiled.tls.as_ref().map(|it| it.client_ca.is_some());
     let tls = client_ca.or_else(|| given_tls.then_some(true));
     warn_of_reach(&compiled, tls, at, findings);
@@ -33,8 +33,8 @@ pub(super) fn compile(
     compiled
 }
 
-/// Warns of listeners that others than the proxy can reach. `tls` is whether clients need a
-/// certificate, where TLS is spoken.
+/// Warns of listeners that are not only reachable by the proxy. `tls` is whether client
+/// certificates are required, if TLS is enabled.
 fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut Findings) {
     let reach = "can be reached from other machines";
     if let Some(address) = elsewhere(&listen.ext_authz) {
@@ -67,7 +67,7 @@ fn warn_of_reach(listen: &Listen, tls: Option<bool>, at: &Path, findings: &mut F
     }
 }
 
-/// The address, where it is not on this machine alone.
+/// The address, if other machines can reach it.
 fn elsewhere(address: &Address) -> Option<&SocketAddr> {
     match address {
         Address::Tcp(address) if !address.ip().is_loopback() => Some(address),
@@ -132,13 +132,14 @@ fn tls(tls: file::Tls, at: &Path, files: &Files, findings: &mut Findings) -> Opt
     if let Err(message) = files::identity(&certificate, &key) {
         findings.problem(at, message);
     }
-    // Never TLS without the client's certificate where the operator asked for it.
+    // Never fall back to TLS without client certificates if the operator asked for them.
     let complete = client_ca.is_some() == wants_client_ca;
     let client_names = client_names.filter(|_| complete)?;
     Some(Tls { certificate, key, client_ca, client_names })
 }
 
-/// Who may ask; nothing when that cannot be read: never more than the operator meant.
+/// The names that may connect; `None` if they cannot be read, so that no more may connect than
+/// intended.
 fn client_names(
     given: Option<Vec<String>>,
     has_client_ca: bool,

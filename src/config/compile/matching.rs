@@ -121,7 +121,8 @@ fn segments(given: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(found)
 }
 
-/// A match in parts with one host and one method each, which other matches may cover one by one.
+/// Splits a match into parts with one host and one method each, which other matches may cover one
+/// by one.
 pub(super) fn parts(whole: &Match) -> impl Iterator<Item = Match> {
     each(&whole.hosts).flat_map(move |hosts| {
         each(&whole.methods).map(move |methods| {
@@ -131,13 +132,13 @@ pub(super) fn parts(whole: &Match) -> impl Iterator<Item = Match> {
     })
 }
 
-/// Each on its own. None stands for all, and is one part.
+/// Each item on its own. An empty list stands for all, and is one part.
 fn each<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
     let all = items.is_empty().then_some(items);
     all.into_iter().chain(items.chunks(1))
 }
 
-/// Whether every request that `other` is for is one that `one` is for.
+/// Whether `one` matches every request that `other` matches.
 pub(super) fn covers(one: &Match, other: &Match) -> bool {
     let all_hosts = one.hosts.is_empty()
         || !other.hosts.is_empty()

@@ -30,7 +30,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What `file` says. Nothing when a part of it is missing, which is then among the findings.
+/// Compiles `file`. Returns `None` if a part is missing, which is then among the findings.
 pub(super) fn compile(
     file: File,
     files: &Files,
@@ -82,7 +82,7 @@ pub(super) fn compile(
     Some((listen, InstallationRules { policies, issuers, limits, dpop }, telemetry?))
 }
 
-/// A check that waits for an issuer must have time left to say that it waited in vain.
+/// Warns if an introspection timeout leaves a check no time to report it.
 fn warn_of_slow_issuers(
     issuers: &[IssuerRules],
     limits: &Limits,
@@ -98,7 +98,7 @@ fn warn_of_slow_issuers(
     }
 }
 
-/// A number within bounds, or the usual one.
+/// A number within bounds, or the default.
 fn whole_number(
     given: Option<u64>,
     usual: usize,
@@ -114,7 +114,7 @@ fn whole_number(
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// A length of time within bounds, or the usual one.
+/// A duration within bounds, or the default.
 fn span(
     given: Option<Span>,
     usual: Duration,
@@ -131,9 +131,9 @@ fn span(
     span.0
 }
 
-/// The longest token, and what checks may cost.
+/// The limits of tokens and of checks.
 fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> (usize, Limits) {
-    /// Envoy's default `timeout` for its check.
+    /// Envoy's default `timeout` for `ext_authz`.
     const ENVOY_WAITS: Duration = Duration::from_millis(200);
     const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
     let usual = Limits::default();

@@ -39,8 +39,8 @@ pub(super) fn compile(
     Some(compiled)
 }
 
-/// Says what a policy in report mode lets through: what is refused before a policy is known belongs
-/// to none, and is let through only where every policy reports (`PolicySet::mode`).
+/// Warns of policies in report mode. A request that is denied before it has a policy is allowed
+/// only if every policy is in report mode (`PolicySet::mode`).
 fn warn_of_reports(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
     let reports = |it: &Policy| it.mode == Mode::Report;
     let message = if policies.iter().all(|it| reports(it)) {
@@ -113,7 +113,7 @@ fn origin(text: &str, at: &Path, findings: &mut Findings) -> Option<Origin> {
     origin.ok()
 }
 
-/// Checks that a text can stand in quotes in a challenge as it is (RFC 9110 §5.6.4).
+/// Checks that a text can be quoted in a challenge without escapes (RFC 9110 §5.6.4).
 fn quotable(text: &str, at: &Path, findings: &mut Findings) {
     if !text.bytes().all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\') {
         findings.problem(at, "must be visible ASCII without quotes and backslashes");
@@ -148,7 +148,7 @@ const fn doubt(constraint: SenderConstraint) -> Option<&'static str> {
     }
 }
 
-/// What is to be said of a policy that routes choose for themselves.
+/// A warning about a policy that routes can select.
 const fn weakness(mode: Mode, constraint: Option<SenderConstraint>) -> Option<&'static str> {
     match (mode, constraint) {
         (Mode::Report, _) => {
@@ -227,7 +227,8 @@ pub(super) fn is_claim_path(path: &str) -> bool {
 pub(super) const BAD_CLAIM_PATH: &str =
     "must be the path of a claim, with dots between its members, as in sub or cnf.jkt";
 
-/// A policy behind others that take all of its requests can only be named, by the proxy or a route.
+/// Warns of policies after others that match all of their requests: only the proxy or a route can
+/// select them, by name.
 fn warn_of_shadows(policies: &[Arc<Policy>], at: &Path, findings: &mut Findings) {
     let only_matched = |(_, it): &(usize, &Arc<Policy>)| !it.routes_may_name_it;
     for (index, policy) in policies.iter().enumerate().filter(only_matched) {

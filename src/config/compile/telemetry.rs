@@ -13,7 +13,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
-/// Nothing when a part of it is missing, which is then among the findings.
+/// Returns `None` if a part is missing, which is then among the findings.
 pub(super) fn compile(
     given: file::Telemetry,
     at: &Path,
@@ -36,7 +36,7 @@ fn collector(
 ) -> Option<Collector> {
     let endpoint = endpoint(given.endpoint, &at.key("endpoint"), findings);
     let mut read = |key, name: Option<String>| {
-        // A collector's key may be among the headers.
+        // The headers may hold an API key.
         let read = |name: &str| {
             if key == "headers_file" { files.read_secret(name) } else { files.read(name) }
         };
@@ -84,7 +84,7 @@ fn share(ratio: f64, at: &Path, findings: &mut Findings) -> Share {
     })
 }
 
-/// The headers in a file, one on a line. No message quotes a line: it may hold a secret.
+/// Parses headers, one per line. No message quotes a line, which may hold a secret.
 fn parsed(text: &[u8]) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let text = str::from_utf8(text).or(Err("is not UTF-8"))?;
     let mut headers = Vec::new();

@@ -32,7 +32,7 @@ pub(super) fn compile(
     let withdrawn_key_grace = span("withdrawn_key_grace", grace.0, grace.1, Duration::ZERO..=DAY);
     let timeout = (given.fetch_timeout, usual.fetch_timeout);
     let fetch_timeout = span("fetch_timeout", timeout.0, timeout.1, FETCH);
-    // Between the two without being asked, so that who sets one need not set it as well.
+    // Clamped between the two, so that setting one does not require setting the other.
     let refresh_default = given
         .refresh_default
         .map_or_else(|| usual.refresh_default.min(refresh_max).max(refresh_min), |it| it.0);

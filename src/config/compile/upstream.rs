@@ -14,8 +14,8 @@ use keybound_core::reads_as;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// `asker` is who asks over HTTP, if somebody does, and `certificate` the header that the operator
-/// named as the carrier of the client certificate.
+/// `asker` is the forward-auth proxy, if any, and `certificate` the configured header for the
+/// client certificate.
 pub(super) fn compile(
     given: file::Upstream,
     asker: Option<&Asker>,
@@ -104,7 +104,7 @@ fn strip(given: &str, upstream: &mut Upstream) -> Result<(), String> {
     Ok(())
 }
 
-/// Strips all headers that begin so.
+/// Strips all headers with a prefix.
 fn strip_beginning(
     beginning: &str,
     asker: Option<&Asker>,
@@ -131,7 +131,8 @@ fn strip_beginning(
     }
     match asker.map(|it| &it.flavour) {
         Some(Flavour::Nginx | Flavour::Traefik) => {
-            // What cannot be removed is refused, and these would be so with every request.
+            // A header that cannot be removed denies the request, and the proxy sends these with
+            // every request.
             if let Some(name) = upstream.relied_on.iter().find(|it| hits(&&***it)) {
                 return Err(format!(
                     "`{beginning}*` would refuse every request of `listen.forward_auth`, for the \
@@ -159,7 +160,7 @@ const BY_ANOTHER_KEY: &str = "write `authorization: remove` instead";
 
 const PART_OF_EVERY_REQUEST: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
-/// A name of a header, in lower case. A `*` is a character like others to HTTP, and no upstream's.
+/// A header name in lower case. HTTP allows `*` in names, but no upstream uses it.
 fn header(name: &str) -> Result<Arc<str>, String> {
     if name.starts_with(':') {
         return Err(format!("{} is a pseudo-header: only headers can be named", quoted(name)));
@@ -197,15 +198,15 @@ const MEANS_SOMETHING_ELSE: [&str; 17] = [
     "x-forwarded-client-cert",
 ];
 
-/// The headers that a proxy writes into its question.
+/// The headers that a proxy writes into its subrequest.
 fn relied_on(asker: &Asker, certificate: Option<&str>) -> Vec<Arc<str>> {
     let secret = asker.secret.as_ref().map(|it| it.header().as_str());
     let names = asker.flavour.headers().iter().copied();
     names.chain(secret).chain(certificate).map(Arc::from).collect()
 }
 
-/// Refuses names of which Envoy could not be told all aliases, where it does not show us which ones
-/// a request has.
+/// Rejects names with too many aliases to list for Envoy, where it does not show us a request's
+/// headers.
 pub(super) fn keep_listed(
     policies: &PolicySet,
     asker: Option<&Asker>,

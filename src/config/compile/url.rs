@@ -10,14 +10,14 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(super) enum Fetched {
     /// Over TLS.
     Https,
-    /// In the clear, from this machine.
+    /// Without encryption, from this machine.
     Locally,
 }
 
 /// How `text` is fetched, if it may be. The error is a sentence.
 pub(super) fn fetched(text: &str) -> Result<Fetched, String> {
     let wrong = |what: &str| Err(format!("{} {what}", quoted(text)));
-    // The parser drops a fragment without a word.
+    // The parser drops a fragment silently.
     if text.contains('#') {
         return wrong("has a fragment: remove it");
     }

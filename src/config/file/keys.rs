@@ -19,29 +19,29 @@ pub(in crate::config) struct Keys {
     /// The shortest time between two planned fetches, whatever the issuer says.
     #[schemars(extend("default" = Span(KeyUpkeep::default().refresh_min)))]
     pub(in crate::config) refresh_min: Option<Span>,
-    /// The longest time between two planned fetches, whatever the issuer says. A key that the
-    /// issuer withdraws is accepted for so long at most.
+    /// The longest time between two planned fetches, whatever the issuer says. A withdrawn key is
+    /// accepted for at most this long.
     #[schemars(extend("default" = Span(KeyUpkeep::default().refresh_max)))]
     pub(in crate::config) refresh_max: Option<Span>,
     /// The time between two planned fetches when the issuer says nothing.
     #[schemars(extend("default" = Span(KeyUpkeep::default().refresh_default)))]
     pub(in crate::config) refresh_default: Option<Span>,
-    /// For how long keys are used after the issuer was last heard: more than `refresh_max`.
+    /// How long keys are used after the last successful fetch: more than `refresh_max`.
     #[schemars(extend("default" = Span(KeyUpkeep::default().max_stale)))]
     pub(in crate::config) max_stale: Option<Span>,
-    /// For how long a key counts on after the issuer has withdrawn it: at most 24h. For an issuer
+    /// How long a key is still accepted after the issuer has withdrawn it: at most 24h. For issuers
     /// whose replicas publish different sets.
     #[schemars(extend("default" = Span(KeyUpkeep::default().withdrawn_key_grace)))]
     pub(in crate::config) withdrawn_key_grace: Option<Span>,
-    /// The shortest time between two fetches that unknown key names cause.
+    /// The shortest time between two fetches caused by unknown keys.
     #[schemars(extend("default" = Span(KeyUpkeep::default().unknown_kid_cooldown)))]
     pub(in crate::config) unknown_kid_cooldown: Option<Span>,
     /// How long a fetch may take.
     #[schemars(extend("default" = Span(KeyUpkeep::default().fetch_timeout)))]
     pub(in crate::config) fetch_timeout: Option<Span>,
-    /// The longest document that is read, in bytes.
+    /// The maximum size of a document, in bytes.
     #[schemars(range(min = 1024, max = 16_777_216), extend("default" = KeyUpkeep::default().max_bytes))]
     pub(in crate::config) max_bytes: Option<u64>,
-    /// Where the keys are kept over a restart; absent: nowhere.
+    /// A file that keeps the keys across restarts; absent: none.
     pub(in crate::config) snapshot_file: Option<String>,
 }

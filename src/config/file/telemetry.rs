@@ -4,7 +4,7 @@ use crate::config::usual;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What is told about checks, besides the metrics and a log line for each denial.
+/// Telemetry of checks, besides the metrics and a log line for each denial.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Telemetry {
@@ -14,24 +14,23 @@ pub(in crate::config) struct Telemetry {
     pub(in crate::config) log: Option<Log>,
 }
 
-/// How spans get to a collector: OTLP over HTTP, in protobuf.
+/// The export of spans to a collector: OTLP over HTTP, in protobuf.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Otlp {
-    /// The URL that takes them, such as <http://127.0.0.1:4318/v1/traces>: https, or http to this
+    /// The URL of the collector, such as <http://127.0.0.1:4318/v1/traces>: https, or http to this
     /// machine.
     #[schemars(required)]
     pub(in crate::config) endpoint: Option<String>,
-    /// PEM file with the only authorities that count for the endpoint; absent: those of the
-    /// system.
+    /// PEM file with the authorities to trust for the endpoint; absent: those of the system.
     pub(in crate::config) ca_file: Option<String>,
-    /// A file with more headers for each request, one `name: value` on a line, such as a key.
+    /// A file with more headers for each request, such as an API key: one `name: value` per line.
     pub(in crate::config) headers_file: Option<String>,
-    /// The share of checks that are sampled, 0 to 1, where the call of the proxy names no trace.
-    /// Where it does, its decision is followed, and never that of a client.
+    /// The share of checks that are sampled, 0 to 1, if the proxy's call is not part of a trace. If
+    /// it is, the proxy's decision is followed, but never that of a client.
     #[schemars(range(min = 0, max = 1), extend("default" = usual::SAMPLE_RATIO))]
     pub(in crate::config) sample_ratio: Option<f64>,
-    /// As which service the spans are told.
+    /// The service name of the spans.
     #[schemars(length(min = 1), extend("default" = usual::SERVICE_NAME))]
     pub(in crate::config) service_name: Option<String>,
 }
@@ -40,8 +39,7 @@ pub(in crate::config) struct Otlp {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Log {
-    /// The share of allowed requests, 0 to 1, that get a line at level `info`. Each denial has
-    /// one.
+    /// The share of allowed requests, 0 to 1, that are logged at level `info`. Denials always are.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(in crate::config) allow_sample: Option<f64>,
 }

@@ -11,35 +11,35 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What the upstream sees of an allowed request.
+/// The headers that the upstream receives with an allowed request.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Upstream {
-    /// What becomes of the `Authorization` header.
+    /// What is done with the `Authorization` header.
     #[schemars(extend("default" = UpstreamAuthorization::default().name()))]
     pub(in crate::config) authorization: Option<Word<UpstreamAuthorization>>,
-    /// By name of a request header, the claim that it carries. Whatever the client sent under these
-    /// names, or under what could be taken for them, is removed.
+    /// The claim that each request header carries. Client headers with these names, or with names
+    /// that could be mistaken for them, are removed.
     #[schemars(extend("default" = BTreeMap::from(usual::IDENTITY_HEADERS)))]
     pub(in crate::config) headers: Option<BTreeMap<String, HeaderClaim>>,
-    /// More request headers to strip. `x-auth-*` strips all that begin so, but for those of
-    /// `headers`.
+    /// More request headers to strip. `x-auth-*` strips all headers with that prefix, except those
+    /// in `headers`.
     #[schemars(extend("default" = []))]
     pub(in crate::config) remove: Option<Vec<String>>,
 }
 
-/// The claim that a header carries: its dotted path alone, or with how it is written.
+/// The claim that a header carries: its dotted path, optionally with a format.
 #[derive(Debug)]
 pub(in crate::config) struct HeaderClaim(pub(in crate::config) WrittenClaim);
 
-/// A claim, and how it is written into a header.
+/// A claim and its format in a header.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct WrittenClaim {
     /// The dotted path of the claim.
     #[schemars(required)]
     pub(in crate::config) claim: Option<String>,
-    /// How it is written.
+    /// Its format.
     #[schemars(extend("default" = ClaimFormat::default().name()))]
     pub(in crate::config) format: Option<Word<ClaimFormat>>,
 }
