@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What `check-config` is about.
+/// The arguments of `check-config`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration file
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     written.unwrap_or(ExitCode::FAILURE)
 }
 
-/// One line each, as compilers do, so that editors find the place.
+/// One line each, in the format of compilers, so that editors can jump to the place.
 pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     for Problem { path, line, message } in problems {
@@ -50,7 +50,7 @@ pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<
     Ok(())
 }
 
-/// What a configuration enforces, for people.
+/// What a configuration enforces, as text.
 struct Summary<'a>(&'a Config);
 
 impl Display for Summary<'_> {

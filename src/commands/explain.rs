@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
-/// What `explain` is about: a request that was kept, or one that is described as for curl.
+/// The arguments of `explain`: a captured request, or one described as for curl.
 #[derive(Debug, clap::Args)]
 #[group(id = "what", required = true, multiple = false, args = ["request", "url"])]
 pub struct Arguments {
@@ -50,7 +50,7 @@ pub struct Arguments {
     described: Described,
 }
 
-/// A request as it is described to curl.
+/// A request described as for curl.
 #[derive(Debug, clap::Args)]
 struct Described {
     /// The URL of a request, with `-X`, `-H` and `--cert` as for curl
@@ -78,7 +78,7 @@ struct Described {
     annotation: Option<String>,
 }
 
-/// Explains. Succeeds when the request is allowed, and ends with [`DENIED`] when it is not.
+/// Runs `explain`. Succeeds if the request is allowed, and exits with [`DENIED`] if it is not.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let config = match config::load(&arguments.config) {
         Ok(config) => config,
@@ -107,7 +107,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What the shell gets.
+/// The exit code.
 fn code(decision: Decision) -> ExitCode {
     match decision {
         Decision::Allowed | Decision::Reported(_) => ExitCode::SUCCESS,
@@ -116,7 +116,7 @@ fn code(decision: Decision) -> ExitCode {
     }
 }
 
-/// What the shell gets when the request is denied.
+/// The exit code for a denied request.
 const DENIED: u8 = 3;
 
 fn explained(
@@ -150,8 +150,8 @@ fn explained(
     })
 }
 
-/// What `serve` would decide with, but for what others would notice: the proof is recorded in this
-/// process, no snapshot of keys is written, and no issuer is asked about tokens unless `online`.
+/// The installation that `serve` would use, without side effects: proofs are recorded in this
+/// process, no snapshot of keys is written, and tokens are introspected only if `online`.
 fn installation(
     config: Config,
     clock: &Arc<dyn Clock>,
@@ -164,7 +164,7 @@ fn installation(
             issuer.introspection = None;
         }
     }
-    // Nobody but the one who asks waits for keys that are slow.
+    // Slow keys delay only this command.
     rules.limits.check_deadline = Duration::from_secs(60);
     rules.dpop.replay = ReplayRules::default();
     Ok(Installation::start(rules, None, clock, &Handle::current())?.installation)
@@ -204,7 +204,7 @@ fn bytes_in(path: &Path) -> Result<Vec<u8>, String> {
     File::open(path).and_then(whole).map_err(|error| of(path, error))
 }
 
-/// All that is in `input`, which may have no end.
+/// Reads `input`, which may be endless, up to a limit.
 fn whole(input: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
     let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
@@ -216,7 +216,7 @@ fn whole(input: impl Read) -> io::Result<Vec<u8>> {
     }
 }
 
-/// As long as what `serve` reads, which JSON makes longer by less than that.
+/// Twice the limit of `serve`, since JSON is longer by less than that.
 const LONGEST: usize = 2 * MESSAGE_BYTES;
 
 /// The first certificate in the file at `path`, PEM or DER.

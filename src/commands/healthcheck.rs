@@ -17,7 +17,7 @@ pub struct Arguments {
     live: bool,
 }
 
-/// What is asked.
+/// The question.
 #[derive(Clone, Copy, Debug)]
 struct Question {
     path: &'static str,
@@ -27,13 +27,13 @@ struct Question {
 const READY: Question = Question { path: "/readyz", denied: "not ready" };
 const ALIVE: Question = Question { path: "/livez", denied: "not alive" };
 
-/// How long each step may take.
+/// The timeout of each step.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The most that is read of an answer.
+/// The maximum size of a response.
 const ANSWER_BYTES: u64 = 4096;
 
-/// Succeeds when the service is ready, or alive if that is asked.
+/// Succeeds if the service is ready, or alive with `--live`.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let question = if arguments.live { ALIVE } else { READY };
     let problem = match ask(&arguments.address, question) {
@@ -45,7 +45,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What keeps the service from being what is asked, in its own words; none when it is.
+/// The service's reason for a negative answer; `None` if it is positive.
 fn ask(address: &str, question: Question) -> io::Result<Option<String>> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

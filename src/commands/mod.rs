@@ -11,7 +11,7 @@ pub mod thumbprint;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// What the program is asked to do.
+/// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Runs the service
@@ -31,7 +31,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does it. The code is what the shell gets.
+    /// Runs the command and returns its exit code.
     pub fn run(&self) -> ExitCode {
         match self {
             Self::Serve(arguments) => serve::run(arguments),
@@ -47,6 +47,6 @@ impl Command {
 
 /// One line on standard error.
 fn complain(line: &str) {
-    // Nobody is left to be told that standard error is gone.
+    // If standard error is gone, there is nowhere to report it.
     let _written = writeln!(std::io::stderr().lock(), "keybound: {line}");
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(super) fn run() -> ExitCode {
     match writeln!(io::stdout().lock(), "{:#}", config::schema()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever was to read it has gone.
+        // The reader has closed the pipe.
         Err(_) => ExitCode::FAILURE,
     }
 }

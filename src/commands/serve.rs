@@ -57,13 +57,13 @@ pub struct Arguments {
     capture_max: usize,
 }
 
-/// Runs the service until it is told to stop.
+/// Runs the service until shutdown is requested.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let Attempt { outcome, source_files } = config::attempt(&arguments.config);
     let config = match outcome {
         Ok(config) => config,
         Err(problems) => {
-            // Nobody is left to be told that standard error is gone.
+            // If standard error is gone, there is nowhere to report it.
             let _written = check_config::tell(&arguments.config, &problems, "");
             return ExitCode::FAILURE;
         }
@@ -138,7 +138,7 @@ async fn answer(
     Ok(ended)
 }
 
-/// What keeps refused requests, if they are to be kept.
+/// The capture of denied requests, if enabled.
 fn capture(
     arguments: &Arguments,
     clock: &Arc<dyn Clock>,
@@ -157,7 +157,7 @@ fn reason(text: &str) -> Result<Denial, &'static str> {
     named.ok_or("not a reason: README lists them")
 }
 
-/// Where checks are told, and what carries spans on from there.
+/// The sinks of checks, and the export of spans.
 fn sinks(
     telemetry: Telemetry,
     clock: &Arc<dyn Clock>,
@@ -171,12 +171,12 @@ fn sinks(
     Ok((Sinks::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
-/// One shard per core: a check is all computation once the keys are there.
+/// One shard per core, since a check is pure computation once the keys are there.
 fn cores() -> NonZero<usize> {
     std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
-/// The signals that mean: stop.
+/// The signals that request a shutdown.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -189,7 +189,7 @@ impl Signals {
         Ok(Self { terminate, interrupt })
     }
 
-    /// Passes each on, until nobody listens.
+    /// Forwards each signal until the receiver is gone.
     async fn forward(mut self, stop: mpsc::Sender<()>) {
         loop {
             let name = tokio::select! {

@@ -10,14 +10,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What `thumbprint` is about.
+/// The arguments of `thumbprint`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A certificate (PEM or DER; of a chain, the first) or a JWK
     file: PathBuf,
 }
 
-/// Writes the thumbprint to standard output, in both of its spellings.
+/// Prints the thumbprint, in base64url and hex.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let found = read(&arguments.file).and_then(|bytes| thumbprint(&bytes));
     match found {
@@ -39,7 +39,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
 }
 
-/// The thumbprint of whatever `bytes` are, and its name in a token's `cnf`.
+/// The thumbprint of the certificate or key in `bytes`, and its name in a token's `cnf`.
 fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
     if let Ok(jwk) = json::object(bytes) {
         return match jose::thumbprint(&jwk) {

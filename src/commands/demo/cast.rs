@@ -9,7 +9,7 @@ use keybound_core::UnixTime;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-/// Everybody and everything that appears in the scenarios.
+/// Clients and tokens of the scenarios.
 #[derive(Debug)]
 pub struct Cast {
     client: Identity,
@@ -55,7 +55,7 @@ impl Cast {
         Ok(Self { client, renewed, thief, dpop_key, tokens, proofs: vec![] })
     }
 
-    /// Makes the proofs for requests for `url`, which are good for a minute from `now`.
+    /// Makes the proofs for requests to `url`, which are valid for a minute from `now`.
     pub fn prove(&mut self, url: &str, now: UnixTime) -> Result<(), Failure> {
         let token = self.jwt(Token::DpopBound).unwrap_or_default();
         let thief = DpopKey::generate()?;
@@ -74,7 +74,7 @@ impl Cast {
 
     /// The proof `proof`, once it was made.
     pub fn proof(&self, proof: Proof) -> Option<&str> {
-        // What is shown again is the very one that was shown before.
+        // A replay sends the same proof again.
         let proof = if proof == Proof::Again { Proof::Good } else { proof };
         self.proofs.iter().find(|(it, _)| *it == proof).map(|(_, jwt)| jwt.as_str())
     }
@@ -103,26 +103,26 @@ impl Cast {
 /// A token that the issuer has issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// In order, and bound to the client's certificate.
+    /// Valid, and bound to the client's certificate.
     Bound,
-    /// In order, and bound to the client's DPoP key.
+    /// Valid, and bound to the client's DPoP key.
     DpopBound,
     /// Bound to nothing.
     Unbound,
-    /// In order, but an hour ago.
+    /// Expired an hour ago.
     Expired,
     /// For another audience.
     Elsewhere,
     /// Without the scope.
     Unscoped,
-    /// Someone wrote another subject into it.
+    /// With a forged subject.
     Tampered,
-    /// There is none.
+    /// No token.
     Absent,
 }
 
 impl Token {
-    /// Every token that there is.
+    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Bound,
         Self::DpopBound,

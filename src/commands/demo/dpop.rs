@@ -23,12 +23,12 @@ impl DpopKey {
         SigningKey::generate("dpop").map(Arc::new).map(Self)
     }
 
-    /// What the `cnf.jkt` of a token holds that is bound to this key (RFC 7638).
+    /// The `cnf.jkt` of a token bound to this key (RFC 7638).
     pub fn thumbprint(&self) -> Thumbprint {
         let jwk = self.0.public();
         let member = |name: &str| jwk.get(name).and_then(|it| it.as_str()).unwrap_or_default();
         let (crv, kty, x, y) = (member("crv"), member("kty"), member("x"), member("y"));
-        // In the order of the alphabet, without spaces: thus it is the same everywhere.
+        // In alphabetical order and without spaces (RFC 7638 §3).
         let members = format!(r#"{{"crv":"{crv}","kty":"{kty}","x":"{x}","y":"{y}"}}"#);
         Thumbprint::of(members.as_bytes())
     }
@@ -50,8 +50,8 @@ impl DpopKey {
     }
 }
 
-/// A site that gives a new proof for a GET of `url` with `token` to everybody who asks: for curl,
-/// which cannot make one.
+/// A site that returns a new proof for a GET of `url` with `token`: for curl, which cannot make
+/// one.
 pub fn site(key: DpopKey, url: String, token: String) -> Site {
     Site::new(move |_| {
         let proof = key.prove(&url, &token, SystemClock.now()).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the authorizer listens.
+/// The address of the authorizer.
 #[derive(Clone, Debug)]
 pub enum Authorizer {
     /// On TCP.
@@ -26,22 +26,22 @@ pub enum Authorizer {
 pub struct Listener {
     /// Its name, for [`Envoy::address`].
     pub name: &'static str,
-    /// Whom it asks.
+    /// Its authorizer.
     pub authorizer: Authorizer,
-    /// What becomes of `x-forwarded-client-cert`: Envoy's `ForwardClientCertDetails`.
+    /// The handling of `x-forwarded-client-cert`: Envoy's `ForwardClientCertDetails`.
     pub forward_client_cert: &'static str,
-    /// Whether clients without a certificate are turned away in the handshake.
+    /// Whether the handshake fails for clients without a certificate.
     pub certificate_required: bool,
 }
 
-/// What an Envoy is to do.
+/// The setup of an Envoy.
 #[derive(Clone, Debug)]
 pub struct Edge {
-    /// Where its clients come in.
+    /// Its listeners.
     pub listeners: Vec<Listener>,
-    /// Where their requests go.
+    /// The upstream.
     pub upstream: SocketAddr,
-    /// Whether they go there by HTTP/2, as gRPC must.
+    /// Whether the upstream uses HTTP/2, as gRPC must.
     pub upstream_http2: bool,
     /// Holds `edge.pem` and `edge.key`, with which it serves, and `ca.pem`, which its clients'
     /// certificates must come from. Its own files go there as well.
@@ -99,7 +99,7 @@ impl Envoy {
         Ok(Self { process, access_log: access_log_below(directory), listeners })
     }
 
-    /// Where the listener `name` really listens.
+    /// The bound address of the listener `name`.
     pub fn address(&self, name: &str) -> Result<SocketAddr, Failure> {
         let all = self.listeners.get("listener_statuses").and_then(Value::as_array);
         let found = all.into_iter().flatten().find(|it| it.get("name") == Some(&name.into()));
@@ -124,7 +124,7 @@ impl Envoy {
             .await
     }
 
-    /// An error with its last words if it has ended.
+    /// An error with the end of its log if it has exited.
     pub fn check(&mut self) -> Result<(), Failure> {
         self.process.check()
     }
@@ -134,7 +134,7 @@ impl Edge {
     fn bootstrap(&self) -> Value {
         let address = |it: SocketAddr| json!({"address": it.ip(), "port_value": it.port()});
         let upstream = json!({"socket_address": address(self.upstream)});
-        // gRPC is HTTP/2, which Envoy must be told to speak.
+        // gRPC is HTTP/2, which Envoy must be configured for.
         let h2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
@@ -206,8 +206,8 @@ impl Listener {
         json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": self.name,
-            // What is checked must be what the upstream gets to see: the scheme is Envoy's word,
-            // not the client's, and a path has one spelling.
+            // The checked request must be the one that the upstream sees: the scheme comes from
+            // Envoy, not from the client, and a path has one spelling.
             "use_remote_address": true,
             "scheme_header_transformation": {"scheme_to_overwrite": "https"},
             "normalize_path": true,
@@ -271,17 +271,17 @@ impl Listener {
             "transport_api_version": "V3",
             "grpc_service": {
                 "envoy_grpc": {"cluster_name": self.cluster()},
-                // Generous, for a busy machine; behind the authorizer's own deadline in any case.
+                // Generous, for a busy machine; longer than the authorizer's own deadline.
                 "timeout": "1s",
-                // Only attempts that the authorizer cannot have seen: a second look at the same
+                // Only attempts that the authorizer cannot have seen: a second check of the same
                 // DPoP proof would be a replay.
                 "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
             },
             "failure_mode_allow": false,
-            // Otherwise an outage looks to clients like a 403.
+            // Otherwise clients see a 403 during an outage.
             "status_on_error": {"code": "ServiceUnavailable"},
             "include_peer_certificate": true,
-            // A header that comes twice must be seen twice.
+            // A repeated header must be seen as repeated.
             "encode_raw_headers": true,
             "validate_mutations": true,
             "decoder_header_mutation_rules": {

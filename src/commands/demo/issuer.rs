@@ -16,7 +16,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new key that is known as `kid`.
+    /// A new key with the id `kid`.
     pub fn generate(kid: &str) -> Result<Self, Failure> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
             .map_err(|cause| Failure::new("making a signing key", cause))?;
@@ -63,7 +63,7 @@ impl SigningKey {
     }
 }
 
-/// The issuer that is reached at `url`: its metadata under both well-known names, and its keys.
+/// The site of the issuer at `url`: its metadata at both well-known locations, and its keys.
 pub fn site(url: &str, key: &SigningKey) -> Site {
     let metadata = json!({
         "issuer": url,

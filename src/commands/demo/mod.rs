@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What `keybound demo` can be told.
+/// The arguments of `demo`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
     /// The Envoy to use; by default the one on PATH. Without one, requests go straight to the
@@ -36,7 +36,7 @@ pub struct Arguments {
     pub stay: bool,
 }
 
-/// Why the demo could not be shown: what was tried, and what came of it.
+/// Why the demo failed: what was tried, and its error.
 #[derive(Debug)]
 pub struct Failure(String);
 
@@ -55,7 +55,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Shows the demo. Succeeds when every scenario ended as it must.
+/// Runs the demo. Succeeds if every scenario has the expected outcome.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let shown = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            // Nobody is left to tell when standard error is gone.
+            // If standard error is gone, there is nowhere to report it.
             drop(writeln!(io::stderr().lock(), "keybound demo: {failure}"));
             ExitCode::FAILURE
         }
@@ -86,7 +86,7 @@ async fn show(arguments: &Arguments) -> Result<bool, Failure> {
         }
         Ok(good)
     };
-    // Whichever ends first, the other is dropped, and with the stage all that runs on it.
+    // Whichever ends first drops the other, and the stage drops everything that runs on it.
     tokio::select! {
         shown = play => shown,
         _ = interrupt.recv() => Ok(arguments.stay),
@@ -94,7 +94,7 @@ async fn show(arguments: &Arguments) -> Result<bool, Failure> {
     }
 }
 
-/// Plays every scenario and prints the table.
+/// Runs every scenario and prints the table.
 async fn tell(stage: &mut Stage) -> Result<bool, Failure> {
     say(&format!(
         "{}\n\n{}",

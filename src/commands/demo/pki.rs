@@ -35,7 +35,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A server that answers to `names`: host names or IP addresses.
+    /// A server certificate for `names`: host names or IP addresses.
     pub fn server(&self, names: &[&str]) -> Result<Identity, Error> {
         let key = KeyPair::generate()?;
         let mut params = named("server")?;
@@ -46,7 +46,7 @@ impl Authority {
         self.sign("server", &params, Arc::new(key))
     }
 
-    /// A client with `key`, of any kind.
+    /// A client certificate for `key`, of any algorithm.
     pub fn client(&self, name: &str, key: KeyPair) -> Result<Identity, Error> {
         self.sign(name, &client(name)?, Arc::new(key))
     }
@@ -68,7 +68,7 @@ impl Authority {
 }
 
 impl Identity {
-    /// A client that vouches for itself (RFC 8705 §2.2), with `key`.
+    /// A self-signed client certificate (RFC 8705 §2.2) for `key`.
     pub fn self_signed(name: &str, key: KeyPair) -> Result<Self, Error> {
         let certificate = client(name)?.self_signed(&key)?;
         Ok(Self { name: name.to_owned(), certificate, key: Arc::new(key) })
@@ -112,7 +112,8 @@ fn named(name: &str) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    // Left alone, rcgen derives the number from the key: a renewed certificate would repeat it.
+    // By default, rcgen derives the serial number from the key, and a renewed certificate would
+    // repeat it.
     let mut serial = [0; 16];
     aws_lc_rs::rand::fill(&mut serial).or(Err(Error::RemoteKeyError))?;
     params.serial_number = Some(SerialNumber::from_slice(&serial));

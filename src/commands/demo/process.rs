@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a program may take to start. Far more than any needs, for slow machines.
+/// How long a program may take to start: generous, for slow machines.
 const START_DEADLINE: Duration = Duration::from_secs(30);
-/// How often to look whether it has.
+/// The polling interval.
 const START_POLL: Duration = Duration::from_millis(10);
-/// How much of its last words is shown when it fails.
+/// How much of its log is shown when it fails.
 const TAIL_LINES: usize = 15;
 
 /// A running program. Dropping it kills it, also in a panic.
@@ -23,7 +23,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it writes to its standard output and error goes to the file `log`.
+    /// Starts `command`, with standard output and error redirected to the file `log`.
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self, Failure> {
         let program = Path::new(command.get_program()).display().to_string();
         let failure = |cause| Failure::new(format_args!("starting {name} ({program})"), cause);
@@ -37,7 +37,7 @@ impl Process {
         Ok(Self { name, child, log: log.to_owned() })
     }
 
-    /// Waits until `look` finds that the program has come so far, and gives what it found.
+    /// Waits until `look` returns a value, and returns it.
     pub async fn until<T>(
         &mut self,
         what: &str,
@@ -56,7 +56,7 @@ impl Process {
         }
     }
 
-    /// An error with its last words if the program has ended.
+    /// An error with the end of its log if the program has exited.
     pub fn check(&mut self) -> Result<(), Failure> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
@@ -65,7 +65,7 @@ impl Process {
         }
     }
 
-    /// All that it has said.
+    /// Its whole log.
     pub fn words(&self) -> String {
         fs::read(&self.log)
             .map_or_else(|_| String::new(), |it| String::from_utf8_lossy(&it).into_owned())
@@ -81,7 +81,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Either fails only when it is gone already.
+        // Both fail only if it has already exited.
         drop(self.child.kill());
         drop(self.child.wait());
     }

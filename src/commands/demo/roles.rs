@@ -2,23 +2,23 @@
 
 /// The audience of the demo's resource.
 pub const AUDIENCE: &str = "https://payments.demo.test";
-/// What the demo's tokens are about, and thus what the upstream must see.
+/// The subject of the demo's tokens, which the upstream must see.
 pub const SUBJECT: &str = "shop-42";
-/// Where the requests go.
+/// The path of the requests.
 pub const PATH: &str = "/payments";
-/// The scope that is needed there.
+/// The required scope.
 pub const SCOPE: &str = "payments";
 
-/// Whose certificate a request comes with.
+/// The owner of a client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// The client to which the tokens were issued.
     Client,
     /// The same client after its certificate was renewed, with the same key.
     Renewed,
-    /// Another client of the same authority, with a certificate that is just as good.
+    /// Another client with a valid certificate of the same authority.
     Thief,
-    /// Somebody without a certificate.
+    /// A client without a certificate.
     Nobody,
 }
 
@@ -27,12 +27,12 @@ pub enum Caller {
 pub enum Proof {
     /// There is none.
     Absent,
-    /// A new one by the client's key, for the very request.
+    /// A new one with the client's key for this request.
     Good,
-    /// The same, when it has been used.
+    /// The same one again.
     Again,
-    /// By the thief's key.
+    /// With the thief's key.
     OfThief,
-    /// By the client's key, for another URL.
+    /// With the client's key, for another URL.
     Elsewhere,
 }

@@ -4,46 +4,46 @@ use super::cast::{Cast, Token};
 use super::roles::{Caller, Proof, SUBJECT};
 use keybound_core::Denial;
 
-/// A request and what must come of it.
+/// A request and its expected outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// What happens, for people.
+    /// Its title in the table.
     pub title: &'static str,
-    /// Whose certificate comes with the request.
+    /// The owner of the client certificate.
     pub caller: Caller,
-    /// The token that comes with it.
+    /// The token.
     pub token: Token,
-    /// The DPoP proof that comes with the token; with none, the token comes as `Bearer`.
+    /// The DPoP proof; without one, the token is sent as `Bearer`.
     pub proof: Proof,
-    /// What else the caller tries.
+    /// A further manipulation.
     pub trick: Trick,
-    /// How it must end.
+    /// The expected outcome.
     pub expected: Result<(), Denial>,
 }
 
-/// What a caller tries besides.
+/// A manipulation by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trick {
     /// Nothing.
     Honest,
-    /// It says itself that the client's certificate was forwarded.
+    /// A forged `x-forwarded-client-cert` with the client's certificate.
     ForgedXfcc,
-    /// It says itself who it is.
+    /// A forged identity header.
     ForgedIdentity,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The HTTP status that the caller got.
+    /// The HTTP status.
     pub status: u16,
-    /// The reason that the authorizer gave.
+    /// The authorizer's reason.
     pub reason: String,
-    /// Who the caller is, as the upstream was told. More than one would be a hole.
+    /// The subjects that the upstream received. More than one would be a vulnerability.
     pub subjects: Vec<String>,
 }
 
-/// Every scenario, in the order in which they are told.
+/// All scenarios, in the order of the table.
 pub const ALL: &[Scenario] = {
     use Caller::{Client, Nobody, Renewed, Thief};
     use Proof::{Again, Good, OfThief};
@@ -103,7 +103,7 @@ impl Scenario {
         Self { expected: Err(denial), ..self }
     }
 
-    /// The status and the reason that must come of it.
+    /// The expected status and reason.
     pub fn expected(&self) -> (u16, &'static str) {
         match self.expected {
             Ok(()) => (200, "allowed"),
@@ -111,7 +111,7 @@ impl Scenario {
         }
     }
 
-    /// Whether `observed` is what must come of it.
+    /// Whether `observed` is the expected outcome.
     pub fn holds(&self, observed: &Observed) -> bool {
         let subjects: &[_] = if self.expected.is_ok() { &[SUBJECT] } else { &[] };
         (observed.status, &*observed.reason) == self.expected() && observed.subjects == subjects

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// The service, running.
+/// A running service.
 #[derive(Debug)]
 pub struct Service {
     process: Process,
@@ -25,7 +25,7 @@ impl Service {
         Ok(Self { process, listening })
     }
 
-    /// Waits until it answers that it is ready: until it has the keys of its issuers.
+    /// Waits until it reports ready, when it has the keys of its issuers.
     pub async fn ready(&mut self, client: &reqwest::Client) -> Result<(), Failure> {
         let url = format!("http://{}/readyz", self.address("admin").unwrap_or_default());
         self.process
@@ -36,23 +36,23 @@ impl Service {
             .await
     }
 
-    /// Where its listener `name` (`ext_authz`, `forward_auth`, `admin`) really listens.
+    /// The bound address of its listener `name` (`ext_authz`, `forward_auth`, `admin`).
     pub fn address(&self, name: &str) -> Option<&str> {
         self.listening.get(name)?.as_str()
     }
 
-    /// All that it has logged.
+    /// Its whole log.
     pub fn log(&self) -> String {
         self.process.words()
     }
 
-    /// An error with its last words if it has ended.
+    /// An error with the end of its log if it has exited.
     pub fn check(&mut self) -> Result<(), Failure> {
         self.process.check()
     }
 }
 
-/// The fields of the event that tells the addresses, once it is there.
+/// The fields of the event with the addresses, once it is logged.
 fn listening(log: &str) -> Option<Value> {
     log.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok()).find_map(|event| {
         let fields = event.get("fields").cloned().unwrap_or(event);

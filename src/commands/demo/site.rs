@@ -19,7 +19,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ConfigBuilder, ServerConfig};
 
-/// What a site answers with.
+/// A response of a site.
 pub type Response = hyper::Response<Full<Bytes>>;
 
 type Answering = dyn Fn(&hyper::Request<Incoming>) -> Response + Send + Sync;
@@ -32,14 +32,14 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site that gives to every request what `answer` says.
+    /// A site that answers every request with `answer`.
     pub fn new(
         answer: impl Fn(&hyper::Request<Incoming>) -> Response + Send + Sync + 'static,
     ) -> Self {
         Self { answer: Arc::new(answer), tls: None }
     }
 
-    /// The site behind TLS, as `server`.
+    /// The site with TLS, as `server`.
     pub fn with_tls(self, server: &Identity) -> Result<Self, Failure> {
         let chain = vec![CertificateDer::from(server.certificate_der().to_vec())];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server.key_der().to_vec()));
@@ -51,7 +51,7 @@ impl Site {
         Ok(Self { tls: Some(TlsAcceptor::from(Arc::new(config))), ..self })
     }
 
-    /// Serves what comes in on `listener`, for as long as it is polled.
+    /// Serves connections on `listener` while it is polled.
     pub async fn serve(self, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
@@ -78,7 +78,7 @@ impl Site {
 
     async fn requests(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(async |request| Ok::<_, Infallible>((self.answer)(&request)));
-        // A connection that breaks off is the client's affair, and the client will say so.
+        // Broken connections are ignored here, since the client reports them.
         drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
     }
 }
@@ -99,7 +99,7 @@ pub fn json(document: &serde_json::Value) -> Response {
     response
 }
 
-/// The answer to a request for what is not there.
+/// A 404.
 pub fn not_found() -> Response {
     let mut response = Response::default();
     *response.status_mut() = hyper::StatusCode::NOT_FOUND;

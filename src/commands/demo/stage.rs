@@ -21,21 +21,21 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Everything that runs during the demo. Dropping it ends all of it.
+/// Everything that runs during the demo. Dropping it stops all of it.
 #[derive(Debug)]
 pub(super) struct Stage {
     way: Way,
     cast: Cast,
     service: Service,
-    /// Where proofs can be had.
+    /// The site that makes proofs.
     proofs: SocketAddr,
-    // Behind those who write into it: fields are dropped in this order.
+    // After the programs that write into it, since fields are dropped in this order.
     directory: Directory,
     _sites: JoinSet<()>,
 }
 
 impl Stage {
-    /// Sets up everything, with the Envoy that is at `envoy`, if there is one.
+    /// Sets up everything, with the Envoy at `envoy`, if any.
     pub(super) async fn set(envoy: Option<PathBuf>, now: UnixTime) -> Result<Self, Failure> {
         let directory = Directory::new(now)?;
         let mut sites = JoinSet::new();
@@ -77,15 +77,15 @@ impl Stage {
         Ok(Self { way, cast, service, proofs, directory, _sites: sites })
     }
 
-    /// Plays `scenario`, and tells how it ended.
+    /// Runs `scenario` and returns its outcome.
     pub(super) async fn play(&mut self, scenario: &Scenario) -> Result<Observed, Failure> {
         let observed = self.way.play(scenario, &self.cast).await;
-        // If it is gone, its last words say more than whatever the caller got.
+        // If the service has exited, its log says more than what the caller got.
         self.service.check()?;
         observed
     }
 
-    /// What stands here, for people.
+    /// A description of the setup.
     pub(super) fn description(&self) -> String {
         match &self.way {
             Way::Envoy(_, door) => format!(
@@ -99,7 +99,7 @@ impl Stage {
         }
     }
 
-    /// What to try while it stays up, for people.
+    /// Commands to try while it keeps running.
     pub(super) fn invitation(&self) -> String {
         let directory = self.directory.path().display();
         let admin = self.service.address("admin").unwrap_or_default();
@@ -143,7 +143,7 @@ impl Stage {
 /// The name of Envoy's listener.
 const DOOR: &str = "edge";
 
-/// Starts the service, and tells where it listens for Envoy.
+/// Starts the service, and returns its address for Envoy.
 async fn serve(config: &Path, client: &reqwest::Client) -> Result<(Service, SocketAddr), Failure> {
     let this =
         std::env::current_exe().map_err(|cause| Failure::new("finding the own program", cause))?;
@@ -160,7 +160,7 @@ fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge 
         name: DOOR,
         authorizer: Authorizer::Tcp(authorizer),
         forward_client_cert: "SANITIZE",
-        // So that the scenarios without one get as far as the service.
+        // So that scenarios without a certificate reach the service.
         certificate_required: false,
     };
     Edge {
@@ -208,7 +208,7 @@ fn making_certificates(cause: rcgen::Error) -> Failure {
     Failure::new("making certificates", cause)
 }
 
-/// A directory that goes with this value.
+/// A directory that is removed on drop.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -216,7 +216,7 @@ impl Directory {
     fn new(now: UnixTime) -> Result<Self, Failure> {
         let name = format!("keybound-demo-{}-{}", std::process::id(), now.as_millis());
         let path = std::env::temp_dir().join(name);
-        // Keys are kept here: it must be new, and nobody else's.
+        // It holds keys, so it must be new and private.
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -259,7 +259,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed is left to whoever cleans the temporary directory.
+        // If it cannot be removed, it is left in the temporary directory.
         drop(fs::remove_dir_all(&self.0));
     }
 }

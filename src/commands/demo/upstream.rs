@@ -12,7 +12,7 @@ pub fn echo() -> Site {
 fn seen(request: &hyper::Request<Incoming>) -> Value {
     let mut headers = Map::new();
     for name in request.headers().keys() {
-        // A list for each name, since "twice" is what a test may be about.
+        // A list per name, since a test may be about repeated headers.
         let values = request.headers().get_all(name).iter();
         let values = values.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
         headers.insert(name.to_string(), values.collect());

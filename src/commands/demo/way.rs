@@ -25,10 +25,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long an answer may take: whatever hangs, the demo does not.
+/// How long a response may take, so that the demo never hangs.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The host that requests name when there is no Envoy to know its own.
+/// The host of requests without an Envoy.
 const HOST: &str = "payments.demo.test";
 
 /// How a scenario's request reaches the authorizer.
@@ -36,21 +36,21 @@ const HOST: &str = "payments.demo.test";
 pub(super) enum Way {
     /// Through Envoy, by HTTP/2 over mutual TLS.
     Envoy(Envoy, Door),
-    /// Straight to the authorizer's gRPC listener.
+    /// Directly to the authorizer's gRPC listener.
     Direct(SocketAddr),
 }
 
-/// Where Envoy's clients come in.
+/// Envoy's listener.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     /// `https://host:port`.
     pub(super) origin: String,
-    /// The authority that the door's own certificate comes from, in PEM.
+    /// The authority of its server certificate, in PEM.
     pub(super) ca: String,
 }
 
 impl Way {
-    /// The URL to which the requests go.
+    /// The URL of the requests.
     pub(super) fn url(&self) -> String {
         match self {
             Self::Envoy(_, door) => format!("{}{PATH}", door.origin),
@@ -58,7 +58,7 @@ impl Way {
         }
     }
 
-    /// Plays `scenario`, and tells how it ended.
+    /// Runs `scenario` and returns its outcome.
     pub(super) async fn play(
         &mut self,
         scenario: &Scenario,
@@ -72,7 +72,7 @@ impl Way {
 }
 
 impl Door {
-    /// A client that comes in with the certificate of `identity`.
+    /// A client with the certificate of `identity`.
     pub(super) fn client(&self, identity: Option<&Identity>) -> Result<reqwest::Client, Failure> {
         let failure = |cause| Failure::new("setting up a client", cause);
         let ca = reqwest::Certificate::from_pem(self.ca.as_bytes()).map_err(failure)?;
@@ -94,7 +94,7 @@ async fn through_envoy(
     cast: &Cast,
 ) -> Result<Observed, Failure> {
     let client = door.client(cast.identity(scenario.caller))?;
-    // Titles repeat ("… and"), and the access log must tell one from another.
+    // Titles repeat ("… and"), but the access log needs unique names.
     let Scenario { caller, token, proof, trick, .. } = scenario;
     let id = format!("{caller:?}-{token:?}-{proof:?}-{trick:?}");
     let mut request = client.get(format!("{}{PATH}", door.origin)).header("x-scenario", &id);
@@ -115,7 +115,7 @@ async fn through_envoy(
     Ok(Observed { status, reason, subjects: subjects_in_echo(&body) })
 }
 
-/// What the upstream saw as `x-auth-subject`; nothing if it was not asked.
+/// The `x-auth-subject` headers that the upstream received; empty if it was not reached.
 fn subjects_in_echo(body: &[u8]) -> Vec<String> {
     let seen: Value = serde_json::from_slice(body).unwrap_or_default();
     let subjects = seen.pointer("/headers/x-auth-subject").and_then(Value::as_array);
@@ -147,7 +147,7 @@ async fn direct(
             let code = denied.status.map_or(403, |it| it.code);
             (u16::try_from(code).unwrap_or_default(), vec![])
         }
-        // As Envoy would take it.
+        // As Envoy would treat it.
         _ => (if allowed { 200 } else { 403 }, vec![]),
     };
     Ok(Observed { status, reason, subjects })
