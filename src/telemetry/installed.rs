@@ -67,18 +67,10 @@ impl Installed {
         let families = [
             self.keys()?,
             self.introspections()?,
-            counter(
-                "keybound_token_cache_hits_total",
-                "Token cache hits.",
-                cache.hits,
-            )?,
+            counter("keybound_token_cache_hits_total", "Token cache hits.", cache.hits)?,
             counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
             gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
-            counter(
-                "keybound_replay_recorded_total",
-                "Proofs recorded.",
-                replay.recorded,
-            )?,
+            counter("keybound_replay_recorded_total", "Proofs recorded.", replay.recorded)?,
             counter("keybound_replay_repeats_total", "Proofs used again.", replay.repeats)?,
             gauge("keybound_replay_entries", "Proofs held.", replay.entries)?,
             self.replay_unavailable()?,

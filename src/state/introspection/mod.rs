@@ -1,51 +1,46 @@
-//! What issuers say about tokens, how they are asked, and how neither a slow one nor a flood of
-//! tokens that are none shuts out good tokens (RFC 7662).
+//! Token introspection (RFC 7662), in which neither a slow issuer nor a flood of invalid tokens
+//! blocks good ones.
 //!
-//! The promises, for each issuer by itself:
+//! Each issuer is independent of the others, and for each:
 //!
-//! - However many checks ask about a token at once, they cause one call, and one who goes away does
-//!   not end it for the others.
-//! - No check waits longer than `timeout`, and no more than `concurrency` calls are under way.
-//! - A token is accepted for `cache_ttl` after the issuer called it active, and not a moment
-//! longer.
-//! - What is remembered is bounded, and a flood of tokens that are none displaces none that is one.
+//! - However many checks ask about a token at once, they share one call, which goes on if one of
+//!   them gives up.
+//! - No check waits longer than `timeout`, and at most `concurrency` calls are in flight.
+//! - A token is accepted for at most `cache_ttl` after the issuer called it active.
+//! - Caches are bounded, and a flood of invalid tokens evicts no valid one.
 //!
-//! # Who is asked about when not all can be
+//! # Priorities
 //!
-//! Anybody can make up tokens, and may know some at which the server fails. A good token that comes
-//! for the first time looks the same. So nothing that one token does counts against another, as far
-//! as the two can be told apart (`Rank`):
+//! Anybody can make up tokens, and may know some at which the server fails. A good token that is
+//! new looks the same. So failures of one token do not count against another, as far as the two can
+//! be told apart (`Rank`):
 //!
-//! 1. *Known*: it was active in the last hour, also when that answer is too old to count; or it is
-//! a
-//!    JWT, which comes here once its signature is good.
-//! 2. *Returning*: it was turned away before. A client tries again; whoever makes up a new token
-//!    for each request does not, and pays twice who does.
-//! 3. *New*: all others, and whatever the issuer failed at.
+//! 1. *Known*: it was active in the last hour, even if that result has expired; or it is a JWT,
+//!    which is introspected only after its signature was verified.
+//! 2. *Returning*: it was turned away before. A client retries; an attacker who makes up a new
+//!    token for each request does not, and retrying would cost twice as many requests.
+//! 3. *New*: all others, and tokens whose last call failed.
 //!
 //! What the issuer does, and what follows:
 //!
-//! - *It fails at a token* (5xx, nonsense, no answer in time). That is remembered for this token,
-//! for a
+//! - *It fails at a token* (5xx, nonsense, timeout). The failure is cached for this token: for a
 //!   quarter of a second at first and twice as long with each failure, up to `negative_ttl`. A good
-//!   token gets over a short outage; one at which the server always fails costs it next to nothing.
-//! - *It fails at all tokens* (`breaker`): five different ones at least, for two seconds, without
-//!   one answer in between. Then one call at a time tries whether it is back. A flood of tokens at
-//!   which the server fails leaves gaps in which good ones are answered, so that new ones get
-//! through
-//!   beside it as if it were not there. Known tokens have a circuit of their own, which only their
-//! own
-//!   failures open.
-//! - *It wants fewer calls* (`pace`): it is asked less often than it answered before, and a little
-//!   oftener each second. Known tokens are never held back, and what they take is taken from the
-//!   others. While it wants none at all (`Retry-After`), it is asked about known ones alone.
-//! - *It is slow, or many come* (`places`): a quarter of the `concurrency` is kept for known
-//! tokens.
-//!   Others wait for a place, and the last to come is served first, as it has the most time left.
+//!   token survives a short outage; one at which the server always fails causes few calls.
+//! - *It fails at all tokens* (`breaker`): at least five different ones, for two seconds, without
+//!   an answer in between. Then one trial call at a time tests whether it is back. A flood of
+//!   tokens at which the server fails leaves gaps in which good ones are answered, so new ones
+//!   still get through. Known tokens have a circuit of their own, which only their own failures
+//!   open.
+//! - *It limits our calls* (`pace`): the rate falls below the one that it answered before, and
+//!   grows a little each second. Known tokens are never delayed; the calls for them are taken from
+//!   the budget of the others. During a `Retry-After`, calls are made for known tokens only.
+//! - *It is slow, or many tokens come* (`places`): a quarter of the `concurrency` is reserved for
+//!   known tokens. Other calls queue, and the last to come is served first, as it has the most time
+//!   left.
 //!
-//! Where the issuer answers fewer calls than a flood asks for, new tokens get a fair share of what
-//! is left for them and no more, since nothing tells them from the flood until the issuer does. A
-//! good one that is turned away goes before all new ones when it comes again.
+//! If the issuer answers fewer calls than a flood asks for, new tokens get a fair share of the rest
+//! and no more, since nothing tells them from the flood before the issuer answers. A good token
+//! that is turned away goes before all new ones when it comes again.
 
 mod answers;
 mod breaker;

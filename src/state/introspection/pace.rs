@@ -1,14 +1,13 @@
-//! How often an issuer is asked that limits it (429): pure functions of what happened and of the
-//! time.
+//! A rate limit for an issuer that answers 429: pure functions of past results and the time.
 //!
-//! Without a limit from the issuer there is none here. With the first 429, the rate at which it
-//! answered is the measure, and a part of it is asked for. While it answers, the rate grows by a
-//! little each second, and more slowly where the limit was last found; with the next 429 it falls
-//! again. So calls stay below the issuer's limit but for a moment now and then, and tokens that were
-//! active before find it willing: they are never held back, and what they take is taken from the
-//! others.
+//! There is no limit until the issuer sets one. After the first 429, calls are limited to a part of
+//! the rate that it answered before. While it answers, the rate grows a little each second, and
+//! more slowly near the last known limit; with the next 429 it falls again. So calls exceed the
+//! issuer's limit only briefly, and there is room for tokens that were active before: they are
+//! never delayed, and their calls are taken from the budget of the others.
 //!
-//! New tokens draw lots for what is left, so that each gets its share, whenever in a second it comes.
+//! The rest is assigned to new tokens at random, so that each has the same chance, whenever in a
+//! second it comes.
 
 use super::rank::Rank;
 use crate::state::waits::after;

@@ -1,19 +1,18 @@
 //! Used proofs in Redis or Valkey, for all replicas.
 //!
-//! One command for each proof is test, count and record at once: a script of ours, or, for a user
-//! who may not run it, `SET NX PX`, which counts nothing (`record`). Redis drops the record by its
-//! own clock; the span is the proof's remaining life and a margin, since the clocks of replicas
-//! differ. While Redis is away, each proof is refused at once, nothing is queued, and a task of its
-//! own looks for Redis until it is back.
+//! One command per proof tests, counts and records at once: a script of ours or, for a user who may
+//! not run it, `SET NX PX`, which does not count (`record`). Redis drops the record by its own
+//! clock, after the remaining life of the proof and a margin, since the clocks of replicas differ.
+//! While Redis is down, proofs are denied at once, nothing is queued, and a task reconnects.
 //!
-//! What this store cannot see is Redis losing what it had confirmed: a proof could then be used
-//! once more. Redis replicates after it has answered, so a failover loses the last moments.
-//! `appendfsync always` and `min-replicas-to-write` make that rarer. Redis must not evict either:
-//! with `maxmemory-policy noeviction` a full Redis is an outage, as it should be. Nonces (RFC 9449
-//! §9) bound what a lost record is worth.
+//! This store cannot notice that Redis lost a confirmed record, whose proof could then be used once
+//! more. Redis replicates after it has answered, so a failover loses the last moments. `appendfsync
+//! always` and `min-replicas-to-write` make that rarer. Redis must not evict either: with
+//! `maxmemory-policy noeviction` a full Redis is an outage, as it should be. Nonces (RFC 9449 §9)
+//! limit what a lost record is worth.
 //!
-//! An ACL needs `~keybound:replay:* +set`; `+get +time +eval +evalsha` for the share of a client;
-//! `+info`, so that a Redis that evicts is noticed; and `+cluster|slots` in a cluster.
+//! An ACL needs `~keybound:replay:* +set`; `+get +time +eval +evalsha` for the limit per client;
+//! `+info` for detecting eviction; and `+cluster|slots` in a cluster.
 
 mod keeper;
 mod link;
@@ -235,16 +234,19 @@ impl Shared {
 impl Concerns {
     fn told(&self) -> Vec<String> {
         let share = self.no_share.as_ref().map(|code| {
-            format!("the limit per client is not enforced: the Redis user may not run the script \
-                     ({code})")
+            format!(
+                "the limit per client is not enforced: the Redis user may not run the script \
+                     ({code})"
+            )
         });
-        let evicts = self.found.evicts.as_ref().map(|policy| {
-            format!("Redis evicts used proofs: maxmemory-policy is {policy}")
-        });
-        let apart = self
+        let evicts = self
             .found
-            .apart
-            .map(|it| format!("the clocks of Redis and keybound differ by {} seconds", it.as_secs()));
+            .evicts
+            .as_ref()
+            .map(|policy| format!("Redis evicts used proofs: maxmemory-policy is {policy}"));
+        let apart = self.found.apart.map(|it| {
+            format!("the clocks of Redis and keybound differ by {} seconds", it.as_secs())
+        });
         [share, evicts, apart].into_iter().flatten().collect()
     }
 }
