@@ -1,4 +1,4 @@
-//! A check that has ended, as the log, traces and the last denials get it.
+//! A finished check, as the log, traces and the list of last denials receive it.
 
 use super::metrics::Front;
 use super::trace_context::TraceParent;

@@ -1,61 +1,61 @@
-//! The metrics of what is in force: written anew for each scrape, so that nothing stands there of what
-//! is gone.
+//! The metrics of the installation in force. They are rendered anew for each scrape, so that removed
+//! issuers leave nothing behind.
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use std::collections::BTreeMap;
 
-/// What is in force, in numbers.
+/// The figures of an installation.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
     /// Each issuer.
     pub issuers: Vec<IssuerFigures>,
-    /// The tokens that were verified before.
+    /// The token cache.
     pub token_cache: CacheFigures,
-    /// The proofs that have been used.
+    /// The replay store.
     pub replay: ReplayFigures,
-    /// How often a proof could not be recorded, by the cause.
+    /// Proofs that could not be recorded, by cause.
     pub replay_unavailable: BTreeMap<&'static str, u64>,
 }
 
-/// An issuer, in numbers.
+/// The figures of an issuer.
 #[derive(Clone, Debug, Default)]
 pub struct IssuerFigures {
     /// Its name.
     pub name: String,
-    /// How many keys may be used.
+    /// Usable keys.
     pub keys: usize,
-    /// How long ago it last stood by its keys.
+    /// The age of the last successful fetch of its keys.
     pub age_seconds: Option<u64>,
-    /// How many fetches of its keys ended so.
+    /// Fetches of its keys, by outcome.
     pub refreshes: BTreeMap<&'static str, u64>,
-    /// How many introspections ended so.
+    /// Introspections, by outcome.
     pub introspections: BTreeMap<&'static str, u64>,
-    /// Whose tokens are turned away unasked, by the cause: 0 nobody's, 1 those that were not active
-    /// before, 2 those that were, too.
+    /// Whose tokens are turned away without introspection, by cause: 0 nobody's, 1 those that were
+    /// not active before, 2 those that were, too.
     pub shedding: BTreeMap<&'static str, u8>,
 }
 
-/// What a cache has seen since the start, and what it holds now.
+/// The figures of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CacheFigures {
-    /// Look-ups that found something.
+    /// Lookups that found an entry.
     pub hits: u64,
-    /// Look-ups that found nothing.
+    /// Lookups that found none.
     pub misses: u64,
-    /// What it holds.
+    /// Its entries.
     pub entries: u64,
 }
 
-/// What a replay store has seen since the start, and what it holds now.
+/// The figures of a replay store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplayFigures {
-    /// Proofs that were used for the first time.
+    /// Proofs recorded.
     pub recorded: u64,
-    /// Proofs that were used again.
+    /// Proofs that had been used before.
     pub repeats: u64,
-    /// What it holds.
+    /// Its entries.
     pub entries: u64,
 }
 

@@ -84,7 +84,7 @@ pub enum SpanFate {
     Exported,
     /// The queue was full.
     Dropped,
-    /// The collector could not be reached or did not take it.
+    /// The export failed.
     Failed,
 }
 
@@ -188,7 +188,7 @@ impl Metrics {
         &self.connections
     }
 
-    /// The text exposition of everything that is counted here, and of what is in force.
+    /// All metrics in the text format, including those of the installation in force.
     pub fn exposition(&self, installed: &Installed) -> prometheus::Result<String> {
         let mut families = self.registry.gather();
         let more = installed.families()?;

@@ -1,4 +1,4 @@
-//! How a metric is made and put into the registry.
+//! Registration of metrics.
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -8,7 +8,7 @@ const DURATION_BUCKETS: [f64; 15] = [
     0.25, 0.5, 1.0,
 ];
 
-/// What registers metrics.
+/// Registers metrics.
 pub(super) struct Register<'a>(&'a Registry);
 
 impl<'a> Register<'a> {

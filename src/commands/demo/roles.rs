@@ -1,4 +1,4 @@
-//! Who calls in the demo, and with what.
+//! The roles of the demo: clients, tokens, proofs and manipulations.
 
 /// The audience of the demo's resource.
 pub const AUDIENCE: &str = "https://payments.demo.test";
