@@ -1,4 +1,4 @@
-//! Envoy's external authorization (ext_authz): the gRPC service
+//! Envoy's external authorization (`ext_authz`): the gRPC service
 //! `envoy.service.auth.v3.Authorization`.
 //!
 //! ```text
