@@ -166,21 +166,21 @@ impl Server {
     }
 
     /// The task that applies changes of the configuration at `path`, which was read from
-    /// `source_files`. `telemetry` holds the initial settings, and `told` the warnings already
+    /// `source_files`. `telemetry` holds the initial settings, and `logged` the warnings already
     /// logged.
     pub fn reloader(
         &self,
         path: &Path,
         source_files: Vec<SourceFile>,
         telemetry: Telemetry,
-        told: &[Problem],
+        logged: &[Problem],
         clock: Arc<dyn Clock>,
     ) -> Reloader {
         let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
         Reloader {
             path: path.to_owned(),
             watch: Watch::over(source_files, Instant::now()),
-            told: told.iter().map(reload::unplaced).collect(),
+            logged: logged.iter().map(reload::unplaced).collect(),
             secret: Arc::clone(&self.secret),
             missing: vec![],
             clock,

@@ -130,7 +130,7 @@ impl LiveIssuer {
         let mut losses = vec![];
         if left_behind {
             losses.push(format!(
-                "{}: its keys come from another place now, and those from before do not count",
+                "{}: its keys now come from another source, and the previous ones are dropped",
                 issuer.name
             ));
         }
@@ -138,8 +138,8 @@ impl LiveIssuer {
             known.zip(introspection.as_ref()).is_some_and(|(old, new)| !new.continues(old));
         if unheard {
             losses.push(format!(
-                "{}: it is asked elsewhere or as another client, and what it said before about \
-                 tokens does not count",
+                "{}: its introspection endpoint or client has changed, and cached results are \
+                 dropped",
                 issuer.name
             ));
         }

@@ -147,8 +147,7 @@ fn replay(
 
 fn proofs_left_behind(previous: &Installation, dpop: &DpopRules) -> Option<String> {
     (!previous.replay.is_where(&dpop.replay)).then(|| {
-        "dpop.replay: used proofs are recorded in another store from here on: each may be used \
-         once more"
+        "dpop.replay: used proofs are now recorded in another store: each can be replayed once"
             .to_owned()
     })
 }
@@ -161,8 +160,8 @@ fn nonces_lost(
     let now = clock.now();
     let nonce = previous.rules.nonces.issue(now);
     (nonces.check(&nonce, now) == Freshness::Stale).then(|| {
-        "dpop.nonce_secret_file: nonces that were made with the secret before do not count: clients \
-         are given new ones"
+        "dpop.nonce_secret_file: nonces made with the previous secret are no longer accepted: \
+         clients get new ones"
             .to_owned()
     })
 }

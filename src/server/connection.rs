@@ -88,7 +88,7 @@ impl Served {
         match timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => self.speak(stream).await,
             Ok(Err(error)) => {
-                self.failed(failures::of_handshake(&error), &failures::told(&error));
+                self.failed(failures::of_handshake(&error), &failures::describe(&error));
             }
             Err(late) => self.failed(Cause::TimedOut, &late),
         }

@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 pub struct Failures {
     listener: &'static str,
     counters: Vec<(Cause, IntCounter)>,
-    told: RateLimit,
+    rate: RateLimit,
 }
 
 impl Failures {
@@ -26,7 +26,7 @@ impl Failures {
         let listener = front.label();
         let counter = |cause| (cause, metrics.connections().failures(listener, cause));
         let counters = Cause::ALL.into_iter().map(counter).collect();
-        Self { listener, counters, told: RateLimit::of(1) }
+        Self { listener, counters, rate: RateLimit::of(1) }
     }
 
     /// Records one failure. `from` is the client's address; `None` over a Unix socket.
@@ -38,7 +38,7 @@ impl Failures {
         // Load balancers probe the port like this.
         if cause == Cause::Closed {
             tracing::debug!(listener, from, %error, "connection closed before its first request");
-        } else if let Allowance::Within { untold } = self.told.take(Instant::now()) {
+        } else if let Allowance::Within { untold } = self.rate.take(Instant::now()) {
             let cause = cause.label();
             tracing::warn!(listener, cause, from, %error, untold, "connection failed");
         }
@@ -66,7 +66,7 @@ fn of_tls(error: &TlsError) -> Cause {
 }
 
 /// The log text for a failed handshake.
-pub(super) fn told(error: &io::Error) -> String {
+pub(super) fn describe(error: &io::Error) -> String {
     match error.get_ref().and_then(|it| it.downcast_ref()) {
         Some(TlsError::InvalidCertificate(CertificateError::Other(why))) => why.to_string(),
         Some(_) | None => error.to_string(),

@@ -29,7 +29,7 @@ pub struct Reloader {
     pub(super) path: PathBuf,
     pub(super) watch: Watch,
     /// The warnings of the configuration in force, which are not logged again.
-    pub(super) told: Vec<String>,
+    pub(super) logged: Vec<String>,
     /// The files that were reported as missing.
     pub(super) missing: Vec<PathBuf>,
     pub(super) clock: Arc<dyn Clock>,
@@ -218,16 +218,16 @@ impl Reloader {
 
     /// Logs the warnings that the previous configuration did not have.
     fn tell(&mut self, warnings: &[Problem], remarks: &[String]) {
-        let told: Vec<_> = warnings.iter().map(unplaced).chain(remarks.iter().cloned()).collect();
-        for (warning, text) in warnings.iter().zip(&told) {
-            if !self.told.contains(text) {
+        let logged: Vec<_> = warnings.iter().map(unplaced).chain(remarks.iter().cloned()).collect();
+        for (warning, text) in warnings.iter().zip(&logged) {
+            if !self.logged.contains(text) {
                 tracing::warn!(%warning, "configuration");
             }
         }
-        for remark in remarks.iter().filter(|it| !self.told.contains(it)) {
+        for remark in remarks.iter().filter(|it| !self.logged.contains(it)) {
             tracing::warn!(remark, "configuration");
         }
-        self.told = told;
+        self.logged = logged;
     }
 
     /// Changes that take effect only after a restart.
@@ -259,8 +259,8 @@ async fn ready(installation: &Installation) -> Vec<String> {
     let (_, replay) = join(keys, replay).await;
     // In either case, slow or failed, the tokens of this issuer are denied for now.
     let missing = issuers.iter().filter(|it| it.keys.current().is_none());
-    let told = |issuer| format!("{issuer}: no keys yet");
-    let mut late: Vec<_> = missing.map(|it| told(it.name())).collect();
+    let late_line = |issuer| format!("{issuer}: no keys yet");
+    let mut late: Vec<_> = missing.map(|it| late_line(it.name())).collect();
     if replay.is_err() {
         late.push("dpop.replay: Redis is not reached yet, and DPoP proofs are refused".to_owned());
     }

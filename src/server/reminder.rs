@@ -39,7 +39,7 @@ mod tests {
     use tokio::time::timeout;
 
     /// The log of so many seconds under one more policy of this mode.
-    async fn told(mode: Mode, seconds: u64) -> String {
+    async fn log_after(mode: Mode, seconds: u64) -> String {
         let mut policies = policy_set();
         let trial = Policy { mode, ..Policy::new("trial", SenderConstraint::Certificate) };
         policies.policies = [&policies.policies[..], &[Arc::new(trial)]].concat().into();
@@ -59,11 +59,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_only_reports_is_named_every_ten_minutes() {
-        assert_eq!(told(Mode::Report, 599).await, "");
-        let log = told(Mode::Report, 1201).await;
+        assert_eq!(log_after(Mode::Report, 599).await, "");
+        let log = log_after(Mode::Report, 1201).await;
         assert_eq!(log.lines().count(), 2, "{log}");
         assert_eq!(log.matches(r#""level":"WARN""#).count(), 2, "{log}");
         assert_eq!(log.matches(r#""policy":"trial""#).count(), 2, "{log}");
-        assert_eq!(told(Mode::Enforce, 1201).await, "");
+        assert_eq!(log_after(Mode::Enforce, 1201).await, "");
     }
 }

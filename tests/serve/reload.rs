@@ -274,10 +274,10 @@ fn keys_outlive_a_change_of_how_they_are_kept_while_the_issuer_is_down() {
     service.rewrite(|it| it.replace("jwks_uri: 'http://", "jwks_uri: 'http://127.0.0.1:1/?"));
     service.wait_for(RELOADED);
     assert_eq!(reason(&service, world.request("payments")), "keys_unavailable");
-    let remark = "https://as.example.com: its keys come from another place now, and those from \
-                  before do not count";
+    let remark = "https://as.example.com: its keys now come from another source, and the previous \
+                  ones are dropped";
     // It fails at once there, and that is told as well as if it were slow.
-    let missing = "https://as.example.com: its keys are not there yet";
+    let missing = "https://as.example.com: no keys yet";
     assert_eq!(service.status()["config"]["last_reload"]["remarks"], json!([remark, missing]));
 }
 

@@ -225,7 +225,7 @@ impl fmt::Display for Odd {
             Self::TooLarge => f.write_str("it is too large"),
             Self::Malformed => f.write_str("it is not a whole snapshot"),
             Self::OtherIssuer => f.write_str("it is that of another issuer"),
-            Self::OtherSource => f.write_str("its keys come from another place"),
+            Self::OtherSource => f.write_str("its keys come from another source"),
             Self::Premature => f.write_str("it comes from the future"),
             Self::Stale => f.write_str("it is too old"),
         }
