@@ -24,32 +24,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything that decides about a request.
+/// Everything that a decision depends on.
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     /// The issuers. [`IssuerId`] is an index into them.
     pub issuers: Vec<Arc<Issuer>>,
-    /// The policies, in the order in which they are matched.
+    /// The policies, in matching order.
     pub policies: Policies,
-    /// Where the client certificate comes from.
+    /// The source of the client certificate.
     pub client_certificate: Source,
-    /// The longest access token, in bytes.
+    /// The maximum length of an access token, in bytes.
     pub token_bytes: usize,
-    /// What the upstream sees.
+    /// What the upstream receives.
     pub upstream: Upstream,
-    /// Which DPoP proofs are accepted.
+    /// Requirements on DPoP proofs.
     pub proofs: ProofRules,
 }
 
-/// With which tokens and proofs may be signed where nothing else is configured.
+/// The default algorithms for tokens and proofs.
 pub const USUAL_ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA];
 
-/// How long a token may be, in bytes, where nothing else is said.
+/// The default maximum length of a token, in bytes.
 pub const USUAL_TOKEN_BYTES: usize = 16_384;
 
 impl PolicySet {
-    /// These `policies`, which accept tokens of these `issuers`, and all else as is usual: the client
-    /// certificate is that of the proxy's peer, and the upstream is told nothing.
+    /// A set with these `policies` and these `issuers`, and defaults for everything else: the
+    /// client certificate is that of the proxy's peer, and no identity headers are set.
     pub fn new(
         issuers: impl IntoIterator<Item = Issuer>,
         policies: impl IntoIterator<Item = Policy>,
@@ -65,14 +65,14 @@ impl PolicySet {
     }
 }
 
-/// Which DPoP proofs are accepted.
+/// Requirements on DPoP proofs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofRules {
-    /// With which they may be signed. Never empty.
+    /// The allowed signature algorithms. Never empty.
     pub algorithms: Vec<Algorithm>,
-    /// How far `iat` may be from now, in both directions.
+    /// The maximum difference between `iat` and now, in either direction.
     pub window: Duration,
-    /// Whether they need a nonce of this server.
+    /// Whether a nonce of this server is required.
     pub nonce: NonceDemand,
 }
 
@@ -87,19 +87,19 @@ impl Default for ProofRules {
 }
 
 words! {
-    /// Whether DPoP proofs need a nonce.
+    /// Whether DPoP proofs need a nonce of this server (RFC 9449 §9).
     #[default(Off)]
     pub enum NonceDemand as "Nonce" {
-        /// They need none.
+        /// No nonce is needed, and none is given.
         Off = "off",
-        /// They are given one and may use it.
+        /// A nonce is given, and optional.
         Offered = "offered",
-        /// They need one.
+        /// A nonce is required.
         Required = "required",
     }
 }
 
-/// Which issuer, by its place in [`PolicySet::issuers`].
+/// An issuer, by its index in [`PolicySet::issuers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IssuerId(pub usize);
 
@@ -108,33 +108,33 @@ pub struct IssuerId(pub usize);
 pub struct Issuer {
     /// The exact `iss`.
     pub name: Arc<str>,
-    /// The token's `aud` must hold one of them. Never empty.
+    /// The accepted audiences: `aud` must contain one of them. Never empty.
     pub audiences: Vec<String>,
-    /// With which the tokens may be signed. Never empty.
+    /// The allowed signature algorithms of tokens. Never empty.
     pub algorithms: Vec<Algorithm>,
     /// The accepted `typ` values, in lower case and without `application/`. Never empty.
     pub token_types: Vec<String>,
-    /// How far this clock and the issuer's may be apart.
+    /// The tolerated difference between this clock and the issuer's.
     pub clock_leeway: Duration,
-    /// About which of its tokens it is asked.
+    /// The tokens that are introspected.
     pub introspection: Introspection,
 }
 
-/// About which of its tokens an issuer is asked whether they are active (RFC 7662).
+/// The tokens about which an issuer is asked whether they are active (RFC 7662).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Introspection {
-    /// About none: opaque tokens are refused.
+    /// None: opaque tokens are refused.
     #[default]
     Never,
-    /// About those that are no JWTs.
+    /// Opaque tokens only.
     OpaqueTokens,
-    /// About JWTs as well, so that a revoked one is refused.
+    /// JWTs as well, so that revoked ones are refused.
     AllTokens,
 }
 
 impl Issuer {
-    /// The issuer `name` of JWT access tokens (RFC 9068) for one `audience`, signed with the usual
-    /// algorithms, whose clock may be apart by 30 seconds. It is not introspected.
+    /// The issuer `name` of JWT access tokens (RFC 9068) for one `audience`, with the default
+    /// algorithms, a leeway of 30 seconds, and no introspection.
     pub fn new(name: &str, audience: &str) -> Self {
         Self {
             name: name.into(),
@@ -146,54 +146,54 @@ impl Issuer {
         }
     }
 
-    /// Whether a token of `other` that was verified would pass here as well: all that it was held
-    /// to is the same.
+    /// Whether a token that was verified for `other` would also be accepted for this issuer: every
+    /// rule that it was checked against is the same.
     pub fn judges_like(&self, other: &Self) -> bool {
         self == other
     }
 }
 
-/// What one class of requests must show.
+/// The requirements on one class of requests.
 #[derive(Debug)]
 pub struct Policy {
-    /// Its name in the configuration, logs, metrics and metadata.
+    /// The name in the configuration, logs, metrics and metadata.
     pub name: Arc<str>,
-    /// Which requests it is for.
+    /// The requests that it applies to.
     pub matches: Match,
     /// How the token must be bound.
     pub sender_constraint: SenderConstraint,
-    /// Whose tokens are accepted. Never empty. Those of them that introspect are asked about an
-    /// opaque token in this order, until one knows it.
+    /// The issuers whose tokens are accepted. Never empty. Those with introspection are asked about
+    /// an opaque token in this order, until one knows it.
     pub issuers: Vec<IssuerId>,
-    /// The scopes that the token must have, all of them.
+    /// The required scopes.
     pub scopes: Vec<String>,
-    /// The claims that the token must have, all of them.
+    /// The required claims.
     pub claims: Vec<ClaimRule>,
-    /// The public origin of the target of a DPoP proof; none: what the request says of itself.
+    /// The public origin that DPoP proofs must name; none: that of the request itself.
     pub origin: Option<Origin>,
-    /// Whether what it refuses is refused.
+    /// Whether denials are enforced.
     pub mode: Mode,
-    /// Whether the annotations of a route may name it.
+    /// Whether an annotation of a route may select it.
     pub routes_may_name_it: bool,
-    /// The `realm` of challenges.
+    /// The `realm` in challenges.
     pub realm: String,
-    /// The `resource_metadata` of challenges (RFC 9728 §5.1).
+    /// The `resource_metadata` in challenges (RFC 9728 §5.1).
     pub resource_metadata: Option<String>,
 }
 
 words! {
-    /// Whether a policy is enforced.
+    /// Whether denials are enforced.
     #[default(Enforce)]
     pub enum Mode as "Mode" {
-        /// It is.
+        /// Denials are enforced.
         Enforce = "enforce",
-        /// It lets through what would be denied, and tells.
+        /// Requests that would be denied are allowed, logged and counted.
         Report = "report",
     }
 }
 
 impl Policy {
-    /// A policy for every request, without demands but for the binding, and without issuers.
+    /// A policy for every request, which requires only the binding, and accepts no issuers yet.
     pub fn new(name: &str, sender_constraint: SenderConstraint) -> Self {
         Self {
             name: name.into(),
@@ -211,33 +211,33 @@ impl Policy {
     }
 }
 
-/// The demand that a claim has one of some values.
+/// The requirement that a claim has one of several values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimRule {
     /// The dotted path to the claim.
     pub path: String,
-    /// The claim must equal, or hold, one of them. Never empty.
+    /// The claim must equal one of them, or be an array that contains one. Never empty.
     pub values: Vec<serde_json::Value>,
 }
 
 words! {
-    /// How the token must be bound to the client's key. What the token itself says about that must
-    /// hold besides, except under `none`.
+    /// How the token must be bound to the client's key. A binding in the token itself must be
+    /// proved as well, except under `none`.
     pub enum SenderConstraint as "SenderConstraint" {
         /// To a client certificate (RFC 8705).
         Certificate = "certificate",
         /// To a DPoP key (RFC 9449).
         Dpop = "dpop",
-        /// To one of the two.
+        /// To either of the two.
         Either = "either",
-        /// It may be unbound.
+        /// An unbound token is accepted.
         IfBound = "if_bound",
-        /// Nothing is proved.
+        /// No binding is checked.
         None = "none",
     }
 }
 
-/// Which requests a policy is for. All that is given must hold.
+/// The requests that a policy applies to. All given conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// Host patterns; empty: every host.
@@ -248,12 +248,12 @@ pub struct Match {
     pub methods: Vec<String>,
 }
 
-/// A host, or all hosts below one.
+/// A host, or all its subdomains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
     /// This host, in lower case without a trailing dot.
     Exact(String),
-    /// `*.` and this: one or more labels in front of it.
+    /// `*.` and this host: one or more labels in front of it.
     Below(String),
 }
 
@@ -266,45 +266,44 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// What the upstream sees of an allowed request.
+/// What the upstream receives for an allowed request.
 #[derive(Clone, Debug, Default)]
 pub struct Upstream {
-    /// What becomes of the `Authorization` header.
+    /// The treatment of the `Authorization` header.
     pub authorization: UpstreamAuthorization,
-    /// The headers that tell who the caller is.
+    /// Headers with claims about the caller.
     pub headers: Vec<IdentityHeader>,
-    /// More request headers to strip, in lower case.
+    /// Further request headers to remove, in lower case.
     pub remove: Vec<Arc<str>>,
-    /// All request headers whose names begin so are stripped as well, but for identity headers. In
-    /// lower case.
+    /// Prefixes, in lower case, of further request headers to remove. Identity headers are exempt.
     pub remove_beginning: Vec<Arc<str>>,
-    /// More request headers that the proxy writes and we rely on, in lower case.
+    /// Further request headers that the proxy sets and keybound relies on, in lower case.
     pub relied_on: Vec<Arc<str>>,
 }
 
-/// A header that tells the upstream a claim of the token.
+/// A header that carries a claim of the token to the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeader {
-    /// Its name, in lower case.
+    /// The name, in lower case.
     pub name: Arc<str>,
-    /// The dotted path of the claim.
+    /// The dotted path to the claim.
     pub claim: String,
-    /// How the claim is written.
+    /// The encoding of the claim.
     pub format: ClaimFormat,
 }
 
 impl IdentityHeader {
-    /// The header `name` with the claim at the dotted path `claim`, plainly written.
+    /// The header `name` with the claim at the dotted path `claim`, in plain text.
     pub fn new(name: &str, claim: &str) -> Self {
         Self { name: name.into(), claim: claim.to_owned(), format: ClaimFormat::Plain }
     }
 }
 
 words! {
-    /// How a claim is written into a header.
+    /// How a claim is encoded in a header.
     #[default(Plain)]
     pub enum ClaimFormat as "ClaimFormat" {
-        /// Strings as they are, lists of strings with a space between them, all else as JSON.
+        /// Strings unchanged, lists of strings joined by spaces, everything else as JSON.
         Plain = "plain",
         /// As JSON on one line, in ASCII.
         Json = "json",
@@ -312,21 +311,21 @@ words! {
 }
 
 words! {
-    /// What becomes of the `Authorization` header.
+    /// The treatment of the `Authorization` header.
     #[default(Keep)]
     pub enum UpstreamAuthorization as "Authorization" {
-        /// It goes on as it came.
+        /// It is forwarded unchanged.
         Keep = "keep",
         /// It is removed.
         Remove = "remove",
-        /// A `DPoP` token goes on as `Bearer`.
+        /// A `DPoP` token is forwarded as `Bearer`.
         Bearer = "bearer",
     }
 }
 
 impl PolicySet {
-    /// Whether what is refused under `policy` is refused. What is refused before a policy is known
-    /// is let through if and only if every policy reports: then nothing is refused.
+    /// Whether denials under `policy` are enforced. Before a policy is selected, they are enforced
+    /// unless every policy is in report mode.
     pub fn mode(&self, policy: Option<&Policy>) -> Mode {
         let reports = |it: &Policy| it.mode == Mode::Report;
         let only_reports =
@@ -334,13 +333,13 @@ impl PolicySet {
         if policy.map_or_else(only_reports, reports) { Mode::Report } else { Mode::Enforce }
     }
 
-    /// Whether there is a policy that the annotations of a route may name. Otherwise they count
-    /// for nothing.
+    /// Whether any policy may be selected by an annotation of a route. Otherwise annotations are
+    /// ignored.
     pub fn heeds_routes(&self) -> bool {
         self.policies.iter().any(|it| it.routes_may_name_it)
     }
 
-    /// The dotted paths of all claims that somebody will ask for, each once.
+    /// The dotted paths of all claims that are used, each once.
     pub fn claims_asked_for(&self) -> Vec<String> {
         let headers = self.upstream.headers.iter().map(|it| it.claim.as_str());
         let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
@@ -354,5 +353,5 @@ impl PolicySet {
     }
 }
 
-/// The claims that every check, log line and answer may ask for.
+/// The claims that checks, logs and answers always use.
 pub const ALWAYS_ASKED_FOR: &[&str] = &["sub", "client_id", "scope"];
