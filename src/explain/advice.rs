@@ -82,8 +82,8 @@ pub(super) const fn on(denial: Denial) -> &'static str {
              `Bearer`"
         }
         D::CertificateMissing => {
-            "did the client use mutual TLS, does Envoy ask for a certificate, and does it tell \
-             (include_peer_certificate)?"
+            "did the client use mutual TLS, does Envoy ask for a certificate, and does it send \
+             it to keybound (include_peer_certificate)?"
         }
         D::CertificateMismatch => {
             "the token is bound to another certificate: was it renewed after the token was \
@@ -136,8 +136,8 @@ pub(super) const fn on(denial: Denial) -> &'static str {
         }
         D::KeysUnavailable => {
             "can this machine reach the issuer's key set? The step that failed says what was \
-             tried. With the detail key_not_known_yet, it may have been asked just now: come again \
-             after the cooldown"
+             tried. With the detail key_not_known_yet, it was asked recently: retry after the \
+             cooldown"
         }
         D::IntrospectionUnavailable => {
             "can this machine reach the issuer's introspection endpoint, with its credentials?"

@@ -41,7 +41,7 @@ pub(super) fn form(header: Option<&Header>) -> Finding {
             let alg = algorithm::named(*algorithm);
             Finding::new("token", "form", format!("a JWT with alg {alg}, kid {kid}, typ {typ}"))
         }
-        None => Finding::new("token", "form", "three parts, but no signed JWT")
+        None => Finding::new("token", "form", "three parts, but not a signed JWT")
             .wanting("a header with alg and without crit, and claims, both JSON in base64url"),
     }
 }
@@ -70,15 +70,15 @@ pub(super) fn binding(
     let Confirmation { x5t_s256, jkt, unknown_only } = confirmation;
     let certificate = x5t_s256.map(|_| "a certificate (cnf.x5t#S256)");
     let key = jkt.map(|_| "a DPoP key (cnf.jkt)");
-    let unknown = unknown_only.then_some("something that is not known here");
+    let unknown = unknown_only.then_some("an unsupported method");
     let bound: Vec<_> = [certificate, key, unknown].into_iter().flatten().collect();
-    let found = if bound.is_empty() { "to nothing".to_owned() } else { bound.join(" and ") };
+    let found = if bound.is_empty() { "to no key".to_owned() } else { bound.join(" and ") };
     let wanted = match constraint {
         SenderConstraint::Certificate => "a certificate",
         SenderConstraint::Dpop => "a DPoP key",
         SenderConstraint::Either => "a certificate or a DPoP key",
-        SenderConstraint::IfBound => "anything, or nothing",
-        SenderConstraint::None => "anything, for the policy has nothing proved",
+        SenderConstraint::IfBound => "any binding, or none",
+        SenderConstraint::None => "any binding, or none, as the policy requires no proof",
     };
     Finding::new("binding", "cnf", format!("{found}, sent as {}", scheme.name()))
         .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
@@ -105,7 +105,7 @@ pub(super) fn certificate(shown: ClientCertificate, bound_to: Thumbprint) -> Fin
     let found = match shown {
         ClientCertificate::Absent => "none".to_owned(),
         ClientCertificate::Presented(shown) => both(shown),
-        ClientCertificate::Malformed => "one that cannot be read".to_owned(),
+        ClientCertificate::Malformed => "a malformed one".to_owned(),
         ClientCertificate::Conflict => "sources that contradict each other".to_owned(),
     };
     Finding::new("certificate", "thumbprint", found).wanting(both(bound_to))

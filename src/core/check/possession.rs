@@ -48,7 +48,7 @@ fn verify_proof<S>(
     let proof = explanation.record_error(proof, absent)?;
     let target = target(policy, request).ok_or(Denial::ProofTargetMismatch);
     let target = explanation.record_error(target, || {
-        Finding::new("proof", "9 htu", "nothing that could name the target of this request")
+        Finding::new("proof", "9 htu", "the target of this request is not a valid URI")
     })?;
     let expected = Expected {
         method: request.target.method,

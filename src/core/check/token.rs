@@ -23,7 +23,7 @@ pub(super) async fn verified<S: Sources>(
     facts.explanation.demand(short, Denial::TokenTooLarge, || describe::length(token, most))?;
     if let Some((token, kid)) = remembered(given) {
         facts.kid = kid;
-        facts.explanation.note(|| Finding::new("token", "memory", "verified before"));
+        facts.explanation.note(|| Finding::new("token", "memory", "cached: verified before"));
         Ok(token)
     } else if token.looks_like_jwt() {
         Box::pin(signed(given, facts)).await
@@ -109,7 +109,7 @@ async fn introspected<S: Sources>(
     let mut refusal = Refusal::from(Denial::TokenMalformed);
     let somebody_asks = policy.issuers.iter().any(|it| introspecting(given, *it).is_some());
     facts.explanation.demand(somebody_asks, refusal.denial, || {
-        Finding::new("token", "form", "opaque, with no three parts as a JWT has")
+        Finding::new("token", "form", "opaque: not of three parts, as a JWT is")
             .wanting("a JWT, or an issuer with `introspection`")
     })?;
     for id in policy.issuers.iter().copied() {
@@ -133,7 +133,7 @@ async fn introspected<S: Sources>(
         }
     }
     facts.detail = refusal.detail;
-    let nobody = || Finding::new("introspection", "token", "no issuer vouches for it");
+    let nobody = || Finding::new("introspection", "token", "no issuer confirms it");
     facts.explanation.record_error(Err(refusal.denial), nobody)
 }
 

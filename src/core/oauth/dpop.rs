@@ -175,7 +175,7 @@ fn nonce_finding(is_there: bool, demand: NonceDemand) -> Finding {
         NonceDemand::Offered => "absent, or one of this server's that is not old",
         NonceDemand::Required => "one of this server's that is not old",
     };
-    Finding::new(PART, "10 nonce", if is_there { "there" } else { "absent" }).wanting(wanted)
+    Finding::new(PART, "10 nonce", if is_there { "present" } else { "absent" }).wanting(wanted)
 }
 
 /// The verified claims of a proof that is signed with the key to which the token is bound.
@@ -208,7 +208,7 @@ fn signed_by_the_bound_key(
             .wanting(algorithm::one_of(&rules.algorithms))
     })?;
     let shown = explanation.record_error(shown_key(header), || {
-        Finding::new(PART, "7 jwk", "none that can be read").wanting("a public key")
+        Finding::new(PART, "7 jwk", "absent or malformed").wanting("a public key")
     })?;
     // 12, brought forward. Verifying a signature is expensive and inventing one is free, so only
     // the bound key is tried.

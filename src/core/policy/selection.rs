@@ -143,10 +143,11 @@ impl PolicySet {
         let Stricter { detail, read_as, policy } = stricter;
         let policy = policy.and_then(|it| self.policies.get(it));
         let asks = policy.map_or_else(
-            || "no policy matches, which denies it".to_owned(),
-            |it| format!("{} matches, which asks for more", it.name),
+            || "no policy matches, so that it is denied".to_owned(),
+            |it| format!("{} matches, which is stricter", it.name),
         );
-        let wanted = "a spelling that all servers read alike, or one demand for all readings";
+        let wanted =
+            "a spelling that all servers read alike, or equally strict policies for all readings";
         Finding::new("policy", "reading", format!("{}, read as {read_as}: {asks}", detail.label()))
             .wanting(wanted)
     }

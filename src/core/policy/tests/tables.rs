@@ -397,12 +397,12 @@ fn what_was_read_in_another_way_is_told() {
         assert_eq!(refusal, detail.into());
         let last = explanation.steps().last().unwrap();
         assert_eq!((last.mark, last.finding.what), (Mark::Failed, "reading"));
-        let told = format!("{detail}, read as {reading}: strict matches, which asks for more");
+        let told = format!("{detail}, read as {reading}: strict matches, which is stricter");
         assert_eq!(last.finding.found, told);
     }
     let narrow = set(&["docs * /docs"]);
     let mut explanation = Explanation::kept();
     assert!(narrow.select(&request("GET", "x", "/docs/../x"), &mut explanation).is_err());
     let found = &explanation.steps().last().unwrap().finding.found;
-    assert_eq!(found, "path_ambiguous, read as /x: no policy matches, which denies it");
+    assert_eq!(found, "path_ambiguous, read as /x: no policy matches, so that it is denied");
 }
