@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(admitted(&call).in_time(pin!(work(100))).await, Ok(()));
         assert_eq!(admitted(&call).in_time(pin!(work(49))).await, Ok(()));
         assert_eq!(admitted(&call).in_time(pin!(work(2))).await, Err(Denial::CheckTimedOut));
-        // What needs no waiting is never too late.
+        // Work that is ready at once is never too late.
         assert_eq!(admitted(&call).in_time(pin!(ready(7))).await, Ok(7));
     }
 
@@ -419,7 +419,7 @@ mod tests {
         assert!(text.contains("reason=\"check_timed_out\"} 1\n"), "{text}");
     }
 
-    /// A gate at which policies of these modes decide.
+    /// A gate with policies in these modes.
     fn gate_of(modes: &[Mode]) -> Gate {
         let policy = |(number, mode): (usize, &Mode)| {
             let name = format!("policy-{number}");

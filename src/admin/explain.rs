@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    /// What a page of ours sends.
+    /// A question as the page sends it.
     fn question(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         Request::post("/explain")
             .header("host", "127.0.0.1:9003")
@@ -250,7 +250,7 @@ mod tests {
         json!({"request": PASTED})
     }
 
-    /// Sets headers, or takes them away, and asks.
+    /// The status of a question with these headers set or removed.
     async fn with_headers(edits: &[(&'static str, Option<&str>)]) -> u16 {
         let mut question = question(pasted().to_string());
         let headers = question.headers_mut();

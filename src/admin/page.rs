@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_from_elsewhere_and_nothing_is_made_of_text() {
-        // The name of SVG looks like an address and is none.
+        // The SVG namespace looks like a URL, but is not fetched.
         let page = PAGE.replace("http://www.w3.org/2000/svg", "");
         for word in [
             "http:",

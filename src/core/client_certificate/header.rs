@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_expired_certificate_is_a_certificate() {
-        // RFC 8705 §6.2, §6.3: what binds is the hash; validity is for the proxy to judge.
+        // RFC 8705 §6.2, §6.3: the hash is what binds; validity is for the proxy to check.
         let der = RFC8705.pem.lines().filter(|it| !it.starts_with('-')).collect::<String>();
         assert_eq!(one(&der, DerBase64), Ok(Some(RFC8705.x5t_s256.to_owned())));
     }

@@ -274,7 +274,7 @@ mod tests {
         AccessToken::from_claims(claims, &issuer(), &selection(), Demands::RFC_9068, explanation)
     }
 
-    /// What becomes of a good token after one edit.
+    /// The outcome for a good token after one edit.
     #[track_caller]
     fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
         let mut claims = claims();
@@ -346,7 +346,7 @@ mod tests {
         check(|it| it["exp"] = json!(NOW - LEEWAY), Err(Denial::TokenExpired));
         check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32) + 0.002), Ok(()));
         check(|it| it["exp"] = json!(f64::from(1_799_999_970_u32)), Err(Denial::TokenExpired));
-        // What is finer than the clock counts against the token.
+        // A fraction below the clock's resolution counts against the token.
         let finer = json!(f64::from(1_799_999_970_u32) + 0.000_5);
         check(|it| it["exp"] = finer, Err(Denial::TokenExpired));
         for never in [json!(0), json!(-1), json!(-1e300)] {
@@ -389,7 +389,7 @@ mod tests {
         assert!(!with(json!(""), &["read"]));
     }
 
-    /// What becomes of a bare answer after one edit.
+    /// The outcome for an introspection response after one edit.
     #[track_caller]
     fn check_answer(
         audience: Audience,

@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(kept.get("secret"), None);
     }
 
-    /// As they are kept, by the path "it" behind others.
+    /// The claim as kept, at the path "it" behind others.
     fn kept(claim: Option<&Value>) -> Claims {
         let mut claims = object(&json!({"sub": "s", "n": [1]}));
         claims.extend(claim.map(|it| ("it".to_owned(), it.clone())));

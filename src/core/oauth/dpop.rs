@@ -345,7 +345,7 @@ mod tests {
         verified(proof, thumbprint(&MINE), now, |_| Ok(())).map(drop)
     }
 
-    /// What becomes of a good proof after one edit, made before it is signed.
+    /// The outcome for a good proof after one edit, made before it is signed.
     #[track_caller]
     fn check(edit: impl FnOnce(&mut Value), expected: Result<(), Denial>) {
         let mut parts = good();
@@ -453,7 +453,7 @@ mod tests {
         for odd in ["none", "HS256", "RS256", "ES384", "es256", ""] {
             check(|it| it["header"]["alg"] = json!(odd), Err(Denial::ProofAlgorithmForbidden));
         }
-        // Allowed, but not with this key.
+        // Allowed, but not for this key.
         check(|it| it["header"]["alg"] = json!("EdDSA"), Err(Denial::ProofMalformed));
     }
 
@@ -623,7 +623,7 @@ mod tests {
         let mut parts = good();
         parts["header"]["jwk"] = jwk(&OTHER);
         assert_eq!(outcome(&signed(&parts, &OTHER)), Err(Denial::ProofKeyMismatch));
-        // Even with a signature by the right one.
+        // Even with a signature by the bound key.
         assert_eq!(outcome(&signed(&parts, &MINE)), Err(Denial::ProofKeyMismatch));
     }
 

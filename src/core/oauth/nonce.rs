@@ -157,7 +157,7 @@ const MAX_SECRET: usize = 1024;
 mod tests {
     use super::*;
 
-    /// The begin of a slot.
+    /// The start of a slot.
     const NOW: i64 = 1_700_000_040;
     const OLD: &[u8] = b"0123456789abcdef0123456789abcdef";
     const NEW: &[u8] = b"fedcba9876543210fedcba9876543210";
@@ -215,7 +215,7 @@ mod tests {
     fn a_secret_is_rotated_in_two_steps_without_a_refusal() {
         let steps = [keys(&[OLD]), keys(&[OLD, NEW]), keys(&[NEW, OLD]), keys(&[NEW])];
         for [before, after] in steps.windows(2).map(|it| [&it[0], &it[1]]) {
-            // While the step is under way, some replicas have taken it and some have not.
+            // During a rotation, some replicas have the new file and some do not.
             assert_ne!(before.check(&after.issue(at(0)), at(0)), Freshness::Stale);
             assert_ne!(after.check(&before.issue(at(0)), at(0)), Freshness::Stale);
         }

@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// What is left of a policy that has everything, after one edit.
+    /// A policy with every requirement, after one edit.
     fn edited(edit: impl FnOnce(&mut Policy)) -> Policy {
         let claim = ClaimRule { path: "acr".to_owned(), values: vec![json!("a"), json!("b")] };
         let mut policy = Policy {
@@ -106,7 +106,7 @@ mod tests {
     fn each_demand_counts_by_itself() {
         let full = edited(|_| ());
         let other = || Some(Origin::parse("https://other.example.com").unwrap());
-        // Whether `full` asks for as much as the edited one, and the other way about.
+        // Whether `full` is as strict as the edited one, and the reverse.
         for (what, edited, as_much, is_as_much) in [
             ("nothing", edited(|_| ()), true, true),
             ("a name", edited(|it| it.name = "q".into()), true, true),

@@ -200,7 +200,8 @@ mod tests {
         assert_eq!(found, expected.map(str::to_owned), "{authority} {path}");
     }
 
-    /// Each way of choosing beside each other one. `pick` and `other` are for routes to choose.
+    /// Each way to select a policy together with each other one. Routes may select `pick` and
+    /// `other`.
     #[test]
     fn the_proxy_comes_before_the_route_and_the_route_before_the_first_match() {
         let mut policies = policies(&[

@@ -1,4 +1,4 @@
-//! No spelling picks a weaker policy, and none is refused that could not.
+//! Tests that no spelling selects a weaker policy, and that none is refused needlessly.
 
 mod readers;
 mod spelling;

@@ -270,7 +270,7 @@ mod tests {
         verdict(Err(reason), Mode::Enforce)
     }
 
-    /// A capture, and what takes the place of its thread.
+    /// A capture, and a function that does the work of its thread.
     fn capture(
         folder: &Path,
         reasons: &[Denial],
@@ -296,7 +296,7 @@ mod tests {
         names
     }
 
-    /// What is in the folder once all has been written.
+    /// The files in the folder after everything has been written.
     fn kept(folder: &Path, reasons: &[Denial], most: usize, verdicts: &[Verdict]) -> Vec<PathBuf> {
         let (capture, keep_all) = capture(folder, reasons, most);
         for verdict in verdicts {
@@ -325,7 +325,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let found = kept(folder.path(), reasons, most, &verdicts);
             assert_eq!(found.len(), expected, "{reasons:?} {most}");
-            // What a process before this one kept counts as well.
+            // Files of an earlier process count as well.
             let again = kept(folder.path(), &[], expected, &[denied(Internal)]);
             assert_eq!(again.len(), expected);
         }
@@ -395,7 +395,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (capture, keep_all) = capture(folder.path(), &[], 10);
         for length in [LONGEST, LONGEST + 1] {
-            // A field that nobody knows, with a key of one byte and a length of three.
+            // An unknown field, with a key of one byte and a length of three.
             let mut message = message().to_vec();
             message.push(0x7a);
             let rest = u64::try_from(length - message.len() - 3).unwrap();
@@ -473,7 +473,7 @@ mod tests {
         assert!(
             !captures.has_room(NOW.saturating_add(LOOK.saturating_sub(Duration::from_millis(1))))
         );
-        // As long as it cannot be read either, what was kept there counts.
+        // If the folder cannot be read either, its files count as still there.
         assert!(captures.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
         let reason = TokenExpired;
@@ -481,7 +481,7 @@ mod tests {
         assert!(!captures.broken && captures.kept == 1 && files(&gone).len() == 1);
     }
 
-    /// In a container, the process that comes after one that was killed has its number.
+    /// In a container, the process that follows one that was killed has the same PID.
     #[test]
     fn what_a_killed_process_left_behind_is_in_nobodys_way() {
         let folder = tempfile::tempdir().unwrap();

@@ -350,7 +350,7 @@ mod tests {
         Value { kind: Some(Kind::StructValue(Struct { fields })) }
     }
 
-    /// A resource of a route that says this of its policy, and more.
+    /// Route metadata with this policy annotation, and more.
     fn resource(name: Value) -> Value {
         let annotations = structure([(KEY, name), ("other", text("secret"))]);
         structure([(ANNOTATIONS, annotations), ("name", text("secret"))])

@@ -234,7 +234,7 @@ mod tests {
         check(Full::new(Bytes::from_static(b"\0\xff\xff\xff\xff")), "request_malformed").await;
     }
 
-    /// It is moved about several times for each check, which was a tenth of its cost at 4.4 KiB.
+    /// The future is moved several times for each check, which was a tenth of its cost at 4.4 KiB.
     #[test]
     fn a_check_under_way_is_small() {
         let endpoint = endpoint();

@@ -288,7 +288,7 @@ mod tests {
         Peer::new(Arc::default())
     }
 
-    /// A body that begins so and never ends.
+    /// A body that starts with `bytes` and never ends.
     fn begun(bytes: &[u8]) -> impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static {
         let first = Ok(Frame::data(Bytes::copy_from_slice(bytes)));
         StreamBody::new(stream::iter([first]).chain(stream::pending()))
@@ -380,7 +380,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reflection_is_asked_no_more_than_so_much() {
         let (services, peer) = (services(), peer());
-        // `list_services`, again and again.
+        // `list_services`, repeated.
         let question = b"\0\0\0\0\x02\x3a\0";
         let fit = REFLECTION_BYTES / question.len();
         for (count, lasts) in [(fit, true), (fit + 1, false)] {

@@ -267,7 +267,7 @@ mod tests {
         check(Request::builder().uri("/a").body(empty()).unwrap(), 400, "request_malformed").await;
     }
 
-    /// A clock that cannot be read.
+    /// A clock that fails.
     #[derive(Debug)]
     struct Broken;
 
@@ -288,7 +288,8 @@ mod tests {
         assert!(text.contains("reason=\"internal\"} 1\n"), "{text}");
     }
 
-    /// The status of the answer to a question with this body, and whether the connection goes on.
+    /// The status of the response to a question with this body, and whether the connection stays
+    /// open.
     async fn answered<B: Body<Data = Bytes>>(question: Request<B>) -> (u16, bool) {
         let begun = Instant::now();
         let answer = endpoint(None).answer(question).await;
@@ -311,7 +312,7 @@ mod tests {
             let body = StreamBody::new(frames(sizes));
             assert_eq!(answered(question(body)).await, (401, true), "{sizes:?}");
         }
-        // It comes once the library has had its turn.
+        // It arrives once the HTTP library has been polled.
         let mut first = true;
         let later = stream::poll_fn(move |context| {
             context.waker().wake_by_ref();
@@ -393,8 +394,8 @@ mod tests {
         }
     }
 
-    /// An endpoint that such a proxy asks, where an upstream gets `x-auth-subject` and nothing is
-    /// refused.
+    /// An endpoint for a proxy of this flavour, with the identity header `x-auth-subject` and every
+    /// policy in report mode.
     fn reporting(flavour: Flavour) -> Endpoint {
         let mut policies = policy_set();
         let policy = Policy::new("report", SenderConstraint::Certificate);
@@ -408,7 +409,7 @@ mod tests {
         Endpoint::new(Arc::new(gate), Asker { flavour, secret: None })
     }
 
-    /// A question about `GET /a` with one header more, as each of the proxies asks it.
+    /// A question about `GET /a` with one additional header, for each flavour.
     fn about(header: &str) -> Request<Empty<Bytes>> {
         let name = HeaderName::try_from(header).unwrap();
         let question = Request::builder()
@@ -438,7 +439,7 @@ mod tests {
                 let endpoint = reporting(flavour.clone());
                 let status = endpoint.answer(about(header)).await.status().as_u16();
                 assert_refused(&endpoint, status, "request_malformed");
-                // Also when there is no room to look at anything else.
+                // Also for a call over the limit.
                 let places = [(); 2].map(|()| endpoint.gate.enter(Front::ForwardAuth));
                 assert_eq!(endpoint.answer(about(header)).await.status(), status, "{header}");
                 drop(places);
@@ -453,7 +454,7 @@ mod tests {
     #[tokio::test]
     async fn envoy_is_told_to_remove_what_is_seen_and_what_could_be() {
         let endpoint = reporting(Flavour::Envoy { path_prefix: String::new() });
-        // One tells a request, the other does not.
+        // One describes a request, the other does not.
         let question = |target: &str, header: &str| {
             let name = HeaderName::try_from(header).unwrap();
             Request::builder()

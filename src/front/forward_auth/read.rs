@@ -203,8 +203,8 @@ mod tests {
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
 
-    /// What each proxy asks about `POST https://api.test/a?x=1`, after a client sent headers of all
-    /// the others.
+    /// The question of each flavour about `POST https://api.test/a?x=1`, after a client sent the
+    /// headers of all the others.
     fn question(flavour: &Flavour) -> http::request::Builder {
         let question = http::Request::builder();
         match flavour {
@@ -363,7 +363,7 @@ mod tests {
             for odd in ["*", "a", "https://api.test/a", "?x", " /a"] {
                 refuses(&flavour, &set(name, odd));
             }
-            // Where policies choose by path it is refused; where none does, it is not ours to judge.
+            // Refused if policies match by path; else it makes no difference to the decision.
             let raw = with(&flavour, &set(name, "//a/../b#c"), |it| it.target.path.to_owned());
             assert_eq!(raw.as_deref(), Some("//a/../b#c"));
         }

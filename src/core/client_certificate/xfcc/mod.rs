@@ -144,7 +144,7 @@ mod tests {
         Thumbprint::of(of.as_bytes()).to_hex()
     }
 
-    /// What a proxy says of its peer `name`, whose only SAN is `uri`.
+    /// The element that a proxy adds about its peer `name`, whose only SAN is `uri`.
     fn element(name: &str, uri: &str) -> String {
         format!("By={US};Hash={};Subject=\"CN={name}\";URI={uri}", hash(name))
     }
@@ -157,7 +157,7 @@ mod tests {
         behind.iter().map(|&it| it.to_owned()).collect()
     }
 
-    /// Reads the header with nothing but `source.principal` beside it.
+    /// Reads the header with only `source.principal` beside it.
     fn told(xfcc: &str, behind: &[&str], principal: &str) -> Result<Thumbprint, Unusable> {
         let evidence = Evidence {
             xfcc: Field::One(xfcc.as_bytes()),
@@ -231,10 +231,10 @@ mod tests {
         conflicts(&format!("{client},{inner},{edge}"), &[EDGE, INNER], EDGE);
         conflicts(&format!("{client},{inner},{inner}"), &[EDGE, INNER], INNER);
         conflicts(&format!("{client},{}", element("edge", "spiffe://lab/edge2")), &[EDGE], EDGE);
-        // Only the first URI SAN is an identity: it is the one that Envoy calls the peer by.
+        // Only the first URI SAN is an identity: Envoy names the peer by it.
         let second = format!("{};URI={EDGE}", element("edge", "spiffe://lab/other"));
         conflicts(&format!("{client},{second}"), &[EDGE], "spiffe://lab/other");
-        // Nor is it one that a DNS SAN spells.
+        // A URI that a DNS SAN spells is not an identity either.
         let dns = format!("By={US};Hash={};URI=;DNS={EDGE}", hash("edge"));
         conflicts(&format!("{client},{dns}"), &[EDGE], EDGE);
         conflicts(&format!("{client},By={US};Hash={};URI=", hash("edge")), &[""], "");
@@ -372,13 +372,13 @@ mod tests {
         malformed(&attacker(&format!("x;Hash={victim}")));
         malformed(&attacker(&format!("x\";Hash={victim}")));
         conflicts(&attacker(&format!("x,Hash={victim}")), &[], "");
-        // It passes as a proxy, but only with its own certificate in front.
+        // It is accepted as a proxy, but only with its own certificate in front.
         is(&attacker(&format!("x,Hash={victim};URI={EDGE}")), &[EDGE], EDGE, "attacker");
     }
 
     #[test]
     fn a_dns_name_cannot_speak_for_the_proxies_where_uris_are_not_forwarded() {
-        // What a workload wrote, and what a proxy that tells DNS SANs alone added to it.
+        // The header of a workload, with the element of a proxy that forwards only DNS SANs.
         let chain = |dns: &str| {
             let (victim, me) = (hash("victim"), hash("me"));
             format!("Hash={victim},By={US};Hash={me};Subject=\"CN=me\";DNS={dns}")

@@ -1,6 +1,7 @@
-//! Small models of servers and proxies, each written as it works, and not as what is tested works.
+//! Small models of servers and proxies, each written after the real one and independently of the
+//! code under test.
 
-/// What a server looks its handler up by: the segments of a path, and whether in any case.
+/// The key by which a server finds its handler: the segments of a path, and whether case matters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Served {
     pub(super) segments: Vec<Vec<u8>>,
@@ -29,7 +30,7 @@ pub(super) const SERVERS: &[Reader] = &[
     ("old decoder", |it| served(resolved(split(&slashes_merged(&backslashes_turned(&old(it))))))),
 ];
 
-/// Servers that do but one of these things. Behind one another they do several.
+/// Servers with one normalisation each. In a chain, several apply.
 pub(super) const PARTS: &[Reader] = &[
     ("parameters cut, once decoded", |it| served(cut(&exact_segments(it)))),
     ("backslashes turned", |it| served(split(&backslashes_turned(it)))),
@@ -65,7 +66,7 @@ fn folded(segments: Vec<Vec<u8>>) -> Option<Served> {
     Some(Served { segments, any_case: true })
 }
 
-/// What a server would hand on if it were a proxy.
+/// The path that a server would forward if it were a proxy.
 pub(super) fn handed_on(served: &Served) -> Vec<u8> {
     let mut path = vec![];
     for segment in &served.segments {
@@ -105,7 +106,7 @@ fn old(path: &[u8]) -> Vec<u8> {
     percent_decoded(path, true)
 }
 
-/// Decodes each `%xx`; `old`: also `%uxxxx`, and characters of ASCII in UTF-8 that is too long.
+/// Decodes each `%xx`; with `old`, also `%uxxxx` and overlong UTF-8 of ASCII characters.
 fn percent_decoded(path: &[u8], old: bool) -> Vec<u8> {
     let mut octets = vec![];
     let mut rest = path;
@@ -230,7 +231,7 @@ fn iis(path: &[u8]) -> Vec<Vec<u8>> {
     windows(&iis_resolved(path))
 }
 
-/// Names of files of Windows end with neither a dot nor a blank.
+/// File names on Windows do not end with a dot or a space.
 fn windows(segments: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let trim = |it: &Vec<u8>| {
         let kept =

@@ -1,5 +1,6 @@
-//! Many paths, under many policies, before many servers: none of them serves under a policy that asks
-//! for more than the one by which the request was judged, and where a request is refused, one would.
+//! Random paths, under random policies, for many server models: no server handles a request under a
+//! stricter policy than the one that was selected, and a request is refused only if some server
+//! would.
 
 use super::readers::{PARTS, PROXIES, SERVERS, Served, handed_on};
 use crate::denial::Denial;
@@ -9,7 +10,7 @@ use crate::request::{Request, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Numbers that look drawn, and are the same each time (`SplitMix64`).
+/// A reproducible pseudo-random generator (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {
@@ -90,7 +91,7 @@ fn path(dice: &mut Dice) -> String {
     path
 }
 
-/// Two to four policies, of which some ask for what others do not.
+/// Two to four policies, some stricter than others in some respect.
 fn some_policies(dice: &mut Dice) -> Vec<Arc<Policy>> {
     const PREFIXES: &[&str] = &["/a", "/b", "/a/b", "/b/a", "/a/a", "/x", "/x/b"];
     const DEMANDS: &[&str] = &["1", "1,2", "2", "1,2,3", "report", "3"];
@@ -103,7 +104,7 @@ fn some_policies(dice: &mut Dice) -> Vec<Arc<Policy>> {
     policies(&rows.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The policy that is for what a server serves.
+/// The policy for the path that a server handles.
 fn is_for<'a>(policies: &'a [Arc<Policy>], served: &Served) -> Option<&'a Arc<Policy>> {
     let fold = |it: &[u8]| if served.any_case { it.to_ascii_lowercase() } else { it.to_vec() };
     let segments: Vec<_> = served.segments.iter().map(|it| fold(it)).collect();
@@ -113,7 +114,7 @@ fn is_for<'a>(policies: &'a [Arc<Policy>], served: &Served) -> Option<&'a Arc<Po
     })
 }
 
-/// Whether what is served falls under a policy that asks for more than this one.
+/// Whether the handled path falls under a stricter policy than this one.
 fn asks_more(policies: &[Arc<Policy>], served: &Served, judged: &Policy) -> bool {
     match is_for(policies, served) {
         Some(other) => !judged.asks_at_least(other),
@@ -127,7 +128,7 @@ fn judge<'a>(set: &'a PolicySet, path: &'a str) -> Result<&'a Arc<Policy>, Denia
     set.policy(&Request { target, ..Request::default() })
 }
 
-/// What the servers serve, each with one of its names, alone or behind a proxy.
+/// The paths that the servers handle, each with its server's name, alone or behind a proxy.
 fn served(path: &str) -> BTreeMap<Served, String> {
     let mut found = BTreeMap::new();
     for (proxy, hand_on) in PROXIES {
@@ -141,7 +142,7 @@ fn served(path: &str) -> BTreeMap<Served, String> {
     found
 }
 
-/// What servers and parts of servers serve behind one another, the shortest rows of them first.
+/// The paths that chains of servers handle, the shortest chains first.
 struct Rows {
     handed_on: BTreeSet<(Vec<u8>, bool)>,
     served: Vec<BTreeSet<Served>>,
@@ -209,7 +210,7 @@ fn no_server_serves_under_a_policy_that_asks_for_more_and_no_refusal_is_without_
             }
         }
     }
-    // Neither side is tried in vain.
+    // Both outcomes occur.
     assert!(2_000 < refused && 10_000 < passed, "{refused} refused, {passed} passed");
 }
 

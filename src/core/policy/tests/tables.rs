@@ -1,4 +1,4 @@
-//! Which spellings are refused, one by one.
+//! The spellings that are refused, one by one.
 
 use crate::denial::{Denial, Detail};
 use crate::explanation::{Explanation, Mark};
@@ -27,7 +27,7 @@ fn paths(rows: &[&str], paths: &[&str], expected: Result<&str, Denial>) {
     }
 }
 
-/// What some server takes for a path below `/payments`, and others do not.
+/// Paths that some servers take for one below `/payments`, and others do not.
 const SPELLINGS: &[&str] = &[
     "/Payments/7",
     "/PAYMENTS",
@@ -94,7 +94,7 @@ const SPELLINGS: &[&str] = &[
 #[test]
 fn what_could_be_read_as_a_path_that_asks_for_more_is_refused() {
     paths(&["strict * /payments * pay", "rest"], SPELLINGS, REFUSED);
-    // What is denied anyway is denied for what it is.
+    // A request that is denied anyway keeps its own reason.
     paths(&["strict * /payments * pay"], SPELLINGS, Err(Denial::PolicyUnknown));
 }
 
@@ -105,7 +105,7 @@ fn it_passes_where_every_reading_asks_for_no_more() {
     paths(&["strict * /payments * report", "rest"], SPELLINGS, Ok("rest"));
     paths(&["all"], SPELLINGS, Ok("all"));
     paths(&["all x"], SPELLINGS, Ok("all"));
-    // Where all of them report, nothing is refused.
+    // If all policies are in report mode, nothing is refused.
     paths(&["strict * /payments * report,pay", "rest * * * report"], SPELLINGS, Ok("rest"));
 }
 
@@ -179,7 +179,7 @@ fn what_a_policy_names_as_it_is_spelled_is_the_operators_word() {
     paths(&rows, &["/payments./7"], Ok("dot"));
     paths(&rows, &["/payments/7"], Ok("strict"));
     paths(&rows, &["/PAYMENTS", "/Payments./7", "/payments%20"], REFUSED);
-    // Of that segment alone, and of that place alone.
+    // Only for that segment, and only at that position.
     paths(&rows, &["/Payments/../payments", "/Payments/..;/payments", "/x/../Payments"], REFUSED);
     let below = ["strict * /a/b * pay", "upper * /A", "rest"];
     paths(&below, &["/A/b", "/A/B"], Ok("upper"));
@@ -206,12 +206,12 @@ fn what_is_too_odd_to_be_read_in_every_way_is_refused_where_a_policy_asks_for_mo
     let rows: Vec<_> = (0..1000).map(|it| format!("p{it} * /s{it} POST pay")).collect();
     let rows: Vec<_> = rows.iter().map(String::as_str).chain(["rest"]).collect();
     let many = set(&rows);
-    // Many policies, and one thing that is odd.
+    // Many policies, and one ambiguity.
     check(&many, &request("GET", "x", "/a%20b;v=1/c"), Ok("rest"));
     // Many policies, and many methods.
     let methods: Vec<_> = (0..1000).map(|it| format!("_method=M{it}")).collect();
     check(&many, &request("GET", "x", &format!("/;a?{}", methods.join("&"))), REFUSED);
-    // As long, and odd in few ways.
+    // As long, with few ambiguities.
     let long = format!("/x;{}//y", "/a;b".repeat(1000));
     paths(&["strict * /payments * pay", "rest"], &[&long], Ok("rest"));
 }
@@ -268,7 +268,7 @@ fn the_case_of_a_method_may_not_pick_a_policy_that_asks_for_less() {
         (&["other * * POST", "rest"], "post", Ok("rest")),
         (&["rest", "late * * POST pay"], "post", Ok("rest")),
         (&["all * * POST", "rest * * PUT"], "post", Err(Denial::PolicyUnknown)),
-        // Servers answer HEAD by what they have for GET.
+        // Servers answer HEAD with the handler for GET.
         (&["strict * * GET pay", "rest"], "HEAD", REFUSED),
         (&["strict * * GET pay", "rest"], "head", REFUSED),
         (&["strict * * GET pay", "rest"], "HEADS", Ok("rest")),
@@ -337,7 +337,7 @@ fn a_method_that_a_header_or_the_query_names_may_be_the_one() {
         ("/?.method=DELETE", REFUSED),
         ("/?_method%00x=DELETE", REFUSED),
         ("/?_METHOD=DELETE", REFUSED),
-        // A proxy that decodes hands on a query.
+        // A proxy that decodes forwards a query.
         ("/items%3f_method=DELETE", REFUSED),
         ("/items%253F_method=DELETE", REFUSED),
         ("/items%3fa=b%26_method=put", Ok("write")),
