@@ -2,7 +2,6 @@
 
 use keybound_core::UnixTime;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A source of the current time. Read once per check.
@@ -43,34 +42,12 @@ fn since_the_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A clock that only moves when told to, for `explain --at` and for tests.
-#[derive(Debug, Default)]
-pub struct ManualClock(Mutex<UnixTime>);
+/// A clock that stands still, for `explain --at` and for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedClock(pub UnixTime);
 
-impl ManualClock {
-    /// A clock that shows `now`.
-    pub fn at(now: UnixTime) -> Self {
-        Self(Mutex::new(now))
-    }
-
-    /// Sets it to `now`.
-    pub fn set(&self, now: UnixTime) {
-        *self.lock() = now;
-    }
-
-    /// Moves it forward by `span`.
-    pub fn advance(&self, span: Duration) {
-        let mut now = self.lock();
-        *now = now.saturating_add(span);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, UnixTime> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Clock for ManualClock {
+impl Clock for FixedClock {
     fn now(&self) -> UnixTime {
-        *self.lock()
+        self.0
     }
 }

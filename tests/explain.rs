@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use keybound::clock::{Clock, ManualClock};
+use keybound::clock::{Clock, FixedClock};
 use keybound::config;
 use keybound::front::ext_authz::wire;
 use keybound::installation::{Checker, Installation};
@@ -340,7 +340,7 @@ fn nothing_secret_is_told() {
     let site = Site::new();
     for (config, name, request) in cases(&site) {
         let message = request.encode_to_vec();
-        let sent = wire::read(&message, None).unwrap_or_default();
+        let sent = wire::read(&message, None, None).unwrap_or_default();
         let secrets = [sent.authorization, sent.proof].map(|it| match it {
             Field::One(value) => String::from_utf8(value.to_vec()).unwrap(),
             Field::Absent | Field::Many => String::new(),
@@ -358,7 +358,7 @@ fn nothing_secret_is_told() {
 #[tokio::test]
 async fn it_decides_as_serve_does_for_every_capture() {
     let site = Site::new();
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
+    let clock: Arc<dyn Clock> = Arc::new(FixedClock(UnixTime::from_secs(NOW)));
     let token = site.token(|_| {});
     let mut compared = 0;
     for config in ["peer", "xfcc"] {
@@ -372,9 +372,11 @@ async fn it_decides_as_serve_does_for_every_capture() {
             let with_token = bearer(name, "/payments", &token).encode_to_vec();
             for message in [sent, with_token] {
                 let Ok(request) = wire::read_for(&message, &served.rules) else { continue };
-                let verdict = checker.check(&served, &request).await;
+                let verdict =
+                    keybound_core::check(&served.rules, &served, &request, clock.now()).await;
                 let expected = Answer::of(&verdict, served.policies(), Some(&request));
-                let verdict = checker.explain(&explained, &request).await;
+                let verdict =
+                    checker.explain_with(&explained.rules, &explained, &request, None).await;
                 let failed =
                     verdict.facts.explanation.steps().iter().any(|it| it.mark == Mark::Failed);
                 assert_eq!(failed, verdict.outcome.is_err(), "{name}");

@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use keybound::config::{self, Problem};
+#[path = "support/configured.rs"]
+mod configured;
+
+use keybound::config::Problem;
 use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -139,7 +142,7 @@ fn every_configuration_that_it_shows_is_valid_and_no_policy_is_warned_of() {
     assert!(configurations.len() >= 2, "{}", configurations.len());
     for text in configurations {
         let files = tempfile::tempdir().unwrap();
-        let read = config::from_str(text, files.path());
+        let read = configured::configured(text, files.path());
         let of_policies = |it: &Problem| it.path.starts_with("policies");
         let problems = match read {
             Ok(config) => config.warnings.into_iter().filter(of_policies).collect(),

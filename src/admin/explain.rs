@@ -5,7 +5,7 @@
 
 use super::origin::{BY_ADDRESS, is_by_address, only};
 use super::{Admin, document, text};
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, FixedClock};
 use crate::explain::{Terms, Ways, explain, pasted, request, text as told, time};
 use crate::installation::DryRun;
 use bytes::{Bytes, BytesMut};
@@ -162,7 +162,7 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
     let sources = &DryRun::new(&active.installation, at.is_none(), online);
     let accepted = if sources.looks_up() { LOOKED_UP } else { NOT_LOOKED_UP };
     let clock: Arc<dyn Clock> = match at {
-        Some(time) => Arc::new(ManualClock::at(time)),
+        Some(time) => Arc::new(FixedClock(time)),
         None => Arc::clone(admin.gate.clock()),
     };
     let deadline = Some(active.installation.limits.check_deadline.min(DEADLINE));
@@ -208,7 +208,7 @@ mod tests {
     fn admin() -> Admin {
         let policies = policy_set();
         let installation = installation(policies);
-        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(1_800_000_000)));
+        let clock = Arc::new(FixedClock(UnixTime::from_secs(1_800_000_000)));
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Arc::new(Gate::new(Checker::new(clock), installation, String::new(), metrics));
         Admin {

@@ -143,6 +143,6 @@ impl Replay {
 
 fn token_cache(active: &Active) -> CacheFigures {
     let cache = &active.installation.cache;
-    let entries = u64::try_from(cache.len()).unwrap_or(u64::MAX);
+    let entries = u64::try_from(cache.entries()).unwrap_or(u64::MAX);
     CacheFigures { hits: cache.hits(), misses: cache.misses(), entries }
 }

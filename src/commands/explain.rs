@@ -1,7 +1,7 @@
 //! The command `explain`: where it reads its request, and where it prints its explanation.
 
 use super::{check_config, complain};
-use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::clock::{Clock, FixedClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explained, Terms, Ways, explain, json, request, text, time};
@@ -138,7 +138,7 @@ fn explained(
     runtime.block_on(async {
         let remarks = remarks_on(&config);
         let clock: Arc<dyn Clock> = match arguments.at {
-            Some(time) => Arc::new(ManualClock::at(time)),
+            Some(time) => Arc::new(FixedClock(time)),
             None => Arc::new(SystemClock),
         };
         let online = arguments.online;

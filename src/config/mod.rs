@@ -147,6 +147,12 @@ pub fn attempt(path: &Path) -> Attempt {
     Attempt { outcome, source_files }
 }
 
+/// The configuration that `text` spells, with the files that it names relative to `folder`.
+#[cfg(test)]
+fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
+    from_text(text, &Files::below(folder))
+}
+
 fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
     match str::from_utf8(bytes) {
         Ok(text) => from_text(text, files),
@@ -157,13 +163,6 @@ fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
             Err(vec![Problem { line: Some(line), ..problem }])
         }
     }
-}
-
-/// Reads a configuration from `text`. Files that it names are relative to `folder`.
-///
-/// The errors are all of its problems, in the order of the text.
-pub fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
-    from_text(text, &Files::below(folder))
 }
 
 fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {

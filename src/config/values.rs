@@ -326,7 +326,10 @@ mod tests {
     #[test]
     fn the_schema_of_a_word_tells_each_name_and_what_it_means() {
         let schema = Word::<NonceDemand>::json_schema(&mut SchemaGenerator::default()).to_value();
-        assert_eq!(schema["description"], "Whether DPoP proofs need a nonce of this server (RFC 9449 §9).");
+        assert_eq!(
+            schema["description"],
+            "Whether DPoP proofs need a nonce of this server (RFC 9449 §9)."
+        );
         let names = schema["oneOf"].as_array().unwrap().iter().map(|it| &it["const"]);
         assert!(names.eq(["off", "offered", "required"]));
         let offered = "A nonce is given, and optional.";

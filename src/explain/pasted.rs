@@ -78,7 +78,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &Request<'_>) {
         let message = message(text, &Source::Peer).unwrap();
-        assert_eq!(wire::read(&message, None).unwrap(), *expected, "{text}");
+        assert_eq!(wire::read(&message, None, None).unwrap(), *expected, "{text}");
     }
 
     fn expected() -> Request<'static> {
@@ -126,7 +126,7 @@ mod tests {
             check(&text, &Request { evidence, ..expected() });
         }
         let xfcc = message(&format!("{head}{PEM}"), &Source::Xfcc { behind: vec![] }).unwrap();
-        assert!(matches!(wire::read(&xfcc, None).unwrap().evidence.xfcc, Field::One(_)));
+        assert!(matches!(wire::read(&xfcc, None, None).unwrap().evidence.xfcc, Field::One(_)));
     }
 
     const JSON: &str = r#" {"attributes": {"request": {"http": {"method": "POST", "scheme": "https",

@@ -262,7 +262,7 @@ mod tests {
                 "context_extensions": {"policy": "p"}}}"#,
         ] {
             let message = encoded(text.as_bytes().to_vec()).unwrap();
-            let request = wire::read(&message, None).unwrap();
+            let request = wire::read(&message, None, None).unwrap();
             assert_eq!(request.authorization, Field::One(b"Bearer x"));
             assert_eq!(request.evidence.peer_certificate.bytes(), b"c");
             assert_eq!((request.target.method, request.policy), ("GET", Some("p")));

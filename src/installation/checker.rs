@@ -3,7 +3,7 @@
 use super::Installation;
 use crate::clock::Clock;
 use keybound_core::{
-    Denial, Explanation, Facts, Finding, Request, Rules, Sources, Verdict, check, check_into,
+    Denial, Explanation, Facts, Finding, Request, Rules, Sources, Verdict, check_into,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,7 @@ impl Checker {
         &self.clock
     }
 
-    /// Checks one request.
-    pub async fn check(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
-        check(&installation.rules, installation, request, self.clock.now()).await
-    }
-
-    /// The same check. Its facts are written to `facts`, and remain there if the check is dropped
+    /// Checks one request. Its facts are written to `facts`, and remain there if the check is dropped
     /// early.
     pub async fn check_into(
         &self,
@@ -42,13 +37,8 @@ impl Checker {
         check_into(facts, &installation.rules, installation, request, self.clock.now()).await
     }
 
-    /// The same check, with each step kept in [`Facts::explanation`].
-    pub async fn explain(&self, installation: &Installation, request: &Request<'_>) -> Verdict {
-        self.explain_with(&installation.rules, installation, request, None).await
-    }
-
-    /// The same with other sources, and with an optional deadline, like that of the gate. After a
-    /// timeout the steps so far are returned.
+    /// Checks one request and keeps each step in [`Facts::explanation`]. With a `deadline`, the check
+    /// is ended then as by the gate, with the steps so far.
     pub async fn explain_with<S: Sources>(
         &self,
         rules: &Rules,

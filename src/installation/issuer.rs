@@ -68,17 +68,6 @@ pub(super) fn prepare(
     prepared.collect::<Result<_, _>>().map(Prepared)
 }
 
-/// Starts the issuers of `rules`, in their order. State of the same issuers in `previous` is taken
-/// over where it still applies.
-pub fn start_issuers(
-    rules: &InstallationRules,
-    previous: &[Arc<LiveIssuer>],
-    clock: &Arc<dyn Clock>,
-    runtime: &Handle,
-) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
-    prepare(rules, previous, clock, runtime).map(Prepared::apply)
-}
-
 impl Prepared {
     /// State that is lost: sentences for the operator.
     pub(super) fn losses(&self) -> Vec<String> {

@@ -15,7 +15,7 @@ mod sources;
 
 pub use checker::Checker;
 pub use dry_run::DryRun;
-pub use issuer::{BadIssuer, LiveIssuer, start_issuers};
+pub use issuer::{BadIssuer, LiveIssuer};
 pub use rules::{DpopRules, InstallationRules, IssuerRules, Limits};
 
 use crate::clock::Clock;
@@ -193,7 +193,7 @@ impl std::error::Error for StartError {}
 mod tests {
     use super::samples::policy_set;
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::FixedClock;
     use crate::state::replay::memory::MemoryLimits;
     use keybound_core::UnixTime;
 
@@ -205,7 +205,7 @@ mod tests {
         previous: Option<&Installation>,
     ) -> Installation {
         let replay = ReplayRules::Memory(MemoryLimits { capacity, per_key: 10 });
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
         let rules = InstallationRules {
             policies: policy_set(),
             issuers: vec![],

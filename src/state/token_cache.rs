@@ -91,19 +91,9 @@ impl TokenCache {
         self.entries.insert(digest, entry);
     }
 
-    /// Removes a token.
-    pub fn remove(&self, digest: &Digest) {
-        drop(self.entries.remove(digest));
-    }
-
     /// The number of cached tokens.
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether the cache is empty.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// The number of lookups that found a token.
@@ -119,7 +109,7 @@ impl TokenCache {
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCache").field("entries", &self.len()).finish_non_exhaustive()
+        f.debug_struct("TokenCache").field("entries", &self.entries()).finish_non_exhaustive()
     }
 }
 

@@ -106,7 +106,7 @@ fn drawn<const BYTES: usize>() -> Option<[u8; BYTES]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::FixedClock;
     use crate::telemetry::samples::policy_set;
     use keybound_core::{Facts, UnixTime};
 
@@ -115,7 +115,7 @@ mod tests {
 
     fn spans(roots: f64) -> (Spans, Receiver<Span>, Metrics) {
         let metrics = Metrics::new().unwrap();
-        let clock = Arc::new(ManualClock::at(UnixTime::from_secs(100)));
+        let clock = Arc::new(FixedClock(UnixTime::from_secs(100)));
         let (spans, taken) = Spans::new(Share::of(roots).unwrap(), clock, &metrics);
         (spans, taken, metrics)
     }

@@ -1,6 +1,6 @@
 //! This service as a configuration sets it up, without its listeners.
 
-use keybound::clock::{Clock, ManualClock};
+use keybound::clock::{Clock, FixedClock};
 use keybound::config;
 use keybound::installation::{Checker, Installation};
 use keybound_core::{Request, UnixTime, Verdict};
@@ -37,7 +37,7 @@ impl Site {
         let rules = config::load(&path).unwrap().rules;
         let runtime =
             Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(UnixTime::from_secs(NOW)));
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(UnixTime::from_secs(NOW)));
         let made = Installation::start(rules, None, &clock, runtime.handle()).unwrap();
         let installation = made.installation;
         for issuer in &installation.issuers {
@@ -48,6 +48,7 @@ impl Site {
 
     /// Checks one request.
     pub fn check(&self, request: &Request<'_>) -> Verdict {
-        self.runtime.block_on(self.checker.check(&self.installation, request))
+        let (rules, now) = (&self.installation.rules, self.checker.clock().now());
+        self.runtime.block_on(keybound_core::check(rules, &self.installation, request, now))
     }
 }

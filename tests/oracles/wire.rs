@@ -7,9 +7,16 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Timestamp, Value};
 use keybound::front::ext_authz::route::annotation;
-use keybound::front::ext_authz::wire::read;
+use keybound::front::ext_authz::wire;
 use keybound_core::{Annotation, Denial, Field};
 use prost::Message;
+
+fn read<'a>(
+    message: &'a [u8],
+    certificate_header: Option<&str>,
+) -> Result<keybound_core::Request<'a>, keybound_core::Refusal> {
+    wire::read(message, certificate_header, None)
+}
 
 /// Holds what is read of `message` against a full decoder: whatever both read, they read alike.
 pub fn reads_as_the_full_decoder(message: &[u8], certificate_header: Option<&str>) -> &'static str {

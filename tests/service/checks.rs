@@ -3,18 +3,19 @@
 //!
 //! Each case is one edit of a request that is allowed.
 
+use crate::support::clock::ManualClock;
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::proofs::prove;
-use crate::support::subrequest::Twin;
+use crate::support::subrequest::{Twin, checked};
 use crate::support::tokens::{self, Signer};
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::clock::{Clock, ManualClock};
+use keybound::clock::Clock;
 use keybound::front::ext_authz::{encode, wire};
 use keybound::installation::{
     Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits, LiveIssuer,
 };
-use keybound::state::jwks::IssuerKeys;
+use keybound::state::jwks::{self, IssuerKeys};
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::{ReplayRules, ReplayStore};
@@ -150,9 +151,9 @@ impl World {
 
     async fn answer(&self, request: &auth::CheckRequest) -> auth::CheckResponse {
         let message = request.encode_to_vec();
-        let read = wire::read(&message, None);
+        let read = wire::read(&message, None, None);
         let verdict = match &read {
-            Ok(request) => self.checker.check(&self.installation, request).await,
+            Ok(request) => checked(&self.checker, &self.installation, request).await,
             Err(refusal) => Verdict::refused(*refusal, &self.installation.rules.policies),
         };
         let answer = Answer::of(&verdict, &self.installation.rules.policies, read.as_ref().ok());
@@ -230,8 +231,9 @@ fn kept_at(source: KeySource) -> KeyRules {
 /// The first issuer's keys, as they are there.
 async fn start(provider: &IdentityProvider, clock: &Arc<ManualClock>) -> Arc<IssuerKeys> {
     let rules = kept_at(KeySource::Uri(provider.jwks_uri()));
-    let (clock, runtime) = (Arc::<ManualClock>::clone(clock), tokio::runtime::Handle::current());
-    let keys = Arc::new(IssuerKeys::start(&ISSUER.into(), &rules, clock, &runtime).unwrap());
+    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
+    let runtime = tokio::runtime::Handle::current();
+    let keys = jwks::prepare(&ISSUER.into(), &rules, None, &clock, &runtime).unwrap().keys;
     keys.ready().await;
     keys
 }
@@ -413,7 +415,7 @@ async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
 async fn removed(world: &World, request: &auth::CheckRequest) -> Result<Vec<String>, Refusal> {
     let message = request.encode_to_vec();
     let read = wire::read_for(&message, &world.installation.rules)?;
-    let verdict = world.checker.check(&world.installation, &read).await;
+    let verdict = checked(&world.checker, &world.installation, &read).await;
     let answer = Answer::of(&verdict, &world.installation.rules.policies, Some(&read));
     let mut encoded = vec![];
     encode::response(&answer, &mut encoded);
@@ -725,9 +727,9 @@ async fn a_remembered_token_goes_with_the_algorithm_that_its_key_served() {
 async fn the_name_of_the_key_is_told_also_of_a_remembered_token() {
     let world = World::new().await;
     let message = world.request(&world.token(|_| {})).encode_to_vec();
-    let request = wire::read(&message, None).unwrap();
+    let request = wire::read(&message, None, None).unwrap();
     for hits in 0..2 {
-        let verdict = world.checker.check(&world.installation, &request).await;
+        let verdict = checked(&world.checker, &world.installation, &request).await;
         assert_eq!(verdict.facts.kid.as_deref(), Some("key-1"));
         assert_eq!(world.installation.cache.hits(), hits);
     }
@@ -1059,8 +1061,8 @@ async fn a_nonce_goes_to_whoever_may_come_with_a_proof() {
     let runtime = tokio::runtime::Handle::current();
     world.installation.replay = Arc::new(ReplayStore::start(&full, &runtime));
     let message = world.proved("jti", |_| {}).encode_to_vec();
-    let request = wire::read(&message, None).unwrap();
-    let verdict = world.checker.check(&world.installation, &request).await;
+    let request = wire::read(&message, None, None).unwrap();
+    let verdict = checked(&world.checker, &world.installation, &request).await;
     assert_eq!(verdict.outcome, Err(Denial::ReplayUnavailable));
     assert_eq!(verdict.facts.detail, Some(Detail::ClientOverShare));
     let Answer::Deny { to_client, .. } =

@@ -94,22 +94,22 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
     let peer = Peer::new(Arc::default());
     let read = grpc::read_message(request.into_body(), MESSAGE_BYTES, &peer).await;
     let read = read.map(|it| it.bytes);
-    let answer = match read.map_err(Refusal::from).and_then(|it| wire::read(&it, None).map(|_| ()))
-    {
-        Ok(()) => Answer::Allow {
-            set: vec![],
-            remove: vec![],
-            to_client: vec![],
-            metadata: vec![],
-            unclear: None,
-        },
-        Err(Refusal { denial, .. }) => Answer::Deny {
-            status: denial.status(),
-            to_client: vec![],
-            body: String::new(),
-            metadata: vec![],
-        },
-    };
+    let answer =
+        match read.map_err(Refusal::from).and_then(|it| wire::read(&it, None, None).map(|_| ())) {
+            Ok(()) => Answer::Allow {
+                set: vec![],
+                remove: vec![],
+                to_client: vec![],
+                metadata: vec![],
+                unclear: None,
+            },
+            Err(Refusal { denial, .. }) => Answer::Deny {
+                status: denial.status(),
+                to_client: vec![],
+                body: String::new(),
+                metadata: vec![],
+            },
+        };
     Ok(grpc::reply(grpc::framed(|it| encode::response(&answer, it))))
 }
 

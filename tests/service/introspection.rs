@@ -3,17 +3,19 @@
 //! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
 //! nothing sleeps.
 
+use crate::support::clock::ManualClock;
 use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
+use crate::support::subrequest::checked;
 use crate::support::tokens::{self, Signer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use jsonwebtoken::Algorithm as Signing;
-use keybound::clock::{Clock, ManualClock};
+use keybound::clock::Clock;
 use keybound::installation::{
     BadIssuer, Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
-    LiveIssuer, start_issuers,
+    LiveIssuer, StartError,
 };
 use keybound::state::introspection::{BadEndpoint, Status};
 use keybound::state::introspection::{
@@ -887,16 +889,16 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     let site = Site::new(&[&a, &b], |_| {}).await;
     let before = &site.installation.issuers;
     let mut rules = site.rules.clone();
-    let again = site.start(&rules, before).unwrap();
+    let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [true, true]);
 
     let edited = rules.issuers[1].introspection.as_mut().unwrap();
     edited.client_id = "another".to_owned();
-    let again = site.start(&rules, before).unwrap();
+    let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
     rules.policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
-    let again = site.start(&rules, before).unwrap();
+    let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }
 
@@ -995,8 +997,7 @@ async fn what_the_issuer_said_outlives_a_change_of_how_it_is_read() {
             assert_eq!(site.check(&token).await, Ok(()), "{form}, {what}");
             endpoint.reply(Reply::status(500));
             let calls = endpoint.calls();
-            let before = &site.installation.issuers;
-            let after = site.start(&rules, before).unwrap();
+            let after = site.start(&rules, Some(&site.installation)).unwrap();
             let changed = site.under(rules, after);
             // An answer to a signed question is as old as the call; it need not be so when read.
             site.clock.advance(100 * SECOND);
@@ -1025,8 +1026,7 @@ async fn how_the_issuer_fares_outlives_a_change_of_how_it_is_read() {
         let site = Site::new(&[&endpoint], |_| {}).await;
         let (what, rules, _) = changed(&site.rules).remove(way);
         let reloaded = || {
-            let before = &site.installation.issuers;
-            let after = site.start(&rules, before).unwrap();
+            let after = site.start(&rules, Some(&site.installation)).unwrap();
             site.under(rules.clone(), after)
         };
         endpoint.reply(Reply::status(503));
@@ -1068,8 +1068,7 @@ async fn no_more_calls_than_may_be_are_under_way_at_once_across_a_reload() {
             judged(it).clock_leeway = SECOND;
             it.introspection.as_mut().unwrap().upkeep.concurrency = now;
         });
-        let issuers = &site.installation.issuers;
-        let after = site.start(&rules, issuers).unwrap();
+        let after = site.start(&rules, Some(&site.installation)).unwrap();
         assert_eq!(site.status(0).in_flight, places, "{before}, {now}: to start is not to ask");
         let changed = site.under(rules, after);
         let others = ["a", "b"].map(|it| changed.check(it));
@@ -1098,8 +1097,7 @@ async fn what_is_another_question_is_asked_anew() {
     jump(10 * SECOND).await;
     for (what, edit) in edits {
         let rules = edited(&site.rules, |it| edit(it.introspection.as_mut().unwrap()));
-        let before = &site.installation.issuers;
-        let after = site.start(&rules, before).unwrap();
+        let after = site.start(&rules, Some(&site.installation)).unwrap();
         let calls = endpoint.calls();
         let _found = site.under(rules, after).check("opaque").await;
         assert_eq!(endpoint.calls(), calls + 1, "{what}");
@@ -1113,7 +1111,7 @@ async fn an_answer_that_is_read_again_counts_no_longer_than_it_did() {
     assert_eq!(site.check("opaque").await, Ok(()));
     let rules = edited(&site.rules, |it| judged(it).clock_leeway = SECOND);
     jump(59 * SECOND).await;
-    let after = site.start(&rules, &site.installation.issuers).unwrap();
+    let after = site.start(&rules, Some(&site.installation)).unwrap();
     let changed = site.under(rules, after);
     assert_eq!((changed.check("opaque").await, endpoint.calls()), (Ok(()), 1));
     jump(SECOND).await;
@@ -1126,7 +1124,7 @@ async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() 
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
     let rules = edited(&site.rules, |it| judged(it).audiences = vec!["other".to_owned()]);
-    let after = site.start(&rules, &site.installation.issuers).unwrap();
+    let after = site.start(&rules, Some(&site.installation)).unwrap();
     let changed = site.under(rules, after);
     let refused = Err(Denial::TokenAudienceMismatch);
     jump(58 * SECOND).await;
@@ -1145,7 +1143,9 @@ async fn an_answer_that_is_refused_when_read_again_is_not_read_for_each_check() 
 async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
-    let start = |edit: &dyn Fn(&mut IssuerRules)| site.start(&edited(&site.rules, edit), &[]).err();
+    let start = |edit: &dyn Fn(&mut IssuerRules)| {
+        issuer_fault(site.start(&edited(&site.rules, edit), None).err())
+    };
     for url in ["http://as.example.com/", "introspect", "", "https://a:b@as.example.com/"] {
         let edit = |it: &mut IssuerRules| {
             it.introspection.as_mut().unwrap().endpoint = Some(url.to_owned());
@@ -1260,7 +1260,7 @@ impl Site {
             evidence: Evidence { header, ..Evidence::default() },
             ..Request::default()
         };
-        self.checker.check(&self.installation, &request).await
+        checked(&self.checker, &self.installation, &request).await
     }
 
     /// From here on, the first issuer has these keys.
@@ -1279,10 +1279,11 @@ impl Site {
     fn start(
         &self,
         rules: &InstallationRules,
-        previous: &[Arc<LiveIssuer>],
-    ) -> Result<Vec<Arc<LiveIssuer>>, BadIssuer> {
+        previous: Option<&Installation>,
+    ) -> Result<Vec<Arc<LiveIssuer>>, StartError> {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        start_issuers(rules, previous, &clock, &Handle::current())
+        let made = Installation::start(rules.clone(), previous, &clock, &Handle::current());
+        made.map(|it| it.installation.issuers)
     }
 }
 
@@ -1361,6 +1362,14 @@ async fn two(first: Reply, second: Reply) -> (IntrospectionEndpoint, Introspecti
 }
 
 /// Which of the introspectors are the same.
+/// What is wrong with an issuer, if that is what is wrong.
+fn issuer_fault(error: Option<StartError>) -> Option<BadIssuer> {
+    match error? {
+        StartError::Issuer(error) => Some(error),
+        StartError::NoRandomness(_) => None,
+    }
+}
+
 fn same(a: &[Arc<LiveIssuer>], b: &[Arc<LiveIssuer>]) -> Vec<bool> {
     let asking = |it: &Arc<LiveIssuer>| it.introspection.clone().unwrap();
     a.iter().zip(b).map(|(a, b)| Arc::ptr_eq(&asking(a), &asking(b))).collect()

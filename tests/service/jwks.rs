@@ -3,13 +3,14 @@
 //! Time passes in jumps: the clock of the runtime is stopped, set forward, and let go, so that
 //! nothing sleeps and sockets never see a stopped clock.
 
+use crate::support::clock::ManualClock;
 use crate::support::identity_provider::{Behaviour, IdentityProvider, Published};
 use crate::support::tokens::Signer;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use futures_util::future::{FutureExt as _, join_all};
 use http::header;
 use jsonwebtoken::Algorithm as Signing;
-use keybound::clock::ManualClock;
+use keybound::clock::Clock;
 use keybound::installation::IssuerRules;
 use keybound::state::jwks::{self, BadSource, IssuerKeys};
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
@@ -128,7 +129,7 @@ async fn a_grace_that_is_taken_back_is_over_at_once() {
     provider.go_down().await;
     let source = KeySource::Uri(provider.jwks_uri());
     let after = issuer(&provider.issuer(), source, KeyUpkeep::default());
-    let keys = reconfigured(&keys, &after).apply();
+    let keys = applied(reconfigured(&keys, &after));
     assert_eq!(kids(&keys), ["two"]);
 }
 
@@ -257,10 +258,9 @@ async fn an_unknown_key_is_not_refused_while_the_issuer_may_not_be_asked() {
     let clock = Arc::new(ManualClock::at(NOW));
     let source = KeySource::Uri(provider.jwks_uri());
     let issuer = issuer(&provider.issuer(), source, KeyUpkeep::default());
-    let here = Handle::current();
     let (name, clocked) = (&issuer.issuer.name, Arc::<ManualClock>::clone(&clock));
-    let keys = IssuerKeys::start(name, &issuer.keys, clocked, &here);
-    let keys = Arc::new(keys.unwrap());
+    let keys = begun(name, &issuer.keys, clocked);
+    let keys = keys.unwrap();
     keys.ended(1).await;
     let now = json!(NOW.as_secs());
     let found = unverifiable(&keys, Some("new"), &now).await;
@@ -764,8 +764,8 @@ async fn what_is_not_to_be_asked_does_not_start() {
     ] {
         let issuer = issuer("http://as.example.com", source.clone(), KeyUpkeep::default());
         let clock = Arc::new(ManualClock::at(NOW));
-        let (name, runtime) = (&issuer.issuer.name, Handle::current());
-        let started = IssuerKeys::start(name, &issuer.keys, clock, &runtime);
+        let name = &issuer.issuer.name;
+        let started = begun(name, &issuer.keys, clock);
         assert_eq!(started.err(), Some(BadSource::UrlRefused), "{source:?}");
     }
 }
@@ -801,7 +801,7 @@ async fn only_the_private_authority_counts_when_there_is_one() {
 
 /// The keys that a configuration with `after` in place of `before` begins with.
 fn reconfigured(before: &Arc<IssuerKeys>, after: &IssuerRules) -> jwks::Prepared {
-    let clock: Arc<dyn keybound::clock::Clock> = Arc::new(ManualClock::at(NOW));
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
     jwks::prepare(&after.issuer.name, &after.keys, Some(before), &clock, &Handle::current())
         .unwrap()
 }
@@ -843,7 +843,7 @@ async fn keys_outlive_every_change_of_how_they_are_kept() {
         let source = KeySource::Uri(provider.jwks_uri());
         let prepared = reconfigured(&keys, &issuer(&provider.issuer(), source, upkeep));
         assert!(!prepared.left_behind);
-        let new = prepared.apply();
+        let new = applied(prepared);
         assert!(Arc::ptr_eq(&new, &keys), "{edit}");
         assert_eq!(kids(&new), ["a"], "{edit}");
         new.tried().await;
@@ -869,7 +869,7 @@ async fn how_long_keys_are_used_counts_anew_from_when_the_issuer_was_last_heard(
         let source = KeySource::Uri(provider.jwks_uri());
         let upkeep = KeyUpkeep { max_stale: hours * HOUR, ..KeyUpkeep::default() };
         let after = issuer(&provider.issuer(), source, upkeep);
-        let new = reconfigured(&keys, &after).apply();
+        let new = applied(reconfigured(&keys, &after));
         assert_eq!(kids(&new), expected, "{hours}h");
         new.tried().await;
         jump((hours - hours.min(3)) * HOUR - MINUTE.min((hours - hours.min(3)) * HOUR)).await;
@@ -891,11 +891,11 @@ async fn authorities_that_are_wrong_though_valid_cost_no_keys() {
     };
     let keys = start_issuer(&with_ca(&authority.pem), ManualClock::at(NOW));
     keys.ended(1).await;
-    let keys = reconfigured(&keys, &with_ca(&other.pem)).apply();
+    let keys = applied(reconfigured(&keys, &with_ca(&other.pem)));
     keys.ended(2).await;
     assert_eq!(keys.refreshes().get("unreachable"), Some(&1), "they count at once");
     assert_eq!(kids(&keys), ["a"]);
-    let keys = reconfigured(&keys, &with_ca(&authority.pem)).apply();
+    let keys = applied(reconfigured(&keys, &with_ca(&authority.pem)));
     keys.ended(3).await;
     assert_eq!(keys.status().consecutive_failures, 0);
 }
@@ -921,7 +921,7 @@ async fn keys_of_another_place_or_issuer_do_not_count() {
         provider.hold();
         let prepared = reconfigured(&keys, &issuer(&name, source.clone(), upkeep.clone()));
         assert_eq!(prepared.left_behind, told, "{source:?}");
-        let new = prepared.apply();
+        let new = applied(prepared);
         assert!(new.current().is_none(), "{source:?}");
         let counted = new.refreshes().get("changed").copied().unwrap_or_default();
         assert_eq!(counted, u64::from(told), "{source:?}: what is counted never falls");
@@ -941,7 +941,7 @@ async fn a_new_configuration_breaks_off_a_fetch_that_hangs() {
     provider.fetched(1).await;
     let source = KeySource::Uri(provider.jwks_uri());
     let upkeep = KeyUpkeep { fetch_timeout: 4 * SECOND, ..KeyUpkeep::default() };
-    let new = reconfigured(&keys, &issuer(&provider.issuer(), source, upkeep)).apply();
+    let new = applied(reconfigured(&keys, &issuer(&provider.issuer(), source, upkeep)));
     new.tried().await;
     assert_eq!(kids(&new), ["a"]);
 }
@@ -952,7 +952,7 @@ async fn what_is_dropped_stops_fetching() {
     let issuer = issuer("https://as", KeySource::Uri(provider.jwks_uri()), KeyUpkeep::default());
     let clock = Arc::new(ManualClock::at(NOW));
     let (name, clocked) = (&issuer.issuer.name, Arc::<ManualClock>::clone(&clock));
-    let keys = IssuerKeys::start(name, &issuer.keys, clocked, &Handle::current());
+    let keys = begun(name, &issuer.keys, clocked);
     let keys = keys.unwrap();
     keys.ended(1).await;
     drop(keys);
@@ -1011,12 +1011,26 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
 }
 
 fn start_issuer(rules: &IssuerRules, clock: ManualClock) -> Arc<IssuerKeys> {
-    Arc::new(try_start(rules, clock).unwrap())
+    try_start(rules, clock).unwrap()
 }
 
-fn try_start(rules: &IssuerRules, clock: ManualClock) -> Result<IssuerKeys, BadSource> {
+fn begun(
+    name: &Arc<str>,
+    rules: &KeyRules,
+    clock: Arc<ManualClock>,
+) -> Result<Arc<IssuerKeys>, BadSource> {
+    let clock: Arc<dyn Clock> = clock;
+    jwks::prepare(name, rules, None, &clock, &Handle::current()).map(|it| it.keys)
+}
+
+fn applied(prepared: jwks::Prepared) -> Arc<IssuerKeys> {
+    prepared.change.into_iter().for_each(jwks::Change::apply);
+    prepared.keys
+}
+
+fn try_start(rules: &IssuerRules, clock: ManualClock) -> Result<Arc<IssuerKeys>, BadSource> {
     let name = &rules.issuer.name;
-    IssuerKeys::start(name, &rules.keys, Arc::new(clock), &Handle::current())
+    begun(name, &rules.keys, Arc::new(clock))
 }
 
 fn start_at(provider: &IdentityProvider, upkeep: KeyUpkeep, clock: ManualClock) -> Arc<IssuerKeys> {

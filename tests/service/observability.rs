@@ -1,6 +1,6 @@
 //! The dashboard and the alerts name what there is.
 
-use keybound::config;
+use crate::support::configured::configured;
 use keybound::telemetry::installed::{Installed, IssuerFigures};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
@@ -8,7 +8,6 @@ use keybound_core::{Denial, Detail, Facts, Fault, Verdict};
 use saphyr_parser::{Event, Parser};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 const DASHBOARD: &str = include_str!("../../deploy/observability/dashboard.json");
@@ -49,7 +48,7 @@ fn exposition() -> String {
                 policies:\n\
                 - {name: payments, sender_constraint: certificate}\n\
                 - {name: trial, sender_constraint: certificate, mode: report}\n";
-    let rules = config::from_str(text, Path::new("")).unwrap().rules.policies;
+    let rules = configured(text, tempfile::tempdir().unwrap().path()).unwrap().rules.policies;
     let metrics = Metrics::new().unwrap();
     let meters = Meters::new(&metrics, &rules);
     for policy in &rules.policies {
@@ -269,5 +268,5 @@ fn the_configuration_that_it_shows_is_valid() {
     std::fs::write(folder.path().join("otel-headers"), "x-key: 1\n").unwrap();
     let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
                 policies: [{name: payments, sender_constraint: certificate}]\n";
-    config::from_str(&(text.to_owned() + block), folder.path()).unwrap();
+    configured(&(text.to_owned() + block), folder.path()).unwrap();
 }

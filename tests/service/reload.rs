@@ -1,11 +1,12 @@
 //! What outlives a reload: for every key of the configuration, what becomes of all that is held
 //! when it changes while the issuer is down. What is lost is told, or is what the change asks for.
 
+use crate::support::configured::configured;
 use crate::support::identity_provider::IdentityProvider;
 use crate::support::introspection_endpoint::{IntrospectionEndpoint, Reply};
 use crate::support::tokens::Signer;
 use jsonwebtoken::Algorithm;
-use keybound::clock::{Clock, ManualClock};
+use keybound::clock::{Clock, FixedClock};
 use keybound::config;
 use keybound::installation::{Checker, Installation, Made};
 use keybound_core::oauth::Freshness;
@@ -394,9 +395,9 @@ impl World {
     }
 
     fn make(&self, configuration: &Value, previous: Option<&Installation>) -> Made {
-        let config = config::from_str(&configuration.to_string(), self.files.path());
+        let config = configured(&configuration.to_string(), self.files.path());
         let config = config.unwrap_or_else(|it| panic!("{it:?}: {configuration:#}"));
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
         Installation::start(config.rules, previous, &clock, &Handle::current()).unwrap()
     }
 
@@ -452,8 +453,9 @@ async fn explained(installation: &Installation, token: &str) -> (bool, bool) {
         authorization: Field::One(authorization.as_bytes()),
         ..Request::default()
     };
-    let verdict =
-        Checker::new(Arc::new(ManualClock::at(NOW))).explain(installation, &request).await;
+    let verdict = Checker::new(Arc::new(FixedClock(NOW)))
+        .explain_with(&installation.rules, installation, &request, None)
+        .await;
     let steps = verdict.facts.explanation.steps();
     (verdict.outcome.is_ok(), steps.iter().any(|it| it.finding.what == "memory"))
 }

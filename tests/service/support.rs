@@ -1,5 +1,9 @@
 //! What several tests need, here and in the tests that run other programs.
 
+#[path = "../support/clock.rs"]
+pub(crate) mod clock;
+#[path = "../support/configured.rs"]
+pub(crate) mod configured;
 #[path = "../support/identity_provider.rs"]
 pub(crate) mod identity_provider;
 #[path = "../support/introspection_endpoint.rs"]

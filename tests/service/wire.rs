@@ -6,11 +6,15 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use keybound::front::ext_authz::pb::DESCRIPTORS;
 use keybound::front::ext_authz::pb::envoy::service::auth::v3 as pb;
 use keybound::front::ext_authz::route::annotation;
-use keybound::front::ext_authz::wire::read;
+use keybound::front::ext_authz::wire;
 use keybound_core::{Annotation, Denial, Detail, Field, Refusal, Request};
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::fs;
+
+fn read<'a>(message: &'a [u8], certificate_header: Option<&str>) -> Result<Request<'a>, Refusal> {
+    wire::read(message, certificate_header, None)
+}
 
 /// So that what is held against a full decoder (`oracles/wire.rs`) is not nothing.
 #[test]

@@ -46,7 +46,7 @@ impl Twin {
         let question = question(request, &Flavour::Nginx);
         let read = read_alike(request, &question);
         let verdict = match &read {
-            Ok(request) => checker.check(twin, request).await,
+            Ok(request) => checked(checker, twin, request).await,
             Err(refusal) => Verdict::refused(*refusal, twin.policies()),
         };
         let found = Answer::of(&verdict, twin.policies(), read.as_ref().ok());
@@ -66,7 +66,7 @@ impl Twin {
     ) {
         let told = installation.policies().client_certificate.clone();
         let twin = &self.of(installation, told);
-        let verdict = checker.explain(twin, request).await;
+        let verdict = checker.explain_with(&twin.rules, twin, request, None).await;
         let steps = verdict.facts.explanation.steps();
         let failed = steps.iter().filter(|it| it.mark == Mark::Failed).count();
         let last = steps.last().is_some_and(|it| it.mark == Mark::Failed);
@@ -81,6 +81,15 @@ impl Twin {
         let (cache, replay) = (Arc::clone(&self.cache), Arc::clone(&self.replay));
         Installation::new(rules, installation.issuers.clone(), installation.limits, cache, replay)
     }
+}
+
+/// How a check of `request` ends.
+pub(crate) async fn checked(
+    checker: &Checker,
+    installation: &Installation,
+    request: &Request<'_>,
+) -> Verdict {
+    keybound_core::check(&installation.rules, installation, request, checker.clock().now()).await
 }
 
 /// What is read of the question of nginx, after a look at whether the others tell the same.

@@ -121,7 +121,7 @@ mod tests {
             Request { target: Target { method: "GET", ..Target::default() }, ..Request::default() },
         ] {
             let message = to_check_request(&request, Some("client-cert"));
-            assert_eq!(wire::read(&message, Some("client-cert")), Ok(request));
+            assert_eq!(wire::read(&message, Some("client-cert"), None), Ok(request));
         }
         let reserved = ReservedHeaders::of(&policy_set());
         let unwanted = vec!["x_forwarded_client_cert"];
@@ -133,6 +133,6 @@ mod tests {
         let evidence = Evidence { header: evidence.xfcc, ..evidence };
         let request = Request { evidence, ..full };
         let message = to_check_request(&request, Some("x-forwarded-client-cert"));
-        assert_eq!(wire::read(&message, Some("x-forwarded-client-cert")), Ok(request));
+        assert_eq!(wire::read(&message, Some("x-forwarded-client-cert"), None), Ok(request));
     }
 }

@@ -249,7 +249,7 @@ fn write(path: &Path, message: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::FixedClock;
     use keybound_core::Denial::{CertificateMismatch, Internal, TokenExpired, TokenMalformed};
     use keybound_core::policy::Mode;
     use keybound_core::{Facts, Request, Target};
@@ -279,7 +279,7 @@ mod tests {
         let (queue, taken) = sync_channel(QUEUE);
         let reasons = reasons.to_vec();
         let mut captures = CaptureFolder::open(folder.to_owned(), most, NOW).unwrap();
-        let (clock, opens) = (Arc::new(ManualClock::at(NOW)), Arc::clone(&captures.opens));
+        let (clock, opens) = (Arc::new(FixedClock(NOW)), Arc::clone(&captures.opens));
         let waiting = Arc::clone(&captures.waiting);
         let capture = Capture { reasons, clock, queue, opens, waiting };
         let keep_all = move || {
@@ -365,12 +365,11 @@ mod tests {
     #[test]
     fn nobody_writes_down_what_there_is_no_room_for() {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::at(NOW));
         let (mut capture, keep_all) = capture(folder.path(), &[], 0);
-        capture.clock = clock.clone();
-        clock.advance(LOOK.saturating_sub(Duration::from_millis(1)));
+        let early = LOOK.saturating_sub(Duration::from_millis(1));
+        capture.clock = Arc::new(FixedClock(NOW.saturating_add(early)));
         capture.take(&denied(TokenExpired), None, || panic!("as nobody should"));
-        clock.advance(Duration::from_millis(1));
+        capture.clock = Arc::new(FixedClock(NOW.saturating_add(LOOK)));
         let mut asked = false;
         capture.take(&denied(TokenExpired), None, || {
             asked = true;
@@ -501,7 +500,7 @@ mod tests {
         for folder in [Path::new("/nonexistent"), &file, &circle, Path::new("/proc")] {
             let folder = folder.to_owned();
             let rules = CaptureRules { folder, reasons: vec![], most: 1 };
-            assert!(Capture::start(rules, Arc::new(ManualClock::default())).is_err());
+            assert!(Capture::start(rules, Arc::new(FixedClock(NOW))).is_err());
         }
     }
 }

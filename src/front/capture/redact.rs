@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn what_is_kept_can_be_checked_and_holds_no_secret() {
         let kept = left_of(attributes());
-        let request = wire::read(&kept, None).unwrap();
+        let request = wire::read(&kept, None, None).unwrap();
         assert_eq!(request.policy, Some("payments"));
         assert_eq!(request.authorization, Field::One(b"Bearer e30.bb.AAAAAA"));
         assert_eq!(request.proof, Field::One(b"e30.bb.AAAAAA"));

@@ -10,9 +10,6 @@
 use super::protobuf::{Fields, Malformed, entry, only, text};
 use keybound_core::{Annotation, Refusal};
 
-/// The annotation of an `HTTPRoute` or a `GRPCRoute` that names its policy.
-pub const ANNOTATION: &str = "gateway.envoyproxy.io/keybound-policy";
-
 /// Envoy Gateway's namespace in the metadata of a route.
 pub const NAMESPACE: &str = "envoy-gateway";
 
@@ -22,7 +19,7 @@ pub const RESOURCES: &str = "resources";
 /// The member of a resource that contains its annotations.
 pub const ANNOTATIONS: &str = "annotations";
 
-/// [`ANNOTATION`] without its prefix: Envoy Gateway forwards the annotations that start with its
+/// `gateway.envoyproxy.io/keybound-policy` without its prefix: Envoy Gateway forwards the annotations that start with its
 /// own name, and removes that.
 pub const KEY: &str = "keybound-policy";
 

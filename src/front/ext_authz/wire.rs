@@ -15,8 +15,7 @@ use keybound_core::{Field, Overrides, PeerCertificate, Refusal, Request, Rules};
 /// As [`read`].
 pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Refusal> {
     let certificate_header = rules.policies.client_certificate.header();
-    let reserved = Some(rules.reserved_headers());
-    let mut request = check_request(message, Names { certificate_header, reserved })?;
+    let mut request = read(message, certificate_header, Some(rules.reserved_headers()))?;
     if rules.heeds_routes() {
         request.annotated = route::annotation(message)?;
     }
@@ -25,8 +24,8 @@ pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Ref
 
 /// Decodes an `envoy.service.auth.v3.CheckRequest`.
 ///
-/// `certificate_header` is the header that carries the client certificate, if there is one. Header
-/// names are case-insensitive. Fields that are not used are skipped without parsing them; the
+/// `certificate_header` is the header that carries the client certificate, if there is one, and
+/// `reserved` are the names whose aliases to find. Header names are case-insensitive. Fields that are not used are skipped without parsing them; the
 /// annotations of the route are left to [`route::annotation`].
 ///
 /// # Errors
@@ -35,8 +34,9 @@ pub fn read_for<'a>(message: &'a [u8], rules: &Rules) -> Result<Request<'a>, Ref
 pub fn read<'a>(
     message: &'a [u8],
     certificate_header: Option<&str>,
+    reserved: Option<&ReservedHeaders>,
 ) -> Result<Request<'a>, Refusal> {
-    Ok(check_request(message, Names { certificate_header, reserved: None })?)
+    Ok(check_request(message, Names { certificate_header, reserved })?)
 }
 
 /// The header names in the configuration.

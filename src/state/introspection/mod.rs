@@ -143,11 +143,6 @@ impl Introspector {
         Ok(Self { shared, runtime: runtime.clone(), tasks: Mutex::new(tasks) })
     }
 
-    /// The issuer.
-    pub fn issuer(&self) -> &str {
-        &self.shared.caller.issuer.name
-    }
-
     /// Whether this matches `terms`, so that a new configuration may take it over.
     fn serves(&self, terms: &Terms<'_>) -> bool {
         let caller = &self.shared.caller;

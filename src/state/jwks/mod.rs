@@ -125,21 +125,11 @@ enum Failure {
 }
 
 impl IssuerKeys {
-    /// Starts to fetch the keys of `issuer` on `runtime`, and returns at once.
+    /// Starts to fetch the keys of `issuer` on `runtime`, and returns at once. The counters of
+    /// `previous`, this issuer's keys from another source, are kept; the keys themselves are not.
     ///
     /// `clock` dates the snapshot and errors. All durations are measured on the monotonic clock.
-    pub fn start(
-        issuer: &Arc<str>,
-        rules: &KeyRules,
-        clock: Arc<dyn Clock>,
-        runtime: &Handle,
-    ) -> Result<Self, BadSource> {
-        Self::start_after(None, issuer, rules, clock, runtime)
-    }
-
-    /// The same, but keeps the counters of `previous`, this issuer's keys from another source. The
-    /// keys themselves are not kept.
-    fn start_after(
+    fn start(
         previous: Option<&Self>,
         issuer: &Arc<str>,
         rules: &KeyRules,

@@ -44,16 +44,8 @@ pub fn prepare(
     }
     let left_behind = previous.is_some_and(|it| it.current().is_some());
     let previous = previous.map(|it| &**it);
-    let keys = IssuerKeys::start_after(previous, issuer, rules, Arc::clone(clock), runtime)?;
+    let keys = IssuerKeys::start(previous, issuer, rules, Arc::clone(clock), runtime)?;
     Ok(Prepared { keys: Arc::new(keys), change: None, left_behind })
-}
-
-impl Prepared {
-    /// Applies the new settings. It cannot fail.
-    pub fn apply(self) -> Arc<IssuerKeys> {
-        self.change.into_iter().for_each(Change::apply);
-        self.keys
-    }
 }
 
 impl Change {

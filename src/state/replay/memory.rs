@@ -138,13 +138,8 @@ impl MemoryStore {
     }
 
     /// The number of records, including expired ones that have not been dropped yet.
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.held.load(Ordering::Relaxed)
-    }
-
-    /// Whether no record is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn take_place(&self) -> bool {
@@ -265,7 +260,7 @@ impl Shard {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore").field("held", &self.len()).finish_non_exhaustive()
+        f.debug_struct("MemoryStore").field("held", &self.entries()).finish_non_exhaustive()
     }
 }
 
@@ -356,7 +351,7 @@ mod tests {
         let look = |key, jti, expires, now| store.look(&proof(key, jti), at(expires), at(now));
         assert_eq!(look("a", 1, 60_000, 0), Ok(First));
         assert_eq!(look("a", 1, 60_000, 0), Ok(First));
-        assert!(store.is_empty());
+        assert_eq!(store.entries(), 0);
         check(&store, &[("a", 1, 59_001, 0, Ok(First))]);
         for (key, jti, expires, now, expected) in [
             ("a", 1, 59_001, 0, Ok(Repeat)),
@@ -429,9 +424,9 @@ mod tests {
         for expected in [First, Repeat, Repeat] {
             check(&store, &[("a", 1, 60_000, 0, Ok(expected)), ("a", 2, 60_000, 0, Err(KeyFull))]);
         }
-        assert_eq!(store.len(), 1);
+        assert_eq!(store.entries(), 1);
         check(&store, &[("b", 1, 60_000, 0, Ok(First)), ("c", 1, 60_000, 0, Err(Full))]);
-        assert_eq!(store.len(), 2);
+        assert_eq!(store.entries(), 2);
     }
 
     #[test]
@@ -443,7 +438,7 @@ mod tests {
         for jti in 0..20 {
             assert_eq!(store.record(&proof("a", jti), at(120_000), at(60_001)), Ok(First));
         }
-        assert_eq!(store.len(), 20);
+        assert_eq!(store.entries(), 20);
         for jti in 0..20 {
             assert_eq!(store.record(&proof("a", jti), at(120_000), at(120_000)), Ok(Repeat));
         }
@@ -510,7 +505,7 @@ mod tests {
             assert_eq!(found.iter().filter(|it| **it == Ok(First)).count(), 1);
             assert_eq!(found.iter().filter(|it| **it == Ok(Repeat)).count(), 49);
         }
-        assert_eq!(store.len(), 20);
+        assert_eq!(store.entries(), 20);
     }
 
     #[test]
@@ -524,7 +519,7 @@ mod tests {
             let threads: Vec<_> = (0..8).map(|it| scope.spawn(move || flood(it))).collect();
             threads.into_iter().map(|it| it.join().unwrap()).sum()
         });
-        assert_eq!((firsts, store.len()), (100, 100));
+        assert_eq!((firsts, store.entries()), (100, 100));
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl ReplayStore {
     /// are not in this process.
     pub fn entries(&self) -> Option<usize> {
         match &self.backend {
-            Backend::Memory(store) | Backend::ReadOnly(store) => Some(store.len()),
+            Backend::Memory(store) | Backend::ReadOnly(store) => Some(store.entries()),
             Backend::Redis(_) => None,
         }
     }

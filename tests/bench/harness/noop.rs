@@ -69,7 +69,7 @@ impl Reading for Walk {
 
     fn read(bytes: &mut DecodeBuf<'_>) -> Result<Self::Read, Status> {
         let bytes = bytes.copy_to_bytes(bytes.remaining());
-        black_box(wire::read(&bytes, None).is_ok());
+        black_box(wire::read(&bytes, None, None).is_ok());
         Ok(bytes)
     }
 }
