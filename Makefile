@@ -1,4 +1,4 @@
-# Knows what is done with this repository from day to day.
+# What is done with this repository from day to day.
 
 .PHONY: bench bench-check demo fuzz test lint
 

@@ -1,4 +1,4 @@
-//! Knows how the protobuf definitions become Rust: without a system `protoc`.
+//! Turns the protobuf definitions into Rust, without a system `protoc`.
 
 use prost::Message;
 use std::error::Error;

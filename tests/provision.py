@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Knows where the tests' foreign programs come from: prints the path of each that is named.
+"""Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools]
 

@@ -1,4 +1,4 @@
-//! Knows what of a request is checked, whatever front end it came in by.
+//! The request under check, independent of the front end that it came in by.
 //!
 //! All of it is borrowed from the bytes that the proxy sent.
 

@@ -1,4 +1,4 @@
-"""Knows how fast checks are answered to who asks by gRPC, beside servers that decide nothing."""
+"""How fast checks are answered to who asks by gRPC, beside servers that decide nothing."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Knows how many instructions a check takes, and fails when it has become more.
+"""Counts the instructions of a check, and fails when they have become more.
 
     tests/bench/instructions.py [--renew]
 

@@ -1,4 +1,4 @@
-"""Knows what is kept in memory, and what it costs: verified tokens, used proofs, idle connections."""
+"""What is kept in memory, and what it costs: verified tokens, used proofs, idle connections."""
 
 import json
 import subprocess

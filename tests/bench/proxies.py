@@ -1,4 +1,4 @@
-"""Knows what a check costs behind a real proxy: Envoy and nginx alone, and with somebody to ask.
+"""What a check costs behind a real proxy: Envoy and nginx alone, and with somebody to ask.
 
 The proxy and whom it asks share one core. Clients come by HTTP/1.1 over mutual TLS, on connections
 that are kept.

@@ -1,4 +1,4 @@
-"""Knows how the figures of a benchmark are told: as tables, beside what was aimed at, and as a
+"""The figures of a benchmark: as tables, beside what was aimed at, and as a
 chart."""
 
 import os

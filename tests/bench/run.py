@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Knows how fast the service is beside servers that decide nothing, in one run on this machine.
+"""How fast the service is beside servers that decide nothing, in one run on this machine.
 
     tests/bench/run.py [--quick] [--publish] [direct] [proxies] [memory]
 

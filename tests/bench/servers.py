@@ -1,4 +1,4 @@
-"""Knows how the programs of a benchmark are built, started, put under load and ended: what serves on
+"""Builds, starts, loads and ends the programs of a benchmark: what serves on
 one core, what loads on another."""
 
 import fcntl

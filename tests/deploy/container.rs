@@ -1,4 +1,4 @@
-//! Knows what the container is: one static program that runs in an empty root, as nobody.
+//! The container: one static program that runs in an empty root, as nobody.
 
 use crate::tokens::Signer;
 use crate::{deploy, is_there, skipped, succeeds};

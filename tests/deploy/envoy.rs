@@ -1,4 +1,4 @@
-//! Knows what the files for Envoy must do: with the real Envoy, the real service, and requests.
+//! The files for Envoy, with the real Envoy, the real service, and requests.
 
 use crate::collector::{Collector, Span, TAKEN, spans};
 use crate::programs::provisioned;

@@ -1,4 +1,4 @@
-//! Knows what Istio's files for a provider over HTTP must do: in an Envoy that is configured as
+//! Istio's files for a provider over HTTP, in an Envoy that is configured as
 //! istiod would, with the real service, and requests.
 
 use crate::envoy::Deployed;

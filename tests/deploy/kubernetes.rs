@@ -1,4 +1,4 @@
-//! Knows what the Kubernetes objects must be. `objects.py` judges them.
+//! The Kubernetes objects. `objects.py` judges them.
 
 use crate::programs::provisioned;
 use crate::shared::shared;

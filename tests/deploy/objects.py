@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Knows what the Kubernetes objects in deploy/ must be, those that the chart renders among them.
+"""Checks the Kubernetes objects in deploy/, including those that the chart renders.
 
     objects.py CHECK KEYBOUND FILES [SCHEMAS]
 

@@ -1,4 +1,4 @@
-//! Knows what the unit must be: understood by systemd, and as confined as it says.
+//! The unit: understood by systemd, and as confined as it says.
 
 use crate::{deploy, is_there, replaced, succeeds};
 use std::fs;

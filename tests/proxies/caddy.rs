@@ -1,4 +1,4 @@
-//! Knows how Debian's Caddy is run with `deploy/caddy`.
+//! Debian's Caddy with `deploy/caddy`.
 
 use super::installation::{Clients, HOST, Proxy, Site, put};
 use super::programs::provisioned;

@@ -1,4 +1,4 @@
-//! Knows a whole installation behind a proxy: clients, the proxy, the service, an upstream that
+//! A whole installation behind a proxy: clients, the proxy, the service, an upstream that
 //! tells what it saw.
 
 use super::tokens::Signer;

@@ -1,4 +1,4 @@
-//! Knows how Debian's nginx is run with `deploy/nginx`.
+//! Debian's nginx with `deploy/nginx`.
 
 use super::installation::{BOTH, Clients, Installation, Proxy, Site, put};
 use super::programs::provisioned;

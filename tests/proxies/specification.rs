@@ -1,4 +1,4 @@
-//! Knows what holds behind every proxy.
+//! What holds behind every proxy.
 
 use super::caddy::CADDY;
 use super::dpop_client::DpopClient;

@@ -1,4 +1,4 @@
-//! Knows how Traefik is run with `deploy/traefik`.
+//! Traefik with `deploy/traefik`.
 
 use super::installation::{Clients, Proxy, Site, put};
 use super::programs::provisioned;

@@ -1,4 +1,4 @@
-//! Knows how to use a page in a real browser: what is on it, what is typed, and what is pressed.
+//! A page in a real browser: what is on it, what is typed, and what is pressed.
 //!
 //! The browser is led over a pair of pipes, one JSON text after another with a zero between
 //! (<https://chromedevtools.github.io/devtools-protocol/>).

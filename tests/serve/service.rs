@@ -1,4 +1,4 @@
-//! Knows how to run the program as a service, and how to look at it from outside.
+//! The program, run as a service and looked at from outside.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Knows an issuer and what its clients send, as a service in a process of its own meets them.
+//! An issuer and what its clients send, as a service in a process of its own meets them.
 
 #![expect(
     clippy::arithmetic_side_effects,

@@ -1,4 +1,4 @@
-//! Knows a collector of OpenTelemetry, and what it is told (OTLP 1.x, by its field numbers).
+//! A stub of an OpenTelemetry collector, and what it received (OTLP 1.x, by its field numbers).
 
 use prost::Message;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! Knows a client that holds a DPoP key and a token that is bound to it (RFC 9449).
+//! A client that holds a DPoP key and a token that is bound to it (RFC 9449).
 
 use super::proofs::prove;
 use super::tokens::Signer;

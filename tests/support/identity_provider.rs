@@ -1,4 +1,4 @@
-//! Knows an authorization server as those see it who fetch from it: a stub that publishes metadata
+//! A stub of an authorization server: it that publishes metadata
 //! and keys on loopback, misbehaves as told, and counts what it is asked.
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Knows a whole installation: clients, a real Envoy, the real service, an upstream that tells what
+//! A whole installation: clients, a real Envoy, the real service, an upstream that tells what
 //! it saw.
 
 use super::programs::provisioned;

@@ -1,4 +1,4 @@
-//! Knows how to come by the foreign programs that tests run.
+//! The programs that tests run, provisioned by tests/provision.py.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

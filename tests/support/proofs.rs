@@ -1,4 +1,4 @@
-//! Knows how to make DPoP proofs.
+//! DPoP proofs.
 
 use super::tokens::Signer;
 use jsonwebtoken::{Algorithm, Header};

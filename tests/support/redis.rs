@@ -1,4 +1,4 @@
-//! Knows how to run a Redis that is one test's own, and to end it at a bad moment.
+//! A Redis of one test's own, which can be ended at a bad moment.
 
 use crate::programs::provisioned;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

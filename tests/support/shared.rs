@@ -1,4 +1,4 @@
-//! Knows where the collection lies that contributors have beside the repository: captures, vectors.
+//! The collection that contributors have beside the repository: captures and vectors.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

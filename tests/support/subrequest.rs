@@ -1,4 +1,4 @@
-//! Knows how proxies other than Envoy ask over HTTP about a request, and that they are answered alike.
+//! Proxies other than Envoy, which ask over HTTP and must be answered alike.
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use http::header::{HeaderMap, HeaderName};

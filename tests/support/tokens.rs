@@ -1,4 +1,4 @@
-//! Knows how to sign tokens, by another implementation than the one under test.
+//! Tokens, signed by another implementation than the one under test.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,4 @@
-//! Knows how to ask for a path as it is written: other clients resolve dot segments before they send.
+//! Requests for a path as it is written: other clients resolve dot segments before they send.
 
 use bytes::Bytes;
 use http::{Request, Response, Version};

@@ -1,5 +1,5 @@
-//! Knows how the client's certificate reaches us: from Envoy itself, in
-//! `x-forwarded-client-cert`, or in a header that the operator vouches for.
+//! The client's certificate: from the proxy itself, in `x-forwarded-client-cert`, or in a header that
+//! the operator vouches for (RFC 9440).
 
 mod der;
 #[cfg(test)]

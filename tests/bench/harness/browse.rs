@@ -1,4 +1,4 @@
-//! Knows how to browse through a proxy: HTTP/1.1 over mutual TLS, on connections that are kept.
+//! A browser behind a proxy: HTTP/1.1 over mutual TLS, on connections that are kept.
 
 use super::load::{self, Asker, Failure};
 use bytes::Bytes;

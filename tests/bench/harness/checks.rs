@@ -1,4 +1,4 @@
-//! Knows how to ask for checks over HTTP/2, as Envoy does.
+//! A client that asks for checks over HTTP/2, as Envoy does.
 
 use super::load::{self, Asker, Failure};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Knows what is asked: requests as Envoy sends them, about tokens as banks issue them. Headers come
+//! The corpus: requests as Envoy sends them, about tokens as banks issue them. Headers come
 //! in a map, as they do unless a filter says `encode_raw_headers`.
 //!
 //! Everything is new with each run: nothing here is a secret.

@@ -1,4 +1,4 @@
-//! Knows how to fill a server: with tokens that it has not seen, with proofs, with connections.
+//! Filling a server: with tokens that it has not seen, with proofs, with connections.
 
 use super::checks::{ask, connect};
 use super::corpus::{check, claims, configuration, dpop_check};

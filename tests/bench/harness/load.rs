@@ -1,4 +1,4 @@
-//! Knows how to put a server under load and to take the time: as fast as answers come, or at a
+//! Load on a server, timed: as fast as answers come, or at a
 //! steady rate.
 
 use clap::Args;

@@ -1,4 +1,4 @@
-//! Knows the programs that the benchmarks are made of: what is asked, who asks, and who answers
+//! The programs that the benchmarks are made of: what is asked, who asks, and who answers
 //! without looking. `tests/bench/run.py` puts them together.
 
 #![expect(

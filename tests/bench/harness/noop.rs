@@ -1,4 +1,4 @@
-//! Knows the servers that the service is held against: tonic's own, which answer OK to whatever
+//! The servers that the service is held against: tonic's own, which answer OK to whatever
 //! they are asked.
 
 use bytes::{Buf, Bytes};

@@ -1,4 +1,4 @@
-//! Knows what the verification of a signature costs by itself, in CPU time of this thread.
+//! What the verification of a signature costs by itself, in CPU time of this thread.
 
 use super::load::cpu_nanos;
 use super::tokens::Signer;
