@@ -26,7 +26,7 @@ fuzz:
 	tests/fuzz/run.py
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 	@if deny=$$(tests/provision.py --cached cargo-deny 2>/dev/null); then \
