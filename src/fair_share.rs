@@ -10,9 +10,9 @@
 //! a stretch grows while no check overtakes, and is short again after the first that does, and
 //! after the thread was idle.
 
+use keybound_core::{Turns, Waiting};
 use std::cell::{Cell, OnceCell};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -71,24 +71,24 @@ fn rest() {
     });
 }
 
-/// Waits until this thread has time for a signature; `None` if it has time now.
-pub fn wait_for_slot() -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let share = of_this_thread();
-    share.is_busy().then(|| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(async move { share.wait().await })
-    })
-}
+/// The share of costly work on the thread that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisThread;
 
-/// Marks the start of costly work on this thread. The work must be short in itself, and
-/// [`finish_work`] must follow before the thread does anything else.
-pub fn start_work() {
-    BEGAN.set(Some(Instant::now()));
-}
+impl Turns for ThisThread {
+    fn turn(&self) -> Option<Waiting<'_, ()>> {
+        let share = of_this_thread();
+        share.is_busy().then(|| -> Waiting<'_, ()> { Box::pin(async move { share.wait().await }) })
+    }
 
-/// Marks the end of costly work on this thread.
-pub fn finish_work() {
-    if let Some(began) = BEGAN.take() {
-        of_this_thread().spend(began.elapsed());
+    fn work_begins(&self) {
+        BEGAN.set(Some(Instant::now()));
+    }
+
+    fn work_ends(&self) {
+        if let Some(began) = BEGAN.take() {
+            of_this_thread().spend(began.elapsed());
+        }
     }
 }
 
@@ -254,12 +254,12 @@ impl Drop for Place<'_> {
 /// The result of `work`, after waiting for this thread's time.
 #[cfg(test)]
 async fn costly<T>(work: impl FnOnce() -> T) -> T {
-    if let Some(slot) = wait_for_slot() {
-        slot.await;
+    if let Some(turn) = ThisThread.turn() {
+        turn.await;
     }
-    start_work();
+    ThisThread.work_begins();
     let done = work();
-    finish_work();
+    ThisThread.work_ends();
     done
 }
 

@@ -41,20 +41,6 @@ impl<'a> DryRun<'a> {
     }
 }
 
-impl Turns for DryRun<'_> {
-    fn turn(&self) -> Option<Waiting<'_, ()>> {
-        fair_share::wait_for_slot()
-    }
-
-    fn work_begins(&self) {
-        fair_share::start_work();
-    }
-
-    fn work_ends(&self) {
-        fair_share::finish_work();
-    }
-}
-
 impl Sources for DryRun<'_> {
     type Keys = TimedKeys;
 
@@ -92,5 +78,9 @@ impl Sources for DryRun<'_> {
 
     fn certificate(&self, source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
         source.read(evidence)
+    }
+
+    fn turns(&self) -> &dyn Turns {
+        &fair_share::ThisThread
     }
 }

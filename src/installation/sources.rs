@@ -15,20 +15,6 @@ use keybound_core::{
     VerifiedToken, Waiting,
 };
 
-impl Turns for Installation {
-    fn turn(&self) -> Option<Waiting<'_, ()>> {
-        fair_share::wait_for_slot()
-    }
-
-    fn work_begins(&self) {
-        fair_share::start_work();
-    }
-
-    fn work_ends(&self) {
-        fair_share::finish_work();
-    }
-}
-
 impl Sources for Installation {
     type Keys = TimedKeys;
 
@@ -83,6 +69,10 @@ impl Sources for Installation {
 
     fn certificate(&self, _source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
         self.certificates.read(evidence)
+    }
+
+    fn turns(&self) -> &dyn Turns {
+        &fair_share::ThisThread
     }
 }
 

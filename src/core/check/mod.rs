@@ -119,7 +119,7 @@ mod tests {
     use crate::oauth::nonce::NonceKeys;
     use crate::policy::{Introspection, Issuer, IssuerId, PolicySet, SenderConstraint};
     use crate::request::Field;
-    use crate::sources::{Introspected, NotRecorded, Turns, Use, Waiting};
+    use crate::sources::{Introspected, NotRecorded, Use, Waiting};
     use serde_json::json;
     use std::future::{poll_fn, ready};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,8 +131,6 @@ mod tests {
         issuer: Arc<Issuer>,
         answers: AtomicBool,
     }
-
-    impl Turns for Slow {}
 
     impl Sources for Slow {
         type Keys = Arc<KeySet>;

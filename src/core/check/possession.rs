@@ -33,7 +33,7 @@ pub(super) async fn verify<S: Sources>(
         facts.proved.certificate = true;
     }
     let Some(bound_to) = to_prove.key else { return Ok(None) };
-    in_turn(given.sources, || verify_proof(given, bound_to, facts)).await.map(Some)
+    in_turn(given.sources.turns(), || verify_proof(given, bound_to, facts)).await.map(Some)
 }
 
 fn verify_proof<S>(

@@ -75,7 +75,7 @@ pub async fn verify<K: Keys>(
     };
     explanation.record(fit, |_| kid_finding(kid, &set, algorithm))?;
     let verified = match kid {
-        Some(_) => in_turn(keys, || jws.verify(algorithm, candidates)).await,
+        Some(_) => in_turn(keys.turns(), || jws.verify(algorithm, candidates)).await,
         None => verify_unnamed(keys, jws, algorithm, candidates.collect(), explanation).await?,
     };
     let verified = verified.or(Err(Denial::TokenSignatureInvalid));
@@ -100,7 +100,7 @@ async fn verify_unnamed<'k, K: Keys>(
     let candidates = keys.by_likelihood(candidates);
     let (likeliest, others) = candidates.split_at(1.min(candidates.len()));
     let first = || jws.verify_or_keep(algorithm, likeliest.iter().copied());
-    let (verified, granted) = match in_turn(keys, first).await {
+    let (verified, granted) = match in_turn(keys.turns(), first).await {
         Ok(verified) => (Ok(verified), 0),
         Err(jws) => {
             let more = u64::try_from(others.len()).unwrap_or(u64::MAX);
@@ -110,7 +110,7 @@ async fn verify_unnamed<'k, K: Keys>(
                 return explanation.record_error(spent, finding);
             }
             let rest = || jws.verify(algorithm, others.iter().copied());
-            (in_turn(keys, rest).await, more)
+            (in_turn(keys.turns(), rest).await, more)
         }
     };
     if let Ok((_, key)) = &verified {

@@ -1,6 +1,6 @@
 //! Ready-made [`Sources`]: keys that do not change, and a record of used proofs in memory.
 
-use super::{Keys, NotRecorded, Sources, Turns, Use, Waiting};
+use super::{Keys, NotRecorded, Sources, Use, Waiting};
 use crate::denial::Detail;
 use crate::jose::jwk::KeySet;
 use crate::oauth::dpop::ProofId;
@@ -40,8 +40,6 @@ impl Fixed {
     }
 }
 
-impl Turns for Fixed {}
-
 impl Sources for Fixed {
     type Keys = Arc<KeySet>;
 
@@ -59,8 +57,6 @@ impl Sources for Fixed {
         Box::pin(ready(used.record(*proof, expires, now)))
     }
 }
-
-impl Turns for Arc<KeySet> {}
 
 impl Keys for Arc<KeySet> {
     fn current(&self) -> Option<Arc<KeySet>> {

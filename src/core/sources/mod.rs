@@ -1,8 +1,8 @@
-//! The ways out of a decision: all that a check gets from elsewhere, and the one mark that it leaves.
+//! What a check gets from elsewhere, and the one thing that it leaves behind.
 //!
-//! A check reads no clock and does no I/O. What it needs besides the request and the rules it asks a
-//! [`Sources`] for: keys, introspection, the record of used proofs. Whatever may take long is a future,
-//! which may be polled by any runtime, or by none where it is ready at once.
+//! A check reads no clock and does no I/O. Besides the request and the rules it needs keys,
+//! introspection and the record of used proofs, for which it asks a [`Sources`]. Whatever may take long
+//! is a future, which may be polled by any runtime, or by none if it is ready at once.
 
 mod fixed;
 
@@ -29,17 +29,17 @@ pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What checks get from elsewhere.
 ///
-/// Only the keys and the record of used proofs must be given; all else has a default that is safe and
-/// does nothing. [`Fixed`] is ready-made for keys that do not change.
-pub trait Sources: Turns {
+/// Only the keys and the record of used proofs are required; everything else has a safe default. For
+/// keys that do not change, [`Fixed`] is ready-made.
+pub trait Sources: Sync {
     /// The keys of one issuer.
     type Keys: Keys;
 
-    /// The keys of an issuer; none: it has none here, and its tokens are refused.
+    /// The keys of an issuer; none if there are none for it, so that its tokens are refused.
     fn keys(&self, issuer: IssuerId) -> Option<&Self::Keys>;
 
-    /// Records that `proof` is used, and says whether it was before, in one step: of two calls for
-    /// the same proof only one may be told [`Use::First`] (RFC 9449 §11.1).
+    /// Records that `proof` is used, and returns whether it was used before, in one atomic step: of
+    /// two calls for the same proof only one may get [`Use::First`] (RFC 9449 §11.1).
     ///
     /// `expires` is the last moment at which the proof would be accepted otherwise: the record must
     /// live through it.
@@ -73,70 +73,68 @@ pub trait Sources: Turns {
         Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())))
     }
 
-    /// The token with this SHA-256, if it was remembered. It is checked again all the same, but for
-    /// its signature.
+    /// The token with this SHA-256, if it is cached. Everything but its signature is checked again.
     fn remembered(&self, _hash: Thumbprint) -> Option<VerifiedToken> {
         None
     }
 
-    /// Remembers a token whose signature was verified.
+    /// Caches a token whose signature was verified.
     fn remember(&self, _hash: Thumbprint, _token: VerifiedToken) {}
 
-    /// What `source` tells of the client's certificate, which is what [`Source::read`] says; it may be
-    /// remembered from before.
+    /// The client's certificate by `source`: the result of [`Source::read`], which may be cached.
     fn certificate(&self, source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
         source.read(evidence)
     }
 
-    /// What `work` gives, some tens of microseconds of computation, once it is its turn.
-    fn in_turn<T: Send>(&self, work: impl FnOnce() -> T + Send) -> impl Future<Output = T> + Send {
-        ready(work())
+    /// How costly work of a check takes turns with that of others.
+    fn turns(&self) -> &dyn Turns {
+        &AtOnce
     }
 }
 
-/// Costly computation, some tens of microseconds at a time, takes turns where a thread has much else to
-/// do. Where nothing is said, it is always its turn.
+/// How costly work (a verification of a signature, some tens of microseconds) takes turns on a thread
+/// that has much else to do. By default it starts at once.
 pub trait Turns: Sync {
-    /// Waits until it is the turn of costly work; none: it is now.
+    /// Waits until costly work may start; none if it may start now.
     fn turn(&self) -> Option<Waiting<'_, ()>> {
         None
     }
 
-    /// Costly work begins on this thread.
+    /// Costly work starts on this thread.
     fn work_begins(&self) {}
 
-    /// It has ended. There was nothing else on this thread in between.
+    /// It has ended. This thread did nothing else in between.
     fn work_ends(&self) {}
 }
 
 /// The keys of one issuer.
-pub trait Keys: Turns {
+pub trait Keys: Sync {
     /// The keys that may be used now.
     fn current(&self) -> Option<Arc<KeySet>>;
 
-    /// The same. May wait for the first keys where there have been none yet.
+    /// The same, but may wait for the first keys if there have been none yet.
     fn available(&self) -> Waiting<'_, Option<Arc<KeySet>>> {
         Box::pin(ready(self.current()))
     }
 
-    /// Another set than `seen`, in which the key of a token was looked for in vain. It must not wait
-    /// for longer than is good for a request.
+    /// A newer set than `seen`, which does not have the key of a token. It must not wait for longer
+    /// than a request can.
     fn newer_than<'a>(&'a self, _seen: &'a Arc<KeySet>) -> Waiting<'a, Newer> {
         Box::pin(ready(Newer::None))
     }
 
-    /// `keys` with the likeliest first, for a token that names none.
+    /// `keys` with the most likely one first, for a token that names none.
     fn by_likelihood<'k>(&self, keys: Vec<&'k VerifyingKey>) -> Vec<&'k VerifyingKey> {
         keys
     }
 
-    /// Whether so many more keys may be tried for a token that names none: each try is a
+    /// Whether this many more keys may be tried for a token that names none. Each try is a
     /// verification, and anybody can send such tokens.
     fn may_try(&self, _keys: u64) -> bool {
         true
     }
 
-    /// `key` verified a token that names none, after so many keys were granted for it.
+    /// `key` verified a token that names none, for which this many tries were granted.
     fn was_the_one(&self, _key: &Arc<Thumbprint>, _granted: u64) {}
 
     /// What keys there are and since when, for an explanation.
@@ -145,22 +143,22 @@ pub trait Keys: Turns {
         format!("keys: {count}")
     }
 
-    /// As [`Sources::in_turn`].
-    fn in_turn<T: Send>(&self, work: impl FnOnce() -> T + Send) -> impl Future<Output = T> + Send {
-        ready(work())
+    /// As [`Sources::turns`].
+    fn turns(&self) -> &dyn Turns {
+        &AtOnce
     }
 }
 
-/// What came of looking for another set of keys.
+/// The result of looking for a newer set of keys.
 #[derive(Clone, Debug)]
 pub enum Newer {
-    /// There is another.
+    /// A newer set.
     Set(Arc<KeySet>),
-    /// The issuer stands by the one that was seen.
+    /// The issuer still publishes the set that was seen.
     None,
-    /// The issuer may not be asked just now, or did not answer.
+    /// The issuer may not be asked now, or did not answer.
     Unasked {
-        /// When it was last heard; none: never.
+        /// When it last answered; none if it never did.
         heard: Option<UnixTime>,
         /// In how many seconds it may be asked again.
         ask_again: u64,
@@ -198,8 +196,14 @@ pub struct VerifiedToken {
     pub signed_by: SignedBy,
 }
 
-/// What `work` gives, once it is its turn.
-pub(crate) async fn in_turn<S: Turns + ?Sized, T>(turns: &S, work: impl FnOnce() -> T) -> T {
+/// Work that starts at once.
+#[derive(Clone, Copy, Debug)]
+struct AtOnce;
+
+impl Turns for AtOnce {}
+
+/// Runs `work` when it may start.
+pub(crate) async fn in_turn<T>(turns: &dyn Turns, work: impl FnOnce() -> T) -> T {
     if let Some(turn) = turns.turn() {
         turn.await;
     }

@@ -37,20 +37,6 @@ impl Deref for TimedKeys {
     }
 }
 
-impl Turns for TimedKeys {
-    fn turn(&self) -> Option<Waiting<'_, ()>> {
-        fair_share::wait_for_slot()
-    }
-
-    fn work_begins(&self) {
-        fair_share::start_work();
-    }
-
-    fn work_ends(&self) {
-        fair_share::finish_work();
-    }
-}
-
 impl Keys for TimedKeys {
     fn current(&self) -> Option<Arc<KeySet>> {
         self.keys.current()
@@ -88,5 +74,9 @@ impl Keys for TimedKeys {
         let error = status.last_error.map_or_else(String::new, |it| format!("; {}", it.what));
         let snapshot = if status.from_snapshot { ", from the snapshot" } else { "" };
         format!("{}: {had}{snapshot}{error}", status.source)
+    }
+
+    fn turns(&self) -> &dyn Turns {
+        &fair_share::ThisThread
     }
 }
