@@ -5,8 +5,9 @@
 
 use crate::check::Verdict;
 use crate::denial::{Denial, Detail};
+use crate::jose::thumbprint::Thumbprint;
 use crate::request::Request;
-use Value::{Flag, Given, Label, Made, Number, Own};
+use Value::{Flag, Given, Label, Made, Number, Own, Print};
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 
@@ -49,9 +50,7 @@ const FACTS: &[Fact] = &[
     fact("subject", METADATA, |it| it.claim("sub").map(Given)),
     fact("kid", LOG | LAST_DENIALS, |it| it.verdict.facts.kid.as_deref().map(Given)),
     fact("client_id", METADATA | LOG | LAST_DENIALS, |it| it.claim("client_id").map(Given)),
-    fact("certificate", LOG | LAST_DENIALS, |it| {
-        it.verdict.facts.certificate.map(|print| Made(print.to_base64url()))
-    }),
+    fact("certificate", LOG | LAST_DENIALS, |it| it.verdict.facts.certificate.map(Print)),
     fact("sender_constraint", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.proved()))),
     fact("proved", LOG | LAST_DENIALS, |it| Some(Label(it.proved()))),
     fact("trace_id", LOG | LAST_DENIALS, |it| it.trace_id.map(Own)),
@@ -99,6 +98,8 @@ pub enum Value<'a> {
     Own(&'a str),
     /// Text from the client or the issuer of its token: any content, any length.
     Given(&'a str),
+    /// A thumbprint, written in base64url.
+    Print(Thumbprint),
     /// Text formatted on request.
     Made(String),
     /// A flag.
@@ -169,7 +170,7 @@ impl<'a> Value<'a> {
     pub fn borrowed(self) -> Option<&'a str> {
         match self {
             Label(it) | Own(it) | Given(it) => Some(it),
-            Made(_) | Flag(_) | Number(_) => None,
+            Print(_) | Made(_) | Flag(_) | Number(_) => None,
         }
     }
 
@@ -178,7 +179,7 @@ impl<'a> Value<'a> {
     pub fn shortened(self) -> Self {
         match self {
             Given(it) => Given(beginning(it)),
-            Label(_) | Own(_) | Made(_) | Flag(_) | Number(_) => self,
+            Label(_) | Own(_) | Print(_) | Made(_) | Flag(_) | Number(_) => self,
         }
     }
 
@@ -187,9 +188,19 @@ impl<'a> Value<'a> {
         match self {
             Label(it) => Label(it),
             Own(it) | Given(it) => Made(it.to_owned()),
+            Print(it) => Print(it),
             Made(it) => Made(it),
             Flag(it) => Flag(it),
             Number(it) => Number(it),
+        }
+    }
+
+    /// The value, as text if it is a thumbprint.
+    #[must_use]
+    pub fn written(self) -> Self {
+        match self {
+            Print(it) => Made(it.to_base64url()),
+            Label(_) | Own(_) | Given(_) | Made(_) | Flag(_) | Number(_) => self,
         }
     }
 }
@@ -198,6 +209,7 @@ impl Serialize for Value<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Label(it) | Own(it) | Given(it) => serializer.serialize_str(it),
+            Print(it) => serializer.serialize_str(&it.to_base64url()),
             Made(it) => serializer.serialize_str(it),
             Flag(it) => serializer.serialize_bool(*it),
             Number(it) => serializer.serialize_u64(*it),

@@ -45,7 +45,7 @@ fn write_line(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, loud: boo
         Known { trace_id: trace_id.as_deref(), span_id: span_id.as_deref(), ..event.known() };
     let mut found = [const { None }; NAMES.len()];
     for (place, (_, value)) in found.iter_mut().zip(facts::of(LOG, &known)) {
-        *place = value.map(Value::shortened);
+        *place = value.map(|it| it.shortened().written());
     }
     let values = found.each_ref().map(|it| it.as_ref().map(field));
     if loud {
@@ -59,6 +59,8 @@ fn field<'v>(value: &'v Value<'_>) -> &'v dyn Field {
     match value {
         Value::Label(it) | Value::Own(it) | Value::Given(it) => it,
         Value::Made(it) => it,
+        // It is written before.
+        Value::Print(_) => &"",
         Value::Flag(it) => it,
         Value::Number(it) => it,
     }

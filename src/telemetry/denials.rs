@@ -32,7 +32,11 @@ pub struct Status {
     noted: Arc<Noted>,
 }
 
-type Facts = Vec<(&'static str, Option<Value<'static>>)>;
+/// The names of the facts; after the last one they are empty.
+const NAMES: [&str; 16] = facts::names(LAST_DENIALS);
+
+/// In the order of [`NAMES`].
+type Facts = [Option<Value<'static>>; NAMES.len()];
 
 impl Denials {
     /// Records a check if it was denied, or would be in enforce mode. Does not block: if the lock
@@ -68,15 +72,19 @@ impl Denials {
 fn facts_of(event: &CheckEvent<'_>) -> Facts {
     let trace_id = event.parent().map(|it| it.trace.to_hex());
     let known = Known { trace_id: trace_id.as_deref(), ..event.known() };
-    let kept = |value: Value<'_>| value.shortened().kept();
-    facts::of(LAST_DENIALS, &known).map(|(name, it)| (name, it.map(kept))).collect()
+    let mut found = [const { None }; NAMES.len()];
+    for (place, (_, value)) in found.iter_mut().zip(facts::of(LAST_DENIALS, &known)) {
+        *place = value.map(|it| it.shortened().kept());
+    }
+    found
 }
 
 impl Serialize for Status {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut members = serializer.serialize_map(None)?;
         members.serialize_entry("age_seconds", &self.age_seconds)?;
-        for (name, value) in &self.noted.facts {
+        let named = NAMES.iter().zip(&self.noted.facts);
+        for (name, value) in named.filter(|(name, _)| !name.is_empty()) {
             members.serialize_entry(name, value)?;
         }
         members.end()

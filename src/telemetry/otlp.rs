@@ -169,6 +169,7 @@ impl Value {
         use facts::Value as Fact;
         match fact {
             Fact::Label(it) | Fact::Own(it) | Fact::Given(it) => Self::Text((*it).to_owned()),
+            Fact::Print(it) => Self::Text(it.to_base64url()),
             Fact::Made(it) => Self::Text(it.clone()),
             Fact::Flag(it) => Self::Flag(*it),
             Fact::Number(it) => Self::Number(i64::try_from(*it).unwrap_or(i64::MAX)),
