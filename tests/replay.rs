@@ -168,7 +168,7 @@ async fn without_one_of_these_rights_there_is_no_share_and_every_proof_is_record
             assert_eq!(store.record(&proof("a", jti), at(60), at(0)).await, Ok(Use::Repeat));
         }
         let concerns = store.concerns();
-        assert!(concerns[0].contains("share"), "{missing}: {concerns:?}");
+        assert!(concerns[0].contains("limit per client"), "{missing}: {concerns:?}");
     }
 }
 
