@@ -5,7 +5,6 @@ use keybound_core::words::Words;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -121,28 +120,10 @@ impl AlgorithmName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word<T>(pub(super) T);
 
-/// One value or several, each a string, a number or a boolean.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct ClaimValues(pub(super) Vec<Value>);
-
-impl<'de> Deserialize<'de> for ClaimValues {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let values = match Value::deserialize(deserializer)? {
-            Value::Array(values) => values,
-            one @ (Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Object(_)) => vec![one],
-        };
-        if values.iter().any(|it| it.is_array() || it.is_object() || it.is_null()) {
-            return Err(D::Error::custom(
-                "expected a string, a number or a boolean, or a list of such",
-            ));
-        }
-        Ok(Self(values))
-    }
-}
+/// The values of a claim that a policy requires.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[serde(transparent)]
+pub(super) struct ClaimValues(pub(super) keybound_core::policy::ClaimValues);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -271,13 +252,8 @@ impl JsonSchema for ClaimValues {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let scalar = ["string", "number", "boolean"];
-        json_schema!({
-            "type": ["string", "number", "boolean", "array"],
-            "items": { "type": scalar },
-            "minItems": 1,
-            "description": "One value, or several of which one is enough."
-        })
+        let schema = keybound_core::policy::ClaimValues::schema();
+        Schema::try_from(schema).unwrap_or_default()
     }
 }
 

@@ -24,8 +24,8 @@ use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
 use keybound_core::policy::{
-    ClaimFormat, ClaimRule, HostPattern, IdentityHeader, Introspection, Issuer, IssuerId, Match,
-    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
+    ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Introspection, Issuer,
+    IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
     UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
@@ -252,7 +252,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
         scopes: vec!["read".to_owned(), "write".to_owned()],
         claims: vec![ClaimRule {
             path: "acr".to_owned(),
-            values: vec![json!("loa2"), json!("loa3")],
+            values: ClaimValues::parse(json!(["loa2", "loa3"])).unwrap(),
         }],
         ..policy("demanding", SenderConstraint::Certificate)
     };

@@ -211,9 +211,6 @@ fn claims(
         if !is_claim_path(&path) {
             findings.problem(&at.key(&path), BAD_CLAIM_PATH);
         }
-        if values.is_empty() {
-            findings.problem(&at.key(&path), "must not be empty, or no token has such a value");
-        }
         rules.push(ClaimRule { path, values });
     }
     rules

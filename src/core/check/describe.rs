@@ -56,9 +56,8 @@ pub(super) fn length(token: Token<'_>, most: usize) -> Finding {
 pub(super) fn claim(token: &AccessToken, rule: &ClaimRule) -> Finding {
     let found = token.claims.get(&rule.path);
     let found = found.map_or_else(|| "absent".to_owned(), |it| it.to_string());
-    let values: Vec<_> = rule.values.iter().map(ToString::to_string).collect();
     let found = format!("{}: {found}", rule.path);
-    Finding::new("token", "claim", found).wanting(values.join(" or "))
+    Finding::new("token", "claim", found).wanting(rule.values.to_string())
 }
 
 /// The keys to which the token is bound, and what the policy requires of them.

@@ -102,7 +102,7 @@ fn admit_claims(
 ) -> Result<(), Denial> {
     policy.claims.iter().try_for_each(|rule| {
         let claim = token.claims.get(&rule.path);
-        let has = claim.is_some_and(|it| it.holds_any(&rule.values));
+        let has = claim.is_some_and(|it| it.holds_any(rule.values.list()));
         explanation.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
     })
 }

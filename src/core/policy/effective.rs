@@ -1,8 +1,7 @@
 //! The effective policies, for `check-config`, `/status` and the page.
 
-use super::{HostPattern, Match, Policy, PolicySet};
+use super::{ClaimValues, HostPattern, Match, Policy, PolicySet};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A policy in terms of the configuration, with its defaults filled in.
@@ -19,7 +18,7 @@ pub struct EffectivePolicy {
     origin: Option<String>,
     issuers: Vec<String>,
     scopes: Vec<String>,
-    claims: BTreeMap<String, Vec<Value>>,
+    claims: BTreeMap<String, ClaimValues>,
     /// Whether every configured issuer is accepted.
     #[serde(skip)]
     accepts_every_issuer: bool,
@@ -80,10 +79,7 @@ impl EffectivePolicy {
     pub fn row(&self) -> [String; 7] {
         let by_route = if self.allow_route_annotation { ", or a route's annotation" } else { "" };
         let issuers = self.issuers.join(" ");
-        let claims = self.claims.iter().map(|(path, values)| {
-            let values: Vec<_> = values.iter().map(ToString::to_string).collect();
-            format!("{path} = {}", values.join(" or "))
-        });
+        let claims = self.claims.iter().map(|(path, values)| format!("{path} = {values}"));
         [
             self.name.clone(),
             self.requests() + by_route,
@@ -124,6 +120,10 @@ mod tests {
         all.pop().unwrap()
     }
 
+    fn values(given: serde_json::Value) -> ClaimValues {
+        ClaimValues::parse(given).unwrap()
+    }
+
     fn payments() -> Policy {
         let mut policy = Policy::new("payments", SenderConstraint::Certificate);
         let below = HostPattern::Below("example.com".to_owned());
@@ -132,8 +132,8 @@ mod tests {
         policy.scopes = vec!["pay".to_owned(), "see".to_owned()];
         policy.routes_may_name_it = true;
         policy.claims = vec![
-            ClaimRule { path: "acr".to_owned(), values: vec![json!("loa3"), json!(3)] },
-            ClaimRule { path: "act.sub".to_owned(), values: vec![json!(true)] },
+            ClaimRule { path: "acr".to_owned(), values: values(json!(["loa3", 3])) },
+            ClaimRule { path: "act.sub".to_owned(), values: values(json!(true)) },
         ];
         policy.origin = Origin::parse("https://api.example.com").ok();
         policy.mode = Mode::Report;

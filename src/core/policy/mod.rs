@@ -1,6 +1,7 @@
 //! Policies: what is required of a request, and the issuers whose tokens are accepted. All defaults
 //! are filled in.
 
+pub(crate) mod claim;
 mod demands;
 pub(crate) mod effective;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod selection;
 #[cfg(test)]
 mod tests;
 
+pub use claim::{ClaimRule, ClaimValues};
 pub use effective::EffectivePolicy;
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;
@@ -209,15 +211,6 @@ impl Policy {
             resource_metadata: None,
         }
     }
-}
-
-/// The requirement that a claim has one of several values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClaimRule {
-    /// The dotted path to the claim.
-    pub path: String,
-    /// The claim must equal one of them, or be an array that contains one. Never empty.
-    pub values: Vec<serde_json::Value>,
 }
 
 words! {

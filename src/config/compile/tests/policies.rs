@@ -92,10 +92,10 @@ fn policies_demand_what_tokens_can_hold() {
     assert_eq!(policy.matches.hosts[1], HostPattern::Exact("a.example".to_owned()));
     assert_eq!(policy.matches.path_prefix, [b"pay-ments"]);
     assert_eq!(policy.issuers, [IssuerId(0)]);
-    assert_eq!(policy.claims[0].values, [json!("a"), json!(1)]);
+    assert_eq!(policy.claims[0].values.to_string(), r#""a" or 1"#);
     assert_eq!(
-        (policy.claims[1].path.as_str(), &policy.claims[1].values[0]),
-        ("cnf.x", &json!(true))
+        (policy.claims[1].path.as_str(), policy.claims[1].values.to_string().as_str()),
+        ("cnf.x", "true")
     );
 }
 
