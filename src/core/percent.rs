@@ -1,5 +1,7 @@
 //! Percent-encoding (RFC 3986 §2.1).
 
+use std::fmt::Write;
+
 /// Decodes the triplets in `text`; none if a `%` does not start one.
 ///
 /// A `+` is left unchanged: this is not form encoding.
@@ -13,6 +15,19 @@ pub fn decoded(text: &[u8]) -> Option<Vec<u8>> {
         found.extend_from_slice(rest);
     }
     Some(found)
+}
+
+/// Encodes everything but unreserved characters (RFC 3986 §2.3).
+pub fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _written = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
 }
 
 /// Decodes the triplet whose `%` precedes `text`. Returns the octet and the rest.

@@ -1,10 +1,7 @@
 //! Conversion of a certificate into the form in which a proxy would forward it.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use keybound_core::client_certificate::{self, HeaderFormat, Source};
 use keybound_core::jose::Thumbprint;
-use std::fmt::Write;
 
 /// The DER of a certificate.
 pub(crate) struct Certificate(Vec<u8>);
@@ -19,45 +16,14 @@ impl Certificate {
     /// outside the headers.
     pub(super) fn carried(&self, source: &Source) -> (Option<String>, String) {
         match source {
-            Source::Peer => (None, url_encoded(&self.pem())),
+            Source::Peer => (None, HeaderFormat::PemUrlencoded.write(&self.0)),
             Source::Xfcc { .. } => {
                 let hash = Thumbprint::of(&self.0).to_hex();
                 (Some("x-forwarded-client-cert".to_owned()), format!("Hash={hash}"))
             }
-            Source::Header { name, format } => (Some(name.clone()), self.in_header(*format)),
+            Source::Header { name, format } => (Some(name.clone()), format.write(&self.0)),
         }
     }
-
-    fn in_header(&self, format: HeaderFormat) -> String {
-        match format {
-            HeaderFormat::Rfc9440 => format!(":{}:", STANDARD.encode(&self.0)),
-            HeaderFormat::PemUrlencoded => url_encoded(&self.pem()),
-            HeaderFormat::PemBase64 => STANDARD.encode(self.pem()),
-            HeaderFormat::DerBase64 | HeaderFormat::DerBase64Chain => STANDARD.encode(&self.0),
-            HeaderFormat::Sha256Hex => Thumbprint::of(&self.0).to_hex(),
-            HeaderFormat::Sha256Base64url => Thumbprint::of(&self.0).to_base64url(),
-        }
-    }
-
-    fn pem(&self) -> String {
-        format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(&self.0))
-    }
-}
-
-/// The first line of a certificate in PEM (RFC 7468 §5.1).
-pub(super) const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-const END: &str = "-----END CERTIFICATE-----";
-
-fn url_encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _written = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
 }
 
 #[cfg(test)]

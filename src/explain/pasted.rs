@@ -1,6 +1,6 @@
 //! Requests as pasted text: in HTTP/1.1, or a captured or written `CheckRequest`.
 
-use super::certificate::{BEGIN, Certificate};
+use super::certificate::Certificate;
 use super::request::{self, Described};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use keybound_core::client_certificate::Source;
@@ -54,6 +54,8 @@ fn http(text: &str, source: &Source) -> Result<Vec<u8>, String> {
         .message(source)
 }
 
+/// The first line of a certificate in PEM (RFC 7468 §5.1).
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const REQUEST_LINE: &str = "the first line must look like `GET /path HTTP/1.1`";
 const HEADER: &str = "each line after the first must look like `Name: value`, up to an empty line";
 const HOST: &str = "there must be one line `Host: name`";

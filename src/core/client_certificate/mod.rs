@@ -4,14 +4,15 @@
 mod der;
 #[cfg(test)]
 mod examples;
-mod header;
+mod format;
 mod peer;
 mod pem;
 mod xfcc;
 
+pub use format::HeaderFormat;
+
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::{Evidence, Field, PeerCertificate};
-use crate::words::words;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -46,28 +47,6 @@ impl Source {
     }
 }
 
-words! {
-    /// How a header carries a certificate.
-    #[default(Rfc9440)]
-    pub enum HeaderFormat as "CertificateFormat" {
-        /// A byte sequence of the DER (RFC 9440).
-        Rfc9440 = "rfc9440",
-        /// URL-encoded PEM (nginx, AWS).
-        PemUrlencoded = "pem-urlencoded",
-        /// Base64 of the PEM.
-        PemBase64 = "pem-base64",
-        /// Base64 of the DER, as of `HAProxy`.
-        DerBase64 = "der-base64",
-        /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
-        /// that never adds to what the client wrote: the first is believed.
-        DerBase64Chain = "der-base64-chain",
-        /// SHA-256 of the DER in hexadecimal.
-        Sha256Hex = "sha256-hex",
-        /// SHA-256 of the DER in base64url.
-        Sha256Base64url = "sha256-base64url",
-    }
-}
-
 /// The client's certificate, as far as it can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
@@ -98,7 +77,7 @@ impl Source {
         let found = match self {
             Self::Peer => peer::read(evidence.peer_certificate),
             Self::Xfcc { behind } => xfcc::read(evidence, behind),
-            Self::Header { format, .. } => header::read(evidence.header, *format),
+            Self::Header { format, .. } => format.read(evidence.header),
         };
         match found {
             Ok(None) => ClientCertificate::Absent,
@@ -120,14 +99,9 @@ impl Source {
                 | PeerCertificate::Der(_)
                 | PeerCertificate::Sha256(_) => None,
             },
-            (Self::Header { format, .. }, Field::One(text)) => match format {
-                HeaderFormat::Rfc9440
-                | HeaderFormat::PemUrlencoded
-                | HeaderFormat::PemBase64
-                | HeaderFormat::DerBase64
-                | HeaderFormat::DerBase64Chain => Some(text),
-                HeaderFormat::Sha256Hex | HeaderFormat::Sha256Base64url => None,
-            },
+            (Self::Header { format, .. }, Field::One(text)) => {
+                format.holds_a_certificate().then_some(text)
+            }
             (Self::Header { .. }, Field::Absent | Field::Many) | (Self::Xfcc { .. }, _) => None,
         }
     }

@@ -36,6 +36,12 @@ pub(super) fn thumbprint(text: &[u8]) -> Option<Thumbprint> {
     der::thumbprint(&STANDARD.decode(symbols).ok()?)
 }
 
+/// The certificate with this DER as PEM.
+pub(super) fn write(der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+}
+
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
 

@@ -1,44 +1,84 @@
 //! Client certificates as proxies other than Envoy write them into headers (RFC 9440 §2, and
 //! formats older than it).
 
-use super::{CARRIED_BYTES, HeaderFormat, Unusable, der, pem};
+use super::{CARRIED_BYTES, Unusable, der, pem};
 use crate::jose::thumbprint::Thumbprint;
 use crate::percent;
 use crate::request::Field;
+use crate::words::words;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves it
-/// for a client without a certificate.
-///
-/// There must be one certificate on one line. A second one, after a comma or on a line of its own,
-/// is refused, because the client could have added one of the two. In a chain, the certificates of
-/// the issuers may follow.
-pub(super) fn read(field: Field<'_>, format: HeaderFormat) -> Result<Option<Thumbprint>, Unusable> {
-    match field {
-        Field::Absent | Field::One(b"") => Ok(None),
-        Field::One(value) if value.len() <= CARRIED_BYTES => {
-            thumbprint(value, format).map(Some).ok_or(Unusable::Malformed)
-        }
-        Field::One(_) | Field::Many => Err(Unusable::Malformed),
+words! {
+    /// How a header carries a certificate.
+    #[default(Rfc9440)]
+    pub enum HeaderFormat as "CertificateFormat" {
+        /// A byte sequence of the DER (RFC 9440).
+        Rfc9440 = "rfc9440",
+        /// URL-encoded PEM (nginx, AWS).
+        PemUrlencoded = "pem-urlencoded",
+        /// Base64 of the PEM.
+        PemBase64 = "pem-base64",
+        /// Base64 of the DER, as of `HAProxy`.
+        DerBase64 = "der-base64",
+        /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
+        /// that never adds to what the client wrote: the first is believed.
+        DerBase64Chain = "der-base64-chain",
+        /// SHA-256 of the DER in hexadecimal.
+        Sha256Hex = "sha256-hex",
+        /// SHA-256 of the DER in base64url.
+        Sha256Base64url = "sha256-base64url",
     }
 }
 
-fn thumbprint(value: &[u8], format: HeaderFormat) -> Option<Thumbprint> {
-    match format {
-        HeaderFormat::Rfc9440 => der::thumbprint(&byte_sequence(value)?),
-        HeaderFormat::PemUrlencoded => pem::thumbprint_of_urlencoded(value),
-        HeaderFormat::PemBase64 => pem::thumbprint(&STANDARD.decode(value).ok()?),
-        // Decoding is harmless for plain base64, which contains no percent sign; Traefik has
-        // written `%2B`.
-        HeaderFormat::DerBase64 => {
-            der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?)
+impl HeaderFormat {
+    /// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves it
+    /// for a client without a certificate.
+    ///
+    /// There must be one certificate on one line. A second one, after a comma or on a line of its own,
+    /// is refused, because the client could have added one of the two. In a chain, the certificates of
+    /// the issuers may follow.
+    pub(super) fn read(self, field: Field<'_>) -> Result<Option<Thumbprint>, Unusable> {
+        match field {
+            Field::Absent | Field::One(b"") => Ok(None),
+            Field::One(value) if value.len() <= CARRIED_BYTES => {
+                self.thumbprint(value).map(Some).ok_or(Unusable::Malformed)
+            }
+            Field::One(_) | Field::Many => Err(Unusable::Malformed),
         }
-        HeaderFormat::DerBase64Chain => first_of_chain(&percent::decoded(value)?),
-        HeaderFormat::Sha256Hex => Thumbprint::from_hex(value),
-        HeaderFormat::Sha256Base64url => Thumbprint::from_base64url(str::from_utf8(value).ok()?),
+    }
+
+    fn thumbprint(self, value: &[u8]) -> Option<Thumbprint> {
+        match self {
+            Self::Rfc9440 => der::thumbprint(&byte_sequence(value)?),
+            Self::PemUrlencoded => pem::thumbprint_of_urlencoded(value),
+            Self::PemBase64 => pem::thumbprint(&STANDARD.decode(value).ok()?),
+            // Decoding is harmless for plain base64, which contains no percent sign; Traefik has
+            // written `%2B`.
+            Self::DerBase64 => der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?),
+            Self::DerBase64Chain => first_of_chain(&percent::decoded(value)?),
+            Self::Sha256Hex => Thumbprint::from_hex(value),
+            Self::Sha256Base64url => Thumbprint::from_base64url(str::from_utf8(value).ok()?),
+        }
+    }
+
+    /// The value of a header that carries the certificate with this DER.
+    pub fn write(self, der: &[u8]) -> String {
+        match self {
+            Self::Rfc9440 => format!(":{}:", STANDARD.encode(der)),
+            Self::PemUrlencoded => percent::encoded(&pem::write(der)),
+            Self::PemBase64 => STANDARD.encode(pem::write(der)),
+            Self::DerBase64 | Self::DerBase64Chain => STANDARD.encode(der),
+            Self::Sha256Hex => Thumbprint::of(der).to_hex(),
+            Self::Sha256Base64url => Thumbprint::of(der).to_base64url(),
+        }
+    }
+
+    /// Whether the header holds a certificate, which is expensive to decode, rather than its digest.
+    pub(super) const fn holds_a_certificate(self) -> bool {
+        !matches!(self, Self::Sha256Hex | Self::Sha256Base64url)
     }
 }
 
@@ -88,7 +128,7 @@ mod tests {
     }
 
     fn one(value: &str, format: HeaderFormat) -> Result<Option<String>, Unusable> {
-        let found = read(Field::One(value.as_bytes()), format)?;
+        let found = format.read(Field::One(value.as_bytes()))?;
         Ok(found.map(|it| it.to_base64url()))
     }
 
@@ -115,15 +155,15 @@ mod tests {
     #[test]
     fn no_line_and_an_empty_line_are_no_certificate() {
         for format in HeaderFormat::all() {
-            assert_eq!(read(Field::Absent, format), Ok(None), "{format:?}");
-            assert_eq!(read(Field::One(b""), format), Ok(None), "{format:?}");
+            assert_eq!(format.read(Field::Absent), Ok(None), "{format:?}");
+            assert_eq!(format.read(Field::One(b"")), Ok(None), "{format:?}");
         }
     }
 
     #[test]
     fn no_format_but_a_chain_carries_more_than_one_certificate() {
         for format in HeaderFormat::all() {
-            assert_eq!(read(Field::Many, format), Err(Unusable::Malformed), "{format:?}");
+            assert_eq!(format.read(Field::Many), Err(Unusable::Malformed), "{format:?}");
             if format != DerBase64Chain {
                 is_refused(format, |it| format!("{it},{it}"));
             }
@@ -240,7 +280,7 @@ mod tests {
     fn a_value_that_no_certificate_fills_is_refused_unread() {
         for format in HeaderFormat::all() {
             let long = vec![b'A'; CARRIED_BYTES + 1];
-            assert_eq!(read(Field::One(&long), format), Err(Unusable::Malformed), "{format:?}");
+            assert_eq!(format.read(Field::One(&long)), Err(Unusable::Malformed), "{format:?}");
         }
     }
 
