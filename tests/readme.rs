@@ -7,6 +7,8 @@
 mod configured;
 
 use keybound::config::Problem;
+use keybound_core::client_certificate::HeaderFormat;
+use keybound_core::words::Words;
 use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -45,6 +47,14 @@ fn tried() -> Vec<[&'static str; 3]> {
     let rows = section.lines().filter(|it| it.starts_with("| ")).skip(1);
     let cells = |row: &'static str| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>();
     rows.map(|row| cells(row).try_into().unwrap()).collect()
+}
+
+#[test]
+fn every_format_of_a_certificate_in_a_header_has_a_row() {
+    let section = README.split("\n| `header.format` |").nth(1).unwrap();
+    let rows = section.split("\n\n").next().unwrap().lines().skip(2);
+    let named: Vec<_> = rows.map(|it| it.split('`').nth(1).unwrap()).collect();
+    assert_eq!(named, HeaderFormat::NAMES);
 }
 
 #[test]

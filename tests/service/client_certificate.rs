@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use keybound_core::client_certificate::ClientCertificate::{self, Absent, Conflict, Malformed};
 use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Thumbprint;
+use keybound_core::words::Words;
 use keybound_core::{Evidence, Field, PeerCertificate};
 use prost::Message;
 use std::fs;
@@ -256,16 +257,8 @@ fn no_captured_injection_is_read_as_the_victim_under_any_source() {
         xfcc(&["spiffe://lab.test/ns/clients/sa/p256"]),
     ];
     sources.extend(
-        [
-            HeaderFormat::Rfc9440,
-            HeaderFormat::PemUrlencoded,
-            HeaderFormat::PemBase64,
-            HeaderFormat::DerBase64,
-            HeaderFormat::DerBase64Chain,
-            HeaderFormat::Sha256Hex,
-            HeaderFormat::Sha256Base64url,
-        ]
-        .map(|format| Source::Header { name: "x-forwarded-client-cert".to_owned(), format }),
+        HeaderFormat::all()
+            .map(|format| Source::Header { name: "x-forwarded-client-cert".to_owned(), format }),
     );
     let injections: Vec<_> = captures().into_iter().filter(|it| it.contains("inj")).collect();
     assert!(injections.len() >= 30, "{injections:?}");

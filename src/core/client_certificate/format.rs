@@ -10,15 +10,21 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::borrow::Cow;
 
 words! {
     /// How a header carries a certificate.
     #[default(Rfc9440)]
     pub enum HeaderFormat as "CertificateFormat" {
-        /// A byte sequence of the DER (RFC 9440).
+        /// A byte sequence of the DER (RFC 9440), as of Cloudflare, Google Cloud and Caddy.
         Rfc9440 = "rfc9440",
-        /// URL-encoded PEM (nginx, AWS).
+        /// URL-encoded PEM, as of nginx and of AWS for the leaf alone.
         PemUrlencoded = "pem-urlencoded",
+        /// The same, and behind it those of the issuers, as of AWS's `X-Amzn-Mtls-Clientcert`. Only
+        /// for a proxy that never adds to what the client wrote: the first is believed.
+        PemUrlencodedChain = "pem-urlencoded-chain",
+        /// PEM in one line, with blanks for the line breaks, as of Apache, or without any, as of F5.
+        PemFlat = "pem-flat",
         /// Base64 of the PEM.
         PemBase64 = "pem-base64",
         /// Base64 of the DER, as of `HAProxy`.
@@ -26,23 +32,25 @@ words! {
         /// The same, and behind it those of the issuers, after commas, as of Traefik. Only for a proxy
         /// that never adds to what the client wrote: the first is believed.
         DerBase64Chain = "der-base64-chain",
-        /// SHA-256 of the DER in hexadecimal.
+        /// SHA-256 of the DER in hexadecimal, also with a colon after each octet but the last.
         Sha256Hex = "sha256-hex",
+        /// SHA-256 of the DER in base64, with or without padding.
+        Sha256Base64 = "sha256-base64",
         /// SHA-256 of the DER in base64url.
         Sha256Base64url = "sha256-base64url",
     }
 }
 
 impl HeaderFormat {
-    /// The thumbprint of the certificate in `field`; none if it is absent or empty, as nginx leaves it
-    /// for a client without a certificate.
+    /// The thumbprint of the certificate in `field`; none if it is absent, empty, or `(null)`, as
+    /// nginx and Apache leave it for a client without a certificate.
     ///
     /// There must be one certificate on one line. A second one, after a comma or on a line of its own,
     /// is refused, because the client could have added one of the two. In a chain, the certificates of
     /// the issuers may follow.
     pub(super) fn read(self, field: Field<'_>) -> Result<Option<Thumbprint>, Unusable> {
         match field {
-            Field::Absent | Field::One(b"") => Ok(None),
+            Field::Absent | Field::One(b"" | b"(null)") => Ok(None),
             Field::One(value) if value.len() <= CARRIED_BYTES => {
                 self.thumbprint(value).map(Some).ok_or(Unusable::Malformed)
             }
@@ -54,12 +62,17 @@ impl HeaderFormat {
         match self {
             Self::Rfc9440 => der::thumbprint(&byte_sequence(value)?),
             Self::PemUrlencoded => pem::thumbprint_of_urlencoded(value),
+            Self::PemUrlencodedChain => pem::first_of_chain(&percent::decoded(value)?),
+            Self::PemFlat => pem::thumbprint_of_flat(value),
             Self::PemBase64 => pem::thumbprint(&STANDARD.decode(value).ok()?),
             // Decoding is harmless for plain base64, which contains no percent sign; Traefik has
             // written `%2B`.
             Self::DerBase64 => der::thumbprint(&STANDARD.decode(percent::decoded(value)?).ok()?),
             Self::DerBase64Chain => first_of_chain(&percent::decoded(value)?),
-            Self::Sha256Hex => Thumbprint::from_hex(value),
+            Self::Sha256Hex => Thumbprint::from_hex(&without_colons(value)?),
+            Self::Sha256Base64 => {
+                FINGERPRINT.decode(value).ok()?.try_into().ok().map(Thumbprint::from_octets)
+            }
             Self::Sha256Base64url => Thumbprint::from_base64url(str::from_utf8(value).ok()?),
         }
     }
@@ -68,17 +81,19 @@ impl HeaderFormat {
     pub fn write(self, der: &[u8]) -> String {
         match self {
             Self::Rfc9440 => format!(":{}:", STANDARD.encode(der)),
-            Self::PemUrlencoded => percent::encoded(&pem::write(der)),
+            Self::PemUrlencoded | Self::PemUrlencodedChain => percent::encoded(&pem::write(der)),
+            Self::PemFlat => pem::write(der).trim_ascii_end().replace('\n', " "),
             Self::PemBase64 => STANDARD.encode(pem::write(der)),
             Self::DerBase64 | Self::DerBase64Chain => STANDARD.encode(der),
             Self::Sha256Hex => Thumbprint::of(der).to_hex(),
+            Self::Sha256Base64 => STANDARD.encode(Thumbprint::of(der).octets()),
             Self::Sha256Base64url => Thumbprint::of(der).to_base64url(),
         }
     }
 
     /// Whether the header holds a certificate, which is expensive to decode, rather than its digest.
     pub(super) const fn holds_a_certificate(self) -> bool {
-        !matches!(self, Self::Sha256Hex | Self::Sha256Base64url)
+        !matches!(self, Self::Sha256Hex | Self::Sha256Base64 | Self::Sha256Base64url)
     }
 }
 
@@ -89,6 +104,15 @@ fn first_of_chain(value: &[u8]) -> Option<Thumbprint> {
     let certificate = |it| der::thumbprint(&STANDARD.decode(it).ok()?);
     let first = certificate(chain.next()?)?;
     chain.all(|it| certificate(it).is_some()).then_some(first)
+}
+
+/// Hexadecimal digits as they are, or in pairs that colons separate: as OpenSSL writes a fingerprint.
+fn without_colons(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if !value.contains(&b':') {
+        return Some(Cow::Borrowed(value));
+    }
+    let pairs = value.split(|it| *it == b':').map(|it| <[u8; 2]>::try_from(it).ok());
+    Some(Cow::Owned(pairs.collect::<Option<Vec<_>>>()?.concat()))
 }
 
 /// A structured field item that is a byte sequence (RFC 9651 §4.2, §4.2.7). Parameters are refused:
@@ -106,6 +130,12 @@ const STRUCTURED: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// Base64 of a digest. Proxies differ in whether they pad it; its spare bits must be zero.
+const FINGERPRINT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 #[cfg(test)]
 mod tests {
     use super::HeaderFormat::*;
@@ -119,10 +149,14 @@ mod tests {
         let thumbprint = Thumbprint::from_base64url(RFC9440.x5t_s256).unwrap();
         match format {
             Rfc9440 => format!(":{body}:"),
-            PemUrlencoded => RFC9440.pem.replace(' ', "%20").replace('\n', "%0A"),
+            PemUrlencoded | PemUrlencodedChain => {
+                RFC9440.pem.replace(' ', "%20").replace('\n', "%0A")
+            }
+            PemFlat => RFC9440.pem.trim_end().replace('\n', " "),
             PemBase64 => STANDARD.encode(RFC9440.pem),
             DerBase64 | DerBase64Chain => body,
             Sha256Hex => thumbprint.to_hex(),
+            Sha256Base64 => STANDARD.encode(thumbprint.octets()),
             Sha256Base64url => thumbprint.to_base64url(),
         }
     }
@@ -153,8 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn no_line_and_an_empty_line_are_no_certificate() {
+    fn no_line_an_empty_line_and_apaches_null_are_no_certificate() {
         for format in HeaderFormat::all() {
+            assert_eq!(format.read(Field::One(b"(null)")), Ok(None), "{format:?}");
+            for odd in ["(Null)", "null", "(null", "(null) ", "-", "none", "(null),(null)"] {
+                assert_eq!(one(odd, format), Err(Unusable::Malformed), "{format:?} {odd}");
+            }
             assert_eq!(format.read(Field::Absent), Ok(None), "{format:?}");
             assert_eq!(format.read(Field::One(b"")), Ok(None), "{format:?}");
         }
@@ -168,7 +206,9 @@ mod tests {
                 is_refused(format, |it| format!("{it},{it}"));
             }
             is_refused(format, |it| format!("{it}, {it}"));
-            is_refused(format, |it| format!("{it}{it}"));
+            if format != PemUrlencodedChain {
+                is_refused(format, |it| format!("{it}{it}"));
+            }
         }
     }
 
@@ -176,7 +216,9 @@ mod tests {
     fn nothing_may_stand_around_the_certificate() {
         for format in HeaderFormat::all() {
             is_refused(format, |it| format!(" {it}"));
-            is_refused(format, |it| format!("{it} "));
+            if format != PemFlat {
+                is_refused(format, |it| format!("{it} "));
+            }
             is_refused(format, |it| format!("{it}x"));
             is_refused(format, |it| format!("{it};x=1"));
             is_refused(format, |it| format!("\"{it}\""));
@@ -262,15 +304,72 @@ mod tests {
     }
 
     #[test]
+    fn of_a_chain_in_pem_the_first_certificate_is_the_clients() {
+        let issuer = percent::encoded(RFC8705.pem);
+        is_read(PemUrlencodedChain, |it| format!("{it}{issuer}"));
+        is_read(PemUrlencodedChain, |it| format!("{it}{issuer}{issuer}"));
+        is_read(PemUrlencodedChain, |it| format!("{it}%0A{issuer}"));
+        is_read(PemUrlencodedChain, |it| format!("{it}{issuer}").replace("%0A", "%0D%0A"));
+        for odd in ["x", "%00", ",", "subject%3A%20a%0A"] {
+            is_refused(PemUrlencodedChain, |it| format!("{odd}{it}"));
+            is_refused(PemUrlencodedChain, |it| format!("{it}{odd}"));
+            is_refused(PemUrlencodedChain, |it| format!("{it}{odd}{issuer}"));
+        }
+        is_refused(PemUrlencodedChain, |it| format!("{it},{issuer}"));
+        is_refused(PemUrlencodedChain, |it| format!("{it}{}", issuer.replace("MIIB", "MIIC")));
+        is_refused(PemUrlencodedChain, |it| format!("{it}{}", issuer.split_at(99).0));
+        is_refused(PemUrlencoded, |it| format!("{it}{issuer}"));
+        let last = one(&format!("{issuer}{}", spelled(PemUrlencoded)), PemUrlencodedChain);
+        assert_eq!(last, Ok(Some(RFC8705.x5t_s256.to_owned())));
+    }
+
+    #[test]
+    fn pem_in_one_line_has_blanks_for_line_breaks_or_nothing() {
+        let body = |it: &str| it.split("-----").nth(2).unwrap().replace(' ', "");
+        let flat =
+            |it: &str| format!("-----BEGIN CERTIFICATE-----{}-----END CERTIFICATE-----", body(it));
+        is_read(PemFlat, |it| flat(&it));
+        is_read(PemFlat, |it| format!("{it} "));
+        is_read(PemFlat, |it| format!("{it}  "));
+        is_read(PemFlat, |it| it.replace("----- ", "-----\t").replace(" M", "\tM"));
+        is_refused(PemFlat, |it| format!("{it} {it}"));
+        is_refused(PemFlat, |it| format!("{it}{it}"));
+        is_refused(PemFlat, |it| it.replace("BEGIN CERTIFICATE", "BEGIN  CERTIFICATE"));
+        is_refused(PemFlat, |it| it.replace("BEGIN CERTIFICATE", "BEGINCERTIFICATE"));
+        is_refused(PemFlat, |it| it.replace("CERTIFICATE", "TRUSTED CERTIFICATE"));
+        is_refused(PemFlat, |it| it.replace("-----END CERTIFICATE-----", ""));
+        is_refused(PemFlat, |it| it.replace("-----END", "=-----END"));
+        is_refused(PemFlat, |it| it.replace(' ', "%20"));
+        is_refused(PemFlat, |it| it.replace("----- M", "-----\nM"));
+    }
+
+    #[test]
     fn a_hash_is_exactly_one_hash() {
         is_read(Sha256Hex, |it| it.to_uppercase());
         is_refused(Sha256Hex, |it| it.split_at(1).1.to_owned());
         is_refused(Sha256Hex, |it| it.split_at(2).1.to_owned());
-        is_refused(Sha256Hex, |it| {
-            let (first, rest) = it.split_at(2);
-            format!("{first}:{rest}")
-        });
+        let colons = |it: &str| {
+            it.as_bytes()
+                .chunks(2)
+                .map(|it| str::from_utf8(it).unwrap())
+                .collect::<Vec<_>>()
+                .join(":")
+        };
+        is_read(Sha256Hex, |it| colons(&it));
+        is_read(Sha256Hex, |it| colons(&it).to_uppercase());
+        is_read(Sha256Hex, |it| it.replacen(':', "", 1));
+        is_refused(Sha256Hex, |it| colons(&it).replacen(':', "", 1));
+        is_refused(Sha256Hex, |it| colons(&it).replacen(':', "::", 1));
+        is_refused(Sha256Hex, |it| colons(&it).replacen(':', "-", 1));
+        is_refused(Sha256Hex, |it| format!("{}:", colons(&it)));
+        is_refused(Sha256Hex, |it| format!(":{}", colons(&it)));
+        is_refused(Sha256Hex, |it| format!("{}:00", colons(&it)));
         is_refused(Sha256Hex, |it| format!("0x{it}"));
+        is_read(Sha256Base64, |it| it.trim_end_matches('=').to_owned());
+        is_refused(Sha256Base64, |it| format!("{it}="));
+        is_refused(Sha256Base64, |it| it.replace('/', "_"));
+        is_refused(Sha256Base64, |it| it.split_at(1).1.to_owned());
+        is_refused(Sha256Base64, |it| it.replace("s=", "t="));
         is_refused(Sha256Base64url, |it| it.split_at(1).1.to_owned());
         is_refused(Sha256Base64url, |it| format!("{it}="));
         is_refused(Sha256Base64url, |it| it.replace('_', "/"));

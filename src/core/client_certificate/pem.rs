@@ -17,21 +17,49 @@ pub(super) fn thumbprint_of_urlencoded(text: &[u8]) -> Option<Thumbprint> {
 /// Lines may have any length and end in LF or CRLF. A second certificate is refused rather than
 /// taken as a chain: nothing says which of the two the client holds the key of.
 pub(super) fn thumbprint(text: &[u8]) -> Option<Thumbprint> {
-    let mut lines =
-        text.split(|&it| it == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines = lines(text);
+    let thumbprint = next(&mut lines)?;
+    lines.all(<[u8]>::is_empty).then_some(thumbprint)
+}
+
+/// The thumbprint of the first certificate in `text`. Others may follow, and nothing else.
+pub(super) fn first_of_chain(text: &[u8]) -> Option<Thumbprint> {
+    let mut lines = lines(text).peekable();
+    let first = next(&mut lines)?;
+    loop {
+        while lines.next_if(|it| it.is_empty()).is_some() {}
+        if lines.peek().is_none() {
+            return Some(first);
+        }
+        next(&mut lines)?;
+    }
+}
+
+/// The thumbprint of the one certificate in `text`, which is PEM in one line: its line breaks are
+/// blanks, or left out.
+pub(super) fn thumbprint_of_flat(text: &[u8]) -> Option<Thumbprint> {
+    let is_blank = |it: &u8| matches!(it, b' ' | b'\t');
+    let body = text.trim_ascii_end().strip_prefix(BEGIN)?.strip_suffix(END)?;
+    let symbols: Vec<u8> = body.iter().copied().filter(|it| !is_blank(it)).collect();
+    der::thumbprint(&STANDARD.decode(symbols).ok()?)
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&it| it == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// The thumbprint of the certificate that begins with the next line. Consumes it to its last line.
+fn next<'a>(lines: &mut impl Iterator<Item = &'a [u8]>) -> Option<Thumbprint> {
     if lines.next()? != BEGIN {
         return None;
     }
-    let mut symbols = Vec::with_capacity(text.len());
+    let mut symbols = Vec::new();
     loop {
         match lines.next()? {
             [] => return None,
             line if line == END => break,
             line => symbols.extend_from_slice(line),
         }
-    }
-    if !lines.all(<[u8]>::is_empty) {
-        return None;
     }
     der::thumbprint(&STANDARD.decode(symbols).ok()?)
 }
