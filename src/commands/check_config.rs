@@ -4,6 +4,7 @@
 use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::installation::{DpopRules, InstallationRules, IssuerRules};
+use crate::state::introspection::ClientAuthentication;
 use crate::state::jwks::KeySource;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
@@ -185,8 +186,12 @@ fn introspection(rules: &IssuerRules) -> String {
         Introspection::OpaqueTokens => "opaque tokens",
         Introspection::AllTokens => "all tokens",
     };
-    let forwards = rules.introspection.as_ref().is_some_and(|it| it.forward_jwt);
-    format!("{tokens}{}", if forwards { ", JWT sent upstream" } else { "" })
+    let Some(introspection) = &rules.introspection else { return tokens.to_owned() };
+    let certified = introspection.authentication != ClientAuthentication::TlsClientAuth
+        && introspection.identity.is_some();
+    let certificate = if certified { " over mutual TLS" } else { "" };
+    let forwarded = if introspection.forward_jwt { ", JWT sent upstream" } else { "" };
+    format!("{tokens}, {}{certificate}{forwarded}", introspection.authentication.name())
 }
 
 fn listed<T: Display>(items: &[T]) -> String {

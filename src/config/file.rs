@@ -159,14 +159,20 @@ pub(super) struct Issuer {
 pub(super) struct Introspection {
     /// The https URL of the endpoint; absent: the one in the issuer's metadata.
     pub(super) endpoint: Option<String>,
-    /// The client id of this service at the issuer.
+    /// How this service authenticates there; absent: as the files below are for.
+    pub(super) authentication: Option<Word<Authentication>>,
+    /// The client id of this service at the issuer; optional with `authentication: none` alone.
     pub(super) client_id: Option<String>,
     /// A file with the client secret.
     pub(super) client_secret_file: Option<String>,
-    /// PEM file with its certificate, in place of a secret.
+    /// PEM file with the client certificate. It is shown with every method but `none`.
     pub(super) certificate_file: Option<String>,
     /// PEM file with the key of the certificate.
     pub(super) key_file: Option<String>,
+    /// PEM file (PKCS #8) with the key that signs client assertions: RSA, P-256, P-384 or Ed25519.
+    pub(super) private_key_file: Option<String>,
+    /// The `kid` under which the issuer knows this key; absent: none is sent.
+    pub(super) private_key_id: Option<String>,
     /// Whether to ask for a JWT (RFC 9701) and forward it in place of an opaque token.
     #[schemars(extend("default" = false))]
     pub(super) forward_jwt: Option<bool>,
@@ -192,6 +198,22 @@ pub(super) struct Introspection {
     /// The maximum number of concurrent calls.
     #[schemars(range(min = 1, max = 10_000), extend("default" = IntrospectionUpkeep::default().concurrency))]
     pub(super) concurrency: Option<u64>,
+}
+
+words! {
+    /// How this service authenticates at the introspection endpoint.
+    pub(super) enum Authentication as "ClientAuthentication" {
+        /// With the client secret in a header.
+        ClientSecretBasic = "client_secret_basic",
+        /// With the client secret in the body.
+        ClientSecretPost = "client_secret_post",
+        /// With a JWT that the private key signs (RFC 7523), for the issuer as its audience.
+        PrivateKeyJwt = "private_key_jwt",
+        /// With the client certificate (RFC 8705).
+        TlsClientAuth = "tls_client_auth",
+        /// Not at all: whoever reaches the endpoint may ask.
+        None = "none",
+    }
 }
 
 words! {

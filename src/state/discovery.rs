@@ -1,7 +1,10 @@
 //! The metadata of an authorization server: where it is published and what is taken from it
 //! (RFC 8414, OpenID Connect Discovery 1.0).
 
+mod introspection;
 mod vicinity;
+
+pub use introspection::IntrospectionMetadata;
 
 use crate::state::http::{self, Client, Limits, Reach};
 use keybound_core::jose::json;
@@ -13,9 +16,8 @@ use std::fmt;
 pub struct Metadata {
     /// The URL of its JWK Set.
     pub jwks_uri: Option<Url>,
-    /// The introspection endpoint (RFC 7662). Also `None` if its URL must not be asked: a fault in
-    /// a member that few deployments use must not cost all keys.
-    pub introspection_endpoint: Option<Url>,
+    /// What they say about introspection.
+    pub introspection: IntrospectionMetadata,
 }
 
 /// Why metadata could not be obtained.
@@ -84,7 +86,7 @@ fn read(document: &[u8], issuer: &str, from: &Url) -> Result<Metadata, Failure> 
     let endpoint = |name: &str| document.get(name).map(|it| endpoint(it.as_str(), from));
     Ok(Metadata {
         jwks_uri: endpoint("jwks_uri").transpose()?,
-        introspection_endpoint: endpoint("introspection_endpoint").and_then(Result::ok),
+        introspection: IntrospectionMetadata::read(&document, from),
     })
 }
 

@@ -17,10 +17,10 @@ use keybound::installation::{
     BadIssuer, Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
     LiveIssuer, StartError,
 };
-use keybound::state::introspection::{BadEndpoint, Status};
 use keybound::state::introspection::{
-    ClientAuthentication, IntrospectionRules, IntrospectionUpkeep,
+    AssertionKey, ClientAuthentication, Identity, IntrospectionRules, IntrospectionUpkeep,
 };
+use keybound::state::introspection::{BadEndpoint, Status};
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Algorithm;
@@ -456,7 +456,8 @@ async fn with_mutual_tls_the_certificate_stands_for_the_client() {
     let site = Site::build(&[&endpoint], |issuer| {
         issuer.keys.ca = Some(authority.pem.clone());
         let rules = issuer.introspection.as_mut().unwrap();
-        rules.authentication = ClientAuthentication::MutualTls(identity.clone());
+        rules.authentication = ClientAuthentication::TlsClientAuth;
+        rules.identity = Some(Identity(identity.clone()));
     })
     .await;
     assert_eq!(site.check("opaque").await, Ok(()));
@@ -489,6 +490,133 @@ async fn the_place_comes_from_the_metadata_unless_it_is_given() {
         assert_eq!(endpoint.calls(), 1, "only the first time");
         assert!(metadata.asked()[0].uri.starts_with("/.well-known/oauth-authorization-server"));
         assert_eq!(metadata.asked()[0].headers["accept-encoding"], "identity");
+    }
+}
+
+#[tokio::test]
+async fn each_way_to_authenticate_is_seen_by_the_server() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let token = "token=opaque&token_type_hint=access_token";
+    for (authentication, client_id, form) in [
+        (
+            ClientAuthentication::SecretPost("s:ecret".to_owned()),
+            Some("gate way"),
+            format!("{token}&client_secret=s%3Aecret&client_id=gate+way"),
+        ),
+        (ClientAuthentication::None, Some("gate way"), format!("{token}&client_id=gate+way")),
+        (ClientAuthentication::None, None, token.to_owned()),
+    ] {
+        let site = Site::new(&[&endpoint], |it| {
+            it.authentication = authentication.clone();
+            it.client_id = client_id.map(str::to_owned);
+        })
+        .await;
+        assert_eq!(site.check("opaque").await, Ok(()));
+        let asked = endpoint.asked().pop().unwrap();
+        assert_eq!(asked.form, form);
+        assert!(!asked.headers.contains_key("authorization"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_assertion_is_for_the_issuer_and_another_one_for_each_call() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let key = AssertionKey::from_pem(pair.serialize_pem().as_bytes(), Some("gateway-1".to_owned()));
+    let key = key.unwrap();
+    let site = Site::new(&[&endpoint], |it| {
+        it.authentication = ClientAuthentication::PrivateKeyJwt(key.clone());
+    })
+    .await;
+    let decoder = jsonwebtoken::DecodingKey::from_rsa_pem(pair.public_key_pem().as_bytes());
+    let decoder = decoder.unwrap();
+    let mut ids = Vec::new();
+    for token in ["first", "second"] {
+        assert_eq!(site.check(token).await, Ok(()));
+        let asked = endpoint.asked().pop().unwrap();
+        let form = asked.form.strip_prefix(&format!("token={token}&token_type_hint=access_token"));
+        let form = form.unwrap().strip_prefix(
+            "&client_assertion_type=\
+             urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=",
+        );
+        let assertion = form.unwrap().strip_suffix("&client_id=gate+way").unwrap();
+        assert_eq!(jsonwebtoken::decode_header(assertion).unwrap().kid.unwrap(), "gateway-1");
+        let mut rules = jsonwebtoken::Validation::new(Signing::RS256);
+        rules.set_audience(&[ISSUER]);
+        rules.set_issuer(&["gate way"]);
+        rules.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Value>(assertion, &decoder, &rules).unwrap().claims;
+        assert_eq!((&claims["sub"], &claims["exp"]), (&json!("gate way"), &json!(NOW + 60)));
+        ids.push(claims["jti"].clone());
+        assert!(!asked.headers.contains_key("authorization"));
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+/// An issuer whose metadata are edited, and a client of it with a key for assertions. It is found
+/// where the metadata say.
+async fn discovered(
+    endpoint: &IntrospectionEndpoint,
+    certificate: Option<(&Authority, Vec<u8>)>,
+    edit: impl FnOnce(&mut Value),
+) -> (Site, IntrospectionEndpoint) {
+    let metadata = IntrospectionEndpoint::start(Reply::status(404)).await;
+    let name = metadata.url();
+    let mut document = json!({ "issuer": name });
+    edit(&mut document);
+    metadata.reply(Reply::json(&document));
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let key = AssertionKey::from_pem(pair.serialize_pem().as_bytes(), None).unwrap();
+    let site = Site::build(&[endpoint], |issuer| {
+        judged(issuer).name = name.clone().into();
+        issuer.keys.ca = certificate.as_ref().map(|it| it.0.pem.clone());
+        let rules = issuer.introspection.as_mut().unwrap();
+        rules.endpoint = None;
+        rules.authentication = ClientAuthentication::PrivateKeyJwt(key.clone());
+        rules.identity = certificate.as_ref().map(|it| Identity(it.1.clone()));
+    })
+    .await;
+    (site, metadata)
+}
+
+#[tokio::test]
+async fn an_assertion_is_signed_as_the_metadata_say() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let own = "introspection_endpoint_auth_signing_alg_values_supported";
+    for (algorithms, expected) in
+        [(json!(["PS256", "RS256"]), Signing::PS256), (json!(null), Signing::RS256)]
+    {
+        let (site, _metadata) = discovered(&endpoint, None, |it| {
+            it["introspection_endpoint"] = endpoint.url().into();
+            it[own] = algorithms;
+        })
+        .await;
+        assert_eq!(site.check("opaque").await, Ok(()));
+        let form = endpoint.asked().pop().unwrap().form;
+        let assertion = form.split("client_assertion=").nth(1).unwrap().split('&').next();
+        assert_eq!(jsonwebtoken::decode_header(assertion.unwrap()).unwrap().alg, expected);
+    }
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_prefers_the_alias_for_mutual_tls() {
+    let authority = Authority::new();
+    let plain = IntrospectionEndpoint::start(active(|_| {})).await;
+    let mutual = IntrospectionEndpoint::start_tls(authority.server(), active(|_| {})).await;
+    for (certified, aliased, expected) in
+        [(true, true, (0, 1)), (true, false, (1, 1)), (false, true, (2, 1)), (false, false, (3, 1))]
+    {
+        let certificate = certified.then(|| (&authority, authority.client()));
+        let (site, _metadata) = discovered(&plain, certificate, |it| {
+            it["introspection_endpoint"] = plain.url().into();
+            if aliased {
+                let aliases = json!({ "introspection_endpoint": mutual.url() });
+                it["mtls_endpoint_aliases"] = aliases;
+            }
+        })
+        .await;
+        assert_eq!(site.check("opaque").await, Ok(()), "{certified} {aliased}");
+        assert_eq!((plain.calls(), mutual.calls()), expected, "{certified} {aliased}");
     }
 }
 
@@ -893,7 +1021,7 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     assert_eq!(same(before, &again), [true, true]);
 
     let edited = rules.issuers[1].introspection.as_mut().unwrap();
-    edited.client_id = "another".to_owned();
+    edited.client_id = Some("another".to_owned());
     let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
@@ -914,7 +1042,7 @@ const RULES: &[(&str, Rule)] = &[
     ("negative_ttl", |it| it.upkeep.negative_ttl = SECOND),
     ("cache_entries", |it| it.upkeep.cache_entries = 1000),
     ("concurrency", |it| it.upkeep.concurrency = 1),
-    ("secret", |it| it.authentication = ClientAuthentication::Secret("new".to_owned())),
+    ("secret", |it| it.authentication = ClientAuthentication::SecretBasic("new".to_owned())),
 ];
 
 const EDITS: &[(&str, Edit, Result<(), Denial>)] = &[
@@ -1089,7 +1217,7 @@ async fn what_is_another_question_is_asked_anew() {
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
     let edits: &[(&str, Rule)] = &[
-        ("client_id", |it| it.client_id = "another".to_owned()),
+        ("client_id", |it| it.client_id = Some("another".to_owned())),
         ("endpoint", |it| it.endpoint.as_mut().unwrap().push_str("?x=1")),
         ("forward_jwt", |it| it.forward_jwt = true),
         ("cache_ttl", |it| it.upkeep.cache_ttl = 10 * SECOND),
@@ -1159,7 +1287,7 @@ async fn an_endpoint_that_cannot_be_used_is_no_configuration() {
     assert_eq!(start(&no_url), Some(BadIssuer::Introspection(BadEndpoint::UrlRefused)));
     let no_pem = |it: &mut IssuerRules| {
         let rules = it.introspection.as_mut().unwrap();
-        rules.authentication = ClientAuthentication::MutualTls(b"not PEM".to_vec());
+        rules.identity = Some(Identity(b"not PEM".to_vec()));
     };
     assert!(matches!(start(&no_pem), Some(BadIssuer::Introspection(BadEndpoint::Credentials(_)))));
 }
@@ -1301,8 +1429,9 @@ fn issuer(name: &str, source: KeySource, endpoint: String) -> IssuerRules {
         keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
         introspection: Some(IntrospectionRules {
             endpoint: Some(endpoint),
-            client_id: "gate way".to_owned(),
-            authentication: ClientAuthentication::Secret("s:ecret".to_owned()),
+            client_id: Some("gate way".to_owned()),
+            authentication: ClientAuthentication::SecretBasic("s:ecret".to_owned()),
+            identity: None,
             forward_jwt: false,
             allow_missing_audience: false,
             // A machine under load must not fail a test that is not about time.

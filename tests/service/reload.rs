@@ -115,6 +115,12 @@ fn by_certificate(it: &mut Value, _: &World) {
     introspection.insert("key_file".to_owned(), json!("key.pem"));
 }
 
+fn by_private_key(it: &mut Value, _: &World) {
+    let introspection = it["issuers"][0]["introspection"].as_object_mut().unwrap();
+    introspection.remove("client_secret_file");
+    introspection.insert("private_key_file".to_owned(), json!("key.pem"));
+}
+
 /// The keys of the issuer come from there, and from there alone.
 fn source(it: &mut Value, name: &str, value: &Value) {
     it["issuers"][0]["keys"] = json!({ name: value });
@@ -189,6 +195,18 @@ fn introspection() -> Vec<Row> {
         ),
         row("issuers[].introspection.certificate_file", by_certificate),
         row("issuers[].introspection.key_file", by_certificate),
+        set(
+            "issuers[].introspection.authentication",
+            "/issuers/0/introspection/authentication",
+            json!("client_secret_post"),
+        ),
+        row("issuers[].introspection.private_key_file", by_private_key),
+        set(
+            "issuers[].introspection.private_key_id",
+            "/issuers/0/introspection/private_key_id",
+            json!("gateway-1"),
+        )
+        .from(by_private_key),
         // No JWT is at hand that could go upstream.
         set(
             "issuers[].introspection.forward_jwt",

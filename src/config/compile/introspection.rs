@@ -1,11 +1,11 @@
 //! The part of the configuration about introspection (RFC 7662).
 
-use super::files::{self, Files};
+use super::files::Files;
 use super::url::{Fetched, fetched};
-use super::{span, whole_number};
+use super::{client_authentication, span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
-use crate::state::introspection::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
+use crate::state::introspection::{IntrospectionRules, IntrospectionUpkeep};
 use crate::state::jwks::KeySource;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -33,74 +33,22 @@ pub(super) fn compile(
         ),
         Some(Ok(Fetched::Https)) | None => (),
     }
-    let what = "give the client id of this service at the issuer";
-    let client_id = findings.required(given.client_id, &at.key("client_id"), what);
-    let secret = given.client_secret_file;
-    let identity = (given.certificate_file, given.key_file);
-    let authentication = match (secret, identity) {
-        (Some(name), (None, None)) => {
-            secret_in(&name, &at.key("client_secret_file"), files, findings)
-        }
-        (None, (Some(certificate), Some(key))) => {
-            identity_in(&certificate, &key, &at.key("certificate_file"), files, findings)
-        }
-        (Some(_), _) | (None, (None, _) | (_, None)) => {
-            let message = "must hold client_secret_file, or else certificate_file and key_file";
-            findings.problem(at, message);
-            None
-        }
-    };
+    let client = client_authentication::compile(&given, at, files, findings);
     if given.allow_missing_audience == Some(true) {
         let message = "a token for another service is accepted if the issuer's response has no \
                        audience";
         findings.warning(&at.key("allow_missing_audience"), message);
     }
+    let (client_id, authentication, identity) = client?;
     Some(IntrospectionRules {
         endpoint: given.endpoint,
-        client_id: client_id?,
-        authentication: authentication?,
+        client_id,
+        authentication,
+        identity,
         forward_jwt: given.forward_jwt.unwrap_or(false),
         allow_missing_audience: given.allow_missing_audience.unwrap_or(false),
         upkeep,
     })
-}
-
-fn secret_in(
-    name: &str,
-    at: &Path,
-    files: &Files,
-    findings: &mut Findings,
-) -> Option<ClientAuthentication> {
-    let read = files.read_secret(name).and_then(|bytes| {
-        let shown = files.path(name);
-        let text = String::from_utf8(bytes);
-        match text.as_deref().map(|it| it.trim_end_matches(['\r', '\n'])) {
-            Ok("") => Err(format!("{} is empty", shown.display())),
-            Ok(secret) if secret.contains(char::is_control) => {
-                Err(format!("{} must hold the secret in one line", shown.display()))
-            }
-            Ok(secret) => Ok(ClientAuthentication::Secret(secret.to_owned())),
-            Err(_) => Err(format!("{} is not UTF-8", shown.display())),
-        }
-    });
-    read.map_err(|message| findings.problem(at, message)).ok()
-}
-
-fn identity_in(
-    certificate: &str,
-    key: &str,
-    at: &Path,
-    files: &Files,
-    findings: &mut Findings,
-) -> Option<ClientAuthentication> {
-    let read = files.read(certificate).and_then(|mut pem| {
-        let key = files.read_secret(key)?;
-        files::identity(&pem, &key)?;
-        pem.push(b'\n');
-        pem.extend(key);
-        Ok(ClientAuthentication::MutualTls(pem))
-    });
-    read.map_err(|message| findings.problem(at, message)).ok()
 }
 
 fn upkeep(

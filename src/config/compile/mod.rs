@@ -2,6 +2,7 @@
 //! whatever is wrong with the others, so that all problems are reported at once.
 
 mod choosing;
+mod client_authentication;
 mod client_certificate;
 mod dpop;
 mod exposure;

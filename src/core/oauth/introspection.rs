@@ -57,12 +57,13 @@ impl Statement {
         Self::of(json::object(body).or(Err(BadAnswer::NotJson))?)
     }
 
-    /// Checks a response that `issuer` signed for the client `client_id`, and reads it.
+    /// Checks a response that `issuer` signed for the client `client_id`, and reads it. None may be
+    /// for a service that has no client id.
     pub fn read_signed(
         header: &Header,
         verified: &Verified,
         issuer: &Issuer,
-        client_id: &str,
+        client_id: Option<&str>,
         now: UnixTime,
     ) -> Result<Self, BadAnswer> {
         if !header.is_type(SIGNED_TYPE) {
@@ -74,13 +75,14 @@ impl Statement {
     fn from_signed(
         claims: &Object,
         issuer: &Issuer,
-        client_id: &str,
+        client_id: Option<&str>,
         now: UnixTime,
     ) -> Result<Self, BadAnswer> {
         if claims.get("iss").and_then(Value::as_str) != Some(&issuer.name) {
             return Err(BadAnswer::IssuerMismatch);
         }
-        if !claims.get("aud").is_some_and(|it| is_for(it, client_id)) {
+        let is_ours = |aud| client_id.is_some_and(|it| is_for(aud, it));
+        if !claims.get("aud").is_some_and(is_ours) {
             return Err(BadAnswer::AudienceMismatch);
         }
         let made = claims.get("iat").and_then(Value::as_f64).ok_or(BadAnswer::TimeWrong)?;
@@ -237,7 +239,7 @@ mod tests {
         edit(&mut claims);
         let now = UnixTime::from_secs(NOW);
         let claims = claims.as_object().unwrap();
-        let found = Statement::from_signed(claims, &examples::issuer(), "gateway", now);
+        let found = Statement::from_signed(claims, &examples::issuer(), Some("gateway"), now);
         assert_eq!(found.map(|_| ()), expected, "{claims:?}");
     }
 

@@ -2,16 +2,16 @@
 //! RFC 9701 §4).
 
 use super::answers::{Finding, Introspected, Reading, Said};
+use super::authentication::Parties;
 use super::breaker::Signal;
-use super::endpoint::Place;
-use super::rules::{ClientAuthentication, IntrospectionRules};
+use super::endpoint::{Endpoint, Place};
+use super::form::encoded;
+use super::rules::IntrospectionRules;
 use super::{BadEndpoint, Terms, endpoint};
 use crate::clock::Clock;
 use crate::state::http::{self, Client, Credentials, Limits, Reply};
 use crate::state::jwks::IssuerKeys;
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use keybound_core::jose::SignedBy;
 use keybound_core::jose::{Header, Unverified, Verified};
 use keybound_core::oauth::Token;
@@ -20,7 +20,7 @@ use keybound_core::oauth::{BadAnswer, Form, Jwt, Statement};
 use keybound_core::policy::Issuer;
 use keybound_core::signature;
 use keybound_core::{Denial, Explanation, UnixTime};
-use reqwest::{Request, Url};
+use reqwest::Request;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,6 @@ pub(super) struct Caller {
     pub(super) clock: Arc<dyn Clock>,
     place: watch::Receiver<Place>,
     client: Client,
-    authorization: Option<HeaderValue>,
 }
 
 /// A request about a token. It holds the token, and so has no `Debug`.
@@ -53,6 +52,8 @@ pub(super) struct Question {
 pub(super) enum Failure {
     /// The issuer's metadata cannot be fetched or has no endpoint.
     EndpointUnknown,
+    /// The client assertion cannot be signed.
+    NotSigned,
     Http(http::Failure),
     /// 401 or 403: it rejects our credentials.
     CredentialsRefused(StatusCode),
@@ -80,13 +81,11 @@ impl Caller {
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Option<endpoint::Seeker>), BadEndpoint> {
         let Terms { issuer, rules, ca, keys, selection } = *terms;
-        let (identity, authorization) = match &rules.authentication {
-            ClientAuthentication::MutualTls(pem) => (Some(pem.as_slice()), None),
-            ClientAuthentication::Secret(secret) => (None, Some(basic(&rules.client_id, secret))),
-        };
+        rules.authentication.check(rules.client_id.as_deref())?;
+        let identity = rules.identity.as_ref().map(|it| &*it.0);
         let credentials = Credentials { ca, identity };
         let client = Client::new(credentials).map_err(BadEndpoint::Credentials)?;
-        let (place, seeker) = endpoint::of(issuer, rules.endpoint.as_deref(), &client)?;
+        let (place, seeker) = endpoint::of(issuer, rules, &client)?;
         let caller = Self {
             issuer: Arc::clone(issuer),
             rules: rules.clone(),
@@ -96,21 +95,14 @@ impl Caller {
             clock: Arc::clone(clock),
             place,
             client,
-            authorization: authorization.transpose()?,
         };
         Ok((caller, seeker))
     }
 
-    /// The request about `token`.
-    pub(super) fn question(&self, token: Token<'_>) -> Question {
-        let mut form = String::from("token=");
-        form.push_str(&form_encoded(token.as_bytes()));
-        form.push_str("&token_type_hint=access_token");
-        if self.authorization.is_none() {
-            // RFC 8705 §2: the server needs it to find the client of the certificate.
-            form.push_str("&client_id=");
-            form.push_str(&form_encoded(self.rules.client_id.as_bytes()));
-        }
+    /// The request about `token`, without credentials.
+    pub(super) fn question(token: Token<'_>) -> Question {
+        let encoded = encoded(token.as_bytes());
+        let form = format!("token={encoded}&token_type_hint=access_token");
         Question { form, signed: token.looks_like_jwt() }
     }
 
@@ -120,9 +112,9 @@ impl Caller {
         question: Question,
         deadline: Instant,
     ) -> Result<Finding, Failure> {
-        let url =
-            timeout_at(deadline, self.url()).await.unwrap_or(Err(Failure::EndpointUnknown))?;
-        let (signed, request) = (question.signed, self.request(url, question));
+        let endpoint = timeout_at(deadline, self.endpoint()).await;
+        let endpoint = endpoint.unwrap_or(Err(Failure::EndpointUnknown))?;
+        let (signed, request) = (question.signed, self.request(endpoint, question)?);
         let left = deadline.saturating_duration_since(Instant::now());
         let limits = Limits { bytes: MAX_BYTES, deadline: left };
         let reply = self.client.send(request, limits).await.map_err(Failure::Http)?;
@@ -130,27 +122,32 @@ impl Caller {
         reading.await.unwrap_or(Err(Failure::KeysLate))
     }
 
-    async fn url(&self) -> Result<Url, Failure> {
+    async fn endpoint(&self) -> Result<Endpoint, Failure> {
         let mut place = self.place.clone();
         // An error means that the discovery task ended with its runtime.
         drop(place.wait_for(|it| *it != Place::Sought).await);
         match &*place.borrow() {
-            Place::At(url) => Ok(url.clone()),
+            Place::At(endpoint) => Ok(endpoint.clone()),
             Place::Sought | Place::Unknown => Err(Failure::EndpointUnknown),
         }
     }
 
-    fn request(&self, url: Url, question: Question) -> Request {
-        let mut request = Request::new(Method::POST, url);
+    fn request(&self, endpoint: Endpoint, question: Question) -> Result<Request, Failure> {
+        let mut request = Request::new(Method::POST, endpoint.url);
         let accept = if self.forwards(question.signed) { ACCEPT_JWT } else { ACCEPT };
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
-        if let Some(authorization) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, authorization.clone());
-        }
-        *request.body_mut() = Some(question.form.into());
-        request
+        let parties = Parties {
+            client_id: self.rules.client_id.as_deref(),
+            issuer: &self.issuer.name,
+            algorithms: &endpoint.algorithms,
+            now: self.now(),
+        };
+        let (authentication, mut form) = (&self.rules.authentication, question.form);
+        authentication.add_to(headers, &mut form, parties).or(Err(Failure::NotSigned))?;
+        *request.body_mut() = Some(form.into());
+        Ok(request)
     }
 
     /// Whether to forward a JWT, which is done for opaque tokens only.
@@ -185,7 +182,7 @@ impl Caller {
     /// RFC 9701 §5.
     async fn read_signed(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
         let (header, verified, proof) = self.verified(body).await?;
-        let (issuer, client_id) = (&*self.issuer, &*self.rules.client_id);
+        let (issuer, client_id) = (&*self.issuer, self.rules.client_id.as_deref());
         let statement = Statement::read_signed(&header, &verified, issuer, client_id, self.now())
             .map_err(Failure::BadAnswer)?;
         let said = match &statement {
@@ -330,31 +327,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// RFC 6749 §2.3.1: both are encoded as in a form before they are joined.
-fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, BadEndpoint> {
-    let [client_id, secret] = [client_id, secret].map(|it| form_encoded(it.as_bytes()));
-    let value = format!("Basic {}", STANDARD.encode(format!("{client_id}:{secret}")));
-    let mut value = HeaderValue::try_from(value).or(Err(BadEndpoint::SecretUnusable))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// `application/x-www-form-urlencoded`.
-fn form_encoded(text: &[u8]) -> String {
-    let digit = |it: u8| char::from_digit(it.into(), 16).unwrap_or('0').to_ascii_uppercase();
-    let mut encoded = String::with_capacity(text.len());
-    for octet in text {
-        match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
-                encoded.push(char::from(*octet));
-            }
-            b' ' => encoded.push('+'),
-            octet => encoded.extend(['%', digit(octet >> 4), digit(octet & 15)]),
-        }
-    }
-    encoded
-}
-
 impl Failure {
     /// What the failure says about the server.
     pub(super) fn signal(&self) -> Signal {
@@ -378,7 +350,7 @@ impl Failure {
             | Self::JwtRefused(_)
             | Self::JwtMissing
             | Self::KeysLate => Signal::Answers,
-            Self::EndpointUnknown | Self::Busy | Self::Aborted => Signal::Nothing,
+            Self::EndpointUnknown | Self::NotSigned | Self::Busy | Self::Aborted => Signal::Nothing,
         }
     }
 
@@ -386,6 +358,7 @@ impl Failure {
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::EndpointUnknown => "endpoint_unknown",
+            Self::NotSigned => "not_signed",
             Self::Http(failure) => failure.label(),
             Self::CredentialsRefused(_) => "credentials_refused",
             Self::Limited(_) => "limited",
@@ -404,6 +377,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EndpointUnknown => f.write_str("the issuer's metadata name no endpoint"),
+            Self::NotSigned => f.write_str("the client assertion cannot be signed"),
             Self::Http(failure) => failure.fmt(f),
             Self::CredentialsRefused(status) => {
                 write!(f, "the endpoint refuses our credentials with {}", status.as_u16())
@@ -434,16 +408,6 @@ const MAX_BYTES: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn credentials_are_encoded_before_they_are_joined() {
-        // RFC 6749 Appendix B.
-        let text = " %&+£€".as_bytes();
-        assert_eq!(form_encoded(text), "+%25%26%2B%C2%A3%E2%82%AC");
-        let found = basic("a:b", "c d").unwrap();
-        assert_eq!(found, format!("Basic {}", STANDARD.encode("a%3Ab:c+d")));
-        assert!(found.is_sensitive());
-    }
 
     #[test]
     fn retry_after_is_read_in_seconds() {

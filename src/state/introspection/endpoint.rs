@@ -1,7 +1,8 @@
 //! The introspection endpoint: the one in the configuration, or the one in the issuer's metadata.
 
-use super::BadEndpoint;
-use crate::state::discovery;
+use super::authentication::ClientAuthentication;
+use super::{BadEndpoint, IntrospectionRules};
+use crate::state::discovery::{self, IntrospectionMetadata};
 use crate::state::http::{Client, Limits, Reach};
 use crate::state::waits::doubled;
 use keybound_core::policy::Issuer;
@@ -15,10 +16,17 @@ use tokio::sync::watch;
 pub(super) enum Place {
     /// The metadata has not been fetched yet.
     Sought,
-    /// Its URL.
-    At(Url),
+    At(Endpoint),
     /// The metadata cannot be fetched, or has no endpoint that may be asked.
     Unknown,
+}
+
+/// An endpoint that may be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) url: Url,
+    /// The algorithms for client assertions that it accepts; empty where the metadata do not say.
+    pub(super) algorithms: Arc<[String]>,
 }
 
 /// A task that refreshes an issuer's metadata.
@@ -26,22 +34,33 @@ pub(super) enum Place {
 pub(super) struct Seeker {
     issuer: Arc<str>,
     client: Client,
+    authentication: ClientAuthentication,
+    /// Whether a client certificate is shown.
+    certified: bool,
     tell: watch::Sender<Place>,
 }
 
 /// The endpoint of an issuer, and the task that discovers it if it is not configured.
 pub(super) fn of(
     issuer: &Issuer,
-    given: Option<&str>,
+    rules: &IntrospectionRules,
     client: &Client,
 ) -> Result<(watch::Receiver<Place>, Option<Seeker>), BadEndpoint> {
+    let given = rules.endpoint.as_deref();
     let url = Url::parse(given.unwrap_or(&issuer.name)).or(Err(BadEndpoint::UrlRefused))?;
     Reach::of(&url).ok_or(BadEndpoint::UrlRefused)?;
     if given.is_some() {
-        return Ok((watch::channel(Place::At(url)).1, None));
+        let endpoint = Endpoint { url, algorithms: <_>::default() };
+        return Ok((watch::channel(Place::At(endpoint)).1, None));
     }
     let (tell, place) = watch::channel(Place::Sought);
-    let seeker = Seeker { issuer: Arc::clone(&issuer.name), client: client.clone(), tell };
+    let seeker = Seeker {
+        issuer: Arc::clone(&issuer.name),
+        client: client.clone(),
+        authentication: rules.authentication.clone(),
+        certified: rules.identity.is_some(),
+        tell,
+    };
     Ok((place, Some(seeker)))
 }
 
@@ -52,7 +71,7 @@ impl Seeker {
         loop {
             let found = discovery::discover(&self.client, &self.issuer, LIMITS).await;
             let found = match found {
-                Ok(metadata) => metadata.introspection_endpoint.map_or(Place::Unknown, Place::At),
+                Ok(metadata) => self.found(metadata.introspection),
                 Err(failure) => {
                     tracing::warn!(issuer = &*self.issuer, error = %failure, "metadata not fetched");
                     // After a failure, the known endpoint is kept.
@@ -67,7 +86,37 @@ impl Seeker {
             tokio::time::sleep(delay(failures)).await;
         }
     }
+
+    /// The place that metadata name for this client.
+    fn found(&self, metadata: IntrospectionMetadata) -> Place {
+        if let Some(supported) = &metadata.authentication_methods
+            && !self.authentication.is_among(supported)
+        {
+            let (ours, theirs) = (self.authentication.name(), shown(supported));
+            tracing::warn!(
+                issuer = &*self.issuer,
+                authentication = ours,
+                supported = theirs,
+                "the issuer's metadata do not list this authentication for introspection"
+            );
+        }
+        // RFC 8705 §5: who uses mutual TLS uses the alias in preference.
+        let alias = metadata.mtls_endpoint.filter(|_| self.certified);
+        let algorithms = metadata.signing_algorithms.into();
+        match alias.or(metadata.endpoint) {
+            Some(url) => Place::At(Endpoint { url, algorithms }),
+            None => Place::Unknown,
+        }
+    }
 }
+
+/// Names from metadata, for the log.
+fn shown(names: &[String]) -> String {
+    names.join(" ").chars().filter(|it| !it.is_control()).take(LONGEST_SHOWN).collect()
+}
+
+/// In characters.
+const LONGEST_SHOWN: usize = 200;
 
 /// The time until the next fetch, after `failures` in a row.
 fn delay(failures: u32) -> Duration {

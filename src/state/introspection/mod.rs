@@ -43,10 +43,13 @@
 //! that is turned away goes before all new ones when it comes again.
 
 mod answers;
+mod assertion;
+mod authentication;
 mod breaker;
 mod call;
 mod calls;
 mod endpoint;
+mod form;
 mod pace;
 mod places;
 mod rank;
@@ -54,7 +57,9 @@ mod rules;
 mod status;
 
 pub use answers::Introspected;
-pub use rules::{ClientAuthentication, IntrospectionRules, IntrospectionUpkeep};
+pub use assertion::AssertionKey;
+pub use authentication::{ClientAuthentication, Identity};
+pub use rules::{IntrospectionRules, IntrospectionUpkeep};
 pub use status::Status;
 
 use crate::clock::Clock;
@@ -268,7 +273,7 @@ impl Introspector {
         drop(calls);
         let shared = Arc::clone(shared);
         let running = Running { shared, digest, rank, permit, place, tell, ended: None };
-        let question = self.shared.caller.question(token);
+        let question = Caller::question(token);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(running.run(question, deadline), &self.runtime);

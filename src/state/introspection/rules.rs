@@ -1,6 +1,6 @@
 //! Introspection of one issuer, as configured (RFC 7662).
 
-use std::fmt;
+use super::authentication::{ClientAuthentication, Identity};
 use std::time::Duration;
 
 /// How an issuer is asked about its tokens.
@@ -8,25 +8,18 @@ use std::time::Duration;
 pub struct IntrospectionRules {
     /// The URL of the endpoint; none: the one in the issuer's metadata.
     pub endpoint: Option<String>,
-    /// The client id of this service at the issuer.
-    pub client_id: String,
+    /// The client id of this service at the issuer; none only without authentication.
+    pub client_id: Option<String>,
     /// How this service authenticates.
     pub authentication: ClientAuthentication,
+    /// The certificate that it shows, whether or not it authenticates by it.
+    pub identity: Option<Identity>,
     /// Whether to ask for a JWT and forward it in place of an opaque token.
     pub forward_jwt: bool,
     /// Whether a response about an opaque token may lack an audience.
     pub allow_missing_audience: bool,
     /// Limits on calls and on cached results.
     pub upkeep: IntrospectionUpkeep,
-}
-
-/// How this service authenticates at the introspection endpoint. `Debug` shows no secret.
-#[derive(Clone, PartialEq, Eq)]
-pub enum ClientAuthentication {
-    /// With this secret (RFC 6749 §2.3.1).
-    Secret(String),
-    /// With a certificate (RFC 8705 §2): PEM of its chain and its key.
-    MutualTls(Vec<u8>),
 }
 
 /// Limits on calls and on cached results.
@@ -57,31 +50,6 @@ impl Default for IntrospectionUpkeep {
             cache_entries: 100_000,
             // At 20 ms each, 5,000 new tokens a second.
             concurrency: 100,
-        }
-    }
-}
-
-impl fmt::Debug for ClientAuthentication {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Secret(_) => "Secret",
-            Self::MutualTls(_) => "MutualTls",
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_credentials_are_printed() {
-        for authentication in [
-            ClientAuthentication::Secret("hidden".to_owned()),
-            ClientAuthentication::MutualTls(b"hidden".to_vec()),
-        ] {
-            let printed = format!("{authentication:?}");
-            assert!(!printed.contains("hidden") && !printed.contains("104"), "{printed}");
         }
     }
 }
