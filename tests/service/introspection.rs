@@ -663,7 +663,9 @@ async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
     let site = Site::new(&[&endpoint], |_| {}).await;
     let table = [
         ("aud", json!("other"), Denial::TokenAudienceMismatch),
-        ("aud", json!(null), Denial::TokenMalformed),
+        ("aud", json!(null), Denial::TokenClaimMissing),
+        ("aud", json!([]), Denial::TokenAudienceMismatch),
+        ("aud", json!(""), Denial::TokenAudienceMismatch),
         ("iss", json!("https://evil.example"), Denial::TokenIssuerUnknown),
         ("exp", json!(NOW - 30), Denial::TokenExpired),
         ("nbf", json!(NOW + 31), Denial::TokenPremature),
@@ -683,8 +685,24 @@ async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
     let site = Site::new(&[&endpoint], |it| it.allow_missing_audience = true).await;
     assert_eq!(site.check("no-aud").await, Ok(()));
     // As some servers say it.
-    endpoint.reply(active(|it| it["aud"] = json!([])));
-    assert_eq!(site.check("empty-aud").await, Ok(()));
+    for (place, nothing) in [json!([]), json!(""), json!(null)].into_iter().enumerate() {
+        endpoint.reply(active(|it| it["aud"] = nothing.clone()));
+        assert_eq!(site.check(&format!("empty-aud-{place}")).await, Ok(()), "{nothing}");
+    }
+    endpoint.reply(active(|it| it["aud"] = json!("other")));
+    assert_eq!(site.check("another").await, Err(Denial::TokenAudienceMismatch));
+}
+
+#[tokio::test]
+async fn a_member_that_is_null_is_absent() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    for name in ["iss", "sub", "client_id", "jti", "exp", "nbf", "iat", "cnf", "username"] {
+        endpoint.reply(active(|it| it[name] = json!(null)));
+        assert_eq!(site.check(name).await, Ok(()), "{name}");
+    }
+    endpoint.reply(active(|it| it["scope"] = json!(null)));
+    assert_eq!(site.check("scope").await, Err(Denial::ScopeInsufficient));
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ pub struct AccessToken {
 pub enum Audience {
     /// Required, and must contain one of ours.
     Demanded,
-    /// If present, must contain one of ours. An empty list counts as absent.
+    /// If present, must contain one of ours. Null, an empty string and an empty list say nothing of
+    /// the audience, and count as absent.
     IfSaid,
     /// Nothing: the audience of the token itself was checked.
     Ignored,
@@ -97,9 +98,8 @@ impl AccessToken {
         if demands.audience != Audience::Ignored {
             let demanded = demands.audience == Audience::Demanded;
             let ours = member(claims, "aud", demanded).and_then(|it| match it {
-                Some(Value::Array(none)) if none.is_empty() && !demanded => Ok(()),
-                Some(aud) => admit_audience(aud, &issuer.audiences),
-                None => Ok(()),
+                Some(aud) if demanded || names_one(aud) => admit_audience(aud, &issuer.audiences),
+                Some(_) | None => Ok(()),
             });
             explanation
                 .record(ours, |_| claim("aud", claims).wanting(one_of(&issuer.audiences)))?;
@@ -220,6 +220,16 @@ fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&
     match claims.get(name) {
         None if demanded => Err(Denial::TokenClaimMissing),
         found => Ok(found),
+    }
+}
+
+/// Whether `aud` says anything of the audience.
+fn names_one(aud: &Value) -> bool {
+    match aud {
+        Value::Null => false,
+        Value::String(audience) => !audience.is_empty(),
+        Value::Array(members) => !members.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
     }
 }
 
@@ -435,15 +445,21 @@ mod tests {
         check_answer(Audience::Demanded, without, Err(Denial::TokenClaimMissing));
         check_answer(Audience::Demanded, other, Err(Denial::TokenAudienceMismatch));
         check_answer(Audience::IfSaid, without, Ok(()));
-        let none = |it: &mut Value| it["aud"] = json!([]);
-        check_answer(Audience::IfSaid, none, Ok(()));
-        check_answer(Audience::Demanded, none, Err(Denial::TokenAudienceMismatch));
-        for odd in [json!({}), json!(""), json!([""]), json!([[]]), json!(null)] {
-            let denial = if odd.is_string() || odd == json!([""]) {
-                Denial::TokenAudienceMismatch
-            } else {
-                Denial::TokenMalformed
-            };
+        for (nothing, denial) in [
+            (json!([]), Denial::TokenAudienceMismatch),
+            (json!(""), Denial::TokenAudienceMismatch),
+            (json!(null), Denial::TokenMalformed),
+        ] {
+            check_answer(Audience::IfSaid, |it| it["aud"] = nothing.clone(), Ok(()));
+            check_answer(Audience::Demanded, |it| it["aud"] = nothing.clone(), Err(denial));
+        }
+        for (odd, denial) in [
+            (json!([""]), Denial::TokenAudienceMismatch),
+            (json!([null]), Denial::TokenMalformed),
+            (json!([[]]), Denial::TokenMalformed),
+            (json!({}), Denial::TokenMalformed),
+            (json!(false), Denial::TokenMalformed),
+        ] {
             check_answer(Audience::IfSaid, |it| it["aud"] = odd, Err(denial));
         }
         check_answer(Audience::IfSaid, other, Err(Denial::TokenAudienceMismatch));

@@ -11,7 +11,8 @@ use std::time::Duration;
 /// What the issuer says about a token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
-    /// The token is active and has these claims.
+    /// The token is active and has these claims. Members that are null were left out: many servers
+    /// write them for what they have no value of.
     Active(Object),
     /// The token is not active: expired, revoked, of another issuer, or not a token.
     Inactive,
@@ -96,7 +97,8 @@ impl Statement {
         Self::of(statement.cloned().ok_or(BadAnswer::StatementMissing)?)
     }
 
-    fn of(members: Object) -> Result<Self, BadAnswer> {
+    fn of(mut members: Object) -> Result<Self, BadAnswer> {
+        members.retain(|_, it| !it.is_null());
         match members.get("active") {
             Some(Value::Bool(true)) => Ok(Self::Active(members)),
             Some(Value::Bool(false)) => Ok(Self::Inactive),
@@ -228,6 +230,14 @@ mod tests {
         ] {
             check(bad, Err(BadAnswer::NotJson));
         }
+    }
+
+    #[test]
+    fn members_that_are_null_are_absent() {
+        let answer = r#"{"active":true,"sub":"s","exp":null,"client_id":null,"cnf":{"a":null}}"#;
+        let expected = json!({"active": true, "sub": "s", "cnf": {"a": null}});
+        let expected = Statement::Active(expected.as_object().unwrap().clone());
+        assert_eq!(Statement::read(answer.as_bytes()), Ok(expected));
     }
 
     #[track_caller]
