@@ -93,7 +93,7 @@ fn a_good_file_is_summed_up_and_warned_of() {
     assert_eq!(line("admin"), "admin 127.0.0.1:9003");
     assert_eq!(
         line("DPoP"),
-        "DPoP proofs ES256 PS256 EdDSA, within 60s, no nonce, up to 1000000 recorded in memory, \
+        "DPoP proofs ES256 PS256 RS256 EdDSA Ed25519, within 60s, no nonce, up to 1000000 recorded in memory, \
          50000 of one client"
     );
     assert_eq!(line("client cert"), "client certificate header client-cert (rfc9440)");

@@ -50,6 +50,17 @@ fn tried() -> Vec<[&'static str; 3]> {
 }
 
 #[test]
+fn every_provider_is_named() {
+    let section = README.split("\n### Issuers as they are\n").nth(1).unwrap();
+    let named = section.split("\n\n").nth(1).unwrap();
+    let named: Vec<_> = named.split('`').skip(1).step_by(2).collect();
+    let schema = keybound::config::schema();
+    let rows = schema["$defs"]["Provider"]["oneOf"].as_array().unwrap();
+    let expected: Vec<_> = rows.iter().map(|it| it["const"].as_str().unwrap()).collect();
+    assert_eq!(named, expected);
+}
+
+#[test]
 fn every_format_of_a_certificate_in_a_header_has_a_row() {
     let section = README.split("\n| `header.format` |").nth(1).unwrap();
     let rows = section.split("\n\n").next().unwrap().lines().skip(2);

@@ -1,6 +1,7 @@
 //! The command `check-config`: lists every problem of a configuration file, or the policies that it
 //! would enforce.
 
+use crate::config::provider::Provider;
 use crate::config::{self, Config, Listen, Problem, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::installation::{DpopRules, InstallationRules, IssuerRules};
@@ -11,8 +12,10 @@ use crate::state::replay::memory::MemoryLimits;
 use keybound_core::client_certificate::Source;
 use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
-    ClaimFormat, Introspection, NonceDemand, PolicySet, ProofRules, UpstreamAuthorization,
+    AUDIENCE, ClaimFormat, ClaimNames, Introspection, Issuer, NonceDemand, PolicySet, ProofRules,
+    UpstreamAuthorization,
 };
+use keybound_core::words::Words;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -78,6 +81,9 @@ impl Display for Summary<'_> {
         let head =
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
         table(f, head, issuers.iter().map(issuer))?;
+        for line in issuers.iter().flat_map(|it| readings(&it.issuer)) {
+            writeln!(f, "{line}")?;
+        }
         writeln!(f)?;
         let policies = EffectivePolicy::all(policies);
         table(f, EffectivePolicy::COLUMNS, policies.iter().map(EffectivePolicy::row))
@@ -173,11 +179,40 @@ fn issuer(rules: &IssuerRules) -> [String; 7] {
         issuer.name.to_string(),
         issuer.audiences.join(" "),
         listed(&issuer.algorithms),
-        issuer.token_types.join(" "),
+        listed(&issuer.token_types),
         format!("{:?}", issuer.clock_leeway),
         keys,
         introspection(rules),
     ]
+}
+
+/// How tokens of an issuer are read, where it is not as without a provider.
+fn readings(issuer: &Issuer) -> Vec<String> {
+    let mut lines = vec![];
+    let mut line =
+        |what: &str, value: String| lines.push(format!("{}: {what} {value}", issuer.name));
+    if let Some(provider) = issuer.provider.and_then(Provider::named) {
+        line("provider", format!("{provider}: {}", provider.gives(issuer).join("; ")));
+    }
+    if !issuer.tenants.is_empty() {
+        line("tenants", issuer.tenants.join(" "));
+    }
+    if issuer.audience_claim != AUDIENCE {
+        line("audience_claim", issuer.audience_claim.clone());
+    }
+    if issuer.allow_missing_audience {
+        line("allow_missing_audience", "true".to_owned());
+    }
+    let (names, usual) = (&issuer.claim_names, ClaimNames::default());
+    for (what, names, usual) in [
+        ("claim_names.client_id", &names.client_id, usual.client_id),
+        ("claim_names.scope", &names.scope, usual.scope),
+    ] {
+        if *names != usual {
+            line(what, names.join(" "));
+        }
+    }
+    lines
 }
 
 fn introspection(rules: &IssuerRules) -> String {

@@ -9,6 +9,7 @@ pub(super) mod upstream;
 
 pub(super) use keys::Keys;
 
+use super::provider::Provider;
 use super::usual;
 use super::values::{Address, AlgorithmName, ClaimValues, Span, Word};
 use crate::installation;
@@ -19,7 +20,7 @@ use crate::state::token_cache::TokenCacheLimits;
 use keybound_core::client_certificate::HeaderFormat;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::{
-    self, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
+    self, AUDIENCE, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
 };
 use keybound_core::words::words;
 use schemars::JsonSchema;
@@ -131,16 +132,31 @@ pub(super) struct Issuer {
     /// The exact `iss` of its tokens.
     #[schemars(required, length(min = 1))]
     pub(super) issuer: Option<String>,
-    /// The token's `aud` must contain one of them.
+    /// The provider, for defaults that fit its tokens; absent: those of RFC 9068.
+    pub(super) provider: Option<Word<Provider>>,
+    /// Who may be in the place of `{tenantid}` in `issuer`: `iss`, the claim `tid` and the `issuer` of
+    /// the key must agree.
+    #[schemars(length(min = 1))]
+    pub(super) tenants: Option<Vec<String>>,
+    /// The token's audience must contain one of them.
     #[schemars(required, length(min = 1))]
     pub(super) audiences: Option<Vec<String>>,
+    /// The claim that names the audience, for tokens without `aud`: a dotted path. It must be there,
+    /// and an `aud` that is there must contain one of `audiences` as well.
+    #[schemars(extend("default" = AUDIENCE))]
+    pub(super) audience_claim: Option<String>,
+    /// Whether a token or an answer may name no audience: absent, null or empty.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_missing_audience: Option<bool>,
     /// The algorithms that tokens may be signed with.
     #[schemars(length(min = 1), extend("default" = USUAL_ALGORITHMS.map(Algorithm::name)))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
-    /// The accepted `typ` of tokens (RFC 9068 §2.1). Name `JWT` only for an issuer that cannot
-    /// tell access tokens from others.
+    /// The accepted `typ` of tokens (RFC 9068 §2.1). Name `JWT`, or `absent` for tokens without a
+    /// `typ`, only for an issuer that cannot tell access tokens from others.
     #[schemars(length(min = 1), extend("default" = usual::TOKEN_TYPES))]
     pub(super) token_types: Option<Vec<String>>,
+    /// Where the client and the scope stand in its tokens and answers.
+    pub(super) claim_names: Option<ClaimNames>,
     /// The tolerated difference between the issuer's clock and ours: at most 5m.
     #[schemars(extend("default" = Span(usual::CLOCK_LEEWAY)))]
     pub(super) clock_leeway: Option<Span>,
@@ -151,6 +167,19 @@ pub(super) struct Issuer {
     pub(super) ca_file: Option<String>,
     /// Introspection (RFC 7662); absent: opaque tokens are denied.
     pub(super) introspection: Option<Introspection>,
+}
+
+/// Where the client and the scope stand: dotted paths to claims, of which the first that is there
+/// counts.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClaimNames {
+    /// The client.
+    #[schemars(length(min = 1), extend("default" = policy::ClaimNames::default().client_id))]
+    pub(super) client_id: Option<Vec<String>>,
+    /// The scope: a string of words, or a list whose members are one word each.
+    #[schemars(length(min = 1), extend("default" = policy::ClaimNames::default().scope))]
+    pub(super) scope: Option<Vec<String>>,
 }
 
 /// Introspection of tokens (RFC 7662).

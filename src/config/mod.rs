@@ -4,6 +4,7 @@
 mod compile;
 mod file;
 mod problem;
+pub(crate) mod provider;
 mod schema;
 mod tree;
 mod usual;

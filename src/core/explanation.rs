@@ -1,5 +1,7 @@
 //! The steps of a check and what each one found, recorded only on request.
 
+use std::borrow::Cow;
+
 /// The steps of one check, in order.
 ///
 /// The default records nothing. Findings are passed as closures, which are then never called.
@@ -32,7 +34,7 @@ pub struct Finding {
     /// The part of the check: `policy`, `token`, `proof` and so on.
     pub part: &'static str,
     /// The item within that part, such as the name of a claim.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// The value that was found.
     pub found: String,
     /// The value that was expected; empty where it is obvious.
@@ -41,8 +43,12 @@ pub struct Finding {
 
 impl Finding {
     /// A finding without an expected value.
-    pub fn new(part: &'static str, what: &'static str, found: impl Into<String>) -> Self {
-        Self { part, what, found: found.into(), wanted: String::new() }
+    pub fn new(
+        part: &'static str,
+        what: impl Into<Cow<'static, str>>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self { part, what: what.into(), found: found.into(), wanted: String::new() }
     }
 
     /// The same finding, with the expected value.

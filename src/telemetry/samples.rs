@@ -1,24 +1,15 @@
 //! A small set of policies, for tests.
 
 use keybound_core::client_certificate::Source;
-use keybound_core::jose::Algorithm;
 use keybound_core::policy::{
-    Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
+    Issuer, IssuerId, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
 };
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// One issuer, and the policy `payments` for every request.
 pub(crate) fn policy_set() -> PolicySet {
-    let issuer = Issuer {
-        name: "https://as.example.com".into(),
-        audiences: vec!["https://api.example.com".to_owned()],
-        algorithms: vec![Algorithm::ES256],
-        token_types: vec!["at+jwt".to_owned()],
-        clock_leeway: Duration::ZERO,
-        introspection: Introspection::Never,
-    };
+    let issuer = Issuer::new("https://as.example.com", "https://api.example.com");
     let payments = Policy {
         issuers: vec![IssuerId(0)],
         ..Policy::new("payments", SenderConstraint::Certificate)

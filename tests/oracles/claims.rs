@@ -4,7 +4,7 @@
 use super::choices::Choices;
 use keybound_core::jose::json;
 use keybound_core::oauth::Claims;
-use keybound_core::policy::ClaimFormat;
+use keybound_core::policy::{ClaimFormat, ClaimNames};
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
 
@@ -18,7 +18,11 @@ pub fn a_demand_holds_where_the_claim_says_so(choices: &mut Choices<'_>) -> &'st
 
     let path = path(choices, &claims);
     let wanted: Vec<_> = (0..=choices.below(3)).map(|_| scalar(choices)).collect();
-    let kept = Claims::select(&read, &["sub".to_owned(), path.clone(), "n".to_owned()].into());
+    let kept = Claims::select(
+        &read,
+        &["sub".to_owned(), path.clone(), "n".to_owned()].into(),
+        &ClaimNames::default(),
+    );
     let found = kept.get(&path);
     let expected = at(&claims, &path);
     assert_eq!(found.map(|it| it.to_string()), expected.map(Value::to_string), "{path} {text}");
@@ -70,7 +74,7 @@ fn is_rounded(number: &Number) -> bool {
 pub fn a_header_tells_the_claim(choices: &mut Choices<'_>) -> &'static str {
     let claim = value(choices, 1);
     let members = Map::from_iter([("a".to_owned(), claim.clone())]);
-    let kept = Claims::select(&members, &["a".to_owned()].into());
+    let kept = Claims::select(&members, &["a".to_owned()].into(), &ClaimNames::default());
     let found = kept.get("a").unwrap();
 
     let json = found.header_value(ClaimFormat::Json).unwrap();

@@ -241,16 +241,25 @@ fn good_claims(claims: &Value, key: &Key, policy: &str) -> bool {
     let now = 1_800_000_000.0;
     let begun =
         |name| claims.get(name).is_none_or(|it| it.as_f64().is_some_and(|it| it <= now + 30.0));
-    let is_text = |name: &&str| claims.get(name).is_none_or(Value::is_string);
-    let scope = claims.get("scope").and_then(Value::as_str).unwrap_or_default();
+    let there = |name: &&&str| claims.get(name).is_some_and(|it| !it.is_null());
+    let client = ["client_id", "azp"].iter().find(there).unwrap_or(&"client_id");
+    let is_text = |name: &&str| claims.get(name).is_none_or(|it| it.is_string() || it.is_null());
+    let has_read = match claims.get("scope") {
+        Some(Value::String(words)) => words.split(' ').any(|it| it == "read"),
+        Some(Value::Array(words)) => {
+            words.iter().all(Value::is_string) && words.iter().any(|it| it == "read")
+        }
+        _ => false,
+    };
     accepted.contains(&key.issuer)
         && claims["iss"] == key.issuer
         && audience
         && claims["exp"].as_f64().is_some_and(|it| now < it + 30.0)
         && begun("nbf")
         && begun("iat")
-        && ["sub", "client_id", "scope", "jti"].iter().all(is_text)
-        && scope.split(' ').any(|it| it == "read")
+        && ["sub", "jti", client].iter().all(is_text)
+        && has_read
+        && ["events", "at_hash", "c_hash"].iter().all(|it| !there(&it))
         && claims.get("cnf").is_none_or(good_confirmation)
 }
 
@@ -270,7 +279,7 @@ fn good_proof(header: &Value, claims: &Value, token: &str) -> bool {
     let now = 1_800_000_000.0;
     let private = ["d", "k"].iter().any(|it| header["jwk"].get(it).is_some());
     is_type(header, "dpop+jwt")
-        && header["alg"] == "EdDSA"
+        && ["EdDSA", "Ed25519"].iter().any(|it| header["alg"] == *it)
         && header["jwk"]["crv"] == "Ed25519"
         && !private
         && header.get("kid").is_none_or(Value::is_string)
@@ -475,7 +484,11 @@ fn claim_edits(clients: &[Client; 2]) -> Table {
         ("iat", time(json!([NOW, NOW + 29, NOW + 30, NOW + 31, now + 29.5, now + 30.5]))),
         ("sub", any()),
         ("client_id", any()),
+        ("azp", any()),
         ("jti", any()),
+        ("events", any()),
+        ("at_hash", any()),
+        ("c_hash", any()),
         ("scope", {
             let mut scopes = any();
             scopes.extend(some([
@@ -485,6 +498,7 @@ fn claim_edits(clients: &[Client; 2]) -> Table {
                 json!("READ"),
             ]));
             scopes.extend(some([json!(["read"]), json!("a,read"), json!("write  read")]));
+            scopes.extend(some([json!(["a", "read"]), json!(["a read"]), json!(["read", 1])]));
             scopes
         }),
         (

@@ -24,9 +24,9 @@ use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
 use keybound_core::policy::{
-    ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Introspection, Issuer,
-    IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, Upstream,
-    UpstreamAuthorization,
+    ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Issuer, IssuerId, Match,
+    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, TokenType, TypeClaim,
+    Upstream, UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
 use prost::Message;
@@ -73,12 +73,8 @@ impl World {
         };
         let issuer = |name: &str, source| {
             let issuer = Arc::new(Issuer {
-                name: name.into(),
-                audiences: vec!["https://api.example.com".to_owned()],
                 algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
-                token_types: vec!["at+jwt".to_owned()],
-                clock_leeway: Duration::from_secs(30),
-                introspection: Introspection::Never,
+                ..Issuer::new(name, "https://api.example.com")
             });
             IssuerRules { issuer, keys: kept_at(source), introspection: None }
         };
@@ -608,6 +604,35 @@ async fn a_token_must_be_an_access_token_of_the_issuer_for_this_audience_and_tim
 }
 
 #[tokio::test]
+async fn no_other_token_of_the_issuer_passes_for_an_access_token() {
+    let mut world = World::new().await;
+    let mut policies = world.installation.rules.policies.clone();
+    let issuer = Arc::make_mut(&mut policies.issuers[0]);
+    issuer.token_types = vec![TokenType::Absent, TokenType::Named("jwt".to_owned())];
+    issuer.type_claims.push(TypeClaim::there("client_id"));
+    world.demand(policies);
+    let signed = |typ: Option<&str>, edit: fn(&mut Value)| {
+        let mut claims = world.claims();
+        edit(&mut claims);
+        world.request(&world.es256.sign(typ, &claims))
+    };
+    let without_client = |it: &mut Value| drop(it.as_object_mut().unwrap().remove("client_id"));
+    let cases = vec![
+        case("no type", &signed(None, |_| {}), "allowed"),
+        case("JWT", &signed(Some("JWT"), |_| {}), "allowed"),
+        case("in full", &signed(Some("application/jwt"), |_| {}), "allowed"),
+        case("called absent", &signed(Some("absent"), |_| {}), "token_type_wrong"),
+        case("at+jwt", &signed(Some("at+jwt"), |_| {}), "token_type_wrong"),
+        case("empty", &signed(Some(""), |_| {}), "token_type_wrong"),
+        case("logout", &signed(Some("JWT"), |it| it["events"] = json!({})), "token_type_wrong"),
+        case("ID token", &signed(None, |it| it["at_hash"] = json!("x")), "token_type_wrong"),
+        case("hybrid", &signed(None, |it| it["c_hash"] = json!("x")), "token_type_wrong"),
+        case("no client", &signed(None, without_client), "token_type_wrong"),
+    ];
+    hold(&world, cases).await;
+}
+
+#[tokio::test]
 async fn what_a_policy_demands_is_demanded() {
     let world = World::new().await;
     let with = |edit: fn(&mut Value)| named(world.request(&world.token(edit)), "demanding");
@@ -760,7 +785,7 @@ async fn a_remembered_token_is_held_to_what_is_asked_of_its_issuer_now() {
             |it| it.audiences = vec!["https://other.example.com".to_owned()],
             "token_audience_mismatch",
         ),
-        (|it| it.token_types = vec!["jwt".to_owned()], "token_type_wrong"),
+        (|it| it.token_types = vec![TokenType::Named("jwt".to_owned())], "token_type_wrong"),
         (|it| it.algorithms = vec![Algorithm::EdDSA], "token_algorithm_forbidden"),
     ];
     let before = world.installation.rules.policies.clone();
@@ -825,7 +850,7 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
     let old = named(world.request(&world.token(|it| it["exp"] = json!(1))), "either");
     let (_, headers, _) = told(old).await;
     assert!(headers[0].starts_with("www-authenticate: Bearer realm=\"either\", error="));
-    assert!(headers[1].ends_with("\"ES256 PS256 EdDSA\""), "{headers:?}");
+    assert!(headers[1].ends_with("\"ES256 PS256 RS256 EdDSA Ed25519\""), "{headers:?}");
 
     let (status, headers, _) = told(named(world.request(&good), "unknown")).await;
     assert_eq!(status, 403);
@@ -953,7 +978,7 @@ async fn the_target_is_at_the_origin_of_the_policy_and_forwarded_headers_never_c
     let told = world.headers_to_client(&request("https://evil.example/", "x")).await;
     assert_eq!(
         told[0],
-        "www-authenticate: DPoP realm=\"public\", algs=\"ES256 PS256 EdDSA\", \
+        "www-authenticate: DPoP realm=\"public\", algs=\"ES256 PS256 RS256 EdDSA Ed25519\", \
          error=\"invalid_dpop_proof\", error_description=\"the DPoP proof was made for another \
          target\", resource_metadata=\"https://public.example.com/metadata\""
     );

@@ -666,11 +666,13 @@ async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
         ("aud", json!(null), Denial::TokenClaimMissing),
         ("aud", json!([]), Denial::TokenAudienceMismatch),
         ("aud", json!(""), Denial::TokenAudienceMismatch),
+        ("aud", json!(7), Denial::TokenMalformed),
         ("iss", json!("https://evil.example"), Denial::TokenIssuerUnknown),
         ("exp", json!(NOW - 30), Denial::TokenExpired),
         ("nbf", json!(NOW + 31), Denial::TokenPremature),
         ("iat", json!("today"), Denial::TokenMalformed),
-        ("scope", json!(["read"]), Denial::TokenMalformed),
+        ("scope", json!(["read", 7]), Denial::TokenMalformed),
+        ("scope", json!(["read it"]), Denial::ScopeInsufficient),
         ("scope", json!("write"), Denial::ScopeInsufficient),
         ("cnf", json!([]), Denial::TokenMalformed),
         ("cnf", json!({"x5t#S256": "x"}), Denial::TokenMalformed),
@@ -1435,12 +1437,9 @@ impl Site {
 
 fn issuer(name: &str, source: KeySource, endpoint: String) -> IssuerRules {
     let issuer = Arc::new(Issuer {
-        name: name.into(),
-        audiences: vec!["api".to_owned()],
         algorithms: vec![Algorithm::ES256],
-        token_types: vec!["at+jwt".to_owned()],
-        clock_leeway: 30 * SECOND,
         introspection: Introspection::OpaqueTokens,
+        ..Issuer::new(name, "api")
     });
     IssuerRules {
         issuer,

@@ -17,7 +17,7 @@ use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound_core::jose::KeySet;
 use keybound_core::jose::Unverified;
 use keybound_core::jose::base64url;
-use keybound_core::policy::{Introspection, Issuer};
+use keybound_core::policy::Issuer;
 use keybound_core::signature::{self, Unverifiable};
 use keybound_core::{Denial, Detail, Explanation, Newer, Refusal, UnixTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa};
@@ -1000,12 +1000,8 @@ impl Authority {
 
 fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
     let issuer = Arc::new(Issuer {
-        name: name.into(),
-        audiences: vec!["https://api.example.com".to_owned()],
         algorithms: vec![keybound_core::jose::Algorithm::ES256],
-        token_types: vec!["at+jwt".to_owned()],
-        clock_leeway: 30 * SECOND,
-        introspection: Introspection::Never,
+        ..Issuer::new(name, "https://api.example.com")
     });
     IssuerRules { issuer, keys: KeyRules { source, ca: None, upkeep }, introspection: None }
 }

@@ -23,6 +23,7 @@ mod introspection;
 mod jose;
 mod jwks;
 mod observability;
+mod providers;
 mod reload;
 mod subrequests;
 mod support;

@@ -138,6 +138,20 @@ fn issuers() -> Vec<Row> {
         set("issuers[].audiences", "/issuers/0/audiences", json!(["api", "more"])).verified_anew(),
         set("issuers[].token_types", "/issuers/0/token_types", json!(["at+jwt", "JWT"]))
             .verified_anew(),
+        set("issuers[].provider", "/issuers/0/provider", json!("keycloak")).verified_anew(),
+        row("issuers[].tenants", |it, _| {
+            it["issuers"][0]["tenants"] = json!(["a"]);
+            it["issuers"][0]["issuer"] = json!("https://as.example.com/{tenantid}");
+        })
+        .changing(&["keys", "tokens", "answers"]),
+        set("issuers[].audience_claim", "/issuers/0/audience_claim", json!("client_id"))
+            .changing(&["tokens", "answers"]),
+        set("issuers[].allow_missing_audience", "/issuers/0/allow_missing_audience", json!(true))
+            .verified_anew(),
+        set("issuers[].claim_names.client_id", "/issuers/0/claim_names/client_id", json!(["cid"]))
+            .verified_anew(),
+        set("issuers[].claim_names.scope", "/issuers/0/claim_names/scope", json!(["scp"]))
+            .verified_anew(),
         set("issuers[].clock_leeway", "/issuers/0/clock_leeway", json!("31s")).verified_anew(),
         set("issuers[].ca_file", "/issuers/0/ca_file", json!("ca.pem")),
         // Another issuer.

@@ -37,14 +37,20 @@ impl Signer {
     }
 
     /// A token of type `typ` with these claims (RFC 7515 §7.1).
-    pub(crate) fn sign(&self, typ: &str, claims: &Value) -> String {
+    pub(crate) fn sign<'a>(&self, typ: impl Into<Option<&'a str>>, claims: &Value) -> String {
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(self.algorithm) };
         self.sign_as(typ, header, claims)
     }
 
     /// The same, with more of a header.
-    pub(crate) fn sign_as(&self, typ: &str, header: Header, claims: &Value) -> String {
-        let header = Header { typ: Some(typ.to_owned()), alg: self.algorithm, ..header };
+    pub(crate) fn sign_as<'a>(
+        &self,
+        typ: impl Into<Option<&'a str>>,
+        header: Header,
+        claims: &Value,
+    ) -> String {
+        let typ = typ.into().map(str::to_owned);
+        let header = Header { typ, alg: self.algorithm, ..header };
         jsonwebtoken::encode(&header, claims, &self.key).unwrap()
     }
 }

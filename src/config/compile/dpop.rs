@@ -10,7 +10,7 @@ use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::replay::redis::RedisRules;
 use keybound_core::oauth::NonceKeys;
-use keybound_core::policy::{NonceDemand, Policy, ProofRules, SenderConstraint};
+use keybound_core::policy::{NonceDemand, Policy, ProofRules, SenderConstraint, USUAL_ALGORITHMS};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,12 @@ pub(super) fn compile(
         Duration::from_secs(1)..=Duration::from_secs(300);
     let usual = ProofRules::default();
     let window = span(given.proof_window, usual.window, WINDOW, &at.key("proof_window"), findings);
-    let algorithms = issuers::algorithms(given.algorithms, &at.key("algorithms"), findings);
+    let algorithms = issuers::algorithms(
+        given.algorithms,
+        USUAL_ALGORITHMS.to_vec(),
+        &at.key("algorithms"),
+        findings,
+    );
     let nonce = given.nonce.map_or(usual.nonce, |it| it.0);
     let file = at.key("nonce_secret_file");
     if given.nonce_secret_file.is_some() && nonce == NonceDemand::Off {

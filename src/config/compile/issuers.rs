@@ -5,13 +5,14 @@ use super::url::{Fetched, fetched, fetched_metadata};
 use super::{introspection, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
+use crate::config::provider::{Defaults, Provider, token_type};
 use crate::config::usual;
 use crate::config::values::{AlgorithmName, Span};
 use crate::installation::IssuerRules;
 use crate::state::jwks::{KeyRules, KeySource};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::{KeySet, NotAKeySet};
-use keybound_core::policy::{Introspection, Issuer, IssuerId, USUAL_ALGORITHMS};
+use keybound_core::policy::{ClaimNames, Introspection, Issuer, IssuerId, TENANT, TokenType};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,9 @@ fn issuer(
     findings: &mut Findings,
 ) -> Option<IssuerRules> {
     let name = name(given.issuer, &at.key("issuer"), findings);
+    let provider = given.provider.map(|it| it.0);
+    let usual = Provider::defaults(provider);
+    let tenants = tenants(name.as_deref(), given.tenants, at, findings);
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
     let asked = given.introspection.as_ref().map_or(Introspection::Never, |it| {
         match it.introspect.map(|it| it.0) {
@@ -66,14 +70,33 @@ fn issuer(
         Some(rules) => rules.map(Some),
     };
     let audiences = audiences(given.audiences, &at.key("audiences"), findings);
-    let algorithms = algorithms(given.algorithms, &at.key("algorithms"), findings);
-    let token_types = token_types(given.token_types, &at.key("token_types"), findings);
+    let audience_claim = audience_claim(given.audience_claim, &usual, at, findings);
+    let allow_missing_audience = given.allow_missing_audience.unwrap_or_default();
+    if allow_missing_audience {
+        let message = "a token that names no audience may be meant for another service";
+        findings.warning(&at.key("allow_missing_audience"), message);
+    }
+    let algorithms =
+        algorithms(given.algorithms, usual.algorithms, &at.key("algorithms"), findings);
+    let types = at.key("token_types");
+    let token_types = match given.token_types {
+        None => usual.token_types,
+        Some(given) => token_types(given, provider, &types, findings),
+    };
+    let claim_names =
+        claim_names(given.claim_names, usual.claim_names, &at.key("claim_names"), findings);
     let clock_leeway = clock_leeway(given.clock_leeway, &at.key("clock_leeway"), findings);
     let issuer = Issuer {
         name: name?.into(),
+        provider: provider.map(Provider::name),
+        tenants,
         audiences: audiences?,
+        audience_claim,
+        allow_missing_audience,
         algorithms,
         token_types,
+        type_claims: usual.type_claims,
+        claim_names,
         clock_leeway,
         introspection: asked,
     };
@@ -107,42 +130,128 @@ fn audiences(
     Some(audiences)
 }
 
+/// The tenants of an issuer with a place for them in its name.
+fn tenants(
+    name: Option<&str>,
+    given: Option<Vec<String>>,
+    at: &Path,
+    findings: &mut Findings,
+) -> Vec<String> {
+    let has_place = name.is_some_and(|it| it.contains(TENANT));
+    let at = at.key("tenants");
+    match &given {
+        None if has_place => {
+            findings
+                .problem(&at, format!("name who may be in the place of `{TENANT}` in `issuer`"));
+        }
+        Some(_) if !has_place && name.is_some() => {
+            findings.problem(&at, format!("needs `{TENANT}` in `issuer`, where they stand"));
+        }
+        Some(none) if none.is_empty() => {
+            findings.problem(&at, "must not be empty, or no token is accepted");
+        }
+        None | Some(_) => (),
+    }
+    let given = given.unwrap_or_default();
+    for (index, tenant) in given.iter().enumerate() {
+        let odd = |it: char| !(it.is_ascii_alphanumeric() || "-._~".contains(it));
+        if tenant.is_empty() || tenant.contains(odd) {
+            let message = format!("{} is not the id of a tenant", quoted(tenant));
+            findings.problem(&at.index(index), message);
+        }
+    }
+    given
+}
+
+fn audience_claim(
+    given: Option<String>,
+    usual: &Defaults,
+    at: &Path,
+    findings: &mut Findings,
+) -> String {
+    let claim = given.unwrap_or_else(|| usual.audience_claim.to_owned());
+    if claim.is_empty() {
+        findings.problem(&at.key("audience_claim"), "must name a claim");
+    }
+    claim
+}
+
 pub(super) fn algorithms(
     given: Option<Vec<AlgorithmName>>,
+    usual: Vec<Algorithm>,
     at: &Path,
     findings: &mut Findings,
 ) -> Vec<Algorithm> {
-    let Some(given) = given else { return USUAL_ALGORITHMS.to_vec() };
+    let Some(given) = given else { return usual };
     if given.is_empty() {
-        let [first, second, third] = USUAL_ALGORITHMS;
-        let message = format!("must not be empty: leave it out for {first}, {second} and {third}");
-        findings.problem(at, message);
+        let usual = usual.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        findings.problem(at, format!("must not be empty: leave it out for {usual}"));
     }
     given.into_iter().map(|it| it.0).collect()
 }
 
 /// As they are compared: in lower case, without `application/` (RFC 7515 §4.1.9).
-fn token_types(given: Option<Vec<String>>, at: &Path, findings: &mut Findings) -> Vec<String> {
-    let Some(given) = given else { return usual::TOKEN_TYPES.map(str::to_owned).to_vec() };
+fn token_types(
+    given: Vec<String>,
+    provider: Option<Provider>,
+    at: &Path,
+    findings: &mut Findings,
+) -> Vec<TokenType> {
     if given.is_empty() {
-        let [usual] = usual::TOKEN_TYPES;
+        let usual = Provider::defaults(provider).token_types;
+        let usual = usual.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         findings.problem(at, format!("must not be empty: leave it out for {usual}"));
     }
     let mut types = vec![];
     for (index, given) in given.into_iter().enumerate() {
-        let lower = given.to_ascii_lowercase();
-        let short = lower.strip_prefix("application/").unwrap_or(&lower);
-        if !is_token(short) {
-            let message = format!("{} is not a media type: write it like at+jwt", quoted(&given));
-            findings.problem(&at.index(index), message);
-        } else if short == "jwt" {
-            let message = "`JWT` does not tell access tokens from other tokens: only the audience \
-                           keeps out ID tokens of this issuer";
+        let found = token_type(&given);
+        let tells = match &found {
+            TokenType::Absent => false,
+            TokenType::Named(name) => {
+                if !is_token(name) {
+                    let message =
+                        format!("{} is not a media type: write it like at+jwt", quoted(&given));
+                    findings.problem(&at.index(index), message);
+                }
+                name != "jwt"
+            }
+        };
+        if !tells && provider.is_none() {
+            let message = format!(
+                "`{given}` does not tell access tokens from other tokens: only the audience keeps \
+                 out ID tokens of this issuer; with `provider`, its other tokens are told apart"
+            );
             findings.warning(&at.index(index), message);
         }
-        types.push(short.to_owned());
+        types.push(found);
     }
     types
+}
+
+fn claim_names(
+    given: Option<file::ClaimNames>,
+    usual: ClaimNames,
+    at: &Path,
+    findings: &mut Findings,
+) -> ClaimNames {
+    let given = given.unwrap_or_default();
+    let mut names = |key, given: Option<Vec<String>>, usual: Vec<String>| {
+        let Some(given) = given else { return usual };
+        if given.is_empty() {
+            let usual = usual.join(", ");
+            findings.problem(&at.key(key), format!("must not be empty: leave it out for {usual}"));
+        }
+        for (index, name) in given.iter().enumerate() {
+            if name.is_empty() {
+                findings.problem(&at.key(key).index(index), "must name a claim");
+            }
+        }
+        given
+    };
+    ClaimNames {
+        client_id: names("client_id", given.client_id, usual.client_id),
+        scope: names("scope", given.scope, usual.scope),
+    }
 }
 
 fn clock_leeway(given: Option<Span>, at: &Path, findings: &mut Findings) -> Duration {

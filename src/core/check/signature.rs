@@ -7,9 +7,10 @@ use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{BadSignature, Unverified, Verified};
 use crate::jose::key::VerifyingKey;
 use crate::oauth::access_token::time;
-use crate::policy::Issuer;
+use crate::policy::{Issuer, TENANT};
 use crate::sources::{Keys, Newer, in_turn};
 use crate::time::UnixTime;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +86,23 @@ pub async fn verify<K: Keys>(
         }
         None => Finding::new("key", "signature", "not by any key of that name"),
     })?;
+    admit_key(key, &verified, issuer, explanation)?;
     Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
+}
+
+/// Where several tenants share a key set, a key may belong to one of them: it may not sign for others.
+fn admit_key(
+    key: &VerifyingKey,
+    verified: &Verified,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
+    let Some(owner) = key.issuer().filter(|_| issuer.has_tenants()) else { return Ok(()) };
+    let iss = verified.claims().get("iss").and_then(Value::as_str).unwrap_or_default();
+    let fits = issuer.tenant_in(iss).is_some_and(|it| owner.replace(TENANT, it) == iss);
+    explanation.demand(fits, Denial::TokenIssuerUnknown, || {
+        Finding::new("key", "issuer", owner).wanting(iss)
+    })
 }
 
 /// Verifies a JWT without a `kid`. Tries the most likely of `candidates` first, and the others as

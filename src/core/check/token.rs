@@ -84,7 +84,7 @@ fn claimed_issuer<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Result<Issu
     let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
     let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
     let is_claimed = |it: &IssuerId| {
-        given.rules.policies.issuers.get(it.0).is_some_and(|issuer| *issuer.name == *claimed)
+        given.rules.policies.issuers.get(it.0).is_some_and(|issuer| issuer.is_called(claimed))
     };
     let found = given.policy.issuers.iter().copied().find(is_claimed);
     found.ok_or(Denial::TokenIssuerUnknown)

@@ -70,6 +70,18 @@ pub fn strings(json: &str) -> Option<Vec<Cow<'_, str>>> {
     Some(members.into_iter().map(|it| it.0).collect())
 }
 
+/// The member at a dotted path. The whole path is tried as one name first, since namespaced claims
+/// have names like `https://example.com/roles`.
+pub(crate) fn find<'a>(object: &'a Object, path: &str) -> Option<&'a Value> {
+    if let Some(value) = object.get(path) {
+        return Some(value);
+    }
+    path.match_indices('.').find_map(|(dot, _)| {
+        let (name, rest) = path.split_at_checked(dot)?;
+        find(object.get(name)?.as_object()?, rest.strip_prefix('.')?)
+    })
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOf<T> {
     fn deserialize<D: de::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         input.deserialize_map(Members(PhantomData))
@@ -276,6 +288,22 @@ mod tests {
         }
         assert_eq!(objects_of::<Inner>(br#"[{"d":1},{"d":2}]"#).unwrap().len(), 2);
         assert!(objects_of::<Inner>(br#"{"d":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_dotted_path_reaches_inside() {
+        let claims = json!({
+            "sub": "s", "cnf": {"x5t#S256": "t"}, "a": {"b": {"c": 1}, "b.c": 2},
+            "https://example.com/roles": ["r"],
+        });
+        let claims = claims.as_object().unwrap();
+        assert_eq!(find(claims, "sub"), Some(&json!("s")));
+        assert_eq!(find(claims, "cnf.x5t#S256"), Some(&json!("t")));
+        assert_eq!(find(claims, "https://example.com/roles"), Some(&json!(["r"])));
+        assert_eq!(find(claims, "a.b.c"), Some(&json!(2)), "the longest name first");
+        for absent in ["", ".", "sub.", ".sub", "cnf.", "a.b.d", "sub.x", "a..b"] {
+            assert_eq!(find(claims, absent), None, "{absent}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct VerifyingKey {
     kid: Option<Arc<str>>,
+    issuer: Option<Arc<str>>,
     id: Arc<Thumbprint>,
     serves: Vec<(Algorithm, ParsedPublicKey)>,
 }
@@ -55,6 +56,11 @@ impl VerifyingKey {
     /// The `kid`.
     pub const fn kid(&self) -> Option<&Arc<str>> {
         self.kid.as_ref()
+    }
+
+    /// The `issuer`, a member of Microsoft's: whose tokens the key signs, of several that share a set.
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
     }
 
     /// Whether the key has this `kid`, or none if `kid` is none.
@@ -143,7 +149,8 @@ impl<'a> PublicJwk<'a> {
             return Err(UnusableKey::Algorithm);
         }
         let kid = text(self.jwk, "kid")?.map(Into::into);
-        Ok(VerifyingKey { kid, id: Arc::new(self.id), serves })
+        let issuer = self.jwk.get("issuer").and_then(Value::as_str).map(Into::into);
+        Ok(VerifyingKey { kid, issuer, id: Arc::new(self.id), serves })
     }
 }
 

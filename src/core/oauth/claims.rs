@@ -1,7 +1,7 @@
 //! Claims of a token: selection by dotted path, comparison, and encoding as a header value.
 
 use crate::jose::json::{self, Object, strings};
-use crate::policy::ClaimFormat;
+use crate::policy::{ClaimFormat, ClaimNames};
 use serde_json::{Number, Value};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -27,11 +27,12 @@ pub enum Claim<'a> {
 }
 
 impl Claims {
-    /// Keeps the claims that `paths` name.
-    pub fn select(claims: &Object, paths: &Arc<[String]>) -> Self {
+    /// Keeps the claims that `paths` name: `client_id` and `scope` from wherever `names` says that they
+    /// stand.
+    pub fn select(claims: &Object, paths: &Arc<[String]>, names: &ClaimNames) -> Self {
         let mut kept = Vec::with_capacity(128);
         for path in paths.iter() {
-            match find(claims, path) {
+            match names.find(claims, path) {
                 None => kept.push(ABSENT),
                 Some(Value::String(text)) => keep(&mut kept, TEXT, text),
                 Some(value) => keep(&mut kept, JSON, &value.to_string()),
@@ -56,6 +57,18 @@ impl Claims {
             rest = behind;
         }
         None
+    }
+
+    /// Whether the claim at `path` has this word: a string's words are separated by spaces (RFC 6749
+    /// §3.3), and a list's members are one word each, whatever blanks they hold.
+    pub fn has_word(&self, path: &str, word: &str) -> bool {
+        match self.get(path) {
+            Some(Claim::Text(text)) => text.split(' ').any(|it| it == word),
+            Some(Claim::Json(json)) => {
+                strings(json).is_some_and(|members| members.iter().any(|it| it == word))
+            }
+            None => false,
+        }
     }
 
     /// The approximate memory use in bytes.
@@ -216,18 +229,6 @@ impl fmt::Display for Claim<'_> {
     }
 }
 
-/// The claim at a dotted path. The whole path is tried as one name first, since namespaced claims
-/// have names like `https://example.com/roles`.
-pub(crate) fn find<'a>(claims: &'a Object, path: &str) -> Option<&'a Value> {
-    if let Some(value) = claims.get(path) {
-        return Some(value);
-    }
-    path.match_indices('.').find_map(|(dot, _)| {
-        let (name, rest) = path.split_at_checked(dot)?;
-        find(claims.get(name)?.as_object()?, rest.strip_prefix('.')?)
-    })
-}
-
 fn holds(claim: &Value, wanted: &Value) -> bool {
     claim
         .as_array()
@@ -260,24 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dotted_path_reaches_inside() {
-        let claims = object(&json!({
-            "sub": "s", "cnf": {"x5t#S256": "t"}, "a": {"b": {"c": 1}, "b.c": 2},
-            "https://example.com/roles": ["r"],
-        }));
-        assert_eq!(find(&claims, "sub"), Some(&json!("s")));
-        assert_eq!(find(&claims, "cnf.x5t#S256"), Some(&json!("t")));
-        assert_eq!(find(&claims, "https://example.com/roles"), Some(&json!(["r"])));
-        assert_eq!(find(&claims, "a.b.c"), Some(&json!(2)), "the longest name first");
-        for absent in ["", ".", "sub.", ".sub", "cnf.", "a.b.d", "sub.x", "a..b"] {
-            assert_eq!(find(&claims, absent), None, "{absent}");
-        }
-    }
-
-    #[test]
     fn only_selected_claims_are_kept() {
         let claims = object(&json!({"sub": "s", "secret": "x", "n": 1}));
-        let kept = Claims::select(&claims, &["sub".to_owned(), "n".to_owned()].into());
+        let kept = Claims::select(
+            &claims,
+            &["sub".to_owned(), "n".to_owned()].into(),
+            &ClaimNames::default(),
+        );
         assert_eq!(kept.text("sub"), Some("s"));
         assert_eq!(kept.text("n"), None, "not a string");
         assert_eq!(kept.get("n"), Some(Claim::Json("1")));
@@ -288,7 +278,8 @@ mod tests {
     fn kept(claim: Option<&Value>) -> Claims {
         let mut claims = object(&json!({"sub": "s", "n": [1]}));
         claims.extend(claim.map(|it| ("it".to_owned(), it.clone())));
-        Claims::select(&claims, &["sub", "absent", "n", "it", "last"].map(str::to_owned).into())
+        let paths = ["sub", "absent", "n", "it", "last"].map(str::to_owned).into();
+        Claims::select(&claims, &paths, &ClaimNames::default())
     }
 
     #[test]

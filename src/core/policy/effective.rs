@@ -108,12 +108,11 @@ fn or_dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ClaimRule, Introspection, Issuer, IssuerId};
+    use crate::policy::{ClaimRule, Issuer, IssuerId};
     use crate::policy::{Mode, SenderConstraint, examples};
     use crate::uri::Origin;
     use serde_json::json;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn effective(policy: Policy) -> EffectivePolicy {
         let mut all = EffectivePolicy::all(&examples::set_of(vec![Arc::new(policy)]));
@@ -167,14 +166,7 @@ mod tests {
     }
 
     fn issuer(name: &str) -> Arc<Issuer> {
-        Arc::new(Issuer {
-            name: name.into(),
-            audiences: vec![],
-            algorithms: vec![],
-            token_types: vec![],
-            clock_leeway: Duration::ZERO,
-            introspection: Introspection::Never,
-        })
+        Arc::new(Issuer::new(name, "api"))
     }
 
     #[test]

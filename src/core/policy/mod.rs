@@ -6,6 +6,7 @@ mod demands;
 pub(crate) mod effective;
 #[cfg(test)]
 pub(crate) mod examples;
+mod issuer;
 mod policies;
 mod readings;
 pub(crate) mod reserved;
@@ -15,6 +16,10 @@ mod tests;
 
 pub use claim::{ClaimRule, ClaimValues};
 pub use effective::EffectivePolicy;
+pub use issuer::{
+    AUDIENCE, ClaimNames, Introspection, Issuer, IssuerId, Must, TENANT, TokenType, TypeClaim,
+    USUAL_TYPE_CLAIMS,
+};
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;
 
@@ -43,8 +48,10 @@ pub struct PolicySet {
     pub proofs: ProofRules,
 }
 
-/// The default algorithms for tokens and proofs.
-pub const USUAL_ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA];
+/// The default algorithms for tokens and proofs: those of FAPI 2.0, and RS256, which every issuer of
+/// JWT access tokens supports (RFC 9068 §2.1).
+pub const USUAL_ALGORITHMS: [Algorithm; 5] =
+    [Algorithm::ES256, Algorithm::PS256, Algorithm::RS256, Algorithm::EdDSA, Algorithm::Ed25519];
 
 /// The default maximum length of a token, in bytes.
 pub const USUAL_TOKEN_BYTES: usize = 16_384;
@@ -98,60 +105,6 @@ words! {
         Offered = "offered",
         /// A nonce is required.
         Required = "required",
-    }
-}
-
-/// An issuer, by its index in [`PolicySet::issuers`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IssuerId(pub usize);
-
-/// An authorization server whose tokens are accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
-    /// The exact `iss`.
-    pub name: Arc<str>,
-    /// The accepted audiences: `aud` must contain one of them. Never empty.
-    pub audiences: Vec<String>,
-    /// The allowed signature algorithms of tokens. Never empty.
-    pub algorithms: Vec<Algorithm>,
-    /// The accepted `typ` values, in lower case and without `application/`. Never empty.
-    pub token_types: Vec<String>,
-    /// The tolerated difference between this clock and the issuer's.
-    pub clock_leeway: Duration,
-    /// The tokens that are introspected.
-    pub introspection: Introspection,
-}
-
-/// The tokens about which an issuer is asked whether they are active (RFC 7662).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Introspection {
-    /// None: opaque tokens are refused.
-    #[default]
-    Never,
-    /// Opaque tokens only.
-    OpaqueTokens,
-    /// JWTs as well, so that revoked ones are refused.
-    AllTokens,
-}
-
-impl Issuer {
-    /// The issuer `name` of JWT access tokens (RFC 9068) for one `audience`, with the default
-    /// algorithms, a leeway of 30 seconds, and no introspection.
-    pub fn new(name: &str, audience: &str) -> Self {
-        Self {
-            name: name.into(),
-            audiences: vec![audience.to_owned()],
-            algorithms: USUAL_ALGORITHMS.to_vec(),
-            token_types: vec!["at+jwt".to_owned()],
-            clock_leeway: Duration::from_secs(30),
-            introspection: Introspection::Never,
-        }
-    }
-
-    /// Whether a token that was verified for `other` would also be accepted for this issuer: every
-    /// rule that it was checked against is the same.
-    pub fn judges_like(&self, other: &Self) -> bool {
-        self == other
     }
 }
 

@@ -253,7 +253,7 @@ mod tests {
                 (None, Annotation::Absent) => "match",
                 (None, Annotation::Names(_) | Annotation::Unclear) => "annotated",
             };
-            assert_eq!((last.part, last.what), ("policy", way), "{request:?}");
+            assert_eq!((last.part, &*last.what), ("policy", way), "{request:?}");
             assert!(expected.is_none_or(|it| last.found.contains(it)), "{last:?}");
         }
     }

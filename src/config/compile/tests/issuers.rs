@@ -1,5 +1,5 @@
 use super::*;
-use keybound_core::policy::Introspection;
+use keybound_core::policy::{Introspection, TokenType};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
@@ -40,8 +40,75 @@ fn a_token_is_meant_for_someone_and_signed_with_something() {
     }
     takes("  audiences: [a]\n  clock_leeway: 5m");
     let config = takes("  audiences: [a]\n  token_types: [application/AT+JWT]");
-    assert_eq!(config.rules.policies.issuers[0].token_types, ["at+jwt"]);
+    assert_eq!(
+        config.rules.policies.issuers[0].token_types,
+        [TokenType::Named("at+jwt".to_owned())]
+    );
     warns("  audiences: [a]\n  token_types: [JWT]", "issuers[0].token_types[0]", 5, "ID tokens");
+}
+
+#[test]
+fn how_tokens_are_read_can_be_said() {
+    for (more, path, message) in [
+        ("provider: Keycloak", "provider", "keycloak"),
+        ("audience_claim: ''", "audience_claim", "must name a claim"),
+        ("allow_missing_audience: 1", "allow_missing_audience", "expected a boolean"),
+        ("claim_names: {client_id: []}", "claim_names.client_id", "must not be empty"),
+        ("claim_names: {scope: ['']}", "claim_names.scope[0]", "must name a claim"),
+        ("claim_names: {sub: [uid]}", "claim_names.sub", "unknown key"),
+        ("tenants: [a]", "tenants", "needs `{tenantid}` in `issuer`"),
+    ] {
+        refuses(&format!("  audiences: [a]\n  {more}"), &format!("issuers[0].{path}"), 5, message);
+    }
+    let types = "issuers[0].token_types[0]";
+    warns("  audiences: [a]\n  token_types: [absent]", types, 5, "does not tell access tokens");
+    warns(
+        "  audiences: [a]\n  allow_missing_audience: true",
+        "issuers[0].allow_missing_audience",
+        5,
+        "meant for another service",
+    );
+    let config = takes(
+        "  audiences: [a]\n  audience_claim: client_id\n  claim_names: {client_id: [cid, azp], scope: \
+         [scp]}",
+    );
+    let issuer = &config.rules.policies.issuers[0];
+    assert_eq!(issuer.audience_claim, "client_id");
+    assert_eq!(issuer.claim_names.client_id, ["cid", "azp"]);
+    assert_eq!(issuer.claim_names.scope, ["scp"]);
+}
+
+#[test]
+fn tenants_stand_where_the_issuer_says() {
+    let issuer = "- issuer: https://login.example.com/{tenantid}/v2.0\n  keys: {jwks_uri: \
+                  'https://login.example.com/keys'}";
+    refuses(issuer, "issuers[0].tenants", 3, "name who may be");
+    for (tenants, path, message) in [
+        ("[]", "", "must not be empty"),
+        ("['']", "[0]", "not the id of a tenant"),
+        ("['a/b']", "[0]", "not the id of a tenant"),
+        ("['{tenantid}']", "[0]", "not the id of a tenant"),
+    ] {
+        let edit = format!("{issuer}\n  tenants: {tenants}");
+        refuses(&edit, &format!("issuers[0].tenants{path}"), 5, message);
+    }
+    let config = takes(&format!("{issuer}\n  tenants: [7f1d8a52-1, b]"));
+    assert_eq!(config.rules.policies.issuers[0].tenants, ["7f1d8a52-1", "b"]);
+}
+
+#[test]
+fn what_is_written_wins_over_a_provider() {
+    let config = takes("  audiences: [a]\n  provider: okta\n  algorithms: [ES256]");
+    let issuer = &config.rules.policies.issuers[0];
+    assert_eq!(issuer.provider, Some("okta"));
+    assert_eq!(issuer.algorithms, [Algorithm::ES256]);
+    assert_eq!(issuer.claim_names.client_id, ["client_id", "cid"]);
+    let config = takes("  audiences: [a]\n  provider: cognito\n  audience_claim: aud");
+    assert_eq!(config.rules.policies.issuers[0].audience_claim, "aud");
+    let config = takes("  audiences: [a]\n  provider: keycloak\n  token_types: [JWT]");
+    let issuer = &config.rules.policies.issuers[0];
+    assert_eq!(issuer.token_types, [TokenType::Named("jwt".to_owned())]);
+    assert_eq!(issuer.type_claims.len(), 4, "what tells its tokens apart stays");
 }
 
 #[test]

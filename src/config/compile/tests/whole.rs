@@ -20,8 +20,21 @@ fn what_is_left_out_is_as_the_contract_says() {
     assert_eq!(config.rules.issuers[0].keys.ca, None);
     let rules = config.rules.policies;
     let issuer = &rules.issuers[0];
-    assert_eq!(issuer.algorithms, [Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA]);
-    assert_eq!(issuer.token_types, ["at+jwt"]);
+    assert_eq!(
+        issuer.algorithms,
+        [
+            Algorithm::ES256,
+            Algorithm::PS256,
+            Algorithm::RS256,
+            Algorithm::EdDSA,
+            Algorithm::Ed25519
+        ]
+    );
+    assert_eq!((&*issuer.audience_claim, issuer.allow_missing_audience), ("aud", false));
+    assert_eq!(issuer.claim_names.client_id, ["client_id", "azp"]);
+    assert_eq!(issuer.claim_names.scope, ["scope"]);
+    assert_eq!((issuer.provider, issuer.tenants.len()), (None, 0));
+    assert_eq!(issuer.token_types, [keybound_core::policy::TokenType::Named("at+jwt".to_owned())]);
     assert_eq!(issuer.clock_leeway, Duration::from_secs(30));
     assert_eq!(issuer.introspection, Introspection::Never);
     let policy = &rules.policies[0];
@@ -85,8 +98,12 @@ forward_auth: {flavour: envoy}
 issuers:
   - issuer: https://as.example.com
     audiences: [https://api.example.com]
+    provider: keycloak
+    audience_claim: aud
+    allow_missing_audience: false
+    claim_names: {client_id: [client_id, azp], scope: [scope]}
     algorithms: [ES256, PS256, EdDSA]
-    token_types: [at+jwt]
+    token_types: [at+jwt, JWT, absent]
     clock_leeway: 30s
     keys:
       discovery: false

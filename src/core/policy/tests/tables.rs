@@ -396,7 +396,7 @@ fn what_was_read_in_another_way_is_told() {
         let refusal = rows.select(&request, &mut explanation).unwrap_err();
         assert_eq!(refusal, detail.into());
         let last = explanation.steps().last().unwrap();
-        assert_eq!((last.mark, last.finding.what), (Mark::Failed, "reading"));
+        assert_eq!((last.mark, &*last.finding.what), (Mark::Failed, "reading"));
         let told = format!("{detail}, read as {reading}: strict matches, which is stricter");
         assert_eq!(last.finding.found, told);
     }

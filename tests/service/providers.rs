@@ -1,0 +1,316 @@
+//! Providers: of each, an access token as it makes them passes with `provider` alone, and its other
+//! tokens and those of others do not.
+//!
+//! The shapes are from public documentation, source code and decoded tokens. The values are made up.
+
+use crate::support::configured::configured;
+use crate::support::tokens::Signer;
+use jsonwebtoken::Algorithm;
+use keybound::clock::{Clock, FixedClock};
+use keybound::config;
+use keybound::installation::{Checker, Installation};
+use keybound_core::oauth::Claim;
+use keybound_core::{Denial, Field, Request, Target, UnixTime};
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// A provider's access token, and what tells its other tokens.
+struct Shape {
+    provider: &'static str,
+    /// The `typ` in the header.
+    typ: Option<&'static str>,
+    /// Beside `iss`, `aud`, `sub`, `iat`, `exp` and `cnf`, which all have. A null takes one away.
+    claims: Value,
+    /// What makes another token of it: the changes to the claims.
+    others: Vec<(&'static str, Value)>,
+    /// The client that is told.
+    client: Option<&'static str>,
+    /// The scope that is told.
+    scope: Option<&'static str>,
+}
+
+fn shape(provider: &'static str, typ: impl Into<Option<&'static str>>, claims: Value) -> Shape {
+    let typ = typ.into();
+    Shape { provider, typ, claims, others: vec![], client: Some("app"), scope: Some("read write") }
+}
+
+impl Shape {
+    fn not(mut self, what: &'static str, changes: Value) -> Self {
+        self.others.push((what, changes));
+        self
+    }
+
+    fn without_client(self) -> Self {
+        Self { client: None, ..self }
+    }
+
+    fn without_scope(self) -> Self {
+        Self { scope: None, ..self }
+    }
+}
+
+fn shapes() -> Vec<Shape> {
+    let none = json!(null);
+    let list = json!(["read", "write"]);
+    vec![
+        shape("keycloak", "JWT", json!({"typ": "Bearer", "azp": "app", "scope": "read write"}))
+            .not("ID token", json!({"typ": "ID", "at_hash": "x"}))
+            .not("ID token of a refresh", json!({"typ": "ID"}))
+            .not("refresh token", json!({"typ": "Refresh"}))
+            .not("offline token", json!({"typ": "Offline"}))
+            .not("logout token", json!({"typ": "Logout", "events": {}}))
+            .not("without its mark", json!({"typ": none})),
+        shape("keycloak", "at+jwt", json!({"typ": "DPoP", "azp": "app", "scope": "read write"})),
+        shape("auth0", "JWT", json!({"azp": "app", "scope": "read write", "gty": "client-credentials"}))
+            .not("ID token", json!({"azp": none, "nonce": "n"}))
+            .not("logout token", json!({"events": {"…/backchannel-logout": {}}})),
+        shape("auth0", "at+jwt", json!({"client_id": "app", "scope": "read write", "jti": "1"})),
+        shape("okta", "application/okta-internal-at+jwt", json!({"cid": "app", "scp": list, "ver": 1}))
+            .not("ID token", json!({"cid": none, "amr": ["pwd"], "at_hash": "x"}))
+            .not("ID token without a hash", json!({"cid": none, "amr": ["pwd"]})),
+        shape("okta", None, json!({"cid": "app", "scp": list, "uid": "1"})),
+        shape("entra", "JWT", json!({"azp": "app", "scp": "read write", "ver": "2.0"}))
+            .not("ID token", json!({"azp": none, "nonce": "n"})),
+        shape("entra-v1", "JWT", json!({"appid": "app", "scp": "read write", "ver": "1.0"}))
+            .not("ID token", json!({"appid": none})),
+        shape("b2c", "JWT", json!({"azp": "app", "scp": "read write", "tfp": "B2C_1_in"}))
+            .not("ID token", json!({"azp": none, "nonce": "n"})),
+        shape("adfs", "JWT", json!({"appid": "app", "scp": "read write", "apptype": "Confidential"}))
+            .not("ID token", json!({"appid": none})),
+        shape("cognito", None, json!({
+            "aud": none, "client_id": "https://api.example.com", "token_use": "access", "scope": "read write",
+        }))
+        .not("ID token", json!({"token_use": "id", "aud": "https://api.example.com"}))
+        .not("ID token without its hash", json!({"token_use": "id"}))
+        .not("another client", json!({"client_id": "other"}))
+        .not("another audience", json!({"aud": "other"})),
+        shape("google", "JWT", json!({"azp": "app", "at_hash": "x", "email_verified": true}))
+            .without_scope()
+            .not("security event", json!({"events": {}}))
+            .not("another client", json!({"aud": "other"})),
+        shape("ping-federate", "at+jwt", json!({"client_id": "app", "scope": "read write"})),
+        shape("ping-federate", None, json!({"client_id": "app", "scope": list}))
+            .not("ID token", json!({"client_id": none, "azp": "app"})),
+        shape("ping-one", "JWT", json!({"client_id": "app", "scope": "read write", "env": "e"}))
+            .not("ID token", json!({"client_id": none, "azp": "app"})),
+        shape("ping-am", "JWT", json!({
+            "tokenName": "access_token", "client_id": "app", "scope": list, "grant_type": "client_credentials",
+        }))
+        .not("ID token", json!({"tokenName": "id_token"}))
+        .not("refresh token", json!({"tokenName": "refresh_token"})),
+        shape("curity", None, json!({"purpose": "access_token", "client_id": "app", "scope": "read write"}))
+            .not("ID token", json!({"purpose": "id"}))
+            .not("ID token without a purpose", json!({"purpose": none, "nonce": "n"})),
+        shape("duende", "at+jwt", json!({"client_id": "app", "scope": list})),
+        shape("spring", None, json!({"scope": list, "nbf": 1_800_000_000}))
+            .without_client()
+            .not("ID token", json!({"azp": "app"})),
+        shape("hydra", "JWT", json!({"client_id": "app", "scp": list, "ext": {}}))
+            .not("ID token", json!({"client_id": none, "azp": "app"})),
+        shape("zitadel", "JWT", json!({"jti": "1", "client_id": "app", "scope": "read write"}))
+            .not("ID token", json!({"jti": none, "azp": "app"})),
+        shape("authentik", "JWT", json!({"azp": "app", "scope": "read write"}))
+            .not("ID token", json!({"scope": none})),
+        shape("connect2id", None, json!({"cid": "app", "scp": list}))
+            .not("ID token", json!({"cid": none})),
+        shape("connect2id", "at+jwt", json!({"client_id": "app", "scope": "read write"})),
+        shape("wso2", "JWT", json!({"azp": "app", "aut": "APPLICATION", "scope": "read write"}))
+            .not("ID token", json!({"amr": ["Basic"]}))
+            .not("ID token with a key", json!({"isk": "k"})),
+        shape("wso2", "at+jwt", json!({"client_id": "app", "scope": "read write"})),
+        shape("uaa", "JWT", json!({"client_id": "app", "cid": "app", "azp": "app", "scope": list}))
+            .not("ID token", json!({"client_id": none}))
+            .not("refresh token", json!({"scope": none, "granted_scopes": list})),
+        shape("kubernetes", None, json!({"kubernetes.io": {"namespace": "shop"}}))
+            .without_client()
+            .without_scope()
+            .not("another token", json!({"kubernetes.io": none})),
+        shape("spire", "JWT", json!({"sub": "spiffe://example.org/ns/shop/sa/app"}))
+            .without_client()
+            .without_scope()
+            .not("another token", json!({"sub": "alice"})),
+        shape("maskinporten", None, json!({"client_id": "app", "scope": "read write", "token_type": "Bearer"}))
+            .not("ID token", json!({"client_id": none})),
+        shape("helseid", "JWT", json!({"client_id": "app", "scope": list}))
+            .not("ID token", json!({"client_id": none, "azp": "app"})),
+        shape("fapi", "at+jwt", json!({"client_id": "app", "scope": "read write"})),
+    ]
+}
+
+/// Every provider as an issuer of its own.
+struct World {
+    installation: Installation,
+    signers: HashMap<&'static str, Signer>,
+    _files: TempDir,
+}
+
+fn issuer(provider: &str) -> String {
+    format!("https://{provider}.example.com")
+}
+
+impl World {
+    fn new() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let rs256 = Signer::new(Algorithm::RS256, "rsa");
+        let es256 = Signer::new(Algorithm::ES256, "ec");
+        let jwks = json!({"keys": [rs256.jwk(), es256.jwk()]}).to_string();
+        fs::write(files.path().join("jwks.json"), jwks).unwrap();
+        let rules = |name: &String| {
+            json!({
+                "issuer": issuer(name), "provider": name, "audiences": ["https://api.example.com"],
+                "keys": {"jwks_file": "jwks.json"},
+            })
+        };
+        let configuration = json!({
+            "issuers": providers().iter().map(rules).collect::<Vec<_>>(),
+            "policies": [{"name": "all", "sender_constraint": "if_bound"}],
+            "limits": {"check_deadline": "60s"},
+        });
+        let config = configured(&configuration.to_string(), files.path());
+        let config = config.unwrap_or_else(|it| panic!("{it:?}"));
+        let mut warnings = config.warnings.iter();
+        let warned = warnings.find(|it| it.path.starts_with("issuers"));
+        assert_eq!(warned, None, "a provider by itself is nothing to warn of");
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
+        let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
+        let signers = HashMap::from([("RS256", rs256), ("ES256", es256)]);
+        Self { installation: made.installation, signers, _files: files }
+    }
+
+    /// The reason, and the client and the scope that were told.
+    async fn decide(&self, provider: &str, typ: Option<&str>, claims: &Value) -> Decided {
+        let signer = &self.signers[if provider == "fapi" { "ES256" } else { "RS256" }];
+        let authorization = format!("Bearer {}", signer.sign(typ, claims));
+        let request = Request {
+            target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+            authorization: Field::One(authorization.as_bytes()),
+            ..Request::default()
+        };
+        let checker = Checker::new(Arc::new(FixedClock(NOW)));
+        let rules = &self.installation.rules;
+        let verdict = checker.explain_with(rules, &self.installation, &request, None).await;
+        let told = |path| {
+            let token = verdict.facts.token.as_ref()?;
+            Some(match token.claims.get(path)? {
+                Claim::Text(text) => text.to_owned(),
+                Claim::Json(json) => serde_json::from_str::<Vec<String>>(json).unwrap().join(" "),
+            })
+        };
+        let reason = verdict.outcome.map_or_else(Denial::label, |()| "allowed");
+        Decided { reason, client: told("client_id"), scope: told("scope") }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Decided {
+    reason: &'static str,
+    client: Option<String>,
+    scope: Option<String>,
+}
+
+/// The names of all providers.
+fn providers() -> Vec<String> {
+    let rows = &config::schema()["$defs"]["Provider"]["oneOf"];
+    rows.as_array().unwrap().iter().map(|it| it["const"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The claims of a token of `provider`'s, with those of `more`.
+fn claims(provider: &str, more: &[&Value]) -> Value {
+    let mut claims = json!({
+        "iss": issuer(provider), "aud": "https://api.example.com", "sub": "alice",
+        "iat": 1_800_000_000, "exp": 1_800_000_300,
+    });
+    let members = claims.as_object_mut().unwrap();
+    for (name, value) in more.iter().flat_map(|it| it.as_object().unwrap()) {
+        members.insert(name.clone(), value.clone());
+    }
+    members.retain(|_, it| !it.is_null());
+    claims
+}
+
+#[tokio::test]
+async fn an_access_token_of_each_provider_passes_and_tells_its_client_and_scope() {
+    let world = World::new();
+    for Shape { provider, typ, claims: own, client, scope, .. } in shapes() {
+        let decided = world.decide(provider, typ, &claims(provider, &[&own])).await;
+        let client = if provider == "cognito" { Some("https://api.example.com") } else { client };
+        let expected = Decided {
+            reason: "allowed",
+            client: client.map(str::to_owned),
+            scope: scope.map(str::to_owned),
+        };
+        assert_eq!(decided, expected, "{provider} {typ:?} {own}");
+    }
+}
+
+#[tokio::test]
+async fn no_other_token_of_a_provider_passes() {
+    let world = World::new();
+    for Shape { provider, typ, claims: own, others, .. } in shapes() {
+        let refused = ["token_type_wrong", "token_audience_mismatch"];
+        for (what, changes) in &others {
+            let decided = world.decide(provider, typ, &claims(provider, &[&own, changes])).await;
+            assert!(refused.contains(&decided.reason), "{provider} {what}: {decided:?}");
+        }
+        for changes in [
+            json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
+            json!({"c_hash": "x"}),
+            json!({"at_hash": "x"}),
+        ] {
+            let is_google = provider == "google" && changes.get("events").is_none();
+            let decided = world.decide(provider, typ, &claims(provider, &[&own, &changes])).await;
+            let expected = if is_google { "allowed" } else { "token_type_wrong" };
+            assert_eq!(decided.reason, expected, "{provider} {changes}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_opens_nothing_beside_its_own_tokens() {
+    let world = World::new();
+    let all = [None, Some("JWT"), Some("at+jwt"), Some("application/okta-internal-at+jwt")];
+    let shapes = shapes();
+    for Shape { provider, claims: own, .. } in &shapes {
+        let good = claims(provider, &[own]);
+        let edited = |name: &str, value: Value| claims(provider, &[own, &json!({ name: value })]);
+        let typs: Vec<_> =
+            shapes.iter().filter(|it| it.provider == *provider).map(|it| it.typ).collect();
+        for typ in all.into_iter().chain([Some("logout+jwt"), Some("secevent+jwt"), Some("JOSE")]) {
+            let own_type = typs.contains(&typ) || (typ == Some("at+jwt") && has_at_jwt(provider));
+            if !own_type {
+                let decided = world.decide(provider, typ, &good).await;
+                assert_eq!(decided.reason, "token_type_wrong", "{provider} {typ:?}");
+            }
+        }
+        let typ = typs[0];
+        let other = if *provider == "cognito" { "client_id" } else { "aud" };
+        for (claims, reason) in [
+            (edited(other, json!("other")), "token_audience_mismatch"),
+            (edited(other, json!(null)), "token_claim_missing"),
+            (edited("exp", json!(1_799_999_970)), "token_expired"),
+            (edited("exp", json!(null)), "token_claim_missing"),
+            (edited("iss", json!("https://evil.example.com")), "token_issuer_unknown"),
+        ] {
+            let decided = world.decide(provider, typ, &claims).await;
+            assert_eq!(decided.reason, reason, "{provider} {claims}");
+        }
+    }
+}
+
+/// The rows that take the type of RFC 9068 beside another.
+fn has_at_jwt(provider: &str) -> bool {
+    ["keycloak", "auth0", "okta", "ping-federate", "curity", "connect2id", "wso2", "helseid"]
+        .contains(&provider)
+}
+
+#[test]
+fn every_provider_has_a_token_here() {
+    let tried: BTreeSet<_> = shapes().into_iter().map(|it| it.provider.to_owned()).collect();
+    assert_eq!(tried, providers().into_iter().collect());
+}
