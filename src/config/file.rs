@@ -212,7 +212,7 @@ pub(super) struct Introspection {
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,
     /// How long a check waits for a response: less than `limits.check_deadline`; absent: four
-    /// fifths of that, and at most 120ms.
+    /// fifths of that, and at most 800ms.
     #[schemars(extend("default" = Span(IntrospectionUpkeep::default().timeout)))]
     pub(super) timeout: Option<Span>,
     /// How long an active result is cached: a revoked token is accepted for at most this long.
@@ -423,7 +423,9 @@ pub(super) struct Limits {
     /// The maximum length of an access token, in bytes.
     #[schemars(range(min = 256, max = 1_048_576), extend("default" = policy::USUAL_TOKEN_BYTES))]
     pub(super) token_bytes: Option<u64>,
-    /// The maximum duration of a check. By default, Envoy times out after 200ms.
+    /// The maximum duration of a check. By default, Envoy times out after 200ms. Where an issuer
+    /// has `introspection` and this is absent, it is a quarter more than the longest
+    /// `introspection.timeout`, which is 1s by default.
     #[schemars(extend("default" = Span(installation::Limits::default().check_deadline)))]
     pub(super) check_deadline: Option<Span>,
     /// The maximum number of concurrent checks.

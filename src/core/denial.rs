@@ -304,7 +304,7 @@ details! {
     IssuerAnswerUnusable of IntrospectionUnavailable = "issuer_answer_unusable";
     /// the issuer failed to answer about this token recently, and is not asked again yet
     IssuerFailedBefore of IntrospectionUnavailable = "issuer_failed_before";
-    /// the issuer did not answer in time
+    /// the issuer did not answer in time (`introspection.timeout`, `check_deadline`, Envoy's `timeout`)
     IssuerLate of IntrospectionUnavailable = "issuer_late";
     /// the issuer fails for all tokens, and the circuit breaker is open
     IssuerFails of IntrospectionUnavailable = "issuer_fails";

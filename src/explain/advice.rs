@@ -140,7 +140,9 @@ pub(super) const fn on(denial: Denial) -> &'static str {
              cooldown"
         }
         D::IntrospectionUnavailable => {
-            "can this machine reach the issuer's introspection endpoint, with its credentials?"
+            "can this machine reach the issuer's introspection endpoint, with its credentials? If it \
+             is slow: introspection.timeout, limits.check_deadline and Envoy's `timeout` go \
+             together, each shorter than the next"
         }
         D::ReplayUnavailable => "is the replay store reachable, and large enough?",
         D::CheckTimedOut => {

@@ -54,7 +54,7 @@ impl Sources for Installation {
     ) -> Waiting<'a, Result<Introspected, Refusal>> {
         Box::pin(async move {
             let introspector = self.introspector(issuer).ok_or(Denial::IntrospectionUnavailable)?;
-            let said = introspector.introspect(token, hash.into()).await?;
+            let said = introspector.introspect(token, hash.into(), self.limits.patience()).await?;
             Ok(Introspected { token: said.token, forward: said.forward })
         })
     }

@@ -110,6 +110,57 @@ async fn a_server_that_never_answers_is_given_up_in_time_and_others_are_not_touc
 }
 
 #[tokio::test]
+async fn no_answer_in_time_is_said_to_be_that() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::new(&[&endpoint], |it| it.upkeep.timeout = Duration::from_millis(50)).await;
+    endpoint.hold();
+    assert_eq!(site.refusal("opaque").await, unavailable(Detail::IssuerLate));
+    while 0 < site.status(0).in_flight {
+        tokio::task::yield_now().await;
+    }
+    let error = site.status(0).last_error.unwrap().what;
+    for name in ["introspection.timeout", "limits.check_deadline", "Envoy's `timeout`"] {
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_finding_the_endpoint_is_not_its_time_to_answer() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    for (deadline, waits, expected) in [
+        // Four fifths of it are for waiting.
+        (5 * SECOND, 3 * SECOND, Ok(())),
+        (5 * SECOND, 4 * SECOND, unavailable(Detail::IssuerLate)),
+        // The time of a call is granted in any case.
+        (SECOND, SECOND, Ok(())),
+        (SECOND, 2 * SECOND, unavailable(Detail::IssuerLate)),
+    ] {
+        let (mut site, metadata) = discovered(&endpoint, None, |it| {
+            it["introspection_endpoint"] = endpoint.url().into();
+        })
+        .await;
+        let mut rules = site.rules.clone();
+        rules.issuers[0].introspection.as_mut().unwrap().upkeep.timeout = 2 * SECOND;
+        rules.limits.check_deadline = deadline;
+        metadata.hold();
+        let asked = metadata.calls();
+        let issuers = site.start(&rules, None).unwrap();
+        issuers[0].keys.ready().await;
+        site.installation.issuers = issuers;
+        site.installation.limits = rules.limits;
+        let mut check = Box::pin(site.refusal("opaque"));
+        assert!(check.as_mut().now_or_never().is_none());
+        metadata.called(asked + 1).await;
+        jump(waits).await;
+        if expected.is_ok() {
+            assert!(check.as_mut().now_or_never().is_none());
+            metadata.release();
+        }
+        assert_eq!(check.await, expected, "{deadline:?} {waits:?}");
+    }
+}
+
+#[tokio::test]
 async fn calls_under_way_are_bounded_and_who_is_one_too_many_waits_for_a_place() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |it| {

@@ -14,6 +14,7 @@ mod listen;
 mod matching;
 mod policies;
 mod telemetry;
+mod timing;
 mod upkeep;
 mod upstream;
 mod url;
@@ -24,7 +25,7 @@ use super::file::{self, File};
 use super::problem::{Findings, Path};
 use super::values::Span;
 use super::{Listen, Telemetry};
-use crate::installation::{InstallationRules, IssuerRules, Limits};
+use crate::installation::{InstallationRules, Limits};
 use crate::state::token_cache::TokenCacheLimits;
 use keybound_core::policy::{PolicySet, USUAL_TOKEN_BYTES};
 use std::ops::RangeInclusive;
@@ -46,8 +47,12 @@ pub(super) fn compile(
     if let Some(forward_auth) = &listen.forward_auth {
         forward_auth::warn_of_source(&forward_auth.asker, &client_certificate, &at, findings);
     }
-    let (token_bytes, limits) =
-        limits(&file.limits.unwrap_or_default(), &root.key("limits"), findings);
+    let usual = Limits {
+        check_deadline: timing::usual_deadline(file.issuers.as_deref().unwrap_or_default()),
+        ..Limits::default()
+    };
+    let given = file.limits.unwrap_or_default();
+    let (token_bytes, limits) = limits(&given, usual, &root.key("limits"), findings);
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     let certificate = client_certificate.header();
     let given = file.upstream.unwrap_or_default();
@@ -71,7 +76,7 @@ pub(super) fn compile(
     dpop::warn_of_replicas(&dpop, &policies, &root.key("dpop"), findings);
     exposure::warn_of_redis(&dpop, &root.key("dpop"), findings);
     files.warn_of_others(findings);
-    warn_of_slow_issuers(&issuers, &limits, &root.key("issuers"), findings);
+    timing::check(&issuers, &limits, &root, findings);
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);
@@ -81,22 +86,6 @@ pub(super) fn compile(
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);
     Some((listen, InstallationRules { policies, issuers, limits, dpop }, telemetry?))
-}
-
-/// Warns if an introspection timeout leaves a check no time to report it.
-fn warn_of_slow_issuers(
-    issuers: &[IssuerRules],
-    limits: &Limits,
-    at: &Path,
-    findings: &mut Findings,
-) {
-    for (index, issuer) in issuers.iter().enumerate() {
-        let timeout = issuer.introspection.as_ref().map(|it| it.upkeep.timeout);
-        if timeout.is_some_and(|it| limits.check_deadline <= it) {
-            let message = "must be less than limits.check_deadline, or checks time out before it";
-            findings.problem(&at.index(index).key("introspection").key("timeout"), message);
-        }
-    }
 }
 
 /// A number within bounds, or the default.
@@ -133,11 +122,13 @@ fn span(
 }
 
 /// The limits of tokens and of checks.
-fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> (usize, Limits) {
-    /// Envoy's default `timeout` for `ext_authz`.
-    const ENVOY_WAITS: Duration = Duration::from_millis(200);
-    const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
-    let usual = Limits::default();
+fn limits(
+    limits: &file::Limits,
+    usual: Limits,
+    at: &Path,
+    findings: &mut Findings,
+) -> (usize, Limits) {
+    const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=timing::LONGEST;
     let mut number =
         |key, given, usual, within| whole_number(given, usual, within, &at.key(key), findings);
     let token_bytes = number("token_bytes", limits.token_bytes, USUAL_TOKEN_BYTES, 256..=1_048_576);
@@ -151,10 +142,6 @@ fn limits(limits: &file::Limits, at: &Path, findings: &mut Findings) -> (usize, 
     let deadline = at.key("check_deadline");
     let check_deadline =
         span(limits.check_deadline, usual.check_deadline, DEADLINE, &deadline, findings);
-    if ENVOY_WAITS <= check_deadline {
-        let message = "Envoy times out after 200ms, unless its own timeout is raised too";
-        findings.warning(&deadline, message);
-    }
     (token_bytes, Limits { check_deadline, concurrent_checks, token_cache })
 }
 

@@ -106,15 +106,13 @@ impl Caller {
         Question { form, signed: token.looks_like_jwt() }
     }
 
-    /// Calls the endpoint, and returns by the `deadline`.
+    /// Calls the endpoint, which was found, and returns by the `deadline`.
     pub(super) async fn ask(
         &self,
         question: Question,
         deadline: Instant,
     ) -> Result<Finding, Failure> {
-        let endpoint = timeout_at(deadline, self.endpoint()).await;
-        let endpoint = endpoint.unwrap_or(Err(Failure::EndpointUnknown))?;
-        let (signed, request) = (question.signed, self.request(endpoint, question)?);
+        let (signed, request) = (question.signed, self.request(self.endpoint()?, question)?);
         let left = deadline.saturating_duration_since(Instant::now());
         let limits = Limits { bytes: MAX_BYTES, deadline: left };
         let reply = self.client.send(request, limits).await.map_err(Failure::Http)?;
@@ -122,11 +120,15 @@ impl Caller {
         reading.await.unwrap_or(Err(Failure::KeysLate))
     }
 
-    async fn endpoint(&self) -> Result<Endpoint, Failure> {
+    /// Waits until the endpoint is known, or known not to be there.
+    pub(super) async fn is_found(&self) {
         let mut place = self.place.clone();
         // An error means that the discovery task ended with its runtime.
         drop(place.wait_for(|it| *it != Place::Sought).await);
-        match &*place.borrow() {
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        match &*self.place.borrow() {
             Place::At(endpoint) => Ok(endpoint.clone()),
             Place::Sought | Place::Unknown => Err(Failure::EndpointUnknown),
         }
@@ -328,6 +330,11 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 impl Failure {
+    /// Whether the call took too long.
+    pub(super) const fn is_late(&self) -> bool {
+        matches!(self, Self::Http(http::Failure::TimedOut) | Self::KeysLate)
+    }
+
     /// What the failure says about the server.
     pub(super) fn signal(&self) -> Signal {
         match self {
@@ -378,6 +385,10 @@ impl fmt::Display for Failure {
         match self {
             Self::EndpointUnknown => f.write_str("the issuer's metadata name no endpoint"),
             Self::NotSigned => f.write_str("the client assertion cannot be signed"),
+            Self::Http(http::Failure::TimedOut) => f.write_str(
+                "timed out: introspection.timeout, limits.check_deadline and Envoy's `timeout` go \
+                 together",
+            ),
             Self::Http(failure) => failure.fmt(f),
             Self::CredentialsRefused(status) => {
                 write!(f, "the endpoint refuses our credentials with {}", status.as_u16())

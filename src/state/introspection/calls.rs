@@ -19,6 +19,8 @@ pub(super) enum Call {
     UnderWay,
     Ended(Finding),
     Failed,
+    /// It failed for want of time.
+    TooLate,
     /// No request was sent.
     TurnedAway(TurnedAway),
 }
@@ -140,7 +142,7 @@ impl Drop for Running {
                 if shared.report().failed(&failure, shared.caller.clock.now(), now) {
                     tracing::warn!(issuer, error = %failure, "introspection failed");
                 }
-                Call::Failed
+                if failure.is_late() { Call::TooLate } else { Call::Failed }
             }
         };
         self.tell.send_replace(call);

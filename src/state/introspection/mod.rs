@@ -177,20 +177,23 @@ impl Introspector {
     /// For a token that is itself a JWT, whose signature must have been verified, the audience of
     /// the response is ignored, and no JWT is forwarded in its place. Whether the token is valid at
     /// this time is for [`AccessToken::admit`](keybound_core::oauth::AccessToken::admit) to decide.
+    ///
+    /// This waits no longer than `patience`, or the `timeout` of a call where that is more.
     pub async fn introspect(
         &self,
         token: Token<'_>,
         digest: Digest,
+        patience: Duration,
     ) -> Result<Introspected, Refusal> {
         let finding = match self.shared.remembered(&digest) {
             Some(Finding::Active(was)) if !self.shared.caller.reads_as(&was) => {
                 match self.read_again(&was, token, digest).await {
                     Some(finding) => finding,
-                    None => self.asked(token, digest).await?,
+                    None => self.asked(token, digest, patience).await?,
                 }
             }
             Some(finding) => finding,
-            None => self.asked(token, digest).await?,
+            None => self.asked(token, digest, patience).await?,
         };
         match finding {
             Finding::Active(introspected) => Ok(introspected),
@@ -218,21 +221,34 @@ impl Introspector {
         Some(found)
     }
 
-    async fn asked(&self, token: Token<'_>, digest: Digest) -> Result<Finding, Refusal> {
-        let now = Instant::now();
-        let deadline = after(now, self.shared.caller.rules.upkeep.timeout);
+    async fn asked(
+        &self,
+        token: Token<'_>,
+        digest: Digest,
+        patience: Duration,
+    ) -> Result<Finding, Refusal> {
+        let caller = &self.shared.caller;
+        let timeout = caller.rules.upkeep.timeout;
+        let last = after(Instant::now(), patience.max(timeout));
+        // The time for finding the endpoint is not the issuer's time to answer.
+        let is_found = timeout_at(last, caller.is_found()).await.is_ok();
         let rank =
             if token.looks_like_jwt() { Rank::Known } else { self.shared.answers.rank(&digest) };
         let turned_away = |why| Err(self.shared.turned_away(digest, rank, why));
+        if !is_found {
+            return turned_away(TurnedAway::Late);
+        }
+        let deadline = after(Instant::now(), timeout);
         let mut call = match self.join_or_begin(token, digest, rank, deadline) {
             Ok(call) => call,
             Err(why) => return turned_away(why),
         };
         let ended = call.wait_for(|it| !matches!(it, Call::UnderWay));
-        match timeout_at(deadline, ended).await {
+        match timeout_at(deadline.min(last), ended).await {
             Ok(Ok(call)) => match &*call {
                 Call::Ended(finding) => Ok(finding.clone()),
                 Call::TurnedAway(why) => turned_away(*why),
+                Call::TooLate => turned_away(TurnedAway::Late),
                 Call::Failed | Call::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
             },
             Ok(Err(_)) => Err(Detail::IssuerAnswerUnusable.into()),

@@ -40,8 +40,8 @@ pub struct IntrospectionUpkeep {
 impl Default for IntrospectionUpkeep {
     fn default() -> Self {
         Self {
-            // A check has 150 ms, and Envoy gives up after 200 ms.
-            timeout: Duration::from_millis(120),
+            // Services on the internet take 180 ms and more, and the first call has a handshake.
+            timeout: Duration::from_millis(800),
             // The longest delay of a revocation.
             cache_ttl: Duration::from_secs(60),
             // An inactive token does not become active, except while replicas of the issuer lag

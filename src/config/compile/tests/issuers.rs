@@ -306,7 +306,7 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
         ("{client_id: a, client_secret_file: lines}".to_owned(), ".client_secret_file", "one line"),
         (format!("{{{secret}, endpoint: 'http://as.example.com/'}}"), ".endpoint", "https"),
         (format!("{{{secret}, introspect: never}}"), ".introspect", "`always`"),
-        (format!("{{{secret}, timeout: 150ms}}"), ".timeout", "check_deadline"),
+        (format!("{{{secret}, timeout: 60s}}"), ".timeout", "check_deadline"),
         (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0s to 1h, not 61m"),
         (format!("{{{secret}, concurrency: 0}}"), ".concurrency", "must be 1"),
         (format!("{{{secret}, client_secret: x}}"), ".client_secret", "client_secret_file"),
@@ -344,6 +344,56 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
     assert!(given.forward_jwt);
     assert_eq!(given.authentication, ClientAuthentication::TlsClientAuth);
     assert!(given.identity.is_some());
+}
+
+#[test]
+fn the_times_of_envoy_of_a_check_and_of_an_issuer_go_together() {
+    let check = |timeout: &str, limits: &str, expected: Result<(u64, u64), &[&str]>| {
+        let introspection = format!("{{client_id: a, {SECRET}{timeout}}}");
+        let text = edited(&format!("  audiences: [a]\n  introspection: {introspection}"));
+        let text = text.replace("limits: {}", &format!("limits: {{{limits}}}"));
+        let found = among_files(&text).map(|config| {
+            let rules = &config.rules;
+            let times = [
+                rules.limits.check_deadline,
+                rules.issuers[0].introspection.as_ref().unwrap().upkeep.timeout,
+            ];
+            let told: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+            (times.map(|it| u64::try_from(it.as_millis()).unwrap()), told)
+        });
+        match (found, expected) {
+            (Ok((times, told)), Ok((deadline, answer))) => {
+                assert_eq!(times, [deadline, answer], "{text}");
+                let envoy = 200 <= deadline;
+                assert_eq!(told.len(), usize::from(envoy), "{told:?}");
+                for told in told {
+                    assert!(told.contains("limits.check_deadline: "), "{told}");
+                    assert!(told.contains("issuers[0].introspection.timeout"), "{told}");
+                    assert!(told.contains("`timeout: "), "{told}");
+                }
+            }
+            (Err(found), Err(parts)) => {
+                assert_eq!(found.len(), 1, "{found:?}");
+                assert!(parts.iter().all(|it| found[0].contains(it)), "{found:?}");
+            }
+            (found, expected) => panic!("{found:?} {expected:?}"),
+        }
+    };
+    check("", "", Ok((1000, 800)));
+    check(", timeout: 120ms", "", Ok((150, 120)));
+    check(", timeout: 10ms", "", Ok((150, 10)));
+    check(", timeout: 2s", "", Ok((2500, 2000)));
+    check("", "check_deadline: 100ms", Ok((100, 80)));
+    check("", "check_deadline: 150ms", Ok((150, 120)));
+    check("", "check_deadline: 5s", Ok((5000, 800)));
+    check(", timeout: 149ms", "check_deadline: 150ms", Ok((150, 149)));
+    let parts = ["`timeout: 0.235s`", "limits.check_deadline to 188ms", "timeout to 150ms"];
+    check(", timeout: 150ms", "check_deadline: 150ms", Err(&parts));
+    check(
+        ", timeout: 500ms",
+        "check_deadline: 150ms",
+        Err(&["which is 150ms", "`timeout: 0.782s`"]),
+    );
 }
 
 const SECRET: &str = "client_secret_file: secret";
