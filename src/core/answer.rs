@@ -64,6 +64,10 @@ pub enum Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// The answer to the check of `request`, which ended with `verdict` under `rules`.
+    ///
+    /// There is no request only if none could be read. Under a policy that reports, it is allowed all
+    /// the same; then the caller removes every spelling of
+    /// [`Rules::reserved_headers`](crate::Rules::reserved_headers), as none is known to be absent.
     pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'a>>) -> Self {
         match verdict.denied() {
             None => allow(verdict, rules, request),
@@ -100,6 +104,9 @@ fn allow<'a>(
         UpstreamAuthorization::Remove => remove.extend(["authorization", "dpop"]),
         UpstreamAuthorization::Bearer => {
             set.extend(forwarded(facts).or_else(|| as_bearer(facts, request)));
+            if request.is_none() {
+                remove.push("authorization");
+            }
             // A `DPoP` header has no meaning beside a `Bearer` token.
             remove.push("dpop");
         }
@@ -138,7 +145,7 @@ fn identity<'a>(
 ) -> Result<Option<Cow<'a, str>>, Ambiguous> {
     let Some(token) = facts.token.as_ref().filter(|_| facts.admitted) else { return Ok(None) };
     let claim = if header.claim == "iss" {
-        Some(Claim::Text(&token.issuer.name))
+        Some(Claim::Text(token.iss()))
     } else {
         token.claims.get(&header.claim)
     };

@@ -45,7 +45,7 @@ const FACTS: &[Fact] = &[
     fact("host", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.host_and_port()))),
     fact("path", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.path_only()))),
     fact("issuer", METADATA | SPAN | LOG | LAST_DENIALS, |it| {
-        it.verdict.facts.token.as_deref().map(|token| Own(&token.issuer.name))
+        it.verdict.facts.token.as_deref().map(|token| Own(token.iss()))
     }),
     fact("subject", METADATA, |it| it.claim("sub").map(Given)),
     fact("kid", LOG | LAST_DENIALS, |it| it.verdict.facts.kid.as_deref().map(Given)),

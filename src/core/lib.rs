@@ -46,27 +46,28 @@
 //!
 //! // Decides a request whose TLS connection shows this certificate. With keys at hand, a check ends at
 //! // its first poll.
-//! let decide = |shown: Thumbprint| {
-//!     let request = Request {
-//!         target: Target { method: "GET", scheme: "https", authority: "api.example.com", path: "/" },
-//!         authorization: Field::One(token.as_bytes()),
-//!         evidence: Evidence {
-//!             peer_certificate: PeerCertificate::Sha256(shown),
-//!             ..Evidence::default()
-//!         },
-//!         ..Request::default()
-//!     };
-//!     let check = pin!(check(&rules, &sources, &request, UnixTime::from_secs(1_800_000_100)));
+//! let request = |shown: Thumbprint| Request {
+//!     target: Target { method: "GET", scheme: "https", authority: "api.example.com", path: "/" },
+//!     authorization: Field::One(token.as_bytes()),
+//!     evidence: Evidence {
+//!         peer_certificate: PeerCertificate::Sha256(shown),
+//!         ..Evidence::default()
+//!     },
+//!     ..Request::default()
+//! };
+//! let decide = |request: &Request<'_>| {
+//!     let check = pin!(check(&rules, &sources, request, UnixTime::from_secs(1_800_000_100)));
 //!     let Poll::Ready(verdict) = check.poll(&mut Context::from_waker(Waker::noop())) else {
 //!         unreachable!("nothing waits")
 //!     };
 //!     verdict
 //! };
 //!
-//! assert_eq!(decide(certificate).outcome, Ok(()));
-//! let stolen = decide(Thumbprint::of(b"another certificate"));
-//! assert_eq!(stolen.outcome, Err(Denial::CertificateMismatch));
-//! let answer = Answer::of(&stolen, &rules.policies, None);
+//! assert_eq!(decide(&request(certificate)).outcome, Ok(()));
+//! let stolen = request(Thumbprint::of(b"another certificate"));
+//! let verdict = decide(&stolen);
+//! assert_eq!(verdict.outcome, Err(Denial::CertificateMismatch));
+//! let answer = Answer::of(&verdict, &rules.policies, Some(&stolen));
 //! assert!(matches!(answer, Answer::Deny { status: 401, .. }));
 //! # Ok::<(), aws_lc_rs::error::Unspecified>(())
 //! ```

@@ -10,7 +10,7 @@ use keybound::clock::{Clock, FixedClock};
 use keybound::config;
 use keybound::installation::{Checker, Installation};
 use keybound_core::oauth::Claim;
-use keybound_core::{Denial, Field, Request, Target, UnixTime};
+use keybound_core::{Denial, Field, Request, Target, UnixTime, Verdict};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -154,6 +154,34 @@ fn issuer(provider: &str) -> String {
     format!("https://{provider}.example.com")
 }
 
+/// What runs under these issuers and a policy that asks for nothing more.
+fn installation(issuers: &Value, files: &TempDir) -> Installation {
+    let configuration = json!({
+        "issuers": issuers,
+        "policies": [{"name": "all", "sender_constraint": "if_bound"}],
+        "limits": {"check_deadline": "60s"},
+    });
+    let config = configured(&configuration.to_string(), files.path());
+    let config = config.unwrap_or_else(|it| panic!("{it:?}"));
+    let mut warnings = config.warnings.iter();
+    let warned = warnings.find(|it| it.path.starts_with("issuers"));
+    assert_eq!(warned, None, "a provider by itself is nothing to warn of");
+    let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
+    let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
+    made.installation
+}
+
+async fn verdict(installation: &Installation, token: &str) -> Verdict {
+    let authorization = format!("Bearer {token}");
+    let request = Request {
+        target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+        authorization: Field::One(authorization.as_bytes()),
+        ..Request::default()
+    };
+    let checker = Checker::new(Arc::new(FixedClock(NOW)));
+    checker.explain_with(&installation.rules, installation, &request, None).await
+}
+
 impl World {
     fn new() -> Self {
         let files = tempfile::tempdir().unwrap();
@@ -167,34 +195,16 @@ impl World {
                 "keys": {"jwks_file": "jwks.json"},
             })
         };
-        let configuration = json!({
-            "issuers": providers().iter().map(rules).collect::<Vec<_>>(),
-            "policies": [{"name": "all", "sender_constraint": "if_bound"}],
-            "limits": {"check_deadline": "60s"},
-        });
-        let config = configured(&configuration.to_string(), files.path());
-        let config = config.unwrap_or_else(|it| panic!("{it:?}"));
-        let mut warnings = config.warnings.iter();
-        let warned = warnings.find(|it| it.path.starts_with("issuers"));
-        assert_eq!(warned, None, "a provider by itself is nothing to warn of");
-        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
-        let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
+        let issuers = json!(providers().iter().map(rules).collect::<Vec<_>>());
+        let installation = installation(&issuers, &files);
         let signers = HashMap::from([("RS256", rs256), ("ES256", es256)]);
-        Self { installation: made.installation, signers, _files: files }
+        Self { installation, signers, _files: files }
     }
 
     /// The reason, and the client and the scope that were told.
     async fn decide(&self, provider: &str, typ: Option<&str>, claims: &Value) -> Decided {
         let signer = &self.signers[if provider == "fapi" { "ES256" } else { "RS256" }];
-        let authorization = format!("Bearer {}", signer.sign(typ, claims));
-        let request = Request {
-            target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
-            authorization: Field::One(authorization.as_bytes()),
-            ..Request::default()
-        };
-        let checker = Checker::new(Arc::new(FixedClock(NOW)));
-        let rules = &self.installation.rules;
-        let verdict = checker.explain_with(rules, &self.installation, &request, None).await;
+        let verdict = verdict(&self.installation, &signer.sign(typ, claims)).await;
         let told = |path| {
             let token = verdict.facts.token.as_ref()?;
             Some(match token.claims.get(path)? {
@@ -300,6 +310,44 @@ async fn a_provider_opens_nothing_beside_its_own_tokens() {
             let decided = world.decide(provider, typ, &claims).await;
             assert_eq!(decided.reason, reason, "{provider} {claims}");
         }
+    }
+}
+
+#[tokio::test]
+async fn of_an_issuer_with_many_tenants_those_named_pass_with_keys_of_theirs() {
+    let name = "https://login.example.com/{tenantid}/v2.0";
+    let keys = ["all", "a-only", "unsaid"].map(|kid| Signer::new(Algorithm::RS256, kid));
+    let mut jwks: Vec<_> = keys.iter().map(|it| it.jwk().clone()).collect();
+    jwks[0]["issuer"] = json!(name);
+    jwks[1]["issuer"] = json!("https://login.example.com/a/v2.0");
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("jwks.json"), json!({ "keys": jwks }).to_string()).unwrap();
+    let issuers = json!([{
+        "issuer": name, "provider": "entra", "tenants": ["a", "b"],
+        "audiences": ["https://api.example.com"], "keys": {"jwks_file": "jwks.json"},
+    }]);
+    let installation = installation(&issuers, &files);
+    let case = async |key: usize, in_iss: &str, tid: &str| {
+        let iss = format!("https://login.example.com/{in_iss}/v2.0");
+        let claims = claims("entra", &[&json!({"iss": iss, "tid": tid, "azp": "app"})]);
+        let verdict = verdict(&installation, &keys[key].sign("JWT", &claims)).await;
+        if verdict.outcome.is_ok() {
+            assert_eq!(verdict.facts.token.unwrap().iss(), iss);
+        }
+        verdict.outcome.map_or_else(Denial::label, |()| "allowed")
+    };
+    for (key, in_iss, tid, expected) in [
+        (0, "a", "a", "allowed"),
+        (0, "b", "b", "allowed"),
+        (1, "a", "a", "allowed"),
+        (1, "b", "b", "token_issuer_unknown"),
+        (2, "b", "b", "allowed"),
+        (0, "c", "c", "token_issuer_unknown"),
+        (0, "a", "b", "token_issuer_unknown"),
+        (0, "{tenantid}", "{tenantid}", "token_issuer_unknown"),
+        (0, "a", "", "token_issuer_unknown"),
+    ] {
+        assert_eq!(case(key, in_iss, tid).await, expected, "{key} {in_iss} {tid}");
     }
 }
 

@@ -180,6 +180,12 @@ impl AccessToken {
         })
     }
 
+    /// The `iss`: the issuer's name, with the token's tenant where it has several.
+    pub fn iss(&self) -> &str {
+        let own = self.claims.text("iss").filter(|_| self.issuer.has_tenants());
+        own.unwrap_or(&self.issuer.name)
+    }
+
     /// The approximate memory use in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>().saturating_add(self.claims.bytes())

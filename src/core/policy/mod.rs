@@ -290,7 +290,10 @@ impl PolicySet {
         let headers = self.upstream.headers.iter().map(|it| it.claim.as_str());
         let demanded = self.policies.iter().flat_map(|it| &it.claims).map(|it| it.path.as_str());
         let mut paths: Vec<String> = Vec::new();
-        for path in ALWAYS_ASKED_FOR.iter().copied().chain(headers).chain(demanded) {
+        // Elsewhere the issuer is known by its name.
+        let of_tenants = self.issuers.iter().any(|it| it.has_tenants()).then_some("iss");
+        let always = ALWAYS_ASKED_FOR.iter().copied().chain(of_tenants);
+        for path in always.chain(headers).chain(demanded) {
             if !paths.iter().any(|it| it == path) {
                 paths.push(path.to_owned());
             }

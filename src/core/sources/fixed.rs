@@ -9,6 +9,7 @@ use crate::time::UnixTime;
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Keys that do not change, and a record of used proofs in memory: for tests, for command lines, and
 /// for whoever replaces the whole when keys change.
@@ -31,6 +32,9 @@ struct Used {
 
 /// So many proofs are recorded at most. One more is refused.
 const MOST: usize = 100_000;
+
+/// How often a full record is swept at most.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 impl Fixed {
     /// The keys of each issuer, in the order of
@@ -77,8 +81,9 @@ impl Used {
         if self.until.contains_key(&proof) {
             return Ok(Use::Repeat);
         }
-        // Once for each moment, so that a full record costs a look and no sweep.
-        if MOST <= self.until.len() && self.dropped_before < now {
+        // Once a second at most, so that a full record costs a look and no sweep.
+        let is_due = self.dropped_before.saturating_add(SWEPT_EVERY) <= now;
+        if MOST <= self.until.len() && is_due {
             self.until.retain(|_, until| now <= *until);
             self.dropped_before = now;
         }
@@ -93,7 +98,6 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn proof(number: usize) -> ProofId {
         let mut jti = [0; 32];

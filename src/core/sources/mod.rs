@@ -35,7 +35,8 @@ pub trait Sources: Sync {
     /// The keys of one issuer.
     type Keys: Keys;
 
-    /// The keys of an issuer; none if there are none for it, so that its tokens are refused.
+    /// The keys of an issuer. There must be some for each: without, its tokens are refused as
+    /// [`Denial::Internal`]. Keys that are not there yet are [`Keys::current`]'s to say.
     fn keys(&self, issuer: IssuerId) -> Option<&Self::Keys>;
 
     /// Records that `proof` is used, and returns whether it was used before, in one atomic step: of
