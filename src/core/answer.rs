@@ -103,10 +103,11 @@ fn allow<'a>(
         UpstreamAuthorization::Keep => set.extend(forwarded(facts)),
         UpstreamAuthorization::Remove => remove.extend(["authorization", "dpop"]),
         UpstreamAuthorization::Bearer => {
-            set.extend(forwarded(facts).or_else(|| as_bearer(facts, request)));
-            if request.is_none() {
+            let token = forwarded(facts).or_else(|| as_bearer(facts, request));
+            if token.is_none() && request.is_none() {
                 remove.push("authorization");
             }
+            set.extend(token);
             // A `DPoP` header has no meaning beside a `Bearer` token.
             remove.push("dpop");
         }
