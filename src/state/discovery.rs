@@ -7,17 +7,21 @@ mod vicinity;
 pub use introspection::IntrospectionMetadata;
 
 use crate::state::http::{self, Client, Limits, Reach};
-use keybound_core::jose::json;
+use keybound_core::jose::json::{self, Object};
 use reqwest::{StatusCode, Url};
 use std::fmt;
 
 /// The members of an authorization server's metadata that are used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
+    /// Where they were found.
+    pub location: Url,
     /// The URL of its JWK Set.
     pub jwks_uri: Option<Url>,
     /// What they say about introspection.
     pub introspection: IntrospectionMetadata,
+    /// All members, for telling which product the server is.
+    pub document: Object,
 }
 
 /// Why metadata could not be obtained.
@@ -85,8 +89,10 @@ fn read(document: &[u8], issuer: &str, from: &Url) -> Result<Metadata, Failure> 
     }
     let endpoint = |name: &str| document.get(name).map(|it| endpoint(it.as_str(), from));
     Ok(Metadata {
+        location: from.clone(),
         jwks_uri: endpoint("jwks_uri").transpose()?,
         introspection: IntrospectionMetadata::read(&document, from),
+        document,
     })
 }
 
@@ -254,8 +260,9 @@ mod tests {
     fn loopback_may_point_to_loopback() {
         let document = json!({"issuer": "http://127.0.0.1:1", "jwks_uri": "http://127.0.0.1:2/"});
         let at = url("http://127.0.0.1:1/.well-known/openid-configuration");
-        let found = read(document.to_string().as_bytes(), "http://127.0.0.1:1", &at);
-        assert_eq!(found.unwrap().jwks_uri, Some(url("http://127.0.0.1:2/")));
+        let found = read(document.to_string().as_bytes(), "http://127.0.0.1:1", &at).unwrap();
+        assert_eq!(found.jwks_uri, Some(url("http://127.0.0.1:2/")));
+        assert_eq!((found.location, Value::Object(found.document)), (at, document));
     }
 
     #[test]
