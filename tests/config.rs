@@ -110,6 +110,32 @@ fn a_good_file_is_summed_up_and_warned_of() {
 }
 
 #[test]
+fn keys_of_a_file_that_cannot_be_used_are_named() {
+    let ed25519 =
+        r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let enc = ed25519.replace('{', r#"{"use": "enc", "kid": "for-encryption", "#);
+    let x25519 = ed25519.replace("Ed25519", "X25519").replace('{', r#"{"kid": "exchange", "#);
+    for (keys, code, warned, listed) in [
+        (format!("{ed25519}, {enc}"), 0, None, Some("for-encryption")),
+        (format!("{ed25519}, {x25519}"), 0, Some("exchange"), Some("exchange")),
+        (enc, 1, Some("for-encryption"), None),
+        (ed25519.to_owned(), 0, None, None),
+    ] {
+        let folder = folder_with(FULL);
+        fs::write(folder.path().join("jwks.json"), format!("{{\"keys\": [{keys}]}}")).unwrap();
+        let (found, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+        assert_eq!(found, code, "{stderr}");
+        let line = |text: &str, kid: &str| {
+            text.lines().any(|it| it.contains(&format!("\"{kid}\" (OKP, ")) && it.contains("its "))
+        };
+        assert_eq!(stderr.contains("skipped") || stderr.contains("no key"), warned.is_some());
+        assert!(warned.is_none_or(|it| line(&stderr, it)), "{stderr}");
+        assert_eq!(stdout.contains("skipped"), listed.is_some(), "{stdout}");
+        assert!(listed.is_none_or(|it| line(&stdout, it)), "{stdout}");
+    }
+}
+
+#[test]
 fn files_that_others_may_use_are_named() {
     let folder = folder_with(FULL);
     let mode = |name: &str, mode| {

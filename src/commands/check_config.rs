@@ -10,6 +10,7 @@ use crate::state::jwks::KeySource;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use keybound_core::client_certificate::Source;
+use keybound_core::jose::KeySet;
 use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
     AUDIENCE, ClaimFormat, ClaimNames, Introspection, Issuer, NonceDemand, PolicySet, ProofRules,
@@ -17,6 +18,7 @@ use keybound_core::policy::{
 };
 use keybound_core::words::Words;
 use std::fmt::{self, Display};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -83,6 +85,9 @@ impl Display for Summary<'_> {
         table(f, head, issuers.iter().map(issuer))?;
         for line in issuers.iter().flat_map(|it| readings(&it.issuer)) {
             writeln!(f, "{line}")?;
+        }
+        for (issuer, skipped) in issuers.iter().filter_map(|it| Some((it, skipped(it)?))) {
+            writeln!(f, "{}: skipped keys {skipped}", issuer.issuer.name)?;
         }
         writeln!(f)?;
         let policies = EffectivePolicy::all(policies);
@@ -184,6 +189,13 @@ fn issuer(rules: &IssuerRules) -> [String; 7] {
         keys,
         introspection(rules),
     ]
+}
+
+/// The keys in the file of an issuer that cannot be used, in words.
+fn skipped(rules: &IssuerRules) -> Option<String> {
+    let KeySource::File(path) = &rules.keys.source else { return None };
+    let set = KeySet::parse(&fs::read(path).ok()?).ok()?;
+    Some(set.skipped_in_words()).filter(|it| !it.is_empty())
 }
 
 /// How tokens of an issuer are read, where it is not as without a provider.

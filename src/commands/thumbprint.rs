@@ -2,10 +2,10 @@
 
 use super::complain;
 use keybound_core::client_certificate;
+use keybound_core::jose;
 use keybound_core::jose::KeySet;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::json;
-use keybound_core::jose::{self, UnusableKey};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,24 +47,12 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
             Err(_) if KeySet::parse(bytes).is_ok() => {
                 Err("is a JWK Set: give one of its keys alone".to_owned())
             }
-            Err(unusable) => Err(format!("is no JWK that can be used: {}", story(unusable))),
+            Err(unusable) => Err(format!("is no JWK that can be used: {unusable}")),
         };
     }
     let der = client_certificate::der_in(bytes);
     let der = der.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
     Ok(("x5t#S256", Thumbprint::of(&der)))
-}
-
-const fn story(why: UnusableKey) -> &'static str {
-    match why {
-        UnusableKey::Type => "its type or curve is unknown, or it is symmetric",
-        UnusableKey::Weak => "it is weak",
-        UnusableKey::Use
-        | UnusableKey::Algorithm
-        | UnusableKey::Private
-        | UnusableKey::Malformed
-        | UnusableKey::Surplus => "a member is missing or malformed",
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::block_on;
 use super::browser::Browser;
 use super::explain::{command, comparable};
-use super::service::{Service, request};
+use super::service::{KEYS, Service, request};
 use super::world::{World, reason};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -56,6 +56,32 @@ fn the_page_shows_what_was_denied_and_runs_nothing_that_a_stranger_wrote() {
     }
     assert!(!page.contains("<img"), "{page}");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn keys_that_are_skipped_are_named_in_log_status_and_page() {
+    let odd = format!(
+        r#"{{"keys": [{{"kty": "RSA", "kid": "{}", "n": "AQAB", "e": "AQAB"}}, "#,
+        "<b>1</b>"
+    );
+    let keys = KEYS.replace(r#"{"keys": ["#, &odd);
+    let mut service = Service::start(
+        |folder, it| {
+            fs::write(folder.join("jwks.json"), &keys).unwrap();
+            it
+        },
+        &[],
+    );
+    let logged = service.wait_for("keys skipped");
+    assert_eq!(logged["level"], "WARN");
+    let words = logged["skipped"].as_str().unwrap();
+    assert!(words.starts_with("\"<b>1</b>\" (RSA): it is weak"), "{words}");
+    service.wait_until(|it| it["issuers"][0]["keys"] == 1);
+    let found = &service.status()["issuers"][0]["skipped_keys"];
+    assert_eq!((&found[0]["kid"], &found[0]["kty"]), (&"<b>1</b>".into(), &"RSA".into()));
+    let Some(mut browser) = open(&service) else { return };
+    let told = browser.text("issuers");
+    assert!(told.contains("<b>1</b> (RSA): it is weak"), "{told}");
 }
 
 #[test]

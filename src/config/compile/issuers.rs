@@ -11,7 +11,7 @@ use crate::config::values::{AlgorithmName, Span};
 use crate::installation::IssuerRules;
 use crate::state::jwks::{KeyRules, KeySource};
 use keybound_core::jose::Algorithm;
-use keybound_core::jose::{KeySet, NotAKeySet};
+use keybound_core::jose::{KeySet, NotAKeySet, UnusableKey};
 use keybound_core::policy::{ClaimNames, Introspection, Issuer, IssuerId, TENANT, TokenType};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -310,7 +310,11 @@ fn key_source(
         }
         (None | Some(false), None, Some(name)) => {
             let file = files.read(&name).and_then(|bytes| key_set(&name, &bytes));
-            file.map_err(|message| findings.problem(&keys.key("jwks_file"), message)).ok()?;
+            let at = keys.key("jwks_file");
+            let skipped = file.map_err(|message| findings.problem(&at, message)).ok()?;
+            if let Some(skipped) = skipped {
+                findings.warning(&at, format!("keys that cannot be used are skipped: {skipped}"));
+            }
             Some(KeySource::File(files.path(&name)))
         }
         (Some(false), None, None) => {
@@ -351,11 +355,19 @@ fn secure(fetched: Result<Fetched, String>, at: &Path, findings: &mut Findings) 
     }
 }
 
-/// Checks that `bytes` are a JWK Set with a key that can be used (RFC 7517 §5).
-fn key_set(name: &str, bytes: &[u8]) -> Result<(), String> {
+/// Checks that `bytes` are a JWK Set with a key that can be used (RFC 7517 §5). Returns the others in
+/// words, unless all are there for something other than signatures.
+fn key_set(name: &str, bytes: &[u8]) -> Result<Option<String>, String> {
     match KeySet::parse(bytes) {
-        Ok(set) if set.is_empty() => Err(format!("{} holds no key that can be used", quoted(name))),
-        Ok(_) => Ok(()),
+        Ok(set) if set.is_empty() => {
+            let skipped = set.skipped_in_words();
+            let skipped = if skipped.is_empty() { "it is empty".to_owned() } else { skipped };
+            Err(format!("{} holds no key that can be used: {skipped}", quoted(name)))
+        }
+        Ok(set) => {
+            let odd = set.skipped().iter().any(|it| it.reason != UnusableKey::Use);
+            Ok(odd.then(|| set.skipped_in_words()))
+        }
         Err(NotAKeySet) => {
             Err(format!("{} is not a JWK Set: a JSON object with a list `keys`", quoted(name)))
         }

@@ -1,21 +1,43 @@
 //! JWK Sets: the keys of an issuer (RFC 7517 §5).
 
 use super::algorithm::Algorithm;
-use super::json;
+use super::json::{self, Object};
 use super::key::{UnusableKey, VerifyingKey};
 use super::thumbprint::Thumbprint;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
+use std::fmt;
 use std::sync::Arc;
 
 /// The keys of one issuer at one point in time.
 ///
-/// Members that cannot be used are skipped and counted, as RFC 7517 §5 requires: one unsupported
-/// key must not make the others unusable.
+/// Members that cannot be used are skipped, as RFC 7517 §5 requires: one unsupported key must not
+/// make the others unusable. They are kept with the reason, since their absence looks like a fault of
+/// the tokens that they signed.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
     keys: Vec<VerifyingKey>,
-    skipped: Vec<UnusableKey>,
+    skipped: Vec<SkippedKey>,
+    /// How many more were skipped than `skipped` holds.
+    skipped_beyond: usize,
+}
+
+/// A member of a set that cannot be used. Its texts are the issuer's, and cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedKey {
+    /// Its position in the set, from 1.
+    pub position: usize,
+    /// Its `kid`.
+    pub kid: Option<Box<str>>,
+    /// Its `kty`.
+    pub kty: Option<Box<str>>,
+    /// Its `crv`.
+    pub crv: Option<Box<str>>,
+    /// Its `alg`.
+    pub alg: Option<Box<str>>,
+    /// Why it cannot be used.
+    pub reason: UnusableKey,
 }
 
 /// The set, with its members unparsed. Each is parsed separately, so that a fault in one, such as a
@@ -43,6 +65,15 @@ pub struct NotAKeySet;
 /// costs memory and time.
 const MAX_KEYS: usize = 100;
 
+/// The most skipped members that are kept with their reasons; the others are counted.
+const MAX_SKIPPED: usize = 100;
+
+/// The most skipped members that are named in one line.
+const MAX_NAMED: usize = 5;
+
+/// The most characters of each text of a skipped member.
+const SKIPPED_CHARS: usize = 64;
+
 /// The most keys tried for one token. Each attempt costs up to 180 µs, and anybody can send tokens.
 const MAX_CANDIDATES: usize = 8;
 
@@ -51,19 +82,32 @@ impl KeySet {
     pub fn parse(bytes: &[u8]) -> Result<Self, NotAKeySet> {
         let document: Document<'_> = json::object_of(bytes).or(Err(NotAKeySet))?;
         let mut set = Self::default();
-        for member in document.keys {
-            let key = if set.keys.len() < MAX_KEYS {
-                let jwk = json::object(member.get().as_bytes()).or(Err(UnusableKey::Malformed));
-                jwk.and_then(|it| VerifyingKey::from_jwk(&it))
-            } else {
-                Err(UnusableKey::Surplus)
+        for (member, position) in document.keys.into_iter().zip(1..) {
+            let jwk = json::object(member.get().as_bytes()).ok();
+            let key = match &jwk {
+                None => Err(UnusableKey::Malformed),
+                Some(_) if MAX_KEYS <= set.keys.len() => Err(UnusableKey::Surplus),
+                Some(jwk) => VerifyingKey::from_jwk(jwk),
             };
             match key {
                 Ok(key) => set.keys.push(key),
-                Err(unusable) => set.skipped.push(unusable),
+                Err(reason) => set.skip(position, jwk.as_ref(), reason),
             }
         }
         Ok(set)
+    }
+
+    fn skip(&mut self, position: usize, jwk: Option<&Object>, reason: UnusableKey) {
+        if MAX_SKIPPED <= self.skipped.len() {
+            self.skipped_beyond = self.skipped_beyond.saturating_add(1);
+            return;
+        }
+        let text = |name| {
+            let text = jwk?.get(name).and_then(Value::as_str)?;
+            Some(text.chars().take(SKIPPED_CHARS).collect::<String>().into())
+        };
+        let [kid, kty, crv, alg] = ["kid", "kty", "crv", "alg"].map(text);
+        self.skipped.push(SkippedKey { position, kid, kty, crv, alg, reason });
     }
 
     /// The same set with the keys of `more` appended, as far as the limit allows.
@@ -111,6 +155,12 @@ impl KeySet {
         self.keys.iter().filter(is_it).find(|it| it.serves(signature.algorithm))
     }
 
+    /// The algorithms of the keys with this `kid`.
+    pub fn algorithms_of(&self, kid: &str) -> Vec<Algorithm> {
+        let named = self.keys.iter().filter(|it| it.is_called(Some(kid)));
+        named.flat_map(VerifyingKey::algorithms).collect()
+    }
+
     /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -121,15 +171,58 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The number of members that were skipped.
-    pub fn skipped(&self) -> usize {
-        self.skipped.len()
+    /// Whether a member with this `kid` was skipped.
+    pub fn skips(&self, kid: &str) -> bool {
+        self.skipped.iter().any(|it| it.kid.as_deref() == Some(kid))
+    }
+
+    /// The members that were skipped, or the first of very many.
+    pub fn skipped(&self) -> &[SkippedKey] {
+        &self.skipped
+    }
+
+    /// How many members were skipped.
+    pub const fn skipped_count(&self) -> usize {
+        self.skipped.len().saturating_add(self.skipped_beyond)
+    }
+
+    /// The skipped members in words, as far as a line has room; empty if there are none.
+    pub fn skipped_in_words(&self) -> String {
+        let named = self.skipped.iter().take(MAX_NAMED).map(ToString::to_string);
+        let mut words: Vec<_> = named.collect();
+        let more = self.skipped_count().saturating_sub(words.len());
+        if 0 < more {
+            words.push(format!("and {more} more"));
+        }
+        words.join("; ")
     }
 
     /// The `kid` of each key that has one.
     pub fn kids(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().filter_map(VerifyingKey::kid).map(AsRef::as_ref)
     }
+}
+
+impl fmt::Display for SkippedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kid {
+            Some(kid) => write!(f, "{kid:?}")?,
+            None => write!(f, "key {} of the set, which has no kid", self.position)?,
+        }
+        let kind: Vec<_> = [&self.kty, &self.crv, &self.alg]
+            .into_iter()
+            .flatten()
+            .map(|it| printable(it))
+            .collect();
+        if !kind.is_empty() {
+            write!(f, " ({})", kind.join(", "))?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.escape_debug().to_string()
 }
 
 #[cfg(test)]
@@ -169,7 +262,11 @@ mod tests {
             json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "key_ops": "verify"}),
             json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ECDH-ES"}),
             json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ES384"}),
-            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": null}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "use": "x509-svid"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": ""}),
+            json!({"kty": null, "crv": "P-256", "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": null, "x": X, "y": Y}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": null}),
             json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": 7}),
             json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "d": X}),
             json!({"kty": "OKP", "crv": "X25519", "x": ED}),
@@ -184,9 +281,108 @@ mod tests {
         ];
         for odd in &odd {
             let set = parse(&json!([odd, ec()]));
-            assert_eq!((set.len(), set.skipped()), (1, 1), "{odd}");
+            assert_eq!((set.len(), set.skipped_count()), (1, 1), "{odd}");
             assert!(set.knows("good"));
         }
+    }
+
+    #[test]
+    fn a_null_is_as_good_as_absent() {
+        let mut key = ec();
+        for name in ["alg", "use", "key_ops", "kid", "issuer", "x5c", "d", "k"] {
+            key[name] = json!(null);
+        }
+        let set = parse(&json!([key]));
+        assert_eq!((set.len(), set.skipped_count(), set.kids().count()), (1, 0, 0));
+        let plain = parse(&json!([ec()]));
+        assert_eq!(set.missing_from(&plain).count(), 0, "the same key");
+        assert_eq!(set.candidates(None, Algorithm::ES256).count(), 1);
+    }
+
+    #[test]
+    fn leading_zeros_are_dropped_before_use_and_before_the_thumbprint() {
+        let zeros = |count: usize, octets: &[u8]| {
+            base64url::encode(&[vec![0; count], octets.to_vec()].concat())
+        };
+        let (n, e) = ([0xff; 256], [1, 0, 1]);
+        let (x, y) = (base64url::decode(X.as_bytes()).unwrap(), base64url::decode(Y.as_bytes()));
+        let y = y.unwrap();
+        let rsa = |more| json!({"kty": "RSA", "n": zeros(more, &n), "e": zeros(more, &e)});
+        let ec =
+            |more| json!({"kty": "EC", "crv": "P-256", "x": zeros(more, &x), "y": zeros(more, &y)});
+        for (plain, padded) in [(rsa(0), [rsa(1), rsa(3)]), (ec(0), [ec(1), ec(3)])] {
+            let plain = parse(&json!([plain]));
+            for padded in padded {
+                let found = parse(&json!([padded]));
+                assert_eq!((found.len(), found.missing_from(&plain).count()), (1, 0), "{padded}");
+            }
+        }
+        for (name, odd) in [
+            // Not zeros alone in front of a coordinate, or less than the whole of it.
+            ("x", base64url::encode(&[&[1], &x[..]].concat())),
+            ("x", base64url::encode(&x[1..])),
+            ("y", base64url::encode(&[0; 33])),
+        ] {
+            let mut key = ec(0);
+            key[name] = odd.into();
+            assert_eq!(parse(&json!([key])).len(), 0, "{key}");
+        }
+        for (name, odd) in [("n", vec![]), ("n", vec![0; 256]), ("e", vec![]), ("e", vec![0, 0, 1])]
+        {
+            let mut key = rsa(0);
+            key[name] = base64url::encode(&odd).into();
+            assert_eq!(parse(&json!([key])).len(), 0, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_spiffe_bundle_holds_keys_for_signatures_and_authorities_that_are_none() {
+        let with = |purpose: &str| {
+            let mut key = ec();
+            key["use"] = purpose.into();
+            key
+        };
+        let set = parse(&json!([with("jwt-svid"), with("x509-svid")]));
+        assert_eq!((set.len(), set.skipped()[0].reason), (1, UnusableKey::Use));
+    }
+
+    #[test]
+    fn a_skipped_key_is_named_with_its_reason() {
+        for (odd, words) in [
+            (
+                json!({"kty": "EC", "crv": "secp256k1", "x": X, "y": Y, "kid": "a", "alg": "ES256K"}),
+                "\"a\" (EC, secp256k1, ES256K): its type or curve is not supported, or it is symmetric",
+            ),
+            (
+                json!({"kty": "RSA", "n": "AQAB=", "e": "AQAB", "kid": "a\nb"}),
+                "\"a\\nb\" (RSA): its `n` is missing, is not base64url without padding, or has a \
+                 wrong length or value",
+            ),
+            (
+                json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "d": X}),
+                "key 2 of the set, which has no kid (EC, P-256): it contains the private key, which \
+                 must never be published",
+            ),
+            (
+                json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": 7}),
+                "key 2 of the set, which has no kid (EC, P-256): its `kid` is missing, or not a string",
+            ),
+            (
+                json!("text"),
+                "key 2 of the set, which has no kid: it is not a JSON object, or a name occurs twice \
+                 in it",
+            ),
+        ] {
+            let set = parse(&json!([ec(), odd]));
+            assert_eq!(set.skipped_in_words(), words);
+        }
+        let long = parse(&json!([{"kid": "k".repeat(1000)}]));
+        assert_eq!(long.skipped()[0].kid.as_ref().unwrap().len(), SKIPPED_CHARS);
+        let many = parse(&json!(vec![json!({"kid": "k"}); MAX_SKIPPED + 1]));
+        assert_eq!((many.skipped().len(), many.skipped_count()), (MAX_SKIPPED, MAX_SKIPPED + 1));
+        let words = many.skipped_in_words();
+        assert!(words.ends_with("; and 96 more"), "{words}");
+        assert_eq!(parse(&json!([ec()])).skipped_in_words(), "");
     }
 
     #[test]
@@ -196,7 +392,7 @@ mod tests {
         for odd in [twice, &deep] {
             let text = format!(r#"{{"keys":[{odd},{}],"other":{{}}}}"#, ec());
             let set = KeySet::parse(text.as_bytes()).unwrap();
-            assert_eq!((set.len(), set.skipped()), (1, 1));
+            assert_eq!((set.len(), set.skipped_count()), (1, 1));
         }
     }
 
@@ -251,7 +447,7 @@ mod tests {
     fn keys_and_candidates_are_bounded() {
         let many: Vec<Value> = (0..MAX_KEYS + 5).map(|_| ec()).collect();
         let set = parse(&json!(many));
-        assert_eq!((set.len(), set.skipped()), (MAX_KEYS, 5));
+        assert_eq!((set.len(), set.skipped_count()), (MAX_KEYS, 5));
         assert_eq!(set.candidates(Some("good"), Algorithm::ES256).count(), MAX_CANDIDATES);
     }
 

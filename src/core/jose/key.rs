@@ -12,6 +12,7 @@ use crate::words::Words;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
 use aws_lc_rs::signature::{EcdsaVerificationAlgorithm, VerificationAlgorithm};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,10 +42,41 @@ pub enum UnusableKey {
     /// The key is weak: RSA under 2048 bits or over 8192, an exponent of 1, or a point of small
     /// order.
     Weak,
-    /// A member is missing or of the wrong type, or the point is not on the curve.
+    /// This member is missing or malformed.
+    Member(&'static str),
+    /// The members are well-formed, but not those of a key: a point is not on its curve.
+    NoKey,
+    /// It is not a JSON object, or a name occurs twice in it.
     Malformed,
     /// The set has more keys than are parsed.
     Surplus,
+}
+
+/// A clause about "it", the key.
+impl fmt::Display for UnusableKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Type => "its type or curve is not supported, or it is symmetric",
+            Self::Use => "it is not for verifying signatures, by its `use` or `key_ops`",
+            Self::Algorithm => "its `alg` is not supported, or does not match the key",
+            Self::Private => "it contains the private key, which must never be published",
+            Self::Weak => {
+                "it is weak: RSA needs 2048 to 8192 bits and an odd exponent from 3 to 2^32, and a \
+                 point must not be of small order"
+            }
+            Self::Member(name) if ["n", "e", "x", "y"].contains(name) => {
+                return write!(
+                    f,
+                    "its `{name}` is missing, is not base64url without padding, or has a wrong \
+                     length or value"
+                );
+            }
+            Self::Member(name) => return write!(f, "its `{name}` is missing, or not a string"),
+            Self::NoKey => "its members are not those of a key: the point is not on the curve",
+            Self::Malformed => "it is not a JSON object, or a name occurs twice in it",
+            Self::Surplus => "the set has more keys than are read",
+        })
+    }
 }
 
 impl VerifyingKey {
@@ -81,6 +113,11 @@ impl VerifyingKey {
     /// Whether the key supports this algorithm.
     pub fn serves(&self, algorithm: Algorithm) -> bool {
         self.serves.iter().any(|(it, _)| *it == algorithm)
+    }
+
+    /// The algorithms that the key supports.
+    pub fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        self.serves.iter().map(|(it, _)| *it)
     }
 
     /// Whether `signature` is a signature of this key over `message`.
@@ -127,11 +164,11 @@ impl<'a> PublicJwk<'a> {
     }
 
     fn key(&self, wanted: impl Fn(Algorithm) -> bool) -> Result<VerifyingKey, UnusableKey> {
-        if PRIVATE_MEMBERS.iter().any(|it| self.jwk.contains_key(*it)) {
+        if PRIVATE_MEMBERS.iter().any(|it| member(self.jwk, it).is_some()) {
             return Err(UnusableKey::Private);
         }
         for_signatures(self.jwk)?;
-        let named = match self.jwk.get("alg") {
+        let named = match member(self.jwk, "alg") {
             None => None,
             Some(name) => {
                 Some(name.as_str().and_then(Algorithm::named).ok_or(UnusableKey::Algorithm)?)
@@ -149,7 +186,7 @@ impl<'a> PublicJwk<'a> {
             return Err(UnusableKey::Algorithm);
         }
         let kid = text(self.jwk, "kid")?.map(Into::into);
-        let issuer = self.jwk.get("issuer").and_then(Value::as_str).map(Into::into);
+        let issuer = member(self.jwk, "issuer").and_then(Value::as_str).map(Into::into);
         Ok(VerifyingKey { kid, issuer, id: Arc::new(self.id), serves })
     }
 }
@@ -168,37 +205,79 @@ pub fn thumbprint(jwk: &Object) -> Result<Thumbprint, UnusableKey> {
 /// Members that only private or symmetric keys have (RFC 7518 §6.2.2, §6.3.2, §6.4.1).
 const PRIVATE_MEMBERS: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
+/// The values of `use` for signatures: that of RFC 7517 §4.2, and that of SPIFFE bundles, which also
+/// hold authorities for X.509 (`x509-svid`).
+const SIGNATURES: &[&str] = &["sig", "jwt-svid"];
+
 /// `use` and `key_ops`, if present, must allow signatures (RFC 7517 §4.2, §4.3).
 fn for_signatures(jwk: &Object) -> Result<(), UnusableKey> {
-    if text(jwk, "use")?.is_some_and(|it| it != "sig") {
+    if text(jwk, "use")?.is_some_and(|it| !SIGNATURES.contains(&it)) {
         return Err(UnusableKey::Use);
     }
-    match jwk.get("key_ops") {
+    match member(jwk, "key_ops") {
         None => Ok(()),
         Some(Value::Array(uses)) if uses.iter().any(|it| it == "verify") => Ok(()),
         Some(_) => Err(UnusableKey::Use),
     }
 }
 
-fn text<'a>(jwk: &'a Object, name: &str) -> Result<Option<&'a str>, UnusableKey> {
-    match jwk.get(name) {
+/// A member that is there. Serializers of some issuers write every member, and null for what a key
+/// does not have.
+fn member<'a>(jwk: &'a Object, name: &str) -> Option<&'a Value> {
+    jwk.get(name).filter(|it| !it.is_null())
+}
+
+fn text<'a>(jwk: &'a Object, name: &'static str) -> Result<Option<&'a str>, UnusableKey> {
+    match member(jwk, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(UnusableKey::Malformed),
+        Some(_) => Err(UnusableKey::Member(name)),
     }
+}
+
+fn required<'a>(jwk: &'a Object, name: &'static str) -> Result<&'a str, UnusableKey> {
+    text(jwk, name)?.ok_or(UnusableKey::Member(name))
 }
 
 /// A base64url member, as text and decoded.
 struct Octets<'a> {
-    text: &'a str,
+    text: Cow<'a, str>,
     octets: Vec<u8>,
 }
 
 impl<'a> Octets<'a> {
-    fn of(jwk: &'a Object, name: &str) -> Result<Self, UnusableKey> {
-        let text = text(jwk, name)?.ok_or(UnusableKey::Malformed)?;
-        let octets = base64url::decode(text.as_bytes()).or(Err(UnusableKey::Malformed))?;
-        Ok(Self { text, octets })
+    fn of(jwk: &'a Object, name: &'static str) -> Result<Self, UnusableKey> {
+        let text = required(jwk, name)?;
+        let octets = base64url::decode(text.as_bytes()).or(Err(UnusableKey::Member(name)))?;
+        Ok(Self { text: text.into(), octets })
+    }
+
+    /// A number without leading zero octets, which RFC 7518 §6.3.1.1 forbids and issuers publish all
+    /// the same: the signed big integers of some libraries begin with one.
+    fn number(jwk: &'a Object, name: &'static str) -> Result<Self, UnusableKey> {
+        let found = Self::of(jwk, name)?;
+        let zeros = found.octets.iter().take_while(|it| **it == 0).count();
+        Ok(found.without(zeros))
+    }
+
+    /// A coordinate of the full length, leading zeros included (RFC 7518 §6.2.1.2). Zeros in front
+    /// of that are dropped, for the same reason.
+    fn coordinate(jwk: &'a Object, name: &'static str, size: usize) -> Result<Self, UnusableKey> {
+        let found = Self::of(jwk, name)?;
+        let surplus = found.octets.len().checked_sub(size).ok_or(UnusableKey::Member(name))?;
+        if found.octets.iter().take(surplus).any(|it| *it != 0) {
+            return Err(UnusableKey::Member(name));
+        }
+        Ok(found.without(surplus))
+    }
+
+    /// Without the first `count` octets. The text is made anew, so that one key has one thumbprint.
+    fn without(self, count: usize) -> Self {
+        if count == 0 {
+            return self;
+        }
+        let octets: Vec<_> = self.octets.into_iter().skip(count).collect();
+        Self { text: base64url::encode(&octets).into(), octets }
     }
 }
 
@@ -211,20 +290,17 @@ enum Material<'a> {
 
 impl<'a> Material<'a> {
     fn of(jwk: &'a Object) -> Result<Self, UnusableKey> {
-        match text(jwk, "kty")?.ok_or(UnusableKey::Malformed)? {
+        match required(jwk, "kty")? {
             "RSA" => {
-                let (n, e) = (Octets::of(jwk, "n")?, Octets::of(jwk, "e")?);
+                let (n, e) = (Octets::number(jwk, "n")?, Octets::number(jwk, "e")?);
                 check_rsa(&n.octets, &e.octets)?;
                 Ok(Self::Rsa { n, e })
             }
             "EC" => {
-                let name = text(jwk, "crv")?.ok_or(UnusableKey::Malformed)?;
+                let name = required(jwk, "crv")?;
                 let curve = CURVES.iter().find(|it| it.name == name).ok_or(UnusableKey::Type)?;
-                let (x, y) = (Octets::of(jwk, "x")?, Octets::of(jwk, "y")?);
-                // RFC 7518 §6.2.1.2: the full length of a coordinate, including leading zeros.
-                if x.octets.len() != curve.size || y.octets.len() != curve.size {
-                    return Err(UnusableKey::Malformed);
-                }
+                let coordinate = |name| Octets::coordinate(jwk, name, curve.size);
+                let (x, y) = (coordinate("x")?, coordinate("y")?);
                 Ok(Self::Ec { curve, x, y })
             }
             "OKP" if text(jwk, "crv")? == Some("Ed25519") => {
@@ -249,7 +325,7 @@ impl<'a> Material<'a> {
             Self::Rsa { n, e } => {
                 let rules = rsa_parameters(algorithm).ok_or(UnusableKey::Algorithm)?;
                 let components = RsaPublicKeyComponents { n: &n.octets, e: &e.octets };
-                return components.to_parsed_public_key(rules).or(Err(UnusableKey::Malformed));
+                return components.to_parsed_public_key(rules).or(Err(UnusableKey::NoKey));
             }
             Self::Ec { curve, x, y } => {
                 let mut point = vec![UNCOMPRESSED];
@@ -259,7 +335,7 @@ impl<'a> Material<'a> {
             }
             Self::Ed25519 { x } => ParsedPublicKey::new(&signature::ED25519, &x.octets),
         };
-        parsed.or(Err(UnusableKey::Malformed))
+        parsed.or(Err(UnusableKey::NoKey))
     }
 
     /// RFC 7638 §3.2: the required members in lexicographic order, without white space. The values
@@ -332,14 +408,17 @@ const fn is_ed25519(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::EdDSA | Algorithm::Ed25519)
 }
 
-/// RFC 7518 §3.3 requires 2048 bits or more; over 8192, one verification takes too long. The
-/// minimal encoding (§6.3.1.1) keeps one key from having two thumbprints.
+/// RFC 7518 §3.3 requires 2048 bits or more; over 8192, one verification takes too long. The numbers
+/// have no leading zeros.
 fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), UnusableKey> {
     let (Some(first), Some(last)) = (n.first(), n.last()) else {
-        return Err(UnusableKey::Malformed);
+        return Err(UnusableKey::Member("n"));
     };
-    if *first == 0 || last % 2 == 0 || e.first().is_none_or(|it| *it == 0) {
-        return Err(UnusableKey::Malformed);
+    if last % 2 == 0 {
+        return Err(UnusableKey::Member("n"));
+    }
+    if e.is_empty() {
+        return Err(UnusableKey::Member("e"));
     }
     let unused = usize::try_from(first.leading_zeros()).unwrap_or(0);
     let bits = n.len().saturating_mul(8).saturating_sub(unused);
@@ -353,7 +432,7 @@ fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), UnusableKey> {
 /// RFC 8032 leaves points of small order to the verifier: anybody can forge signatures under such a
 /// key.
 fn check_ed25519(x: &[u8]) -> Result<(), UnusableKey> {
-    let mut y: [u8; 32] = x.try_into().or(Err(UnusableKey::Malformed))?;
+    let mut y: [u8; 32] = x.try_into().or(Err(UnusableKey::Member("x")))?;
     y[31] &= 0x7f;
     if SMALL_ORDER.contains(&y) { Err(UnusableKey::Weak) } else { Ok(()) }
 }

@@ -11,7 +11,7 @@ pub(crate) mod key;
 pub(crate) mod thumbprint;
 
 pub use algorithm::Algorithm;
-pub use jwk::{KeySet, NotAKeySet, SignedBy};
+pub use jwk::{KeySet, NotAKeySet, SignedBy, SkippedKey};
 pub use jws::{BadSignature, Header, Malformed, Signed, Unverified, Verified};
 pub use key::{PublicJwk, UnusableKey, VerifyingKey, thumbprint};
 pub use thumbprint::Thumbprint;

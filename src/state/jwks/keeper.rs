@@ -3,7 +3,7 @@
 use super::rules::KeyUpkeep;
 use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
-use super::status::Outcome;
+use super::status::{Outcome, Skipped};
 use super::{Failure, Held, Shared, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::randomness;
@@ -11,7 +11,7 @@ use crate::state::http;
 use crate::state::waits::after;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use keybound_core::jose::KeySet;
+use keybound_core::jose::{KeySet, UnusableKey};
 use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -162,13 +162,28 @@ impl Keeper {
             (Some(document), _) => (self.accept(document, Duration::ZERO)?, Outcome::Changed),
         };
         if let Outcome::Changed = outcome {
-            let (keys, skipped) = (held.published.len(), held.published.skipped());
+            let (keys, skipped) = (held.published.len(), held.published.skipped_count());
             let (kids, withdrawn): (Vec<_>, _) = (held.set.kids().collect(), held.withdrawn.len());
             tracing::info!(issuer = &*self.issuer, keys, withdrawn, skipped, ?kids, "keys changed");
+            self.log_skipped(&held.published);
         }
         self.shared.held.store(Some(Arc::new(Held { version: obtained.version, ..held })));
         self.shared.report().add(outcome, self.clock.now());
         Ok(obtained.lifetime)
+    }
+
+    /// Names the keys of a new set that cannot be used. It is a warning unless all of them are there
+    /// for something else, such as encryption, which is as it should be.
+    fn log_skipped(&self, set: &KeySet) {
+        if set.skipped().is_empty() {
+            return;
+        }
+        let (issuer, skipped) = (&*self.issuer, set.skipped_in_words());
+        if set.skipped().iter().all(|it| it.reason == UnusableKey::Use) {
+            tracing::info!(issuer, skipped, "keys skipped");
+        } else {
+            tracing::warn!(issuer, skipped, "keys skipped");
+        }
     }
 
     /// The same keys, confirmed by the issuer again.
@@ -188,12 +203,12 @@ impl Keeper {
     fn accept(&self, document: Bytes, age: Duration) -> Result<Held, Failure> {
         let parse = || KeySet::parse(&document);
         let set = std::panic::catch_unwind(AssertUnwindSafe(parse)).or(Err(Failure::Panicked))?;
-        let set = set.or(Err(Failure::Malformed))?;
-        if set.is_empty() {
-            return Err(Failure::Empty(set.skipped()));
+        let published = Arc::new(set.or(Err(Failure::Malformed))?);
+        self.shared.report().skipped = Skipped::of(&published);
+        if published.is_empty() {
+            return Err(Failure::Empty(published.skipped_in_words()));
         }
         let now = Instant::now();
-        let published = Arc::new(set);
         let before = self.shared.held.load();
         let grace = self.upkeep.withdrawn_key_grace;
         let withdrawn = withdrawn::withdrawn(before.as_deref(), &published, grace, now);

@@ -24,7 +24,7 @@ mod withdrawn;
 
 pub use rules::{KeyRules, KeySource, KeyUpkeep};
 pub use source::BadSource;
-pub use status::{LastError, Status};
+pub use status::{LastError, SkippedKey, Status};
 pub use takeover::{Change, Prepared, prepare};
 pub use timed::TimedKeys;
 
@@ -118,8 +118,8 @@ enum Failure {
     File(io::ErrorKind),
     /// Not a JWK Set.
     Malformed,
-    /// A JWK Set without a usable key, and the number of unusable ones.
-    Empty(usize),
+    /// A JWK Set without a usable key, and its unusable ones in words.
+    Empty(String),
     /// A bug of ours, which must not stop the refreshing of keys.
     Panicked,
 }
@@ -306,7 +306,8 @@ impl IssuerKeys {
             from_snapshot: held.as_ref().is_some_and(|it| it.from_snapshot),
             keys: usable.map_or(0, |it| it.set.len()),
             withdrawn: usable.map_or(0, |it| it.withdrawn.len()),
-            skipped: held.as_ref().map_or(0, |it| it.set.skipped()),
+            skipped: report.skipped.count(),
+            skipped_keys: report.skipped.keys().collect(),
             kids: usable.map_or_else(Vec::new, |it| it.set.kids().map(str::to_owned).collect()),
             age_seconds: held.as_ref().map(|it| it.age(now).as_secs()),
             usable_for_seconds: usable.map(|it| until(it.usable_until)),
@@ -390,8 +391,9 @@ impl fmt::Display for Failure {
             Self::Http(failure) => write!(f, "key set: {failure}"),
             Self::File(kind) => write!(f, "key set: the file cannot be read: {kind}"),
             Self::Malformed => f.write_str("key set: not a JWK Set"),
+            Self::Empty(skipped) if skipped.is_empty() => f.write_str("key set: it is empty"),
             Self::Empty(skipped) => {
-                write!(f, "key set: none of its {skipped} members can be used")
+                write!(f, "key set: none of its members can be used: {skipped}")
             }
             Self::Panicked => f.write_str("key set: reading it failed in an unforeseen way"),
         }

@@ -2,8 +2,10 @@
 
 use super::Failure;
 use keybound_core::UnixTime;
+use keybound_core::jose::KeySet;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The state of an issuer's keys, without secrets.
@@ -21,8 +23,10 @@ pub struct Status {
     pub keys: usize,
     /// How many of them the issuer no longer publishes (`withdrawn_key_grace`).
     pub withdrawn: usize,
-    /// How many members of the set cannot be used.
+    /// How many members of the last set cannot be used.
     pub skipped: usize,
+    /// Those members, or the first of very many. The issuer chose their texts.
+    pub skipped_keys: Vec<SkippedKey>,
     /// The names of the keys in use, where they have one. The issuer chose them.
     pub kids: Vec<String>,
     /// Seconds since the last successful fetch.
@@ -37,6 +41,53 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// Fetches by outcome.
     pub refreshes: BTreeMap<&'static str, u64>,
+}
+
+/// A member of a key set that cannot be used.
+#[derive(Clone, Debug, Serialize)]
+pub struct SkippedKey {
+    /// Its position in the set, from 1.
+    pub position: usize,
+    /// Its `kid`.
+    pub kid: Option<String>,
+    /// Its `kty`.
+    pub kty: Option<String>,
+    /// Its `crv`.
+    pub crv: Option<String>,
+    /// Its `alg`.
+    pub alg: Option<String>,
+    /// Why it cannot be used: a clause.
+    pub reason: String,
+}
+
+/// The skipped members of the last set that was read, whether or not it was taken over.
+#[derive(Debug, Default)]
+pub(super) struct Skipped(Option<Arc<KeySet>>);
+
+impl Skipped {
+    /// Those of `set`.
+    pub(super) fn of(set: &Arc<KeySet>) -> Self {
+        Self(Some(Arc::clone(set)))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |it| it.skipped_count())
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = SkippedKey> {
+        let keys = self.0.iter().flat_map(|it| it.skipped());
+        keys.map(|it| {
+            let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+            SkippedKey {
+                position: it.position,
+                kid: own(&it.kid),
+                kty: own(&it.kty),
+                crv: own(&it.crv),
+                alg: own(&it.alg),
+                reason: it.reason.to_string(),
+            }
+        })
+    }
 }
 
 /// A fetch that failed.
@@ -79,6 +130,7 @@ pub(super) struct Report {
     pub(super) consecutive_failures: u32,
     pub(super) last_error: Option<LastError>,
     pub(super) next: Option<Instant>,
+    pub(super) skipped: Skipped,
     pub(super) refreshes: BTreeMap<&'static str, u64>,
 }
 
