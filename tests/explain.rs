@@ -75,6 +75,18 @@ impl Site {
         let mut jwk = site.issuer.public.clone();
         jwk["kid"] = json!("key-1");
         site.write("jwks.json", json!({"keys": [jwk]}).to_string());
+        // RFC 7515, appendix A.3, for an algorithm of another curve.
+        let point = [
+            "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        ];
+        let odd = json!({"kty": "EC", "crv": "P-256", "alg": "ES384", "kid": "key-2",
+            "x": point[0], "y": point[1]});
+        let es256 =
+            json!({"kty": "EC", "crv": "P-256", "kid": "key-3", "x": point[0], "y": point[1]});
+        site.write("mixed.json", json!({"keys": [jwk, odd, es256]}).to_string());
+        let mixed = CONFIGURATION.replace("jwks.json", "mixed.json");
+        site.write("mixed.yaml", mixed);
         for (name, source) in [("peer", "peer"), ("xfcc", "xfcc")] {
             let source = format!("client_certificate: {{source: {source}}}\n");
             site.write(&format!("{name}.yaml"), CONFIGURATION.to_owned() + &source);
@@ -279,6 +291,8 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
         ("peer", "claim_insufficient", edited(|it| it["acr"] = json!("loa1"))),
         ("peer", "token_signature_invalid", pay(&redacted)),
         ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
+        ("mixed", "token_key_unknown-skipped", by(&header("at+jwt", "key-2"))),
+        ("mixed", "token_algorithm_forbidden-key", by(&header("at+jwt", "key-3"))),
         ("peer", "token_algorithm_forbidden", pay(&hs256)),
         ("peer", "token_type_wrong", by(&header("JWT", "key-1"))),
         ("peer", "token_malformed", pay("opaque")),
@@ -314,7 +328,8 @@ fn each_case_is_told_in_these_words() {
         let is_allowed = name.starts_with("allowed") || name == "reported";
         assert_eq!(code, if is_allowed { 0 } else { 3 }, "{name}: {text}");
         let last = text.lines().last().unwrap();
-        assert!(is_allowed || last.ends_with(&format!(": {name}")), "{name}: {text}");
+        let reason = name.split('-').next().unwrap();
+        assert!(is_allowed || last.ends_with(&format!(": {reason}")), "{name}: {text}");
         let path = vectors("explain").join(format!("{name}.txt"));
         if bless {
             fs::write(&path, &text).unwrap();

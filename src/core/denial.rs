@@ -271,6 +271,10 @@ details! {
     MethodAmbiguous of RequestMalformed = "method_ambiguous";
     /// the URL in a header is under a stricter policy
     UrlOverridden of RequestMalformed = "url_overridden";
+    /// the algorithm is allowed, but the key that the token names is for another, by its type or its alg
+    KeyForbidsAlgorithm of TokenAlgorithmForbidden = "key_forbids_algorithm";
+    /// the issuer publishes the key of the token, but in a form that cannot be used
+    KeyUnusable of TokenKeyUnknown = "key_unusable";
     /// the token has no kid, and too many such tokens have failed with every key
     KeyTriesSpent of Overloaded = "key_tries_spent";
     /// the key of the token is unknown, and the key set cannot be fetched again yet

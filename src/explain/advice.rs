@@ -1,10 +1,25 @@
 //! Advice for the operator on each reason for a denial: what to look at first.
 
-use keybound_core::Denial;
+use keybound_core::{Denial, Detail};
+
+/// One piece of advice for the operator: on the detail where there is one that changes it.
+pub(super) const fn on(denial: Denial, detail: Option<Detail>) -> &'static str {
+    match detail {
+        Some(Detail::KeyForbidsAlgorithm) => {
+            "the key forbids the algorithm, not `algorithms`: have the issuer sign with the `alg` of \
+             its JWK, or publish the key without `alg`"
+        }
+        Some(Detail::KeyUnusable) => {
+            "have the issuer publish the key in a form that can be used: the step `skipped` says \
+             what is wrong with it"
+        }
+        _ => on_reason(denial),
+    }
+}
 
 /// One piece of advice for the operator.
 #[expect(clippy::too_many_lines, reason = "a table")]
-pub(super) const fn on(denial: Denial) -> &'static str {
+const fn on_reason(denial: Denial) -> &'static str {
     use Denial as D;
     match denial {
         D::RequestMalformed => "is this a CheckRequest of Envoy's, and does Envoy normalise paths?",
@@ -161,7 +176,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_advice_of_its_own_in_one_line() {
-        let all: HashSet<_> = Denial::ALL.iter().map(|it| on(*it)).collect();
+        let all: HashSet<_> = Denial::ALL.iter().map(|it| on(*it, None)).collect();
         assert_eq!(all.len(), Denial::ALL.len());
         for advice in all {
             assert!(advice.len() > 20 && !advice.contains('\n'), "{advice}");

@@ -28,7 +28,7 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         ("status", json!(refused.map(Denial::status))),
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
         ("error_description", json!(denial.map(Denial::sentence))),
-        ("advice", json!(denial.map(advice::on))),
+        ("advice", json!(denial.map(|it| advice::on(it, verdict.facts.detail)))),
     ];
     told.extend(besides.map(named));
     told.into()

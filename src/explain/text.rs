@@ -66,7 +66,7 @@ fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial, detail: Option<Detail>) -
     if let Some(detail) = detail {
         writeln!(f, "detail: {} ({detail})", detail.sentence())?;
     }
-    writeln!(f, "advice: {}", advice::on(denial))
+    writeln!(f, "advice: {}", advice::on(denial, detail))
 }
 
 /// Text that may contain untrusted input: control characters are escaped for the terminal, and the

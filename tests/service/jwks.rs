@@ -91,6 +91,60 @@ async fn an_odd_key_does_not_take_the_good_ones_with_it() {
 }
 
 #[tokio::test]
+async fn each_key_that_is_skipped_is_named_with_its_reason() {
+    let mut odd = jwk("odd");
+    odd["x"] = "AAAA".into();
+    let provider = IdentityProvider::start(&[jwk("good"), odd.clone()]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    let wrong =
+        "its `x` is missing, is not base64url without padding, or has a wrong length or value";
+    let skipped = keys.status().skipped_keys;
+    let [key] = &*skipped else { panic!("{skipped:?}") };
+    assert_eq!((key.position, key.kid.as_deref(), &*key.reason), (2, Some("odd"), wrong));
+    assert_eq!((key.kty.as_deref(), key.crv.as_deref()), (Some("EC"), Some("P-256")));
+
+    // A set of such keys alone is not taken over, and yet they are what the operator must know of.
+    odd["kid"] = "odder".into();
+    provider.publish(&[odd]);
+    refresh(&keys).await;
+    let status = keys.status();
+    assert_eq!((status.keys, status.skipped), (1, 1));
+    assert_eq!(status.skipped_keys[0].kid.as_deref(), Some("odder"));
+    let what = status.last_error.unwrap().what;
+    assert_eq!(
+        what,
+        format!("key set: none of its members can be used: \"odder\" (EC, P-256, ES256): {wrong}")
+    );
+    provider.publish(&[]);
+    refresh_after(&keys, MINUTE).await;
+    let status = keys.status();
+    assert_eq!(status.last_error.unwrap().what, "key set: it is empty");
+    assert_eq!(status.skipped, 0);
+}
+
+#[tokio::test]
+async fn a_token_whose_key_is_there_and_not_for_it_is_refused_for_that() {
+    let (mut odd, mut other) = (jwk("odd"), jwk("other"));
+    odd["use"] = "enc".into();
+    other["crv"] = "P-384".into();
+    let ed25519 = json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed25519",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+    let provider = IdentityProvider::start(&[ed25519, odd, other]).await;
+    let keys = start(&provider);
+    keys.ended(1).await;
+    for (kid, detail) in [
+        ("ed25519", Some(Detail::KeyForbidsAlgorithm)),
+        ("odd", Some(Detail::KeyUnusable)),
+        ("other", Some(Detail::KeyUnusable)),
+        ("missing", None),
+    ] {
+        let found = unverifiable(&keys, Some(kid), &json!(1)).await;
+        assert_eq!(found.refusal.detail, detail, "{kid}");
+    }
+}
+
+#[tokio::test]
 async fn a_withdrawn_key_counts_on_for_its_grace_and_not_a_moment_longer() {
     let (one, two) = (jwk("one"), jwk("two"));
     let provider = IdentityProvider::start(std::slice::from_ref(&one)).await;

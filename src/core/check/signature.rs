@@ -61,6 +61,7 @@ pub async fn verify<K: Keys>(
                     refusal: Detail::KeyNotKnownYet.into(),
                     retry_after: Some(ask_again),
                 };
+                note_skipped(&set, explanation);
                 explanation
                     .record_error(Err(not_known_yet), || kid_finding(kid, &set, algorithm))?;
             }
@@ -69,10 +70,9 @@ pub async fn verify<K: Keys>(
     let mut candidates = set.candidates(kid, algorithm).peekable();
     let fit = if candidates.peek().is_some() {
         Ok(())
-    } else if kid.is_some_and(|it| set.knows(it)) {
-        Err(Denial::TokenAlgorithmForbidden)
     } else {
-        Err(Denial::TokenKeyUnknown)
+        note_skipped(&set, explanation);
+        Err(unfit(kid, &set))
     };
     explanation.record(fit, |_| kid_finding(kid, &set, algorithm))?;
     let verified = match kid {
@@ -156,6 +156,15 @@ impl<T: Into<Refusal>> From<T> for Unverifiable {
     }
 }
 
+/// Why no key of the set is for a JWT.
+fn unfit(kid: Option<&str>, set: &KeySet) -> Refusal {
+    match kid {
+        Some(kid) if set.knows(kid) => Detail::KeyForbidsAlgorithm.into(),
+        Some(kid) if set.skips(kid) => Detail::KeyUnusable.into(),
+        Some(_) | None => Denial::TokenKeyUnknown.into(),
+    }
+}
+
 /// Whether the key of a JWT is in the set, as far as its header identifies the key: by `kid`, else
 /// by algorithm.
 fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
@@ -165,11 +174,26 @@ fn may_hold(set: &KeySet, kid: Option<&str>, algorithm: Algorithm) -> bool {
     }
 }
 
+/// Notes the members of the set that cannot be used: the key that is missing may be one of them.
+fn note_skipped(set: &KeySet, explanation: &mut Explanation) {
+    for skipped in set.skipped().iter().take(NOTED) {
+        explanation.note(|| Finding::new("key", "skipped", skipped.to_string()));
+    }
+}
+
+/// The most skipped keys that are noted.
+const NOTED: usize = 10;
+
 /// The `kid` of the JWT, and the keys it could have meant.
 fn kid_finding(kid: Option<&str>, set: &KeySet, algorithm: Algorithm) -> Finding {
-    let named = kid.map_or_else(|| "absent".to_owned(), |it| format!("{it:?}"));
+    let mut found = kid.map_or_else(|| "absent".to_owned(), |it| format!("{it:?}"));
+    let of_that_name = kid.map(|it| set.algorithms_of(it)).unwrap_or_default();
+    if !of_that_name.is_empty() && !of_that_name.contains(&algorithm) {
+        found.push_str(", whose key is only for ");
+        found.push_str(&algorithm::one_of(&of_that_name));
+    }
     let known: Vec<_> = set.kids().collect();
-    Finding::new("key", "kid", named).wanting(format!(
+    Finding::new("key", "kid", found).wanting(format!(
         "a key for {} among: {}",
         algorithm.name(),
         known.join(", ")
