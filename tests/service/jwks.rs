@@ -1141,3 +1141,28 @@ fn asked_for(provider: &IdentityProvider) -> Vec<Option<String>> {
     keys.map(|it| it.headers.get(header::IF_NONE_MATCH).map(|it| it.to_str().unwrap().to_owned()))
         .collect()
 }
+
+#[tokio::test]
+async fn a_survey_tells_where_the_metadata_and_the_keys_are_and_which_are_skipped() {
+    let odd = json!({"kty": "oct", "kid": "odd", "k": "AA"});
+    let provider = IdentityProvider::start(&[jwk("a"), odd]).await;
+    provider.publish_metadata(Published::OpenId);
+    let rules = issuer(&provider.issuer(), KeySource::Discovery, KeyUpkeep::default()).keys;
+    let survey = async || jwks::survey(&provider.issuer(), &rules).await.unwrap();
+    let found = survey().await;
+    let location = found.metadata.unwrap().unwrap().location;
+    assert_eq!(location.as_str(), provider.issuer() + "/.well-known/openid-configuration");
+    assert_eq!(found.keys_at, Some(provider.jwks_uri()));
+    let set = found.keys.unwrap();
+    assert_eq!((set.kids().collect::<Vec<_>>(), set.skipped_count()), (vec!["a"], 1));
+    assert_eq!(provider.fetches(), 1);
+
+    provider.behave(Behaviour::Status(500));
+    let found = survey().await;
+    assert!(found.metadata.unwrap().is_ok());
+    assert!(found.keys.unwrap_err().contains("500"));
+
+    provider.go_down().await;
+    let found = survey().await;
+    assert!(found.metadata.unwrap().is_err() && found.keys.is_err());
+}

@@ -17,6 +17,7 @@ mod schedule;
 mod snapshot;
 mod source;
 mod status;
+mod survey;
 mod takeover;
 mod timed;
 mod tries;
@@ -25,6 +26,7 @@ mod withdrawn;
 pub use rules::{KeyRules, KeySource, KeyUpkeep};
 pub use source::BadSource;
 pub use status::{LastError, SkippedKey, Status};
+pub use survey::{Survey, survey};
 pub use takeover::{Change, Prepared, prepare};
 pub use timed::TimedKeys;
 

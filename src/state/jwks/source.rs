@@ -3,7 +3,7 @@
 use super::rules::{KeyRules, KeySource, KeyUpkeep};
 use super::snapshot;
 use super::{Failure, schedule};
-use crate::state::discovery;
+use crate::state::discovery::{self, Metadata};
 use crate::state::http::{self, Client, Credentials, Limits, Reach};
 use ::http::HeaderValue;
 use bytes::Bytes;
@@ -115,6 +115,19 @@ impl Source {
         }
     }
 
+    /// Reads the metadata of the issuer, and keeps in mind where its keys are. Only for keys that are
+    /// discovered.
+    pub(super) async fn discover(&mut self) -> Result<Metadata, discovery::Failure> {
+        let Place::Discovery { issuer, client, found } = &mut self.place else {
+            return Err(discovery::Failure::IssuerNotAUrl);
+        };
+        let metadata = discovery::discover(client, issuer, self.limits).await?;
+        if let Some(url) = &metadata.jwks_uri {
+            *found = Some((url.clone(), Instant::now()));
+        }
+        Ok(metadata)
+    }
+
     /// Reads the keys. `asked`: a token with an unknown key caused it. `failures`: how many reads
     /// have just failed in a row.
     pub(super) async fn read(
@@ -124,18 +137,18 @@ impl Source {
         failures: u32,
     ) -> Result<Obtained, Failure> {
         let limits = self.limits;
-        match &mut self.place {
+        match &self.place {
             Place::File(path) => read_file(path.clone(), limits.bytes).await,
             Place::Uri { url, client } => fetch(client, url, known, limits).await,
-            Place::Discovery { issuer, client, found } => {
+            Place::Discovery { found, .. } => {
                 let age = found.as_ref().map(|(_, at)| at.elapsed());
                 if schedule::must_discover(age, asked, failures) {
-                    let metadata = discovery::discover(client, issuer, limits).await;
-                    let metadata = metadata.map_err(Failure::Discovery)?;
-                    let url = metadata.jwks_uri.ok_or(Failure::JwksUriMissing)?;
-                    *found = Some((url, Instant::now()));
+                    let metadata = self.discover().await.map_err(Failure::Discovery)?;
+                    metadata.jwks_uri.ok_or(Failure::JwksUriMissing)?;
                 }
-                let (url, _) = found.as_ref().ok_or(Failure::JwksUriMissing)?;
+                let Place::Discovery { client, found: Some((url, _)), .. } = &self.place else {
+                    return Err(Failure::JwksUriMissing);
+                };
                 fetch(client, url, known, limits).await
             }
         }
