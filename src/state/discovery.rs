@@ -7,9 +7,14 @@ mod vicinity;
 pub use introspection::IntrospectionMetadata;
 
 use crate::state::http::{self, Client, Limits, Reach};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use keybound_core::jose::json::{self, Object};
 use reqwest::{StatusCode, Url};
+use serde_json::Value;
 use std::fmt;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
 
 /// The members of an authorization server's metadata that are used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,47 +29,109 @@ pub struct Metadata {
     pub document: Object,
 }
 
+/// What metadata are fetched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The issuer's keys.
+    Keys,
+    /// Its introspection endpoint.
+    Introspection,
+}
+
 /// Why metadata could not be obtained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The issuer is not a URL, or has a query or a fragment (RFC 8414 §2).
     IssuerNotAUrl,
+    /// They are at none of the places: what was found at each, in order.
+    Nowhere(Vec<Attempt>),
+}
+
+/// A place that was asked in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The URL that was asked.
+    pub at: Url,
+    /// Why it did not serve.
+    pub cause: Cause,
+}
+
+/// Why a place does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
     /// The document could not be fetched.
     Http(http::Failure),
     /// The document is not a JSON object.
     Malformed,
     /// The document is that of another issuer (RFC 8414 §3.3).
-    IssuerMismatch,
-    /// The document points to a URL that must not be asked.
-    UrlRefused,
+    IssuerMismatch {
+        /// The issuer that it names, if any.
+        found: Option<String>,
+        /// The one in the configuration.
+        wanted: String,
+    },
+    /// Its `jwks_uri` must not be asked.
+    UrlRefused(String),
 }
 
-/// Fetches the metadata of `issuer`, first from the location of RFC 8414, then from that of OpenID.
+/// Fetches the metadata of `issuer` from the first of its places that has what is `wanted`.
 ///
-/// A server without metadata at the first location may answer anything there, even an HTML page, so
-/// the second is tried after any other answer. It is not tried if there was no answer at all, since
-/// both are on one host.
-pub async fn discover(client: &Client, issuer: &str, limits: Limits) -> Result<Metadata, Failure> {
-    let [oauth, openid] = locations(issuer).ok_or(Failure::IssuerNotAUrl)?;
-    let first = match ask(client, &oauth, issuer, limits).await {
-        Err(failure) if failure.is_an_answer() => failure,
-        settled => return settled,
-    };
-    match ask(client, &openid, issuer, limits).await {
-        // A document of another issuer is a better hint for the operator than a 404.
-        Err(failure) if failure.is_not_found() => Err(first),
-        settled => settled,
+/// A place that fails does not stop the next one: servers answer anything at a place that they do not
+/// know, gateways in front of them hang up, and some never answer. The next place is asked as soon as
+/// one has failed, or has had its share of the time; the late one may still answer first. A
+/// document without the wanted member counts if no place has a better one.
+pub async fn discover(
+    client: &Client,
+    issuer: &str,
+    wanted: Wanted,
+    limits: Limits,
+) -> Result<Metadata, Failure> {
+    let begun = Instant::now();
+    let share = limits.deadline.checked_div(PLACES).unwrap_or_default();
+    let mut places = locations(issuer).ok_or(Failure::IssuerNotAUrl)?.into_iter().enumerate();
+    let mut asked = FuturesUnordered::new();
+    let (mut lacking, mut attempts) = (None, vec![]);
+    loop {
+        if let Some((place, at)) = places.next() {
+            let deadline = limits.deadline.saturating_sub(begun.elapsed());
+            let limits = Limits { deadline, ..limits };
+            let answer = async move {
+                let answer = ask(client, &at, issuer, wanted, limits).await;
+                answer.map_err(|cause| (place, Attempt { at, cause }))
+            };
+            asked.push(answer);
+        }
+        let patience = if places.len() == 0 { Duration::MAX } else { share };
+        let Ok(answer) = timeout(patience, asked.next()).await else { continue };
+        match answer {
+            Some(Ok(metadata)) if metadata.has(wanted) => return Ok(metadata),
+            Some(Ok(metadata)) => lacking = lacking.or(Some(metadata)),
+            Some(Err(attempt)) => attempts.push(attempt),
+            None => break,
+        }
     }
+    attempts.sort_by_key(|(place, _)| *place);
+    let attempts = attempts.into_iter().map(|(_, it)| it).collect();
+    lacking.ok_or(Failure::Nowhere(attempts))
 }
 
-async fn ask(client: &Client, at: &Url, issuer: &str, limits: Limits) -> Result<Metadata, Failure> {
-    let fetched = client.fetch(at, None, limits).await.map_err(Failure::Http)?;
-    read(&fetched.body.unwrap_or_default(), issuer, at)
+/// How many places an issuer has at most.
+const PLACES: u32 = 3;
+
+async fn ask(
+    client: &Client,
+    at: &Url,
+    issuer: &str,
+    wanted: Wanted,
+    limits: Limits,
+) -> Result<Metadata, Cause> {
+    let fetched = client.fetch(at, None, limits).await.map_err(Cause::Http)?;
+    read(&fetched.body.unwrap_or_default(), issuer, wanted, at)
 }
 
 /// The locations of the metadata: RFC 8414 §3.1 inserts the well-known path before the path of the
-/// issuer, OpenID Connect Discovery §4.1 appends it.
-fn locations(issuer: &str) -> Option<[Url; 2]> {
+/// issuer, OpenID Connect Discovery §4.1 appends it. Some servers append that of RFC 8414, too.
+fn locations(issuer: &str) -> Option<Vec<Url>> {
     let url = Url::parse(issuer).ok()?;
     if url.query().is_some() || url.fragment().is_some() || url.cannot_be_a_base() {
         return None;
@@ -75,75 +142,99 @@ fn locations(issuer: &str) -> Option<[Url; 2]> {
         url.set_path(&path);
         url
     };
-    Some([
+    let mut places = vec![
         at(format!("/.well-known/oauth-authorization-server{path}")),
         at(format!("{path}/.well-known/openid-configuration")),
-    ])
+    ];
+    if !path.is_empty() {
+        places.push(at(format!("{path}/.well-known/oauth-authorization-server")));
+    }
+    Some(places)
 }
 
-fn read(document: &[u8], issuer: &str, from: &Url) -> Result<Metadata, Failure> {
-    let document = json::object(document).or(Err(Failure::Malformed))?;
+fn read(document: &[u8], issuer: &str, wanted: Wanted, from: &Url) -> Result<Metadata, Cause> {
+    let document = json::object(document).or(Err(Cause::Malformed))?;
     // RFC 8414 §3.3: identical, that is, without any normalisation.
-    if document.get("issuer").and_then(|it| it.as_str()) != Some(issuer) {
-        return Err(Failure::IssuerMismatch);
+    let found = document.get("issuer").and_then(Value::as_str);
+    if found != Some(issuer) {
+        let found = found.map(shortened);
+        return Err(Cause::IssuerMismatch { found, wanted: issuer.to_owned() });
     }
-    let endpoint = |name: &str| document.get(name).map(|it| endpoint(it.as_str(), from));
+    let jwks_uri = match document.get("jwks_uri").filter(|it| !it.is_null()) {
+        None => None,
+        Some(uri) => match (endpoint(uri.as_str(), from), wanted) {
+            (Some(uri), _) => Some(uri),
+            // Who does not need it need not mind.
+            (None, Wanted::Introspection) => None,
+            (None, Wanted::Keys) => return Err(Cause::UrlRefused(shortened(&uri.to_string()))),
+        },
+    };
     Ok(Metadata {
         location: from.clone(),
-        jwks_uri: endpoint("jwks_uri").transpose()?,
+        jwks_uri,
         introspection: IntrospectionMetadata::read(&document, from),
         document,
     })
 }
 
-/// The URL `text` in a document from `from`. Other hosts are common, for example a CDN for keys.
-/// But a document must not point to where only this machine or its network can connect, since
-/// services there may trust their neighbours.
-fn endpoint(text: Option<&str>, from: &Url) -> Result<Url, Failure> {
-    let url = text.and_then(|it| Url::parse(it).ok()).ok_or(Failure::UrlRefused)?;
-    let in_the_clear = match Reach::of(&url) {
-        Some(Reach::Outside) => false,
-        Some(Reach::Loopback) => true,
-        None => return Err(Failure::UrlRefused),
-    };
-    if in_the_clear && Reach::of(from) != Some(Reach::Loopback) {
-        return Err(Failure::UrlRefused);
+impl Metadata {
+    const fn has(&self, wanted: Wanted) -> bool {
+        match wanted {
+            Wanted::Keys => self.jwks_uri.is_some(),
+            Wanted::Introspection => {
+                self.introspection.endpoint.is_some() || self.introspection.mtls_endpoint.is_some()
+            }
+        }
     }
-    if vicinity::may_point(from, &url) { Ok(url) } else { Err(Failure::UrlRefused) }
+}
+
+/// The beginning of a text from a document.
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).collect()
+}
+
+/// The most characters of a text from a document that an error shows.
+const SHOWN_CHARS: usize = 200;
+
+/// The URL `text` in a document from `from`, if it may be asked. Other hosts are common, for example
+/// a CDN for keys. But a document must not point to where only this machine or its network can
+/// connect, since services there may trust their neighbours.
+fn endpoint(text: Option<&str>, from: &Url) -> Option<Url> {
+    let url = Url::parse(text?).ok()?;
+    match Reach::of(&url)? {
+        Reach::Outside => (),
+        Reach::Loopback if Reach::of(from) == Some(Reach::Loopback) => (),
+        Reach::Loopback => return None,
+    }
+    vicinity::may_point(from, &url).then_some(url)
 }
 
 impl Failure {
-    /// Whether the server answered with something else than the document.
-    const fn is_an_answer(&self) -> bool {
+    /// The label in metrics: that of the place that tells the most.
+    pub fn label(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::IssuerMismatch => true,
-            Self::Http(failure) => match failure {
-                http::Failure::Status(_)
-                | http::Failure::Redirected(_)
-                | http::Failure::TooLarge
-                | http::Failure::Compressed
-                | http::Failure::NotModifiedUnasked => true,
-                http::Failure::UrlRefused
-                | http::Failure::NoAuthorities(_)
-                | http::Failure::Unreachable(_)
-                | http::Failure::TimedOut => false,
-            },
-            Self::IssuerNotAUrl | Self::UrlRefused => false,
+            Self::IssuerNotAUrl => "issuer_not_a_url",
+            Self::Nowhere(attempts) => {
+                let telling = attempts.iter().find(|it| !it.cause.is_not_found());
+                telling
+                    .or_else(|| attempts.first())
+                    .map_or("metadata_missing", |it| it.cause.label())
+            }
         }
     }
+}
 
+impl Cause {
     fn is_not_found(&self) -> bool {
         *self == Self::Http(http::Failure::Status(StatusCode::NOT_FOUND))
     }
 
-    /// The label in metrics.
-    pub const fn label(&self) -> &'static str {
+    const fn label(&self) -> &'static str {
         match self {
-            Self::IssuerNotAUrl => "issuer_not_a_url",
             Self::Http(failure) => failure.label(),
             Self::Malformed => "metadata_malformed",
-            Self::IssuerMismatch => "issuer_mismatch",
-            Self::UrlRefused => "url_refused",
+            Self::IssuerMismatch { .. } => "issuer_mismatch",
+            Self::UrlRefused(_) => "url_refused",
         }
     }
 }
@@ -152,12 +243,33 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::IssuerNotAUrl => f.write_str("the issuer is not a URL without query"),
+            Self::Nowhere(attempts) => {
+                for (place, Attempt { at, cause }) in attempts.iter().enumerate() {
+                    let separator = if place == 0 { "" } else { "; " };
+                    write!(f, "{separator}{at}: {cause}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Http(failure) => failure.fmt(f),
             Self::Malformed => f.write_str("not a JSON object"),
-            Self::IssuerMismatch => f.write_str("the document is that of another issuer"),
-            Self::UrlRefused => f.write_str(
-                "it points to a URL that is not https, or nearer to this machine than the issuer \
-                 is: if that is right, name it in the configuration",
+            Self::IssuerMismatch { found, wanted } => {
+                match found {
+                    Some(found) => write!(f, "the document is that of the issuer {found:?}")?,
+                    None => f.write_str("the document names no issuer")?,
+                }
+                write!(f, ", and the configuration says {wanted:?}: they must be identical")
+            }
+            Self::UrlRefused(url) => write!(
+                f,
+                "its jwks_uri is {url}, which is not https, or nearer to this machine than the \
+                 issuer is: if that is right, name it in the configuration (`keys.jwks_uri`)"
             ),
         }
     }
@@ -168,7 +280,7 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const ISSUER: &str = "https://as.example.com/realm";
 
@@ -178,29 +290,43 @@ mod tests {
 
     #[test]
     fn one_standard_inserts_and_the_other_appends() {
-        for (issuer, oauth, openid) in [
+        for (issuer, places) in [
             (
                 "https://as.example.com",
-                "https://as.example.com/.well-known/oauth-authorization-server",
-                "https://as.example.com/.well-known/openid-configuration",
+                &[
+                    "https://as.example.com/.well-known/oauth-authorization-server",
+                    "https://as.example.com/.well-known/openid-configuration",
+                ][..],
             ),
             (
                 "https://as.example.com/",
-                "https://as.example.com/.well-known/oauth-authorization-server",
-                "https://as.example.com/.well-known/openid-configuration",
+                &[
+                    "https://as.example.com/.well-known/oauth-authorization-server",
+                    "https://as.example.com/.well-known/openid-configuration",
+                ],
             ),
             (
                 "https://as.example.com:8443/a/b",
-                "https://as.example.com:8443/.well-known/oauth-authorization-server/a/b",
-                "https://as.example.com:8443/a/b/.well-known/openid-configuration",
+                &[
+                    "https://as.example.com:8443/.well-known/oauth-authorization-server/a/b",
+                    "https://as.example.com:8443/a/b/.well-known/openid-configuration",
+                    "https://as.example.com:8443/a/b/.well-known/oauth-authorization-server",
+                ],
             ),
             (
                 "https://as.example.com/a/",
-                "https://as.example.com/.well-known/oauth-authorization-server/a",
-                "https://as.example.com/a/.well-known/openid-configuration",
+                &[
+                    "https://as.example.com/.well-known/oauth-authorization-server/a",
+                    "https://as.example.com/a/.well-known/openid-configuration",
+                    "https://as.example.com/a/.well-known/oauth-authorization-server",
+                ],
             ),
         ] {
-            assert_eq!(locations(issuer), Some([url(oauth), url(openid)]), "{issuer}");
+            assert_eq!(
+                locations(issuer),
+                Some(places.iter().map(|it| url(it)).collect()),
+                "{issuer}"
+            );
         }
     }
 
@@ -211,8 +337,7 @@ mod tests {
         }
     }
 
-    #[track_caller]
-    fn check(edit: impl FnOnce(&mut Value), refusal: Option<&Failure>) {
+    fn edited(edit: impl FnOnce(&mut Value), wanted: Wanted) -> Result<Metadata, Cause> {
         let mut document = json!({
             "issuer": ISSUER,
             "jwks_uri": "https://keys.example.net/jwks",
@@ -220,12 +345,12 @@ mod tests {
         });
         edit(&mut document);
         let at = url("https://as.example.com/.well-known/openid-configuration");
-        assert_eq!(read(document.to_string().as_bytes(), ISSUER, &at).err().as_ref(), refusal);
+        read(document.to_string().as_bytes(), ISSUER, wanted, &at)
     }
 
     #[test]
     fn each_member_is_held_to_its_rule() {
-        check(|_| (), None);
+        assert!(edited(|_| (), Wanted::Keys).is_ok());
         for other in [
             json!("https://as.example.com/realm/"),
             json!("https://AS.example.com/realm"),
@@ -234,7 +359,9 @@ mod tests {
             json!(null),
             json!([ISSUER]),
         ] {
-            check(|it| it["issuer"] = other, Some(&Failure::IssuerMismatch));
+            let found = other.as_str().map(str::to_owned);
+            let refusal = edited(|it| it["issuer"] = other, Wanted::Keys).unwrap_err();
+            assert_eq!(refusal, Cause::IssuerMismatch { found, wanted: ISSUER.to_owned() });
         }
         for place in [
             json!("http://as.example.com/jwks"),
@@ -248,19 +375,43 @@ mod tests {
             json!("file:///etc/passwd"),
             json!("/jwks"),
             json!(""),
-            json!(null),
             json!(["https://as.example.com/jwks"]),
         ] {
-            check(|it| it["introspection_endpoint"] = place.clone(), None);
-            check(|it| it["jwks_uri"] = place, Some(&Failure::UrlRefused));
+            let odd = |name: &'static str| {
+                let place = place.clone();
+                move |it: &mut Value| it[name] = place
+            };
+            assert!(edited(odd("introspection_endpoint"), Wanted::Keys).is_ok(), "{place}");
+            let found = edited(odd("jwks_uri"), Wanted::Keys);
+            assert_eq!(found, Err(Cause::UrlRefused(place.to_string())));
+            let found = edited(odd("jwks_uri"), Wanted::Introspection).unwrap();
+            assert!(!found.has(Wanted::Keys) && found.has(Wanted::Introspection), "{place}");
         }
+        let found = edited(|it| it["jwks_uri"] = json!(null), Wanted::Keys).unwrap();
+        assert!(!found.has(Wanted::Keys), "a null is as good as absent");
+    }
+
+    #[test]
+    fn a_failure_names_what_was_asked_and_what_was_found() {
+        let attempt =
+            |path: &str, cause| Attempt { at: url("https://a").join(path).unwrap(), cause };
+        let not_found = || Cause::Http(http::Failure::Status(StatusCode::NOT_FOUND));
+        let mismatch =
+            Cause::IssuerMismatch { found: Some("https://a/".into()), wanted: "https://a".into() };
+        let failure = Failure::Nowhere(vec![attempt("/1", not_found()), attempt("/2", mismatch)]);
+        let told = "https://a/1: answered with 404; https://a/2: the document is that of the issuer \
+                    \"https://a/\", and the configuration says \"https://a\": they must be identical";
+        assert_eq!(failure.to_string(), told);
+        assert_eq!(failure.label(), "issuer_mismatch", "it tells more than a 404");
+        assert_eq!(Failure::Nowhere(vec![attempt("/1", not_found())]).label(), "status");
     }
 
     #[test]
     fn loopback_may_point_to_loopback() {
         let document = json!({"issuer": "http://127.0.0.1:1", "jwks_uri": "http://127.0.0.1:2/"});
         let at = url("http://127.0.0.1:1/.well-known/openid-configuration");
-        let found = read(document.to_string().as_bytes(), "http://127.0.0.1:1", &at).unwrap();
+        let text = document.to_string();
+        let found = read(text.as_bytes(), "http://127.0.0.1:1", Wanted::Keys, &at).unwrap();
         assert_eq!(found.jwks_uri, Some(url("http://127.0.0.1:2/")));
         assert_eq!((found.location, Value::Object(found.document)), (at, document));
     }
@@ -269,7 +420,8 @@ mod tests {
     fn a_document_that_is_not_an_object_is_malformed() {
         let at = url("https://as.example.com/");
         for document in ["", "<html></html>", "[]", "{", "null", "{\"issuer\":1,\"issuer\":2}"] {
-            assert_eq!(read(document.as_bytes(), ISSUER, &at), Err(Failure::Malformed));
+            let found = read(document.as_bytes(), ISSUER, Wanted::Keys, &at);
+            assert_eq!(found, Err(Cause::Malformed));
         }
     }
 }

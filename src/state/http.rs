@@ -183,6 +183,14 @@ impl Reach {
     }
 }
 
+/// `url` for an error message or a log: without its query, which may hold secrets.
+pub fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    let query = if url.query().is_some() { "?…" } else { "" };
+    format!("{shown}{query}")
+}
+
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())

@@ -4,7 +4,7 @@
 //! nothing sleeps and sockets never see a stopped clock.
 
 use crate::support::clock::ManualClock;
-use crate::support::identity_provider::{Behaviour, IdentityProvider, Published};
+use crate::support::identity_provider::{Behaviour, IdentityProvider, Placed, Published};
 use crate::support::tokens::Signer;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use futures_util::future::{FutureExt as _, join_all};
@@ -31,6 +31,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -436,7 +437,7 @@ async fn keys_outlive_an_outage_of_an_hour_but_not_of_two() {
     assert!(keys.available().await.is_none());
     let status = keys.status();
     assert!(!status.usable && status.keys == 0 && status.kids.is_empty());
-    assert!(status.last_error.unwrap().what.starts_with("key set: unreachable"));
+    assert!(status.last_error.unwrap().what.contains("/jwks: unreachable"));
     assert!(keys.is_ready(), "readiness does not turn back");
     provider.come_up().await;
     refresh_after(&keys, MINUTE).await;
@@ -732,6 +733,97 @@ async fn the_metadata_is_found_in_both_places() {
         let lookups = provider.asked().iter().filter(|it| it.path != "/jwks").count();
         assert_eq!(lookups, if published == Published::OAuth { 1 } else { 2 }, "not each time");
     }
+}
+
+const INSERTED: &str = "/.well-known/oauth-authorization-server/realm";
+const OPENID: &str = "/realm/.well-known/openid-configuration";
+const APPENDED: &str = "/realm/.well-known/oauth-authorization-server";
+
+/// Keys by discovery of an issuer with a path, with these things at the places of its metadata.
+async fn discover_among(places: [Placed; 3]) -> (IdentityProvider, Arc<IssuerKeys>) {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let name = format!("{}/realm", provider.issuer());
+    provider.edit_metadata(|it| it["issuer"] = name.clone().into());
+    for (path, placed) in [INSERTED, OPENID, APPENDED].into_iter().zip(places) {
+        provider.place(path, placed);
+    }
+    let issuer = issuer(&name, KeySource::Discovery, KeyUpkeep::default());
+    let keys = start_issuer(&issuer, ManualClock::at(NOW));
+    (provider, keys)
+}
+
+fn paths(provider: &IdentityProvider) -> Vec<String> {
+    provider.asked().into_iter().map(|it| it.path).collect()
+}
+
+#[tokio::test]
+async fn a_place_that_fails_does_not_stop_the_next() {
+    let not_found = Placed::Status(404);
+    let without = Placed::MetadataWithout("jwks_uri");
+    for (places, asked) in [
+        ([Placed::Metadata, not_found, not_found], 1),
+        ([Placed::HangsUp, Placed::Metadata, not_found], 2),
+        ([Placed::Status(500), Placed::Metadata, Placed::HangsUp], 2),
+        ([not_found, not_found, Placed::Metadata], 3),
+        ([Placed::HangsUp, Placed::HangsUp, Placed::Metadata], 3),
+        ([without, Placed::Metadata, not_found], 2),
+    ] {
+        let (provider, keys) = discover_among(places).await;
+        keys.ended(1).await;
+        assert_eq!(kids(&keys), ["a"], "{places:?}");
+        let expected = [INSERTED, OPENID, APPENDED].into_iter().take(asked).chain(["/jwks"]);
+        assert!(paths(&provider).iter().eq(expected), "{places:?}: {:?}", paths(&provider));
+        assert!(provider.asked().iter().all(|it| it.headers["accept-encoding"] == "identity"));
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_hangs_does_not_stop_the_next() {
+    let (provider, keys) = discover_among([Placed::Hangs, Placed::Hangs, Placed::Metadata]).await;
+    for place in 1..3 {
+        while paths(&provider).len() < place {
+            tokio::task::yield_now().await;
+        }
+        jump(1250 * MILLISECOND).await;
+    }
+    keys.ended(1).await;
+    assert_eq!(kids(&keys), ["a"]);
+    assert_eq!(paths(&provider), [INSERTED, OPENID, APPENDED, "/jwks"]);
+}
+
+#[tokio::test]
+async fn errors_name_what_was_asked() {
+    let last = async |keys: &IssuerKeys| {
+        keys.ended(1).await;
+        keys.status().last_error.unwrap().what
+    };
+    let (provider, keys) =
+        discover_among([Placed::Status(404), Placed::Metadata, Placed::Status(503)]).await;
+    keys.ended(1).await;
+    drop(keys);
+    // Only its name differs, by a slash.
+    let at = provider.issuer();
+    let name = format!("{at}/realm/");
+    let slashed = issuer(&name, KeySource::Discovery, KeyUpkeep::default());
+    let keys = start_issuer(&slashed, ManualClock::at(NOW));
+    assert_eq!(
+        last(&keys).await,
+        format!(
+            "issuer metadata: {at}{INSERTED}: answered with 404; {at}{OPENID}: the document is that of \
+             the issuer \"{at}/realm\", and the configuration says \"{name}\": they must be \
+             identical; {at}{APPENDED}: answered with 503"
+        )
+    );
+    provider.behave(Behaviour::Status(404));
+    let keys = start(&provider);
+    assert_eq!(last(&keys).await, format!("key set at {at}/jwks: answered with 404"));
+    let secret = KeySource::Uri(format!("{at}/jwks?secret=x"));
+    let keys = start_issuer(&issuer(&at, secret, KeyUpkeep::default()), ManualClock::at(NOW));
+    assert_eq!(last(&keys).await, format!("key set at {at}/jwks?…: answered with 404"));
+    let nowhere = Placed::MetadataWithout("jwks_uri");
+    let (provider, keys) = discover_among([nowhere; 3]).await;
+    let at = provider.issuer() + INSERTED;
+    assert_eq!(last(&keys).await, format!("issuer metadata: {at}: there is no jwks_uri"));
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,6 +63,21 @@ pub(crate) enum Published {
     OpenId,
 }
 
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// The metadata.
+    Metadata,
+    /// The metadata without this member.
+    MetadataWithout(&'static str),
+    /// An answer with this status.
+    Status(u16),
+    /// The connection is closed without an answer.
+    HangsUp,
+    /// There is never an answer.
+    Hangs,
+}
+
 /// A request that came.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
@@ -82,6 +98,7 @@ struct Script {
     behaviour: Behaviour,
     next: VecDeque<Behaviour>,
     published: Published,
+    placed: HashMap<String, Placed>,
     metadata: Value,
     cache_control: Option<String>,
     etag: Option<String>,
@@ -113,6 +130,7 @@ impl IdentityProvider {
             behaviour: Behaviour::Normal,
             next: VecDeque::new(),
             published: Published::OAuth,
+            placed: HashMap::new(),
             metadata: json!({
                 "issuer": issuer,
                 "jwks_uri": format!("{issuer}/jwks"),
@@ -159,6 +177,11 @@ impl IdentityProvider {
     /// Publishes the metadata there.
     pub(crate) fn publish_metadata(&self, published: Published) {
         self.script().published = published;
+    }
+
+    /// Puts something at a path.
+    pub(crate) fn place(&self, path: &str, placed: Placed) {
+        self.script().placed.insert(path.to_owned(), placed);
     }
 
     /// Changes the metadata.
@@ -262,7 +285,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>)
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Body>, io::Error> {
     let path = request.uri().path().to_owned();
     let asked = Asked { path: path.clone(), headers: request.headers().clone() };
     shared.script.lock().unwrap().asked.push(asked);
@@ -270,7 +293,14 @@ async fn answer(
         shared.fetches.send_modify(|it| *it = it.saturating_add(1));
     }
     drop(shared.open.subscribe().wait_for(|it| *it).await);
+    let placed = shared.script.lock().unwrap().placed.get(&path).copied();
+    if placed == Some(Placed::Hangs) {
+        std::future::pending::<()>().await;
+    }
     let mut script = shared.script.lock().unwrap();
+    if let Some(placed) = placed {
+        return script.placed(placed);
+    }
     Ok(match path.as_str() {
         "/jwks" => {
             let behaviour = script.next.pop_front().unwrap_or_else(|| script.behaviour.clone());
@@ -283,6 +313,19 @@ async fn answer(
 }
 
 impl Script {
+    fn placed(&self, placed: Placed) -> io::Result<Response<Body>> {
+        let mut metadata = self.metadata.clone();
+        match placed {
+            Placed::Metadata => (),
+            Placed::MetadataWithout(name) => drop(metadata.as_object_mut().unwrap().remove(name)),
+            Placed::Status(status) => {
+                return Ok(respond(StatusCode::from_u16(status).unwrap(), full("")));
+            }
+            Placed::HangsUp | Placed::Hangs => return Err(io::ErrorKind::ConnectionReset.into()),
+        }
+        Ok(respond(StatusCode::OK, full(metadata.to_string())))
+    }
+
     fn keys(&self, behaviour: &Behaviour, headers: &HeaderMap) -> Response<Body> {
         match behaviour {
             Behaviour::Normal => self.normal(headers),

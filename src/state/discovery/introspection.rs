@@ -25,7 +25,7 @@ impl IntrospectionMetadata {
     pub(super) fn read(document: &Object, from: &Url) -> Self {
         let url = |members: &Object| {
             let url = members.get("introspection_endpoint").and_then(Value::as_str);
-            endpoint(Some(url?), from).ok()
+            endpoint(url, from)
         };
         let aliases = document.get("mtls_endpoint_aliases").and_then(Value::as_object);
         let algorithms =

@@ -2,7 +2,7 @@
 
 use super::authentication::ClientAuthentication;
 use super::{BadEndpoint, IntrospectionRules};
-use crate::state::discovery::{self, IntrospectionMetadata};
+use crate::state::discovery::{self, IntrospectionMetadata, Wanted};
 use crate::state::http::{Client, Limits, Reach};
 use crate::state::waits::doubled;
 use keybound_core::policy::Issuer;
@@ -69,7 +69,8 @@ impl Seeker {
     pub(super) async fn run(self) {
         let mut failures = 0_u32;
         loop {
-            let found = discovery::discover(&self.client, &self.issuer, LIMITS).await;
+            let wanted = Wanted::Introspection;
+            let found = discovery::discover(&self.client, &self.issuer, wanted, LIMITS).await;
             let found = match found {
                 Ok(metadata) => self.found(metadata.introspection),
                 Err(failure) => {

@@ -146,7 +146,7 @@ impl Keeper {
         match read.await {
             Ok(Ok(read)) => read,
             Ok(Err(_)) => Err(Failure::Panicked),
-            Err(_) => Err(Failure::Http(http::Failure::TimedOut)),
+            Err(_) => Err(self.source.late()),
         }
     }
 

@@ -114,8 +114,10 @@ struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Failure {
     Discovery(discovery::Failure),
-    /// The metadata has no `jwks_uri`.
-    JwksUriMissing,
+    /// The metadata at this place have no `jwks_uri`.
+    JwksUriMissing(String),
+    /// The key set could not be fetched from this URL.
+    Fetch(String, http::Failure),
     Http(http::Failure),
     File(io::ErrorKind),
     /// Not a JWK Set.
@@ -372,11 +374,11 @@ impl Held {
 }
 
 impl Failure {
-    const fn label(&self) -> &'static str {
+    fn label(&self) -> &'static str {
         match self {
             Self::Discovery(failure) => failure.label(),
-            Self::JwksUriMissing => "jwks_uri_missing",
-            Self::Http(failure) => failure.label(),
+            Self::JwksUriMissing(_) => "jwks_uri_missing",
+            Self::Fetch(_, failure) | Self::Http(failure) => failure.label(),
             Self::File(_) => "file_unreadable",
             Self::Malformed => "malformed",
             Self::Empty(_) => "empty",
@@ -389,7 +391,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Discovery(failure) => write!(f, "issuer metadata: {failure}"),
-            Self::JwksUriMissing => f.write_str("issuer metadata: there is no jwks_uri"),
+            Self::JwksUriMissing(at) => write!(f, "issuer metadata: {at}: there is no jwks_uri"),
+            Self::Fetch(url, failure) => write!(f, "key set at {url}: {failure}"),
             Self::Http(failure) => write!(f, "key set: {failure}"),
             Self::File(kind) => write!(f, "key set: the file cannot be read: {kind}"),
             Self::Malformed => f.write_str("key set: not a JWK Set"),

@@ -3,7 +3,7 @@
 use super::rules::{KeyRules, KeySource, KeyUpkeep};
 use super::snapshot;
 use super::{Failure, schedule};
-use crate::state::discovery::{self, Metadata};
+use crate::state::discovery::{self, Metadata, Wanted};
 use crate::state::http::{self, Client, Credentials, Limits, Reach};
 use ::http::HeaderValue;
 use bytes::Bytes;
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 pub(super) struct Source {
     place: Place,
     limits: Limits,
+    /// The URL of the key set that was asked for last.
+    asked: Option<Url>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,8 @@ impl Source {
             KeySource::File(path) => Place::File(path.clone()),
         };
         let KeyUpkeep { max_bytes, fetch_timeout, .. } = rules.upkeep;
-        Ok(Self { place, limits: Limits { bytes: max_bytes, deadline: fetch_timeout } })
+        let limits = Limits { bytes: max_bytes, deadline: fetch_timeout };
+        Ok(Self { place, limits, asked: None })
     }
 
     /// Its name in the configuration.
@@ -121,11 +124,21 @@ impl Source {
         let Place::Discovery { issuer, client, found } = &mut self.place else {
             return Err(discovery::Failure::IssuerNotAUrl);
         };
-        let metadata = discovery::discover(client, issuer, self.limits).await?;
+        let deadline = for_metadata(self.limits.deadline);
+        let limits = Limits { deadline, ..self.limits };
+        let metadata = discovery::discover(client, issuer, Wanted::Keys, limits).await?;
         if let Some(url) = &metadata.jwks_uri {
             *found = Some((url.clone(), Instant::now()));
         }
         Ok(metadata)
+    }
+
+    /// The failure of a read that took too long.
+    pub(super) fn late(&self) -> Failure {
+        match &self.asked {
+            Some(url) => Failure::Fetch(http::shown(url), http::Failure::TimedOut),
+            None => Failure::Http(http::Failure::TimedOut),
+        }
     }
 
     /// Reads the keys. `asked`: a token with an unknown key caused it. `failures`: how many reads
@@ -137,22 +150,38 @@ impl Source {
         failures: u32,
     ) -> Result<Obtained, Failure> {
         let limits = self.limits;
+        self.asked = None;
         match &self.place {
-            Place::File(path) => read_file(path.clone(), limits.bytes).await,
-            Place::Uri { url, client } => fetch(client, url, known, limits).await,
+            Place::File(path) => return read_file(path.clone(), limits.bytes).await,
+            Place::Uri { url, .. } => self.asked = Some(url.clone()),
             Place::Discovery { found, .. } => {
                 let age = found.as_ref().map(|(_, at)| at.elapsed());
                 if schedule::must_discover(age, asked, failures) {
                     let metadata = self.discover().await.map_err(Failure::Discovery)?;
-                    metadata.jwks_uri.ok_or(Failure::JwksUriMissing)?;
+                    let missing = || Failure::JwksUriMissing(metadata.location.to_string());
+                    self.asked = Some(metadata.jwks_uri.clone().ok_or_else(missing)?);
+                } else {
+                    self.asked = found.as_ref().map(|(url, _)| url.clone());
                 }
-                let Place::Discovery { client, found: Some((url, _)), .. } = &self.place else {
-                    return Err(Failure::JwksUriMissing);
-                };
-                fetch(client, url, known, limits).await
             }
         }
+        let (Some(client), Some(url)) = (self.client(), &self.asked) else {
+            return Err(Failure::JwksUriMissing(self.place()));
+        };
+        fetch(client, url, known, limits).await
     }
+
+    const fn client(&self) -> Option<&Client> {
+        match &self.place {
+            Place::Discovery { client, .. } | Place::Uri { client, .. } => Some(client),
+            Place::File(_) => None,
+        }
+    }
+}
+
+/// The part of the time for a fetch that the metadata may take, so that some is left for the keys.
+fn for_metadata(whole: Duration) -> Duration {
+    whole.saturating_mul(3).checked_div(4).unwrap_or_default()
 }
 
 async fn fetch(
@@ -163,7 +192,7 @@ async fn fetch(
 ) -> Result<Obtained, Failure> {
     let known = known.filter(|it| it.url == *url);
     let fetched = client.fetch(url, known.map(|it| &it.etag), limits).await;
-    let fetched = fetched.map_err(Failure::Http)?;
+    let fetched = fetched.map_err(|it| Failure::Fetch(http::shown(url), it))?;
     let named = fetched.etag.map(|etag| Version { url: url.clone(), etag });
     let version = match fetched.body {
         Some(_) => named,

@@ -114,7 +114,7 @@ pub(super) enum Outcome<'a> {
 
 impl Outcome<'_> {
     /// The label in metrics.
-    const fn label(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Changed => "changed",
             Self::Unchanged => "unchanged",
