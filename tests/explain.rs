@@ -430,6 +430,127 @@ fn an_annotation_that_counts_for_nothing_is_told_to() {
     }
 }
 
+/// What the program says as JSON.
+fn told(config: &Path, request: &CheckRequest) -> Value {
+    let (text, diagnostics, _) = explain(config, &request.encode_to_vec(), &["--json"]);
+    assert_eq!(diagnostics, "");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The names of the mismatches beside the one that decides, and whether they are verified.
+fn besides(told: &Value) -> Vec<(&str, bool)> {
+    let members = told["besides"].as_array().unwrap().iter();
+    let names = members.map(|it| match it["what"].as_str().unwrap() {
+        "claim" => it["found"].as_str().unwrap().split(':').next().unwrap(),
+        what => what,
+    });
+    let verified = told["besides"].as_array().unwrap().iter().map(|it| it["verified"] == true);
+    names.zip(verified).collect()
+}
+
+type Fault = (&'static str, fn(&mut Header, &mut Value));
+
+/// Faults of a token that do not depend on each other, in the order of the check.
+const FAULTS: [Fault; 10] = [
+    ("typ", |header, _| header.typ = Some("JWT".to_owned())),
+    ("events", |_, it| it["events"] = json!({})),
+    ("aud", |_, it| it["aud"] = json!("account")),
+    ("client_id", |_, it| it["client_id"] = json!(7)),
+    ("iat", |_, it| it["iat"] = json!("yesterday")),
+    ("exp", |_, it| it["exp"] = json!(NOW - 60)),
+    ("nbf, iat", |_, it| it["nbf"] = json!(NOW + 60)),
+    ("scope", |_, it| it["scope"] = json!("read")),
+    ("acr", |_, it| it["acr"] = json!("loa1")),
+    ("thumbprint", |_, it| it["cnf"]["x5t#S256"] = json!("A".repeat(43))),
+];
+
+#[test]
+fn of_any_two_faults_the_first_decides_and_the_other_is_named_beside_it() {
+    let site = Site::new();
+    let config = site.config("peer");
+    let told_of = |faults: &[usize]| {
+        let (mut header, mut claims) = (header("at+jwt", "key-1"), Site::claims());
+        for fault in faults {
+            FAULTS[*fault].1(&mut header, &mut claims);
+        }
+        told(&config, &bearer("cert-p256", "/payments", &site.issuer.sign(&header, &claims)))
+    };
+    for (first, (first_name, _)) in FAULTS.iter().enumerate() {
+        let alone = told_of(&[first]);
+        assert_eq!(besides(&alone), [], "{first_name}");
+        for (second, (name, _)) in FAULTS.iter().enumerate().skip(first + 1) {
+            let both = told_of(&[first, second]);
+            assert_eq!(both["reason"], alone["reason"]);
+            let last = |told: &Value| told["steps"].as_array().unwrap().last().cloned();
+            assert_eq!(last(&both), last(&alone), "the check itself does not go on");
+            assert_eq!(besides(&both), [(*name, true)], "{first_name} {name}");
+        }
+    }
+    let all: Vec<_> = (0..FAULTS.len()).collect();
+    let names: Vec<_> = FAULTS.iter().skip(1).map(|(name, _)| (*name, true)).collect();
+    assert_eq!(besides(&told_of(&all)), names);
+}
+
+#[test]
+fn what_no_key_verifies_is_never_told_as_verified() {
+    let site = Site::new();
+    let faulty = |edit: &dyn Fn(&mut Header)| {
+        let (mut header, mut claims) = (header("JWT", "key-1"), Site::claims());
+        claims["aud"] = json!("account");
+        edit(&mut header);
+        site.issuer.sign(&header, &claims)
+    };
+    let hs256 = {
+        let mut claims = Site::claims();
+        claims["aud"] = json!("account");
+        let key = EncodingKey::from_secret(b"secret");
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+    };
+    let good = faulty(&|_| {});
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    for (token, reason) in [
+        (faulty(&|it| it.kid = Some("key-2".to_owned())), "token_key_unknown"),
+        (hs256, "token_algorithm_forbidden"),
+        (format!("{signed}.{}", "A".repeat(86)), "token_signature_invalid"),
+    ] {
+        let request = bearer("cert-p256", "/payments", &token);
+        let told = told(&site.config("peer"), &request);
+        assert_eq!(told["reason"], reason);
+        assert_eq!(besides(&told), [("typ", false), ("aud", false)], "{reason}");
+        let (text, _, _) = explain(&site.config("peer"), &request.encode_to_vec(), &[]);
+        let (_, besides) = text.split_once("anybody may have written it:").unwrap();
+        assert!(besides.contains("account") && !text.contains("not what decides"), "{text}");
+    }
+}
+
+#[test]
+fn an_algorithm_that_is_not_on_the_list_hides_nothing_of_a_token_that_the_issuer_signed() {
+    let site = Site::new();
+    let narrow = CONFIGURATION.replace("  keys:", "  algorithms: [ES256]\n  keys:");
+    let config = site.write("narrow.yaml", narrow);
+    let token = site.issuer.sign(&header("JWT", "key-1"), &Site::claims());
+    let told = told(&config, &bearer("cert-p384", "/payments", &token));
+    assert_eq!(told["reason"], "token_algorithm_forbidden");
+    assert_eq!(besides(&told), [("typ", true), ("thumbprint", true)]);
+}
+
+#[test]
+fn all_that_is_wrong_with_a_proof_is_named() {
+    let site = Site::new();
+    let request = site.proved(&site.client, |it| {
+        it["htm"] = json!("POST");
+        it["htu"] = json!("https://a");
+        it["iat"] = json!(NOW - 61);
+        it["ath"] = json!("A".repeat(43));
+    });
+    let told = told(&site.config("peer"), &request);
+    assert_eq!(told["reason"], "proof_method_mismatch");
+    assert_eq!(besides(&told), [("9 htu", true), ("11 iat", true), ("12 ath", true)]);
+    let wrong = told["besides"].as_array().unwrap();
+    let reasons: Vec<_> = wrong.iter().map(|it| it["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["proof_target_mismatch", "proof_stale", "proof_token_mismatch"]);
+}
+
 #[test]
 fn json_is_for_machines() {
     let site = Site::new();

@@ -13,7 +13,7 @@ const CORE: Order = &[
     &["words"],
     &["explanation", "jose", "percent", "time"],
     &["denial", "request", "uri"],
-    &["client_certificate"],
+    &["client_certificate", "mismatches"],
     &["policy"],
     &["oauth"],
     &["sources"],
@@ -30,7 +30,8 @@ const SERVICE: Order = &[
     &["installation"],
     &["gate", "health"],
     &["front"],
-    &["config", "explain"],
+    &["config"],
+    &["explain"],
     &["listener"],
     &["admin"],
     &["server"],
@@ -147,6 +148,17 @@ fn lax_json(source: &Source) -> Vec<String> {
     vec![]
 }
 
+/// Who goes on behind a refusal, which only an explanation may.
+fn reading_on(source: &Source) -> Vec<String> {
+    let may = ["src/core/check/diagnosis.rs", "src/core/oauth/read_on.rs", "src/explain/"];
+    let code = without_comments(source.shipped());
+    let calls = ["claims_of_anybody()", ".read_on(", "::read_on(", "diagnose("];
+    let used = calls.iter().filter(|it| code.contains(**it) && !code.contains(&format!("fn {it}")));
+    let allowed = may.iter().any(|it| source.path.starts_with(it))
+        || source.path == "src/core/check/possession.rs";
+    if allowed { vec![] } else { used.map(|it| format!("{} uses {it}", source.path)).collect() }
+}
+
 /// Files that have grown too long, or do not say what they know.
 fn unreadable(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
@@ -255,6 +267,11 @@ fn json_is_read_strictly() {
 }
 
 #[test]
+fn nothing_but_an_explanation_goes_on_behind_a_refusal() {
+    none(&sources().iter().flat_map(reading_on).collect::<Vec<_>>());
+}
+
+#[test]
 fn files_are_short_and_say_what_they_know() {
     none(&sources().iter().flat_map(unreadable).collect::<Vec<_>>());
 }
@@ -313,6 +330,19 @@ mod planted {
             ("src/core/oauth/mtls.rs", "use mycrate::state;", 0),
         ] {
             finds(out_of_order, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn a_check_that_goes_on_behind_a_refusal_is_found() {
+        for (path, text, expected) in [
+            ("src/gate.rs", "let it = diagnose(rules, sources, request, now, verdict);", 1),
+            ("src/core/check/token.rs", "let claims = jws.claims_of_anybody();", 1),
+            ("src/core/check/mod.rs", "AccessToken::read_on(parts, issuer, paths, beside)", 1),
+            ("src/core/check/diagnosis.rs", "AccessToken::read_on(parts)", 0),
+            ("src/explain/mod.rs", "diagnose(rules)", 0),
+        ] {
+            finds(reading_on, path, text, expected);
         }
     }
 

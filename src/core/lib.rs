@@ -121,15 +121,19 @@ mod answer;
 mod check;
 mod denial;
 mod explanation;
+mod mismatches;
 mod request;
 mod sources;
 mod time;
 mod uri;
 
 pub use answer::{Answer, Header, Metadata};
-pub use check::{Facts, Proved, Rules, Verdict, check, check_into, signature};
+pub use check::{
+    Diagnosis, Facts, Proved, Rules, SeenJwt, Verdict, check, check_into, diagnose, signature,
+};
 pub use denial::{Denial, Detail, Fault, OAuthError, Refusal};
 pub use explanation::{Explanation, Finding, Mark, Step};
+pub use mismatches::Mismatch;
 pub use request::{
     Annotation, Evidence, Field, Overrides, PeerCertificate, Request, Target, is_separator,
     reads_as,

@@ -2,12 +2,12 @@
 
 use super::{Decision, Explained, advice};
 use keybound_core::facts::{self, EXPLANATION, Known};
-use keybound_core::{Denial, Finding, Mark, OAuthError, Step};
+use keybound_core::{Denial, Finding, Mark, Mismatch, OAuthError, Step};
 use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.
 pub(crate) fn of(explanation: &Explained) -> Value {
-    let Explained { target, now, verdict, decision, remarks, ways: _ } = explanation;
+    let Explained { target, now, verdict, diagnosis, decision, remarks, ways: _ } = explanation;
     let (refused, denial) = match decision {
         Decision::Allowed | Decision::Open => (None, None),
         Decision::Reported(denial) => (None, Some(*denial)),
@@ -20,22 +20,33 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         let open = [("decision", json!("open")), ("reason", json!(null)), ("detail", json!(null))];
         told.extend(open.map(named));
     }
-    let besides = [
+    let more = [
         ("request", json!(target)),
         ("at", json!(now.to_rfc3339())),
         ("steps", verdict.facts.explanation.steps().iter().map(step).collect()),
+        ("besides", diagnosis.mismatches.iter().map(besides).collect()),
         ("notes", json!(remarks)),
         ("status", json!(refused.map(Denial::status))),
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
         ("error_description", json!(denial.map(Denial::sentence))),
         ("advice", json!(denial.map(|it| advice::on(it, verdict.facts.detail)))),
     ];
-    told.extend(besides.map(named));
+    told.extend(more.map(named));
     told.into()
 }
 
 fn named((name, value): (&str, Value)) -> (String, Value) {
     (name.to_owned(), value)
+}
+
+/// What is wrong beside the reason for the denial.
+fn besides(mismatch: &Mismatch) -> Value {
+    let Mismatch { denial, detail, finding, verified } = mismatch;
+    let Finding { part, what, found, wanted } = finding;
+    json!({
+        "part": part, "what": what, "result": "failed", "found": found, "wanted": wanted,
+        "verified": verified, "reason": denial.label(), "advice": advice::on(*denial, *detail),
+    })
 }
 
 fn step(step: &Step) -> Value {

@@ -8,13 +8,15 @@ pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, FixedClock};
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
+use keybound_core::diagnose;
 use keybound_core::oauth::Credentials;
-use keybound_core::{Annotation, Denial, Request, Rules, Sources, UnixTime, Verdict};
+use keybound_core::{Annotation, Denial, Diagnosis, Request, Rules, Sources, UnixTime, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// A check and everything to print about it.
 pub(crate) struct Explained {
@@ -22,6 +24,8 @@ pub(crate) struct Explained {
     target: Option<String>,
     now: UnixTime,
     verdict: Verdict,
+    /// What else is wrong with it.
+    diagnosis: Diagnosis,
     /// The decision.
     pub(crate) decision: Decision,
     /// Remarks beside the steps.
@@ -88,22 +92,30 @@ impl Decision {
 pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explained {
     let Terms { rules, sources, clock, deadline, online, accepted, mut remarks, ways } = terms;
     let now = clock.now();
-    let checker = Checker::new(clock);
-    let (target, verdict) = match wire::read_for(message, rules) {
+    let checker = Checker::new(Arc::new(FixedClock(now)));
+    let (target, verdict, diagnosis) = match wire::read_for(message, rules) {
         Ok(request) => {
             remarks.extend(redacted(&request, ways));
             remarks.extend(unheeded(message, rules));
             remarks.extend(removed(&request));
             let verdict = checker.explain_with(rules, sources, &request, deadline).await;
-            (Some(target(&request)), verdict)
+            let diagnosis = diagnose(rules, sources, &request, now, &verdict);
+            let diagnosis = match deadline {
+                None => diagnosis.await,
+                Some(deadline) => timeout(deadline, diagnosis).await.unwrap_or_default(),
+            };
+            (Some(target(&request)), verdict, diagnosis)
         }
-        Err(refusal) => (None, Verdict::refused(refusal, &rules.policies)),
+        Err(refusal) => {
+            let verdict = Verdict::refused(refusal, &rules.policies);
+            (None, verdict, Diagnosis::default())
+        }
     };
     if verdict.facts.proved.dpop {
         remarks.push(accepted.to_owned());
     }
     let decision = Decision::of(&verdict, online);
-    Explained { target, now, verdict, decision, remarks, ways }
+    Explained { target, now, verdict, diagnosis, decision, remarks, ways }
 }
 
 /// Parses the time of a check, or explains the format.

@@ -1,7 +1,7 @@
 //! An explanation as text, for people: a line for each step, and the decision last.
 
 use super::{Decision, Explained, advice};
-use keybound_core::{Denial, Detail, Finding, Mark, Step};
+use keybound_core::{Denial, Detail, Finding, Mark};
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.
@@ -13,12 +13,22 @@ struct Text<'a>(&'a Explained);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explained { target, now, verdict, decision, remarks, ways } = self.0;
+        let Explained { target, now, verdict, diagnosis, decision, remarks, ways } = self.0;
         let target = target.as_deref().unwrap_or("a malformed request");
         writeln!(f, "{}", Shown(target))?;
         writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
         for step in verdict.facts.explanation.steps() {
-            line(f, step)?;
+            line(f, step.mark, &step.finding)?;
+        }
+        let (verified, unverified): (Vec<_>, Vec<_>) =
+            diagnosis.mismatches.iter().partition(|it| it.verified);
+        for (heading, mismatches) in [(BESIDES, verified), (UNVERIFIED, unverified)] {
+            if !mismatches.is_empty() {
+                writeln!(f, "\n{heading}")?;
+            }
+            for it in mismatches {
+                line(f, Mark::Failed, &it.finding)?;
+            }
         }
         writeln!(f)?;
         for remark in remarks {
@@ -45,15 +55,21 @@ impl Display for Text<'_> {
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
-    let Step { mark, finding: Finding { part, what, found, wanted } } = step;
+/// What stands above the mismatches beside the one that decides.
+const BESIDES: &str = "wrong as well, though it is not what decides:";
+
+const UNVERIFIED: &str =
+    "wrong as well, by a token that no key of its issuer verifies, so anybody may have written it:";
+
+fn line(f: &mut fmt::Formatter<'_>, mark: Mark, finding: &Finding) -> fmt::Result {
+    let Finding { part, what, found, wanted } = finding;
     let sign = match mark {
         Mark::Passed => '✓',
         Mark::Failed => '✗',
         Mark::Noted => '·',
     };
     write!(f, "{sign} {part:13} {what:12} {}", Shown(found))?;
-    let obvious = *mark == Mark::Passed && found.trim_matches('"') == wanted.trim_matches('"');
+    let obvious = mark == Mark::Passed && found.trim_matches('"') == wanted.trim_matches('"');
     if !wanted.is_empty() && !obvious {
         write!(f, "\n{:28} wanted: {}", "", Shown(wanted))?;
     }

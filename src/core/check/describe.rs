@@ -2,7 +2,7 @@
 
 use crate::client_certificate::{ClientCertificate, Source};
 use crate::explanation::Finding;
-use crate::jose::algorithm;
+use crate::jose::fault;
 use crate::jose::jws::Header;
 use crate::jose::thumbprint::Thumbprint;
 use crate::oauth::access_token::AccessToken;
@@ -32,17 +32,25 @@ pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>)
 }
 
 /// The form of the token: a JWT, or opaque.
-pub(super) fn form(header: Option<&Header>) -> Finding {
+pub(super) fn form(header: Option<&Header>, token: Token<'_>) -> Finding {
     match header {
-        Some(Header { algorithm, kid, typ, .. }) => {
+        Some(header @ Header { kid, typ, .. }) => {
             let absent = || "absent".to_owned();
             let kid = kid.as_ref().map_or_else(absent, |it| format!("{it:?}"));
             let typ = typ.as_ref().map_or_else(absent, |it| format!("{it:?}"));
-            let alg = algorithm::named(*algorithm);
+            let alg = header.alg();
             Finding::new("token", "form", format!("a JWT with alg {alg}, kid {kid}, typ {typ}"))
         }
-        None => Finding::new("token", "form", "three parts, but not a signed JWT")
+        None => Finding::new("token", "form", fault::in_words(token.as_bytes()))
             .wanting("a header with alg and without crit, and claims, both JSON in base64url"),
+    }
+}
+
+/// The form of a token that is no JWT as we read them.
+pub(super) fn opaque(token: Token<'_>) -> &'static str {
+    match token.as_bytes().split(|it| *it == b'.').count() {
+        5 => "of five parts: an encrypted JWT (JWE), which its issuer alone can read",
+        _ => "opaque: not of three parts, as a JWT is",
     }
 }
 

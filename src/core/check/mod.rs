@@ -1,6 +1,7 @@
 //! The decision: every step of a check, in order.
 
 mod describe;
+mod diagnosis;
 mod facts;
 mod inputs;
 mod possession;
@@ -8,6 +9,7 @@ mod rules;
 pub mod signature;
 mod token;
 
+pub use diagnosis::{Diagnosis, SeenJwt, diagnose};
 pub use facts::{Facts, Proved, Verdict};
 pub use rules::Rules;
 
@@ -15,7 +17,7 @@ use crate::denial::Denial;
 use crate::explanation::Explanation;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Credentials;
-use crate::policy::Policy;
+use crate::policy::{ClaimRule, Policy};
 use crate::request::Request;
 use crate::sources::Sources;
 use crate::time::UnixTime;
@@ -100,11 +102,17 @@ fn admit_claims(
     policy: &Policy,
     explanation: &mut Explanation,
 ) -> Result<(), Denial> {
-    policy.claims.iter().try_for_each(|rule| {
-        let claim = token.claims.get(&rule.path);
-        let has = claim.is_some_and(|it| it.holds_any(rule.values.list()));
-        explanation.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
-    })
+    policy.claims.iter().try_for_each(|rule| admit_claim(token, rule, explanation))
+}
+
+fn admit_claim(
+    token: &AccessToken,
+    rule: &ClaimRule,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
+    let claim = token.claims.get(&rule.path);
+    let has = claim.is_some_and(|it| it.holds_any(rule.values.list()));
+    explanation.demand(has, Denial::ClaimInsufficient, || describe::claim(token, rule))
 }
 
 #[cfg(test)]

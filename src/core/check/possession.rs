@@ -3,10 +3,11 @@
 use super::inputs::Inputs;
 use super::{Facts, describe};
 use crate::denial::Denial;
-use crate::explanation::Finding;
+use crate::explanation::{Explanation, Finding};
 use crate::jose::thumbprint::Thumbprint;
+use crate::mismatches::Mismatches;
 use crate::oauth::confirmation::ToProve;
-use crate::oauth::credentials::Scheme;
+use crate::oauth::credentials::{Credentials, Proof, Scheme};
 use crate::oauth::dpop::{self, Expected, VerifiedProof};
 use crate::oauth::mtls;
 use crate::oauth::nonce::{Freshness, NonceKeys};
@@ -24,16 +25,24 @@ pub(super) async fn verify<S: Sources>(
     facts: &mut Facts,
 ) -> Result<Option<VerifiedProof>, Denial> {
     if let Some(bound_to) = to_prove.certificate {
-        let source = &given.rules.policies.client_certificate;
-        let shown = given.sources.certificate(source, &given.request.evidence);
-        facts.certificate = shown.thumbprint();
-        facts.explanation.note(|| describe::evidence(source, &given.request.evidence));
-        let same = mtls::verify(bound_to, shown);
-        facts.explanation.record(same, |_| describe::certificate(shown, bound_to))?;
+        verify_certificate(given, bound_to, facts)?;
         facts.proved.certificate = true;
     }
     let Some(bound_to) = to_prove.key else { return Ok(None) };
     in_turn(given.sources.turns(), || verify_proof(given, bound_to, facts)).await.map(Some)
+}
+
+pub(super) fn verify_certificate<S: Sources>(
+    given: &Inputs<'_, S>,
+    bound_to: Thumbprint,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let source = &given.rules.policies.client_certificate;
+    let shown = given.sources.certificate(source, &given.request.evidence);
+    facts.certificate = shown.thumbprint();
+    facts.explanation.note(|| describe::evidence(source, &given.request.evidence));
+    let same = mtls::verify(bound_to, shown);
+    facts.explanation.record(same, |_| describe::certificate(shown, bound_to))
 }
 
 fn verify_proof<S>(
@@ -43,13 +52,8 @@ fn verify_proof<S>(
 ) -> Result<VerifiedProof, Denial> {
     let Inputs { rules, policy, request, credentials, now, .. } = *given;
     let Facts { explanation, nonce_is_fresh, .. } = facts;
-    let proof = credentials.proof.ok_or(Denial::ProofMissing);
-    let absent = || Finding::new("proof", "1 number", "none").wanting("one DPoP header");
-    let proof = explanation.record_error(proof, absent)?;
-    let target = target(policy, request).ok_or(Denial::ProofTargetMismatch);
-    let target = explanation.record_error(target, || {
-        Finding::new("proof", "9 htu", "the target of this request is not a valid URI")
-    })?;
+    let proof = sent_proof(credentials, explanation)?;
+    let target = provable_target(policy, request, explanation)?;
     let expected = Expected {
         method: request.target.method,
         target: &target,
@@ -62,6 +66,38 @@ fn verify_proof<S>(
         Ok(())
     };
     dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation)
+}
+
+/// Every demand on the proof, each on its own, for an explanation of its refusal.
+pub(super) fn read_on<S>(given: &Inputs<'_, S>, bound_to: Thumbprint, beside: &mut Mismatches) {
+    let Inputs { rules, policy, request, credentials, now, .. } = *given;
+    let proof = beside.step(|it| sent_proof(credentials, it));
+    let target = beside.step(|it| provable_target(policy, request, it));
+    let (Some(proof), Some(target)) = (proof, target) else { return };
+    let (method, target) = (request.target.method, &target);
+    let expected = Expected { method, target, ath: credentials.token_hash(), bound_to };
+    let proofs = &rules.policies.proofs;
+    let nonce = |it: Option<&str>| admit_nonce(proofs.nonce, &rules.nonces, it, now).map(drop);
+    dpop::read_on(proof, &expected, proofs, now, nonce, beside);
+}
+
+fn sent_proof<'a>(
+    credentials: &Credentials<'a>,
+    explanation: &mut Explanation,
+) -> Result<Proof<'a>, Denial> {
+    explanation.record_error(credentials.proof.ok_or(Denial::ProofMissing), || {
+        Finding::new("proof", "1 number", "none").wanting("one DPoP header")
+    })
+}
+
+fn provable_target(
+    policy: &Policy,
+    request: &Request<'_>,
+    explanation: &mut Explanation,
+) -> Result<HttpUri, Denial> {
+    explanation.record_error(target(policy, request).ok_or(Denial::ProofTargetMismatch), || {
+        Finding::new("proof", "9 htu", "the target of this request is not a valid URI")
+    })
 }
 
 /// Whether the nonce of a proof is accepted, and if so, whether it is still fresh.

@@ -4,7 +4,7 @@ use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::{Explanation, Finding};
 use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::jwk::{KeySet, SignedBy};
-use crate::jose::jws::{BadSignature, Unverified, Verified};
+use crate::jose::jws::{BadSignature, Header, Unverified, Verified};
 use crate::jose::key::VerifyingKey;
 use crate::oauth::access_token::time;
 use crate::policy::{Issuer, TENANT};
@@ -38,13 +38,7 @@ pub async fn verify<K: Keys>(
 ) -> Result<(Verified, SignedBy), Unverifiable> {
     let kid = jws.header().kid.clone();
     let kid = kid.as_deref();
-    let named = jws.header().algorithm;
-    let allowed = &issuer.algorithms;
-    let algorithm = named.filter(|it| allowed.contains(it));
-    let algorithm = algorithm.ok_or(Denial::TokenAlgorithmForbidden);
-    let algorithm = explanation.record(algorithm, |_| {
-        Finding::new("token", "alg", algorithm::named(named)).wanting(algorithm::one_of(allowed))
-    })?;
+    let algorithm = admit_algorithm(jws.header(), issuer, explanation)?;
     let set = match keys.current() {
         Some(set) => Some(set),
         None => keys.available().await,
@@ -84,14 +78,27 @@ pub async fn verify<K: Keys>(
         Some((_, key)) => {
             Finding::new("key", "signature", format!("by the key {} (RFC 7638)", key.id()))
         }
-        None => Finding::new("key", "signature", "not by any key of that name"),
+        None => not_by_any_key(),
     })?;
     admit_key(key, &verified, issuer, explanation)?;
     Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
 }
 
+/// The algorithm of a JWT, which must be one of the issuer's.
+pub(super) fn admit_algorithm(
+    header: &Header,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<Algorithm, Denial> {
+    let allowed = &issuer.algorithms;
+    let algorithm = header.algorithm.filter(|it| allowed.contains(it));
+    explanation.record(algorithm.ok_or(Denial::TokenAlgorithmForbidden), |_| {
+        Finding::new("token", "alg", header.alg()).wanting(algorithm::one_of(allowed))
+    })
+}
+
 /// Where several tenants share a key set, a key may belong to one of them: it may not sign for others.
-fn admit_key(
+pub(super) fn admit_key(
     key: &VerifyingKey,
     verified: &Verified,
     issuer: &Issuer,
@@ -157,12 +164,16 @@ impl<T: Into<Refusal>> From<T> for Unverifiable {
 }
 
 /// Why no key of the set is for a JWT.
-fn unfit(kid: Option<&str>, set: &KeySet) -> Refusal {
+pub(super) fn unfit(kid: Option<&str>, set: &KeySet) -> Refusal {
     match kid {
         Some(kid) if set.knows(kid) => Detail::KeyForbidsAlgorithm.into(),
         Some(kid) if set.skips(kid) => Detail::KeyUnusable.into(),
         Some(_) | None => Denial::TokenKeyUnknown.into(),
     }
+}
+
+pub(super) fn not_by_any_key() -> Finding {
+    Finding::new("key", "signature", "not by any key of that name")
 }
 
 /// Whether the key of a JWT is in the set, as far as its header identifies the key: by `kid`, else
@@ -185,7 +196,7 @@ fn note_skipped(set: &KeySet, explanation: &mut Explanation) {
 const NOTED: usize = 10;
 
 /// The `kid` of the JWT, and the keys it could have meant.
-fn kid_finding(kid: Option<&str>, set: &KeySet, algorithm: Algorithm) -> Finding {
+pub(super) fn kid_finding(kid: Option<&str>, set: &KeySet, algorithm: Algorithm) -> Finding {
     let mut found = kid.map_or_else(|| "absent".to_owned(), |it| format!("{it:?}"));
     let of_that_name = kid.map(|it| set.algorithms_of(it)).unwrap_or_default();
     if !of_that_name.is_empty() && !of_that_name.contains(&algorithm) {

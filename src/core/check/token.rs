@@ -59,7 +59,8 @@ async fn signed<S: Sources>(
     let Inputs { rules, sources, credentials, .. } = given;
     let jws = Unverified::parse(credentials.token.as_bytes()).or(Err(Denial::TokenMalformed));
     let explanation = &mut facts.explanation;
-    let jws = explanation.record(jws, |it| describe::form(it.map(Unverified::header)))?;
+    let jws = explanation
+        .record(jws, |it| describe::form(it.map(Unverified::header), credentials.token))?;
     let header = jws.header().clone();
     facts.kid = header.kid.as_deref().map(Into::into);
     // The issuer first, then its key, then the algorithm: a key is never looked up across issuers.
@@ -80,7 +81,10 @@ async fn signed<S: Sources>(
 }
 
 /// The issuer named in the token, if the policy accepts it.
-fn claimed_issuer<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Result<IssuerId, Denial> {
+pub(super) fn claimed_issuer<S>(
+    given: &Inputs<'_, S>,
+    jws: &Unverified<'_>,
+) -> Result<IssuerId, Denial> {
     let claimed = jws.peek_issuer().ok_or(Denial::TokenClaimMissing)?;
     let claimed = claimed.as_str().ok_or(Denial::TokenMalformed)?;
     let is_claimed = |it: &IssuerId| {
@@ -109,7 +113,7 @@ async fn introspected<S: Sources>(
     let mut refusal = Refusal::from(Denial::TokenMalformed);
     let somebody_asks = policy.issuers.iter().any(|it| introspecting(given, *it).is_some());
     facts.explanation.demand(somebody_asks, refusal.denial, || {
-        Finding::new("token", "form", "opaque: not of three parts, as a JWT is")
+        Finding::new("token", "form", describe::opaque(credentials.token))
             .wanting("a JWT, or an issuer with `introspection`")
     })?;
     for id in policy.issuers.iter().copied() {

@@ -22,11 +22,6 @@ words! {
     }
 }
 
-/// The algorithm with this name, if it is supported.
-pub(crate) fn named(algorithm: Option<Algorithm>) -> &'static str {
-    algorithm.map_or("none that is known here", Algorithm::name)
-}
-
 /// The names of the allowed algorithms.
 pub(crate) fn one_of(allowed: &[Algorithm]) -> String {
     allowed.iter().map(|it| it.name()).collect::<Vec<_>>().join(" or ")

@@ -28,6 +28,8 @@ pub struct Unverified<'a> {
 pub struct Header {
     /// The `alg`, if it is supported.
     pub algorithm: Option<Algorithm>,
+    /// The `alg`, if it is not.
+    pub unsupported: Option<String>,
     /// The `kid`.
     pub kid: Option<String>,
     /// The `typ`.
@@ -116,6 +118,11 @@ impl<'a> Unverified<'a> {
         self.claims.get("iat")
     }
 
+    /// The claims, which anybody may have written. Only for telling why a token was refused.
+    pub(crate) fn claims_of_anybody(self) -> Object {
+        self.claims
+    }
+
     /// The claims, if one of `keys` verifies the signature.
     pub fn verify<'k>(
         self,
@@ -167,7 +174,18 @@ impl Header {
             Some(_) => Err(Malformed),
         };
         let (alg, kid, typ) = (text("alg")?.ok_or(Malformed)?, text("kid")?, text("typ")?);
-        Ok(Self { algorithm: Algorithm::named(&alg), kid, typ, jwk: members.remove("jwk") })
+        let algorithm = Algorithm::named(&alg);
+        let unsupported = algorithm.is_none().then_some(alg);
+        Ok(Self { algorithm, unsupported, kid, typ, jwk: members.remove("jwk") })
+    }
+
+    /// The `alg` in words.
+    pub fn alg(&self) -> String {
+        match (self.algorithm, &self.unsupported) {
+            (Some(known), _) => known.name().to_owned(),
+            (None, Some(name)) => format!("{name:?}, which is not supported"),
+            (None, None) => "absent".to_owned(),
+        }
     }
 
     /// Whether `typ` is this media type: case-insensitive, with or without `application/` (RFC 7515

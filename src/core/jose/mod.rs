@@ -4,6 +4,7 @@
 
 pub(crate) mod algorithm;
 pub mod base64url;
+pub(crate) mod fault;
 pub mod json;
 pub(crate) mod jwk;
 pub(crate) mod jws;

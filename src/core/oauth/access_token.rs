@@ -6,7 +6,7 @@ use crate::denial::Denial;
 use crate::explanation::{Explanation, Finding};
 use crate::jose::json::{Object, find};
 use crate::jose::jws::{Header, Verified};
-use crate::policy::{AUDIENCE, Issuer, TokenType};
+use crate::policy::{AUDIENCE, Issuer, TokenType, TypeClaim};
 use crate::time::UnixTime;
 use serde_json::Value;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct AccessToken {
     pub confirmation: Confirmation,
     /// The selected claims, `sub`, `client_id` and `scope` among them.
     pub claims: Claims,
-    expires: UnixTime,
-    begins: UnixTime,
+    pub(super) expires: UnixTime,
+    pub(super) begins: UnixTime,
 }
 
 /// The requirement on the audience of an introspected token.
@@ -64,22 +64,10 @@ impl AccessToken {
         selection: &Arc<[String]>,
         explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
-        let typed = issuer.token_types.iter().any(|it| match it {
-            TokenType::Named(name) => header.is_type(name),
-            TokenType::Absent => header.typ.is_none(),
-        });
-        explanation.demand(typed, Denial::TokenTypeWrong, || {
-            let found = header.typ.as_deref().unwrap_or("absent");
-            Finding::new("token", "typ", found).wanting(one_of(&issuer.token_types))
-        })?;
+        admit_type(header, issuer, explanation)?;
         let claims = verified.claims();
         for it in &issuer.type_claims {
-            let fits = it.fits(claims, &issuer.claim_names);
-            let fits = if fits { Ok(()) } else { Err(Denial::TokenTypeWrong) };
-            explanation.record_error(fits, || {
-                claim(issuer.claim_names.name(claims, it.claim), claims)
-                    .wanting(it.must.to_string())
-            })?;
+            admit_type_claim(*it, claims, issuer, explanation)?;
         }
         Self::from_claims(claims, issuer, selection, Demands::of_jwt(issuer), explanation)
     }
@@ -110,35 +98,31 @@ impl AccessToken {
     ) -> Result<Self, Denial> {
         admit_issuer(claims, issuer, demands.issuer, explanation)?;
         admit_audience(claims, issuer, demands.audience, explanation)?;
-        admit_texts(claims, issuer, explanation)?;
-        let expiry = member(claims, "exp", demands.expiry)
-            .and_then(|it| it.map(|it| time(it, f64::floor)).transpose());
-        let expiry = explanation.record_error(expiry, || claim("exp", claims).wanting(A_TIME))?;
-        let mut begins = BEGINNING;
-        for name in ["nbf", "iat"] {
-            if let Some(start) = claims.get(name) {
-                let start = time(start, f64::ceil);
-                let start =
-                    explanation.record_error(start, || claim(name, claims).wanting(A_TIME))?;
-                begins = begins.max(start);
-            }
+        for path in TEXTS {
+            admit_text(path, claims, issuer, explanation)?;
         }
-        let confirmation = explanation.record_error(Confirmation::of(claims), || {
-            claim("cnf", claims)
-                .wanting("an object whose thumbprints are 43 characters of base64url")
-        })?;
-        Ok(Self {
-            issuer: Arc::clone(issuer),
-            confirmation,
-            claims: Claims::select(claims, selection, &issuer.claim_names),
-            expires: expiry.unwrap_or(END),
-            begins,
-        })
+        let expires = end(claims, demands.expiry, explanation)?;
+        let mut begins = BEGINNING;
+        for name in STARTS {
+            begins = begins.max(start(name, claims, explanation)?);
+        }
+        let confirmation = confirmation(claims, explanation)?;
+        let claims = Claims::select(claims, selection, &issuer.claim_names);
+        Ok(Self { issuer: Arc::clone(issuer), confirmation, claims, expires, begins })
     }
 
     /// Checks that the token is valid at `now`, within the issuer's leeway: before `exp`, and not
     /// before `nbf` and `iat` (RFC 7519 §4.1).
     pub fn admit(&self, now: UnixTime, explanation: &mut Explanation) -> Result<(), Denial> {
+        self.admit_end(now, explanation)?;
+        self.admit_start(now, explanation)
+    }
+
+    pub(super) fn admit_end(
+        &self,
+        now: UnixTime,
+        explanation: &mut Explanation,
+    ) -> Result<(), Denial> {
         let leeway = self.issuer.clock_leeway;
         let lives = now < self.expires.saturating_add(leeway);
         explanation.demand(lives, Denial::TokenExpired, || {
@@ -147,7 +131,15 @@ impl AccessToken {
             let limit = limit.to_rfc3339();
             Finding::new("token", "exp", found)
                 .wanting(format!("later than {limit}, which is now less {leeway:?} of leeway"))
-        })?;
+        })
+    }
+
+    pub(super) fn admit_start(
+        &self,
+        now: UnixTime,
+        explanation: &mut Explanation,
+    ) -> Result<(), Denial> {
+        let leeway = self.issuer.clock_leeway;
         let begun = self.begins <= now.saturating_add(leeway);
         explanation.demand(begun, Denial::TokenPremature, || {
             let (limit, absent) = (now.saturating_add(leeway), self.begins == BEGINNING);
@@ -219,10 +211,10 @@ fn one_of<T: ToString>(accepted: &[T]) -> String {
 const A_TIME: &str = "a number of seconds since 1970";
 
 /// The `exp` of a token without one.
-const END: UnixTime = UnixTime::from_millis(i64::MAX);
+pub(super) const END: UnixTime = UnixTime::from_millis(i64::MAX);
 
 /// The start of validity of a token without `nbf` and `iat`.
-const BEGINNING: UnixTime = UnixTime::from_millis(i64::MIN);
+pub(super) const BEGINNING: UnixTime = UnixTime::from_millis(i64::MIN);
 
 /// The claim; an error if it is `demanded` and absent.
 fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&'a Value>, Denial> {
@@ -233,7 +225,7 @@ fn member<'a>(claims: &'a Object, name: &str, demanded: bool) -> Result<Option<&
 }
 
 /// `iss` must be the issuer; where it has tenants, `tid` must be the tenant in `iss`.
-fn admit_issuer(
+pub(super) fn admit_issuer(
     claims: &Object,
     issuer: &Issuer,
     demanded: bool,
@@ -254,7 +246,7 @@ fn admit_issuer(
 
 /// The claim for the audience must name one of ours, and so must an `aud` beside it (RFC 7519
 /// §4.1.3).
-fn admit_audience(
+pub(super) fn admit_audience(
     claims: &Object,
     issuer: &Issuer,
     audience: Audience,
@@ -292,27 +284,92 @@ fn has_audience(aud: Option<&Value>, demanded: bool, accepted: &[String]) -> Res
     if found || !(said || demanded) { Ok(()) } else { Err(Denial::TokenAudienceMismatch) }
 }
 
-/// The claims that are strings must be strings, and the scope may be a list of strings (RFC 9068
-/// §2.2, RFC 8693 §4.2). A null is absent.
-fn admit_texts(
+/// The claims that are strings.
+pub(super) const TEXTS: [&str; 4] = ["sub", "client_id", "scope", "jti"];
+
+/// A claim that is a string must be a string, and the scope may be a list of strings (RFC 9068 §2.2,
+/// RFC 8693 §4.2). A null is absent.
+pub(super) fn admit_text(
+    path: &str,
     claims: &Object,
     issuer: &Issuer,
     explanation: &mut Explanation,
 ) -> Result<(), Denial> {
-    for path in ["sub", "client_id", "scope", "jti"] {
-        let fits = issuer.claim_names.find(claims, path).is_none_or(|it| match it {
-            Value::String(_) | Value::Null => true,
-            Value::Array(members) => path == "scope" && members.iter().all(Value::is_string),
-            Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-        });
-        let fits = if fits { Ok(()) } else { Err(Denial::TokenMalformed) };
-        explanation.record_error(fits, || {
-            let wanted =
-                if path == "scope" { "a string, or a list of strings" } else { "a string" };
-            claim(issuer.claim_names.name(claims, path), claims).wanting(wanted)
-        })?;
-    }
-    Ok(())
+    let fits = issuer.claim_names.find(claims, path).is_none_or(|it| match it {
+        Value::String(_) | Value::Null => true,
+        Value::Array(members) => path == "scope" && members.iter().all(Value::is_string),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    });
+    let fits = if fits { Ok(()) } else { Err(Denial::TokenMalformed) };
+    explanation.record_error(fits, || {
+        let wanted = if path == "scope" { "a string, or a list of strings" } else { "a string" };
+        claim(issuer.claim_names.name(claims, path), claims).wanting(wanted)
+    })
+}
+
+/// The `exp`; the end of time without one.
+pub(super) fn end(
+    claims: &Object,
+    demanded: bool,
+    explanation: &mut Explanation,
+) -> Result<UnixTime, Denial> {
+    let end = member(claims, "exp", demanded)
+        .and_then(|it| it.map(|it| time(it, f64::floor)).transpose());
+    let end = explanation.record_error(end, || claim("exp", claims).wanting(A_TIME))?;
+    Ok(end.unwrap_or(END))
+}
+
+/// The claims that say when a token begins.
+pub(super) const STARTS: [&str; 2] = ["nbf", "iat"];
+
+/// The time in the claim `name`; the beginning of time without one.
+pub(super) fn start(
+    name: &str,
+    claims: &Object,
+    explanation: &mut Explanation,
+) -> Result<UnixTime, Denial> {
+    let Some(start) = claims.get(name) else { return Ok(BEGINNING) };
+    explanation.record_error(time(start, f64::ceil), || claim(name, claims).wanting(A_TIME))
+}
+
+/// The keys to which the token is bound.
+pub(super) fn confirmation(
+    claims: &Object,
+    explanation: &mut Explanation,
+) -> Result<Confirmation, Denial> {
+    explanation.record_error(Confirmation::of(claims), || {
+        claim("cnf", claims).wanting("an object whose thumbprints are 43 characters of base64url")
+    })
+}
+
+/// The `typ` in the header must be one that the issuer's access tokens have.
+pub(super) fn admit_type(
+    header: &Header,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
+    let typed = issuer.token_types.iter().any(|it| match it {
+        TokenType::Named(name) => header.is_type(name),
+        TokenType::Absent => header.typ.is_none(),
+    });
+    explanation.demand(typed, Denial::TokenTypeWrong, || {
+        let found = header.typ.as_deref().unwrap_or("absent");
+        Finding::new("token", "typ", found).wanting(one_of(&issuer.token_types))
+    })
+}
+
+/// A claim that tells access tokens from others must say that this is one.
+pub(super) fn admit_type_claim(
+    it: TypeClaim,
+    claims: &Object,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
+    let fits = it.fits(claims, &issuer.claim_names);
+    let fits = if fits { Ok(()) } else { Err(Denial::TokenTypeWrong) };
+    explanation.record_error(fits, || {
+        claim(issuer.claim_names.name(claims, it.claim), claims).wanting(it.must.to_string())
+    })
 }
 
 /// A `NumericDate` (RFC 7519 §2), possibly with a fraction, rounded to the strict side.

@@ -10,6 +10,7 @@ use crate::jose::json::Object;
 use crate::jose::jws::{Header, Unverified, Verified};
 use crate::jose::key::PublicJwk;
 use crate::jose::thumbprint::Thumbprint;
+use crate::mismatches::Mismatches;
 use crate::policy::{NonceDemand, ProofRules};
 use crate::time::UnixTime;
 use crate::uri::HttpUri;
@@ -68,44 +69,109 @@ pub(crate) fn verify(
     let claims = verified.claims();
     let Claims { jti, htm, htu, ath, iat, exp, nbf } = explanation
         .record(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
-    // 8. The method, which is case-sensitive.
+    for_the_method(htm, expected, explanation)?;
+    at_the_target(htu, expected, explanation)?;
+    with_nonce(claims, rules.nonce, admit_nonce, explanation)?;
+    let until = timely(iat, rules.window, now, explanation)?;
+    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, explanation)?);
+    with_the_token(ath, expected, explanation)?;
+    let id =
+        ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
+    Ok(VerifiedProof { id, until })
+}
+
+/// Every demand on a proof, each on its own, for an explanation of its refusal.
+pub(crate) fn read_on(
+    proof: Proof<'_>,
+    expected: &Expected<'_>,
+    rules: &ProofRules,
+    now: UnixTime,
+    admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    beside: &mut Mismatches,
+) {
+    let bound_to = expected.bound_to;
+    let verified = beside.step(|it| signed_by_the_bound_key(proof, bound_to, rules, it));
+    let Some(verified) = verified else { return };
+    let claims = verified.claims();
+    let read = beside.step(|it| {
+        it.record_error(Claims::of(claims), || names(claims).wanting("jti, htm, htu, iat and ath"))
+    });
+    let Some(Claims { jti: _, htm, htu, ath, iat, exp, nbf }) = read else { return };
+    beside.step(|it| for_the_method(htm, expected, it));
+    beside.step(|it| at_the_target(htu, expected, it));
+    beside.step(|it| with_nonce(claims, rules.nonce, admit_nonce, it));
+    beside.step(|it| timely(iat, rules.window, now, it));
+    beside.step(|it| within_its_own_times(exp, nbf, rules.window, now, it));
+    beside.step(|it| with_the_token(ath, expected, it));
+}
+
+/// 8. The method, which is case-sensitive.
+fn for_the_method(
+    htm: &str,
+    expected: &Expected<'_>,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
     explanation.demand(htm == expected.method, Denial::ProofMethodMismatch, || {
         Finding::new(PART, "8 htm", htm).wanting(expected.method)
-    })?;
-    // 9. The target, with both sides normalised.
+    })
+}
+
+/// 9. The target, with both sides normalised.
+fn at_the_target(
+    htu: &str,
+    expected: &Expected<'_>,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
     let named = HttpUri::parse(htu);
-    explanation.demand(
-        named.as_ref() == Ok(expected.target),
-        Denial::ProofTargetMismatch,
-        || {
-            let named = named.as_ref().map_or("no http or https URI", HttpUri::as_str);
-            Finding::new(PART, "9 htu", named).wanting(expected.target.as_str())
-        },
-    )?;
-    // 10. The nonce.
+    let same = named.as_ref() == Ok(expected.target);
+    explanation.demand(same, Denial::ProofTargetMismatch, || {
+        let named = named.as_ref().map_or("no http or https URI", HttpUri::as_str);
+        Finding::new(PART, "9 htu", named).wanting(expected.target.as_str())
+    })
+}
+
+/// 10. The nonce.
+fn with_nonce(
+    claims: &Object,
+    demand: NonceDemand,
+    admit: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
     let nonce = match claims.get("nonce") {
-        None => admit_nonce(None),
-        Some(Value::String(nonce)) => admit_nonce(Some(nonce)),
+        None => admit(None),
+        Some(Value::String(nonce)) => admit(Some(nonce)),
         Some(_) => Err(Denial::ProofMalformed),
     };
-    explanation.record(nonce, |_| nonce_finding(claims.contains_key("nonce"), rules.nonce))?;
-    // 11. The time.
-    let until = iat.saturating_add(rules.window);
-    let timely = now <= until && iat <= now.saturating_add(rules.window);
+    explanation.record(nonce, |_| nonce_finding(claims.contains_key("nonce"), demand))
+}
+
+/// 11. The time. Returns when the proof expires by it.
+fn timely(
+    iat: UnixTime,
+    window: Duration,
+    now: UnixTime,
+    explanation: &mut Explanation,
+) -> Result<UnixTime, Denial> {
+    let until = iat.saturating_add(window);
+    let timely = now <= until && iat <= now.saturating_add(window);
     explanation.demand(timely, Denial::ProofStale, || {
-        let wanted = format!("within {:?} of {}", rules.window, now.to_rfc3339());
+        let wanted = format!("within {window:?} of {}", now.to_rfc3339());
         Finding::new(PART, "11 iat", iat.to_rfc3339()).wanting(wanted)
     })?;
-    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, explanation)?);
-    // 12. The token.
+    Ok(until)
+}
+
+/// 12. The token.
+fn with_the_token(
+    ath: &str,
+    expected: &Expected<'_>,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
     let same = Thumbprint::from_base64url(ath) == Some(expected.ath);
     explanation.demand(same, Denial::ProofTokenMismatch, || {
         let wanted = format!("{}, the SHA-256 of the token", expected.ath);
         Finding::new(PART, "12 ath", ath).wanting(wanted)
-    })?;
-    let id =
-        ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
-    Ok(VerifiedProof { id, until })
+    })
 }
 
 /// Checks `exp` and `nbf` of a proof, if present, within the window (RFC 7519 §4.1.4, §4.1.5).
@@ -204,8 +270,7 @@ fn signed_by_the_bound_key(
         .filter(|it| rules.algorithms.contains(it))
         .ok_or(Denial::ProofAlgorithmForbidden);
     let algorithm = explanation.record(algorithm, |_| {
-        Finding::new(PART, "5 alg", algorithm::named(header.algorithm))
-            .wanting(algorithm::one_of(&rules.algorithms))
+        Finding::new(PART, "5 alg", header.alg()).wanting(algorithm::one_of(&rules.algorithms))
     })?;
     let shown = explanation.record_error(shown_key(header), || {
         Finding::new(PART, "7 jwk", "absent or malformed").wanting("a public key")

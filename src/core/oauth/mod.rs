@@ -12,6 +12,7 @@ mod examples;
 pub(crate) mod introspection;
 pub(crate) mod mtls;
 pub(crate) mod nonce;
+mod read_on;
 
 pub use access_token::{AccessToken, Audience};
 pub use claims::{Ambiguous, Claim, Claims};

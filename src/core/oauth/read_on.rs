@@ -1,0 +1,48 @@
+//! Reading on: every demand on a token, each on its own, for an explanation of its refusal.
+
+use super::access_token::{self as demands, AccessToken, Audience};
+use super::claims::Claims;
+use crate::jose::json::Object;
+use crate::jose::jws::Header;
+use crate::mismatches::Mismatches;
+use crate::policy::Issuer;
+use crate::time::UnixTime;
+use std::sync::Arc;
+
+impl AccessToken {
+    /// What can be read of a JWT, whatever it lacks; none if it is not known to which keys it is bound.
+    /// Nothing may be allowed by it.
+    pub(crate) fn read_on(
+        (header, claims): (&Header, &Object),
+        issuer: &Arc<Issuer>,
+        selection: &Arc<[String]>,
+        beside: &mut Mismatches,
+    ) -> Option<Self> {
+        beside.step(|it| demands::admit_type(header, issuer, it));
+        for claim in &issuer.type_claims {
+            beside.step(|it| demands::admit_type_claim(*claim, claims, issuer, it));
+        }
+        beside.step(|it| demands::admit_issuer(claims, issuer, true, it));
+        let missing = issuer.allow_missing_audience;
+        let audience = if missing { Audience::IfSaid } else { Audience::Demanded };
+        beside.step(|it| demands::admit_audience(claims, issuer, audience, it));
+        for path in demands::TEXTS {
+            beside.step(|it| demands::admit_text(path, claims, issuer, it));
+        }
+        let expires = beside.step(|it| demands::end(claims, true, it)).unwrap_or(demands::END);
+        let mut begins = demands::BEGINNING;
+        for name in demands::STARTS {
+            let start = beside.step(|it| demands::start(name, claims, it));
+            begins = begins.max(start.unwrap_or(demands::BEGINNING));
+        }
+        let confirmation = beside.step(|it| demands::confirmation(claims, it))?;
+        let claims = Claims::select(claims, selection, &issuer.claim_names);
+        Some(Self { issuer: Arc::clone(issuer), confirmation, claims, expires, begins })
+    }
+
+    /// The demands on its times.
+    pub(crate) fn admit_on(&self, now: UnixTime, beside: &mut Mismatches) {
+        beside.step(|it| self.admit_end(now, it));
+        beside.step(|it| self.admit_start(now, it));
+    }
+}
