@@ -86,6 +86,9 @@ impl Display for Summary<'_> {
         for line in issuers.iter().flat_map(|it| readings(&it.issuer)) {
             writeln!(f, "{line}")?;
         }
+        for issuer in issuers.iter().filter(|it| it.keys.allow_http) {
+            writeln!(f, "{}: allow_http true", issuer.issuer.name)?;
+        }
         for (issuer, skipped) in issuers.iter().filter_map(|it| Some((it, skipped(it)?))) {
             writeln!(f, "{}: skipped keys {skipped}", issuer.issuer.name)?;
         }

@@ -160,6 +160,10 @@ pub(super) struct Issuer {
     /// The tolerated difference between the issuer's clock and ours: at most 5m.
     #[schemars(extend("default" = Span(usual::CLOCK_LEEWAY)))]
     pub(super) clock_leeway: Option<Span>,
+    /// Whether its metadata, keys and introspection may be fetched over plain http from other
+    /// machines: whoever can change that traffic can sign tokens.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_http: Option<bool>,
     /// Where its keys come from.
     pub(super) keys: Option<Keys>,
     /// PEM file with the authorities to trust when fetching from this issuer; absent: those of the

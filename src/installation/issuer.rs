@@ -107,19 +107,21 @@ impl LiveIssuer {
         let IssuerRules { issuer, keys, introspection } = rules;
         let Common { selection, patience, clock, runtime } = common;
         let held = previous.map(|it| it.keys.shared());
-        let ca = keys.ca.as_deref();
+        let (ca, allow_http) = (keys.ca.as_deref(), keys.allow_http);
         let jwks::Prepared { keys, change, left_behind } =
             jwks::prepare(&issuer.name, keys, held, clock, runtime)?;
         let known = previous.and_then(|it| it.introspection.as_ref());
         let asks = introspection.as_ref().map(|rules| {
-            let terms = introspection::Terms { issuer, rules, ca, keys: &keys, selection };
+            let terms =
+                introspection::Terms { issuer, rules, ca, allow_http, keys: &keys, selection };
             introspection::start(&terms, known, clock, runtime)
         });
         let introspection = asks.transpose()?;
         let mut losses = vec![];
         if left_behind {
             losses.push(format!(
-                "{}: its keys now come from another source, and the previous ones are dropped",
+                "{}: its keys now come from another source, or no longer over plain http, and the \
+                 previous ones are dropped",
                 issuer.name
             ));
         }

@@ -31,7 +31,7 @@ mod tests {
     use crate::installation::{
         Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits,
     };
-    use crate::state::jwks::{KeyRules, KeySource, KeyUpkeep};
+    use crate::state::jwks::{KeyRules, KeySource};
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
     use futures_util::FutureExt;
@@ -54,7 +54,7 @@ mod tests {
             let issuer = Issuer::clone(&policy_set().issuers[0]);
             let issuer = Arc::new(Issuer { name: (*name).into(), ..issuer });
             let source = KeySource::File(folder.join(name));
-            let keys = KeyRules { source, ca: None, upkeep: KeyUpkeep::default() };
+            let keys = KeyRules::new(source);
             IssuerRules { issuer, keys, introspection: None }
         };
         let issuers: Vec<_> = issuers.iter().map(issuer).collect();

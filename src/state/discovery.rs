@@ -126,7 +126,8 @@ async fn ask(
     limits: Limits,
 ) -> Result<Metadata, Cause> {
     let fetched = client.fetch(at, None, limits).await.map_err(Cause::Http)?;
-    read(&fetched.body.unwrap_or_default(), issuer, wanted, at)
+    let from = From { at, allow_http: client.allows_http() };
+    read(&fetched.body.unwrap_or_default(), issuer, wanted, from)
 }
 
 /// The locations of the metadata: RFC 8414 §3.1 inserts the well-known path before the path of the
@@ -152,7 +153,15 @@ fn locations(issuer: &str) -> Option<Vec<Url>> {
     Some(places)
 }
 
-fn read(document: &[u8], issuer: &str, wanted: Wanted, from: &Url) -> Result<Metadata, Cause> {
+/// Where a document is from.
+#[derive(Clone, Copy, Debug)]
+struct From<'a> {
+    at: &'a Url,
+    /// Whether it may point to URLs with plain `http`.
+    allow_http: bool,
+}
+
+fn read(document: &[u8], issuer: &str, wanted: Wanted, from: From<'_>) -> Result<Metadata, Cause> {
     let document = json::object(document).or(Err(Cause::Malformed))?;
     // RFC 8414 §3.3: identical, that is, without any normalisation.
     let found = document.get("issuer").and_then(Value::as_str);
@@ -170,7 +179,7 @@ fn read(document: &[u8], issuer: &str, wanted: Wanted, from: &Url) -> Result<Met
         },
     };
     Ok(Metadata {
-        location: from.clone(),
+        location: from.at.clone(),
         jwks_uri,
         introspection: IntrospectionMetadata::read(&document, from),
         document,
@@ -199,14 +208,14 @@ const SHOWN_CHARS: usize = 200;
 /// The URL `text` in a document from `from`, if it may be asked. Other hosts are common, for example
 /// a CDN for keys. But a document must not point to where only this machine or its network can
 /// connect, since services there may trust their neighbours.
-fn endpoint(text: Option<&str>, from: &Url) -> Option<Url> {
+fn endpoint(text: Option<&str>, from: From<'_>) -> Option<Url> {
     let url = Url::parse(text?).ok()?;
-    match Reach::of(&url)? {
-        Reach::Outside => (),
-        Reach::Loopback if Reach::of(from) == Some(Reach::Loopback) => (),
+    match Reach::of(&url, from.allow_http)? {
+        Reach::Outside | Reach::Network => (),
+        Reach::Loopback if Reach::of(from.at, false) == Some(Reach::Loopback) => (),
         Reach::Loopback => return None,
     }
-    vicinity::may_point(from, &url).then_some(url)
+    vicinity::may_point(from.at, &url).then_some(url)
 }
 
 impl Failure {
@@ -268,8 +277,9 @@ impl fmt::Display for Cause {
             }
             Self::UrlRefused(url) => write!(
                 f,
-                "its jwks_uri is {url}, which is not https, or nearer to this machine than the \
-                 issuer is: if that is right, name it in the configuration (`keys.jwks_uri`)"
+                "its jwks_uri is {url}, which is not https (`allow_http` lifts that), or nearer to \
+                 this machine than the issuer is: if that is right, name it in the configuration \
+                 (`keys.jwks_uri`)"
             ),
         }
     }
@@ -286,6 +296,10 @@ mod tests {
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
+    }
+
+    const fn strict(at: &Url) -> From<'_> {
+        From { at, allow_http: false }
     }
 
     #[test]
@@ -345,7 +359,7 @@ mod tests {
         });
         edit(&mut document);
         let at = url("https://as.example.com/.well-known/openid-configuration");
-        read(document.to_string().as_bytes(), ISSUER, wanted, &at)
+        read(document.to_string().as_bytes(), ISSUER, wanted, strict(&at))
     }
 
     #[test]
@@ -392,6 +406,27 @@ mod tests {
     }
 
     #[test]
+    fn plain_http_is_for_those_who_allow_it_and_leads_no_nearer() {
+        for (from, to, expected) in [
+            ("https://as.example.com", "http://keys.iam.svc:8080/jwks", [false, true]),
+            ("http://as.iam.svc:8080", "http://as.iam.svc:8080/jwks", [false, true]),
+            ("http://as.iam.svc:8080", "https://as.iam.svc/jwks", [true, true]),
+            ("http://10.0.0.1", "http://10.0.0.2/jwks", [false, true]),
+            ("http://as.iam.svc:8080", "http://127.0.0.1/jwks", [false, false]),
+            ("http://as.iam.svc:8080", "http://localhost/jwks", [false, false]),
+            ("http://as.iam.svc:8080", "http://10.0.0.1/jwks", [false, false]),
+            ("http://as.iam.svc:8080", "http://169.254.169.254/latest", [false, false]),
+            ("http://as.iam.svc:8080", "http://user@as.iam.svc:8080/jwks", [false, false]),
+            ("http://127.0.0.1:1", "http://127.0.0.1:2/jwks", [true, true]),
+        ] {
+            let at = url(from);
+            let found = [false, true]
+                .map(|allow_http| endpoint(Some(to), From { at: &at, allow_http }).is_some());
+            assert_eq!(found, expected, "{from} to {to}");
+        }
+    }
+
+    #[test]
     fn a_failure_names_what_was_asked_and_what_was_found() {
         let attempt =
             |path: &str, cause| Attempt { at: url("https://a").join(path).unwrap(), cause };
@@ -411,7 +446,7 @@ mod tests {
         let document = json!({"issuer": "http://127.0.0.1:1", "jwks_uri": "http://127.0.0.1:2/"});
         let at = url("http://127.0.0.1:1/.well-known/openid-configuration");
         let text = document.to_string();
-        let found = read(text.as_bytes(), "http://127.0.0.1:1", Wanted::Keys, &at).unwrap();
+        let found = read(text.as_bytes(), "http://127.0.0.1:1", Wanted::Keys, strict(&at)).unwrap();
         assert_eq!(found.jwks_uri, Some(url("http://127.0.0.1:2/")));
         assert_eq!((found.location, Value::Object(found.document)), (at, document));
     }
@@ -420,7 +455,7 @@ mod tests {
     fn a_document_that_is_not_an_object_is_malformed() {
         let at = url("https://as.example.com/");
         for document in ["", "<html></html>", "[]", "{", "null", "{\"issuer\":1,\"issuer\":2}"] {
-            let found = read(document.as_bytes(), ISSUER, Wanted::Keys, &at);
+            let found = read(document.as_bytes(), ISSUER, Wanted::Keys, strict(&at));
             assert_eq!(found, Err(Cause::Malformed));
         }
     }

@@ -16,12 +16,14 @@ use std::time::Duration;
 /// responses and rejects others, so that the limit on bytes is a limit on memory.
 ///
 /// Requests that leave the machine use `https` and the proxy in `HTTPS_PROXY` and `NO_PROXY`, as
-/// operators of closed networks expect. Plain `http` is for loopback only and never uses a proxy.
+/// operators of closed networks expect. Plain `http` is for loopback only, unless the operator allows
+/// more, and never uses a proxy.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// An error if the machine has no certification authorities, so that `https` is impossible.
     outside: Result<reqwest::Client, String>,
-    loopback: reqwest::Client,
+    plain: reqwest::Client,
+    allow_http: bool,
 }
 
 /// The authorities that a client trusts, and its own certificate.
@@ -77,7 +79,7 @@ pub struct Reply {
 /// body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The URL is neither `https` nor `http` to loopback, or it holds a password.
+    /// The URL is neither `https` nor `http` that is allowed, or it holds a password.
     UrlRefused,
     /// The machine has no certification authorities, so that no server can be verified.
     NoAuthorities(String),
@@ -113,8 +115,20 @@ impl Client {
             Err(_) if credentials.ca.is_some() => return Err(BadCredentials::Authorities),
             Err(error) => Err(story(&error)),
         };
-        let loopback = bare().no_proxy().tls_certs_only([]).build();
-        Ok(Self { outside, loopback: loopback.or(Err(BadCredentials::Authorities))? })
+        let plain = bare().no_proxy().tls_certs_only([]).build();
+        let plain = plain.or(Err(BadCredentials::Authorities))?;
+        Ok(Self { outside, plain, allow_http: false })
+    }
+
+    /// The same client, which asks other machines over plain `http`, too, if that is allowed.
+    #[must_use]
+    pub fn allowing_http(self, allow_http: bool) -> Self {
+        Self { allow_http, ..self }
+    }
+
+    /// Whether it asks other machines over plain `http`.
+    pub const fn allows_http(&self) -> bool {
+        self.allow_http
     }
 
     /// Fetches the document at `url`, unless it is still the one that `known` names.
@@ -146,8 +160,9 @@ impl Client {
         // Without this header the server may use any coding (RFC 9110 §12.5.3).
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(header::ACCEPT_ENCODING, identity);
-        let client = match Reach::of(request.url()).ok_or(Failure::UrlRefused)? {
-            Reach::Loopback => &self.loopback,
+        let reach = Reach::of(request.url(), self.allow_http).ok_or(Failure::UrlRefused)?;
+        let client = match reach {
+            Reach::Loopback | Reach::Network => &self.plain,
             Reach::Outside => {
                 self.outside.as_ref().map_err(|it| Failure::NoAuthorities(it.clone()))?
             }
@@ -167,17 +182,20 @@ pub enum Reach {
     Loopback,
     /// `https` to any host.
     Outside,
+    /// `http` to another machine, where the operator allows it.
+    Network,
 }
 
 impl Reach {
     /// The reach of `url`; `None` if it must not be asked.
-    pub fn of(url: &Url) -> Option<Self> {
+    pub fn of(url: &Url, allow_http: bool) -> Option<Self> {
         if !url.username().is_empty() || url.password().is_some() {
             return None;
         }
         match url.scheme() {
             "https" => Some(Self::Outside),
             "http" if is_loopback(url.host_str()?) => Some(Self::Loopback),
+            "http" if allow_http => Some(Self::Network),
             _ => None,
         }
     }
@@ -277,7 +295,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UrlRefused => f.write_str("the URL is neither https nor http to loopback"),
+            Self::UrlRefused => f.write_str(
+                "the URL is neither https nor http to loopback, and the issuer has no `allow_http`",
+            ),
             Self::NoAuthorities(why) => write!(f, "no certification authorities: {why}"),
             Self::Unreachable(why) => write!(f, "unreachable: {why}"),
             Self::TimedOut => f.write_str("timed out"),
@@ -339,7 +359,11 @@ mod tests {
             ("file:///etc/passwd", None),
             ("data:application/json,{}", None),
         ] {
-            assert_eq!(Reach::of(&Url::parse(url).unwrap()), expected, "{url}");
+            let url = Url::parse(url).unwrap();
+            assert_eq!(Reach::of(&url, false), expected, "{url}");
+            let bare = url.username().is_empty() && url.scheme() == "http";
+            let expected = expected.or_else(|| bare.then_some(Reach::Network));
+            assert_eq!(Reach::of(&url, true), expected, "{url}, with allow_http");
         }
     }
 

@@ -16,7 +16,7 @@ use keybound::installation::{
     Checker, DpopRules, Installation, InstallationRules, IssuerRules, Limits, LiveIssuer,
 };
 use keybound::state::jwks::{self, IssuerKeys};
-use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
+use keybound::state::jwks::{KeyRules, KeySource};
 use keybound::state::replay::memory::MemoryLimits;
 use keybound::state::replay::{ReplayRules, ReplayStore};
 use keybound_core::client_certificate::Source;
@@ -221,7 +221,7 @@ impl World {
 }
 
 fn kept_at(source: KeySource) -> KeyRules {
-    KeyRules { source, ca: None, upkeep: KeyUpkeep::default() }
+    KeyRules::new(source)
 }
 
 /// The first issuer's keys, as they are there.

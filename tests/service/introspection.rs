@@ -21,7 +21,7 @@ use keybound::state::introspection::{
     AssertionKey, ClientAuthentication, Identity, IntrospectionRules, IntrospectionUpkeep,
 };
 use keybound::state::introspection::{BadEndpoint, Status};
-use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
+use keybound::state::jwks::{KeyRules, KeySource};
 use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
@@ -519,6 +519,27 @@ async fn with_mutual_tls_the_certificate_stands_for_the_client() {
     let without = Site::build(&[&endpoint], |it| it.keys.ca = Some(authority.pem.clone())).await;
     assert_eq!(without.check("opaque").await, Err(Denial::IntrospectionUnavailable));
     assert_eq!(endpoint.calls(), 1, "the handshake fails");
+}
+
+#[tokio::test]
+async fn other_machines_are_asked_over_plain_http_only_where_that_is_allowed() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    // A name of this machine that does not look like one.
+    let elsewhere = endpoint.url().replace("127.0.0.1", "0.0.0.0");
+    let site = Site::build(&[&endpoint], |issuer| {
+        issuer.introspection.as_mut().unwrap().endpoint = Some(elsewhere.clone());
+        issuer.keys.allow_http = true;
+    })
+    .await;
+    assert_eq!(site.check("opaque").await, Ok(()));
+    assert_eq!(endpoint.calls(), 1);
+    let mut rules = site.rules.clone();
+    rules.issuers[0].keys.allow_http = false;
+    let refused = issuer_fault(site.start(&rules, None).err());
+    assert!(
+        matches!(refused, Some(BadIssuer::Introspection(BadEndpoint::UrlRefused))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -1494,7 +1515,7 @@ fn issuer(name: &str, source: KeySource, endpoint: String) -> IssuerRules {
     });
     IssuerRules {
         issuer,
-        keys: KeyRules { source, ca: None, upkeep: KeyUpkeep::default() },
+        keys: KeyRules::new(source),
         introspection: Some(IntrospectionRules {
             endpoint: Some(endpoint),
             client_id: Some("gate way".to_owned()),

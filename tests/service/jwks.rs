@@ -719,6 +719,59 @@ async fn the_issuer_is_heard_before_the_snapshot() {
 
 // ---- sources ----
 
+/// A URL of this machine that does not look like one.
+fn from_elsewhere(url: &str) -> String {
+    let elsewhere = url.replace("127.0.0.1", "0.0.0.0");
+    assert_ne!(elsewhere, url);
+    elsewhere
+}
+
+#[tokio::test]
+async fn other_machines_are_asked_over_plain_http_only_where_that_is_allowed() {
+    let provider = IdentityProvider::start_local(&[jwk("a")]).await;
+    let name = from_elsewhere(&provider.issuer());
+    let jwks_uri = from_elsewhere(&provider.jwks_uri());
+    provider.edit_metadata(|it| *it = json!({"issuer": name, "jwks_uri": provider.jwks_uri()}));
+    for source in [KeySource::Uri(jwks_uri.clone()), KeySource::Discovery] {
+        let mut issuer = issuer(&name, source.clone(), KeyUpkeep::default());
+        let refused = try_start(&issuer, ManualClock::at(NOW)).err();
+        assert_eq!(refused, Some(BadSource::UrlRefused));
+        assert!(provider.asked().is_empty());
+
+        issuer.keys.allow_http = true;
+        let keys = start_issuer(&issuer, ManualClock::at(NOW));
+        keys.ended(1).await;
+        match source {
+            KeySource::Uri(_) => assert_eq!(kids(&keys), ["a"]),
+            // The metadata lead to loopback, which is nearer.
+            _ => assert_eq!(keys.refreshes().get("url_refused"), Some(&1)),
+        }
+        drop(keys);
+        provider.forget();
+    }
+}
+
+#[tokio::test]
+async fn keys_that_came_over_plain_http_go_with_the_permission() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let source = KeySource::Uri(provider.jwks_uri());
+    let strict = issuer(&provider.issuer(), source, KeyUpkeep::default());
+    let mut lax = strict.clone();
+    lax.keys.allow_http = true;
+    for (before, after, kept) in [
+        (&strict, &lax, true),
+        (&lax, &lax, true),
+        (&lax, &strict, false),
+        (&strict, &strict, true),
+    ] {
+        let old = start_issuer(before, ManualClock::at(NOW));
+        old.ended(1).await;
+        let prepared = reconfigured(&old, after);
+        assert_eq!(!prepared.left_behind, kept);
+        assert_eq!(Arc::ptr_eq(&old, &prepared.keys), kept);
+    }
+}
+
 #[tokio::test]
 async fn the_metadata_is_found_in_both_places() {
     for published in [Published::OAuth, Published::OpenId] {
@@ -1149,7 +1202,7 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
         algorithms: vec![keybound_core::jose::Algorithm::ES256],
         ..Issuer::new(name, "https://api.example.com")
     });
-    IssuerRules { issuer, keys: KeyRules { source, ca: None, upkeep }, introspection: None }
+    IssuerRules { issuer, keys: KeyRules { upkeep, ..KeyRules::new(source) }, introspection: None }
 }
 
 fn start_issuer(rules: &IssuerRules, clock: ManualClock) -> Arc<IssuerKeys> {

@@ -153,6 +153,10 @@ fn issuers() -> Vec<Row> {
         set("issuers[].claim_names.scope", "/issuers/0/claim_names/scope", json!(["scp"]))
             .verified_anew(),
         set("issuers[].clock_leeway", "/issuers/0/clock_leeway", json!("31s")).verified_anew(),
+        set("issuers[].allow_http", "/issuers/0/allow_http", json!(true)),
+        set("issuers[].allow_http", "/issuers/0/allow_http", json!(false))
+            .from(|it, _| put(it, "/issuers/0/allow_http", json!(true)))
+            .losing(&lost),
         set("issuers[].ca_file", "/issuers/0/ca_file", json!("ca.pem")),
         // Another issuer.
         set("issuers[].issuer", "/issuers/0/issuer", json!("https://other.example.com"))

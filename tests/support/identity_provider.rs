@@ -116,6 +116,11 @@ impl IdentityProvider {
         Self::start_with(Ipv4Addr::new(127, 77, high, low), None, keys).await
     }
 
+    /// Starts one that publishes `keys` over plain HTTP on 127.0.0.1, which 0.0.0.0 leads to as well.
+    pub(crate) async fn start_local(keys: &[Value]) -> Self {
+        Self::start_with(Ipv4Addr::LOCALHOST, None, keys).await
+    }
+
     /// Starts one that publishes `keys` over TLS, on 127.0.0.1.
     pub(crate) async fn start_tls(tls: ServerConfig, keys: &[Value]) -> Self {
         Self::start_with(Ipv4Addr::LOCALHOST, Some(TlsAcceptor::from(Arc::new(tls))), keys).await
@@ -239,6 +244,11 @@ impl IdentityProvider {
     /// All requests so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.script().asked.clone()
+    }
+
+    /// Forgets the requests so far.
+    pub(crate) fn forget(&self) {
+        self.script().asked.clear();
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {

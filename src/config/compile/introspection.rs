@@ -1,7 +1,7 @@
 //! The part of the configuration about introspection (RFC 7662).
 
 use super::files::Files;
-use super::url::{Fetched, fetched};
+use super::url::{Fetched, PlainHttp, fetched};
 use super::{client_authentication, span, whole_number};
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) fn compile(
     given: file::Introspection,
     keys: Option<&KeySource>,
+    plain: PlainHttp,
     patience: Duration,
     at: &Path,
     files: &Files,
@@ -21,7 +22,7 @@ pub(super) fn compile(
 ) -> Option<IntrospectionRules> {
     let upkeep = upkeep(&given, patience, at, findings);
     let where_ = at.key("endpoint");
-    match given.endpoint.as_deref().map(fetched) {
+    match given.endpoint.as_deref().map(|it| fetched(it, plain)) {
         Some(Ok(Fetched::Locally)) => findings.warning(
             &where_,
             "tokens are sent over plain http: anybody who controls this machine can read them",
@@ -31,7 +32,8 @@ pub(super) fn compile(
             &where_,
             "is required, unless the issuer's metadata is discovered (`keys: {discovery: true}`)",
         ),
-        Some(Ok(Fetched::Https)) | None => (),
+        // Of the latter, `allow_http` itself is warned of.
+        Some(Ok(Fetched::Https | Fetched::Plainly)) | None => (),
     }
     let client = client_authentication::compile(&given, at, files, findings);
     if given.allow_missing_audience == Some(true) {

@@ -1,7 +1,7 @@
 //! The part of the configuration about issuers.
 
 use super::files::{self, Files};
-use super::url::{Fetched, fetched, fetched_metadata};
+use super::url::{Fetched, PlainHttp, fetched, fetched_metadata};
 use super::{introspection, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
@@ -54,7 +54,8 @@ fn issuer(
     let provider = given.provider.map(|it| it.0);
     let usual = Provider::defaults(provider);
     let tenants = tenants(name.as_deref(), given.tenants, at, findings);
-    let keys = key_rules(name.as_deref(), given.keys, given.ca_file, at, files, findings);
+    let plain = plain_http(given.allow_http, at, findings);
+    let keys = key_rules(name.as_deref(), given.keys, given.ca_file, plain, at, files, findings);
     let asked = given.introspection.as_ref().map_or(Introspection::Never, |it| {
         match it.introspect.map(|it| it.0) {
             Some(file::Introspect::Always) => Introspection::AllTokens,
@@ -63,7 +64,8 @@ fn issuer(
     });
     let introspection = given.introspection.map(|it| {
         let source = keys.as_ref().map(|it| &it.source);
-        introspection::compile(it, source, patience, &at.key("introspection"), files, findings)
+        let at = at.key("introspection");
+        introspection::compile(it, source, plain, patience, &at, files, findings)
     });
     let introspection = match introspection {
         None => Some(None),
@@ -264,10 +266,23 @@ fn clock_leeway(given: Option<Span>, at: &Path, findings: &mut Findings) -> Dura
     leeway
 }
 
+fn plain_http(allow_http: Option<bool>, at: &Path, findings: &mut Findings) -> PlainHttp {
+    let allow_http = allow_http.unwrap_or_default();
+    if allow_http {
+        findings.warning(
+            &at.key("allow_http"),
+            "metadata, keys and introspection may go over plain http: whoever can change that \
+             traffic can sign tokens, so the network must protect it, as a service mesh does",
+        );
+    }
+    PlainHttp::of(allow_http)
+}
+
 fn key_rules(
     issuer: Option<&str>,
     given: Option<file::Keys>,
     ca_file: Option<String>,
+    plain: PlainHttp,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -278,34 +293,36 @@ fn key_rules(
     }
     let given = given.unwrap_or_default();
     let upkeep = upkeep::compile(&given, &keys, files, findings);
-    let source = key_source(issuer, given, at, files, findings);
+    let source = key_source(issuer, given, plain, at, files, findings);
+    let allow_http = plain == PlainHttp::Allowed;
     let at = at.key("ca_file");
     if ca_file.is_some() && matches!(source, Some(KeySource::File(_))) {
         findings.warning(&at, "has no effect: nothing is fetched from this issuer");
     }
     let Some(name) = ca_file else {
-        return source.map(|source| KeyRules { source, ca: None, upkeep });
+        return source.map(|source| KeyRules { source, ca: None, allow_http, upkeep });
     };
     let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
         Ok(()) => Ok(pem),
         Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
     });
     let ca = ca.map_err(|message| findings.problem(&at, message)).ok()?;
-    Some(KeyRules { source: source?, ca: Some(ca), upkeep })
+    Some(KeyRules { source: source?, ca: Some(ca), allow_http, upkeep })
 }
 
 fn key_source(
     issuer: Option<&str>,
     given: file::Keys,
+    plain: PlainHttp,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Option<KeySource> {
     let keys = at.key("keys");
     match (given.discovery, given.jwks_uri, given.jwks_file) {
-        (None | Some(true), None, None) => discovery(issuer, &at.key("issuer"), findings),
+        (None | Some(true), None, None) => discovery(issuer, plain, &at.key("issuer"), findings),
         (None | Some(false), Some(uri), None) => {
-            secure(fetched(&uri), &keys.key("jwks_uri"), findings);
+            secure(fetched(&uri, plain), &keys.key("jwks_uri"), findings);
             Some(KeySource::Uri(uri))
         }
         (None | Some(false), None, Some(name)) => {
@@ -330,8 +347,13 @@ fn key_source(
     }
 }
 
-fn discovery(issuer: Option<&str>, at: &Path, findings: &mut Findings) -> Option<KeySource> {
-    match fetched_metadata(issuer?) {
+fn discovery(
+    issuer: Option<&str>,
+    plain: PlainHttp,
+    at: &Path,
+    findings: &mut Findings,
+) -> Option<KeySource> {
+    match fetched_metadata(issuer?, plain) {
         Err(message) => findings.problem(
             at,
             format!("{message}; keys are discovered from it, unless `keys` says otherwise"),
@@ -343,7 +365,8 @@ fn discovery(issuer: Option<&str>, at: &Path, findings: &mut Findings) -> Option
 
 fn secure(fetched: Result<Fetched, String>, at: &Path, findings: &mut Findings) {
     match fetched {
-        Ok(Fetched::Https) => (),
+        // Of the latter, `allow_http` itself is warned of.
+        Ok(Fetched::Https | Fetched::Plainly) => (),
         Ok(Fetched::Locally) => {
             findings.warning(
                 at,

@@ -2,7 +2,7 @@
 //! sent.
 
 use super::files::{self, Files};
-use super::url::fetched;
+use super::url::{PlainHttp, fetched};
 use crate::config::Telemetry;
 use crate::config::file::telemetry as file;
 use crate::config::problem::{Findings, Path, quoted};
@@ -67,7 +67,7 @@ fn collector(
 fn endpoint(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<Url> {
     let what = "give the URL that takes spans, as in http://127.0.0.1:4318/v1/traces";
     let text = findings.required(given, at, what)?;
-    let url = fetched(&text).and_then(|_| match Url::parse(&text) {
+    let url = fetched(&text, PlainHttp::Never).and_then(|_| match Url::parse(&text) {
         Ok(url) if url.path() == "/" => {
             Err(format!("{} has no path: collectors take traces at /v1/traces", quoted(&text)))
         }

@@ -1,4 +1,5 @@
-//! The URLs that a configuration may name for fetching: `https`, and `http` to loopback.
+//! The URLs that a configuration may name for fetching: `https`, and `http` to loopback, or to other
+//! machines for an issuer with `allow_http`.
 
 use crate::config::problem::quoted;
 use http::Uri;
@@ -12,10 +13,29 @@ pub(super) enum Fetched {
     Https,
     /// Without encryption, from this machine.
     Locally,
+    /// Without encryption, from another machine.
+    Plainly,
+}
+
+/// Whether other machines may be asked without encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlainHttp {
+    /// The issuer has `allow_http: true`.
+    Allowed,
+    /// The issuer could have it.
+    Refused,
+    /// Nothing would allow it.
+    Never,
+}
+
+impl PlainHttp {
+    pub(super) const fn of(allow_http: bool) -> Self {
+        if allow_http { Self::Allowed } else { Self::Refused }
+    }
 }
 
 /// How `text` is fetched, if it may be. The error is a sentence.
-pub(super) fn fetched(text: &str) -> Result<Fetched, String> {
+pub(super) fn fetched(text: &str, plain: PlainHttp) -> Result<Fetched, String> {
     let wrong = |what: &str| Err(format!("{} {what}", quoted(text)));
     // The parser drops a fragment silently.
     if text.contains('#') {
@@ -34,17 +54,24 @@ pub(super) fn fetched(text: &str) -> Result<Fetched, String> {
     match uri.scheme_str() {
         Some("https") => Ok(Fetched::Https),
         Some("http") if is_loopback(authority.host()) => Ok(Fetched::Locally),
-        Some("http") => wrong("would be fetched without encryption: it must be https"),
+        Some("http") => match plain {
+            PlainHttp::Allowed => Ok(Fetched::Plainly),
+            PlainHttp::Refused => wrong(
+                "would be fetched without encryption: it must be https, unless the network protects \
+                 it, and the issuer has `allow_http: true`",
+            ),
+            PlainHttp::Never => wrong("would be fetched without encryption: it must be https"),
+        },
         Some(_) | None => wrong("must begin with https://"),
     }
 }
 
 /// How the metadata of `issuer` is fetched, if it may be (RFC 8414 §2).
-pub(super) fn fetched_metadata(issuer: &str) -> Result<Fetched, String> {
+pub(super) fn fetched_metadata(issuer: &str, plain: PlainHttp) -> Result<Fetched, String> {
     if issuer.contains('?') {
         return Err(format!("{} has a query: such an issuer has no metadata", quoted(issuer)));
     }
-    fetched(issuer)
+    fetched(issuer, plain)
 }
 
 fn is_complete(authority: &Authority) -> bool {
@@ -101,13 +128,26 @@ mod tests {
             (" https://as.example.com", None),
             ("https://as.example.com\\@evil.example", None),
         ] {
-            assert_eq!(fetched(text).ok(), expected, "{text}");
+            for plain in [PlainHttp::Refused, PlainHttp::Never] {
+                assert_eq!(fetched(text, plain).ok(), expected, "{text}");
+            }
+            let bare = text.starts_with("http://") && !text.contains('@');
+            let expected = expected.or_else(|| bare.then_some(Fetched::Plainly));
+            assert_eq!(fetched(text, PlainHttp::Allowed).ok(), expected, "{text}");
         }
     }
 
     #[test]
+    fn who_could_allow_it_is_told_how() {
+        let told = |plain| fetched("http://as.example.com", plain).unwrap_err();
+        assert!(told(PlainHttp::Refused).contains("allow_http: true"));
+        assert!(!told(PlainHttp::Never).contains("allow_http"));
+    }
+
+    #[test]
     fn metadata_is_found_from_an_issuer_without_a_query() {
-        assert_eq!(fetched_metadata("https://as.example.com/t"), Ok(Fetched::Https));
-        assert!(fetched_metadata("https://as.example.com/t?x").is_err());
+        let metadata = |issuer| fetched_metadata(issuer, PlainHttp::Refused);
+        assert_eq!(metadata("https://as.example.com/t"), Ok(Fetched::Https));
+        assert!(metadata("https://as.example.com/t?x").is_err());
     }
 }

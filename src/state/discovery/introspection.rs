@@ -1,6 +1,6 @@
 //! What the metadata of an authorization server say about introspection (RFC 8414 §2, RFC 8705 §5).
 
-use super::endpoint;
+use super::{From, endpoint};
 use keybound_core::jose::json::Object;
 use reqwest::Url;
 use serde_json::Value;
@@ -21,8 +21,8 @@ pub struct IntrospectionMetadata {
 }
 
 impl IntrospectionMetadata {
-    /// Reads the members of the document at `from`.
-    pub(super) fn read(document: &Object, from: &Url) -> Self {
+    /// Reads the members of a document.
+    pub(super) fn read(document: &Object, from: From<'_>) -> Self {
         let url = |members: &Object| {
             let url = members.get("introspection_endpoint").and_then(Value::as_str);
             endpoint(url, from)
@@ -56,7 +56,8 @@ mod tests {
 
     fn read(document: &Value) -> IntrospectionMetadata {
         let from = Url::parse("https://as.example.com/.well-known/openid-configuration").unwrap();
-        IntrospectionMetadata::read(document.as_object().unwrap(), &from)
+        let from = From { at: &from, allow_http: false };
+        IntrospectionMetadata::read(document.as_object().unwrap(), from)
     }
 
     #[test]

@@ -80,11 +80,12 @@ impl Caller {
         terms: &Terms<'_>,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Option<endpoint::Seeker>), BadEndpoint> {
-        let Terms { issuer, rules, ca, keys, selection } = *terms;
+        let Terms { issuer, rules, ca, allow_http, keys, selection } = *terms;
         rules.authentication.check(rules.client_id.as_deref())?;
         let identity = rules.identity.as_ref().map(|it| &*it.0);
         let credentials = Credentials { ca, identity };
         let client = Client::new(credentials).map_err(BadEndpoint::Credentials)?;
+        let client = client.allowing_http(allow_http);
         let (place, seeker) = endpoint::of(issuer, rules, &client)?;
         let caller = Self {
             issuer: Arc::clone(issuer),
@@ -97,6 +98,11 @@ impl Caller {
             client,
         };
         Ok((caller, seeker))
+    }
+
+    /// Whether it asks other machines over plain `http`.
+    pub(super) const fn allows_http(&self) -> bool {
+        self.client.allows_http()
     }
 
     /// The request about `token`, without credentials.

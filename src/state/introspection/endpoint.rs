@@ -48,7 +48,7 @@ pub(super) fn of(
 ) -> Result<(watch::Receiver<Place>, Option<Seeker>), BadEndpoint> {
     let given = rules.endpoint.as_deref();
     let url = Url::parse(given.unwrap_or(&issuer.name)).or(Err(BadEndpoint::UrlRefused))?;
-    Reach::of(&url).ok_or(BadEndpoint::UrlRefused)?;
+    Reach::of(&url, client.allows_http()).ok_or(BadEndpoint::UrlRefused)?;
     if given.is_some() {
         let endpoint = Endpoint { url, algorithms: <_>::default() };
         return Ok((watch::channel(Place::At(endpoint)).1, None));

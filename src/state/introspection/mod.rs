@@ -154,6 +154,7 @@ impl Introspector {
         caller.issuer == *terms.issuer
             && caller.rules == *terms.rules
             && caller.ca.as_deref() == terms.ca
+            && caller.allows_http() == terms.allow_http
             && Arc::ptr_eq(&caller.keys, terms.keys)
             && caller.selection == *terms.selection
     }
@@ -329,6 +330,8 @@ pub struct Terms<'a> {
     pub rules: &'a IntrospectionRules,
     /// PEM of the certification authorities to trust, instead of those of the system.
     pub ca: Option<&'a [u8]>,
+    /// Whether other machines may be asked over plain `http`.
+    pub allow_http: bool,
     /// Its keys, which may sign responses.
     pub keys: &'a Arc<IssuerKeys>,
     /// The dotted paths of the claims to keep.

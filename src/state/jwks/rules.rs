@@ -10,8 +10,18 @@ pub struct KeyRules {
     pub source: KeySource,
     /// PEM of the certification authorities to trust when fetching, instead of those of the system.
     pub ca: Option<Vec<u8>>,
+    /// Whether they may be fetched over plain `http` from other machines. The same holds for the
+    /// issuer's metadata and introspection.
+    pub allow_http: bool,
     /// How often they are fetched, and how long they are kept.
     pub upkeep: KeyUpkeep,
+}
+
+impl KeyRules {
+    /// The usual rules for keys from `source`.
+    pub fn new(source: KeySource) -> Self {
+        Self { source, ca: None, allow_http: false, upkeep: KeyUpkeep::default() }
+    }
 }
 
 /// How often an issuer's keys are fetched, how long they are kept, and what a fetch may cost.

@@ -54,7 +54,7 @@ pub(super) struct Obtained {
 pub enum BadSource {
     /// The certification authorities cannot be read.
     Credentials(http::BadCredentials),
-    /// The URL is neither `https` nor `http` to loopback, or it holds a password.
+    /// The URL is neither `https` nor `http` that is allowed, or it holds a password.
     UrlRefused,
 }
 
@@ -62,7 +62,9 @@ impl fmt::Display for BadSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Credentials(_) => "the certification authorities of an issuer cannot be read",
-            Self::UrlRefused => "keys are fetched by https only, or by http from this machine",
+            Self::UrlRefused => {
+                "keys are fetched by https only, or by http from this machine, without `allow_http`"
+            }
         })
     }
 }
@@ -73,11 +75,12 @@ impl Source {
     pub(super) fn new(issuer: &str, rules: &KeyRules) -> Result<Self, BadSource> {
         let client = || {
             let credentials = Credentials { ca: rules.ca.as_deref(), identity: None };
-            Client::new(credentials).map_err(BadSource::Credentials)
+            let client = Client::new(credentials).map_err(BadSource::Credentials)?;
+            Ok(client.allowing_http(rules.allow_http))
         };
         let askable = |text: &str| {
             let url = Url::parse(text).or(Err(BadSource::UrlRefused))?;
-            Reach::of(&url).map(|_| url).ok_or(BadSource::UrlRefused)
+            Reach::of(&url, rules.allow_http).map(|_| url).ok_or(BadSource::UrlRefused)
         };
         let place = match &rules.source {
             KeySource::Discovery => {

@@ -58,9 +58,11 @@ impl Change {
 
 impl IssuerKeys {
     /// Whether the source is the one in `rules`. The authorities that it is verified with may
-    /// differ: it is fetched again at once.
+    /// differ: it is fetched again at once. Keys that may have come over plain http are not kept by
+    /// rules that forbid it.
     fn is_from(&self, rules: &KeyRules) -> bool {
-        self.rules.load().source == rules.source
+        let own = self.rules.load();
+        own.source == rules.source && (rules.allow_http || !own.allow_http)
     }
 
     /// The change that makes the keys follow `rules`.

@@ -16,6 +16,27 @@ fn issuers_are_named_and_exact() {
 }
 
 #[test]
+fn other_machines_are_asked_over_plain_http_only_where_that_is_allowed() {
+    let at = "issuers[0].issuer";
+    refuses("- issuer: http://as.example.com", at, 3, "`allow_http: true`");
+    let uri = "  audiences: [a]\n  keys: {jwks_uri: 'http://as.iam.svc:8080/jwks'}";
+    refuses(uri, "issuers[0].keys.jwks_uri", 5, "`allow_http: true`");
+    warns(&format!("{uri}\n  allow_http: true"), "issuers[0].allow_http", 6, "plain http");
+    refuses(&format!("{uri}\n  allow_http: false"), "issuers[0].keys.jwks_uri", 5, "allow_http");
+    refuses("  audiences: [a]\n  allow_http: often", "issuers[0].allow_http", 5, "boolean");
+    let config = config(&edited(&format!("{uri}\n  allow_http: true")));
+    assert!(config.rules.issuers[0].keys.allow_http);
+    assert!(!takes("  audiences: [a]").rules.issuers[0].keys.allow_http);
+
+    let asked = "  audiences: [a]\n  introspection: {client_id: a, client_secret_file: secret, \
+                 endpoint: 'http://as.iam.svc:8080/introspect'}";
+    refuses_with_files(asked, "issuers[0].introspection.endpoint", "`allow_http: true`");
+    let allowed = with_files(&format!("{asked}\n  allow_http: true")).unwrap();
+    let warned = |path: &str| allowed.warnings.iter().any(|it| it.path == path);
+    assert!(warned("issuers[0].allow_http") && !warned("issuers[0].introspection.endpoint"));
+}
+
+#[test]
 fn a_token_is_meant_for_someone_and_signed_with_something() {
     let at = "issuers[0].audiences";
     refuses("  audiences: []", at, 4, "must not be empty");
