@@ -1,6 +1,7 @@
 //! The steps of a check and what each one found, recorded only on request.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// The steps of one check, in order.
 ///
@@ -58,6 +59,13 @@ impl Finding {
     }
 }
 
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.found)?;
+        if self.wanted.is_empty() { Ok(()) } else { write!(f, " (wanted: {})", self.wanted) }
+    }
+}
+
 impl Explanation {
     /// An explanation that records every step.
     pub const fn kept() -> Self {
@@ -67,6 +75,11 @@ impl Explanation {
     /// The steps so far.
     pub fn steps(&self) -> &[Step] {
         self.0.as_deref().unwrap_or_default()
+    }
+
+    /// What did not hold; none if all did.
+    pub fn fault(&self) -> Option<&Finding> {
+        self.steps().iter().rfind(|it| it.mark == Mark::Failed).map(|it| &it.finding)
     }
 
     /// Records information that decides nothing.

@@ -139,7 +139,8 @@ pub use request::{
     reads_as,
 };
 pub use sources::{
-    Fixed, Introspected, Keys, Newer, NotRecorded, Sources, Turns, Use, VerifiedToken, Waiting,
+    Fixed, Introspected, Keys, Newer, NotRecorded, Sources, Turns, Unconfirmed, Use, VerifiedToken,
+    Waiting,
 };
 pub use time::UnixTime;
 pub use uri::{HttpUri, NotHttpUri, Origin};

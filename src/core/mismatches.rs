@@ -48,9 +48,8 @@ impl Mismatches {
             Ok(done) => return Some(done),
             Err(refusal) => refusal.into(),
         };
-        let failed = explanation.steps().iter().rfind(|it| it.mark == Mark::Failed);
         let is_new = |it: &Finding| !self.known.iter().any(|known| is_same(known, it));
-        if let Some(finding) = failed.map(|it| it.finding.clone()).filter(is_new) {
+        if let Some(finding) = explanation.fault().cloned().filter(is_new) {
             self.known.push(finding.clone());
             let Refusal { denial, detail } = refusal;
             self.found.push(Mismatch { denial, detail, finding, verified: self.verified });

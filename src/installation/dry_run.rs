@@ -11,7 +11,8 @@ use keybound_core::oauth::ProofId;
 use keybound_core::oauth::Token;
 use keybound_core::policy::IssuerId;
 use keybound_core::{
-    Denial, Evidence, Introspected, NotRecorded, Refusal, Sources, Turns, UnixTime, Use, Waiting,
+    Denial, Evidence, Introspected, NotRecorded, Sources, Turns, Unconfirmed, UnixTime, Use,
+    Waiting,
 };
 use std::future::ready;
 
@@ -69,7 +70,7 @@ impl Sources for DryRun<'_> {
         issuer: IssuerId,
         token: Token<'a>,
         hash: Thumbprint,
-    ) -> Waiting<'a, Result<Introspected, Refusal>> {
+    ) -> Waiting<'a, Result<Introspected, Unconfirmed>> {
         if !self.online {
             return Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())));
         }

@@ -11,7 +11,7 @@ use keybound_core::oauth::ProofId;
 use keybound_core::oauth::Token;
 use keybound_core::policy::IssuerId;
 use keybound_core::{
-    Denial, Evidence, Introspected, NotRecorded, Refusal, Sources, Turns, UnixTime, Use,
+    Denial, Evidence, Introspected, NotRecorded, Sources, Turns, Unconfirmed, UnixTime, Use,
     VerifiedToken, Waiting,
 };
 
@@ -51,7 +51,7 @@ impl Sources for Installation {
         issuer: IssuerId,
         token: Token<'a>,
         hash: Thumbprint,
-    ) -> Waiting<'a, Result<Introspected, Refusal>> {
+    ) -> Waiting<'a, Result<Introspected, Unconfirmed>> {
         Box::pin(async move {
             let introspector = self.introspector(issuer).ok_or(Denial::IntrospectionUnavailable)?;
             let said = introspector.introspect(token, hash.into(), self.limits.patience()).await?;

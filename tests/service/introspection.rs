@@ -730,6 +730,57 @@ async fn an_answer_that_cannot_be_believed_is_none() {
 }
 
 #[tokio::test]
+async fn an_explanation_says_why_the_issuer_does_not_confirm_a_token() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let good = r#"{"active":true,"aud":"api"}"#;
+    let signed = |alg, typ: &'static str| {
+        let signer = Signer::new(alg, "key-1");
+        Reply::of("application/token-introspection+jwt", signer.sign(typ, &claims()))
+    };
+    let unusable = Some(Detail::IssuerAnswerUnusable);
+    for (reply, detail, words) in [
+        (Reply::status(401), unusable, "refuses our credentials with 401"),
+        (Reply::status(403), unusable, "refuses our credentials with 403"),
+        (Reply::status(404), unusable, "answered with 404"),
+        (Reply::status(302), unusable, "redirected with 302"),
+        (
+            Reply::of("text/html; charset=x", good),
+            unusable,
+            "its media type is \"text/html; charset=x\"",
+        ),
+        (Reply::json(&json!({"active": "true"})), unusable, "`active` must be true or false"),
+        (Reply::of("application/jwt", good), unusable, "token_malformed; not a signed JWT"),
+        (signed(Signing::RS384, "token-introspection+jwt"), unusable, "alg: RS384 (wanted: ES256"),
+        (
+            signed(Signing::ES256, "token-introspection+jwt"),
+            unusable,
+            "not by any key of that name",
+        ),
+        (inactive(), None, "is not active"),
+        (active(|it| it["aud"] = json!(null)), None, "aud: absent (wanted: api)"),
+        (active(|it| it["aud"] = json!("other")), None, "aud: \"other\" (wanted: api)"),
+        (
+            active(|it| it["exp"] = json!(NOW - 30)),
+            None,
+            "exp: 2027-01-15T07:59:30Z (wanted: later",
+        ),
+        (active(|it| it["cnf"] = json!("x")), None, "cnf: \"x\" (wanted: an object"),
+    ] {
+        let site = Site::new(&[&endpoint], |_| {}).await;
+        endpoint.reply(reply);
+        let told = site.told("opaque").await;
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains(words), "{words}: {told:?}");
+        assert!(told[0].starts_with(&format!("{ISSUER}: ")), "{told:?}");
+        // What is remembered says the same.
+        let (again, again_detail) = (site.told("opaque").await, site.refusal("opaque").await);
+        assert!(again[0].contains(words), "{words}: {again:?}");
+        let detail = detail.map(|_| Detail::IssuerFailedBefore);
+        assert_eq!(again_detail.unwrap_err().1, detail, "{words}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
@@ -1441,6 +1492,25 @@ impl Site {
     async fn refusal(&self, token: &str) -> Result<(), (Denial, Option<Detail>)> {
         let verdict = self.verdict("Bearer", token, "first", None).await;
         verdict.outcome.map_err(|it| (it, verdict.facts.detail))
+    }
+
+    /// What an explanation tells of the issuer's answers about `token`.
+    async fn told(&self, token: &str) -> Vec<String> {
+        let authorization = format!("Bearer {token}");
+        let request = Request {
+            policy: Some("first"),
+            target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+            authorization: Field::One(authorization.as_bytes()),
+            ..Request::default()
+        };
+        let (rules, sources) = (&self.installation.rules, &self.installation);
+        let verdict = self.checker.explain_with(rules, sources, &request, None).await;
+        let body = format!("{:?}", Answer::of(&verdict, &rules.policies, Some(&request)));
+        let steps = verdict.facts.explanation.steps().iter();
+        let answers = steps.filter(|it| it.finding.what == "answer").map(|it| &it.finding.found);
+        let told: Vec<_> = answers.cloned().collect();
+        assert!(told.iter().all(|it| !body.contains(it)), "clients read a fixed sentence");
+        told
     }
 
     /// How long a check waits for the first issuer.

@@ -118,7 +118,6 @@ fn admit_claim(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::denial::Refusal;
     use crate::jose::jwk::KeySet;
     use crate::jose::thumbprint::Thumbprint;
     use crate::oauth::access_token::Audience;
@@ -127,7 +126,7 @@ mod tests {
     use crate::oauth::nonce::NonceKeys;
     use crate::policy::{Introspection, Issuer, IssuerId, PolicySet, SenderConstraint};
     use crate::request::Field;
-    use crate::sources::{Introspected, NotRecorded, Use, Waiting};
+    use crate::sources::{Introspected, NotRecorded, Unconfirmed, Use, Waiting};
     use serde_json::json;
     use std::future::{poll_fn, ready};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -165,7 +164,7 @@ mod tests {
             _issuer: IssuerId,
             _token: Token<'a>,
             _hash: Thumbprint,
-        ) -> Waiting<'a, Result<Introspected, Refusal>> {
+        ) -> Waiting<'a, Result<Introspected, Unconfirmed>> {
             Box::pin(async move {
                 poll_fn(|_| {
                     let answers = self.answers.load(Ordering::SeqCst);
@@ -174,8 +173,9 @@ mod tests {
                 .await;
                 let claims = json!({"active": true, "aud": "https://api.example.com"});
                 let claims = claims.as_object().unwrap();
-                let token =
-                    AccessToken::introspected(claims, &self.issuer, &[].into(), Audience::Demanded);
+                let (issuer, none) = (&self.issuer, &mut Explanation::default());
+                let demanded = Audience::Demanded;
+                let token = AccessToken::introspected(claims, issuer, &[].into(), demanded, none);
                 Ok(Introspected { token: Arc::new(token?), forward: None })
             })
         }

@@ -9,7 +9,7 @@ use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
 use crate::policy::{Introspection, Issuer, IssuerId};
-use crate::sources::{Keys, Sources, VerifiedToken};
+use crate::sources::{Keys, Sources, Unconfirmed, VerifiedToken};
 use std::sync::Arc;
 
 /// The verified token: by signature if it is a JWT, else by introspection.
@@ -120,13 +120,13 @@ async fn introspected<S: Sources>(
         let Some(issuer) = introspecting(given, id) else { continue };
         let asked = sources.introspects(id);
         let said = sources.introspect(id, credentials.token, credentials.token_hash()).await;
-        facts.explanation.note(|| introspection(issuer, asked, said.is_ok()));
+        facts.explanation.note(|| introspection(issuer, asked, said.as_ref().err()));
         let said = match said {
             Ok(introspected) => {
                 facts.forward = introspected.forward;
                 return Ok(introspected.token);
             }
-            Err(said) => said,
+            Err(said) => said.refusal,
         };
         if !MAYBE_ANOTHERS.contains(&said.denial) {
             refusal = said;
@@ -166,12 +166,20 @@ pub(super) async fn admit_unrevoked<S: Sources>(
         Some(it) => sources.introspect(it, credentials.token, credentials.token_hash()).await,
         None => Err(Denial::IntrospectionUnavailable.into()),
     };
-    facts.detail = said.as_ref().err().and_then(|it| it.detail);
+    facts.detail = said.as_ref().err().and_then(|it| it.refusal.detail);
     let explanation = &mut facts.explanation;
-    let said = said.map_err(|it| it.denial);
-    let said = explanation.record(said, |it| introspection(&known.issuer, asked, it.is_some()));
-    let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
-    let said = said.map_err(revoked)?.token;
+    let said = match said {
+        Ok(introspected) => introspected.token,
+        Err(unconfirmed) => {
+            let denial = match unconfirmed.refusal.denial {
+                Denial::TokenInactive => Denial::TokenRevoked,
+                denial => denial,
+            };
+            let why = || introspection(&known.issuer, asked, Some(&unconfirmed));
+            return explanation.record_error(Err(denial), why);
+        }
+    };
+    explanation.record(Ok::<_, Denial>(()), |_| introspection(&known.issuer, asked, None))?;
     said.admit(given.now, explanation)?;
     let same =
         said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
@@ -182,11 +190,11 @@ pub(super) async fn admit_unrevoked<S: Sources>(
 }
 
 /// What an issuer said about a token, for the explanation.
-fn introspection(issuer: &Issuer, asked: bool, active: bool) -> Finding {
-    let found = match (asked, active) {
-        (true, true) => "active, and for this service",
-        (true, false) => "no active token for this service, or no answer",
-        (false, _) => "not asked",
+fn introspection(issuer: &Issuer, asked: bool, unconfirmed: Option<&Unconfirmed>) -> Finding {
+    let found = match unconfirmed {
+        _ if !asked => "not asked".to_owned(),
+        None => "active, and for this service".to_owned(),
+        Some(unconfirmed) => unconfirmed.in_words(),
     };
     Finding::new("introspection", "answer", format!("{}: {found}", issuer.name)).wanting("active")
 }

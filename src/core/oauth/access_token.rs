@@ -81,11 +81,12 @@ impl AccessToken {
         issuer: &Arc<Issuer>,
         selection: &Arc<[String]>,
         audience: Audience,
+        explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
         let relaxed = audience == Audience::Demanded && issuer.allow_missing_audience;
         let audience = if relaxed { Audience::IfSaid } else { audience };
         let demands = Demands { issuer: false, audience, expiry: false };
-        Self::from_claims(claims, issuer, selection, demands, &mut Explanation::default())
+        Self::from_claims(claims, issuer, selection, demands, explanation)
     }
 
     /// Reads claims that the issuer has vouched for.
@@ -701,7 +702,8 @@ mod tests {
         let mut claims = json!({"active": true, "aud": "api"});
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
-        let token = AccessToken::introspected(claims, &issuer(), &selection(), audience);
+        let none = &mut Explanation::default();
+        let token = AccessToken::introspected(claims, &issuer(), &selection(), audience, none);
         let found =
             token.and_then(|it| it.admit(UnixTime::from_secs(NOW), &mut Explanation::default()));
         assert_eq!(found, expected, "{claims:?}");

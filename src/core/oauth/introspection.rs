@@ -178,7 +178,9 @@ impl fmt::Display for BadAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotJson => "the answer is not a JSON object",
-            Self::ActiveMissing => "the answer does not say whether the token is active",
+            Self::ActiveMissing => {
+                "the answer does not say whether the token is active: `active` must be true or false"
+            }
             Self::TypeWrong => "the signed answer has another `typ`",
             Self::IssuerMismatch => "the signed answer is that of another issuer",
             Self::AudienceMismatch => "the signed answer is for another client",

@@ -70,7 +70,7 @@ pub trait Sources: Sync {
         _issuer: IssuerId,
         _token: Token<'a>,
         _hash: Thumbprint,
-    ) -> Waiting<'a, Result<Introspected, Refusal>> {
+    ) -> Waiting<'a, Result<Introspected, Unconfirmed>> {
         Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())))
     }
 
@@ -186,6 +186,35 @@ pub struct Introspected {
     pub token: Arc<AccessToken>,
     /// What goes upstream in its place.
     pub forward: Option<Arc<Jwt>>,
+}
+
+/// Why an issuer does not confirm a token.
+#[derive(Clone, Debug)]
+pub struct Unconfirmed {
+    /// The reason, and its detail.
+    pub refusal: Refusal,
+    /// What lies behind it, in words for the operator: clients never read them. They may hold what the
+    /// issuer sent, and never the token.
+    pub why: Option<Arc<str>>,
+}
+
+impl<T: Into<Refusal>> From<T> for Unconfirmed {
+    fn from(refusal: T) -> Self {
+        Self { refusal: refusal.into(), why: None }
+    }
+}
+
+impl Unconfirmed {
+    /// All that is known of it, in words for the operator.
+    pub(crate) fn in_words(&self) -> String {
+        let Refusal { denial, detail } = self.refusal;
+        let usual = detail.map_or_else(|| denial.sentence(), Detail::sentence);
+        match (&self.why, detail) {
+            (None, _) => usual.to_owned(),
+            (Some(why), None | Some(Detail::IssuerAnswerUnusable)) => why.to_string(),
+            (Some(why), Some(_)) => format!("{usual}; {why}"),
+        }
+    }
 }
 
 /// A JWT whose signature and claims were verified.

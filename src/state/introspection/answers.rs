@@ -22,7 +22,21 @@ pub(super) enum Finding {
     /// It is active.
     Active(Introspected),
     /// The token is inactive, or not for us.
-    Refused(Denial),
+    Refused(Refused),
+}
+
+/// A token that is not accepted by what its issuer said.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    pub(super) denial: Denial,
+    /// What it lacks, in words for the operator.
+    pub(super) why: Option<Arc<str>>,
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self { denial, why: None }
+    }
 }
 
 /// An active token.
@@ -64,7 +78,7 @@ pub(super) enum Said {
 /// flood of bad tokens evicts no good one.
 pub(super) struct Answers {
     active: Arc<Bounded<Introspected>>,
-    refused: Bounded<Denial>,
+    refused: Bounded<Refused>,
     troubles: Arc<Bounded<Trouble>>,
     upkeep: IntrospectionUpkeep,
 }
@@ -120,7 +134,7 @@ impl Answers {
     }
 
     /// The refusal of the token with this digest, while it is valid.
-    pub(super) fn refusal(&self, digest: &Digest) -> Option<Denial> {
+    pub(super) fn refusal(&self, digest: &Digest) -> Option<Refused> {
         self.refused.get(digest).filter(|it| Instant::now() < it.until).map(|it| it.what)
     }
 
@@ -141,13 +155,13 @@ impl Answers {
             }
             Finding::Refused(what) => {
                 self.active.remove(&digest);
-                self.refuse(digest, *what);
+                self.refuse(digest, what.clone());
             }
         }
     }
 
     /// Caches a refusal, which takes precedence over an active result.
-    pub(super) fn refuse(&self, digest: Digest, what: Denial) {
+    pub(super) fn refuse(&self, digest: Digest, what: Refused) {
         let now = Instant::now();
         let until = after(now, self.upkeep.negative_ttl);
         if now < until {
@@ -316,9 +330,10 @@ impl Weighter<Digest, Kept<Introspected>> for Cost {
     }
 }
 
-impl Weighter<Digest, Kept<Denial>> for Cost {
-    fn weight(&self, _: &Digest, _: &Kept<Denial>) -> u64 {
-        self.share
+impl Weighter<Digest, Kept<Refused>> for Cost {
+    fn weight(&self, _: &Digest, kept: &Kept<Refused>) -> u64 {
+        let words = kept.what.why.as_ref().map_or(0, |it| it.len());
+        u64::try_from(words).unwrap_or(u64::MAX).max(self.share)
     }
 }
 
@@ -370,7 +385,7 @@ mod tests {
                 advance(MILLISECOND).await;
                 assert!(!answers.has_just_failed(&token), "{rank:?}, {pause} ms");
             }
-            answers.insert(token, &Finding::Refused(Denial::TokenInactive), Duration::MAX);
+            answers.insert(token, &Finding::Refused(Denial::TokenInactive.into()), Duration::MAX);
             answers.failed(token, rank);
             advance(Duration::from_millis(250)).await;
             assert!(!answers.has_just_failed(&token), "an answer clears what was before");

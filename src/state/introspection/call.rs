@@ -1,7 +1,7 @@
 //! One call of an introspection endpoint: its request, and how its response is judged (RFC 7662 §2,
 //! RFC 9701 §4).
 
-use super::answers::{Finding, Introspected, Reading, Said};
+use super::answers::{Finding, Introspected, Reading, Refused, Said};
 use super::authentication::Parties;
 use super::breaker::Signal;
 use super::endpoint::{Endpoint, Place};
@@ -59,11 +59,11 @@ pub(super) enum Failure {
     CredentialsRefused(StatusCode),
     /// 429: it limits our calls, and may say how long to make none.
     Limited(Option<Duration>),
-    /// An unexpected media type.
-    FormUnknown,
+    /// An unexpected media type: this one.
+    FormUnknown(String),
     BadAnswer(BadAnswer),
-    /// A signed response that is not valid for this issuer.
-    JwtRefused(Denial),
+    /// A signed response that is not valid for this issuer: the reason, and what was found.
+    JwtRefused(Denial, String),
     /// No JWT was sent, though one must be forwarded.
     JwtMissing,
     /// The keys to verify the response were not available in time.
@@ -177,7 +177,8 @@ impl Caller {
             status => return Err(Failure::Http(http::Failure::Status(status))),
         }
         let form = reply.headers.get(header::CONTENT_TYPE);
-        match form.and_then(|it| Form::named(it.as_bytes())).ok_or(Failure::FormUnknown)? {
+        let named = form.and_then(|it| Form::named(it.as_bytes()));
+        match named.ok_or_else(|| Failure::FormUnknown(media_type(form)))? {
             Form::Json => {
                 let statement = Statement::read(&reply.body).map_err(Failure::BadAnswer)?;
                 self.found(statement, Said::statement(&reply.body), None, signed)
@@ -203,16 +204,16 @@ impl Caller {
     /// The JWT that the token stands for, checked like one that a client sends.
     async fn read_access_token(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
         let (header, verified, proof) = self.verified(body).await?;
-        let token = AccessToken::read(
-            &header,
-            &verified,
-            &self.issuer,
-            &self.selection,
-            &mut Explanation::default(),
-        );
+        let mut explanation = Explanation::kept();
+        let (issuer, selection) = (&self.issuer, &self.selection);
+        let token = AccessToken::read(&header, &verified, issuer, selection, &mut explanation);
+        let token = token.map_err(|it| refused(it, &explanation));
         match token {
             // The issuer, not the client, chose this JWT.
-            Err(Denial::TokenTypeWrong) => Err(Failure::JwtRefused(Denial::TokenTypeWrong)),
+            Err(Refused { denial: Denial::TokenTypeWrong, why }) => {
+                let words = why.as_deref().unwrap_or_default().to_owned();
+                Err(Failure::JwtRefused(Denial::TokenTypeWrong, words))
+            }
             token => {
                 let said = proof.jwt.clone().map_or(Said::Much, Said::AccessToken);
                 Ok(self.judged(token, said, Some(proof), signed))
@@ -256,15 +257,16 @@ impl Caller {
 
     async fn verified(&self, body: &[u8]) -> Result<(Header, Verified, Proof), Failure> {
         let text = std::str::from_utf8(body.trim_ascii()).unwrap_or_default();
-        let malformed = Failure::JwtRefused(Denial::TokenMalformed);
-        let jws = Unverified::parse(text.as_bytes()).or(Err(malformed))?;
+        let malformed =
+            || Failure::JwtRefused(Denial::TokenMalformed, "not a signed JWT".to_owned());
+        let jws = Unverified::parse(text.as_bytes()).or_else(|_| Err(malformed()))?;
         let header = jws.header().clone();
         // Longer than the time left, so the waiting check gives up first.
         let keys = self.keys.within(self.rules.upkeep.timeout);
-        let verified =
-            signature::verify(&keys, jws, &self.issuer, &mut Explanation::default()).await;
+        let mut explanation = Explanation::kept();
+        let verified = signature::verify(&keys, jws, &self.issuer, &mut explanation).await;
         let (verified, signed_by) =
-            verified.map_err(|it| Failure::JwtRefused(it.refusal.denial))?;
+            verified.map_err(|it| Failure::JwtRefused(it.refusal.denial, fault(&explanation)))?;
         let jwt = Some(Arc::new(Jwt::verified(text)));
         Ok((header, verified, Proof { signed_by, jwt }))
     }
@@ -287,27 +289,28 @@ impl Caller {
             (false, true) => Audience::IfSaid,
             (false, false) => Audience::Demanded,
         };
-        let token = AccessToken::introspected(&claims, &self.issuer, &self.selection, audience);
-        Ok(self.judged(token, said, proof, signed))
+        let mut explanation = Explanation::kept();
+        let (issuer, selection) = (&self.issuer, &self.selection);
+        let token =
+            AccessToken::introspected(&claims, issuer, selection, audience, &mut explanation);
+        Ok(self.judged(token.map_err(|it| refused(it, &explanation)), said, proof, signed))
     }
 
     fn judged(
         &self,
-        token: Result<AccessToken, Denial>,
+        token: Result<AccessToken, Refused>,
         said: Said,
         proof: Option<Proof>,
         signed: bool,
     ) -> Finding {
+        let mut explanation = Explanation::kept();
         let token = match token {
             // The response said that it was active, and an expired token stays expired.
-            Ok(token)
-                if token.admit(self.now(), &mut Explanation::default())
-                    == Err(Denial::TokenExpired) =>
-            {
-                return Finding::Refused(Denial::TokenExpired);
+            Ok(token) if token.admit(self.now(), &mut explanation) == Err(Denial::TokenExpired) => {
+                return Finding::Refused(refused(Denial::TokenExpired, &explanation));
             }
             Ok(token) => Arc::new(token),
-            Err(denial) => return Finding::Refused(denial),
+            Err(refused) => return Finding::Refused(refused),
         };
         let (signed_by, jwt) = proof.map(|it| (it.signed_by, it.jwt)).unzip();
         let forward = jwt.flatten().filter(|_| self.forwards(signed));
@@ -320,7 +323,36 @@ impl Caller {
     }
 }
 
-const INACTIVE: Finding = Finding::Refused(Denial::TokenInactive);
+const INACTIVE: Finding = Finding::Refused(Refused { denial: Denial::TokenInactive, why: None });
+
+/// Why a token is not accepted by what its issuer says.
+fn refused(denial: Denial, explanation: &Explanation) -> Refused {
+    Refused { denial, why: Some(fault(explanation).into()) }
+}
+
+/// What was found wanting in a response, for the operator.
+fn fault(explanation: &Explanation) -> String {
+    shortened(&explanation.fault().map(ToString::to_string).unwrap_or_default())
+}
+
+/// The media type of a response, in words.
+fn media_type(header: Option<&HeaderValue>) -> String {
+    match header {
+        None => "its media type is missing".to_owned(),
+        Some(value) => {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            format!("its media type is {:?}", shortened(&text))
+        }
+    }
+}
+
+/// As much of what the issuer sent as operators are shown.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|it| !it.is_control()).take(SHOWN_CHARS).collect()
+}
+
+/// The most characters of a text of the issuer's in a message.
+const SHOWN_CHARS: usize = 300;
 
 /// The signature of a response.
 struct Proof {
@@ -358,9 +390,9 @@ impl Failure {
                 | http::Failure::Compressed
                 | http::Failure::NotModifiedUnasked => Signal::Answers,
             },
-            Self::FormUnknown
+            Self::FormUnknown(_)
             | Self::BadAnswer(_)
-            | Self::JwtRefused(_)
+            | Self::JwtRefused(..)
             | Self::JwtMissing
             | Self::KeysLate => Signal::Answers,
             Self::EndpointUnknown | Self::NotSigned | Self::Busy | Self::Aborted => Signal::Nothing,
@@ -375,9 +407,9 @@ impl Failure {
             Self::Http(failure) => failure.label(),
             Self::CredentialsRefused(_) => "credentials_refused",
             Self::Limited(_) => "limited",
-            Self::FormUnknown => "form_unknown",
+            Self::FormUnknown(_) => "form_unknown",
             Self::BadAnswer(why) => why.label(),
-            Self::JwtRefused(_) => "jwt_refused",
+            Self::JwtRefused(..) => "jwt_refused",
             Self::JwtMissing => "jwt_missing",
             Self::KeysLate => "keys_late",
             Self::Busy => "busy",
@@ -400,9 +432,11 @@ impl fmt::Display for Failure {
                 write!(f, "the endpoint refuses our credentials with {}", status.as_u16())
             }
             Self::Limited(_) => f.write_str("the endpoint wants fewer calls (429)"),
-            Self::FormUnknown => f.write_str("the answer is neither JSON nor a JWT"),
+            Self::FormUnknown(found) => write!(f, "the answer is neither JSON nor a JWT: {found}"),
             Self::BadAnswer(why) => why.fmt(f),
-            Self::JwtRefused(why) => write!(f, "the answer's JWT is not accepted: {why}"),
+            Self::JwtRefused(why, found) => {
+                write!(f, "the answer's JWT is not accepted: {why}; {found}")
+            }
             Self::JwtMissing => f.write_str("no JWT came that could go upstream"),
             Self::KeysLate => f.write_str("the keys for the answer's JWT came too late"),
             Self::Busy => f.write_str("too many calls are under way"),
@@ -459,7 +493,7 @@ mod tests {
             (Failure::Http(http::Failure::TooLarge), Signal::Answers),
             (Failure::BadAnswer(BadAnswer::NotJson), Signal::Answers),
             (Failure::JwtMissing, Signal::Answers),
-            (Failure::JwtRefused(Denial::TokenSignatureInvalid), Signal::Answers),
+            (Failure::JwtRefused(Denial::TokenSignatureInvalid, String::new()), Signal::Answers),
             (Failure::EndpointUnknown, Signal::Nothing),
             (Failure::Busy, Signal::Nothing),
             (Failure::Aborted, Signal::Nothing),

@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 pub(super) enum Call {
     UnderWay,
     Ended(Finding),
-    Failed,
+    /// It failed, for this reason in words.
+    Failed(Arc<str>),
     /// It failed for want of time.
     TooLate,
     /// No request was sent.
@@ -139,10 +140,12 @@ impl Drop for Running {
             }
             Err(Failure::Busy) => Call::TurnedAway(TurnedAway::Busy),
             Err(failure) => {
-                if shared.report().failed(&failure, shared.caller.clock.now(), now) {
-                    tracing::warn!(issuer, error = %failure, "introspection failed");
+                let words: Arc<str> = failure.to_string().into();
+                let at = shared.caller.clock.now();
+                if shared.report().failed(failure.label(), &words, at, now) {
+                    tracing::warn!(issuer, error = &*words, "introspection failed");
                 }
-                if failure.is_late() { Call::TooLate } else { Call::Failed }
+                if failure.is_late() { Call::TooLate } else { Call::Failed(words) }
             }
         };
         self.tell.send_replace(call);

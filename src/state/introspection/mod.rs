@@ -67,12 +67,12 @@ use crate::state::http;
 use crate::state::jwks::IssuerKeys;
 use crate::state::token_cache::Digest;
 use crate::state::waits::after;
-use answers::{Answers, Finding};
+use answers::{Answers, Finding, Refused};
 use call::Caller;
 use calls::{Call, Calls, Load, Running};
 use keybound_core::oauth::Token;
 use keybound_core::policy::Issuer;
-use keybound_core::{Denial, Detail, Refusal};
+use keybound_core::{Denial, Detail, Unconfirmed};
 use rank::{Rank, TurnedAway};
 use status::Report;
 use std::fmt;
@@ -185,7 +185,7 @@ impl Introspector {
         token: Token<'_>,
         digest: Digest,
         patience: Duration,
-    ) -> Result<Introspected, Refusal> {
+    ) -> Result<Introspected, Unconfirmed> {
         let finding = match self.shared.remembered(&digest) {
             Some(Finding::Active(was)) if !self.shared.caller.reads_as(&was) => {
                 match self.read_again(&was, token, digest).await {
@@ -198,7 +198,9 @@ impl Introspector {
         };
         match finding {
             Finding::Active(introspected) => Ok(introspected),
-            Finding::Refused(denial) => Err(denial.into()),
+            Finding::Refused(Refused { denial, why }) => {
+                Err(Unconfirmed { refusal: denial.into(), why })
+            }
         }
     }
 
@@ -210,14 +212,14 @@ impl Introspector {
         digest: Digest,
     ) -> Option<Finding> {
         let answers = &self.shared.answers;
-        if let Some(denial) = answers.refusal(&digest) {
-            return Some(Finding::Refused(denial));
+        if let Some(refused) = answers.refusal(&digest) {
+            return Some(Finding::Refused(refused));
         }
         let found = self.shared.caller.read_again(was, token.looks_like_jwt()).await?;
         match &found {
             Finding::Active(found) => answers.replace(digest, found),
             // The response stays cached: under the previous rules, the token is active.
-            Finding::Refused(denial) => answers.refuse(digest, *denial),
+            Finding::Refused(refused) => answers.refuse(digest, refused.clone()),
         }
         Some(found)
     }
@@ -227,7 +229,7 @@ impl Introspector {
         token: Token<'_>,
         digest: Digest,
         patience: Duration,
-    ) -> Result<Finding, Refusal> {
+    ) -> Result<Finding, Unconfirmed> {
         let caller = &self.shared.caller;
         let timeout = caller.rules.upkeep.timeout;
         let last = after(Instant::now(), patience.max(timeout));
@@ -250,7 +252,12 @@ impl Introspector {
                 Call::Ended(finding) => Ok(finding.clone()),
                 Call::TurnedAway(why) => turned_away(*why),
                 Call::TooLate => turned_away(TurnedAway::Late),
-                Call::Failed | Call::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
+                Call::Failed(why) => {
+                    let (refusal, why) =
+                        (Detail::IssuerAnswerUnusable.into(), Some(Arc::clone(why)));
+                    Err(Unconfirmed { refusal, why })
+                }
+                Call::UnderWay => Err(Detail::IssuerAnswerUnusable.into()),
             },
             Ok(Err(_)) => Err(Detail::IssuerAnswerUnusable.into()),
             Err(_) => turned_away(TurnedAway::Late),
@@ -385,18 +392,21 @@ impl Shared {
         self.answers.insert(digest, finding, lifetime);
     }
 
-    fn turned_away(&self, digest: Digest, rank: Rank, why: TurnedAway) -> Refusal {
+    fn turned_away(&self, digest: Digest, rank: Rank, why: TurnedAway) -> Unconfirmed {
         if rank != Rank::Known && why.is_for_want_of_room() {
             self.answers.turned_away(digest);
         }
         let now = Instant::now();
         // Not in the condition, where the report would stay locked while the line is written.
-        let told = self.report().turned_away(rank, why, now);
+        let (told, last) = {
+            let mut report = self.report();
+            (report.turned_away(rank, why, now), report.behind(why))
+        };
         if let Some(count) = told {
             let (issuer, why) = (&*self.caller.issuer.name, why.label());
             tracing::warn!(issuer, why, ?rank, count, "tokens turned away without introspection");
         }
-        why.detail().into()
+        Unconfirmed { refusal: why.detail().into(), why: last }
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -417,7 +427,7 @@ impl Finding {
     const fn label(&self) -> &'static str {
         match self {
             Self::Active(_) => "active",
-            Self::Refused(Denial::TokenInactive) => "inactive",
+            Self::Refused(Refused { denial: Denial::TokenInactive, .. }) => "inactive",
             Self::Refused(_) => "refused",
         }
     }

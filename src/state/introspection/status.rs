@@ -1,13 +1,13 @@
 //! The status of introspection at one issuer, for metrics and the admin page.
 
 use super::breaker::State;
-use super::call::Failure;
 use super::rank::{Rank, TurnedAway};
 use crate::state::jwks::LastError;
 use crate::state::waits::after;
 use keybound_core::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -48,6 +48,8 @@ impl Status {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) last_error: Option<LastError>,
+    /// The last failure, in the words of [`last_error`](Self::last_error).
+    pub(super) last_words: Option<Arc<str>>,
     pub(super) calls: BTreeMap<&'static str, u64>,
     pub(super) turned_away: BTreeMap<&'static str, u64>,
     /// When tokens were last turned away for lack of capacity: those that were active before, and
@@ -92,10 +94,25 @@ impl Report {
         self.shedding_told.tell(now)
     }
 
+    /// The failure on account of which a check is turned away, if one is.
+    pub(super) fn behind(&self, why: TurnedAway) -> Option<Arc<str>> {
+        match why {
+            TurnedAway::FailedBefore | TurnedAway::BreakerOpen => self.last_words.clone(),
+            TurnedAway::Busy | TurnedAway::RateLimited | TurnedAway::Late => None,
+        }
+    }
+
     /// Records a failure, and returns whether to log it.
-    pub(super) fn failed(&mut self, failure: &Failure, at: UnixTime, now: Instant) -> bool {
-        self.ended(failure.label());
-        self.last_error = Some(LastError { what: failure.to_string(), at: at.as_secs() });
+    pub(super) fn failed(
+        &mut self,
+        label: &'static str,
+        words: &Arc<str>,
+        at: UnixTime,
+        now: Instant,
+    ) -> bool {
+        self.ended(label);
+        self.last_error = Some(LastError { what: words.to_string(), at: at.as_secs() });
+        self.last_words = Some(Arc::clone(words));
         self.failure_told.tell(now).is_some()
     }
 
@@ -136,7 +153,7 @@ mod tests {
         let (mut report, start) = (Report::default(), Instant::now());
         let mut failed = |seconds| {
             let now = start + Duration::from_secs(seconds);
-            report.failed(&Failure::JwtMissing, UnixTime::from_secs(7), now)
+            report.failed("jwt_missing", &"no JWT".into(), UnixTime::from_secs(7), now)
         };
         assert!(failed(0));
         assert!(!failed(0));
