@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -29,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that runs for one test, and ends with it.
 pub(crate) struct Installation {
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) signer: Signer,
     pub(crate) services: Vec<Option<Service>>,
     envoy: Envoy,
@@ -87,15 +88,34 @@ impl Installation {
     /// The same, with services whose configuration is edited. The files that it names are for the
     /// edit to write, into the directory that it gets.
     pub(crate) async fn start_with(doors: &[Door], edit: impl Fn(&Path, &mut Value)) -> Self {
+        Self::of(new_authority(), doors, edit).await
+    }
+
+    /// The same, for clients with certificates of this authority.
+    pub(crate) async fn of(
+        authority: Arc<Authority>,
+        doors: &[Door],
+        edit: impl Fn(&Path, &mut Value),
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(upstream::echo().serve(listener));
-        Self::in_front_of(Upstream { address, http2: false, tasks }, doors, edit).await
+        let upstream = Upstream { address, http2: false, tasks };
+        Self::begin(authority, upstream, doors, edit).await
     }
 
     /// The same, with another upstream than the one that tells what it saw.
     pub(crate) async fn in_front_of(
+        upstream: Upstream,
+        doors: &[Door],
+        edit: impl Fn(&Path, &mut Value),
+    ) -> Self {
+        Self::begin(new_authority(), upstream, doors, edit).await
+    }
+
+    async fn begin(
+        authority: Arc<Authority>,
         upstream: Upstream,
         doors: &[Door],
         edit: impl Fn(&Path, &mut Value),
@@ -106,7 +126,6 @@ impl Installation {
             fs::write(&path, text).unwrap();
             path
         };
-        let authority = Authority::new("test authority").unwrap();
         let server = authority.server(&["localhost", "127.0.0.1"]).unwrap();
         write("ca.pem", &authority.certificate_pem());
         write("edge.pem", &server.certificate_pem());
@@ -225,6 +244,10 @@ pub(crate) fn claims(identity: &Identity) -> Value {
         "iat": now, "exp": now + 300,
         "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
     })
+}
+
+fn new_authority() -> Arc<Authority> {
+    Arc::new(Authority::new("test authority").unwrap())
 }
 
 async fn serve(config: &Path) -> Service {
