@@ -9,6 +9,7 @@ demo:
 test:
 	tests/provision.py envoy nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
+	-tests/provision.py keycloak
 	cargo test --locked
 
 # What a check costs beside servers that decide nothing, and behind real proxies; what is kept in

