@@ -1,20 +1,17 @@
 //! The command `explain`: where it reads its request, and where it prints its explanation.
 
-use super::{check_config, complain};
+use super::{check_config, complain, input};
 use crate::clock::{Clock, FixedClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
 use crate::explain::{Decision, Explained, Terms, Ways, explain, json, request, text, time};
-use crate::front::ext_authz::grpc::MESSAGE_BYTES;
 use crate::installation::Installation;
 use crate::state::replay::ReplayRules;
 use keybound_core::UnixTime;
 use keybound_core::client_certificate::Source;
 use keybound_core::policy::NonceDemand;
 use std::error::Error;
-use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -129,10 +126,10 @@ fn explained(
         None => arguments.described.message(source)?,
     };
     if let Some(path) = &arguments.token {
-        message = request::with_token(&message, &line(path)?)?;
+        message = request::with_token(&message, &input::line(path)?)?;
     }
     if let Some(path) = &arguments.proof {
-        message = request::with_proof(&message, &line(path)?)?;
+        message = request::with_proof(&message, &input::line(path)?)?;
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -192,45 +189,12 @@ impl Described {
 
 /// The encoded `CheckRequest` in the file at `path`; `-` is standard input.
 fn message_in(path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = if path == Path::new("-") {
-        whole(io::stdin().lock()).map_err(|error| of(path, error))?
-    } else {
-        bytes_in(path)?
-    };
-    request::encoded(bytes).map_err(|error| of(path, error))
+    request::encoded(input::bytes(path)?).map_err(|error| input::of(path, error))
 }
-
-fn bytes_in(path: &Path) -> Result<Vec<u8>, String> {
-    File::open(path).and_then(whole).map_err(|error| of(path, error))
-}
-
-/// Reads `input`, which may be endless, up to a limit.
-fn whole(input: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![];
-    let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
-    input.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() <= LONGEST {
-        Ok(bytes)
-    } else {
-        Err(io::Error::other(format!("longer than {LONGEST} bytes")))
-    }
-}
-
-/// Twice the limit of `serve`, since JSON is longer by less than that.
-const LONGEST: usize = 2 * MESSAGE_BYTES;
 
 /// The first certificate in the file at `path`, PEM or DER.
 fn certificate_in(path: &Path) -> Result<Certificate, String> {
-    Certificate::read(&bytes_in(path)?).map_err(|error| of(path, error))
-}
-
-fn line(path: &Path) -> Result<String, String> {
-    let text = String::from_utf8(bytes_in(path)?).map_err(|error| of(path, error))?;
-    Ok(text.trim().to_owned())
-}
-
-fn of(path: &Path, error: impl Display) -> String {
-    format!("{}: {error}", path.display())
+    Certificate::read(&input::bytes(path)?).map_err(|error| input::of(path, error))
 }
 
 fn remarks_on(config: &Config) -> Vec<String> {

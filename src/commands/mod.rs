@@ -4,6 +4,7 @@ pub mod check_config;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+mod input;
 mod schema;
 pub mod serve;
 pub mod thumbprint;
