@@ -4,6 +4,7 @@ pub mod check_config;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+pub mod init;
 mod input;
 mod schema;
 pub mod serve;
@@ -21,6 +22,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Validates a configuration file and prints what it enforces
     CheckConfig(check_config::Arguments),
+    /// Writes a working configuration for an issuer, from its metadata, its keys and a token
+    Init(init::Arguments),
     /// Explains step by step how a request would be decided
     Explain(explain::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
@@ -38,6 +41,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
             Self::CheckConfig(arguments) => check_config::run(arguments),
+            Self::Init(arguments) => init::run(arguments),
             Self::Explain(arguments) => explain::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),

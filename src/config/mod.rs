@@ -5,6 +5,7 @@ mod compile;
 mod file;
 mod problem;
 pub(crate) mod provider;
+pub(crate) mod recognition;
 mod schema;
 mod tree;
 mod usual;

@@ -1,0 +1,145 @@
+//! A token of an issuer, from which only that is taken which verifies under the issuer's keys.
+
+use super::yaml::shown;
+use crate::config::provider::Provider;
+use keybound_core::jose::json::Object;
+use keybound_core::jose::{Algorithm, Header, KeySet, Unverified, Verified};
+use keybound_core::oauth::AccessToken;
+use keybound_core::policy::Issuer;
+use keybound_core::{Explanation, Mark, UnixTime};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// A token whose signature was verified.
+#[derive(Debug)]
+pub(super) struct Sample {
+    pub(super) header: Header,
+    pub(super) algorithm: Algorithm,
+    verified: Verified,
+}
+
+impl Sample {
+    /// `token`, if one of `keys` verifies it; otherwise why nothing is taken from it, as a clause.
+    pub(super) fn verify(token: &str, keys: &KeySet) -> Result<Self, String> {
+        let jws = Unverified::parse(token.as_bytes()).or(Err(OPAQUE))?;
+        let header = jws.header().clone();
+        let algorithm = header.algorithm.ok_or(
+            "its algorithm is none that is supported here: symmetric ones and `none` never are",
+        )?;
+        let kid = header.kid.as_deref();
+        let mut candidates = keys.candidates(kid, algorithm).peekable();
+        if candidates.peek().is_none() {
+            let kid = kid.map_or_else(|| "without `kid`".to_owned(), shown);
+            return Err(format!("its key {kid} for {algorithm} is not among the issuer's"));
+        }
+        let verified = jws.verify(algorithm, candidates);
+        let (verified, _) =
+            verified.or(Err("its signature does not verify under the issuer's keys"))?;
+        Ok(Self { header, algorithm, verified })
+    }
+
+    pub(super) const fn claims(&self) -> &Object {
+        self.verified.claims()
+    }
+
+    /// The claim, unless it is null.
+    pub(super) fn claim(&self, name: &str) -> Option<&Value> {
+        self.claims().get(name).filter(|it| !it.is_null())
+    }
+
+    /// The strings at `name`: one, or a list.
+    pub(super) fn texts(&self, name: &str) -> Vec<&str> {
+        match self.claim(name) {
+            Some(Value::String(text)) => vec![text],
+            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
+            Some(_) | None => vec![],
+        }
+    }
+
+    /// Whether the header has the type of access tokens (RFC 9068 §2.1).
+    pub(super) fn says_access_token(&self) -> bool {
+        ["at+jwt", "okta-internal-at+jwt"].iter().any(|it| self.header.is_type(it))
+    }
+
+    /// The access token, read and judged by the rules of `serve`; otherwise why nothing is taken from
+    /// it, as a clause.
+    pub(super) fn read(
+        &self,
+        issuer: &Arc<Issuer>,
+        provider: Option<Provider>,
+        now: UnixTime,
+    ) -> Result<AccessToken, String> {
+        if let Some(iss) = self.claim("iss").filter(|it| it.as_str() != Some(&issuer.name)) {
+            let iss = iss.as_str().unwrap_or_default();
+            return Err(format!("its `iss` is {}, not the issuer's name, exactly", shown(iss)));
+        }
+        if let Some(kind) = self.other_kind(provider) {
+            return Err(kind);
+        }
+        let mut explanation = Explanation::kept();
+        let token = AccessToken::read(
+            &self.header,
+            &self.verified,
+            issuer,
+            &Arc::from([]),
+            &mut explanation,
+        );
+        let token = token.and_then(|it| it.admit(now, &mut explanation).map(|()| it));
+        token.map_err(|denial| {
+            let failed = explanation.steps().iter().rev().find(|it| it.mark == Mark::Failed);
+            let details = failed.map(|it| {
+                let (what, found) = (&it.finding.what, shown(&it.finding.found));
+                format!(": `{what}` is {found}, wanted: {}", it.finding.wanted)
+            });
+            format!("{}{}", denial.sentence(), details.unwrap_or_default())
+        })
+    }
+
+    /// What it is if it is no access token.
+    fn other_kind(&self, provider: Option<Provider>) -> Option<String> {
+        let is = |kind: &str| Some(format!("it is {kind}, not an access token"));
+        let events = self.claim("events").and_then(Value::as_object);
+        let logs_out =
+            events.is_some_and(|it| it.keys().any(|it| it.ends_with("/backchannel-logout")));
+        if logs_out || self.header.is_type("logout+jwt") {
+            return is("a logout token");
+        }
+        if self.claim("events").is_some() || self.header.is_type("secevent+jwt") {
+            return is("a security event token");
+        }
+        if self.header.is_type("dpop+jwt") {
+            return is("a DPoP proof");
+        }
+        let says = |claim: &str, value: &str| {
+            self.claim(claim)
+                .and_then(Value::as_str)
+                .is_some_and(|it| it.eq_ignore_ascii_case(value))
+        };
+        let is_id_token =
+            [("typ", "ID"), ("token_use", "id"), ("tokenName", "id_token"), ("purpose", "id")]
+                .iter()
+                .any(|(claim, value)| says(claim, value));
+        let has_hash = ["at_hash", "c_hash", "s_hash"].iter().any(|it| self.claim(it).is_some());
+        if is_id_token || (has_hash && provider != Some(Provider::Google)) {
+            return is("an ID token");
+        }
+        if ["Refresh", "Offline"].iter().any(|it| says("typ", it))
+            || says("tokenName", "refresh_token")
+        {
+            return is("a refresh token");
+        }
+        // Without a row that tells them apart, an ID token must not pass for an access token.
+        let signs = ["scope", "scp", "client_id", "cid", "appid", "cnf"];
+        let has_sign = signs.iter().any(|it| self.claim(it).is_some());
+        if provider.is_none() && !self.says_access_token() && !has_sign {
+            return Some(
+                "nothing in it tells it from an ID token: it has no scope, no client and no `cnf`"
+                    .to_owned(),
+            );
+        }
+        None
+    }
+}
+
+/// Why nothing is taken from a token that is no JWT.
+pub(super) const OPAQUE: &str = "it is no signed JWT: opaque tokens need `introspection`";
