@@ -120,8 +120,7 @@ impl LiveIssuer {
         let mut losses = vec![];
         if left_behind {
             losses.push(format!(
-                "{}: its keys now come from another source, or no longer over plain http, and the \
-                 previous ones are dropped",
+                "{}: its keys now come from another source, and the previous ones are dropped",
                 issuer.name
             ));
         }
