@@ -24,6 +24,26 @@ pub struct Client {
     outside: Result<reqwest::Client, String>,
     plain: reqwest::Client,
     allow_http: bool,
+    /// A token for documents, and the server that it is for.
+    bearer: Option<(Url, BearerToken)>,
+}
+
+/// A bearer token (RFC 6750 §2.1). `Debug` shows nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BearerToken(HeaderValue);
+
+impl BearerToken {
+    /// The token `text`, if it is one: a `b64token`.
+    pub fn new(text: &str) -> Option<Self> {
+        let symbols = text.trim_end_matches('=');
+        let is_symbol = |it: char| it.is_ascii_alphanumeric() || "-._~+/".contains(it);
+        if symbols.is_empty() || !symbols.chars().all(is_symbol) {
+            return None;
+        }
+        let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
 }
 
 /// The authorities that a client trusts, and its own certificate.
@@ -117,13 +137,25 @@ impl Client {
         };
         let plain = bare().no_proxy().tls_certs_only([]).build();
         let plain = plain.or(Err(BadCredentials::Authorities))?;
-        Ok(Self { outside, plain, allow_http: false })
+        Ok(Self { outside, plain, allow_http: false, bearer: None })
     }
 
     /// The same client, which asks other machines over plain `http`, too, if that is allowed.
     #[must_use]
     pub fn allowing_http(self, allow_http: bool) -> Self {
         Self { allow_http, ..self }
+    }
+
+    /// The same client, which sends `token` with each request for a document of the server of `url`:
+    /// the same scheme, host and port. Others never see it, whatever leads to them.
+    #[must_use]
+    pub fn with_bearer(self, url: &Url, token: BearerToken) -> Self {
+        Self { bearer: Some((url.clone(), token)), ..self }
+    }
+
+    /// Whether there is a token that is not for the server of `url`.
+    pub fn withholds_bearer(&self, url: &Url) -> bool {
+        self.bearer.as_ref().is_some_and(|(server, _)| server.origin() != url.origin())
     }
 
     /// Whether it asks other machines over plain `http`.
@@ -141,6 +173,11 @@ impl Client {
         let mut request = Request::new(Method::GET, url.clone());
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
+        if let Some((server, token)) = &self.bearer
+            && server.origin() == url.origin()
+        {
+            headers.insert(header::AUTHORIZATION, token.0.clone());
+        }
         if let Some(etag) = known {
             headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
@@ -364,6 +401,25 @@ mod tests {
             let bare = url.username().is_empty() && url.scheme() == "http";
             let expected = expected.or_else(|| bare.then_some(Reach::Network));
             assert_eq!(Reach::of(&url, true), expected, "{url}, with allow_http");
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_is_one_word_and_not_printed() {
+        for (text, expected) in [
+            ("eyJ.a-b._~+/", true),
+            ("abc==", true),
+            ("", false),
+            ("=", false),
+            ("a=b", false),
+            ("a b", false),
+            ("a\nb", false),
+            ("a,b", false),
+            ("é", false),
+        ] {
+            let token = BearerToken::new(text);
+            assert_eq!(token.is_some(), expected, "{text}");
+            assert!(expected.then(|| format!("{token:?}")).is_none_or(|it| !it.contains(text)));
         }
     }
 

@@ -12,6 +12,7 @@ use http::header;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::Clock;
 use keybound::installation::IssuerRules;
+use keybound::state::http::BearerToken;
 use keybound::state::jwks::{self, BadSource, IssuerKeys};
 use keybound::state::jwks::{KeyRules, KeySource, KeyUpkeep};
 use keybound_core::jose::KeySet;
@@ -748,6 +749,83 @@ async fn other_machines_are_asked_over_plain_http_only_where_that_is_allowed() {
         }
         drop(keys);
         provider.forget();
+    }
+}
+
+/// Whom the token was sent to, by path.
+fn shown_to(provider: &IdentityProvider) -> Vec<(String, bool)> {
+    let asked = provider.asked().into_iter();
+    asked
+        .map(|it| {
+            let sent = it.headers.get(header::AUTHORIZATION).map(|it| it.to_str().unwrap());
+            assert!(sent.is_none_or(|it| it == "Bearer t0k.en"), "{sent:?}");
+            (it.path, sent.is_some())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_bearer_token_goes_to_whom_the_configuration_names_and_nowhere_else() {
+    let metadata = "/.well-known/oauth-authorization-server".to_owned();
+    let jwks = || "/jwks".to_owned();
+    let start = |name: &str, source| {
+        let mut issuer = issuer(name, source, KeyUpkeep::default());
+        issuer.keys.bearer = BearerToken::new("t0k.en");
+        start_issuer(&issuer, ManualClock::at(NOW))
+    };
+    // To the issuer itself.
+    let own = IdentityProvider::start(&[jwk("a")]).await;
+    let keys = start(&own.issuer(), KeySource::Discovery);
+    keys.ended(1).await;
+    assert_eq!(shown_to(&own), [(metadata.clone(), true), (jwks(), true)]);
+
+    // Not to a server that its metadata name, and be it on another port of the same host.
+    let other = IdentityProvider::start(&[jwk("b")]).await;
+    own.forget();
+    own.edit_metadata(|it| it["jwks_uri"] = other.jwks_uri().into());
+    other.behave(Behaviour::Status(401));
+    let keys = start(&own.issuer(), KeySource::Discovery);
+    keys.ended(1).await;
+    assert_eq!((shown_to(&own), shown_to(&other)), (vec![(metadata, true)], vec![(jwks(), false)]));
+    let what = keys.status().last_error.unwrap().what;
+    assert!(
+        what.contains("answered with 401; keys.bearer_token_file was not sent there"),
+        "{what}"
+    );
+
+    // To one that the configuration names, and not to where that redirects.
+    other.forget();
+    own.forget();
+    other.behave(Behaviour::Redirect(own.jwks_uri()));
+    let keys = start(&own.issuer(), KeySource::Uri(other.jwks_uri()));
+    keys.ended(1).await;
+    assert_eq!((shown_to(&own), shown_to(&other)), (vec![], vec![(jwks(), true)]));
+
+    // Nowhere without one.
+    other.forget();
+    let keys = self::start(&other);
+    keys.ended(1).await;
+    assert_eq!(shown_to(&other), [(jwks(), false)]);
+}
+
+#[tokio::test]
+async fn a_bearer_token_that_has_changed_is_sent_at_once() {
+    let provider = IdentityProvider::start(&[jwk("a")]).await;
+    let source = KeySource::Uri(provider.jwks_uri());
+    let mut issuer = issuer(&provider.issuer(), source, KeyUpkeep::default());
+    let mut last = None;
+    for (token, fetches) in [("one", 1), ("two", 2), ("two", 2)] {
+        issuer.keys.bearer = BearerToken::new(token);
+        let keys = match &last {
+            None => start_issuer(&issuer, ManualClock::at(NOW)),
+            Some(keys) => applied(reconfigured(keys, &issuer)),
+        };
+        keys.ended(fetches).await;
+        let sent = provider.asked().last().unwrap().headers[header::AUTHORIZATION].clone();
+        assert_eq!(sent.to_str().unwrap(), format!("Bearer {token}"));
+        assert_eq!(keys.refreshes().values().sum::<u64>(), fetches);
+        assert_eq!(kids(&keys), ["a"]);
+        last = Some(keys);
     }
 }
 

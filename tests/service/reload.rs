@@ -186,6 +186,11 @@ fn issuers() -> Vec<Row> {
         ),
         set("issuers[].keys.fetch_timeout", "/issuers/0/keys/fetch_timeout", json!("4s")),
         set("issuers[].keys.max_bytes", "/issuers/0/keys/max_bytes", json!(1024)),
+        set(
+            "issuers[].keys.bearer_token_file",
+            "/issuers/0/keys/bearer_token_file",
+            json!("secret"),
+        ),
         set("issuers[].keys.snapshot_file", "/issuers/0/keys/snapshot_file", json!("as.json")),
     ]
 }

@@ -2,7 +2,7 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, PlainHttp, fetched, fetched_metadata};
-use super::{introspection, is_token, upkeep};
+use super::{bearer, introspection, is_token, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::provider::{Defaults, Provider, token_type};
@@ -293,21 +293,30 @@ fn key_rules(
     }
     let given = given.unwrap_or_default();
     let upkeep = upkeep::compile(&given, &keys, files, findings);
+    let bearer_token_file = given.bearer_token_file.clone();
     let source = key_source(issuer, given, plain, at, files, findings);
+    let bearer = bearer_token_file.map(|name| {
+        let at = keys.key("bearer_token_file");
+        bearer::compile(&name, source.as_ref(), issuer, &at, files, findings)
+    });
+    let bearer = match bearer {
+        None => None,
+        Some(token) => Some(token?),
+    };
     let allow_http = plain == PlainHttp::Allowed;
     let at = at.key("ca_file");
     if ca_file.is_some() && matches!(source, Some(KeySource::File(_))) {
         findings.warning(&at, "has no effect: nothing is fetched from this issuer");
     }
     let Some(name) = ca_file else {
-        return source.map(|source| KeyRules { source, ca: None, allow_http, upkeep });
+        return source.map(|source| KeyRules { source, ca: None, allow_http, bearer, upkeep });
     };
     let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
         Ok(()) => Ok(pem),
         Err(reason) => Err(format!("{} {reason}", files.path(&name).display())),
     });
     let ca = ca.map_err(|message| findings.problem(&at, message)).ok()?;
-    Some(KeyRules { source: source?, ca: Some(ca), allow_http, upkeep })
+    Some(KeyRules { source: source?, ca: Some(ca), allow_http, bearer, upkeep })
 }
 
 fn key_source(

@@ -1,6 +1,7 @@
 //! Compilation of a configuration file into the rules that it stands for. Every part is compiled,
 //! whatever is wrong with the others, so that all problems are reported at once.
 
+mod bearer;
 mod choosing;
 mod client_authentication;
 mod client_certificate;

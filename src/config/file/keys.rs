@@ -16,6 +16,10 @@ pub(in crate::config) struct Keys {
     pub(in crate::config) jwks_uri: Option<String>,
     /// A file with its JWK Set.
     pub(in crate::config) jwks_file: Option<String>,
+    /// A file with a bearer token to send when the keys are fetched, as a Kubernetes API server asks
+    /// for. It is sent only to the host of `jwks_uri`, or to that of the issuer itself, and never to
+    /// one that metadata alone name. It is read again when it changes.
+    pub(in crate::config) bearer_token_file: Option<String>,
     /// The shortest time between two planned fetches, whatever the issuer says.
     #[schemars(extend("default" = Span(KeyUpkeep::default().refresh_min)))]
     pub(in crate::config) refresh_min: Option<Span>,

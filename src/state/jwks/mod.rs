@@ -118,6 +118,8 @@ enum Failure {
     JwksUriMissing(String),
     /// The key set could not be fetched from this URL.
     Fetch(String, http::Failure),
+    /// The same, where the bearer token was not sent to.
+    BearerWithheld(String, http::Failure),
     Http(http::Failure),
     File(io::ErrorKind),
     /// Not a JWK Set.
@@ -378,7 +380,9 @@ impl Failure {
         match self {
             Self::Discovery(failure) => failure.label(),
             Self::JwksUriMissing(_) => "jwks_uri_missing",
-            Self::Fetch(_, failure) | Self::Http(failure) => failure.label(),
+            Self::Fetch(_, failure) | Self::BearerWithheld(_, failure) | Self::Http(failure) => {
+                failure.label()
+            }
             Self::File(_) => "file_unreadable",
             Self::Malformed => "malformed",
             Self::Empty(_) => "empty",
@@ -393,6 +397,11 @@ impl fmt::Display for Failure {
             Self::Discovery(failure) => write!(f, "issuer metadata: {failure}"),
             Self::JwksUriMissing(at) => write!(f, "issuer metadata: {at}: there is no jwks_uri"),
             Self::Fetch(url, failure) => write!(f, "key set at {url}: {failure}"),
+            Self::BearerWithheld(url, failure) => write!(
+                f,
+                "key set at {url}: {failure}; keys.bearer_token_file was not sent there, since only \
+                 the metadata name that server: if it is the right one, name the URL as keys.jwks_uri"
+            ),
             Self::Http(failure) => write!(f, "key set: {failure}"),
             Self::File(kind) => write!(f, "key set: the file cannot be read: {kind}"),
             Self::Malformed => f.write_str("key set: not a JWK Set"),

@@ -1,5 +1,6 @@
 //! How an issuer's keys are obtained and kept, as configured.
 
+use crate::state::http::BearerToken;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ pub struct KeyRules {
     /// Whether they may be fetched over plain `http` from other machines. The same holds for the
     /// issuer's metadata and introspection.
     pub allow_http: bool,
+    /// The bearer token that is sent to the host that the configuration names: that of the
+    /// `jwks_uri`, or else of the issuer.
+    pub bearer: Option<BearerToken>,
     /// How often they are fetched, and how long they are kept.
     pub upkeep: KeyUpkeep,
 }
@@ -20,7 +24,7 @@ pub struct KeyRules {
 impl KeyRules {
     /// The usual rules for keys from `source`.
     pub fn new(source: KeySource) -> Self {
-        Self { source, ca: None, allow_http: false, upkeep: KeyUpkeep::default() }
+        Self { source, ca: None, allow_http: false, bearer: None, upkeep: KeyUpkeep::default() }
     }
 }
 

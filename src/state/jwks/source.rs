@@ -5,7 +5,7 @@ use super::snapshot;
 use super::{Failure, schedule};
 use crate::state::discovery::{self, Metadata, Wanted};
 use crate::state::http::{self, Client, Credentials, Limits, Reach};
-use ::http::HeaderValue;
+use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use reqwest::Url;
 use std::fmt;
@@ -73,10 +73,14 @@ impl std::error::Error for BadSource {}
 
 impl Source {
     pub(super) fn new(issuer: &str, rules: &KeyRules) -> Result<Self, BadSource> {
-        let client = || {
+        let client = |server: &Url| {
             let credentials = Credentials { ca: rules.ca.as_deref(), identity: None };
             let client = Client::new(credentials).map_err(BadSource::Credentials)?;
-            Ok(client.allowing_http(rules.allow_http))
+            let client = client.allowing_http(rules.allow_http);
+            Ok(match rules.bearer.clone() {
+                Some(token) => client.with_bearer(server, token),
+                None => client,
+            })
         };
         let askable = |text: &str| {
             let url = Url::parse(text).or(Err(BadSource::UrlRefused))?;
@@ -84,10 +88,13 @@ impl Source {
         };
         let place = match &rules.source {
             KeySource::Discovery => {
-                askable(issuer)?;
-                Place::Discovery { issuer: issuer.to_owned(), client: client()?, found: None }
+                let client = client(&askable(issuer)?)?;
+                Place::Discovery { issuer: issuer.to_owned(), client, found: None }
             }
-            KeySource::Uri(text) => Place::Uri { url: askable(text)?, client: client()? },
+            KeySource::Uri(text) => {
+                let url = askable(text)?;
+                Place::Uri { client: client(&url)?, url }
+            }
             KeySource::File(path) => Place::File(path.clone()),
         };
         let KeyUpkeep { max_bytes, fetch_timeout, .. } = rules.upkeep;
@@ -195,7 +202,14 @@ async fn fetch(
 ) -> Result<Obtained, Failure> {
     let known = known.filter(|it| it.url == *url);
     let fetched = client.fetch(url, known.map(|it| &it.etag), limits).await;
-    let fetched = fetched.map_err(|it| Failure::Fetch(http::shown(url), it))?;
+    let fetched = fetched.map_err(|failure| {
+        let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].map(http::Failure::Status);
+        if refused.contains(&failure) && client.withholds_bearer(url) {
+            Failure::BearerWithheld(http::shown(url), failure)
+        } else {
+            Failure::Fetch(http::shown(url), failure)
+        }
+    })?;
     let named = fetched.etag.map(|etag| Version { url: url.clone(), etag });
     let version = match fetched.body {
         Some(_) => named,

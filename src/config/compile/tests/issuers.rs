@@ -37,6 +37,34 @@ fn other_machines_are_asked_over_plain_http_only_where_that_is_allowed() {
 }
 
 #[test]
+fn a_bearer_token_for_the_keys_is_one_line_that_nobody_is_shown() {
+    let keys = |keys: &str| format!("  audiences: [a]\n  keys: {keys}");
+    let at = "issuers[0].keys.bearer_token_file";
+    let https = "jwks_uri: 'https://a.example/jwks'";
+    let odd = "must hold one bearer token";
+    for (file, message) in
+        [("lines", odd), ("empty", odd), ("key.pem", odd), ("none", "cannot read"), ("''", "name")]
+    {
+        refuses_with_files(&keys(&format!("{{bearer_token_file: {file}}}")), at, message);
+        let told = with_files(&keys(&format!("{{bearer_token_file: {file}}}"))).unwrap_err();
+        assert!(!told[0].contains("PRIVATE"), "{told:?}");
+    }
+    for (given, warned) in [
+        ("bearer_token_file: secret".to_owned(), None),
+        (format!("bearer_token_file: secret, {https}"), None),
+        ("bearer_token_file: secret, jwks_uri: 'http://[::1]/jwks'".to_owned(), Some("plain http")),
+    ] {
+        let config = takes_with_files(&keys(&format!("{{{given}}}")));
+        let token = &config.rules.issuers[0].keys.bearer;
+        assert!(token.is_some() && !format!("{token:?}").contains("0123456789abcdef"));
+        let found = config.warnings.iter().find(|it| it.path == at);
+        assert_eq!(found.is_some(), warned.is_some(), "{found:?}");
+        assert!(warned.is_none_or(|it| found.unwrap().message.contains(it)));
+    }
+    assert!(config(&edited("  audiences: [a]")).rules.issuers[0].keys.bearer.is_none());
+}
+
+#[test]
 fn a_token_is_meant_for_someone_and_signed_with_something() {
     let at = "issuers[0].audiences";
     refuses("  audiences: []", at, 4, "must not be empty");
