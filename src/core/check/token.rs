@@ -171,10 +171,8 @@ pub(super) async fn admit_unrevoked<S: Sources>(
     let said = match said {
         Ok(introspected) => introspected.token,
         Err(unconfirmed) => {
-            let denial = match unconfirmed.refusal.denial {
-                Denial::TokenInactive => Denial::TokenRevoked,
-                denial => denial,
-            };
+            let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
+            let denial = revoked(unconfirmed.refusal.denial);
             let why = || introspection(&known.issuer, asked, Some(&unconfirmed));
             return explanation.record_error(Err(denial), why);
         }

@@ -259,7 +259,7 @@ impl Caller {
         let text = std::str::from_utf8(body.trim_ascii()).unwrap_or_default();
         let malformed =
             || Failure::JwtRefused(Denial::TokenMalformed, "not a signed JWT".to_owned());
-        let jws = Unverified::parse(text.as_bytes()).or_else(|_| Err(malformed()))?;
+        let jws = Unverified::parse(text.as_bytes()).ok().ok_or_else(malformed)?;
         let header = jws.header().clone();
         // Longer than the time left, so the waiting check gives up first.
         let keys = self.keys.within(self.rules.upkeep.timeout);
