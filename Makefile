@@ -10,6 +10,7 @@ test:
 	tests/provision.py envoy nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
 	-tests/provision.py keycloak
+	-tests/provision.py hydra
 	cargo test --locked
 
 # What a check costs beside servers that decide nothing, and behind real proxies; what is kept in

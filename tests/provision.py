@@ -2,17 +2,17 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        keycloak]
+        keycloak hydra]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, KEYCLOAK_BIN) is taken as it is. Everything else lands
-in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, KEYCLOAK_BIN, HYDRA_BIN) is taken as it is. Everything
+else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
 
 The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
-when the program could not be downloaded. The last two are told apart for Keycloak alone.
+when the program could not be downloaded. The last two are told apart for Keycloak and Hydra alone.
 """
 
 import fcntl
@@ -40,7 +40,14 @@ KEYCLOAK = "26.7.3"
 KEYCLOAK_SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
 # What Keycloak is built for, before it starts: a database in memory, and clients with certificates.
 KEYCLOAK_BUILD = ("--db=dev-mem", "--https-client-auth=request")
-KEYCLOAK_JAVA = 17
+KEYCLOAK_JAVA = (17, 0)
+HYDRA = "2.3.0"
+# A module that Hydra replaces in its own go.mod, which counts only there.
+HYDRA_REPLACES = (
+    "github.com/gobuffalo/pop/v6", "github.com/ory/pop/v6@v6.2.1-0.20241121111754-e5dfc0f3344b"
+)
+HYDRA_TAGS = "sqlite,sqlite_omit_load_extension"
+HYDRA_GO = (1, 24)
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What judges the files in deploy/, and what it needs, all of it pinned.
 PYTHON_TOOLS = (
@@ -218,8 +225,8 @@ def python_tools(whole, _scratch):
 def keycloak(whole, scratch):
     """Keycloak out of the Maven repository, built as the tests start it."""
     needs("keycloak", "mvn", "java")
-    if java_version() < KEYCLOAK_JAVA:
-        raise ToolchainMissing(f"keycloak needs Java {KEYCLOAK_JAVA} or newer")
+    if version("java", "-version") < KEYCLOAK_JAVA:
+        raise ToolchainMissing(f"keycloak needs Java {KEYCLOAK_JAVA[0]} or newer")
     downloads(
         "mvn", "--quiet", "--batch-mode",
         f"org.apache.maven.plugins:maven-dependency-plugin:{MAVEN_DEPENDENCY_PLUGIN}:copy",
@@ -234,11 +241,29 @@ def keycloak(whole, scratch):
     run(whole / "bin/kc.sh", "build", *KEYCLOAK_BUILD)
 
 
-def java_version():
-    """The first number: 17 for 17.0.15. Java 8 calls itself 1.8."""
-    told = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
-    found = re.search(r'version "(\d+)', told)
-    return int(found[1]) if found else 0
+def hydra(whole, scratch):
+    """Hydra out of its Go module, with a database in memory."""
+    needs("hydra", "go", "cc")
+    if version("go", "version") < HYDRA_GO:
+        raise ToolchainMissing(f"hydra needs Go {HYDRA_GO[0]}.{HYDRA_GO[1]} or newer")
+    module = scratch / "module"
+    module.mkdir()
+    package = "github.com/ory/hydra/v2"
+    run("go", "mod", "init", "provision", cwd=module)
+    run("go", "mod", "edit", "-replace", "=".join(HYDRA_REPLACES), cwd=module)
+    downloads("go", "get", "-tool", f"{package}@v{HYDRA}", cwd=module)
+    run(
+        "go", "build", "-trimpath", "-ldflags=-s -w", "-tags", HYDRA_TAGS,
+        "-o", whole / "hydra", package,
+        cwd=module, env=os.environ | {"CGO_ENABLED": "1"},
+    )
+
+
+def version(*command):
+    """The first two numbers of the version that Java or Go says it has."""
+    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = re.search(r'(?:version "|go)(\d+)(?:\.(\d+))?', told.stdout)
+    return tuple(int(it or 0) for it in found.groups()) if found else (0, 0)
 
 
 def needs(name, *programs):
@@ -301,6 +326,7 @@ PROGRAMS = {
     "keycloak": (
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
     ),
+    "hydra": (f"hydra-{HYDRA}", "hydra", None, hydra),
 }
 
 if __name__ == "__main__":

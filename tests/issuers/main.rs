@@ -20,8 +20,10 @@ mod tokens;
 
 mod bound;
 mod http;
+mod hydra;
 mod introspected;
 mod keycloak;
+mod opaque;
 mod program;
 mod realm;
 
