@@ -107,7 +107,7 @@ async fn answer(
     let signals = Signals::new()?;
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Config { listen, rules, telemetry, digest, warnings } = config;
+    let Config { listen, rules, telemetry, digest, warnings, .. } = config;
     let made = Installation::start(rules, None, &clock, &Handle::current())?;
     let capture = capture(arguments, &clock)?;
     let metrics = Arc::new(Metrics::new()?);

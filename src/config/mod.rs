@@ -42,6 +42,15 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
     pub digest: String,
+    /// The line of each issuer, where it is known.
+    issuer_lines: Vec<Option<usize>>,
+}
+
+impl Config {
+    /// A problem with `key` of the issuer at `index`, which shows only when the issuer is asked.
+    pub(crate) fn problem_of_issuer(&self, index: usize, key: &str, message: &str) -> Problem {
+        Problem::of_issuer(index, key, &self.issuer_lines, message)
+    }
 }
 
 /// The listeners.
@@ -149,6 +158,11 @@ pub fn attempt(path: &Path) -> Attempt {
     Attempt { outcome, source_files }
 }
 
+/// Reads a configuration that is in no file. Files that it names are relative to `folder`.
+pub fn read(bytes: &[u8], folder: &Path) -> Result<Config, Vec<Problem>> {
+    from_bytes(bytes, &Files::below(folder))
+}
+
 /// The configuration that `text` spells, with the files that it names relative to `folder`.
 #[cfg(test)]
 fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
@@ -173,11 +187,14 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
         let file = tree::read(tree, &mut findings)?;
         compile::compile(file, files, &mut findings)
     });
+    let count = compiled.as_ref().map_or(0, |(_, rules, _)| rules.issuers.len());
+    let issuers = problem::Path::default().key("issuers");
+    let issuer_lines = (0..count).map(|it| findings.line_of(&issuers.index(it))).collect();
     let (problems, warnings) = findings.finish();
     match compiled {
         Some((listen, rules, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, rules, telemetry, warnings, digest })
+            Ok(Config { listen, rules, telemetry, warnings, digest, issuer_lines })
         }
         // An empty list of problems must not be mistaken for success.
         None if problems.is_empty() => {

@@ -1,11 +1,12 @@
 //! Problems of a configuration, and their places in the file.
 
+use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 /// An error or a warning about a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Where it is, as in `policies[1].sender_constraint`; empty for the file as a whole.
     pub path: String,
@@ -31,6 +32,18 @@ impl Problem {
     /// A problem with the file as a whole.
     pub(super) fn of_file(message: impl Into<String>) -> Self {
         Self::new(&Path::default(), None, &message.into())
+    }
+
+    /// A problem with `key` of the issuer at `index`, whose lines are `lines`.
+    pub(super) fn of_issuer(
+        index: usize,
+        key: &str,
+        lines: &[Option<usize>],
+        message: &str,
+    ) -> Self {
+        let at = Path::default().key("issuers").index(index);
+        let at = if key.is_empty() { at } else { at.key(key) };
+        Self::new(&at, lines.get(index).copied().flatten(), message)
     }
 
     /// Escapes control characters, since messages quote the file and file names and go to a
@@ -157,6 +170,11 @@ impl Findings {
             self.problems.push(Problem::new(&at, line, &message.into()));
             self.unreadable.push(at);
         }
+    }
+
+    /// The line of a place, or of the nearest one around it.
+    pub(super) fn line_of(&self, at: &Path) -> Option<usize> {
+        self.nearest_line(&self.in_file(at))
     }
 
     /// Records that something unreadable was meant as `at`, so that it is not reported as missing.

@@ -189,7 +189,7 @@ impl Reloader {
 
     /// Applies a configuration. Everything that can fail comes first, and changes nothing.
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
-        let Config { listen, rules, telemetry, warnings, digest } = config;
+        let Config { listen, rules, telemetry, warnings, digest, .. } = config;
         let old = self.gate.active();
         let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
         let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();

@@ -3,7 +3,7 @@
 use super::configured::configured;
 use super::identity_provider::Placed;
 use super::tokens::{Signer, tampered};
-use super::world::{Ended, World, claims_of, now};
+use super::world::{Ended, World, X5T, claims_of, now};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keybound::clock::{Clock, SystemClock};
 use keybound::config::Config;
@@ -16,7 +16,6 @@ use tokio::runtime::Handle;
 
 const API: &str = "https://api.example.com";
 const EITHER: &str = "sender_constraint: either";
-const X5T: &str = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
 /// The configuration that was written, if it is complete.
 fn valid(world: &World, ended: &Ended) -> Config {

@@ -14,6 +14,7 @@ mod configured;
 #[path = "../support/identity_provider.rs"]
 mod identity_provider;
 mod init;
+mod online;
 #[path = "../support/tokens.rs"]
 mod tokens;
 mod world;

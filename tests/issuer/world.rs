@@ -8,11 +8,16 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+/// The thumbprint of a certificate that is empty.
+pub(crate) const X5T: &str = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
 /// An issuer with one key, and a folder for files.
 pub(crate) struct World {
@@ -55,8 +60,18 @@ impl World {
 
     /// Runs the program in the folder.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ended {
+        self.pipe("", arguments).await
+    }
+
+    /// The same with `input` on standard input.
+    pub(crate) async fn pipe(&self, input: &str, arguments: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keybound"));
-        let output = command.args(arguments).current_dir(&self.folder).output().await.unwrap();
+        command.args(arguments).current_dir(&self.folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that reads no input may have ended before it is written.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()).await);
+        let output = child.wait_with_output().await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ended {
             code: output.status.code().unwrap(),

@@ -41,6 +41,10 @@ impl Plan<'_> {
         document.element("name", "default", "it has no `match`: every request falls under it");
         let (constraint, why) = self.sender_constraint();
         document.entry("sender_constraint", constraint.name(), why);
+        if constraint != SenderConstraint::Certificate {
+            let why = "where clients send requests, which their DPoP proofs must name";
+            document.note(4, &format!("origin: https://api.example.com  # {why}"));
+        }
         document.note(4, "scopes: [payments]  # what a token must grant besides: all of them");
         document.finish()
     }

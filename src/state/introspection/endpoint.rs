@@ -2,7 +2,7 @@
 
 use super::authentication::ClientAuthentication;
 use super::{BadEndpoint, IntrospectionRules};
-use crate::state::discovery::{self, IntrospectionMetadata, Wanted};
+use crate::state::discovery::{self, IntrospectionMetadata, Metadata, Wanted};
 use crate::state::http::{Client, Limits, Reach};
 use crate::state::waits::doubled;
 use keybound_core::policy::Issuer;
@@ -69,9 +69,7 @@ impl Seeker {
     pub(super) async fn run(self) {
         let mut failures = 0_u32;
         loop {
-            let wanted = Wanted::Introspection;
-            let found = discovery::discover(&self.client, &self.issuer, wanted, LIMITS).await;
-            let found = match found {
+            let found = match self.look().await {
                 Ok(metadata) => self.found(metadata.introspection),
                 Err(failure) => {
                     tracing::warn!(issuer = &*self.issuer, error = %failure, "metadata not fetched");
@@ -88,8 +86,13 @@ impl Seeker {
         }
     }
 
+    /// Fetches the metadata once.
+    pub(super) async fn look(&self) -> Result<Metadata, discovery::Failure> {
+        discovery::discover(&self.client, &self.issuer, Wanted::Introspection, LIMITS).await
+    }
+
     /// The place that metadata name for this client.
-    fn found(&self, metadata: IntrospectionMetadata) -> Place {
+    pub(super) fn found(&self, metadata: IntrospectionMetadata) -> Place {
         if let Some(supported) = &metadata.authentication_methods
             && !self.authentication.is_among(supported)
         {
@@ -128,7 +131,7 @@ fn delay(failures: u32) -> Duration {
 }
 
 /// Limits of fetching the metadata. Only the first check waits for it.
-const LIMITS: Limits = Limits { bytes: 512 * 1024, deadline: Duration::from_secs(5) };
+pub(super) const LIMITS: Limits = Limits { bytes: 512 * 1024, deadline: Duration::from_secs(5) };
 
 /// Issuers hardly ever move their endpoints.
 const KEPT: Duration = Duration::from_secs(3600);

@@ -55,12 +55,14 @@ mod places;
 mod rank;
 mod rules;
 mod status;
+mod survey;
 
 pub use answers::Introspected;
 pub use assertion::AssertionKey;
 pub use authentication::{ClientAuthentication, Identity};
 pub use rules::{IntrospectionRules, IntrospectionUpkeep};
 pub use status::Status;
+pub use survey::{Survey, survey};
 
 use crate::clock::Clock;
 use crate::state::http;

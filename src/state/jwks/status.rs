@@ -2,7 +2,7 @@
 
 use super::Failure;
 use keybound_core::UnixTime;
-use keybound_core::jose::KeySet;
+use keybound_core::jose::{self, KeySet};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +60,21 @@ pub struct SkippedKey {
     pub reason: String,
 }
 
+impl SkippedKey {
+    /// What is told of `key`.
+    pub fn of(key: &jose::SkippedKey) -> Self {
+        let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+        Self {
+            position: key.position,
+            kid: own(&key.kid),
+            kty: own(&key.kty),
+            crv: own(&key.crv),
+            alg: own(&key.alg),
+            reason: key.reason.to_string(),
+        }
+    }
+}
+
 /// The skipped members of the last set that was read, whether or not it was taken over.
 #[derive(Debug, Default)]
 pub(super) struct Skipped(Option<Arc<KeySet>>);
@@ -75,18 +90,7 @@ impl Skipped {
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = SkippedKey> {
-        let keys = self.0.iter().flat_map(|it| it.skipped());
-        keys.map(|it| {
-            let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
-            SkippedKey {
-                position: it.position,
-                kid: own(&it.kid),
-                kty: own(&it.kty),
-                crv: own(&it.crv),
-                alg: own(&it.alg),
-                reason: it.reason.to_string(),
-            }
-        })
+        self.0.iter().flat_map(|it| it.skipped()).map(SkippedKey::of)
     }
 }
 

@@ -1,100 +1,129 @@
-//! The command `check-config`: lists every problem of a configuration file, or the policies that it
-//! would enforce.
+//! What a configuration enforces, as text for people and as JSON for machines.
 
+use super::online::Online;
 use crate::config::provider::Provider;
-use crate::config::{self, Config, Listen, Problem, Telemetry};
+use crate::config::{Config, Listen, Telemetry};
 use crate::front::forward_auth::{Asker, Flavour};
 use crate::installation::{DpopRules, InstallationRules, IssuerRules};
 use crate::state::introspection::ClientAuthentication;
-use crate::state::jwks::KeySource;
+use crate::state::jwks::{KeyRules, KeySource};
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use keybound_core::client_certificate::Source;
 use keybound_core::jose::KeySet;
 use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
-    AUDIENCE, ClaimFormat, ClaimNames, Introspection, Issuer, NonceDemand, PolicySet, ProofRules,
+    AUDIENCE, ClaimFormat, ClaimNames, Introspection, NonceDemand, PolicySet, ProofRules,
     UpstreamAuthorization,
 };
 use keybound_core::words::Words;
+use serde::Serialize;
 use std::fmt::{self, Display};
 use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-/// The arguments of `check-config`.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// The configuration file
-    file: PathBuf,
+/// What a configuration enforces: as text, and as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    sha_256: String,
+    ext_authz: String,
+    forward_auth: Option<String>,
+    admin: String,
+    client_certificate: String,
+    dpop_proofs: String,
+    upstream: String,
+    limits: String,
+    telemetry: String,
+    pub(super) issuers: Vec<IssuerReport>,
+    policies: Vec<EffectivePolicy>,
 }
 
-/// Writes a summary to standard output, or problems to standard error. Warnings go there too.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let file = &arguments.file;
-    let written = match config::load(file) {
-        Ok(config) => tell(file, &config.warnings, "warning: ")
-            .and_then(|()| write!(io::stdout().lock(), "{}", Summary(&config)))
-            .map(|()| ExitCode::SUCCESS),
-        Err(problems) => tell(file, &problems, "").map(|()| ExitCode::FAILURE),
-    };
-    written.unwrap_or(ExitCode::FAILURE)
+/// An issuer, and how its tokens are read.
+#[derive(Debug, Serialize)]
+pub(super) struct IssuerReport {
+    issuer: String,
+    audiences: Vec<String>,
+    algorithms: Vec<String>,
+    token_types: Vec<String>,
+    clock_leeway: String,
+    keys: String,
+    introspection: Option<String>,
+    /// Where it is not as without a provider.
+    readings: Vec<Reading>,
+    /// What it publishes, if it was asked.
+    pub(super) online: Option<Online>,
 }
 
-/// One line each, in the format of compilers, so that editors can jump to the place.
-pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
-    let mut stderr = io::stderr().lock();
-    for Problem { path, line, message } in problems {
-        write!(stderr, "{}:", file.display())?;
-        if let Some(line) = line {
-            write!(stderr, "{line}:")?;
-        }
-        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        writeln!(stderr, " {kind}{place}{message}")?;
-    }
-    Ok(())
+#[derive(Debug, Serialize)]
+struct Reading {
+    name: &'static str,
+    value: String,
 }
 
-/// What a configuration enforces, as text.
-struct Summary<'a>(&'a Config);
-
-impl Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listen, rules, telemetry, digest, warnings: _ } = self.0;
+impl Report {
+    pub(super) fn of(config: &Config) -> Self {
+        let Config { listen, rules, telemetry, digest, .. } = config;
         let InstallationRules { policies, issuers, limits, dpop } = rules;
-        writeln!(f, "sha-256             {digest}")?;
-        writeln!(f, "ext_authz           {}{}", listen.ext_authz, tls(listen))?;
-        if let Some(forward_auth) = &listen.forward_auth {
-            let (address, asker) = (&forward_auth.address, asker(&forward_auth.asker));
-            writeln!(f, "forward_auth        {address}{}, asked by {asker}", tls(listen))?;
+        let forward_auth = listen
+            .forward_auth
+            .as_ref()
+            .map(|it| format!("{}{}, asked by {}", it.address, tls(listen), asker(&it.asker)));
+        Self {
+            sha_256: digest.clone(),
+            ext_authz: format!("{}{}", listen.ext_authz, tls(listen)),
+            forward_auth,
+            admin: listen.admin.to_string(),
+            client_certificate: source(&policies.client_certificate),
+            dpop_proofs: proofs(&policies.proofs, dpop),
+            upstream: upstream(policies),
+            limits: format!(
+                "tokens of {} bytes, {:?} per check, {} checks at once",
+                policies.token_bytes, limits.check_deadline, limits.concurrent_checks
+            ),
+            telemetry: told(telemetry),
+            issuers: issuers.iter().map(IssuerReport::of).collect(),
+            policies: EffectivePolicy::all(policies),
         }
-        writeln!(f, "admin               {}", listen.admin)?;
-        writeln!(f, "client certificate  {}", source(&policies.client_certificate))?;
-        writeln!(f, "DPoP proofs         {}", proofs(&policies.proofs, dpop))?;
-        writeln!(f, "upstream            {}", upstream(policies))?;
-        writeln!(
-            f,
-            "limits              tokens of {} bytes, {:?} per check, {} checks at once",
-            policies.token_bytes, limits.check_deadline, limits.concurrent_checks
-        )?;
-        writeln!(f, "telemetry           {}", told(telemetry))?;
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in [
+            ("sha-256", Some(&self.sha_256)),
+            ("ext_authz", Some(&self.ext_authz)),
+            ("forward_auth", self.forward_auth.as_ref()),
+            ("admin", Some(&self.admin)),
+            ("client certificate", Some(&self.client_certificate)),
+            ("DPoP proofs", Some(&self.dpop_proofs)),
+            ("upstream", Some(&self.upstream)),
+            ("limits", Some(&self.limits)),
+            ("telemetry", Some(&self.telemetry)),
+        ] {
+            if let Some(value) = value {
+                writeln!(f, "{name:18}  {value}")?;
+            }
+        }
         writeln!(f)?;
         let head =
             ["issuer", "audiences", "algorithms", "token types", "leeway", "keys", "introspection"];
-        table(f, head, issuers.iter().map(issuer))?;
-        for line in issuers.iter().flat_map(|it| readings(&it.issuer)) {
-            writeln!(f, "{line}")?;
-        }
-        for issuer in issuers.iter().filter(|it| it.keys.allow_http) {
-            writeln!(f, "{}: allow_http true", issuer.issuer.name)?;
-        }
-        for (issuer, skipped) in issuers.iter().filter_map(|it| Some((it, skipped(it)?))) {
-            writeln!(f, "{}: skipped keys {skipped}", issuer.issuer.name)?;
+        table(f, head, self.issuers.iter().map(IssuerReport::row))?;
+        for issuer in &self.issuers {
+            for Reading { name, value } in &issuer.readings {
+                writeln!(f, "{}: {name} {value}", issuer.issuer)?;
+            }
         }
         writeln!(f)?;
-        let policies = EffectivePolicy::all(policies);
-        table(f, EffectivePolicy::COLUMNS, policies.iter().map(EffectivePolicy::row))
+        table(f, EffectivePolicy::COLUMNS, self.policies.iter().map(EffectivePolicy::row))?;
+        let online = self.issuers.iter().filter_map(|it| Some((&it.issuer, it.online.as_ref()?)));
+        for (number, (issuer, found)) in online.enumerate() {
+            if number == 0 {
+                writeln!(f)?;
+            }
+            for line in found.lines() {
+                writeln!(f, "{issuer}: {line}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -152,7 +181,7 @@ fn proofs(rules: &ProofRules, dpop: &DpopRules) -> String {
             format!("recorded in Redis, up to {} of one client", rules.share())
         }
     };
-    format!("{}, within {:?}, {nonce}, {store}", listed(&rules.algorithms), rules.window)
+    format!("{}, within {:?}, {nonce}, {store}", texts(&rules.algorithms).join(" "), rules.window)
 }
 
 fn upstream(rules: &PolicySet) -> String {
@@ -170,28 +199,43 @@ fn upstream(rules: &PolicySet) -> String {
     set.chain(removed).chain(beginning).fold(authorization.to_owned(), |text, it| text + &it)
 }
 
-fn issuer(rules: &IssuerRules) -> [String; 7] {
-    let IssuerRules { issuer, keys, .. } = rules;
+impl IssuerReport {
+    fn of(rules: &IssuerRules) -> Self {
+        let issuer = &rules.issuer;
+        Self {
+            issuer: issuer.name.to_string(),
+            audiences: issuer.audiences.clone(),
+            algorithms: texts(&issuer.algorithms),
+            token_types: texts(&issuer.token_types),
+            clock_leeway: format!("{:?}", issuer.clock_leeway),
+            keys: keys(&rules.keys),
+            introspection: introspection(rules),
+            readings: readings(rules),
+            online: None,
+        }
+    }
+
+    fn row(&self) -> [String; 7] {
+        [
+            self.issuer.clone(),
+            self.audiences.join(" "),
+            self.algorithms.join(" "),
+            self.token_types.join(" "),
+            self.clock_leeway.clone(),
+            self.keys.clone(),
+            self.introspection.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    }
+}
+
+fn keys(keys: &KeyRules) -> String {
     let source = match &keys.source {
         KeySource::Discovery => "discovered".to_owned(),
         KeySource::Uri(uri) => uri.clone(),
         KeySource::File(path) => path.display().to_string(),
     };
     let grace = keys.upkeep.withdrawn_key_grace;
-    let keys = if grace.is_zero() {
-        source
-    } else {
-        format!("{source}, withdrawn ones for {grace:?} more")
-    };
-    [
-        issuer.name.to_string(),
-        issuer.audiences.join(" "),
-        listed(&issuer.algorithms),
-        listed(&issuer.token_types),
-        format!("{:?}", issuer.clock_leeway),
-        keys,
-        introspection(rules),
-    ]
+    if grace.is_zero() { source } else { format!("{source}, withdrawn ones for {grace:?} more") }
 }
 
 /// The keys in the file of an issuer that cannot be used, in words.
@@ -201,11 +245,11 @@ fn skipped(rules: &IssuerRules) -> Option<String> {
     Some(set.skipped_in_words()).filter(|it| !it.is_empty())
 }
 
-/// How tokens of an issuer are read, where it is not as without a provider.
-fn readings(issuer: &Issuer) -> Vec<String> {
-    let mut lines = vec![];
-    let mut line =
-        |what: &str, value: String| lines.push(format!("{}: {what} {value}", issuer.name));
+/// How tokens of an issuer are read and where it is asked, where it is not as without a provider.
+fn readings(rules: &IssuerRules) -> Vec<Reading> {
+    let issuer = &rules.issuer;
+    let mut readings = vec![];
+    let mut line = |name, value: String| readings.push(Reading { name, value });
     if let Some(provider) = issuer.provider.and_then(Provider::named) {
         line("provider", format!("{provider}: {}", provider.gives(issuer).join("; ")));
     }
@@ -227,25 +271,31 @@ fn readings(issuer: &Issuer) -> Vec<String> {
             line(what, names.join(" "));
         }
     }
-    lines
+    if rules.keys.allow_http {
+        line("allow_http", "true".to_owned());
+    }
+    if let Some(skipped) = skipped(rules) {
+        line("skipped keys", skipped);
+    }
+    readings
 }
 
-fn introspection(rules: &IssuerRules) -> String {
+fn introspection(rules: &IssuerRules) -> Option<String> {
     let tokens = match rules.issuer.introspection {
-        Introspection::Never => return "-".to_owned(),
+        Introspection::Never => return None,
         Introspection::OpaqueTokens => "opaque tokens",
         Introspection::AllTokens => "all tokens",
     };
-    let Some(introspection) = &rules.introspection else { return tokens.to_owned() };
+    let Some(introspection) = &rules.introspection else { return Some(tokens.to_owned()) };
     let certified = introspection.authentication != ClientAuthentication::TlsClientAuth
         && introspection.identity.is_some();
     let certificate = if certified { " over mutual TLS" } else { "" };
     let forwarded = if introspection.forward_jwt { ", JWT sent upstream" } else { "" };
-    format!("{tokens}, {}{certificate}{forwarded}", introspection.authentication.name())
+    Some(format!("{tokens}, {}{certificate}{forwarded}", introspection.authentication.name()))
 }
 
-fn listed<T: Display>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn texts<T: Display>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }
 
 fn table<const COLUMNS: usize>(

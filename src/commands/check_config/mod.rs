@@ -1,0 +1,140 @@
+//! The command `check-config`: lists every problem of a configuration file, or the policies that it
+//! would enforce, and on request what the issuers publish.
+
+mod online;
+mod report;
+
+use super::{complain, input};
+use crate::config::{self, Config, Problem};
+use online::Misfits;
+use report::Report;
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::runtime::Builder;
+
+/// The arguments of `check-config`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file; `-` is standard input
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The same, as the other commands name it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
+    /// Also fetches metadata and keys of the issuers, and looks for their introspection endpoints. No
+    /// token is sent
+    #[arg(long)]
+    online: bool,
+    /// Makes warnings count as errors
+    #[arg(long)]
+    strict: bool,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that was found of a configuration.
+struct Findings {
+    /// `None` if it cannot be compiled.
+    report: Option<Report>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+/// Writes a summary to standard output, and problems and warnings to standard error.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let given = arguments.file.as_deref().or(arguments.config.as_deref());
+    let file = given.unwrap_or_else(|| Path::new("-"));
+    let config = match read(file) {
+        Ok(config) => config,
+        Err(failure) => {
+            complain(&failure);
+            return ExitCode::FAILURE;
+        }
+    };
+    let findings = match config {
+        Ok(config) => Findings::of(&config, arguments.online),
+        Err(problems) => Ok(Findings { report: None, problems, warnings: vec![] }),
+    };
+    let findings = match findings {
+        Ok(findings) => findings,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    let valid = findings.problems.is_empty() && (!arguments.strict || findings.warnings.is_empty());
+    let written = if arguments.json {
+        writeln!(io::stdout().lock(), "{}", findings.json(valid))
+    } else {
+        findings.tell(file)
+    };
+    if valid && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The configuration in `file`, or its problems; an error if standard input cannot be read.
+fn read(file: &Path) -> Result<Result<Config, Vec<Problem>>, String> {
+    if file == Path::new("-") {
+        return Ok(config::read(&input::bytes(file)?, Path::new("")));
+    }
+    Ok(config::load(file))
+}
+
+impl Findings {
+    fn of(config: &Config, online: bool) -> io::Result<Self> {
+        let mut report = Report::of(config);
+        let mut misfits = Misfits::default();
+        if online {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (found, all) = runtime.block_on(online::ask(config));
+            for (issuer, found) in report.issuers.iter_mut().zip(found) {
+                issuer.online = Some(found);
+            }
+            misfits = all;
+        }
+        let warnings = config.warnings.iter().cloned().chain(misfits.warnings).collect();
+        Ok(Self { report: Some(report), problems: misfits.problems, warnings })
+    }
+
+    fn tell(&self, file: &Path) -> io::Result<()> {
+        tell(file, &self.problems, "")?;
+        tell(file, &self.warnings, "warning: ")?;
+        match &self.report {
+            Some(report) => write!(io::stdout().lock(), "{report}"),
+            None => Ok(()),
+        }
+    }
+
+    /// One document, whose members are there whether or not the configuration is valid.
+    fn json(&self, valid: bool) -> Value {
+        let Self { report, problems, warnings } = self;
+        let mut document = json!({ "issuers": [], "policies": [] });
+        if let Some(report) = report {
+            document = json!(report);
+        }
+        for (name, value) in
+            [("valid", json!(valid)), ("problems", json!(problems)), ("warnings", json!(warnings))]
+        {
+            if let Some(members) = document.as_object_mut() {
+                members.insert(name.to_owned(), value);
+            }
+        }
+        document
+    }
+}
+
+/// One line each, in the format of compilers, so that editors can jump to the place.
+pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    for Problem { path, line, message } in problems {
+        write!(stderr, "{}:", file.display())?;
+        if let Some(line) = line {
+            write!(stderr, "{line}:")?;
+        }
+        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        writeln!(stderr, " {kind}{place}{message}")?;
+    }
+    Ok(())
+}
