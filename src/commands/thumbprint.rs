@@ -50,14 +50,15 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
             Err(unusable) => Err(format!("is no JWK that can be used: {unusable}")),
         };
     }
-    let der = client_certificate::der_in(bytes);
-    let der = der.ok_or("is neither a certificate (PEM or DER) nor a JWK")?;
+    let der = client_certificate::der_in(bytes)
+        .map_err(|found| format!("is neither a certificate (PEM or DER) nor a JWK: {found}"))?;
     Ok(("x5t#S256", Thumbprint::of(&der)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::PublicKeyData as _;
 
     const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
@@ -81,13 +82,40 @@ mod tests {
         assert_eq!(thumbprint(private.as_bytes()), jkt, "that of the public half");
     }
 
+    fn revocation_list() -> rcgen::CertificateRevocationList {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        let (this_update, next_update) = (parameters.not_before, parameters.not_after);
+        let list = rcgen::CertificateRevocationListParams {
+            this_update,
+            next_update,
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&rcgen::Issuer::from_params(&parameters, &key)).unwrap()
+    }
+
     #[test]
     fn anything_else_is_refused_with_a_reason() {
         let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        let parameters = rcgen::CertificateParams::new(["client".to_owned()]).unwrap();
+        let request = parameters.serialize_request(&made.signing_key).unwrap();
+        let list = revocation_list();
         for (bytes, reason) in [
             (&b""[..], "neither"),
             (b"text", "neither"),
             (made.signing_key.serialize_pem().as_bytes(), "neither"),
+            (made.signing_key.serialize_pem().as_bytes(), "private key"),
+            (made.signing_key.serialized_der(), "private key"),
+            (&made.signing_key.subject_public_key_info(), "public key"),
+            (request.pem().unwrap().as_bytes(), "request"),
+            (request.der(), "request"),
+            (list.pem().unwrap().as_bytes(), "CRL"),
+            (list.der(), "CRL"),
             (br#"{"keys":[]}"#, "JWK Set"),
             (br#"{"kty":"oct","k":"AA"}"#, "symmetric"),
             (b"{}", "missing"),

@@ -8,8 +8,8 @@ pub(crate) struct Certificate(Vec<u8>);
 
 impl Certificate {
     /// The first certificate in PEM or DER.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
-        client_certificate::der_in(bytes).map(Self).ok_or("there is no certificate in it")
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+        client_certificate::der_in(bytes).map(Self).map_err(|it| it.to_string())
     }
 
     /// The header and value that carry the certificate to `source`; no header if Envoy sends it

@@ -4,17 +4,17 @@
 mod der;
 #[cfg(test)]
 mod examples;
+mod file;
 mod format;
 mod peer;
 mod pem;
 mod xfcc;
 
+pub use file::{NoCertificate, der_in};
 pub use format::HeaderFormat;
 
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::{Evidence, Field, PeerCertificate};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 /// Where the client certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,16 +110,6 @@ impl Source {
 /// The thumbprint of a certificate in DER; none if it is not one, by its outer form.
 pub fn thumbprint_of_der(der: &[u8]) -> Option<Thumbprint> {
     der::thumbprint(der)
-}
-
-/// The DER of the certificate in what a person hands over, PEM or DER. Of a chain the first counts:
-/// it is the one that a client proves (RFC 8446 §4.4.2).
-pub fn der_in(file: &[u8]) -> Option<Vec<u8>> {
-    let der = match CertificateDer::pem_slice_iter(file).next() {
-        Some(first) => first.ok()?.to_vec(),
-        None => file.to_vec(),
-    };
-    thumbprint_of_der(&der).map(|_| der)
 }
 
 /// Why what is there is of no use.
