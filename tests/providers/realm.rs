@@ -24,6 +24,8 @@ pub(crate) const BOUND_AT_JWT_CLIENT: &str = "bound-at-jwt";
 pub(crate) const BOUND_ES256_CLIENT: &str = "bound-es256";
 pub(crate) const DPOP_CLIENT: &str = "dpop";
 pub(crate) const LIGHTWEIGHT_CLIENT: &str = "lightweight";
+/// Its tokens are for the API, and for nobody who introspects.
+pub(crate) const SOLE_CLIENT: &str = "sole";
 /// Its tokens are for another API.
 pub(crate) const ELSEWHERE_CLIENT: &str = "elsewhere";
 /// Its tokens name no API: Keycloak's default.
@@ -41,6 +43,7 @@ pub(crate) fn realm(name: &str) -> Value {
         client(BOUND_ES256_CLIENT, &[BOUND, ES256], here),
         client(DPOP_CLIENT, &[DPOP], here),
         client(LIGHTWEIGHT_CLIENT, &[BOUND, LIGHTWEIGHT], here),
+        client(SOLE_CLIENT, &[BOUND], &here[..1]),
         client(
             ELSEWHERE_CLIENT,
             &[BOUND],

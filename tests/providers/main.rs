@@ -26,6 +26,7 @@ mod keycloak;
 mod opaque;
 mod program;
 mod realm;
+mod written;
 
 use installation::{Call, Door, Installation, Outcome};
 use keybound::commands::demo::pki::Identity;

@@ -148,6 +148,11 @@ impl Keycloak {
         access_token(&success(form(request, &fields)).await)
     }
 
+    /// The issuer of the realm of the tests.
+    pub(crate) fn issuer(&self) -> String {
+        self.issuer_of(REALM)
+    }
+
     fn issuer_of(&self, realm: &str) -> String {
         format!("{}/realms/{realm}", self.origin)
     }
