@@ -1,7 +1,7 @@
 //! Tokens about which Keycloak is asked (RFC 7662).
 
 use super::keycloak::{Asking, Keycloak, access_token};
-use super::realm::{BOUND_CLIENT, GATEWAY, SECRET, STRANGER, UNBOUND_CLIENT};
+use super::realm::{BOUND_CLIENT, GATEWAY, LIGHTWEIGHT_CLIENT, SECRET, STRANGER, UNBOUND_CLIENT};
 use super::{Row, bearer, check};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -64,6 +64,23 @@ async fn of_a_token_that_is_not_for_the_one_who_asks_keycloak_says_that_it_is_no
     let expected = Err(Denial::TokenRevoked);
     let row = Row { what: "by a stranger", identity: None, path: "/any", headers, expected };
     check(&mut it, row).await;
+}
+
+#[tokio::test]
+async fn a_lightweight_token_says_too_little_by_itself() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    for more in [json!({}), introspection(GATEWAY)] {
+        let mut it = keycloak.installation(&more).await;
+        let client = it.client("client");
+        let asking = Asking::by(LIGHTWEIGHT_CLIENT).with(&client);
+        for asking in [asking, asking.for_user()] {
+            let headers = bearer(&keycloak.token(asking).await);
+            let expected = Err(Denial::TokenClaimMissing);
+            let row =
+                Row { what: "lightweight", identity: Some(&client), path: "/", headers, expected };
+            check(&mut it, row).await;
+        }
+    }
 }
 
 #[tokio::test]
