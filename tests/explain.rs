@@ -23,7 +23,8 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -428,6 +429,387 @@ fn an_annotation_that_counts_for_nothing_is_told_to() {
         assert_eq!(code, 0, "{text}");
         assert!(text.contains("payments, the first") && text.contains("is ignored"), "{text}");
     }
+}
+
+/// A configuration with one issuer, with these lines about it, and one policy.
+fn configuration(issuer: &str, policy: &str, besides: &str) -> String {
+    format!(
+        "listen: {{ext_authz: '127.0.0.1:0', admin: '127.0.0.1:0'}}
+issuers:
+- {issuer}
+policies:
+- name: all
+  {policy}
+{besides}
+"
+    )
+}
+
+const PLAIN: &str = "issuer: https://as.example.com
+  audiences: [https://api.example.com]
+  keys: {jwks_file: jwks.json}";
+const REALM: &str = "issuer: https://sso.example.com/realms/shop
+  audiences: [https://api.example.com]
+  keys: {jwks_file: jwks.json}";
+const BOUND: &str = "sender_constraint: certificate";
+const SCOPED: &str = "sender_constraint: certificate
+  scopes: [payments]";
+
+/// A wrong advice that was given once: a token, the configuration, what must be advised now, and what
+/// must not.
+struct WrongAdvice {
+    config: String,
+    token: String,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+/// A token of three parts that nobody signed.
+fn unsigned(header: &Value) -> String {
+    let part = |it: &Value| URL_SAFE_NO_PAD.encode(it.to_string());
+    format!("{}.{}.", part(header), part(&Site::claims()))
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn wrong_advices(site: &Site) -> Vec<WrongAdvice> {
+    let with =
+        |config: String, token: String, right, wrong| WrongAdvice { config, token, right, wrong };
+    let plain = || configuration(PLAIN, BOUND, "");
+    let issuer = |more: &str| configuration(&format!("{PLAIN}\n  {more}"), BOUND, "");
+    let certificates = |source: &str| {
+        configuration(PLAIN, BOUND, &format!("client_certificate: {{source: {source}}}"))
+    };
+    let signed = |header: &Header, edit: &dyn Fn(&mut Value)| {
+        let mut claims = Site::claims();
+        edit(&mut claims);
+        site.issuer.sign(header, &claims)
+    };
+    let token = |edit: &dyn Fn(&mut Value)| signed(&header("at+jwt", "key-1"), edit);
+    let untyped = Header { typ: None, ..header("", "key-1") };
+    let jwt = header("JWT", "key-1");
+    let hex = thumbprint("p256").to_hex();
+    let keycloak = |it: &mut Value| it["iss"] = json!("https://sso.example.com/realms/shop");
+    let hs256 = || {
+        let key = EncodingKey::from_secret(b"secret");
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &Site::claims(), &key).unwrap()
+    };
+    let other = "issuer: https://other.example.com
+  audiences: [https://api.example.com]
+  keys: {jwks_file: jwks.json}
+- issuer: https://as.example.com
+  audiences: [https://api.example.com]
+  keys: {jwks_file: jwks.json}";
+    vec![
+        with(
+            issuer("token_types: [at+jwt, JWT]"),
+            signed(&untyped, &|_| {}),
+            "`token_types: [at+jwt, jwt, absent]`",
+            "token_types: [JWT]",
+        ),
+        with(
+            plain(),
+            signed(&untyped, &|_| {}),
+            "`token_types: [at+jwt, absent]`",
+            "token_types: [JWT]",
+        ),
+        with(plain(), signed(&jwt, &|_| {}), "`token_types: [at+jwt, JWT]`", "RFC 9068"),
+        with(
+            plain(),
+            signed(&jwt, &|it| it["nonce"] = json!("n")),
+            "the client must send the access token",
+            "token_types",
+        ),
+        with(plain(), token(&|it| it["at_hash"] = json!("x")), "it is an ID token", "token_types"),
+        with(plain(), token(&|it| it["events"] = json!({})), "it is a logout token", "token_types"),
+        with(
+            plain(),
+            signed(&header("dpop+jwt", "key-1"), &|_| {}),
+            "it is a DPoP proof",
+            "token_types",
+        ),
+        with(plain(), hs256(), "a symmetric algorithm is never accepted", "add "),
+        with(plain(), unsigned(&json!({"alg": "none"})), "the token is not signed", "add "),
+        with(
+            plain(),
+            unsigned(&json!({"alg": "ES256K"})),
+            "an algorithm that is supported here: RS256",
+            "add ",
+        ),
+        with(
+            issuer("algorithms: [ES256]"),
+            token(&|_| {}),
+            "add EdDSA to the issuer's `algorithms`",
+            "supported here",
+        ),
+        with(
+            configuration(PLAIN, SCOPED, ""),
+            token(&|it| it["scope"] = json!(["payments", 7])),
+            "a list of strings",
+            "introspection",
+        ),
+        with(
+            configuration(PLAIN, SCOPED, ""),
+            token(&|it| {
+                it["scope"] = json!(null);
+                it["scp"] = json!(["read", "payments"]);
+            }),
+            "`claim_names: {scope: [scope, scp]}`",
+            "must ask for",
+        ),
+        with(
+            configuration(PLAIN, SCOPED, ""),
+            token(&|it| {
+                it["scope"] = json!("read");
+                it["permissions"] = json!(["payments"]);
+            }),
+            "`claims: {permissions: […]}`",
+            "must ask for",
+        ),
+        with(
+            configuration(PLAIN, SCOPED, ""),
+            token(&|it| it["scope"] = json!("read")),
+            "must ask for",
+            "claim_names",
+        ),
+        with(
+            plain(),
+            token(&|it| it["iat"] = json!(NOW * 1000)),
+            "milliseconds",
+            "compare the clocks",
+        ),
+        with(
+            plain(),
+            token(&|it| it["exp"] = json!("2027-01-15")),
+            "a number of seconds since 1970",
+            "introspection",
+        ),
+        with(
+            plain(),
+            token(&|it| drop(it.as_object_mut().unwrap().remove("exp"))),
+            "put `exp`",
+            "aud",
+        ),
+        with(plain(), token(&|it| it["cnf"] = json!({"x5t#S256": hex})), "in hex", "introspection"),
+        with(
+            plain(),
+            token(&|it| {
+                it["cnf"]["x5t#S256"] = json!(format!("{}=", thumbprint("p256").to_base64url()));
+            }),
+            "without padding",
+            "introspection",
+        ),
+        with(
+            plain(),
+            unsigned(&json!({"alg": "ES256", "kid": 7})),
+            "the step `form` says",
+            "introspection",
+        ),
+        with(
+            plain(),
+            "a.b.c.d.e".to_owned(),
+            "`introspection`, or have it leave its access tokens unencrypted",
+            "did the client",
+        ),
+        with(plain(), "opaque".to_owned(), "opaque tokens need `introspection`", "unencrypted"),
+        with(
+            certificates("peer"),
+            token(&|_| {}),
+            "include_peer_certificate: true",
+            "SANITIZE_SET",
+        ),
+        with(
+            certificates("xfcc"),
+            token(&|_| {}),
+            "x-forwarded-client-cert",
+            "include_peer_certificate",
+        ),
+        with(
+            certificates("header, header: {name: client-cert, format: rfc9440}"),
+            token(&|_| {}),
+            "the header client-cert",
+            "include_peer_certificate",
+        ),
+        with(
+            configuration(REALM, BOUND, ""),
+            token(&|it| {
+                keycloak(it);
+                it["aud"] = json!("account");
+            }),
+            "audience mapper in Keycloak",
+            "`audiences` must name",
+        ),
+        with(
+            configuration(REALM, BOUND, ""),
+            token(&|it| {
+                keycloak(it);
+                it["aud"] = json!(null);
+            }),
+            "audience mapper in Keycloak",
+            "allow_missing",
+        ),
+        with(plain(), token(&|it| it["aud"] = json!(null)), "`audience_claim`", "allow_missing"),
+        with(
+            plain(),
+            token(&|it| it["iss"] = json!("https://as.example.com/")),
+            "differ in the final slash",
+            "compare",
+        ),
+        with(
+            plain(),
+            token(&|it| it["iss"] = json!("http://as.example.com")),
+            "http and https",
+            "compare",
+        ),
+        with(
+            configuration(
+                other,
+                "sender_constraint: certificate\n  issuers: [https://other.example.com]",
+                "",
+            ),
+            token(&|_| {}),
+            "`issuers` leave it out",
+            "compare",
+        ),
+        with(
+            plain(),
+            token(&|it| drop(it.as_object_mut().unwrap().remove("cnf"))),
+            "over mutual TLS",
+            "DPoP",
+        ),
+        with(
+            configuration(PLAIN, "sender_constraint: dpop", ""),
+            token(&|it| drop(it.as_object_mut().unwrap().remove("cnf"))),
+            "with a DPoP proof",
+            "mutual TLS",
+        ),
+    ]
+}
+
+#[test]
+fn advice_names_the_cure_and_leads_nobody_away() {
+    let site = Site::new();
+    for (number, case) in wrong_advices(&site).into_iter().enumerate() {
+        let WrongAdvice { config, token, right, wrong } = case;
+        let config = site.write(&format!("advice-{number}.yaml"), config);
+        let told = told(&config, &bearer("untrusted-nocert", "/payments", &token));
+        // The first is of what decides.
+        let all = told["besides"].as_array().unwrap().iter().map(|it| &it["advice"]);
+        let all: Vec<_> =
+            [&told["advice"]].into_iter().chain(all).filter_map(Value::as_str).collect();
+        assert!(all[0].contains(right), "{right}: {all:?} {}", told["steps"]);
+        assert!(!all[0].contains(wrong), "{wrong}: {all:?}");
+    }
+}
+
+/// An HTTP server that answers each request so, as long as the test runs.
+fn answering(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let mut asked = Vec::new();
+            while !is_whole(&asked) {
+                let mut some = [0; 1024];
+                match connection.read(&mut some) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => asked.extend_from_slice(&some[..length]),
+                }
+            }
+            let _written = connection.write_all(answer.as_bytes());
+        }
+    });
+    format!("http://{address}/")
+}
+
+/// Whether this is a request with its body.
+fn is_whole(asked: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(asked).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|it| it.strip_prefix("content-length: "));
+    length.map_or(0, |it| it.parse().unwrap()) <= body.len()
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}"
+    )
+}
+
+#[test]
+fn advice_on_an_issuer_goes_by_what_came_of_asking_it() {
+    let site = Site::new();
+    site.write("secret", "secret");
+    let json = "content-type: application/json\r\n";
+    let active = r#"{"active": true, "client_id": "app"}"#;
+    for (answer, reason, found, right) in [
+        (
+            answer("401 Unauthorized", "", ""),
+            "introspection_unavailable",
+            "with 401",
+            "compare `client_id`",
+        ),
+        (
+            answer("404 Not Found", "", ""),
+            "introspection_unavailable",
+            "with 404",
+            "`introspection.endpoint` names another",
+        ),
+        (
+            answer("200 OK", "content-type: text/html\r\n", "<html>"),
+            "introspection_unavailable",
+            "text/html",
+            "a web page",
+        ),
+        (
+            answer("200 OK", json, r#"{"active": "true"}"#),
+            "introspection_unavailable",
+            "`active` must be",
+            "and no string",
+        ),
+        (
+            answer("200 OK", &format!("{json}content-encoding: gzip\r\n"), active),
+            "introspection_unavailable",
+            "compressed",
+            "uncompressed",
+        ),
+        (
+            answer("200 OK", "content-type: application/jwt\r\n", active),
+            "introspection_unavailable",
+            "not a signed JWT",
+            "the answer is signed as",
+        ),
+        (
+            answer("200 OK", json, active),
+            "token_claim_missing",
+            "aud: absent",
+            "`introspection.allow_missing_audience: true`",
+        ),
+        (
+            answer("200 OK", json, r#"{"active": false}"#),
+            "token_inactive",
+            "is not active",
+            "must get a new one",
+        ),
+    ] {
+        let endpoint = answering(answer);
+        let introspection = format!(
+            "{PLAIN}\n  introspection: {{endpoint: '{endpoint}', client_id: k, client_secret_file: secret}}"
+        );
+        let config = site.write("asked.yaml", configuration(&introspection, BOUND, ""));
+        let request = bearer("cert-p256", "/payments", "opaque").encode_to_vec();
+        let (text, diagnostics, _) = explain(&config, &request, &["--online", "--json"]);
+        let told: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["reason"], reason, "{text} {diagnostics}");
+        assert!(told["steps"].to_string().contains(found), "{found}: {text}");
+        assert!(told["advice"].as_str().unwrap().contains(right), "{right}: {text}");
+    }
+    let keys = answering(answer("401 Unauthorized", "", ""));
+    let issuer = PLAIN.replace("jwks_file: jwks.json", &format!("jwks_uri: '{keys}'"));
+    let config = site.write("asked.yaml", configuration(&issuer, BOUND, ""));
+    let told = told(&config, &bearer("cert-p256", "/payments", &site.token(|_| {})));
+    assert_eq!(told["reason"], "keys_unavailable");
+    assert!(told["advice"].as_str().unwrap().contains("keys.bearer_token_file"), "{told}");
 }
 
 /// What the program says as JSON.

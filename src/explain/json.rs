@@ -1,13 +1,14 @@
 //! An explanation as JSON, for programs.
 
-use super::{Decision, Explained, advice};
+use super::{Decision, Explained};
 use keybound_core::facts::{self, EXPLANATION, Known};
-use keybound_core::{Denial, Finding, Mark, Mismatch, OAuthError, Step};
+use keybound_core::{Denial, Detail, Finding, Mark, Mismatch, OAuthError, Step};
 use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.
 pub(crate) fn of(explanation: &Explained) -> Value {
-    let Explained { target, now, verdict, diagnosis, decision, remarks, ways: _ } = explanation;
+    let Explained { target, now, verdict, advice, besides, decision, remarks, ways: _ } =
+        explanation;
     let (refused, denial) = match decision {
         Decision::Allowed | Decision::Open => (None, None),
         Decision::Reported(denial) => (None, Some(*denial)),
@@ -24,12 +25,12 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         ("request", json!(target)),
         ("at", json!(now.to_rfc3339())),
         ("steps", verdict.facts.explanation.steps().iter().map(step).collect()),
-        ("besides", diagnosis.mismatches.iter().map(besides).collect()),
+        ("besides", besides.iter().map(mismatch).collect()),
         ("notes", json!(remarks)),
         ("status", json!(refused.map(Denial::status))),
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
         ("error_description", json!(denial.map(Denial::sentence))),
-        ("advice", json!(denial.map(|it| advice::on(it, verdict.facts.detail)))),
+        ("advice", json!(denial.and(advice.as_ref()))),
     ];
     told.extend(more.map(named));
     told.into()
@@ -40,12 +41,13 @@ fn named((name, value): (&str, Value)) -> (String, Value) {
 }
 
 /// What is wrong beside the reason for the denial.
-fn besides(mismatch: &Mismatch) -> Value {
-    let Mismatch { denial, detail, finding, verified } = mismatch;
+fn mismatch((it, advice): &(Mismatch, String)) -> Value {
+    let Mismatch { denial, detail, finding, verified } = it;
     let Finding { part, what, found, wanted } = finding;
     json!({
         "part": part, "what": what, "result": "failed", "found": found, "wanted": wanted,
-        "verified": verified, "reason": denial.label(), "advice": advice::on(*denial, *detail),
+        "verified": verified, "reason": denial.label(),
+        "detail": detail.map(Detail::label), "advice": advice,
     })
 }
 

@@ -11,9 +11,13 @@ pub(crate) mod text;
 use crate::clock::{Clock, FixedClock};
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
-use keybound_core::diagnose;
+use advice::{Case, Setting};
 use keybound_core::oauth::Credentials;
-use keybound_core::{Annotation, Denial, Diagnosis, Request, Rules, Sources, UnixTime, Verdict};
+use keybound_core::policy::Issuer;
+use keybound_core::{
+    Annotation, Denial, Diagnosis, Facts, Mismatch, Request, Rules, SeenJwt, Sources, UnixTime,
+    Verdict, diagnose,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -24,8 +28,10 @@ pub(crate) struct Explained {
     target: Option<String>,
     now: UnixTime,
     verdict: Verdict,
-    /// What else is wrong with it.
-    diagnosis: Diagnosis,
+    /// Advice on the denial, if there is one.
+    advice: Option<String>,
+    /// What else is wrong with the request, each with advice.
+    besides: Vec<(Mismatch, String)>,
     /// The decision.
     pub(crate) decision: Decision,
     /// Remarks beside the steps.
@@ -115,7 +121,52 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
         remarks.push(accepted.to_owned());
     }
     let decision = Decision::of(&verdict, online);
-    Explained { target, now, verdict, diagnosis, decision, remarks, ways }
+    let (advice, besides) = advised(&verdict, &diagnosis, rules);
+    Explained { target, now, verdict, advice, besides, decision, remarks, ways }
+}
+
+/// Advice on the denial, and on what else is wrong.
+fn advised(
+    verdict: &Verdict,
+    diagnosis: &Diagnosis,
+    rules: &Rules,
+) -> (Option<String>, Vec<(Mismatch, String)>) {
+    let (facts, issuers) = (&verdict.facts, &*rules.policies.issuers);
+    let steps = facts.explanation.steps();
+    let answer = steps.iter().rfind(|it| it.finding.what == "answer");
+    let setting = &Setting {
+        source: &rules.policies.client_certificate,
+        policy: facts.policy.as_deref(),
+        issuer: issuer_of(facts, diagnosis.jwt.as_ref(), issuers),
+        issuers,
+        jwt: diagnosis.jwt.as_ref(),
+        answer: answer.map(|it| &*it.finding.found),
+    };
+    let advice = verdict.outcome.err().map(|denial| {
+        let (detail, finding) = (facts.detail, facts.explanation.fault());
+        advice::on(&Case { denial, detail, finding, setting })
+    });
+    let besides = diagnosis.mismatches.iter().map(|it| {
+        let Mismatch { denial, detail, finding, .. } = it;
+        let case = Case { denial: *denial, detail: *detail, finding: Some(finding), setting };
+        (it.clone(), advice::on(&case))
+    });
+    (advice, besides.collect())
+}
+
+/// The issuer of the token, or the only one of the policy.
+fn issuer_of<'a>(
+    facts: &'a Facts,
+    jwt: Option<&SeenJwt>,
+    issuers: &'a [Arc<Issuer>],
+) -> Option<&'a Issuer> {
+    let seen = jwt.map(|it| it.issuer).and_then(|it| issuers.get(it.0));
+    let read = facts.token.as_ref().map(|it| &it.issuer);
+    let only = || match &*facts.policy.as_ref()?.issuers {
+        [only] => issuers.get(only.0),
+        _ => None,
+    };
+    seen.or(read).or_else(only).map(|it| &**it)
 }
 
 /// Parses the time of a check, or explains the format.

@@ -1,7 +1,8 @@
 //! An explanation as text, for people: a line for each step, and the decision last.
 
-use super::{Decision, Explained, advice};
-use keybound_core::{Denial, Detail, Finding, Mark};
+use super::{Decision, Explained};
+use keybound_core::{Denial, Finding, Mark};
+use std::collections::HashSet;
 use std::fmt::{self, Display, Write};
 
 /// The explanation as text.
@@ -13,7 +14,7 @@ struct Text<'a>(&'a Explained);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explained { target, now, verdict, diagnosis, decision, remarks, ways } = self.0;
+        let Explained { target, now, verdict, besides, decision, remarks, ways, .. } = self.0;
         let target = target.as_deref().unwrap_or("a malformed request");
         writeln!(f, "{}", Shown(target))?;
         writeln!(f, "as checked at {}\n", now.to_rfc3339())?;
@@ -21,7 +22,7 @@ impl Display for Text<'_> {
             line(f, step.mark, &step.finding)?;
         }
         let (verified, unverified): (Vec<_>, Vec<_>) =
-            diagnosis.mismatches.iter().partition(|it| it.verified);
+            besides.iter().map(|it| &it.0).partition(|it| it.verified);
         for (heading, mismatches) in [(BESIDES, verified), (UNVERIFIED, unverified)] {
             if !mismatches.is_empty() {
                 writeln!(f, "\n{heading}")?;
@@ -40,11 +41,11 @@ impl Display for Text<'_> {
                 writeln!(f, "✓ allowed; proved possession of: {proved}")
             }
             Decision::Denied(denial) => {
-                reasons(f, *denial, verdict.facts.detail)?;
+                reasons(f, *denial, self.0)?;
                 writeln!(f, "✗ denied with status {}: {denial}", denial.status())
             }
             Decision::Reported(denial) => {
-                reasons(f, *denial, verdict.facts.detail)?;
+                reasons(f, *denial, self.0)?;
                 writeln!(f, "✓ allowed: the policy is in report mode and would deny: {denial}")
             }
             Decision::Open => {
@@ -76,13 +77,21 @@ fn line(f: &mut fmt::Formatter<'_>, mark: Mark, finding: &Finding) -> fmt::Resul
     writeln!(f)
 }
 
-fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial, detail: Option<Detail>) -> fmt::Result {
+fn reasons(f: &mut fmt::Formatter<'_>, denial: Denial, explained: &Explained) -> fmt::Result {
     let code = denial.error().map_or_else(String::new, |it| format!(" ({})", it.code()));
     writeln!(f, "the client reads: {}{code}", denial.sentence())?;
-    if let Some(detail) = detail {
+    if let Some(detail) = explained.verdict.facts.detail {
         writeln!(f, "detail: {} ({detail})", detail.sentence())?;
     }
-    writeln!(f, "advice: {}", advice::on(denial, detail))
+    let first = explained.advice.as_deref().unwrap_or_default();
+    writeln!(f, "advice: {}", Shown(first))?;
+    let mut told = HashSet::from([first]);
+    for (mismatch, advice) in &explained.besides {
+        if told.insert(advice) {
+            writeln!(f, "advice on {}: {}", mismatch.finding.what, Shown(advice))?;
+        }
+    }
+    Ok(())
 }
 
 /// Text that may contain untrusted input: control characters are escaped for the terminal, and the

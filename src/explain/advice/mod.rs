@@ -1,19 +1,105 @@
 //! Advice for the operator on each reason for a denial: what to look at first.
 
-use keybound_core::{Denial, Detail};
+mod sender;
+mod source;
+mod token;
 
-/// One piece of advice for the operator: on the detail where there is one that changes it.
-pub(super) const fn on(denial: Denial, detail: Option<Detail>) -> &'static str {
+use keybound_core::client_certificate::Source;
+use keybound_core::policy::{Issuer, Policy};
+use keybound_core::{Denial, Detail, Finding, SeenJwt};
+use std::sync::Arc;
+
+/// A reason for a denial, and what is known of it.
+pub(super) struct Case<'a> {
+    pub(super) denial: Denial,
+    pub(super) detail: Option<Detail>,
+    /// What was found wanting.
+    pub(super) finding: Option<&'a Finding>,
+    pub(super) setting: &'a Setting<'a>,
+}
+
+/// What advice depends on beside the reason.
+pub(super) struct Setting<'a> {
+    /// Where the client certificate comes from.
+    pub(super) source: &'a Source,
+    /// The policy that applies.
+    pub(super) policy: Option<&'a Policy>,
+    /// The issuer of the token, or the only one that it may be of.
+    pub(super) issuer: Option<&'a Issuer>,
+    /// All issuers.
+    pub(super) issuers: &'a [Arc<Issuer>],
+    /// The token, if it is a JWT.
+    pub(super) jwt: Option<&'a SeenJwt>,
+    /// What an issuer said last about the token.
+    pub(super) answer: Option<&'a str>,
+}
+
+impl Case<'_> {
+    fn part(&self) -> &str {
+        self.finding.map_or("", |it| it.part)
+    }
+
+    fn what(&self) -> &str {
+        self.finding.map_or("", |it| &it.what)
+    }
+
+    fn found(&self) -> &str {
+        self.finding.map_or("", |it| &it.found)
+    }
+
+    /// The product of the issuer: its `provider`, or one that its URL gives away.
+    fn product(&self) -> &str {
+        let Some(issuer) = self.setting.issuer else { return "" };
+        issuer
+            .provider
+            .unwrap_or_else(|| if issuer.name.contains("/realms/") { "keycloak" } else { "" })
+    }
+}
+
+/// Advice that depends on what was found; none where it does not.
+type Closer = fn(&Case<'_>) -> Option<String>;
+
+/// What there is to say besides [`on_reason`].
+const CLOSER: &[(Denial, Closer)] = &[
+    (Denial::TokenMalformed, token::malformed),
+    (Denial::TokenAlgorithmForbidden, token::algorithm),
+    (Denial::TokenTypeWrong, token::typ),
+    (Denial::TokenIssuerUnknown, token::issuer),
+    (Denial::TokenAudienceMismatch, token::audience),
+    (Denial::TokenClaimMissing, token::missing),
+    (Denial::TokenPremature, token::premature),
+    (Denial::ScopeInsufficient, token::scope),
+    (Denial::BindingMissing, sender::binding),
+    (Denial::SchemeMismatch, |it| Some(sender::scheme(it))),
+    (Denial::CertificateMissing, |it| Some(sender::no_certificate(it.setting.source))),
+    (Denial::CertificateMalformed, |it| Some(sender::malformed_certificate(it.setting.source))),
+    (Denial::CertificateMismatch, |it| Some(sender::other_certificate(it.setting.source))),
+    (Denial::CertificateConflict, |it| sender::conflict(it.setting.source)),
+    (Denial::KeysUnavailable, source::keys),
+    (Denial::IntrospectionUnavailable, source::introspection),
+];
+
+/// One piece of advice for the operator: on what was found, where that changes it.
+pub(super) fn on(case: &Case<'_>) -> String {
+    if let Some(advice) = on_detail(case.detail) {
+        return advice.to_owned();
+    }
+    let closer = CLOSER.iter().find(|(denial, _)| *denial == case.denial);
+    let advice = closer.and_then(|(_, advice)| advice(case));
+    advice.unwrap_or_else(|| on_reason(case.denial).to_owned())
+}
+
+const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
     match detail {
-        Some(Detail::KeyForbidsAlgorithm) => {
+        Some(Detail::KeyForbidsAlgorithm) => Some(
             "the key forbids the algorithm, not `algorithms`: have the issuer sign with the `alg` of \
-             its JWK, or publish the key without `alg`"
-        }
-        Some(Detail::KeyUnusable) => {
+             its JWK, or publish the key without `alg`",
+        ),
+        Some(Detail::KeyUnusable) => Some(
             "have the issuer publish the key in a form that can be used: the step `skipped` says \
-             what is wrong with it"
-        }
-        _ => on_reason(denial),
+             what is wrong with it",
+        ),
+        _ => None,
     }
 }
 
@@ -39,20 +125,20 @@ const fn on_reason(denial: Denial) -> &'static str {
             "does the client send `Authorization: Bearer …` or `DPoP …`, and does nothing in \
              front of Envoy strip it?"
         }
-        D::SchemeUnsupported => "the client must send `Authorization: Bearer …` or `DPoP …`",
+        D::SchemeUnsupported => {
+            "the client must send `Authorization: Bearer …` or `DPoP …`; a token that is bound to a \
+             certificate goes with `Bearer`, and not with `MTLS_POP`"
+        }
         D::TokenMalformed => {
-            "is it an access token at all? Opaque tokens need `introspection` for their issuer"
+            "is it an access token at all? The step that failed says what is wrong with it"
         }
         D::TokenTooLarge => {
             "can the issuer make smaller tokens? Otherwise raise limits.token_bytes"
         }
-        D::TokenAlgorithmForbidden => {
-            "have the issuer sign with an algorithm of its `algorithms` list, or add the one \
-             that it uses"
-        }
+        D::TokenAlgorithmForbidden => "have the issuer sign with an algorithm of its `algorithms`",
         D::TokenTypeWrong => {
-            "was an ID token sent instead of an access token? An issuer that does not follow \
-             RFC 9068 needs `token_types: [JWT]`"
+            "was an ID token sent instead of an access token? `provider` and `token_types` say how \
+             access tokens look that do not follow RFC 9068"
         }
         D::TokenIssuerUnknown => {
             "compare `iss` with the issuers of the policy, character by character: a final \
@@ -97,8 +183,7 @@ const fn on_reason(denial: Denial) -> &'static str {
              `Bearer`"
         }
         D::CertificateMissing => {
-            "did the client use mutual TLS, does Envoy ask for a certificate, and does it send \
-             it to keybound (include_peer_certificate)?"
+            "did the client use mutual TLS, and does the proxy send its certificate to keybound?"
         }
         D::CertificateMismatch => {
             "the token is bound to another certificate: was it renewed after the token was \
@@ -118,7 +203,8 @@ const fn on_reason(denial: Denial) -> &'static str {
              what RFC 9449 §4.2 asks for"
         }
         D::ProofAlgorithmForbidden => {
-            "have the client sign with one of dpop.algorithms, or add the one that it uses"
+            "have the client sign with one of dpop.algorithms, or add the one that it uses, unless \
+             it is symmetric or not supported"
         }
         D::ProofSignatureInvalid => {
             "was the proof altered on the way, or signed with another key than it shows?"
@@ -151,13 +237,10 @@ const fn on_reason(denial: Denial) -> &'static str {
         }
         D::KeysUnavailable => {
             "can this machine reach the issuer's key set? The step that failed says what was \
-             tried. With the detail key_not_known_yet, it was asked recently: retry after the \
-             cooldown"
+             tried"
         }
         D::IntrospectionUnavailable => {
-            "can this machine reach the issuer's introspection endpoint, with its credentials? If it \
-             is slow: introspection.timeout, limits.check_deadline and Envoy's `timeout` go \
-             together, each shorter than the next"
+            "can this machine reach the issuer's introspection endpoint, with its credentials?"
         }
         D::ReplayUnavailable => "is the replay store reachable, and large enough?",
         D::CheckTimedOut => {
@@ -176,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_advice_of_its_own_in_one_line() {
-        let all: HashSet<_> = Denial::ALL.iter().map(|it| on(*it, None)).collect();
+        let all: HashSet<_> = Denial::ALL.iter().map(|it| on_reason(*it)).collect();
         assert_eq!(all.len(), Denial::ALL.len());
         for advice in all {
             assert!(advice.len() > 20 && !advice.contains('\n'), "{advice}");
