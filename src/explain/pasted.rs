@@ -161,10 +161,10 @@ mod tests {
             ("GET /a HTTP/1.1\nAuthorization: Bearer x", HOST),
             ("GET /a HTTP/1.1\nHost: x\nHost: y", HOST),
             ("GET * HTTP/1.1\nHost: x", "scheme"),
-            ("GET /a HTTP/1.1\nHost: x\n-----BEGIN CERTIFICATE-----\n", "no certificate"),
+            ("GET /a HTTP/1.1\nHost: x\n-----BEGIN CERTIFICATE-----\n", "cannot be decoded"),
             (
                 "GET /a\nHost: x\n-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----",
-                "no certificate",
+                "cannot be decoded",
             ),
         ] {
             let found = message(text, &Source::Peer).unwrap_err();
