@@ -1,5 +1,6 @@
 //! Tokens about which Keycloak is asked (RFC 7662).
 
+use super::installation::AUDIENCE;
 use super::keycloak::{Asking, Keycloak, access_token};
 use super::realm::{BOUND_CLIENT, GATEWAY, LIGHTWEIGHT_CLIENT, SECRET, STRANGER, UNBOUND_CLIENT};
 use super::{Row, bearer, check};
@@ -64,6 +65,24 @@ async fn of_a_token_that_is_not_for_the_one_who_asks_keycloak_says_that_it_is_no
     let expected = Err(Denial::TokenRevoked);
     let row = Row { what: "by a stranger", identity: None, path: "/any", headers, expected };
     check(&mut it, row).await;
+}
+
+#[tokio::test]
+async fn an_id_token_that_keycloak_calls_active_and_meant_for_the_api_gets_nobody_in() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let mut it = keycloak.installation(&introspection(GATEWAY)).await;
+    let session = keycloak.tokens(Asking::by(GATEWAY).for_user()).await;
+    let id_token = session["id_token"].as_str().unwrap();
+    let told = keycloak.introspect(GATEWAY, id_token).await;
+    assert_eq!((&told["active"], &told["typ"]), (&json!(true), &json!("ID")));
+    assert!(told["aud"].as_array().unwrap().contains(&json!(AUDIENCE)), "{told}");
+    for (what, token, expected) in [
+        ("ID", id_token, Err(Denial::TokenTypeWrong)),
+        ("access", session["access_token"].as_str().unwrap(), Ok(())),
+    ] {
+        let headers = bearer(token);
+        check(&mut it, Row { what, identity: None, path: "/any", headers, expected }).await;
+    }
 }
 
 #[tokio::test]

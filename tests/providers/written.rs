@@ -34,6 +34,9 @@ async fn what_it_writes_passes_the_token_and_no_other() {
         assert!(written.status.success(), "{written:?}");
         file("keybound.yaml", &String::from_utf8(written.stdout).unwrap());
 
+        let checked = run(directory.path(), &["check-config", "--online", "keybound.yaml"]);
+        assert!(checked.status.success(), "{checked:?}");
+
         let elsewhere = keycloak.token(Asking::by(ELSEWHERE_CLIENT).with(&client)).await;
         for (token, certificate, expected) in [
             (&token, "client.pem", 0),
