@@ -30,9 +30,14 @@ impl Audience {
         };
         let named = sample.texts(claim);
         // A claim that stands in for the audience names clients, which is what it is for.
-        let other = |it: &str| foreign(it, issuer, sample).filter(|_| claim == AUDIENCE);
-        let own: Vec<_> = named.iter().copied().filter(|it| other(it).is_none()).collect();
-        let others = named.iter().filter_map(|it| Some(format!("{} is {}", shown(it), other(it)?)));
+        let stranger = |it: &str| foreign(it, issuer, sample).filter(|_| claim == AUDIENCE);
+        let left: Vec<_> = named.iter().copied().filter(|it| stranger(it).is_none()).collect();
+        let only_uri = left.iter().filter(|it| is_uri(it)).count() == 1;
+        let client =
+            |it: &str| (only_uri && !is_uri(it)).then_some("no URI, as a client's name is");
+        let own: Vec<_> = left.into_iter().filter(|it| client(it).is_none()).collect();
+        let word = |it: &str| stranger(it).or_else(|| client(it));
+        let others = named.iter().filter_map(|it| Some(format!("{} is {}", shown(it), word(it)?)));
         let left_out = others.collect::<Vec<_>>().join(", ");
         match *own {
             [only] if claim != AUDIENCE => Self::Known(
@@ -75,6 +80,11 @@ fn of_the_operator(given: &str, claim: &str, sample: Option<&Sample>) -> String 
     format!(
         "as given; the token names {named} in `{claim}` and will be refused: have the issuer put it there"
     )
+}
+
+/// Whether an audience is named as an API is (RFC 8707 §2), and not as a client.
+fn is_uri(audience: &str) -> bool {
+    audience.contains("://") || audience.starts_with("urn:")
 }
 
 /// Who an audience is that is not the operator's API.

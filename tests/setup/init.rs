@@ -182,6 +182,18 @@ async fn each_shape_of_a_token_has_its_lines() {
             told: "several",
             ..case("several audiences", json!({"aud": [API, "https://other.example.com"]}), &[])
         },
+        Case {
+            told: "\"gateway\" is no URI",
+            ..case(
+                "a URI beside the names of clients",
+                json!({"aud": ["gateway", API, "account"]}),
+                &["audiences: [https://api.example.com]"],
+            )
+        },
+        Case {
+            told: "several",
+            ..case("several names", json!({"aud": ["gateway", "orders"]}), &[])
+        },
         Case { told: "the client itself", ..case("only the client", json!({"aud": "app"}), &[]) },
         Case { told: "Keycloak", ..case("only the account", json!({"aud": "account"}), &[]) },
         Case {
@@ -392,7 +404,7 @@ async fn what_others_chose_stays_what_it_is_and_where_it_is() {
         let given = format!("--audience={odd}");
         let given = world.run(&["init", "--issuer", &issuer, &given]).await;
         assert_eq!(valid(&world, &given).rules.issuers[0].issuer.audiences, [odd]);
-        let several = claims_of(&issuer, &json!({"aud": [odd, API]}));
+        let several = claims_of(&issuer, &json!({"aud": [odd, "other"]}));
         let ended = init(&world, &issuer, &world.signer.sign("at+jwt", &several), &[]).await;
         let problems = configured(&ended.stdout, world.folder.path()).unwrap_err();
         assert_eq!((problems.len(), &*problems[0].path), (1, "issuers[0].audiences"));

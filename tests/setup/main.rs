@@ -1,4 +1,4 @@
-//! The commands that ask an issuer, as a shell sees them: `init` and `check-config --online`.
+//! The commands that set keybound up for an issuer, as a shell sees them: `init` and `check-config --online`.
 
 #![expect(
     clippy::unwrap_used,
