@@ -177,7 +177,7 @@ impl fmt::Display for NoCertificate {
             Self::Trusted => {
                 "it is a certificate in OpenSSL's own format: `openssl x509` makes a plain one of it"
             }
-            Self::BrokenPem => "it is PEM that cannot be decoded",
+            Self::BrokenPem => "there is no certificate in it, for its PEM cannot be decoded",
             Self::Unknown => "there is no certificate in it",
         })
     }
