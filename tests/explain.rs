@@ -701,6 +701,30 @@ fn advice_names_the_cure_and_leads_nobody_away() {
     }
 }
 
+#[test]
+fn a_scope_that_is_not_read_is_written_where_it_is_asked_for() {
+    let site = Site::new();
+    let token = site.token(|it| {
+        it["scope"] = json!(null);
+        it["scp"] = json!("payments");
+    });
+    let request = bearer("cert-p256", "/payments", &token);
+    let plain = site.write("scoped.yaml", configuration(PLAIN, SCOPED, ""));
+    let before = told(&plain, &request);
+    let block = before["configuration"].as_str().unwrap();
+    let line = block.lines().find(|it| it.contains("claim_names")).unwrap().trim();
+    assert!(line.starts_with("claim_names: {scope: [scope, scp]}"), "{block}");
+    let issuer = format!("{PLAIN}\n  {line}");
+    let pasted = site.write("scoped.yaml", configuration(&issuer, SCOPED, ""));
+    assert_eq!(told(&pasted, &request)["reason"], "allowed");
+    let unasked = site.write("scoped.yaml", configuration(PLAIN, BOUND, ""));
+    let stolen = told(&unasked, &bearer("cert-p384", "/payments", &token));
+    assert_eq!(
+        (&stolen["reason"], &stolen["configuration"]),
+        (&json!("certificate_mismatch"), &Value::Null)
+    );
+}
+
 /// An HTTP server that answers each request so, as long as the test runs.
 fn answering(answer: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -11,6 +11,7 @@ mod tree;
 mod usual;
 mod values;
 pub mod watch;
+pub(crate) mod written;
 mod yaml;
 
 pub use problem::Problem;

@@ -117,6 +117,30 @@ const ROWS: &[Row] = &[
         it.host() == "container.googleapis.com"
     }),
     (Provider::Maskinporten, "its host is Maskinporten's", |it| it.is_below("maskinporten.no")),
+    (Provider::Keycloak, "its URL holds /realms/, and the claim `typ` says so", |it| {
+        it.path().contains("/realms/") && ["Bearer", "DPoP"].contains(&it.claim_text("typ"))
+    }),
+    (Provider::Adfs, "its URL is that of AD FS", |it| {
+        let path = it.path().to_ascii_lowercase();
+        path.ends_with("/adfs") || path.ends_with("/adfs/services/trust")
+    }),
+    (Provider::Zitadel, "its host is one of ZITADEL's", |it| it.is_below("zitadel.cloud")),
+    (Provider::Uaa, "its URL ends in /oauth/token, and the token has `cid`", |it| {
+        it.path().ends_with("/oauth/token") && it.claim("cid").is_some()
+    }),
+    (Provider::Wso2, "the claim `aut` of the token says whom it is for", |it| {
+        ["APPLICATION", "APPLICATION_USER"].contains(&it.claim_text("aut"))
+    }),
+    (Provider::Auth0, "the token has the claim `gty`, beside `azp`", |it| {
+        it.claim("gty").is_some() && it.claim("azp").is_some()
+    }),
+    (Provider::Curity, "the claim `purpose` of the token says access_token", |it| {
+        it.claim_text("purpose") == "access_token"
+    }),
+    (Provider::Hydra, "the token has `ext`, and its scope as a list in `scp`", |it| {
+        it.claim("ext").is_some_and(Value::is_object)
+            && it.claim("scp").is_some_and(Value::is_array)
+    }),
     (Provider::Okta, "the token has the type of Okta's access tokens", |it| {
         it.token.is_some_and(|(header, _)| header.is_type("okta-internal-at+jwt"))
     }),
@@ -381,6 +405,61 @@ mod tests {
             ),
             ("https://maskinporten.no/", nothing.clone(), None, Some(Provider::Maskinporten)),
             ("https://test.maskinporten.no/", nothing.clone(), None, Some(Provider::Maskinporten)),
+            (
+                "https://as.example.com/realms/shop",
+                nothing.clone(),
+                token(Some("JWT"), json!({"typ": "Bearer"})),
+                Some(Provider::Keycloak),
+            ),
+            (
+                "https://as.example.com/realms/shop",
+                nothing.clone(),
+                token(Some("JWT"), json!({"typ": "ID"})),
+                None,
+            ),
+            (
+                "http://fs.example.com/adfs/services/trust",
+                nothing.clone(),
+                None,
+                Some(Provider::Adfs),
+            ),
+            ("https://shop-1.zitadel.cloud", nothing.clone(), None, Some(Provider::Zitadel)),
+            (
+                "https://uaa.example.com/oauth/token",
+                nothing.clone(),
+                token(Some("JWT"), json!({"cid": "app"})),
+                Some(Provider::Uaa),
+            ),
+            (
+                "https://is.example.com",
+                nothing.clone(),
+                token(Some("JWT"), json!({"aut": "APPLICATION"})),
+                Some(Provider::Wso2),
+            ),
+            (
+                "https://login.example.com/",
+                nothing.clone(),
+                token(Some("JWT"), json!({"azp": "app", "gty": "client-credentials"})),
+                Some(Provider::Auth0),
+            ),
+            (
+                "https://as.example.com",
+                nothing.clone(),
+                token(None, json!({"purpose": "access_token"})),
+                Some(Provider::Curity),
+            ),
+            (
+                "https://as.example.com",
+                nothing.clone(),
+                token(None, json!({"purpose": "id"})),
+                None,
+            ),
+            (
+                "https://as.example.com",
+                nothing.clone(),
+                token(Some("JWT"), json!({"ext": {}, "scp": ["read"]})),
+                Some(Provider::Hydra),
+            ),
             (
                 "https://as.example.com",
                 nothing,

@@ -1,14 +1,23 @@
 //! An explanation as JSON, for programs.
 
-use super::{Decision, Explained};
+use super::{Decision, Explained, Told};
 use keybound_core::facts::{self, EXPLANATION, Known};
 use keybound_core::{Denial, Detail, Finding, Mark, Mismatch, OAuthError, Step};
 use serde_json::{Map, Value, json};
 
 /// The explanation as JSON.
 pub(crate) fn of(explanation: &Explained) -> Value {
-    let Explained { target, now, verdict, advice, besides, decision, remarks, ways: _ } =
-        explanation;
+    let Explained {
+        target,
+        now,
+        verdict,
+        advice,
+        besides,
+        configuration,
+        decision,
+        remarks,
+        ways: _,
+    } = explanation;
     let (refused, denial) = match decision {
         Decision::Allowed | Decision::Open => (None, None),
         Decision::Reported(denial) => (None, Some(*denial)),
@@ -21,12 +30,19 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         let open = [("decision", json!("open")), ("reason", json!(null)), ("detail", json!(null))];
         told.extend(open.map(named));
     }
+    let (written, unwritten) = match configuration {
+        None => (None, None),
+        Some(Told::Write(text)) => (Some(text), None),
+        Some(Told::Nothing(why)) => (None, Some(why)),
+    };
     let more = [
         ("request", json!(target)),
         ("at", json!(now.to_rfc3339())),
         ("steps", verdict.facts.explanation.steps().iter().map(step).collect()),
         ("besides", besides.iter().map(mismatch).collect()),
         ("notes", json!(remarks)),
+        ("configuration", json!(written)),
+        ("no_configuration", json!(unwritten)),
         ("status", json!(refused.map(Denial::status))),
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
         ("error_description", json!(denial.map(Denial::sentence))),

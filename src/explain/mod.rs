@@ -2,6 +2,7 @@
 
 mod advice;
 pub(crate) mod certificate;
+mod configuration;
 pub(crate) mod json;
 mod metadata;
 pub(crate) mod pasted;
@@ -12,8 +13,9 @@ use crate::clock::{Clock, FixedClock};
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
 use advice::{Case, Setting};
+use configuration::Told;
 use keybound_core::oauth::Credentials;
-use keybound_core::policy::Issuer;
+use keybound_core::policy::{Introspection, Issuer};
 use keybound_core::{
     Annotation, Denial, Diagnosis, Facts, Mismatch, Request, Rules, SeenJwt, Sources, UnixTime,
     Verdict, diagnose,
@@ -32,6 +34,8 @@ pub(crate) struct Explained {
     advice: Option<String>,
     /// What else is wrong with the request, each with advice.
     besides: Vec<(Mismatch, String)>,
+    /// The issuer's configuration that would read such a token.
+    configuration: Option<Told>,
     /// The decision.
     pub(crate) decision: Decision,
     /// Remarks beside the steps.
@@ -122,7 +126,8 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
     }
     let decision = Decision::of(&verdict, online);
     let (advice, besides) = advised(&verdict, &diagnosis, rules);
-    Explained { target, now, verdict, advice, besides, decision, remarks, ways }
+    let configuration = read_by(&verdict, &diagnosis, rules);
+    Explained { target, now, verdict, advice, besides, configuration, decision, remarks, ways }
 }
 
 /// Advice on the denial, and on what else is wrong.
@@ -152,6 +157,23 @@ fn advised(
         (it.clone(), advice::on(&case))
     });
     (advice, besides.collect())
+}
+
+/// The issuer's configuration that would read the token.
+fn read_by(verdict: &Verdict, diagnosis: &Diagnosis, rules: &Rules) -> Option<Told> {
+    let (facts, jwt) = (&verdict.facts, diagnosis.jwt.as_ref());
+    let issuer = issuer_of(facts, jwt, &rules.policies.issuers)?;
+    if let Some(jwt) = jwt {
+        let lacks = Denial::ScopeInsufficient;
+        let lacks_scope = verdict.outcome == Err(lacks)
+            || diagnosis.mismatches.iter().any(|it| it.denial == lacks);
+        return configuration::reading(issuer, jwt, lacks_scope);
+    }
+    let fault = facts.explanation.fault()?;
+    let is_opaque = verdict.outcome == Err(Denial::TokenMalformed) && fault.what == "form";
+    let asks = issuer.introspection != Introspection::Never;
+    let is_whole = fault.wanted.contains("`introspection`");
+    (is_opaque && is_whole && !asks).then(|| configuration::asking(issuer))
 }
 
 /// The issuer of the token, or the only one of the policy.

@@ -1,6 +1,6 @@
 //! An explanation as text, for people: a line for each step, and the decision last.
 
-use super::{Decision, Explained};
+use super::{Decision, Explained, Told};
 use keybound_core::{Denial, Finding, Mark};
 use std::collections::HashSet;
 use std::fmt::{self, Display, Write};
@@ -32,6 +32,11 @@ impl Display for Text<'_> {
             }
         }
         writeln!(f)?;
+        match &self.0.configuration {
+            None => {}
+            Some(Told::Write(yaml)) => writeln!(f, "{CONFIGURATION}\n\n{yaml}")?,
+            Some(Told::Nothing(why)) => writeln!(f, "note: {NO_CONFIGURATION}: {}", Shown(why))?,
+        }
         for remark in remarks {
             writeln!(f, "note: {remark}")?;
         }
@@ -55,6 +60,11 @@ impl Display for Text<'_> {
         }
     }
 }
+
+const CONFIGURATION: &str =
+    "the issuer's configuration that would read such a token: its other keys stay as they are";
+
+const NO_CONFIGURATION: &str = "no configuration is written that would read this token";
 
 /// What stands above the mismatches beside the one that decides.
 const BESIDES: &str = "wrong as well, though it is not what decides:";

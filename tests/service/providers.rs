@@ -14,6 +14,7 @@ use keybound_core::{Denial, Field, Request, Target, UnixTime, Verdict};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -361,4 +362,140 @@ fn has_at_jwt(provider: &str) -> bool {
 fn every_provider_has_a_token_here() {
     let tried: BTreeSet<_> = shapes().into_iter().map(|it| it.provider.to_owned()).collect();
     assert_eq!(tried, providers().into_iter().collect());
+}
+
+// ---- what `explain` writes for an issuer without a provider ----
+
+/// The issuer of a provider as it calls itself, where that tells.
+fn own_url(provider: &str) -> String {
+    let url = match provider {
+        "keycloak" => "https://sso.example.com/realms/shop",
+        "auth0" => "https://shop.eu.auth0.com/",
+        "entra" => "https://login.microsoftonline.com/7f/v2.0",
+        "entra-v1" => "https://sts.windows.net/7f/",
+        "b2c" => "https://shop.b2clogin.com/7f/v2.0/",
+        "adfs" => "https://fs.example.com/adfs",
+        "cognito" => "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_x",
+        "ping-one" => "https://auth.pingone.eu/7f/as",
+        "helseid" => "https://helseid-sts.nhn.no",
+        "zitadel" => "https://shop-1.zitadel.cloud",
+        "authentik" => "https://a.example.com/application/o/shop/",
+        "connect2id" => "https://as.example.com/c2id",
+        "uaa" => "https://uaa.example.com/oauth/token",
+        "maskinporten" => "https://maskinporten.no/",
+        "google" => "https://accounts.google.com",
+        _ => return issuer(provider),
+    };
+    url.to_owned()
+}
+
+/// An issuer without a provider, and the program that explains.
+struct Plain {
+    folder: TempDir,
+    signer: Signer,
+    url: String,
+}
+
+impl Plain {
+    fn new(provider: &str) -> Self {
+        let (folder, signer) = (tempfile::tempdir().unwrap(), Signer::new(Algorithm::RS256, "rsa"));
+        let jwks = json!({"keys": [signer.jwk()]}).to_string();
+        fs::write(folder.path().join("jwks.json"), jwks).unwrap();
+        Self { folder, signer, url: own_url(provider) }
+    }
+
+    fn token(&self, provider: &str, typ: Option<&str>, more: &[&Value]) -> String {
+        let iss = json!({"iss": self.url});
+        self.signer.sign(typ, &claims(provider, &[&[&iss], more].concat()))
+    }
+
+    /// What is said of a token under the configuration with these lines about the issuer.
+    fn told(&self, written: &str, token: &str) -> Value {
+        let config = format!(
+            "listen: {{ext_authz: '127.0.0.1:0', admin: '127.0.0.1:0'}}\nissuers:\n{written}    \
+             audiences: ['https://api.example.com']\n    keys: {{jwks_file: jwks.json}}\n\
+             policies: [{{name: all, sender_constraint: if_bound}}]\n"
+        );
+        let path = self.folder.path().join("keybound.yaml");
+        fs::write(&path, config).unwrap();
+        let authorization = format!("Authorization: Bearer {token}");
+        let output = Command::new(env!("CARGO_BIN_EXE_keybound"))
+            .args(["explain", "--json", "--at", "1800000000", "--config"])
+            .arg(path)
+            .args(["-H", &authorization, "https://api.example.com/"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{errors} {written}"))
+    }
+
+    fn plain(&self) -> String {
+        format!("  - issuer: '{}'\n", self.url)
+    }
+}
+
+#[test]
+fn what_is_written_for_an_issuer_without_a_provider_reads_its_access_tokens() {
+    // Nothing in a token of Spring tells it from an ID token, and Google's are such.
+    let unwritten = ["spring", "google"];
+    let mut written = 0;
+    for Shape { provider, typ, claims: own, others, .. } in shapes() {
+        let site = Plain::new(provider);
+        let token = site.token(provider, typ, &[&own]);
+        let before = site.told(&site.plain(), &token);
+        if before["reason"] == "allowed" {
+            continue;
+        }
+        let Some(block) = before["configuration"].as_str() else {
+            assert!(unwritten.contains(&provider), "{provider} {typ:?}: {before}");
+            assert!(before["no_configuration"].is_string(), "{before}");
+            continue;
+        };
+        assert!(!unwritten.contains(&provider), "{provider}: {block}");
+        for never in
+            ["allow_missing_audience: ", "audiences:", "HS256", "none", "clock_leeway", "policies:"]
+        {
+            let lines = block.lines().filter(|it| !it.trim_start().starts_with('#'));
+            let keys = lines.map(|it| it.split("  #").next().unwrap());
+            assert!(keys.clone().all(|it| !it.contains(never)), "{never}: {block}");
+        }
+        let after = site.told(block, &token);
+        assert_eq!(after["reason"], "allowed", "{provider} {typ:?}\n{block}\n{after}");
+        written += 1;
+        for (what, changes) in &others {
+            // This is the test's own: a token of Keycloak's always has its mark.
+            if *what == "without its mark" {
+                continue;
+            }
+            let other = site.token(provider, typ, &[&own, changes]);
+            let asked = site.told(&site.plain(), &other);
+            if let Some(block) = asked["configuration"].as_str() {
+                let let_in = site.told(block, &other);
+                assert_ne!(let_in["reason"], "allowed", "{provider} {what}\n{block}");
+            }
+        }
+    }
+    assert!(20 < written, "{written}");
+}
+
+#[test]
+fn what_is_written_never_lets_in_what_is_for_others() {
+    let site = Plain::new("keycloak");
+    let own = json!({"typ": "Bearer", "azp": "app", "scope": "read"});
+    for (changes, reason) in [
+        (json!({"aud": "account"}), "token_audience_mismatch"),
+        (json!({"aud": null}), "token_claim_missing"),
+        (json!({"exp": 1_799_999_000}), "token_expired"),
+        (json!({"cnf": {"kid": "x"}}), "binding_unsupported"),
+    ] {
+        let token = site.token("keycloak", Some("JWT"), &[&own, &changes]);
+        let asked = site.told(&site.plain(), &token);
+        let block = asked["configuration"].as_str().unwrap();
+        assert!(block.contains("provider: keycloak"), "{block}");
+        assert_eq!(site.told(block, &token)["reason"], reason, "{block}");
+    }
+    let foreign = Signer::new(Algorithm::RS256, "rsa");
+    let claims = claims("keycloak", &[&json!({"iss": site.url}), &own]);
+    let asked = site.told(&site.plain(), &foreign.sign("JWT", &claims));
+    assert_eq!(asked["configuration"], Value::Null, "{asked}");
 }

@@ -2,7 +2,7 @@
 //! somebody else.
 
 use super::sample::Sample;
-use super::yaml::shown;
+use crate::config::written::shown;
 use keybound_core::policy::AUDIENCE;
 
 /// The audience to demand.

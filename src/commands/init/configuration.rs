@@ -2,8 +2,8 @@
 
 use super::audience::Audience;
 use super::readings::Readings;
-use super::yaml::{Document, shown, string, strings};
 use crate::config::provider::Provider;
+use crate::config::written::{Document, shown, string, strings};
 use crate::state::discovery::Metadata;
 use keybound_core::jose::{Algorithm, KeySet};
 use keybound_core::oauth::Confirmation;

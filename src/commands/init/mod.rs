@@ -5,12 +5,12 @@ mod audience;
 mod configuration;
 mod readings;
 mod sample;
-mod yaml;
 
 use super::{complain, input};
 use crate::clock::{Clock, SystemClock};
 use crate::config::provider::Provider;
 use crate::config::recognition::{Known, recognise};
+use crate::config::written::shown;
 use crate::state::discovery::Metadata;
 use crate::state::jwks::{KeyRules, KeySource, survey};
 use audience::Audience;
@@ -27,7 +27,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::runtime::Builder;
-use yaml::shown;
 
 /// The arguments of `init`.
 #[derive(Debug, clap::Args)]

@@ -1,7 +1,7 @@
 //! A token of an issuer, from which only that is taken which verifies under the issuer's keys.
 
-use super::yaml::shown;
 use crate::config::provider::Provider;
+use crate::config::written::shown;
 use keybound_core::jose::json::Object;
 use keybound_core::jose::{Algorithm, Header, KeySet, Unverified, Verified};
 use keybound_core::oauth::AccessToken;

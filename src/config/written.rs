@@ -1,36 +1,36 @@
-//! YAML with a comment at each line: what the command `init` writes.
+//! YAML with a comment at each line: configuration as it is written for operators.
 
 /// A document under construction.
 #[derive(Debug, Default)]
-pub(super) struct Document(String);
+pub(crate) struct Document(String);
 
 impl Document {
     /// A comment of its own.
-    pub(super) fn note(&mut self, depth: usize, text: &str) {
+    pub(crate) fn note(&mut self, depth: usize, text: &str) {
         self.write(depth, &format!("# {}", one_line(text)));
     }
 
     /// A key with what is below it.
-    pub(super) fn section(&mut self, key: &str) {
+    pub(crate) fn section(&mut self, key: &str) {
         self.write(0, &format!("{key}:"));
     }
 
     /// An empty line.
-    pub(super) fn gap(&mut self) {
+    pub(crate) fn gap(&mut self) {
         self.0.push('\n');
     }
 
     /// The first key of an element of a list, with its value, which is YAML already, and why it is so.
-    pub(super) fn element(&mut self, key: &str, value: &str, why: &str) {
+    pub(crate) fn element(&mut self, key: &str, value: &str, why: &str) {
         self.write(2, &format!("- {key}: {value}  # {}", one_line(why)));
     }
 
     /// Another key of the element.
-    pub(super) fn entry(&mut self, key: &str, value: &str, why: &str) {
+    pub(crate) fn entry(&mut self, key: &str, value: &str, why: &str) {
         self.write(4, &format!("{key}: {value}  # {}", one_line(why)));
     }
 
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.0
     }
 
@@ -42,12 +42,12 @@ impl Document {
 }
 
 /// `text` as a YAML string with this value.
-pub(super) fn string(text: &str) -> String {
+pub(crate) fn string(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { quoted(text) }
 }
 
 /// `items` as a YAML list of strings.
-pub(super) fn strings<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn strings<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<_> = items.into_iter().map(|it| string(it.as_ref())).collect();
     format!("[{}]", items.join(", "))
 }
@@ -79,7 +79,7 @@ fn quoted(text: &str) -> String {
 
 /// What others chose, in a comment or a message: short, and without what ends a line or what a
 /// terminal obeys.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(LONGEST).collect();
     let more = if short.len() < text.len() { "…" } else { "" };
     format!("\"{}{more}\"", short.escape_debug())
