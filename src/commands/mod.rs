@@ -6,6 +6,7 @@ pub mod explain;
 pub mod healthcheck;
 pub mod init;
 mod input;
+pub mod reasons;
 mod schema;
 pub mod serve;
 pub mod thumbprint;
@@ -26,6 +27,8 @@ pub enum Command {
     Init(init::Arguments),
     /// Explains step by step how a request would be decided
     Explain(explain::Arguments),
+    /// Lists the reasons for a denial, or says what one of them means and what to do
+    Reasons(reasons::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
     Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
@@ -43,6 +46,7 @@ impl Command {
             Self::CheckConfig(arguments) => check_config::run(arguments),
             Self::Init(arguments) => init::run(arguments),
             Self::Explain(arguments) => explain::run(arguments),
+            Self::Reasons(arguments) => reasons::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),

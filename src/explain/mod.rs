@@ -130,6 +130,11 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
     Explained { target, now, verdict, advice, besides, configuration, decision, remarks, ways }
 }
 
+/// Advice on a reason of which nothing else is known.
+pub(crate) const fn usual_advice(denial: Denial) -> &'static str {
+    advice::on_reason(denial)
+}
+
 /// Advice on the denial, and on what else is wrong.
 fn advised(
     verdict: &Verdict,

@@ -119,6 +119,7 @@ impl AccessToken {
         self.admit_start(now, explanation)
     }
 
+    #[inline]
     pub(super) fn admit_end(
         &self,
         now: UnixTime,
@@ -135,6 +136,7 @@ impl AccessToken {
         })
     }
 
+    #[inline]
     pub(super) fn admit_start(
         &self,
         now: UnixTime,

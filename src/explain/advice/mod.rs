@@ -105,7 +105,7 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
 
 /// One piece of advice for the operator.
 #[expect(clippy::too_many_lines, reason = "a table")]
-const fn on_reason(denial: Denial) -> &'static str {
+pub(super) const fn on_reason(denial: Denial) -> &'static str {
     use Denial as D;
     match denial {
         D::RequestMalformed => "is this a CheckRequest of Envoy's, and does Envoy normalise paths?",

@@ -1,0 +1,81 @@
+//! The command `reasons`: the reasons for a denial in a table, or all that there is to say about one.
+
+use super::complain;
+use crate::explain::usual_advice;
+use keybound_core::{Denial, Detail, OAuthError};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The arguments of `reasons`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// One reason, as logs and metrics name it [default: a table of all]
+    reason: Option<String>,
+}
+
+/// Runs `reasons`.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let text = match &arguments.reason {
+        None => Ok(table()),
+        Some(label) => one(label).ok_or(label),
+    };
+    match text.map(|it| io::stdout().lock().write_all(it.as_bytes())) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(_)) => ExitCode::FAILURE,
+        Err(label) => {
+            complain(&format!("no reason is called {label:?}: `keybound reasons` lists them all"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line for each reason.
+fn table() -> String {
+    let line = |it: &Denial| {
+        let error = it.error().map_or("–", OAuthError::code);
+        format!("{:28} {}  {error:21}  {}\n", it.label(), it.status(), it.sentence())
+    };
+    Denial::ALL.iter().map(line).collect()
+}
+
+/// All about the reason with this label.
+fn one(label: &str) -> Option<String> {
+    let denial = *Denial::ALL.iter().find(|it| it.label() == label)?;
+    let mut text = head(denial);
+    for detail in Detail::ALL.iter().filter(|it| it.denial() == denial) {
+        // Writing to a string cannot fail.
+        let _written = writeln!(text, "detail {detail}: {}", detail.sentence());
+    }
+    text.push_str("what to do: ");
+    text.push_str(usual_advice(denial));
+    text.push('\n');
+    Some(text)
+}
+
+fn head(denial: Denial) -> String {
+    let error = denial.error().map_or("none", OAuthError::code);
+    let (label, status, fault) = (denial.label(), denial.status(), denial.fault().label());
+    let sentence = denial.sentence();
+    format!(
+        "{label}: {sentence}\nstatus: {status}; OAuth error: {error}; for the {fault} to mend\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_in_the_table_and_told_by_its_label() {
+        let table = table();
+        assert_eq!(table.lines().count(), Denial::ALL.len());
+        for denial in Denial::ALL {
+            assert!(table.contains(&format!("{} ", denial.label())), "{denial}");
+            let text = one(denial.label()).unwrap();
+            assert!(text.starts_with(denial.label()) && text.contains("what to do: "), "{text}");
+        }
+        assert!(one("replay_unavailable").unwrap().contains("detail store_full: "));
+        assert_eq!(one("no_such_reason"), None);
+    }
+}
