@@ -136,6 +136,47 @@ fn keys_of_a_file_that_cannot_be_used_are_named() {
 }
 
 #[test]
+fn what_a_provider_gives_is_told_and_what_is_written_instead() {
+    let text = |more: &str| {
+        format!(
+            "issuers: [{{issuer: 'https://as.example.com', audiences: [a], keys: {{jwks_file: \
+             jwks.json}}{more}}}]\npolicies: [{{name: p, sender_constraint: certificate}}]\n"
+        )
+    };
+    for (more, told) in [
+        ("", &[][..]),
+        (
+            ", provider: keycloak",
+            &["provider keycloak: token_types: at+jwt jwt; claim typ Bearer or DPoP"],
+        ),
+        (
+            ", provider: okta, token_types: [at+jwt]",
+            &[
+                "provider okta: algorithms: RS256; claim_names.client_id: client_id cid; \
+                 claim_names.scope: scope scp; claim client_id there",
+                "claim_names.client_id client_id cid",
+                "claim_names.scope scope scp",
+            ],
+        ),
+        (
+            ", provider: google",
+            &["provider google: algorithms: RS256; token_types: jwt; claim at_hash as it may be; \
+               claim c_hash as it may be"],
+        ),
+        (
+            ", audience_claim: client_id, allow_missing_audience: true",
+            &["audience_claim client_id", "allow_missing_audience true"],
+        ),
+    ] {
+        let folder = folder_with(&text(more));
+        let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+        assert_eq!(code, 0, "{stderr}");
+        let lines = stdout.lines().filter_map(|it| it.strip_prefix("https://as.example.com: "));
+        assert_eq!(lines.collect::<Vec<_>>(), told, "{more}");
+    }
+}
+
+#[test]
 fn files_that_others_may_use_are_named() {
     let folder = folder_with(FULL);
     let mode = |name: &str, mode| {

@@ -499,3 +499,73 @@ fn what_is_written_never_lets_in_what_is_for_others() {
     let asked = site.told(&site.plain(), &foreign.sign("JWT", &claims));
     assert_eq!(asked["configuration"], Value::Null, "{asked}");
 }
+
+/// The pages' blocks in YAML.
+fn blocks() -> Vec<&'static str> {
+    const PAGE: &str = include_str!("../../docs/issuers.md");
+    PAGE.split("```yaml\n").skip(1).map(|it| it.split("```").next().unwrap()).collect()
+}
+
+/// `block` without `key` of its issuer and what is below it.
+fn without(block: &str, key: &str) -> String {
+    let mut is_below = false;
+    let mut kept = String::new();
+    for line in block.lines() {
+        let depth = line.len() - line.trim_start().len();
+        is_below = if depth <= 4 { line.trim_start().starts_with(key) } else { is_below };
+        if !is_below {
+            kept += line;
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+#[tokio::test]
+async fn each_block_to_paste_reads_the_tokens_of_its_provider() {
+    const POLICIES: &str = "policies: [{name: all, sender_constraint: if_bound}]\n";
+    const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount/";
+    let files = tempfile::tempdir().unwrap();
+    let signers = [Signer::new(Algorithm::RS256, "rsa"), Signer::new(Algorithm::ES256, "ec")];
+    let jwks = json!({"keys": [signers[0].jwk(), signers[1].jwk()]}).to_string();
+    let made = rcgen::generate_simple_self_signed(["as.example.com".to_owned()]).unwrap();
+    for (name, content) in [
+        ("introspection-secret", "a-secret".to_owned()),
+        ("token", "a-token".to_owned()),
+        ("ca.crt", made.cert.pem()),
+        ("jwks.json", jwks),
+    ] {
+        fs::write(files.path().join(name), content).unwrap();
+    }
+    let mut seen = BTreeSet::new();
+    for block in blocks() {
+        let whole = block.replace(MOUNTED, "") + POLICIES;
+        let config =
+            configured(&whole, files.path()).unwrap_or_else(|it| panic!("{it:?}: {block}"));
+        let issuer = Arc::clone(&config.rules.policies.issuers[0]);
+        let provider = issuer.provider.unwrap();
+        seen.insert(provider.to_owned());
+        let alone =
+            ["keys:", "introspection:", "ca_file:"].iter().fold(whole, |it, key| without(&it, key));
+        let offline = alone.replace("policies:", "    keys: {jwks_file: jwks.json}\npolicies:");
+        let config =
+            configured(&offline, files.path()).unwrap_or_else(|it| panic!("{it:?}: {offline}"));
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
+        let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
+        let signer = &signers[usize::from(provider == "fapi")];
+        let tenant = issuer.tenants.first().map_or("", |it| it);
+        for shape in shapes().iter().filter(|it| it.provider == provider) {
+            let audience = if provider == "cognito" { "client_id" } else { "aud" };
+            let own = json!({"iss": issuer.name.replace("{tenantid}", tenant), "tid": tenant});
+            for (named, expected) in
+                [(&*issuer.audiences[0], "allowed"), ("other", "token_audience_mismatch")]
+            {
+                let claims = claims(provider, &[&shape.claims, &own, &json!({ audience: named })]);
+                let verdict = verdict(&made.installation, &signer.sign(shape.typ, &claims)).await;
+                let reason = verdict.outcome.map_or_else(Denial::label, |()| "allowed");
+                assert_eq!(reason, expected, "{block}");
+            }
+        }
+    }
+    assert_eq!(seen, providers().into_iter().collect());
+}
