@@ -1062,6 +1062,35 @@ async fn without_introspection_an_opaque_token_is_none() {
 }
 
 #[tokio::test]
+async fn a_token_of_no_grammar_is_asked_about_where_the_policy_asks() {
+    let (asking, silent) = two(active(|_| {}), active(|_| {})).await;
+    let site = Site::build(&[&asking, &silent], |it| {
+        if *it.issuer.name == *OTHER_ISSUER {
+            it.introspection = None;
+            judged(it).introspection = Introspection::Never;
+        }
+    })
+    .await;
+    let session = "00D5g0!AQEAQ.zX_1.k";
+    assert_eq!(site.check_of("second", session).await, Err(Denial::TokenMalformed));
+    assert_eq!((asking.calls(), silent.calls()), (0, 0));
+    for policy in ["first", "both"] {
+        assert_eq!(site.check_of(policy, session).await, Ok(()), "{policy}");
+    }
+    assert_eq!((asking.calls(), silent.calls()), (1, 0));
+    assert!(asking.asked()[0].form.starts_with("token=00D5g0%21AQEAQ.zX_1.k&"));
+    for (token, denial) in [
+        ("a!,b", Denial::CredentialsAmbiguous),
+        ("a! b", Denial::TokenMalformed),
+        ("a!\"b\"", Denial::TokenMalformed),
+        ("a!;token=b", Denial::TokenMalformed),
+    ] {
+        assert_eq!(site.check(token).await, Err(denial), "{token}");
+    }
+    assert_eq!(asking.calls(), 1);
+}
+
+#[tokio::test]
 async fn all_that_is_no_signed_jwt_is_opaque_up_to_its_bound() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;

@@ -18,6 +18,7 @@ pub struct Credentials<'a> {
     pub token: Token<'a>,
     /// The DPoP proof.
     pub proof: Option<Proof<'a>>,
+    is_token68: bool,
     token_hash: OnceLock<Thumbprint>,
 }
 
@@ -40,8 +41,11 @@ pub struct Proof<'a>(&'a [u8]);
 
 impl<'a> Credentials<'a> {
     /// Reads the credentials of a request.
+    ///
+    /// The token may have characters that RFC 6750 does not allow, as those of some issuers do:
+    /// where no issuer is asked about opaque tokens, [`Self::is_token68`] must hold as well.
     pub fn read(request: &Request<'a>) -> Result<Self, Denial> {
-        let (scheme, token) = authorization(request.authorization)?;
+        let (scheme, token, is_token68) = authorization(request.authorization)?;
         // RFC 6750 §2: the token may be sent in one way only.
         if request.target.query().is_some_and(holds_access_token) {
             return Err(Denial::CredentialsAmbiguous);
@@ -51,7 +55,12 @@ impl<'a> Credentials<'a> {
             Field::One(proof) if !has_comma(proof) => Some(Proof(proof)),
             Field::One(_) | Field::Many => return Err(Denial::CredentialsAmbiguous),
         };
-        Ok(Self { scheme, token, proof, token_hash: OnceLock::new() })
+        Ok(Self { scheme, token, proof, is_token68, token_hash: OnceLock::new() })
+    }
+
+    /// Whether the token has the characters that RFC 6750 §2.1 allows, and no others.
+    pub const fn is_token68(&self) -> bool {
+        self.is_token68
     }
 
     /// The SHA-256 of the token: the `ath` of a proof (RFC 9449 §4.2) and the key of the token
@@ -61,8 +70,9 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// `Bearer` or `DPoP`, spaces, and a token of the characters that RFC 6750 §2.1 allows.
-fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>), Denial> {
+/// `Bearer` or `DPoP`, spaces, and a token; and whether that has only the characters that RFC 6750
+/// §2.1 allows.
+fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>, bool), Denial> {
     let value = match field {
         Field::Absent => return Err(Denial::CredentialsMissing),
         Field::One(value) => value.trim_ascii(),
@@ -76,13 +86,18 @@ fn authorization(field: Field<'_>) -> Result<(Scheme, Token<'_>), Denial> {
         .map_err(|it| if has_comma(value) { Denial::CredentialsAmbiguous } else { it })
 }
 
-fn scheme_and_token(value: &[u8]) -> Result<(Scheme, Token<'_>), Denial> {
+fn scheme_and_token(value: &[u8]) -> Result<(Scheme, Token<'_>, bool), Denial> {
     let end = value.iter().position(|it| *it == b' ').unwrap_or(value.len());
     let (scheme, rest) = value.split_at_checked(end).ok_or(Denial::Internal)?;
     let scheme = Scheme::named(scheme).ok_or(Denial::SchemeUnsupported)?;
     let blanks = rest.iter().take_while(|it| **it == b' ').count();
     let token = rest.get(blanks..).unwrap_or_default();
-    if is_token68(token) { Ok((scheme, Token(token))) } else { Err(Denial::TokenMalformed) }
+    let is_token68 = is_token68(token);
+    if is_token68 || is_opaque(token) {
+        Ok((scheme, Token(token), is_token68))
+    } else {
+        Err(Denial::TokenMalformed)
+    }
 }
 
 fn has_comma(text: &[u8]) -> bool {
@@ -98,6 +113,18 @@ fn is_token68(text: &[u8]) -> bool {
     let allowed =
         |it: &u8| it.is_ascii_alphabetic() | matches!(it, b'-'..=b'9' | b'+' | b'_' | b'~');
     !body.is_empty() && body.iter().fold(true, |all, it| all & allowed(it))
+}
+
+/// Whether a text may be the token of an issuer that keeps to no grammar, such as one with `!`. It
+/// must mean the same to everybody who reads the header, so it has visible characters only, and none
+/// that ends, joins or quotes a part of a header for some reader: Envoy joins header lines with a
+/// comma, Rails splits at `,` and `;` and reads `token=…`, and `\` escapes what follows it. So `=`
+/// stands at the end only, as in `token68`.
+fn is_opaque(text: &[u8]) -> bool {
+    let padding = text.iter().rev().take_while(|it| **it == b'=').count();
+    let body = text.get(..text.len().saturating_sub(padding)).unwrap_or_default();
+    let allowed = |it: &u8| it.is_ascii_graphic() && !b"\"',;\\=".contains(it);
+    !body.is_empty() && body.iter().all(allowed)
 }
 
 fn holds_access_token(query: &str) -> bool {
@@ -148,9 +175,12 @@ impl<'a> Token<'a> {
         self.0
     }
 
-    /// Whether the token has the form of a signed JWT: three parts. Any other token is opaque.
+    /// Whether the token has the form of a signed JWT: three parts in base64url. Any other token is
+    /// opaque.
     pub fn looks_like_jwt(self) -> bool {
+        let allowed = |it: &u8| it.is_ascii_alphanumeric() | matches!(it, b'-' | b'_' | b'.');
         memchr_iter(b'.', self.0).count() == 2
+            && self.0.iter().fold(true, |all, it| all & allowed(it))
     }
 }
 
@@ -225,6 +255,54 @@ mod tests {
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/";
         for byte in 0..=u8::MAX {
             assert_eq!(is_token68(&[b'a', byte, b'a']), ALLOWED.contains(&byte), "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_no_grammar_means_the_same_to_every_reader_of_the_header() {
+        const ALLOWED: &[u8] = b"!#$%&()*+-./:<>?@[]^_`{|}~";
+        for byte in 0..=u8::MAX {
+            let authorization = [b"Bearer a", &[byte][..], b"a!"].concat();
+            let authorization = Field::One(&authorization);
+            let request = Request { authorization, ..Request::default() };
+            let found = Credentials::read(&request).map(|it| it.is_token68());
+            let expected = match byte {
+                b',' => Err(Denial::CredentialsAmbiguous),
+                it if it.is_ascii_alphanumeric() || ALLOWED.contains(&it) => Ok(false),
+                _ => Err(Denial::TokenMalformed),
+            };
+            assert_eq!(found, expected, "{byte:#x}");
+        }
+        for (token, expected) in [
+            (&b"00D5g0!AQEAQ.zX_1"[..], Ok((Scheme::Bearer, "00D5g0!AQEAQ.zX_1"))),
+            (b"!==", Ok((Scheme::Bearer, "!=="))),
+            (b"!", Ok((Scheme::Bearer, "!"))),
+            (b"a!,DPoP b", Err(Denial::CredentialsAmbiguous)),
+            (b"a! Bearer b", Err(Denial::TokenMalformed)),
+            (b"a!;token=b", Err(Denial::TokenMalformed)),
+            (b"token=!", Err(Denial::TokenMalformed)),
+        ] {
+            check(Field::One(&[b"Bearer ", token].concat()), expected);
+        }
+        let target = Target { path: "/a?access_token=t", ..Target::default() };
+        let authorization = Field::One(&b"Bearer a!"[..]);
+        let request = Request { target, authorization, ..Request::default() };
+        assert_eq!(Credentials::read(&request).err(), Some(Denial::CredentialsAmbiguous));
+    }
+
+    #[test]
+    fn three_parts_in_base64url_look_like_a_jwt() {
+        for (token, expected) in [
+            ("a.b.c", true),
+            ("a..", true),
+            ("-_.09.Az", true),
+            ("a.b", false),
+            ("a.b.c.d", false),
+            ("a!.b.c", false),
+            ("a.b/.c", false),
+            ("a.b.c=", false),
+        ] {
+            assert_eq!(Token(token.as_bytes()).looks_like_jwt(), expected, "{token}");
         }
     }
 

@@ -120,8 +120,13 @@ fn without_signature(jwt: &str) -> String {
         [header, payload, signature] if is_object(header) && !jwt.contains(',') => {
             format!("{header}.{payload}.{}", filled(signature))
         }
-        _ => filled(jwt),
+        _ => filled(jwt).chars().map(|it| if is_odd(it) { '!' } else { it }).collect(),
     }
+}
+
+/// Whether an opaque token may contain this character although RFC 6750 does not allow it.
+fn is_odd(it: char) -> bool {
+    it.is_ascii_punctuation() && !"-._~+/\"',;\\=".contains(it)
 }
 
 fn is_object(part: &str) -> bool {
@@ -231,6 +236,8 @@ mod tests {
             ("DPoP eyJhIjoxfQ.bb.cc", "DPoP eyJhIjoxfQ.bb.AA"),
             ("bearer  e30.bb.cc", "bearer  e30.bb.AA"),
             ("Bearer glpat-c2VjcmV0.01.x7", "Bearer AAAAAAAAAAAAAA.AA.AA"),
+            ("Bearer 00D5g!AQ*1|$x:y.b=", "Bearer AAAAA!AA!A!!A!A.A="),
+            ("Bearer a;b=c", "Bearer A;A=A"),
             ("Bearer WzFd.bb.cc", "Bearer AAAA.AA.AA"),
             ("Bearer opaque-7", "Bearer AAAAAAAA"),
             ("Bearer a.b", "Bearer A.A"),
