@@ -50,6 +50,7 @@ pub(super) fn form(header: Option<&Header>, token: Token<'_>) -> Finding {
 pub(super) fn opaque(token: Token<'_>) -> &'static str {
     match token.as_bytes().split(|it| *it == b'.').count() {
         5 => "of five parts: an encrypted JWT (JWE), which its issuer alone can read",
+        3 => "opaque: of three parts, but not in base64url, as those of a JWT are",
         _ => "opaque: not of three parts, as a JWT is",
     }
 }
