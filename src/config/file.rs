@@ -20,7 +20,7 @@ use crate::state::token_cache::TokenCacheLimits;
 use keybound_core::client_certificate::HeaderFormat;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::{
-    self, AUDIENCE, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
+    self, AUDIENCE, ClaimsFrom, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
 };
 use keybound_core::words::words;
 use schemars::JsonSchema;
@@ -212,6 +212,10 @@ pub(super) struct Introspection {
     /// Which tokens are introspected.
     #[schemars(extend("default" = Introspect::default().name()))]
     pub(super) introspect: Option<Word<Introspect>>,
+    /// Where the claims of a JWT are from: `answer` is for tokens that say little by themselves, and
+    /// implies `introspect: always`.
+    #[schemars(extend("default" = ClaimsFrom::default().name()))]
+    pub(super) claims_from: Option<Word<ClaimsFrom>>,
     /// Whether a response about an opaque token may lack an audience.
     #[schemars(extend("default" = false))]
     pub(super) allow_missing_audience: Option<bool>,

@@ -103,6 +103,49 @@ async fn a_lightweight_token_says_too_little_by_itself() {
 }
 
 #[tokio::test]
+async fn what_keycloak_says_of_a_lightweight_token_adds_to_it() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    let mut more = introspection(GATEWAY);
+    more["introspection"]["claims_from"] = json!("answer");
+    let mut it = keycloak.installation(&more).await;
+    let (client, thief) = (it.client("client"), it.client("thief"));
+    let asking = Asking::by(LIGHTWEIGHT_CLIENT).with(&client);
+    for asking in [asking, asking.for_user()] {
+        let token = keycloak.token(asking).await;
+        for (identity, expected) in [
+            (Some(&client), Ok(())),
+            (Some(&thief), Err(Denial::CertificateMismatch)),
+            (None, Err(Denial::CertificateMissing)),
+        ] {
+            let headers = bearer(&token);
+            let row = Row { what: "lightweight", identity, path: "/", headers, expected };
+            let outcome = check(&mut it, row).await;
+            if expected.is_ok() {
+                assert_eq!(outcome.seen("x-auth-client-id"), [LIGHTWEIGHT_CLIENT]);
+                assert_eq!(outcome.seen("x-auth-subject").len(), 1, "from the answer");
+            }
+        }
+        keycloak.revoke(asking, &token).await;
+        let expected = Err(Denial::TokenRevoked);
+        let headers = bearer(&token);
+        check(
+            &mut it,
+            Row { what: "revoked", identity: Some(&client), path: "/", headers, expected },
+        )
+        .await;
+    }
+    // Keycloak calls the ID token of the very client that asks active, and says that it is for the API.
+    let session = keycloak.tokens(Asking::by(GATEWAY).for_user()).await;
+    let id_token = session["id_token"].as_str().unwrap();
+    let told = keycloak.introspect(GATEWAY, id_token).await;
+    assert_eq!((&told["active"], &told["typ"]), (&json!(true), &json!("ID")), "{told}");
+    let headers = bearer(id_token);
+    let expected = Err(Denial::TokenTypeWrong);
+    check(&mut it, Row { what: "an ID token", identity: None, path: "/any", headers, expected })
+        .await;
+}
+
+#[tokio::test]
 async fn keycloak_knows_the_service_by_a_secret_a_signature_or_a_certificate() {
     let Some(keycloak) = Keycloak::shared().await else { return };
     let key = KeyPair::generate().unwrap();

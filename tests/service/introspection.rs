@@ -26,7 +26,7 @@ use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::policy::{
-    IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
+    ClaimsFrom, IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
     SenderConstraint, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{
@@ -1179,6 +1179,114 @@ async fn a_jwt_that_is_refused_anyway_is_not_asked_about() {
         assert!(site.check(&jwt).await.is_err());
     }
     assert_eq!(endpoint.calls(), 0);
+}
+
+// ---- JWTs whose claims are in the answer ----
+
+fn completed_by_answers(rules: &mut IssuerRules) {
+    asked_about_all(rules);
+    judged(rules).claims_from = ClaimsFrom::Answer;
+}
+
+#[tokio::test]
+async fn an_answer_adds_to_a_token_that_says_little_and_takes_nothing_from_it() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let mine = json!({"x5t#S256": Thumbprint::of(b"mine").to_base64url()});
+    let other = json!({"x5t#S256": Thumbprint::of(b"other").to_base64url()});
+    let key = json!({"jkt": Thumbprint::of(b"key").to_base64url()});
+    let little = json!({"iss": ISSUER, "iat": NOW, "jti": "1"});
+    let said =
+        json!({"active": true, "aud": "api", "sub": "alice", "client_id": "app", "scope": "read"});
+    // What the token and the answer hold besides, and what comes of it.
+    let table = [
+        (json!({}), json!({}), Ok(())),
+        (json!({"sub": "alice", "azp": "app"}), json!({}), Ok(())),
+        (json!({"sub": "bob"}), json!({}), Err(Denial::TokenMalformed)),
+        (json!({"client_id": "other"}), json!({}), Err(Denial::TokenMalformed)),
+        (json!({}), json!({"iss": ISSUER}), Ok(())),
+        (json!({}), json!({"iss": OTHER_ISSUER}), Err(Denial::TokenIssuerUnknown)),
+        (json!({}), json!({"aud": null}), Err(Denial::TokenClaimMissing)),
+        (json!({}), json!({"aud": "other"}), Err(Denial::TokenAudienceMismatch)),
+        (json!({"aud": "api"}), json!({"aud": null}), Ok(())),
+        (json!({"aud": "other"}), json!({}), Err(Denial::TokenAudienceMismatch)),
+        (json!({}), json!({"scope": "write"}), Err(Denial::ScopeInsufficient)),
+        (json!({"scope": "read"}), json!({"scope": null}), Ok(())),
+        (json!({"scope": "write"}), json!({}), Err(Denial::ScopeInsufficient)),
+        (json!({"exp": NOW - 30}), json!({}), Err(Denial::TokenExpired)),
+        (json!({"exp": NOW + 60}), json!({"exp": NOW - 30}), Err(Denial::TokenExpired)),
+        (json!({"nbf": NOW + 31}), json!({}), Err(Denial::TokenPremature)),
+        (json!({}), json!({"nbf": NOW + 31}), Err(Denial::TokenPremature)),
+        (json!({"cnf": mine}), json!({}), Ok(())),
+        (json!({}), json!({"cnf": mine}), Ok(())),
+        (json!({"cnf": mine}), json!({"cnf": mine}), Ok(())),
+        (json!({"cnf": other}), json!({}), Err(Denial::CertificateMismatch)),
+        (json!({}), json!({"cnf": other}), Err(Denial::CertificateMismatch)),
+        (json!({"cnf": mine}), json!({"cnf": other}), Err(Denial::CertificateMismatch)),
+        (json!({"cnf": mine}), json!({"cnf": key}), Err(Denial::SchemeMismatch)),
+        (json!({"cnf": mine}), json!({"cnf": {"x": 1}}), Err(Denial::BindingUnsupported)),
+        (json!({"cnf": {"x": 1}}), json!({"cnf": mine}), Err(Denial::BindingUnsupported)),
+        (json!({}), json!({"token_use": "refresh_token"}), Err(Denial::TokenTypeWrong)),
+        (json!({}), json!({"token_type": "ID"}), Err(Denial::TokenTypeWrong)),
+        (json!({"events": {}}), json!({}), Err(Denial::TokenTypeWrong)),
+        (json!({}), json!({"active": false}), Err(Denial::TokenRevoked)),
+    ];
+    let with = |object: &Value, more: &Value| {
+        let mut object = object.clone();
+        let more = more.as_object().unwrap().clone();
+        object.as_object_mut().unwrap().extend(more);
+        object
+    };
+    for (own, answer, expected) in table {
+        let site = Site::build(&[&endpoint], completed_by_answers).await;
+        endpoint.reply(Reply::json(&with(&said, &answer)));
+        let jwt = site.signer.sign("at+jwt", &with(&little, &own));
+        for _again in 0..2 {
+            let verdict =
+                site.verdict("Bearer", &jwt, "first", Some(Thumbprint::of(b"mine"))).await;
+            assert_eq!(verdict.outcome, expected, "{own} {answer}");
+            if expected.is_ok() {
+                let token = verdict.facts.token.unwrap();
+                assert_eq!(token.claims.text("sub"), Some("alice"), "{own} {answer}");
+                assert_eq!(token.claims.text("client_id"), Some("app"), "{own} {answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_whose_answers_add_must_be_reached() {
+    let endpoint = IntrospectionEndpoint::start(Reply::status(500)).await;
+    let site = Site::build(&[&endpoint], completed_by_answers).await;
+    let whole = site.signer.sign("at+jwt", &claims());
+    assert_eq!(site.check(&whole).await, Err(Denial::IntrospectionUnavailable));
+    let stranger = Signer::new(Signing::ES256, "key-1").sign("at+jwt", &claims());
+    let calls = endpoint.calls();
+    assert_eq!(site.check(&stranger).await, Err(Denial::TokenSignatureInvalid));
+    assert_eq!(endpoint.calls(), calls, "nobody is asked about what anybody may have written");
+}
+
+#[tokio::test]
+async fn an_active_token_of_another_kind_is_no_access_token() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    for (place, (name, value, expected)) in [
+        ("token_type", json!("Bearer"), Ok(())),
+        ("token_type", json!("DPoP"), Ok(())),
+        ("token_type", json!(null), Ok(())),
+        ("token_type", json!("refresh_token"), Err(Denial::TokenTypeWrong)),
+        ("token_type", json!("Refresh"), Err(Denial::TokenTypeWrong)),
+        ("token_type", json!("ID"), Err(Denial::TokenTypeWrong)),
+        ("token_use", json!("access_token"), Ok(())),
+        ("token_use", json!("refresh_token"), Err(Denial::TokenTypeWrong)),
+        ("token_use", json!("id"), Err(Denial::TokenTypeWrong)),
+        ("events", json!({}), Err(Denial::TokenTypeWrong)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        endpoint.reply(active(|it| it[name] = value.clone()));
+        assert_eq!(site.check(&format!("opaque-{place}")).await, expected, "{name} {value}");
+    }
 }
 
 // ---- configuration ----

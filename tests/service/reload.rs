@@ -244,6 +244,12 @@ fn introspection() -> Vec<Row> {
         )
         .verified_anew(),
         set(
+            "issuers[].introspection.claims_from",
+            "/issuers/0/introspection/claims_from",
+            json!("answer"),
+        )
+        .verified_anew(),
+        set(
             "issuers[].introspection.allow_missing_audience",
             "/issuers/0/introspection/allow_missing_audience",
             json!(true),

@@ -13,8 +13,8 @@ use keybound_core::client_certificate::Source;
 use keybound_core::jose::KeySet;
 use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
-    AUDIENCE, ClaimFormat, ClaimNames, Introspection, NonceDemand, PolicySet, ProofRules,
-    UpstreamAuthorization,
+    AUDIENCE, ClaimFormat, ClaimNames, ClaimsFrom, Introspection, NonceDemand, PolicySet,
+    ProofRules, UpstreamAuthorization,
 };
 use keybound_core::words::Words;
 use serde::Serialize;
@@ -291,7 +291,12 @@ fn introspection(rules: &IssuerRules) -> Option<String> {
         && introspection.identity.is_some();
     let certificate = if certified { " over mutual TLS" } else { "" };
     let forwarded = if introspection.forward_jwt { ", JWT sent upstream" } else { "" };
-    Some(format!("{tokens}, {}{certificate}{forwarded}", introspection.authentication.name()))
+    let adds = match rules.issuer.claims_from {
+        ClaimsFrom::Token => "",
+        ClaimsFrom::Answer => ", claims from the answer",
+    };
+    let method = introspection.authentication.name();
+    Some(format!("{tokens}, {method}{certificate}{forwarded}{adds}"))
 }
 
 fn texts<T: Display>(items: &[T]) -> Vec<String> {

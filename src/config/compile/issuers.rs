@@ -12,7 +12,9 @@ use crate::installation::IssuerRules;
 use crate::state::jwks::{KeyRules, KeySource};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::{KeySet, NotAKeySet, UnusableKey};
-use keybound_core::policy::{ClaimNames, Introspection, Issuer, IssuerId, TENANT, TokenType};
+use keybound_core::policy::{
+    ClaimNames, ClaimsFrom, Introspection, Issuer, IssuerId, TENANT, TokenType,
+};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,12 +58,10 @@ fn issuer(
     let tenants = tenants(name.as_deref(), given.tenants, at, findings);
     let plain = plain_http(given.allow_http, at, findings);
     let keys = key_rules(name.as_deref(), given.keys, given.ca_file, plain, at, files, findings);
-    let asked = given.introspection.as_ref().map_or(Introspection::Never, |it| {
-        match it.introspect.map(|it| it.0) {
-            Some(file::Introspect::Always) => Introspection::AllTokens,
-            Some(file::Introspect::Opaque) | None => Introspection::OpaqueTokens,
-        }
-    });
+    let (asked, claims_from) = match &given.introspection {
+        None => (Introspection::Never, ClaimsFrom::default()),
+        Some(given) => asked(given, &at.key("introspection"), findings),
+    };
     let introspection = given.introspection.map(|it| {
         let source = keys.as_ref().map(|it| &it.source);
         let at = at.key("introspection");
@@ -101,8 +101,26 @@ fn issuer(
         claim_names,
         clock_leeway,
         introspection: asked,
+        claims_from,
     };
     Some(IssuerRules { issuer: Arc::new(issuer), keys: keys?, introspection: introspection? })
+}
+
+/// The tokens that are introspected, and where the claims of a JWT are from.
+fn asked(
+    given: &file::Introspection,
+    at: &Path,
+    findings: &mut Findings,
+) -> (Introspection, ClaimsFrom) {
+    let introspect = given.introspect.map(|it| it.0);
+    let claims_from = given.claims_from.map(|it| it.0).unwrap_or_default();
+    if claims_from == ClaimsFrom::Answer && introspect == Some(file::Introspect::Opaque) {
+        let message =
+            "contradicts `claims_from: answer`, which asks about every token: leave it out";
+        findings.problem(&at.key("introspect"), message);
+    }
+    let all = claims_from == ClaimsFrom::Answer || introspect == Some(file::Introspect::Always);
+    (if all { Introspection::AllTokens } else { Introspection::OpaqueTokens }, claims_from)
 }
 
 fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<String> {
@@ -362,7 +380,8 @@ fn discovery(
     at: &Path,
     findings: &mut Findings,
 ) -> Option<KeySource> {
-    match fetched_metadata(issuer?, plain) {
+    // Where a tenant belongs, the metadata are those for all of them.
+    match fetched_metadata(&issuer?.replace(TENANT, "common"), plain) {
         Err(message) => findings.problem(
             at,
             format!("{message}; keys are discovered from it, unless `keys` says otherwise"),

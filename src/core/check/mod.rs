@@ -74,6 +74,14 @@ async fn decide<S: Sources>(
     let token = token::verified(given, facts).await?;
     facts.token = Some(Arc::clone(&token));
     token.admit(now, &mut facts.explanation)?;
+    let token = if token::is_completed_by_answer(&token, credentials.token) {
+        let token = Box::pin(token::completed(given, &token, facts)).await?;
+        facts.token = Some(Arc::clone(&token));
+        token.admit(now, &mut facts.explanation)?;
+        token
+    } else {
+        token
+    };
     facts.admitted = true;
     token.admit_scopes(&policy.scopes, &mut facts.explanation)?;
     admit_claims(&token, policy, &mut facts.explanation)?;

@@ -8,7 +8,7 @@ use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Token};
-use crate::policy::{Introspection, Issuer, IssuerId, Policy};
+use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId, Policy};
 use crate::sources::{Keys, Sources, Unconfirmed, VerifiedToken};
 use std::sync::Arc;
 
@@ -166,7 +166,24 @@ fn introspecting<'a, S>(given: &Inputs<'a, S>, id: IssuerId) -> Option<&'a Issue
 
 /// Whether introspection of JWTs is configured for the issuer of this token.
 pub(super) fn must_be_unrevoked(known: &AccessToken, token: Token<'_>) -> bool {
-    known.issuer.introspection == Introspection::AllTokens && token.looks_like_jwt()
+    known.issuer.introspection == Introspection::AllTokens
+        && known.issuer.claims_from == ClaimsFrom::Token
+        && token.looks_like_jwt()
+}
+
+/// Whether the claims of this token are complete only with those of the issuer's answer about it.
+pub(super) fn is_completed_by_answer(known: &AccessToken, token: Token<'_>) -> bool {
+    known.issuer.claims_from == ClaimsFrom::Answer && token.looks_like_jwt()
+}
+
+/// A JWT with what its issuer says about it, once it has called it active.
+pub(super) async fn completed<S: Sources>(
+    given: &Inputs<'_, S>,
+    known: &AccessToken,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
+    let said = confirmed(given, known, facts).await?;
+    known.joined(&said, &mut facts.explanation).map(Arc::new)
 }
 
 /// Asks the issuer whether a JWT is still active. The claims of the JWT remain in force, but the
@@ -176,6 +193,23 @@ pub(super) async fn admit_unrevoked<S: Sources>(
     known: &AccessToken,
     facts: &mut Facts,
 ) -> Result<(), Denial> {
+    let said = confirmed(given, known, facts).await?;
+    let explanation = &mut facts.explanation;
+    said.admit(given.now, explanation)?;
+    let same =
+        said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
+    explanation.demand(same, Denial::TokenMalformed, || {
+        let found = if same { "none, or as in the token" } else { "another" };
+        Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
+    })
+}
+
+/// What the issuer of a JWT says about it, which it has called active.
+async fn confirmed<S: Sources>(
+    given: &Inputs<'_, S>,
+    known: &AccessToken,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
     let Inputs { sources, credentials, .. } = given;
     let issuer = issued_by(given, known);
     let asked = issuer.is_some_and(|it| sources.introspects(it));
@@ -194,14 +228,7 @@ pub(super) async fn admit_unrevoked<S: Sources>(
             return explanation.record_error(Err(denial), why);
         }
     };
-    explanation.record(Ok::<_, Denial>(()), |_| introspection(&known.issuer, asked, None))?;
-    said.admit(given.now, explanation)?;
-    let same =
-        said.confirmation == Confirmation::default() || said.confirmation == known.confirmation;
-    explanation.demand(same, Denial::TokenMalformed, || {
-        let found = if same { "none, or as in the token" } else { "another" };
-        Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
-    })
+    explanation.record(Ok(said), |_| introspection(&known.issuer, asked, None))
 }
 
 /// What an issuer said about a token, for the explanation.

@@ -6,7 +6,7 @@ use crate::denial::Denial;
 use crate::explanation::{Explanation, Finding};
 use crate::jose::json::{Object, find};
 use crate::jose::jws::{Header, Verified};
-use crate::policy::{AUDIENCE, Issuer, TokenType, TypeClaim};
+use crate::policy::{AUDIENCE, ClaimsFrom, Issuer, Must, TokenType, TypeClaim};
 use crate::time::UnixTime;
 use serde_json::Value;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct AccessToken {
     pub claims: Claims,
     pub(super) expires: UnixTime,
     pub(super) begins: UnixTime,
+    /// It names an audience, one of which is ours.
+    pub(super) has_audience: bool,
 }
 
 /// The requirement on the audience of an introspected token.
@@ -46,10 +48,13 @@ struct Demands {
 
 impl Demands {
     /// Those of RFC 9068 §4, but for the audience where the operator says so.
-    const fn of_jwt(issuer: &Issuer) -> Self {
-        let audience =
-            if issuer.allow_missing_audience { Audience::IfSaid } else { Audience::Demanded };
-        Self { issuer: true, audience, expiry: true }
+    ///
+    /// Where the answer of the issuer adds to a token, the token itself need not say everything.
+    fn of_jwt(issuer: &Issuer) -> Self {
+        let is_whole = issuer.claims_from == ClaimsFrom::Token;
+        let may_lack = issuer.allow_missing_audience || !is_whole;
+        let audience = if may_lack { Audience::IfSaid } else { Audience::Demanded };
+        Self { issuer: true, audience, expiry: is_whole }
     }
 }
 
@@ -83,6 +88,7 @@ impl AccessToken {
         audience: Audience,
         explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
+        admit_use(claims, issuer, explanation)?;
         let relaxed = audience == Audience::Demanded && issuer.allow_missing_audience;
         let audience = if relaxed { Audience::IfSaid } else { audience };
         let demands = Demands { issuer: false, audience, expiry: false };
@@ -108,8 +114,46 @@ impl AccessToken {
             begins = begins.max(start(name, claims, explanation)?);
         }
         let confirmation = confirmation(claims, explanation)?;
+        let has_audience = names_audience(claims, issuer);
         let claims = Claims::select(claims, selection, &issuer.claim_names);
-        Ok(Self { issuer: Arc::clone(issuer), confirmation, claims, expires, begins })
+        let issuer = Arc::clone(issuer);
+        Ok(Self { issuer, confirmation, claims, expires, begins, has_audience })
+    }
+
+    /// This token with what its issuer `said` about it: every key of either must be proved, the
+    /// earlier end and the later beginning count, and a claim of the token before one of the answer.
+    ///
+    /// # Errors
+    ///
+    /// They disagree about the issuer, the subject, the client or a key, or neither names an audience.
+    pub fn joined(&self, said: &Self, explanation: &mut Explanation) -> Result<Self, Denial> {
+        for name in ["iss", "sub", "client_id"] {
+            let (own, other) = (self.claims.get(name), said.claims.get(name));
+            let agree = own.is_none() || other.is_none() || own == other;
+            explanation.demand(agree, Denial::TokenMalformed, || {
+                let shown =
+                    |it: Option<Claim<'_>>| it.map_or_else(String::new, |it| it.to_string());
+                Finding::new("introspection", name, shown(other)).wanting(shown(own))
+            })?;
+        }
+        let confirmation = self.confirmation.joined(&said.confirmation);
+        let confirmation = explanation.record(confirmation, |_| {
+            Finding::new("introspection", "cnf", "other keys").wanting("the keys of the token")
+        })?;
+        let has_audience = self.has_audience || said.has_audience;
+        let enough = has_audience || self.issuer.allow_missing_audience;
+        explanation.demand(enough, Denial::TokenClaimMissing, || {
+            Finding::new("introspection", "aud", "neither in the token nor in the answer")
+                .wanting(one_of(&self.issuer.audiences))
+        })?;
+        Ok(Self {
+            issuer: Arc::clone(&self.issuer),
+            confirmation,
+            claims: self.claims.joined(&said.claims),
+            expires: self.expires.min(said.expires),
+            begins: self.begins.max(said.begins),
+            has_audience,
+        })
     }
 
     /// Checks that the token is valid at `now`, within the issuer's leeway: before `exp`, and not
@@ -179,6 +223,11 @@ impl AccessToken {
     pub fn iss(&self) -> &str {
         let own = self.claims.text("iss").filter(|_| self.issuer.has_tenants());
         own.unwrap_or(&self.issuer.name)
+    }
+
+    /// Whether it names an audience, one of which is then ours. An issuer may allow tokens without.
+    pub const fn has_audience(&self) -> bool {
+        self.has_audience
     }
 
     /// The approximate memory use in bytes.
@@ -268,6 +317,47 @@ pub(super) fn admit_audience(
     admit(name, demanded)?;
     if name == AUDIENCE { Ok(()) } else { admit(AUDIENCE, false) }
 }
+
+/// Whether the token names an audience at all.
+pub(super) fn names_audience(claims: &Object, issuer: &Issuer) -> bool {
+    let names = |name: &str| match find(claims, name) {
+        None | Some(Value::Null) => false,
+        Some(Value::String(audience)) => !audience.is_empty(),
+        Some(Value::Array(members)) => !members.is_empty(),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => true,
+    };
+    names(&issuer.audience_claim) || names(AUDIENCE)
+}
+
+/// An active token may still be none for an API: issuers call refresh and ID tokens active, too. The
+/// answer must not say that it is one, neither as `issuer` says it of its tokens nor by the members
+/// that servers commonly use.
+fn admit_use(
+    claims: &Object,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<(), Denial> {
+    // What an answer does not say of the token's kind, it need not.
+    let own = issuer.type_claims.iter().filter_map(|it| match it.must {
+        Must::Equal(values) => Some(TypeClaim { must: Must::EqualIfThere(values), ..*it }),
+        Must::NotBe | Must::EqualIfThere(_) => Some(*it),
+        Must::Be | Must::BeginWith(_) => None,
+    });
+    for it in own.chain([TOKEN_USE]) {
+        admit_type_claim(it, claims, issuer, explanation)?;
+    }
+    let kind = claims.get("token_type").and_then(Value::as_str).unwrap_or_default();
+    let is_other = OTHER_TYPES.iter().any(|it| kind.eq_ignore_ascii_case(it));
+    let access = if is_other { Err(Denial::TokenTypeWrong) } else { Ok(()) };
+    explanation.record_error(access, || claim("token_type", claims).wanting("an access token's"))
+}
+
+/// As Hydra and Cognito say it.
+const TOKEN_USE: TypeClaim =
+    TypeClaim { claim: "token_use", must: Must::EqualIfThere(&["access_token", "access"]) };
+
+/// The `token_type` of other tokens, which is that of RFC 6749 §5.1 for access tokens.
+const OTHER_TYPES: &[&str] = &["refresh_token", "refresh", "offline", "id_token", "id", "logout"];
 
 /// Whether an audience, a string or an array of strings, has one of ours. An empty one says nothing,
 /// as if it were absent.

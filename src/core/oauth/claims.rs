@@ -41,6 +41,20 @@ impl Claims {
         Self { paths: Arc::clone(paths), kept: kept.into() }
     }
 
+    /// These claims, and of those that are absent here the ones of `other`, which the same paths must
+    /// have selected.
+    pub(crate) fn joined(&self, other: &Self) -> Self {
+        let mut kept = Vec::with_capacity(self.kept.len().saturating_add(other.kept.len()));
+        for path in self.paths.iter() {
+            match self.get(path).or_else(|| other.get(path)) {
+                None => kept.push(ABSENT),
+                Some(Claim::Text(text)) => keep(&mut kept, TEXT, text),
+                Some(Claim::Json(json)) => keep(&mut kept, JSON, json),
+            }
+        }
+        Self { paths: Arc::clone(&self.paths), kept: kept.into() }
+    }
+
     /// Whether these claims were selected by `paths`.
     pub fn are_selected_by(&self, paths: &Arc<[String]>) -> bool {
         Arc::ptr_eq(&self.paths, paths) || self.paths == *paths

@@ -47,6 +47,23 @@ impl Confirmation {
         Ok(Self { x5t_s256, jkt, unknown_only: x5t_s256.is_none() && jkt.is_none() })
     }
 
+    /// The keys of both.
+    ///
+    /// # Errors
+    ///
+    /// They name different keys, which nobody can prove at once.
+    pub fn joined(&self, other: &Self) -> Result<Self, Denial> {
+        let one = |own: Option<Thumbprint>, other: Option<Thumbprint>, denial| {
+            let agree = own.is_none() || other.is_none() || own == other;
+            if agree { Ok(own.or(other)) } else { Err(denial) }
+        };
+        Ok(Self {
+            x5t_s256: one(self.x5t_s256, other.x5t_s256, Denial::CertificateMismatch)?,
+            jkt: one(self.jkt, other.jkt, Denial::ProofKeyMismatch)?,
+            unknown_only: self.unknown_only || other.unknown_only,
+        })
+    }
+
     /// The keys to prove for a token sent with `scheme`, under a policy that requires `constraint`:
     /// all to which the token is bound, and no fewer than the policy requires.
     pub fn to_prove(

@@ -3,6 +3,7 @@
 use crate::jose::algorithm::Algorithm;
 use crate::jose::json::{Object, find};
 use crate::policy::USUAL_ALGORITHMS;
+use crate::words::words;
 use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
@@ -40,6 +41,9 @@ pub struct Issuer {
     pub clock_leeway: Duration,
     /// The tokens that are introspected.
     pub introspection: Introspection,
+    /// Whether the claims of a JWT are those in the token alone, or also those in the answer about it:
+    /// then all JWTs are introspected.
+    pub claims_from: ClaimsFrom,
 }
 
 /// The `typ` of a token (RFC 7515 §4.1.9).
@@ -97,6 +101,18 @@ pub enum Introspection {
     AllTokens,
 }
 
+words! {
+    /// Where the claims of a JWT that is introspected are from.
+    #[default(Token)]
+    pub enum ClaimsFrom as "ClaimsFrom" {
+        /// The token alone.
+        Token = "token",
+        /// The answer adds to those of the token, which may say little (lightweight and wrapped
+        /// tokens). All JWTs are introspected.
+        Answer = "answer",
+    }
+}
+
 impl Issuer {
     /// The issuer `name` of JWT access tokens (RFC 9068) for one `audience`, with the default
     /// algorithms, a leeway of 30 seconds, and no introspection.
@@ -114,6 +130,7 @@ impl Issuer {
             claim_names: ClaimNames::default(),
             clock_leeway: Duration::from_secs(30),
             introspection: Introspection::Never,
+            claims_from: ClaimsFrom::default(),
         }
     }
 

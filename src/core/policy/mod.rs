@@ -17,8 +17,8 @@ mod tests;
 pub use claim::{ClaimRule, ClaimValues};
 pub use effective::EffectivePolicy;
 pub use issuer::{
-    AUDIENCE, ClaimNames, Introspection, Issuer, IssuerId, Must, TENANT, TokenType, TypeClaim,
-    USUAL_TYPE_CLAIMS,
+    AUDIENCE, ClaimNames, ClaimsFrom, Introspection, Issuer, IssuerId, Must, TENANT, TokenType,
+    TypeClaim, USUAL_TYPE_CLAIMS,
 };
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;

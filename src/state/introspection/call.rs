@@ -17,7 +17,7 @@ use keybound_core::jose::{Header, Unverified, Verified};
 use keybound_core::oauth::Token;
 use keybound_core::oauth::{AccessToken, Audience};
 use keybound_core::oauth::{BadAnswer, Form, Jwt, Statement};
-use keybound_core::policy::Issuer;
+use keybound_core::policy::{ClaimsFrom, Issuer};
 use keybound_core::signature;
 use keybound_core::{Denial, Explanation, UnixTime};
 use reqwest::Request;
@@ -207,7 +207,15 @@ impl Caller {
         let mut explanation = Explanation::kept();
         let (issuer, selection) = (&self.issuer, &self.selection);
         let token = AccessToken::read(&header, &verified, issuer, selection, &mut explanation);
-        let token = token.map_err(|it| refused(it, &explanation));
+        let token = token.map_err(|it| refused(it, &explanation)).and_then(|token| {
+            // Nothing else will say whom an opaque token is for.
+            let may_lack = signed || self.issuer.allow_missing_audience;
+            if may_lack || token.has_audience() {
+                return Ok(token);
+            }
+            let why = "neither the token nor its JWT names an audience".into();
+            Err(Refused { denial: Denial::TokenClaimMissing, why: Some(why) })
+        });
         match token {
             // The issuer, not the client, chose this JWT.
             Err(Refused { denial: Denial::TokenTypeWrong, why }) => {
@@ -285,6 +293,7 @@ impl Caller {
             return Err(Failure::JwtMissing);
         }
         let audience = match (signed, self.rules.allow_missing_audience) {
+            (true, _) if self.issuer.claims_from == ClaimsFrom::Answer => Audience::IfSaid,
             (true, _) => Audience::Ignored,
             (false, true) => Audience::IfSaid,
             (false, false) => Audience::Demanded,

@@ -141,6 +141,8 @@ fn tenants_stand_where_the_issuer_says() {
         let edit = format!("{issuer}\n  tenants: {tenants}");
         refuses(&edit, &format!("issuers[0].tenants{path}"), 5, message);
     }
+    let discovered = "- issuer: https://login.example.com/{tenantid}/v2.0\n  tenants: [a]";
+    assert_eq!(takes(discovered).rules.issuers[0].keys.source, KeySource::Discovery);
     let config = takes(&format!("{issuer}\n  tenants: [7f1d8a52-1, b]"));
     assert_eq!(config.rules.policies.issuers[0].tenants, ["7f1d8a52-1", "b"]);
 }
@@ -355,6 +357,11 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
         ("{client_id: a, client_secret_file: lines}".to_owned(), ".client_secret_file", "one line"),
         (format!("{{{secret}, endpoint: 'http://as.example.com/'}}"), ".endpoint", "https"),
         (format!("{{{secret}, introspect: never}}"), ".introspect", "`always`"),
+        (
+            format!("{{{secret}, claims_from: answer, introspect: opaque}}"),
+            ".introspect",
+            "contradicts `claims_from: answer`",
+        ),
         (format!("{{{secret}, timeout: 60s}}"), ".timeout", "check_deadline"),
         (format!("{{{secret}, cache_ttl: 61m}}"), ".cache_ttl", "must be 0s to 1h, not 61m"),
         (format!("{{{secret}, concurrency: 0}}"), ".concurrency", "must be 1"),
@@ -375,6 +382,8 @@ fn an_issuer_is_asked_about_opaque_tokens_as_somebody() {
         (format!("{{{secret}}}"), Introspection::OpaqueTokens),
         (format!("{{{secret}, introspect: opaque}}"), Introspection::OpaqueTokens),
         (format!("{{{secret}, introspect: always}}"), Introspection::AllTokens),
+        (format!("{{{secret}, claims_from: answer}}"), Introspection::AllTokens),
+        (format!("{{{secret}, claims_from: token}}"), Introspection::OpaqueTokens),
     ] {
         let edit = format!("  audiences: [a]\n  introspection: {given}");
         let found = takes_with_files(&edit).rules.policies.issuers[0].introspection;
