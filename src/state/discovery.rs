@@ -10,6 +10,7 @@ use crate::state::http::{self, Client, Limits, Reach};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use keybound_core::jose::json::{self, Object};
+use keybound_core::policy::TENANT;
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use std::fmt;
@@ -132,8 +133,11 @@ async fn ask(
 
 /// The locations of the metadata: RFC 8414 §3.1 inserts the well-known path before the path of the
 /// issuer, OpenID Connect Discovery §4.1 appends it. Some servers append that of RFC 8414, too.
+///
+/// Where a tenant belongs into the issuer, the metadata for all of them stand in the place of a tenant
+/// that is called `common`, as Microsoft has it. They name the issuer with the place left open.
 fn locations(issuer: &str) -> Option<Vec<Url>> {
-    let url = Url::parse(issuer).ok()?;
+    let url = Url::parse(&issuer.replace(TENANT, "common")).ok()?;
     if url.query().is_some() || url.fragment().is_some() || url.cannot_be_a_base() {
         return None;
     }
@@ -325,6 +329,14 @@ mod tests {
                     "https://as.example.com:8443/.well-known/oauth-authorization-server/a/b",
                     "https://as.example.com:8443/a/b/.well-known/openid-configuration",
                     "https://as.example.com:8443/a/b/.well-known/oauth-authorization-server",
+                ],
+            ),
+            (
+                "https://as.example.com/{tenantid}/v2.0",
+                &[
+                    "https://as.example.com/.well-known/oauth-authorization-server/common/v2.0",
+                    "https://as.example.com/common/v2.0/.well-known/openid-configuration",
+                    "https://as.example.com/common/v2.0/.well-known/oauth-authorization-server",
                 ],
             ),
             (
