@@ -121,9 +121,9 @@ fn forwarded(facts: &Facts) -> Option<Header<'static>> {
     facts.forward.as_ref().filter(|_| facts.admitted).map(|it| bearer(it))
 }
 
-/// The token itself, if it came with the `DPoP` scheme.
+/// The token itself, if it did not come as `Bearer`.
 fn as_bearer(facts: &Facts, request: Option<&Request<'_>>) -> Option<Header<'static>> {
-    if facts.scheme != Some(Scheme::Dpop) {
+    if !matches!(facts.scheme, Some(Scheme::Dpop | Scheme::MtlsPop)) {
         return None;
     }
     let token = Credentials::read(request?).ok()?.token.as_bytes();

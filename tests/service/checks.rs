@@ -673,6 +673,7 @@ async fn a_request_must_carry_one_token_in_one_way() {
         case("nothing", &nothing, "credentials_missing"),
         case("empty", &with(""), "credentials_missing"),
         case("Basic", &with("Basic dXNlcg=="), "scheme_unsupported"),
+        case("Microsoft's for bound ones", &with(&format!("MTLS_POP {good}")), "allowed"),
         case("two", &with(&format!("Bearer {good},Bearer {good}")), "credentials_ambiguous"),
         case("in the query too", &twice, "credentials_ambiguous"),
         case("two proofs", &proofs, "credentials_ambiguous"),

@@ -78,9 +78,13 @@ impl Confirmation {
             return Err(Denial::BindingUnsupported);
         }
         // RFC 9449 §7.1, §7.2: the DPoP scheme is for DPoP-bound tokens, and they require it.
-        match (scheme, self.jkt) {
-            (Scheme::Bearer, Some(_)) | (Scheme::Dpop, None) => return Err(Denial::SchemeMismatch),
-            (Scheme::Bearer, None) | (Scheme::Dpop, Some(_)) => {}
+        let fits = match scheme {
+            Scheme::Bearer => self.jkt.is_none(),
+            Scheme::Dpop => self.jkt.is_some(),
+            Scheme::MtlsPop => self.jkt.is_none() && self.x5t_s256.is_some(),
+        };
+        if !fits {
+            return Err(Denial::SchemeMismatch);
         }
         let satisfied = match constraint {
             SenderConstraint::Certificate => self.x5t_s256.is_some(),
@@ -136,7 +140,7 @@ mod tests {
     fn what_the_token_carries_must_be_proved_under_every_policy_but_none() {
         use Denial::SchemeMismatch as Mismatch;
         use Denial::{BindingMissing as Missing, BindingUnsupported as Unsupported};
-        use Scheme::{Bearer, Dpop};
+        use Scheme::{Bearer, Dpop, MtlsPop};
         let unbound = Confirmation::default();
         let unknown = Confirmation { unknown_only: true, ..unbound };
         let certificate = of(&json!({ "x5t#S256": X5T })).unwrap();
@@ -154,6 +158,11 @@ mod tests {
             (key, Dpop, [Err(Missing), Ok("d"), Ok("d"), Ok("d")]),
             (both, Bearer, [Err(Mismatch); 4]),
             (both, Dpop, [Ok("cd"); 4]),
+            (unbound, MtlsPop, [Err(Mismatch); 4]),
+            (unknown, MtlsPop, [Err(Unsupported); 4]),
+            (certificate, MtlsPop, [Ok("c"), Err(Missing), Ok("c"), Ok("c")]),
+            (key, MtlsPop, [Err(Mismatch); 4]),
+            (both, MtlsPop, [Err(Mismatch); 4]),
         ];
         for (confirmation, scheme, expected) in table {
             let constraints = [

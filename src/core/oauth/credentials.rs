@@ -29,6 +29,9 @@ pub enum Scheme {
     Bearer,
     /// RFC 9449 §7.1.
     Dpop,
+    /// Microsoft's for tokens that are bound to a client certificate (`token_type=mtls_pop`). It is
+    /// never asked for, since RFC 8705 has such tokens sent as `Bearer`.
+    MtlsPop,
 }
 
 /// An access token as received: a secret, redacted in `Debug`.
@@ -148,23 +151,24 @@ impl Scheme {
         match self {
             Self::Bearer => "Bearer",
             Self::Dpop => "DPoP",
+            Self::MtlsPop => "MTLS_POP",
         }
     }
 
     fn named(name: &[u8]) -> Option<Self> {
-        [Self::Bearer, Self::Dpop]
+        [Self::Bearer, Self::Dpop, Self::MtlsPop]
             .into_iter()
             .find(|it| name.eq_ignore_ascii_case(it.name().as_bytes()))
     }
 }
 
 impl SenderConstraint {
-    /// Whether tokens may be sent with this scheme under `constraint`.
+    /// Whether a client is told to send tokens with this scheme.
     pub const fn accepts(self, scheme: Scheme) -> bool {
         match self {
             Self::Certificate | Self::None => matches!(scheme, Scheme::Bearer),
             Self::Dpop => matches!(scheme, Scheme::Dpop),
-            Self::Either | Self::IfBound => true,
+            Self::Either | Self::IfBound => matches!(scheme, Scheme::Bearer | Scheme::Dpop),
         }
     }
 }
@@ -221,6 +225,8 @@ mod tests {
         check(Field::One(b"DPoP a.b.c"), Ok((Scheme::Dpop, "a.b.c")));
         check(Field::One(b"bEARER a"), Ok((Scheme::Bearer, "a")));
         check(Field::One(b"dpop   a"), Ok((Scheme::Dpop, "a")));
+        check(Field::One(b"MTLS_POP a.b.c"), Ok((Scheme::MtlsPop, "a.b.c")));
+        check(Field::One(b"mtls_pop a"), Ok((Scheme::MtlsPop, "a")));
         check(Field::One(b"Bearer -._~+/09=="), Ok((Scheme::Bearer, "-._~+/09==")));
     }
 

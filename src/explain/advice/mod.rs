@@ -125,10 +125,7 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
             "does the client send `Authorization: Bearer …` or `DPoP …`, and does nothing in \
              front of Envoy strip it?"
         }
-        D::SchemeUnsupported => {
-            "the client must send `Authorization: Bearer …` or `DPoP …`; a token that is bound to a \
-             certificate goes with `Bearer`, and not with `MTLS_POP`"
-        }
+        D::SchemeUnsupported => "the client must send `Authorization: Bearer …` or `DPoP …`",
         D::TokenMalformed => {
             "is it an access token at all? The step that failed says what is wrong with it"
         }
