@@ -3,7 +3,8 @@
 use super::Shared;
 use super::answers::Finding;
 use super::breaker::{Breaker, Permit, Signal};
-use super::call::{Failure, Question};
+use super::call::Question;
+use super::failure::Failure;
 use super::pace::Pace;
 use super::places::{Place, Places};
 use super::rank::{Rank, TurnedAway};

@@ -49,6 +49,7 @@ mod breaker;
 mod call;
 mod calls;
 mod endpoint;
+mod failure;
 mod form;
 mod pace;
 mod places;
