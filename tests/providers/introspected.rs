@@ -146,6 +146,30 @@ async fn what_keycloak_says_of_a_lightweight_token_adds_to_it() {
 }
 
 #[tokio::test]
+async fn a_whole_token_comes_in_place_of_a_lightweight_one_for_a_client_that_may_have_it() {
+    let Some(keycloak) = Keycloak::shared().await else { return };
+    for (caller, may, expected) in [
+        ("phantom", "true", Ok(())),
+        ("no-phantom", "false", Err(Denial::IntrospectionUnavailable)),
+    ] {
+        let client = json!({
+            "clientId": caller, "secret": SECRET, "publicClient": false,
+            "standardFlowEnabled": false, "attributes": {ANYBODY: "true", PHANTOM: may},
+        });
+        keycloak.administer("/admin/realms/api/clients", &client).await;
+        let mut more = introspection(caller);
+        let section = more["introspection"].as_object_mut().unwrap();
+        section.insert("claims_from".to_owned(), json!("answer"));
+        section.insert("forward_jwt".to_owned(), json!(true));
+        let mut it = keycloak.installation(&more).await;
+        let client = it.client("client");
+        let token = keycloak.token(Asking::by(LIGHTWEIGHT_CLIENT).with(&client)).await;
+        let (identity, headers) = (Some(&client), bearer(&token));
+        check(&mut it, Row { what: caller, identity, path: "/", headers, expected }).await;
+    }
+}
+
+#[tokio::test]
 async fn keycloak_knows_the_service_by_a_secret_a_signature_or_a_certificate() {
     let Some(keycloak) = Keycloak::shared().await else { return };
     let key = KeyPair::generate().unwrap();
@@ -190,6 +214,9 @@ async fn keycloak_knows_the_service_by_a_secret_a_signature_or_a_certificate() {
         check(&mut it, Row { what, identity: None, path: "/any", headers, expected: Ok(()) }).await;
     }
 }
+
+/// The client attribute by which a client gets JWTs in answers.
+const PHANTOM: &str = "client.introspection.response.allow.jwt.claim.enabled";
 
 /// The client attribute that lets a client ask about tokens of which it is no audience.
 const ANYBODY: &str = "allow.token.introspection.without.audience.check";

@@ -975,6 +975,78 @@ async fn a_jwt_to_forward_is_an_access_token_or_nothing() {
 }
 
 #[tokio::test]
+async fn the_jwt_may_be_a_member_of_a_plain_answer() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
+    let stranger = Signer::new(Signing::ES256, "key-1");
+    let mine = json!({"x5t#S256": Thumbprint::of(b"mine").to_base64url()});
+    let other = json!({"x5t#S256": Thumbprint::of(b"other").to_base64url()});
+    let whole = |edit: &dyn Fn(&mut Value)| {
+        let mut claims = claims();
+        edit(&mut claims);
+        site.signer.sign("at+jwt", &claims)
+    };
+    let plain = whole(&|_| {});
+    let with = |jwt: &str, edit: &dyn Fn(&mut Value)| {
+        let mut answer = json!({"active": true, "sub": "alice", "jwt": jwt});
+        edit(&mut answer);
+        Reply::json(&answer)
+    };
+    let unavailable = Err(Denial::IntrospectionUnavailable);
+    let table = [
+        (with(&plain, &|_| {}), Ok(())),
+        (with(&plain, &|it| it["active"] = json!(false)), Err(Denial::TokenInactive)),
+        (with(&plain, &|it| it["jwt"] = json!(7)), unavailable),
+        (with(&plain, &|it| it["jwt"] = json!(null)), unavailable),
+        (with("opaque", &|_| {}), unavailable),
+        (with(&stranger.sign("at+jwt", &claims()), &|_| {}), unavailable),
+        (with(&site.signer.sign("id+jwt", &claims()), &|_| {}), unavailable),
+        (
+            with(&whole(&|it| it["aud"] = json!("other")), &|_| {}),
+            Err(Denial::TokenAudienceMismatch),
+        ),
+        (with(&plain, &|it| it["aud"] = json!("other")), Err(Denial::TokenAudienceMismatch)),
+        (with(&plain, &|it| it["sub"] = json!("mallory")), Err(Denial::TokenMalformed)),
+        (with(&plain, &|it| it["exp"] = json!(NOW - 30)), Err(Denial::TokenExpired)),
+        (with(&plain, &|it| it["cnf"] = mine.clone()), Ok(())),
+        (with(&plain, &|it| it["cnf"] = other.clone()), Err(Denial::CertificateMismatch)),
+        (
+            with(&whole(&|it| it["cnf"] = mine.clone()), &|it| it["cnf"] = other.clone()),
+            Err(Denial::CertificateMismatch),
+        ),
+    ];
+    for (place, (reply, expected)) in table.into_iter().enumerate() {
+        endpoint.reply(reply);
+        let shown = Some(Thumbprint::of(b"mine"));
+        let verdict = site.verdict("Bearer", &format!("{place}"), "first", shown).await;
+        assert_eq!(verdict.outcome, expected, "row {place}");
+        assert!(expected.is_err() || verdict.facts.forward.is_some(), "row {place}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_sends_a_jwt_to_an_exact_header_alone_is_asked_so_from_then_on() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
+    let whole = site.signer.sign("at+jwt", &claims());
+    let exact = move |headers: &http::HeaderMap| headers["accept"] == "application/jwt";
+    endpoint.follow_headers(move |headers| {
+        let mut answer = json!({"active": true, "sub": "alice"});
+        if exact(headers) {
+            answer["jwt"] = json!(whole);
+        }
+        Reply::json(&answer)
+    });
+    for (token, calls) in [("first", 2), ("second", 3), ("third", 4)] {
+        assert_eq!(site.check(token).await, Ok(()), "{token}");
+        assert_eq!(endpoint.calls(), calls, "{token}");
+    }
+    endpoint.reply(active(|_| {}));
+    assert_eq!(site.check("fourth").await, Err(Denial::IntrospectionUnavailable));
+    assert_eq!(site.status(0).calls["jwt_missing"], 1, "what it says is heard once");
+}
+
+#[tokio::test]
 async fn a_signed_answer_goes_when_its_key_leaves_the_issuers_keys() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |it| it.forward_jwt = true).await;
@@ -1266,6 +1338,49 @@ async fn an_issuer_whose_answers_add_must_be_reached() {
 }
 
 #[tokio::test]
+async fn the_jwt_that_stands_for_a_lightweight_one_goes_upstream() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::build(&[&endpoint], |it| {
+        completed_by_answers(it);
+        it.introspection.as_mut().unwrap().forward_jwt = true;
+    })
+    .await;
+    let whole = site.signer.sign("at+jwt", &claims());
+    let answer = json!({"active": true, "sub": "alice", "jwt": whole});
+    endpoint.reply(Reply::json(&answer));
+    let lightweight = site.signer.sign("at+jwt", &json!({"iss": ISSUER}));
+    let verdict = site.verdict("Bearer", &lightweight, "first", None).await;
+    assert_eq!(verdict.outcome, Ok(()));
+    assert_eq!(verdict.facts.forward.as_ref().map(|it| it.as_str()), Some(whole.as_str()));
+}
+
+#[tokio::test]
+async fn what_is_null_in_a_token_is_for_the_answer_to_say() {
+    let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
+    let site = Site::build(&[&endpoint], completed_by_answers).await;
+    let little = json!({"iss": ISSUER, "sub": null, "scope": null, "aud": null});
+    let verdict = site.verdict("Bearer", &site.signer.sign("at+jwt", &little), "first", None).await;
+    assert_eq!(verdict.outcome, Ok(()));
+    assert_eq!(verdict.facts.token.unwrap().claims.text("sub"), Some("alice"));
+}
+
+#[tokio::test]
+async fn the_jwt_of_an_opaque_token_says_everything_also_where_answers_add() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::build(&[&endpoint], |it| {
+        completed_by_answers(it);
+        it.introspection.as_mut().unwrap().forward_jwt = true;
+    })
+    .await;
+    for name in ["iss", "aud", "exp"] {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(name);
+        endpoint.reply(Reply::of("application/jwt", site.signer.sign("at+jwt", &claims)));
+        assert_eq!(site.check(name).await, Err(Denial::TokenClaimMissing), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn an_active_token_of_another_kind_is_no_access_token() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
@@ -1496,19 +1611,20 @@ async fn what_is_another_question_is_asked_anew() {
     let endpoint = IntrospectionEndpoint::start(active(|_| {})).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
     assert_eq!(site.check("opaque").await, Ok(()));
-    let edits: &[(&str, Rule)] = &[
-        ("client_id", |it| it.client_id = Some("another".to_owned())),
-        ("endpoint", |it| it.endpoint.as_mut().unwrap().push_str("?x=1")),
-        ("forward_jwt", |it| it.forward_jwt = true),
-        ("cache_ttl", |it| it.upkeep.cache_ttl = 10 * SECOND),
+    let edits: &[(&str, Rule, usize)] = &[
+        ("client_id", |it| it.client_id = Some("another".to_owned()), 1),
+        ("endpoint", |it| it.endpoint.as_mut().unwrap().push_str("?x=1"), 1),
+        // No JWT comes, whatever is accepted.
+        ("forward_jwt", |it| it.forward_jwt = true, 2),
+        ("cache_ttl", |it| it.upkeep.cache_ttl = 10 * SECOND, 1),
     ];
     jump(10 * SECOND).await;
-    for (what, edit) in edits {
+    for (what, edit, expected) in edits {
         let rules = edited(&site.rules, |it| edit(it.introspection.as_mut().unwrap()));
         let after = site.start(&rules, Some(&site.installation)).unwrap();
         let calls = endpoint.calls();
         let _found = site.under(rules, after).check("opaque").await;
-        assert_eq!(endpoint.calls(), calls + 1, "{what}");
+        assert_eq!(endpoint.calls(), calls + expected, "{what}");
     }
 }
 

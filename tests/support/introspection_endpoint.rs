@@ -37,8 +37,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u64>,
 }
 
-/// What is answered about a token.
-type Script = Box<dyn FnMut(&str) -> Reply + Send>;
+/// What is answered about a token, asked with these headers.
+type Script = Box<dyn FnMut(&str, &HeaderMap) -> Reply + Send>;
 
 /// A request that came.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl IntrospectionEndpoint {
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = Arc::new(Shared {
-            script: Mutex::new(Box::new(move |_| reply.clone())),
+            script: Mutex::new(Box::new(move |_, _| reply.clone())),
             asked: Mutex::default(),
             calls: watch::Sender::new(0),
             open: watch::Sender::new(true),
@@ -110,8 +110,13 @@ impl IntrospectionEndpoint {
     }
 
     /// Answers from here on what `script` says about each token.
-    pub(crate) fn follow(&self, script: impl FnMut(&str) -> Reply + Send + 'static) {
-        *self.shared.script.lock().unwrap() = Box::new(script);
+    pub(crate) fn follow(&self, mut script: impl FnMut(&str) -> Reply + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(move |token, _| script(token));
+    }
+
+    /// Answers from here on what `script` says to the headers of each request.
+    pub(crate) fn follow_headers(&self, script: impl Fn(&HeaderMap) -> Reply + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(move |_, headers| script(headers));
     }
 
     /// Holds all answers back until [`Self::release`].
@@ -180,13 +185,13 @@ async fn answer(
     shared.asked.lock().unwrap().push(Asked {
         method: head.method,
         uri: head.uri.to_string(),
-        headers: head.headers,
+        headers: head.headers.clone(),
         form: form.clone(),
     });
     shared.calls.send_modify(|it| *it = it.saturating_add(1));
     drop(shared.open.subscribe().wait_for(|it| *it).await);
     let token = form.strip_prefix("token=").and_then(|it| it.split('&').next());
-    let reply = (shared.script.lock().unwrap())(token.unwrap_or_default());
+    let reply = (shared.script.lock().unwrap())(token.unwrap_or_default(), &head.headers);
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap();
     let content_type = reply.content_type.parse().unwrap();

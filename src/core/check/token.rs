@@ -9,7 +9,7 @@ use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Token};
 use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId, Policy};
-use crate::sources::{Keys, Sources, Unconfirmed, VerifiedToken};
+use crate::sources::{Introspected, Keys, Sources, Unconfirmed, VerifiedToken};
 use std::sync::Arc;
 
 /// The verified token: by signature if it is a JWT, else by introspection.
@@ -183,7 +183,9 @@ pub(super) async fn completed<S: Sources>(
     facts: &mut Facts,
 ) -> Result<Arc<AccessToken>, Denial> {
     let said = confirmed(given, known, facts).await?;
-    known.joined(&said, &mut facts.explanation).map(Arc::new)
+    let token = known.joined(&said.token, &mut facts.explanation)?;
+    facts.forward = said.forward;
+    Ok(Arc::new(token))
 }
 
 /// Asks the issuer whether a JWT is still active. The claims of the JWT remain in force, but the
@@ -193,7 +195,7 @@ pub(super) async fn admit_unrevoked<S: Sources>(
     known: &AccessToken,
     facts: &mut Facts,
 ) -> Result<(), Denial> {
-    let said = confirmed(given, known, facts).await?;
+    let said = confirmed(given, known, facts).await?.token;
     let explanation = &mut facts.explanation;
     said.admit(given.now, explanation)?;
     let same =
@@ -209,7 +211,7 @@ async fn confirmed<S: Sources>(
     given: &Inputs<'_, S>,
     known: &AccessToken,
     facts: &mut Facts,
-) -> Result<Arc<AccessToken>, Denial> {
+) -> Result<Introspected, Denial> {
     let Inputs { sources, credentials, .. } = given;
     let issuer = issued_by(given, known);
     let asked = issuer.is_some_and(|it| sources.introspects(it));
@@ -220,7 +222,7 @@ async fn confirmed<S: Sources>(
     facts.detail = said.as_ref().err().and_then(|it| it.refusal.detail);
     let explanation = &mut facts.explanation;
     let said = match said {
-        Ok(introspected) => introspected.token,
+        Ok(said) => said,
         Err(unconfirmed) => {
             let revoked = |it| if it == Denial::TokenInactive { Denial::TokenRevoked } else { it };
             let denial = revoked(unconfirmed.refusal.denial);

@@ -51,10 +51,17 @@ impl Demands {
     ///
     /// Where the answer of the issuer adds to a token, the token itself need not say everything.
     fn of_jwt(issuer: &Issuer) -> Self {
-        let is_whole = issuer.claims_from == ClaimsFrom::Token;
-        let may_lack = issuer.allow_missing_audience || !is_whole;
+        match issuer.claims_from {
+            ClaimsFrom::Token => Self::of_whole_jwt(issuer),
+            ClaimsFrom::Answer => Self { issuer: true, audience: Audience::IfSaid, expiry: false },
+        }
+    }
+
+    /// The same, of a token that nothing else adds to.
+    const fn of_whole_jwt(issuer: &Issuer) -> Self {
+        let may_lack = issuer.allow_missing_audience;
         let audience = if may_lack { Audience::IfSaid } else { Audience::Demanded };
-        Self { issuer: true, audience, expiry: is_whole }
+        Self { issuer: true, audience, expiry: true }
     }
 }
 
@@ -69,12 +76,36 @@ impl AccessToken {
         selection: &Arc<[String]>,
         explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
+        let demands = Demands::of_jwt(issuer);
+        Self::from_jwt(header, verified, issuer, selection, demands, explanation)
+    }
+
+    /// The same, of a JWT that must say everything itself: one that stands in for an opaque token.
+    pub fn read_whole(
+        header: &Header,
+        verified: &Verified,
+        issuer: &Arc<Issuer>,
+        selection: &Arc<[String]>,
+        explanation: &mut Explanation,
+    ) -> Result<Self, Denial> {
+        let demands = Demands::of_whole_jwt(issuer);
+        Self::from_jwt(header, verified, issuer, selection, demands, explanation)
+    }
+
+    fn from_jwt(
+        header: &Header,
+        verified: &Verified,
+        issuer: &Arc<Issuer>,
+        selection: &Arc<[String]>,
+        demands: Demands,
+        explanation: &mut Explanation,
+    ) -> Result<Self, Denial> {
         admit_type(header, issuer, explanation)?;
         let claims = verified.claims();
         for it in &issuer.type_claims {
             admit_type_claim(*it, claims, issuer, explanation)?;
         }
-        Self::from_claims(claims, issuer, selection, Demands::of_jwt(issuer), explanation)
+        Self::from_claims(claims, issuer, selection, demands, explanation)
     }
 
     /// Reads the introspection response for an active token as an access token of `issuer` (RFC
@@ -118,42 +149,6 @@ impl AccessToken {
         let claims = Claims::select(claims, selection, &issuer.claim_names);
         let issuer = Arc::clone(issuer);
         Ok(Self { issuer, confirmation, claims, expires, begins, has_audience })
-    }
-
-    /// This token with what its issuer `said` about it: every key of either must be proved, the
-    /// earlier end and the later beginning count, and a claim of the token before one of the answer.
-    ///
-    /// # Errors
-    ///
-    /// They disagree about the issuer, the subject, the client or a key, or neither names an audience.
-    pub fn joined(&self, said: &Self, explanation: &mut Explanation) -> Result<Self, Denial> {
-        for name in ["iss", "sub", "client_id"] {
-            let (own, other) = (self.claims.get(name), said.claims.get(name));
-            let agree = own.is_none() || other.is_none() || own == other;
-            explanation.demand(agree, Denial::TokenMalformed, || {
-                let shown =
-                    |it: Option<Claim<'_>>| it.map_or_else(String::new, |it| it.to_string());
-                Finding::new("introspection", name, shown(other)).wanting(shown(own))
-            })?;
-        }
-        let confirmation = self.confirmation.joined(&said.confirmation);
-        let confirmation = explanation.record(confirmation, |_| {
-            Finding::new("introspection", "cnf", "other keys").wanting("the keys of the token")
-        })?;
-        let has_audience = self.has_audience || said.has_audience;
-        let enough = has_audience || self.issuer.allow_missing_audience;
-        explanation.demand(enough, Denial::TokenClaimMissing, || {
-            Finding::new("introspection", "aud", "neither in the token nor in the answer")
-                .wanting(one_of(&self.issuer.audiences))
-        })?;
-        Ok(Self {
-            issuer: Arc::clone(&self.issuer),
-            confirmation,
-            claims: self.claims.joined(&said.claims),
-            expires: self.expires.min(said.expires),
-            begins: self.begins.max(said.begins),
-            has_audience,
-        })
     }
 
     /// Checks that the token is valid at `now`, within the issuer's leeway: before `exp`, and not
@@ -225,11 +220,6 @@ impl AccessToken {
         own.unwrap_or(&self.issuer.name)
     }
 
-    /// Whether it names an audience, one of which is then ours. An issuer may allow tokens without.
-    pub const fn has_audience(&self) -> bool {
-        self.has_audience
-    }
-
     /// The approximate memory use in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>().saturating_add(self.claims.bytes())
@@ -252,7 +242,7 @@ fn claim(name: &str, claims: &Object) -> Finding {
     Finding::new("token", name.to_owned(), found)
 }
 
-fn one_of<T: ToString>(accepted: &[T]) -> String {
+pub(super) fn one_of<T: ToString>(accepted: &[T]) -> String {
     let names: Vec<_> = accepted.iter().map(ToString::to_string).collect();
     match &*names {
         [only] => only.clone(),
@@ -318,15 +308,14 @@ pub(super) fn admit_audience(
     if name == AUDIENCE { Ok(()) } else { admit(AUDIENCE, false) }
 }
 
-/// Whether the token names an audience at all.
+/// Whether the token names an audience, where its issuer names it.
 pub(super) fn names_audience(claims: &Object, issuer: &Issuer) -> bool {
-    let names = |name: &str| match find(claims, name) {
+    match find(claims, &issuer.audience_claim) {
         None | Some(Value::Null) => false,
         Some(Value::String(audience)) => !audience.is_empty(),
         Some(Value::Array(members)) => !members.is_empty(),
         Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => true,
-    };
-    names(&issuer.audience_claim) || names(AUDIENCE)
+    }
 }
 
 /// An active token may still be none for an API: issuers call refresh and ID tokens active, too. The

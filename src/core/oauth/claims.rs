@@ -1,5 +1,6 @@
 //! Claims of a token: selection by dotted path, comparison, and encoding as a header value.
 
+use super::joined::is_said;
 use crate::jose::json::{self, Object, strings};
 use crate::policy::{ClaimFormat, ClaimNames};
 use serde_json::{Number, Value};
@@ -46,7 +47,8 @@ impl Claims {
     pub(crate) fn joined(&self, other: &Self) -> Self {
         let mut kept = Vec::with_capacity(self.kept.len().saturating_add(other.kept.len()));
         for path in self.paths.iter() {
-            match self.get(path).or_else(|| other.get(path)) {
+            let own = self.get(path).filter(is_said);
+            match own.or_else(|| other.get(path)) {
                 None => kept.push(ABSENT),
                 Some(Claim::Text(text)) => keep(&mut kept, TEXT, text),
                 Some(Claim::Json(json)) => keep(&mut kept, JSON, json),

@@ -10,6 +10,7 @@ pub(crate) mod dpop;
 #[cfg(test)]
 mod examples;
 pub(crate) mod introspection;
+mod joined;
 pub(crate) mod mtls;
 pub(crate) mod nonce;
 mod read_on;

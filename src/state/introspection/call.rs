@@ -13,6 +13,7 @@ use crate::state::http::{self, Client, Credentials, Limits, Reply};
 use crate::state::jwks::IssuerKeys;
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use keybound_core::jose::SignedBy;
+use keybound_core::jose::json::Object;
 use keybound_core::jose::{Header, Unverified, Verified};
 use keybound_core::oauth::Token;
 use keybound_core::oauth::{AccessToken, Audience};
@@ -22,6 +23,7 @@ use keybound_core::signature;
 use keybound_core::{Denial, Explanation, UnixTime};
 use reqwest::Request;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -37,6 +39,8 @@ pub(super) struct Caller {
     pub(super) clock: Arc<dyn Clock>,
     place: watch::Receiver<Place>,
     client: Client,
+    /// Whether the server sends a JWT only if nothing but that is accepted.
+    asks_for_jwt_alone: AtomicBool,
 }
 
 /// A request about a token. It holds the token, and so has no `Debug`.
@@ -68,6 +72,7 @@ impl Caller {
             clock: Arc::clone(clock),
             place,
             client,
+            asks_for_jwt_alone: AtomicBool::new(false),
         };
         Ok((caller, seeker))
     }
@@ -90,7 +95,35 @@ impl Caller {
         question: Question,
         deadline: Instant,
     ) -> Result<Finding, Failure> {
-        let (signed, request) = (question.signed, self.request(self.endpoint()?, question)?);
+        if !self.forwards(question.signed) {
+            return self.ask_accepting(ACCEPT, &question, deadline).await;
+        }
+        let alone = self.asks_for_jwt_alone.load(Ordering::Relaxed);
+        let [first, other] =
+            if alone { [ACCEPT_JWT_ALONE, ACCEPT_JWT] } else { [ACCEPT_JWT, ACCEPT_JWT_ALONE] };
+        let said = self.ask_accepting(first, &question, deadline).await;
+        if !matches!(said, Err(Failure::JwtMissing)) {
+            return said;
+        }
+        // Keycloak sends a JWT only if the header is exactly its media type, and servers of RFC 9701
+        // only if the header names theirs.
+        match self.ask_accepting(other, &question, deadline).await {
+            Ok(found) => {
+                self.asks_for_jwt_alone.store(!alone, Ordering::Relaxed);
+                Ok(found)
+            }
+            Err(_) => said,
+        }
+    }
+
+    async fn ask_accepting(
+        &self,
+        accept: &'static str,
+        question: &Question,
+        deadline: Instant,
+    ) -> Result<Finding, Failure> {
+        let request = self.request(self.endpoint()?, accept, question)?;
+        let signed = question.signed;
         let left = deadline.saturating_duration_since(Instant::now());
         let limits = Limits { bytes: MAX_BYTES, deadline: left };
         let reply = self.client.send(request, limits).await.map_err(Failure::Http)?;
@@ -112,9 +145,13 @@ impl Caller {
         }
     }
 
-    fn request(&self, endpoint: Endpoint, question: Question) -> Result<Request, Failure> {
+    fn request(
+        &self,
+        endpoint: Endpoint,
+        accept: &'static str,
+        question: &Question,
+    ) -> Result<Request, Failure> {
         let mut request = Request::new(Method::POST, endpoint.url);
-        let accept = if self.forwards(question.signed) { ACCEPT_JWT } else { ACCEPT };
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
@@ -124,15 +161,15 @@ impl Caller {
             algorithms: &endpoint.algorithms,
             now: self.now(),
         };
-        let (authentication, mut form) = (&self.rules.authentication, question.form);
+        let (authentication, mut form) = (&self.rules.authentication, question.form.clone());
         authentication.add_to(headers, &mut form, parties).or(Err(Failure::NotSigned))?;
         *request.body_mut() = Some(form.into());
         Ok(request)
     }
 
-    /// Whether to forward a JWT, which is done for opaque tokens only.
-    const fn forwards(&self, signed: bool) -> bool {
-        self.rules.forward_jwt && !signed
+    /// Whether to forward a JWT, which is done for tokens that do not say everything by themselves.
+    fn forwards(&self, signed: bool) -> bool {
+        self.rules.forward_jwt && (!signed || self.issuer.claims_from == ClaimsFrom::Answer)
     }
 
     async fn read(&self, reply: &Reply, signed: bool) -> Result<Finding, Failure> {
@@ -153,7 +190,7 @@ impl Caller {
         match named.ok_or_else(|| Failure::FormUnknown(media_type(form)))? {
             Form::Json => {
                 let statement = Statement::read(&reply.body).map_err(Failure::BadAnswer)?;
-                self.found(statement, Said::statement(&reply.body), None, signed)
+                self.stated(statement, Said::statement(&reply.body), signed).await
             }
             Form::Signed => self.read_signed(&reply.body, signed).await,
             Form::AccessToken => self.read_access_token(&reply.body, signed).await,
@@ -173,21 +210,49 @@ impl Caller {
         self.found(statement, Said::statement(&said), Some(proof), signed)
     }
 
-    /// The JWT that the token stands for, checked like one that a client sends.
+    /// A plain answer. A JWT that the token stands for may be a member of it, as in Keycloak's.
+    async fn stated(
+        &self,
+        statement: Statement,
+        said: Said,
+        signed: bool,
+    ) -> Result<Finding, Failure> {
+        if let Statement::Active(claims) = &statement
+            && let Some(jwt) = claims.get(JWT).filter(|_| self.forwards(signed))
+        {
+            let jwt = jwt.as_str().unwrap_or_default();
+            return self.read_jwt(jwt.as_bytes(), Some((claims, said)), signed).await;
+        }
+        self.found(statement, said, None, signed)
+    }
+
     async fn read_access_token(&self, body: &[u8], signed: bool) -> Result<Finding, Failure> {
-        let (header, verified, proof) = self.verified(body).await?;
+        self.read_jwt(body, None, signed).await
+    }
+
+    /// The JWT that the token stands for, checked like one that a client sends, with the claims of
+    /// the answer around it, if there is one.
+    async fn read_jwt(
+        &self,
+        jwt: &[u8],
+        around: Option<(&Object, Said)>,
+        signed: bool,
+    ) -> Result<Finding, Failure> {
+        let (header, verified, proof) = self.verified(jwt).await?;
         let mut explanation = Explanation::kept();
         let (issuer, selection) = (&self.issuer, &self.selection);
-        let token = AccessToken::read(&header, &verified, issuer, selection, &mut explanation);
-        let token = token.map_err(|it| refused(it, &explanation)).and_then(|token| {
-            // Nothing else will say whom an opaque token is for.
-            let may_lack = signed || self.issuer.allow_missing_audience;
-            if may_lack || token.has_audience() {
-                return Ok(token);
+        // Of an opaque token, nothing but its JWT says everything.
+        let read = if signed { AccessToken::read } else { AccessToken::read_whole };
+        let token = read(&header, &verified, issuer, selection, &mut explanation);
+        let token = token.and_then(|token| match &around {
+            None => Ok(token),
+            Some((claims, _)) => {
+                let audience = Audience::IfSaid;
+                AccessToken::introspected(claims, issuer, selection, audience, &mut explanation)
+                    .and_then(|it| token.joined(&it, &mut explanation))
             }
-            let why = "neither the token nor its JWT names an audience".into();
-            Err(Refused { denial: Denial::TokenClaimMissing, why: Some(why) })
         });
+        let token = token.map_err(|it| refused(it, &explanation));
         match token {
             // The issuer, not the client, chose this JWT.
             Err(Refused { denial: Denial::TokenTypeWrong, why }) => {
@@ -195,7 +260,8 @@ impl Caller {
                 Err(Failure::JwtRefused(Denial::TokenTypeWrong, words))
             }
             token => {
-                let said = proof.jwt.clone().map_or(Said::Much, Said::AccessToken);
+                let alone = || proof.jwt.clone().map_or(Said::Much, Said::AccessToken);
+                let said = around.map_or_else(alone, |(_, said)| said);
                 Ok(self.judged(token, said, Some(proof), signed))
             }
         }
@@ -222,6 +288,13 @@ impl Caller {
                     return None;
                 }
                 let statement = Statement::read(words).ok()?;
+                if let Statement::Active(claims) = &statement
+                    && self.forwards(signed)
+                    && claims.contains_key(JWT)
+                {
+                    let reading = self.stated(statement, was.said.clone(), signed);
+                    return timeout(self.rules.upkeep.timeout, reading).await.ok()?.ok();
+                }
                 let proof =
                     |it: &SignedBy| Proof { signed_by: it.clone(), jwt: was.forward.clone() };
                 let proof = was.signed_by.as_ref().map(proof);
@@ -348,6 +421,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// The member of an answer that holds a JWT (Keycloak).
+const JWT: &str = "jwt";
+
 const FORM: &str = "application/x-www-form-urlencoded";
 
 const ACCEPT: &str = "application/json, application/token-introspection+jwt;q=0.9";
@@ -355,6 +431,8 @@ const ACCEPT: &str = "application/json, application/token-introspection+jwt;q=0.
 /// JSON is accepted too, since inactive tokens are reported in it.
 const ACCEPT_JWT: &str =
     "application/jwt, application/token-introspection+jwt;q=0.9, application/json;q=0.1";
+
+const ACCEPT_JWT_ALONE: &str = "application/jwt";
 
 /// The longest response that is read, many times the size of a token.
 const MAX_BYTES: usize = 64 * 1024;
