@@ -5,7 +5,7 @@ use crate::config::written::shown;
 use keybound_core::jose::json::Object;
 use keybound_core::jose::{Algorithm, Header, KeySet, Unverified, Verified};
 use keybound_core::oauth::AccessToken;
-use keybound_core::policy::Issuer;
+use keybound_core::policy::{ClaimsFrom, Issuer};
 use keybound_core::{Explanation, Mark, UnixTime};
 use serde_json::Value;
 use std::sync::Arc;
@@ -81,6 +81,7 @@ impl Sample {
             &self.header,
             &self.verified,
             issuer,
+            ClaimsFrom::Token,
             &Arc::from([]),
             &mut explanation,
         );

@@ -89,8 +89,14 @@ async fn signed<S: Sources>(
         (facts.detail, facts.retry_after) = (it.refusal.detail, it.retry_after);
         it.refusal.denial
     })?;
-    let token =
-        AccessToken::read(&header, &verified, issuer, &rules.selection, &mut facts.explanation)?;
+    let token = AccessToken::read(
+        &header,
+        &verified,
+        issuer,
+        issuer.claims_from,
+        &rules.selection,
+        &mut facts.explanation,
+    )?;
     let token = Arc::new(token);
     let remembered = VerifiedToken { token: Arc::clone(&token), signed_by };
     sources.remember(credentials.token_hash(), remembered);

@@ -40,64 +40,35 @@ pub enum Audience {
 
 /// The claims that are required. Those that are present must be valid in any case.
 #[derive(Clone, Copy)]
-struct Demands {
-    issuer: bool,
-    audience: Audience,
-    expiry: bool,
+pub(super) struct Demands {
+    pub(super) issuer: bool,
+    pub(super) audience: Audience,
+    pub(super) expiry: bool,
 }
 
 impl Demands {
     /// Those of RFC 9068 §4, but for the audience where the operator says so.
     ///
     /// Where the answer of the issuer adds to a token, the token itself need not say everything.
-    fn of_jwt(issuer: &Issuer) -> Self {
-        match issuer.claims_from {
-            ClaimsFrom::Token => Self::of_whole_jwt(issuer),
-            ClaimsFrom::Answer => Self { issuer: true, audience: Audience::IfSaid, expiry: false },
-        }
-    }
-
-    /// The same, of a token that nothing else adds to.
-    const fn of_whole_jwt(issuer: &Issuer) -> Self {
-        let may_lack = issuer.allow_missing_audience;
+    pub(super) fn of_jwt(issuer: &Issuer, claims_from: ClaimsFrom) -> Self {
+        let is_whole = claims_from == ClaimsFrom::Token;
+        let may_lack = issuer.allow_missing_audience || !is_whole;
         let audience = if may_lack { Audience::IfSaid } else { Audience::Demanded };
-        Self { issuer: true, audience, expiry: true }
+        Self { issuer: true, audience, expiry: is_whole }
     }
 }
 
 impl AccessToken {
-    /// Reads verified claims as an access token of `issuer`, and keeps the claims in `selection`.
+    /// Reads verified claims as an access token of `issuer`, and keeps the claims in `selection`. By
+    /// `claims_from`, the answer of the issuer will add to them.
     ///
     /// Use [`Self::admit`] to check its validity period.
     pub fn read(
         header: &Header,
         verified: &Verified,
         issuer: &Arc<Issuer>,
+        claims_from: ClaimsFrom,
         selection: &Arc<[String]>,
-        explanation: &mut Explanation,
-    ) -> Result<Self, Denial> {
-        let demands = Demands::of_jwt(issuer);
-        Self::from_jwt(header, verified, issuer, selection, demands, explanation)
-    }
-
-    /// The same, of a JWT that must say everything itself: one that stands in for an opaque token.
-    pub fn read_whole(
-        header: &Header,
-        verified: &Verified,
-        issuer: &Arc<Issuer>,
-        selection: &Arc<[String]>,
-        explanation: &mut Explanation,
-    ) -> Result<Self, Denial> {
-        let demands = Demands::of_whole_jwt(issuer);
-        Self::from_jwt(header, verified, issuer, selection, demands, explanation)
-    }
-
-    fn from_jwt(
-        header: &Header,
-        verified: &Verified,
-        issuer: &Arc<Issuer>,
-        selection: &Arc<[String]>,
-        demands: Demands,
         explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
         admit_type(header, issuer, explanation)?;
@@ -105,6 +76,7 @@ impl AccessToken {
         for it in &issuer.type_claims {
             admit_type_claim(*it, claims, issuer, explanation)?;
         }
+        let demands = Demands::of_jwt(issuer, claims_from);
         Self::from_claims(claims, issuer, selection, demands, explanation)
     }
 
@@ -135,7 +107,7 @@ impl AccessToken {
         explanation: &mut Explanation,
     ) -> Result<Self, Denial> {
         admit_issuer(claims, issuer, demands.issuer, explanation)?;
-        admit_audience(claims, issuer, demands.audience, explanation)?;
+        let has_audience = admit_audience(claims, issuer, demands.audience, explanation)?;
         for path in TEXTS {
             admit_text(path, claims, issuer, explanation)?;
         }
@@ -145,7 +117,6 @@ impl AccessToken {
             begins = begins.max(start(name, claims, explanation)?);
         }
         let confirmation = confirmation(claims, explanation)?;
-        let has_audience = names_audience(claims, issuer);
         let claims = Claims::select(claims, selection, &issuer.claim_names);
         let issuer = Arc::clone(issuer);
         Ok(Self { issuer, confirmation, claims, expires, begins, has_audience })
@@ -287,35 +258,28 @@ pub(super) fn admit_issuer(
 }
 
 /// The claim for the audience must name one of ours, and so must an `aud` beside it (RFC 7519
-/// §4.1.3).
+/// §4.1.3). Returns whether that claim names an audience at all.
 pub(super) fn admit_audience(
     claims: &Object,
     issuer: &Issuer,
     audience: Audience,
     explanation: &mut Explanation,
-) -> Result<(), Denial> {
+) -> Result<bool, Denial> {
     let demanded = match audience {
         Audience::Demanded => true,
         Audience::IfSaid => false,
-        Audience::Ignored => return Ok(()),
+        Audience::Ignored => return Ok(false),
     };
     let name = &*issuer.audience_claim;
     let mut admit = |name: &str, demanded| {
         let ours = has_audience(find(claims, name), demanded, &issuer.audiences);
         explanation.record(ours, |_| claim(name, claims).wanting(one_of(&issuer.audiences)))
     };
-    admit(name, demanded)?;
-    if name == AUDIENCE { Ok(()) } else { admit(AUDIENCE, false) }
-}
-
-/// Whether the token names an audience, where its issuer names it.
-pub(super) fn names_audience(claims: &Object, issuer: &Issuer) -> bool {
-    match find(claims, &issuer.audience_claim) {
-        None | Some(Value::Null) => false,
-        Some(Value::String(audience)) => !audience.is_empty(),
-        Some(Value::Array(members)) => !members.is_empty(),
-        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => true,
+    let found = admit(name, demanded)?;
+    if name != AUDIENCE {
+        admit(AUDIENCE, false)?;
     }
+    Ok(found)
 }
 
 /// An active token may still be none for an API: issuers call refresh and ID tokens active, too. The
@@ -348,13 +312,13 @@ const TOKEN_USE: TypeClaim =
 /// The `token_type` of other tokens, which is that of RFC 6749 §5.1 for access tokens.
 const OTHER_TYPES: &[&str] = &["refresh_token", "refresh", "offline", "id_token", "id", "logout"];
 
-/// Whether an audience, a string or an array of strings, has one of ours. An empty one says nothing,
-/// as if it were absent.
-fn has_audience(aud: Option<&Value>, demanded: bool, accepted: &[String]) -> Result<(), Denial> {
+/// Whether an audience, a string or an array of strings, is there; it must have one of ours. An empty
+/// one says nothing, as if it were absent.
+fn has_audience(aud: Option<&Value>, demanded: bool, accepted: &[String]) -> Result<bool, Denial> {
     let ours = |it: &str| accepted.iter().any(|audience| audience == it);
     let (said, found) = match aud {
         None | Some(Value::Null) if demanded => return Err(Denial::TokenClaimMissing),
-        None | Some(Value::Null) => return Ok(()),
+        None | Some(Value::Null) => return Ok(false),
         Some(Value::String(audience)) => (!audience.is_empty(), ours(audience)),
         Some(Value::Array(members)) if members.iter().all(Value::is_string) => {
             (!members.is_empty(), members.iter().filter_map(Value::as_str).any(ours))
@@ -363,7 +327,7 @@ fn has_audience(aud: Option<&Value>, demanded: bool, accepted: &[String]) -> Res
             return Err(Denial::TokenMalformed);
         }
     };
-    if found || !(said || demanded) { Ok(()) } else { Err(Denial::TokenAudienceMismatch) }
+    if found || !(said || demanded) { Ok(found) } else { Err(Denial::TokenAudienceMismatch) }
 }
 
 /// The claims that are strings.
@@ -488,7 +452,7 @@ mod tests {
 
     fn from_claims(claims: &Object, explanation: &mut Explanation) -> Result<AccessToken, Denial> {
         let issuer = issuer();
-        let demands = Demands::of_jwt(&issuer);
+        let demands = Demands::of_jwt(&issuer, issuer.claims_from);
         AccessToken::from_claims(claims, &issuer, &selection(), demands, explanation)
     }
 
@@ -586,7 +550,7 @@ mod tests {
         let mut claims = claims();
         edit(&mut claims);
         let claims = claims.as_object().unwrap();
-        let demands = Demands::of_jwt(&issuer);
+        let demands = Demands::of_jwt(&issuer, issuer.claims_from);
         let explanation = &mut Explanation::kept();
         let issuer = Arc::new(issuer);
         let found = AccessToken::from_claims(claims, &issuer, &selection(), demands, explanation);
@@ -682,7 +646,8 @@ mod tests {
             all.as_object_mut().unwrap().remove("scope");
             all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
             let all = all.as_object().unwrap();
-            let (demands, issuer) = (Demands::of_jwt(&issuer), Arc::new(issuer));
+            let (demands, issuer) =
+                (Demands::of_jwt(&issuer, issuer.claims_from), Arc::new(issuer));
             let none = &mut Explanation::default();
             let token =
                 AccessToken::from_claims(all, &issuer, &selection(), demands, none).unwrap();

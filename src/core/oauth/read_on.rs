@@ -1,11 +1,11 @@
 //! Reading on: every demand on a token, each on its own, for an explanation of its refusal.
 
-use super::access_token::{self as demands, AccessToken, Audience};
+use super::access_token::{self as demands, AccessToken, Demands};
 use super::claims::Claims;
 use crate::jose::json::Object;
 use crate::jose::jws::Header;
 use crate::mismatches::Mismatches;
-use crate::policy::{ClaimsFrom, Issuer};
+use crate::policy::Issuer;
 use crate::time::UnixTime;
 use std::sync::Arc;
 
@@ -22,22 +22,21 @@ impl AccessToken {
         for claim in &issuer.type_claims {
             beside.step(|it| demands::admit_type_claim(*claim, claims, issuer, it));
         }
-        beside.step(|it| demands::admit_issuer(claims, issuer, true, it));
-        let is_whole = issuer.claims_from == ClaimsFrom::Token;
-        let missing = issuer.allow_missing_audience || !is_whole;
-        let audience = if missing { Audience::IfSaid } else { Audience::Demanded };
-        beside.step(|it| demands::admit_audience(claims, issuer, audience, it));
+        let Demands { issuer: named, audience, expiry } =
+            Demands::of_jwt(issuer, issuer.claims_from);
+        beside.step(|it| demands::admit_issuer(claims, issuer, named, it));
+        let audience = beside.step(|it| demands::admit_audience(claims, issuer, audience, it));
         for path in demands::TEXTS {
             beside.step(|it| demands::admit_text(path, claims, issuer, it));
         }
-        let expires = beside.step(|it| demands::end(claims, is_whole, it)).unwrap_or(demands::END);
+        let expires = beside.step(|it| demands::end(claims, expiry, it)).unwrap_or(demands::END);
         let mut begins = demands::BEGINNING;
         for name in demands::STARTS {
             let start = beside.step(|it| demands::start(name, claims, it));
             begins = begins.max(start.unwrap_or(demands::BEGINNING));
         }
         let confirmation = beside.step(|it| demands::confirmation(claims, it))?;
-        let has_audience = demands::names_audience(claims, issuer);
+        let has_audience = audience.unwrap_or_default();
         let claims = Claims::select(claims, selection, &issuer.claim_names);
         let issuer = Arc::clone(issuer);
         Some(Self { issuer, confirmation, claims, expires, begins, has_audience })

@@ -242,8 +242,9 @@ impl Caller {
         let mut explanation = Explanation::kept();
         let (issuer, selection) = (&self.issuer, &self.selection);
         // Of an opaque token, nothing but its JWT says everything.
-        let read = if signed { AccessToken::read } else { AccessToken::read_whole };
-        let token = read(&header, &verified, issuer, selection, &mut explanation);
+        let from = if signed { issuer.claims_from } else { ClaimsFrom::Token };
+        let token =
+            AccessToken::read(&header, &verified, issuer, from, selection, &mut explanation);
         let token = token.and_then(|token| match &around {
             None => Ok(token),
             Some((claims, _)) => {
