@@ -65,7 +65,7 @@ async fn decide<S: Sources>(
         it.denial
     })?;
     facts.policy = Some(Arc::clone(policy));
-    let credentials = Credentials::read(request).and_then(|it| token::spelled(it, rules, policy));
+    let credentials = Credentials::read(request);
     let credentials =
         &facts.explanation.record(credentials, |it| describe::credentials(it, request))?;
     facts.scheme = Some(credentials.scheme);

@@ -1,14 +1,14 @@
 //! Access tokens, verified by signature (RFC 9068) or by introspection (RFC 7662).
 
 use super::inputs::Inputs;
-use super::{Facts, Rules, describe, signature};
+use super::{Facts, describe, signature};
 use crate::denial::{Denial, Refusal};
 use crate::explanation::Finding;
 use crate::jose::jws::Unverified;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
-use crate::oauth::credentials::{Credentials, Token};
-use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId, Policy};
+use crate::oauth::credentials::Token;
+use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId};
 use crate::sources::{Introspected, Keys, Sources, Unconfirmed, VerifiedToken};
 use std::sync::Arc;
 
@@ -29,23 +29,6 @@ pub(super) async fn verified<S: Sources>(
         Box::pin(signed(given, facts)).await
     } else {
         introspected(given, facts).await
-    }
-}
-
-/// The credentials, unless their token has characters that a token must not have (RFC 6750 §2.1)
-/// and no issuer of the policy is asked about opaque tokens, which some make of any characters.
-pub(super) fn spelled<'a>(
-    credentials: Credentials<'a>,
-    rules: &Rules,
-    policy: &Policy,
-) -> Result<Credentials<'a>, Denial> {
-    let issuer = |it: &IssuerId| rules.policies.issuers.get(it.0);
-    let asks =
-        |it: &IssuerId| issuer(it).is_some_and(|it| it.introspection != Introspection::Never);
-    if credentials.is_token68() || policy.issuers.iter().any(asks) {
-        Ok(credentials)
-    } else {
-        Err(Denial::TokenMalformed)
     }
 }
 
