@@ -1326,6 +1326,43 @@ async fn an_answer_adds_to_a_token_that_says_little_and_takes_nothing_from_it() 
 }
 
 #[tokio::test]
+async fn what_only_an_answer_can_say_is_no_mismatch_of_the_token() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let other = json!({"x5t#S256": Thumbprint::of(b"other").to_base64url()});
+    let little = json!({"iss": ISSUER, "iat": NOW, "jti": "1"});
+    for (reply, denial, besides) in [
+        (Reply::status(500), Denial::IntrospectionUnavailable, &[][..]),
+        (inactive(), Denial::TokenRevoked, &[]),
+        // Once it has answered, what it says counts.
+        (
+            active(|it| {
+                it["scope"] = json!("write");
+                it["cnf"] = other.clone();
+            }),
+            Denial::ScopeInsufficient,
+            &[Denial::CertificateMissing],
+        ),
+    ] {
+        let site = Site::build(&[&endpoint], completed_by_answers).await;
+        endpoint.reply(reply);
+        let authorization = format!("Bearer {}", site.signer.sign("at+jwt", &little));
+        let request = Request {
+            policy: Some("first"),
+            target: Target { method: "GET", scheme: "https", authority: "api", path: "/" },
+            authorization: Field::One(authorization.as_bytes()),
+            ..Request::default()
+        };
+        let (rules, sources) = (&site.installation.rules, &site.installation);
+        let verdict = site.checker.explain_with(rules, sources, &request, None).await;
+        assert_eq!(verdict.outcome, Err(denial));
+        let now = UnixTime::from_secs(NOW);
+        let found = keybound_core::diagnose(rules, sources, &request, now, &verdict).await;
+        let found: Vec<_> = found.mismatches.iter().map(|it| it.denial).collect();
+        assert_eq!(found, besides, "{denial:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_issuer_whose_answers_add_must_be_reached() {
     let endpoint = IntrospectionEndpoint::start(Reply::status(500)).await;
     let site = Site::build(&[&endpoint], completed_by_answers).await;

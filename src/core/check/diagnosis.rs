@@ -13,7 +13,7 @@ use crate::jose::jws::{Header, Unverified};
 use crate::mismatches::{Mismatch, Mismatches};
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::{Credentials, Scheme};
-use crate::policy::{Issuer, IssuerId, SenderConstraint};
+use crate::policy::{ClaimsFrom, Issuer, IssuerId, SenderConstraint};
 use crate::request::Request;
 use crate::sources::{Keys, Sources};
 use crate::time::UnixTime;
@@ -62,9 +62,14 @@ pub async fn diagnose<S: Sources>(
     let beside = &mut Mismatches::beside(verdict.facts.explanation.steps());
     let waits = verdict.outcome != Err(Denial::KeysUnavailable);
     let jwt = seen(given, waits, beside).await;
+    let judged = verdict.facts.token.clone();
     let token = match &jwt {
-        Some(jwt) => read_on(given, jwt, beside),
-        None => verdict.facts.token.clone(),
+        None => judged,
+        Some(jwt) => read_on(given, jwt, beside).and_then(|it| match it.issuer.claims_from {
+            ClaimsFrom::Token => Some(it),
+            // What the token does not say, the answer may: it counts once that was there.
+            ClaimsFrom::Answer => judged.filter(|_| verdict.facts.admitted),
+        }),
     };
     if let Some(token) = token {
         go_on(given, &token, beside);
