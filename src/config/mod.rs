@@ -7,6 +7,7 @@ mod problem;
 pub(crate) mod provider;
 pub(crate) mod recognition;
 mod schema;
+pub(crate) mod token_kinds;
 mod tree;
 mod usual;
 mod values;

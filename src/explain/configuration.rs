@@ -6,6 +6,7 @@
 
 use crate::config::provider::{Defaults, Provider};
 use crate::config::recognition::{Known, recognise};
+use crate::config::token_kinds;
 use crate::config::written::{Document, shown, string, strings};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::json::Object;
@@ -89,7 +90,7 @@ struct Plan {
 impl Plan {
     /// What must differ; an error is the reason why nothing is written.
     fn of(issuer: &Issuer, jwt: &SeenJwt) -> Result<Self, String> {
-        if let Some(kind) = other_kind(jwt) {
+        if let Some(kind) = token_kinds::other_kind(&jwt.header, &jwt.claims, false) {
             return Err(format!("the token is {kind}, and no access token"));
         }
         let mut plan = Self { entries: vec![], issuer: issuer.clone(), is_wide: false };
@@ -321,33 +322,12 @@ fn access_type(jwt: &SeenJwt) -> Option<TokenType> {
     }
 }
 
-/// What the token is, if it is no access token.
-fn other_kind(jwt: &SeenJwt) -> Option<&'static str> {
-    let has =
-        |names: &[&str]| names.iter().any(|it| jwt.claims.get(*it).is_some_and(|it| !it.is_null()));
-    let says = |claim: &str, values: &[&str]| {
-        let text = jwt.claims.get(claim).and_then(Value::as_str).unwrap_or_default();
-        values.iter().any(|it| text.eq_ignore_ascii_case(it))
-    };
-    if has(&["events"]) || says("typ", &["Logout"]) {
-        return Some("a logout token or a security event token");
-    }
-    let uses = [("typ", "ID"), ("token_use", "id"), ("tokenName", "id_token"), ("purpose", "id")];
-    if has(&["at_hash", "c_hash", "s_hash", "nonce"])
-        || uses.iter().any(|(claim, it)| says(claim, &[it]))
-    {
-        return Some("an ID token");
-    }
-    let is_refresh = says("typ", &["Refresh", "Offline"]) || says("tokenName", &["refresh_token"]);
-    is_refresh.then_some("a refresh token")
-}
-
 /// Whether a token of an unknown product has what its ID tokens have not: `azp` they have as well, and
 /// `amr` they have mostly.
 fn is_like_an_access_token(jwt: &SeenJwt) -> bool {
     let has = |name: &str| jwt.claims.get(name).is_some_and(|it| !it.is_null());
-    let is_marked = ["at+jwt", "okta-internal-at+jwt"].iter().any(|it| jwt.header.is_type(it));
-    is_marked || (["client_id", "cid", "appid"].into_iter().any(has) && !has("amr"))
+    token_kinds::is_marked(&jwt.header)
+        || (["client_id", "cid", "appid"].into_iter().any(has) && !has("amr"))
 }
 
 const ONLY_THE_AUDIENCE: &str = "ID tokens may have this type as well, and only the audience keeps them out: \

@@ -298,10 +298,7 @@ async fn nothing_is_taken_from_what_is_no_access_token_of_the_issuer_that_lives(
         (unsigned, "algorithm is none that is supported"),
         (sign("JWT", json!({"at_hash": "x"})), "it is an ID token"),
         (sign("at+jwt", json!({"c_hash": "x"})), "it is an ID token"),
-        (
-            sign("JWT", json!({"client_id": null, "azp": "app", "nonce": "n"})),
-            "nothing in it tells it from an ID token",
-        ),
+        (sign("JWT", json!({"client_id": null, "azp": "app", "nonce": "n"})), "it is an ID token"),
         (sign("JWT", json!({"client_id": null})), "nothing in it tells it from an ID token"),
         (sign("JWT", json!({"typ": "ID"})), "it is an ID token"),
         (sign("JWT", json!({"typ": "Refresh"})), "it is a refresh token"),

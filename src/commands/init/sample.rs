@@ -1,12 +1,13 @@
 //! A token of an issuer, from which only that is taken which verifies under the issuer's keys.
 
 use crate::config::provider::Provider;
+use crate::config::token_kinds;
 use crate::config::written::shown;
 use keybound_core::jose::json::Object;
 use keybound_core::jose::{Algorithm, Header, KeySet, Unverified, Verified};
 use keybound_core::oauth::AccessToken;
 use keybound_core::policy::{ClaimsFrom, Issuer};
-use keybound_core::{Explanation, Mark, UnixTime};
+use keybound_core::{Explanation, UnixTime};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ impl Sample {
 
     /// Whether the header has the type of access tokens (RFC 9068 §2.1).
     pub(super) fn says_access_token(&self) -> bool {
-        ["at+jwt", "okta-internal-at+jwt"].iter().any(|it| self.header.is_type(it))
+        token_kinds::is_marked(&self.header)
     }
 
     /// The access token, read and judged by the rules of `serve`; otherwise why nothing is taken from
@@ -87,10 +88,8 @@ impl Sample {
         );
         let token = token.and_then(|it| it.admit(now, &mut explanation).map(|()| it));
         token.map_err(|denial| {
-            let failed = explanation.steps().iter().rev().find(|it| it.mark == Mark::Failed);
-            let details = failed.map(|it| {
-                let (what, found) = (&it.finding.what, shown(&it.finding.found));
-                format!(": `{what}` is {found}, wanted: {}", it.finding.wanted)
+            let details = explanation.fault().map(|it| {
+                format!(": `{}` is {}, wanted: {}", it.what, shown(&it.found), it.wanted)
             });
             format!("{}{}", denial.sentence(), details.unwrap_or_default())
         })
@@ -98,36 +97,10 @@ impl Sample {
 
     /// What it is if it is no access token.
     fn other_kind(&self, provider: Option<Provider>) -> Option<String> {
-        let is = |kind: &str| Some(format!("it is {kind}, not an access token"));
-        let events = self.claim("events").and_then(Value::as_object);
-        let logs_out =
-            events.is_some_and(|it| it.keys().any(|it| it.ends_with("/backchannel-logout")));
-        if logs_out || self.header.is_type("logout+jwt") {
-            return is("a logout token");
-        }
-        if self.claim("events").is_some() || self.header.is_type("secevent+jwt") {
-            return is("a security event token");
-        }
-        if self.header.is_type("dpop+jwt") {
-            return is("a DPoP proof");
-        }
-        let says = |claim: &str, value: &str| {
-            self.claim(claim)
-                .and_then(Value::as_str)
-                .is_some_and(|it| it.eq_ignore_ascii_case(value))
-        };
-        let is_id_token =
-            [("typ", "ID"), ("token_use", "id"), ("tokenName", "id_token"), ("purpose", "id")]
-                .iter()
-                .any(|(claim, value)| says(claim, value));
-        let has_hash = ["at_hash", "c_hash", "s_hash"].iter().any(|it| self.claim(it).is_some());
-        if is_id_token || (has_hash && provider != Some(Provider::Google)) {
-            return is("an ID token");
-        }
-        if ["Refresh", "Offline"].iter().any(|it| says("typ", it))
-            || says("tokenName", "refresh_token")
-        {
-            return is("a refresh token");
+        let claims = self.verified.claims();
+        let takes_id_tokens = provider == Some(Provider::Google);
+        if let Some(kind) = token_kinds::other_kind(&self.header, claims, takes_id_tokens) {
+            return Some(format!("it is {kind}, not an access token"));
         }
         // Without a row that tells them apart, an ID token must not pass for an access token.
         let signs = ["scope", "scp", "client_id", "cid", "appid", "cnf"];

@@ -1,6 +1,8 @@
 //! Advice on tokens: on what was found in them, by whose they are.
 
 use super::Case;
+use crate::config::token_kinds;
+use keybound_core::SeenJwt;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::Issuer;
 use keybound_core::words::Words;
@@ -99,17 +101,9 @@ pub(super) fn typ(case: &Case<'_>) -> Option<String> {
     if what != "typ" || case.finding?.wanted.starts_with("Bearer") {
         return Some(by_a_claim(what, found, case));
     }
-    if let Some(kind) = other_kind(found) {
+    let kind = |it: &SeenJwt| token_kinds::other_kind(&it.header, &it.claims, false);
+    if let Some(kind) = case.setting.jwt.and_then(kind) {
         return Some(format!("it is {kind}: the client must send the access token"));
-    }
-    let is_id = case
-        .setting
-        .jwt
-        .is_some_and(|it| ID_TOKENS.iter().any(|claim| it.claims.contains_key(*claim)));
-    if is_id {
-        return Some(
-            "it has claims of an ID token: the client must send the access token".to_owned(),
-        );
     }
     let issuer = case.setting.issuer?;
     let accepted: Vec<_> = issuer.token_types.iter().map(ToString::to_string).collect();
@@ -120,19 +114,6 @@ pub(super) fn typ(case: &Case<'_>) -> Option<String> {
     Some(match issuer.provider {
         Some(provider) => format!("{read}, which `provider: {provider}` does not name by itself"),
         None => format!("was an ID token sent instead of an access token? If not, {read}; {apart}"),
-    })
-}
-
-/// Claims that only ID tokens have, or mostly.
-const ID_TOKENS: [&str; 3] = ["at_hash", "c_hash", "nonce"];
-
-fn other_kind(typ: &str) -> Option<&'static str> {
-    Some(match typ.to_ascii_lowercase().trim_start_matches("application/") {
-        "dpop+jwt" => "a DPoP proof, which goes into the DPoP header",
-        "logout+jwt" => "a logout token",
-        "secevent+jwt" => "a security event token",
-        "token-introspection+jwt" => "an answer of an introspection endpoint",
-        _ => return None,
     })
 }
 
