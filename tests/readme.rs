@@ -8,6 +8,8 @@ mod configured;
 
 use keybound::config::Problem;
 use keybound_core::client_certificate::HeaderFormat;
+use keybound_core::jose::Algorithm;
+use keybound_core::policy::USUAL_ALGORITHMS;
 use keybound_core::words::Words;
 use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
@@ -47,6 +49,24 @@ fn tried() -> Vec<[&'static str; 3]> {
     let rows = section.lines().filter(|it| it.starts_with("| ")).skip(1);
     let cells = |row: &'static str| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>();
     rows.map(|row| cells(row).try_into().unwrap()).collect()
+}
+
+#[test]
+fn the_table_of_algorithms_is_that_of_the_code() {
+    let mut table = String::from("| `kty` | `alg` | by default |\n|---|---|---|\n");
+    for kind in ["RSA", "EC", "OKP", "AKP"] {
+        let of_kind = || Algorithm::all().filter(|it| it.key_type() == kind);
+        let names = |them: Vec<Algorithm>| match &*them {
+            [] => "–".to_owned(),
+            them => them.iter().map(|it| it.name()).collect::<Vec<_>>().join(" "),
+        };
+        let usual = of_kind().filter(|it| USUAL_ALGORITHMS.contains(it)).collect();
+        writeln!(table, "| {kind} | {} | {} |", names(of_kind().collect()), names(usual)).unwrap();
+    }
+    assert!(README.contains(&table), "the table should be:\n{table}");
+    let rows =
+        table.lines().skip(2).flat_map(|it| it.split('|').nth(2).unwrap().split_whitespace());
+    assert_eq!(rows.count(), Algorithm::NAMES.len(), "each has a row");
 }
 
 #[test]

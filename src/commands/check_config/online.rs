@@ -213,12 +213,7 @@ impl Online {
 
 impl Key {
     fn of(key: &VerifyingKey) -> Self {
-        let kty = match key.algorithms().next().map(Algorithm::name) {
-            Some("EdDSA" | "Ed25519") => "OKP",
-            Some(name) if name.starts_with("ES") => "EC",
-            Some(_) => "RSA",
-            None => "none",
-        };
+        let kty = key.algorithms().next().map_or("none", Algorithm::key_type);
         let kid = key.kid().map(ToString::to_string);
         Self { kid, kty, algorithms: names(key.algorithms()) }
     }

@@ -1,4 +1,5 @@
-//! Signature algorithms: the asymmetric ones only (RFC 7518 §3, RFC 8037, RFC 9864).
+//! Signature algorithms: the asymmetric ones only (RFC 7518 §3, RFC 8037, RFC 9864,
+//! RFC 9964).
 
 use crate::words::words;
 
@@ -19,6 +20,23 @@ words! {
         ES512 = "ES512",
         EdDSA = "EdDSA",
         Ed25519 = "Ed25519",
+        MlDsa44 = "ML-DSA-44",
+        MlDsa65 = "ML-DSA-65",
+        MlDsa87 = "ML-DSA-87",
+    }
+}
+
+impl Algorithm {
+    /// The `kty` of the keys that it is used with.
+    pub const fn key_type(self) -> &'static str {
+        match self {
+            Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => {
+                "RSA"
+            }
+            Self::ES256 | Self::ES384 | Self::ES512 => "EC",
+            Self::EdDSA | Self::Ed25519 => "OKP",
+            Self::MlDsa44 | Self::MlDsa65 | Self::MlDsa87 => "AKP",
+        }
     }
 }
 
@@ -34,9 +52,22 @@ mod tests {
 
     #[test]
     fn nothing_symmetric_and_nothing_unsigned_has_a_name() {
-        for name in ["none", "None", "NONE", "", "HS256", "HS384", "HS512", "es256", "ES256K"] {
+        for name in [
+            "none",
+            "None",
+            "NONE",
+            "",
+            "HS256",
+            "HS384",
+            "HS512",
+            "es256",
+            "ES256K",
+            "ml-dsa-44",
+            "ML-DSA",
+        ] {
             assert_eq!(Algorithm::named(name), None, "{name}");
         }
         assert_eq!(Algorithm::named("PS384"), Some(Algorithm::PS384));
+        assert_eq!(Algorithm::named("ML-DSA-65"), Some(Algorithm::MlDsa65));
     }
 }

@@ -229,6 +229,7 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::jose::base64url;
+    use crate::words::Words;
     use serde_json::{Value, json};
 
     /// RFC 7515 Appendix A.3.
@@ -241,6 +242,11 @@ mod tests {
         json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": "good"})
     }
 
+    /// What could be an ML-DSA key of this length.
+    fn lattice(length: usize) -> String {
+        base64url::encode(&vec![1; length])
+    }
+
     fn parse(keys: &Value) -> KeySet {
         KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
     }
@@ -248,9 +254,28 @@ mod tests {
     #[test]
     fn one_unusable_key_does_not_take_the_others_with_it() {
         let n_1024 = "A".repeat(170) + "E";
+        let without_secret = [vec![1; 32], vec![0; 1280]].concat();
         let odd = [
             json!({"kty": "oct", "k": "AAAA", "kid": "oct"}),
             json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1311)}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1313)}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": format!("{}==", lattice(1312))}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": base64url::encode(&[0; 1312])}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": base64url::encode(&without_secret)}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": null}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1312), "priv": "AAAA"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1312), "use": "enc"}),
+            json!({"kty": "AKP", "alg": "ML-DSA-65", "pub": lattice(1312)}),
+            json!({"kty": "AKP", "alg": "ml-dsa-44", "pub": lattice(1312)}),
+            json!({"kty": "AKP", "alg": "ES256", "pub": lattice(1312)}),
+            json!({"kty": "AKP", "alg": "HPKE-7", "pub": lattice(1312)}),
+            json!({"kty": "AKP", "alg": null, "pub": lattice(1312)}),
+            json!({"kty": "AKP", "pub": lattice(1312)}),
+            json!({"kty": "akp", "alg": "ML-DSA-44", "pub": lattice(1312)}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "alg": "ML-DSA-44"}),
+            json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "priv": "AAAA"}),
             json!({"kty": "EC", "crv": "secp256k1", "x": X, "y": Y}),
             json!({"kty": "EC", "crv": "P-384", "x": X, "y": Y}),
             json!({"kty": "EC", "crv": "P-256", "x": X}),
@@ -336,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn an_akp_key_serves_the_algorithm_that_it_names_and_no_other() {
+        for (alg, length, only) in [
+            ("ML-DSA-44", 1312, Algorithm::MlDsa44),
+            ("ML-DSA-65", 1952, Algorithm::MlDsa65),
+            ("ML-DSA-87", 2592, Algorithm::MlDsa87),
+        ] {
+            let set = parse(&json!([{"kty": "AKP", "alg": alg, "pub": lattice(length)}]));
+            let serves = Algorithm::all().filter(|it| set.candidates(None, *it).count() == 1);
+            assert_eq!(serves.collect::<Vec<_>>(), [only]);
+        }
+    }
+
+    #[test]
     fn a_spiffe_bundle_holds_keys_for_signatures_and_authorities_that_are_none() {
         let with = |purpose: &str| {
             let mut key = ec();
@@ -362,6 +400,20 @@ mod tests {
                 json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "d": X}),
                 "key 2 of the set, which has no kid (EC, P-256): it contains the private key, which \
                  must never be published",
+            ),
+            (
+                json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1312), "priv": "AA"}),
+                "key 2 of the set, which has no kid (AKP, ML-DSA-44): it contains the private key, \
+                 which must never be published",
+            ),
+            (
+                json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": lattice(1952)}),
+                "key 2 of the set, which has no kid (AKP, ML-DSA-44): its `pub` is missing, is not \
+                 base64url without padding, or has a wrong length or value",
+            ),
+            (
+                json!({"kty": "AKP", "pub": lattice(1312)}),
+                "key 2 of the set, which has no kid (AKP): its `alg` is missing, or not a string",
             ),
             (
                 json!({"kty": "EC", "crv": "P-256", "x": X, "y": Y, "kid": 7}),

@@ -10,6 +10,7 @@ pub(crate) mod jwk;
 pub(crate) mod jws;
 pub(crate) mod key;
 pub(crate) mod thumbprint;
+mod weak;
 
 pub use algorithm::Algorithm;
 pub use jwk::{KeySet, NotAKeySet, SignedBy, SkippedKey};
