@@ -38,6 +38,7 @@ policies:
     issuers: [https://as.example.com]
     scopes: [payments]
     claims: {acr: [urn:example:loa3]}
+    authentication: {acr: [phr], max_age: 5m}
     mode: enforce
   - name: docs
     match: {path_prefix: /docs}
@@ -78,7 +79,7 @@ fn a_good_file_is_summed_up_and_warned_of() {
     let folder = folder_with(FULL);
     let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
     assert_eq!(code, 0, "{stderr}");
-    let warning = "keybound.yaml:33: warning: policies[1].sender_constraint: no proof of \
+    let warning = "keybound.yaml:34: warning: policies[1].sender_constraint: no proof of \
                    possession is required: anybody who holds a token can use it, even a bound \
                    one\n";
     assert_eq!(stderr, warning);
@@ -104,9 +105,9 @@ fn a_good_file_is_summed_up_and_warned_of() {
     assert_eq!(
         line("payments"),
         "payments GET|POST api.example.com /payments certificate https://as.example.com payments \
-         acr = \"urn:example:loa3\" enforce"
+         acr = \"urn:example:loa3\" phr, at most 300s ago enforce"
     );
-    assert_eq!(line("docs"), "docs /docs none all - - enforce");
+    assert_eq!(line("docs"), "docs /docs none all - - - enforce");
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn every_problem_of_a_bad_file_is_told_with_its_place() {
     let expected: [Vec<_>; 3] = [
         vec!["keybound.yaml", "15", " issuers[1].audiences"],
         vec!["keybound.yaml", "26", " policies[0].sender_constraint"],
-        vec!["keybound.yaml", "35", " limits.check_deadline"],
+        vec!["keybound.yaml", "36", " limits.check_deadline"],
     ];
     assert_eq!(places, expected, "{stderr}");
 }

@@ -176,6 +176,11 @@ policies:
   match: {hosts: [nowhere.test]}
   sender_constraint: certificate
   allow_route_annotation: true
+- name: transfers
+  match: {hosts: [api.example.com], path_prefix: /transfers}
+  sender_constraint: certificate
+  scopes: [transfer]
+  authentication: {acr: [phr, 'urn:example:loa3'], max_age: 5m}
 ";
 
 fn header(typ: &str, kid: &str) -> Header {
@@ -290,6 +295,11 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
         ("peer", "token_claim_missing", pay(&without("exp"))),
         ("peer", "scope_insufficient", edited(|it| it["scope"] = json!("read"))),
         ("peer", "claim_insufficient", edited(|it| it["acr"] = json!("loa1"))),
+        (
+            "peer",
+            "authentication_insufficient",
+            bearer("cert-p256", "/transfers", &site.token(|it| it["auth_time"] = json!(NOW - 331))),
+        ),
         ("peer", "token_signature_invalid", pay(&redacted)),
         ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
         ("mixed", "token_key_unknown-skipped", by(&header("at+jwt", "key-2"))),
@@ -895,6 +905,37 @@ fn of_any_two_faults_the_first_decides_and_the_other_is_named_beside_it() {
     let all: Vec<_> = (0..FAULTS.len()).collect();
     let names: Vec<_> = FAULTS.iter().skip(1).map(|(name, _)| (*name, true)).collect();
     assert_eq!(besides(&told_of(&all)), names);
+}
+
+type Edit = fn(&mut Value);
+
+#[test]
+fn a_login_that_is_not_enough_hides_nothing_and_is_named_beside_what_decides() {
+    let site = Site::new();
+    let told_of = |edit: fn(&mut Value)| {
+        let token = site.token(|it| {
+            (it["acr"], it["auth_time"], it["scope"]) =
+                (json!("phr"), json!(NOW), json!("transfer"));
+            edit(it);
+        });
+        told(&site.config("peer"), &bearer("cert-p256", "/transfers", &token))
+    };
+    let faults: [(&str, &str, Edit); 4] = [
+        ("exp", "token_expired", |it| it["exp"] = json!(NOW - 60)),
+        ("acr", "authentication_insufficient", |it| it["acr"] = json!("pwd")),
+        ("auth_time", "authentication_insufficient", |it| it["auth_time"] = json!(null)),
+        ("scope", "scope_insufficient", |it| it["scope"] = json!("read")),
+    ];
+    for (name, reason, edit) in faults {
+        let told = told_of(edit);
+        assert_eq!((told["reason"].as_str(), besides(&told)), (Some(reason), vec![]), "{name}");
+    }
+    let all = told_of(|it| {
+        (it["exp"], it["acr"], it["scope"]) = (json!(NOW - 60), json!("pwd"), json!("read"));
+        it["auth_time"] = json!(null);
+    });
+    assert_eq!(all["reason"], "token_expired");
+    assert_eq!(besides(&all), [("acr", true), ("auth_time", true), ("scope", true)]);
 }
 
 #[test]

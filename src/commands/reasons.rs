@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 fn table() -> String {
     let line = |it: &Denial| {
         let error = it.error().map_or("–", OAuthError::code);
-        format!("{:28} {}  {error:21}  {}\n", it.label(), it.status(), it.sentence())
+        format!("{:28} {}  {error:32}  {}\n", it.label(), it.status(), it.sentence())
     };
     Denial::ALL.iter().map(line).collect()
 }

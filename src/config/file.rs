@@ -3,10 +3,12 @@
 //! Every field is an `Option`, even where a value is required: `compile` reports what is missing
 //! together with everything else that is wrong.
 
+mod demands;
 mod keys;
 pub(super) mod telemetry;
 pub(super) mod upstream;
 
+pub(super) use demands::UserAuthentication;
 pub(super) use keys::Keys;
 
 use super::provider::Provider;
@@ -392,6 +394,8 @@ pub(super) struct Policy {
     /// Accepted values by the dotted path of a claim. The claim must equal or contain one of them.
     #[schemars(extend("default" = {}))]
     pub(super) claims: Option<BTreeMap<String, ClaimValues>>,
+    /// How and how recently the user must have logged in; absent: it does not matter.
+    pub(super) authentication: Option<UserAuthentication>,
     /// The public origin for the `htu` of DPoP proofs; absent: the request's scheme and host.
     pub(super) origin: Option<String>,
     /// The `realm` of challenges; absent: the policy's name.

@@ -6,7 +6,9 @@ use crate::facts::{self, Known, METADATA, Value};
 use crate::oauth::claims::{Ambiguous, Claim};
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
-use crate::policy::{IdentityHeader, Policy, PolicySet, SenderConstraint, UpstreamAuthorization};
+use crate::policy::{
+    Authentication, IdentityHeader, Policy, PolicySet, SenderConstraint, UpstreamAuthorization,
+};
 use crate::request::Request;
 use std::borrow::Cow;
 use std::fmt;
@@ -215,7 +217,8 @@ fn challenges<'a>(
             OAuthError::InvalidDpopProof | OAuthError::UseDpopNonce => scheme == Scheme::Dpop,
             OAuthError::InvalidRequest
             | OAuthError::InvalidToken
-            | OAuthError::InsufficientScope => tried.is_none_or(|it| it == scheme),
+            | OAuthError::InsufficientScope
+            | OAuthError::InsufficientUserAuthentication => tried.is_none_or(|it| it == scheme),
         });
         header("www-authenticate", challenge(scheme, denial, error, policy, rules))
     })
@@ -242,6 +245,15 @@ fn challenge(
         parameter("error_description", denial.sentence());
         if error == OAuthError::InsufficientScope {
             parameter("scope", &policy.scopes.join(" "));
+        }
+        if error == OAuthError::InsufficientUserAuthentication {
+            let Authentication { acr, max_age_seconds } = &policy.authentication;
+            if !acr.is_empty() {
+                parameter("acr_values", &acr.join(" "));
+            }
+            if let Some(seconds) = max_age_seconds {
+                parameter("max_age", &seconds.to_string());
+            }
         }
     }
     if let Some(url) = &policy.resource_metadata {

@@ -4,7 +4,10 @@
 //! (RFC 6750 §3.1, RFC 9449 §7.1).
 
 use Fault::{Client, Dependency, Keybound};
-use OAuthError::{InsufficientScope, InvalidDpopProof, InvalidRequest, InvalidToken, UseDpopNonce};
+use OAuthError::{
+    InsufficientScope, InsufficientUserAuthentication, InvalidDpopProof, InvalidRequest,
+    InvalidToken, UseDpopNonce,
+};
 use std::fmt;
 
 /// An error code for a challenge, from the OAuth registry.
@@ -16,6 +19,8 @@ pub enum OAuthError {
     InvalidToken,
     /// RFC 6750 §3.1.
     InsufficientScope,
+    /// RFC 9470 §3.
+    InsufficientUserAuthentication,
     /// RFC 9449 §7.1.
     InvalidDpopProof,
     /// RFC 9449 §9.
@@ -29,6 +34,7 @@ impl OAuthError {
             Self::InvalidRequest => "invalid_request",
             Self::InvalidToken => "invalid_token",
             Self::InsufficientScope => "insufficient_scope",
+            Self::InsufficientUserAuthentication => "insufficient_user_authentication",
             Self::InvalidDpopProof => "invalid_dpop_proof",
             Self::UseDpopNonce => "use_dpop_nonce",
         }
@@ -183,6 +189,8 @@ denials! {
     /// the DPoP proof has been used before
     ProofReplayed = 401, Client, Some(InvalidDpopProof), "proof_replayed";
 
+    /// the user must log in again, more strongly or more recently
+    AuthenticationInsufficient = 401, Client, Some(InsufficientUserAuthentication), "authentication_insufficient";
     /// the DPoP proof lacks a current nonce of this server
     NonceRequired = 401, Client, Some(UseDpopNonce), "nonce_required";
 

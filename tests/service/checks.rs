@@ -24,9 +24,9 @@ use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
 use keybound_core::policy::{
-    ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Issuer, IssuerId, Match,
-    Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, TokenType, TypeClaim,
-    Upstream, UpstreamAuthorization,
+    Authentication, ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Issuer,
+    IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, TokenType,
+    TypeClaim, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
 use prost::Message;
@@ -282,6 +282,14 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
                 mode: Mode::Report,
                 scopes: vec!["read".to_owned()],
                 ..policy("report", SenderConstraint::Certificate)
+            },
+            Policy {
+                authentication: Authentication {
+                    acr: vec!["phr".to_owned(), "urn:example:loa3".to_owned()],
+                    max_age_seconds: Some(300),
+                },
+                scopes: vec!["pay".to_owned()],
+                ..policy("login", SenderConstraint::Either)
             },
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
@@ -652,6 +660,61 @@ async fn what_a_policy_demands_is_demanded() {
         case("unknown", &named(world.request("x"), "unknown"), "policy_unknown"),
     ];
     hold(&world, cases).await;
+}
+
+#[tokio::test]
+async fn who_must_log_in_again_is_told_how() {
+    let world = World::new().await;
+    let with = |acr: Value, auth_time: Value, scope: &str| {
+        let token = world.token(|it| {
+            it["acr"] = acr;
+            it["auth_time"] = auth_time;
+            it["scope"] = json!(scope);
+        });
+        named(world.request(&token), "login")
+    };
+    let weak = with(json!("pwd"), json!(NOW), "pay");
+    let refused = "authentication_insufficient";
+    let cases = vec![
+        case("as it must be", &with(json!("phr"), json!(NOW - 300), "pay"), "allowed"),
+        case("the other class", &with(json!("urn:example:loa3"), json!(NOW), "pay"), "allowed"),
+        case("weak", &weak, refused),
+        case("long ago", &with(json!("phr"), json!(NOW - 331), "pay"), refused),
+        case("no class", &with(json!(null), json!(NOW), "pay"), refused),
+        case("no time", &with(json!("phr"), json!(null), "pay"), refused),
+        case("weak, and without the scope", &with(json!("pwd"), json!(NOW), "x"), refused),
+        case("without the scope", &with(json!("phr"), json!(NOW), "x"), "scope_insufficient"),
+    ];
+    hold(&world, cases).await;
+    let answer = world.answer(&weak).await;
+    assert_eq!(denied(&answer).unwrap().status.as_ref().unwrap().code, 401);
+    let told = world.headers_to_client(&weak).await;
+    assert_eq!(
+        told[..2],
+        [
+            "www-authenticate: Bearer realm=\"login\", error=\"insufficient_user_authentication\", \
+             error_description=\"the user must log in again, more strongly or more recently\", \
+             acr_values=\"phr urn:example:loa3\", max_age=\"300\"",
+            "www-authenticate: DPoP realm=\"login\", algs=\"ES256 PS256 RS256 EdDSA Ed25519\"",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_login_grows_old_while_its_token_is_remembered() {
+    let world = World::new().await;
+    let token = world.token(|it| {
+        it["acr"] = json!("phr");
+        it["auth_time"] = json!(NOW - 200);
+        it["scope"] = json!("pay");
+    });
+    let request = named(world.request(&token), "login");
+    for (seconds, expected) in
+        [(0, "allowed"), (130, "allowed"), (1, "authentication_insufficient")]
+    {
+        world.clock.advance(Duration::from_secs(seconds));
+        assert_eq!(world.reason(&request).await, expected, "{seconds}");
+    }
 }
 
 #[tokio::test]

@@ -26,8 +26,8 @@ use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::policy::{
-    ClaimsFrom, IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet, ProofRules,
-    SenderConstraint, Upstream, UpstreamAuthorization,
+    Authentication, ClaimsFrom, IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet,
+    ProofRules, SenderConstraint, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{
     Answer, Denial, Detail, Evidence, Field, Header, Request, Rules, Target, UnixTime, Verdict,
@@ -819,6 +819,52 @@ async fn what_the_issuer_says_is_held_to_the_rules_for_a_jwt() {
 }
 
 #[tokio::test]
+async fn the_login_in_an_answer_counts_like_that_in_a_jwt() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::new(&[&endpoint], |_| {}).await;
+    let refused = Err(Denial::AuthenticationInsufficient);
+    for (place, (acr, auth_time, expected)) in [
+        (json!("phr"), json!(NOW), Ok(())),
+        (json!("phr"), json!(NOW - 330), Ok(())),
+        (json!("phr"), json!(NOW - 331), refused),
+        (json!("pwd"), json!(NOW), refused),
+        (json!(null), json!(NOW), refused),
+        (json!("phr"), json!(null), refused),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        endpoint
+            .reply(active(|it| (it["acr"], it["auth_time"]) = (acr.clone(), auth_time.clone())));
+        let found = site.check_of("login", &format!("{place}")).await;
+        assert_eq!(found, expected, "{acr} {auth_time}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_says_of_the_login_what_a_token_that_says_little_does_not() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let site = Site::build(&[&endpoint], completed_by_answers).await;
+    let refused = Err(Denial::AuthenticationInsufficient);
+    for (own, said, expected) in [
+        (json!({}), json!({"acr": "phr", "auth_time": NOW}), Ok(())),
+        (json!({"acr": "phr"}), json!({"auth_time": NOW}), Ok(())),
+        (json!({"acr": "pwd"}), json!({"acr": "phr", "auth_time": NOW}), refused),
+        (json!({"auth_time": NOW - 331}), json!({"acr": "phr", "auth_time": NOW}), refused),
+        (json!({}), json!({"acr": "phr"}), refused),
+        (json!({}), json!({}), refused),
+    ] {
+        let with = |mut object: Value, more: &Value| {
+            object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            object
+        };
+        endpoint.reply(active(|it| *it = with(it.take(), &said)));
+        let jwt = site.signer.sign("at+jwt", &with(claims(), &own));
+        assert_eq!(site.check_of("login", &jwt).await, expected, "{own} {said}");
+    }
+}
+
+#[tokio::test]
 async fn a_member_that_is_null_is_absent() {
     let endpoint = IntrospectionEndpoint::start(inactive()).await;
     let site = Site::new(&[&endpoint], |_| {}).await;
@@ -1457,7 +1503,7 @@ async fn a_new_configuration_takes_over_what_stands_as_it_stood() {
     let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [true, false]);
 
-    rules.policies.upstream.headers.push(IdentityHeader::new("x-acr", "acr"));
+    rules.policies.upstream.headers.push(IdentityHeader::new("x-amr", "amr"));
     let again = site.start(&rules, Some(&site.installation)).unwrap();
     assert_eq!(same(before, &again), [false, false], "other claims are kept now");
 }
@@ -1482,7 +1528,7 @@ const EDITS: &[(&str, Edit, Result<(), Denial>)] = &[
     ("clock_leeway", |_, it| judged(it).clock_leeway = 31 * SECOND, Ok(())),
     (
         "upstream.headers",
-        |it, _| it.upstream.headers.push(IdentityHeader::new("x-acr", "acr")),
+        |it, _| it.upstream.headers.push(IdentityHeader::new("x-amr", "amr")),
         Ok(()),
     ),
     ("audiences", |_, it| judged(it).audiences.insert(0, "other".to_owned()), Ok(())),
@@ -1903,6 +1949,14 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             policy("first", &ids[..1]),
             policy("second", &ids[ids.len() - 1..]),
             policy("both", &ids),
+            Arc::new(Policy {
+                issuers: ids.clone(),
+                authentication: Authentication {
+                    acr: vec!["phr".to_owned()],
+                    max_age_seconds: Some(300),
+                },
+                ..Policy::new("login", SenderConstraint::IfBound)
+            }),
         ]
         .into(),
         issuers,

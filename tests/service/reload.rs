@@ -314,6 +314,10 @@ fn policies() -> Vec<Row> {
         set("policies[].scopes", "/policies/1/scopes", json!(["read"])),
         // Its value was not kept of the tokens that were verified.
         set("policies[].claims", "/policies/1/claims", json!({"acr": ["high"]})).verified_anew(),
+        set("policies[].authentication.acr", "/policies/1/authentication/acr", json!(["phr"]))
+            .verified_anew(),
+        set("policies[].authentication.max_age", "/policies/1/authentication/max_age", json!("5m"))
+            .verified_anew(),
         set("policies[].origin", "/policies/1/origin", json!("https://api.example.com")),
         set("policies[].mode", "/policies/1/mode", json!("report")),
         set("policies[].realm", "/policies/1/realm", json!("elsewhere")),

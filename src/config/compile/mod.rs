@@ -19,6 +19,7 @@ mod timing;
 mod upkeep;
 mod upstream;
 mod url;
+mod user_authentication;
 
 pub(super) use files::{Files, read_file};
 

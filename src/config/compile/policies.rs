@@ -1,7 +1,7 @@
 //! The part of the configuration about policies.
 
 use super::issuers::Names;
-use super::matching;
+use super::{matching, user_authentication};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
@@ -88,6 +88,8 @@ fn policy(
     let issuers = accepted(given.issuers, &at.key("issuers"), issuers, findings);
     let scopes = scopes(given.scopes.unwrap_or_default(), &at.key("scopes"), findings);
     let claims = claims(given.claims.unwrap_or_default(), &at.key("claims"), findings);
+    let authentication =
+        user_authentication::compile(given.authentication, &at.key("authentication"), findings);
     Some(Policy {
         name: name?.into(),
         matches,
@@ -95,6 +97,7 @@ fn policy(
         issuers,
         scopes,
         claims,
+        authentication,
         origin,
         mode,
         routes_may_name_it,
@@ -188,17 +191,21 @@ fn accepted(
 }
 
 fn scopes(scopes: Vec<String>, at: &Path, findings: &mut Findings) -> Vec<String> {
-    // RFC 6749 §3.3.
-    let allowed = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     for (index, scope) in scopes.iter().enumerate() {
         if scope.contains(' ') {
             let message = format!("{} is several scopes: list each of them", quoted(scope));
             findings.problem(&at.index(index), message);
-        } else if scope.is_empty() || !scope.bytes().all(allowed) {
+        } else if !is_scope(scope) {
             findings.problem(&at.index(index), format!("{} is not a scope", quoted(scope)));
         }
     }
     scopes
+}
+
+/// Whether `text` is one word of a list with spaces between its words (RFC 6749 §3.3).
+pub(super) fn is_scope(text: &str) -> bool {
+    let allowed = |it: u8| matches!(it, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 fn claims(

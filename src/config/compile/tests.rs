@@ -16,8 +16,8 @@ use keybound_core::client_certificate::{HeaderFormat, Source};
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::ReservedHeaders;
 use keybound_core::policy::{
-    ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules, SenderConstraint,
-    UpstreamAuthorization,
+    Authentication, ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules,
+    SenderConstraint, UpstreamAuthorization,
 };
 use serde_json::json;
 use std::fs;

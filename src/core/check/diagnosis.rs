@@ -142,6 +142,8 @@ fn read_on<S>(
 fn go_on<S: Sources>(given: &Inputs<'_, S>, token: &AccessToken, beside: &mut Mismatches) {
     let Inputs { policy, credentials, .. } = given;
     token.admit_on(given.now, beside);
+    beside.step(|it| token.admit_acr(&policy.authentication, it));
+    beside.step(|it| token.admit_auth_time(&policy.authentication, given.now, it));
     beside.step(|it| token.admit_scopes(&policy.scopes, it));
     for rule in &policy.claims {
         beside.step(|it| admit_claim(token, rule, it));

@@ -83,6 +83,7 @@ async fn decide<S: Sources>(
         token
     };
     facts.admitted = true;
+    token.admit_authentication(&policy.authentication, now, &mut facts.explanation)?;
     token.admit_scopes(&policy.scopes, &mut facts.explanation)?;
     admit_claims(&token, policy, &mut facts.explanation)?;
 

@@ -3,6 +3,7 @@
 //! Pure: no clock, no I/O, no async. The time is a parameter.
 
 pub(crate) mod access_token;
+mod authentication;
 pub(crate) mod claims;
 pub(crate) mod confirmation;
 pub(crate) mod credentials;

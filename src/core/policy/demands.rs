@@ -16,6 +16,7 @@ impl Policy {
             issuers,
             scopes,
             claims,
+            authentication,
             origin,
             mode,
             routes_may_name_it: _,
@@ -31,6 +32,7 @@ impl Policy {
             && self.issuers.iter().all(|it| issuers.contains(it))
             && scopes.iter().all(|it| self.scopes.contains(it))
             && claims.iter().all(|asked| self.claims.iter().any(|it| it.asks_at_least(asked)))
+            && self.authentication.asks_at_least(authentication)
             // Without an origin, a proof must name the host of the request itself.
             && (!origin_is_asked_for || self.origin == *origin)
     }
@@ -59,7 +61,7 @@ impl SenderConstraint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ClaimRule, ClaimValues, IssuerId};
+    use crate::policy::{Authentication, ClaimRule, ClaimValues, IssuerId};
     use crate::uri::Origin;
     use crate::words::Words;
     use SenderConstraint::{Certificate, Dpop, Either, IfBound, None};
@@ -86,6 +88,10 @@ mod tests {
         }
     }
 
+    fn login(acr: &[&str], max_age_seconds: Option<u32>) -> Authentication {
+        Authentication { acr: acr.iter().map(ToString::to_string).collect(), max_age_seconds }
+    }
+
     /// A policy with every requirement, after one edit.
     fn edited(edit: impl FnOnce(&mut Policy)) -> Policy {
         let claim = ClaimRule { path: "acr".to_owned(), values: values(json!(["a", "b"])) };
@@ -93,6 +99,7 @@ mod tests {
             issuers: vec![IssuerId(0), IssuerId(1)],
             scopes: vec!["read".to_owned(), "write".to_owned()],
             claims: vec![claim],
+            authentication: login(&["phr", "phrh"], Some(300)),
             origin: Some(Origin::parse("https://api.example.com").unwrap()),
             ..Policy::new("p", Either)
         };
@@ -120,6 +127,15 @@ mod tests {
             ("no claim", edited(|it| it.claims.clear()), true, false),
             ("one value", edited(|it| it.claims[0].values = values(json!("a"))), false, true),
             ("another claim", edited(|it| it.claims[0].path = "amr".to_owned()), false, false),
+            ("no login", edited(|it| it.authentication = login(&[], Option::None)), true, false),
+            ("one class", edited(|it| it.authentication.acr.truncate(1)), false, true),
+            ("later", edited(|it| it.authentication.max_age_seconds = Some(299)), false, true),
+            (
+                "any time",
+                edited(|it| it.authentication.max_age_seconds = Option::None),
+                true,
+                false,
+            ),
             ("no origin", edited(|it| it.origin = Option::None), true, false),
             ("another origin", edited(|it| it.origin = other()), false, false),
         ] {

@@ -1,6 +1,6 @@
 //! The effective policies, for `check-config`, `/status` and the page.
 
-use super::{ClaimValues, HostPattern, Match, Policy, PolicySet};
+use super::{Authentication, ClaimValues, HostPattern, Match, Policy, PolicySet};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -19,6 +19,7 @@ pub struct EffectivePolicy {
     issuers: Vec<String>,
     scopes: Vec<String>,
     claims: BTreeMap<String, ClaimValues>,
+    authentication: Option<Authentication>,
     /// Whether every configured issuer is accepted.
     #[serde(skip)]
     accepts_every_issuer: bool,
@@ -46,6 +47,7 @@ impl EffectivePolicy {
             issuers,
             scopes,
             claims,
+            authentication,
             origin,
             mode,
             routes_may_name_it,
@@ -68,15 +70,16 @@ impl EffectivePolicy {
             issuers: names,
             scopes: scopes.clone(),
             claims: claims.iter().map(|it| (it.path.clone(), it.values.clone())).collect(),
+            authentication: Some(authentication.clone()).filter(|it| !it.is_any()),
         }
     }
 
     /// The column titles of a [`row`](Self::row).
-    pub const COLUMNS: [&str; 7] =
-        ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "mode"];
+    pub const COLUMNS: [&str; 8] =
+        ["policy", "match", "sender constraint", "issuers", "scopes", "claims", "login", "mode"];
 
     /// The policy as a table row for people. Control characters are escaped for the terminal.
-    pub fn row(&self) -> [String; 7] {
+    pub fn row(&self) -> [String; 8] {
         let by_route = if self.allow_route_annotation { ", or a route's annotation" } else { "" };
         let issuers = self.issuers.join(" ");
         let claims = self.claims.iter().map(|(path, values)| format!("{path} = {values}"));
@@ -87,6 +90,7 @@ impl EffectivePolicy {
             if self.accepts_every_issuer { "all".to_owned() } else { issuers },
             or_dash(self.scopes.join(" ")),
             or_dash(claims.collect::<Vec<_>>().join(", ")),
+            or_dash(self.authentication.as_ref().map(ToString::to_string).unwrap_or_default()),
             self.mode.to_owned(),
         ]
     }
@@ -134,6 +138,8 @@ mod tests {
             ClaimRule { path: "acr".to_owned(), values: values(json!(["loa3", 3])) },
             ClaimRule { path: "act.sub".to_owned(), values: values(json!(true)) },
         ];
+        policy.authentication =
+            Authentication { acr: vec!["phr".to_owned()], max_age_seconds: Some(300) };
         policy.origin = Origin::parse("https://api.example.com").ok();
         policy.mode = Mode::Report;
         policy
@@ -153,6 +159,7 @@ mod tests {
             "issuers": [],
             "scopes": ["pay", "see"],
             "claims": {"acr": ["loa3", 3], "act.sub": [true]},
+            "authentication": {"acr": ["phr"], "max_age": "300s"},
         });
         assert_eq!(serde_json::to_value(effective(payments())).unwrap(), expected);
     }
@@ -161,7 +168,9 @@ mod tests {
     fn a_row_says_the_same_in_a_line() {
         let requests = r"a.example.com|*.example.com /v1/pay m\xc3\xa9nts, or a route's annotation";
         let claims = r#"acr = "loa3" or 3, act.sub = true"#;
-        let expected = ["payments", requests, "certificate", "all", "pay see", claims, "report"];
+        let login = "phr, at most 300s ago";
+        let expected =
+            ["payments", requests, "certificate", "all", "pay see", claims, login, "report"];
         assert_eq!(effective(payments()).row(), expected);
     }
 
@@ -188,9 +197,9 @@ mod tests {
     #[test]
     fn what_is_not_demanded_is_told_as_well() {
         let open = effective(Policy::new("open", SenderConstraint::None));
-        assert_eq!(open.row(), ["open", "every request", "none", "all", "-", "-", "enforce"]);
+        assert_eq!(open.row(), ["open", "every request", "none", "all", "-", "-", "-", "enforce"]);
         let json = serde_json::to_value(&open).unwrap();
-        let absent = ["path_prefix", "origin"].map(|it| json[it].is_null());
-        assert_eq!((absent, &json["allow_route_annotation"]), ([true; 2], &json!(false)));
+        let absent = ["path_prefix", "origin", "authentication"].map(|it| json[it].is_null());
+        assert_eq!((absent, &json["allow_route_annotation"]), ([true; 3], &json!(false)));
     }
 }

@@ -1,6 +1,7 @@
 //! Policies: what is required of a request, and the issuers whose tokens are accepted. All defaults
 //! are filled in.
 
+mod authentication;
 pub(crate) mod claim;
 mod demands;
 pub(crate) mod effective;
@@ -14,6 +15,7 @@ mod selection;
 #[cfg(test)]
 mod tests;
 
+pub use authentication::Authentication;
 pub use claim::{ClaimRule, ClaimValues};
 pub use effective::EffectivePolicy;
 pub use issuer::{
@@ -124,6 +126,8 @@ pub struct Policy {
     pub scopes: Vec<String>,
     /// The required claims.
     pub claims: Vec<ClaimRule>,
+    /// How and how recently the user must have logged in.
+    pub authentication: Authentication,
     /// The public origin that DPoP proofs must name; none: that of the request itself.
     pub origin: Option<Origin>,
     /// Whether denials are enforced.
@@ -157,6 +161,7 @@ impl Policy {
             issuers: vec![],
             scopes: vec![],
             claims: vec![],
+            authentication: Authentication::default(),
             origin: None,
             mode: Mode::Enforce,
             routes_may_name_it: false,
@@ -292,7 +297,9 @@ impl PolicySet {
         let mut paths: Vec<String> = Vec::new();
         // Elsewhere the issuer is known by its name.
         let of_tenants = self.issuers.iter().any(|it| it.has_tenants()).then_some("iss");
-        let always = ALWAYS_ASKED_FOR.iter().copied().chain(of_tenants);
+        let of_logins = self.policies.iter().any(|it| !it.authentication.is_any());
+        let of_logins = Authentication::CLAIMS.iter().copied().filter(|_| of_logins);
+        let always = ALWAYS_ASKED_FOR.iter().copied().chain(of_tenants).chain(of_logins);
         for path in always.chain(headers).chain(demanded) {
             if !paths.iter().any(|it| it == path) {
                 paths.push(path.to_owned());

@@ -224,6 +224,10 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
             "each proof serves once: does the client, or a proxy that tries again, send it \
              twice?"
         }
+        D::AuthenticationInsufficient => {
+            "the client must send its user to log in again with the `acr_values` and `max_age` of the \
+             challenge, and the issuer must write `acr` and `auth_time` into its access tokens"
+        }
         D::NonceRequired => {
             "the client must try again with the nonce from the DPoP-Nonce header of the answer"
         }

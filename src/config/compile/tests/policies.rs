@@ -48,6 +48,16 @@ fn policies_demand_what_tokens_can_hold() {
         ("claims: [acr]", "claims", "mapping"),
         ("origin: api.example.com", "origin", "not an origin"),
         ("origin: https://api.example.com/v1", "origin", "not an origin"),
+        ("authentication: {}", "authentication", "demands nothing"),
+        ("authentication: {acr: []}", "authentication.acr", "must not be empty"),
+        ("authentication: {acr: phr}", "authentication.acr", "list"),
+        ("authentication: {acr: [a, 'b c']}", "authentication.acr[1]", "without spaces"),
+        ("authentication: {acr: ['a\"']}", "authentication.acr[0]", "quotes"),
+        ("authentication: {max_age: 300}", "authentication.max_age", "with its unit"),
+        ("authentication: {max_age: 0s}", "authentication.max_age", "must be 1s to 8760h, not 0s"),
+        ("authentication: {max_age: 8761h}", "authentication.max_age", "not 8761h"),
+        ("authentication: {max_age: 1500ms}", "authentication.max_age", "whole seconds"),
+        ("authentication: {min_age: 1s}", "authentication.min_age", "unknown key"),
         ("realm: 'a\"b'", "realm", "without quotes"),
         ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
         ("mode: observe", "mode", "unknown value `observe`, expected `enforce` or `report`"),
@@ -97,6 +107,22 @@ fn policies_demand_what_tokens_can_hold() {
         (policy.claims[1].path.as_str(), policy.claims[1].values.to_string().as_str()),
         ("cnf.x", "true")
     );
+}
+
+#[test]
+fn a_login_is_demanded_by_its_class_its_time_or_both() {
+    for (given, acr, max_age_seconds) in [
+        ("{acr: [phr, 'urn:example:loa3']}", &["phr", "urn:example:loa3"][..], None),
+        ("{max_age: 1s}", &[], Some(1)),
+        ("{acr: [phr], max_age: 8760h}", &["phr"], Some(31_536_000)),
+    ] {
+        let edit = format!("  sender_constraint: certificate\n  authentication: {given}");
+        let policy = &takes(&edit).rules.policies.policies[0];
+        let acr = acr.iter().map(ToString::to_string).collect();
+        assert_eq!(policy.authentication, Authentication { acr, max_age_seconds }, "{given}");
+    }
+    let policy = &takes("  sender_constraint: certificate").rules.policies.policies[0];
+    assert!(policy.authentication.is_any());
 }
 
 #[test]
