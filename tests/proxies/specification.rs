@@ -235,6 +235,48 @@ async fn a_proof_is_good_once_and_a_client_hears_of_the_nonce_that_it_needs() {
     }
 }
 
+/// A new proof for a request, as long as one may be where ML-DSA is accepted, and a little longer.
+fn longest_proofs(client: &DpopClient, url: &str) -> [String; 2] {
+    let padded = |padding: usize| {
+        let mut claims = client.claims("GET", url);
+        claims["padding"] = "x".repeat(padding).into();
+        prove(&client.key, &claims)
+    };
+    // Three octets are four characters.
+    let most = (12 * 1024 - padded(0).len()) * 3 / 4;
+    [padded(most - 3), padded(most + 3)]
+}
+
+#[tokio::test]
+async fn a_proof_that_is_as_long_as_any_may_be_passes_beside_a_token_that_is() {
+    for proxy in PROXIES {
+        let it = Installation::start_with(proxy, "algorithms: [ES256, ML-DSA-87]").await;
+        let client = DpopClient::new(|cnf| {
+            it.token(&it.client(), |it| {
+                it["cnf"] = cnf;
+                it["padding"] = "x".repeat(11_700).into();
+            })
+        });
+        assert!((16_000..=16_384).contains(&client.token.len()), "{}", client.token.len());
+        let authorization = format!("DPoP {}", client.token);
+        for http in BOTH {
+            let [good, longer] = longest_proofs(&client, &it.url("/either"));
+            assert!(
+                good.len() <= 12_288 && 12_288 < longer.len(),
+                "{} {}",
+                good.len(),
+                longer.len()
+            );
+            let call = async |proof: &str| {
+                let headers = [("authorization", authorization.as_str()), ("dpop", proof)];
+                it.call(http, None, "/either", &headers).await
+            };
+            is_let_through(&it, &call(&good).await);
+            means(&it, &call(&longer).await, Denial::ProofMalformed);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_nonce_that_comes_with_an_allow_reaches_the_client_where_the_proxy_can() {
     for proxy in PROXIES {

@@ -27,6 +27,11 @@ words! {
 }
 
 impl Algorithm {
+    /// Whether its signatures and keys are of several kilobytes.
+    pub(crate) const fn is_large(self) -> bool {
+        matches!(self, Self::MlDsa44 | Self::MlDsa65 | Self::MlDsa87)
+    }
+
     /// The `kty` of the keys that it is used with.
     pub const fn key_type(self) -> &'static str {
         match self {

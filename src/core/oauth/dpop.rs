@@ -5,7 +5,7 @@ use super::access_token;
 use super::credentials::Proof;
 use crate::denial::Denial;
 use crate::explanation::{Explanation, Finding};
-use crate::jose::algorithm;
+use crate::jose::algorithm::{self, Algorithm};
 use crate::jose::json::Object;
 use crate::jose::jws::{Header, Unverified, Verified};
 use crate::jose::key::PublicJwk;
@@ -253,10 +253,11 @@ fn signed_by_the_bound_key(
 ) -> Result<Verified, Denial> {
     // 2. One well-formed JWT.
     let length = proof.as_bytes().len();
-    let jws = Some(proof.as_bytes()).filter(|it| it.len() <= PROOF_BYTES);
+    let most = longest(&rules.algorithms);
+    let jws = Some(proof.as_bytes()).filter(|it| it.len() <= most);
     let jws = jws.and_then(|it| Unverified::parse(it).ok()).ok_or(Denial::ProofMalformed);
     let jws = explanation.record(jws, |_| {
-        let wanted = format!("a signed JWT of at most {PROOF_BYTES} bytes");
+        let wanted = format!("a signed JWT of at most {most} bytes");
         Finding::new(PART, "2 form", format!("{length} bytes")).wanting(wanted)
     })?;
     let header = jws.header();
@@ -311,9 +312,17 @@ fn time(claims: &Object, name: &str, round: fn(f64) -> f64) -> Result<Option<Uni
     time.or(Err(Denial::ProofMalformed))
 }
 
-/// The longest proof accepted, in bytes. A proof with an RSA-4096 key and a URI of 2000 characters
-/// takes less than half of it.
+/// The longest proof accepted, in bytes, where these algorithms are.
+fn longest(algorithms: &[Algorithm]) -> usize {
+    if algorithms.iter().any(|it| it.is_large()) { LARGE_PROOF_BYTES } else { PROOF_BYTES }
+}
+
+/// A proof with an RSA-4096 key and a URI of 2000 characters takes less than half of it.
 const PROOF_BYTES: usize = 8 * 1024;
+
+/// A proof with ML-DSA-87 takes 11,331 bytes and what its URI and `jti` add, since the key in its header
+/// is encoded twice.
+const LARGE_PROOF_BYTES: usize = 12 * 1024;
 
 /// The `typ` of a proof.
 const TYPE: &str = "dpop+jwt";
@@ -321,15 +330,18 @@ const TYPE: &str = "dpop+jwt";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jose::algorithm::Algorithm;
     use crate::jose::base64url;
     use crate::jose::key;
     use crate::oauth::credentials::Credentials;
     use crate::policy::NonceDemand;
     use crate::request::{Field, Request};
     use crate::uri::Origin;
+    use crate::words::Words;
     use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, ML_DSA_44_SIGNING,
+        ML_DSA_65_SIGNING, ML_DSA_87_SIGNING, PqdsaKeyPair, PqdsaSigningAlgorithm,
+    };
     use serde_json::json;
     use std::collections::HashSet;
     use std::sync::LazyLock;
@@ -388,6 +400,17 @@ mod tests {
         now: UnixTime,
         admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
     ) -> Result<VerifiedProof, Denial> {
+        verified_under(&rules(), proof, bound_to, now, admit_nonce)
+    }
+
+    /// The same, under other rules.
+    fn verified_under(
+        rules: &ProofRules,
+        proof: &str,
+        bound_to: Thumbprint,
+        now: UnixTime,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    ) -> Result<VerifiedProof, Denial> {
         let authorization = format!("DPoP {TOKEN}");
         let credentials = Credentials::read(&Request {
             authorization: Field::One(authorization.as_bytes()),
@@ -402,7 +425,7 @@ mod tests {
             bound_to,
         };
         let proof = credentials.proof.unwrap();
-        verify(proof, &expected, &rules(), now, admit_nonce, &mut Explanation::default())
+        verify(proof, &expected, rules, now, admit_nonce, &mut Explanation::default())
     }
 
     fn outcome(proof: &str) -> Result<(), Denial> {
@@ -478,18 +501,98 @@ mod tests {
             parts["claims"]["x"] = json!("x".repeat(claims));
             signed(&parts, &MINE)
         };
-        let spare = (PROOF_BYTES - padded(0, 0).len()) * 3 / 4;
-        let mut lengths = HashSet::new();
-        // Three octets are four characters: the one part alone does not come to every length.
-        for (header, claims) in (0..3).flat_map(|it| (spare - 4..spare + 4).map(move |to| (it, to)))
-        {
-            let proof = padded(header, claims);
-            let fits = proof.len() <= PROOF_BYTES;
-            let expected = if fits { Ok(()) } else { Err(Denial::ProofMalformed) };
-            assert_eq!(outcome(&proof), expected, "{}", proof.len());
-            lengths.insert(proof.len());
+        for (algorithms, most) in [
+            (vec![Algorithm::ES256, Algorithm::RS512, Algorithm::ES512, Algorithm::Ed25519], 8192),
+            (vec![Algorithm::ES256, Algorithm::MlDsa44], 12_288),
+            (vec![Algorithm::MlDsa65, Algorithm::ES256], 12_288),
+            (vec![Algorithm::MlDsa87, Algorithm::ES256], 12_288),
+        ] {
+            let rules = ProofRules { algorithms, ..rules() };
+            let spare = (most - padded(0, 0).len()) * 3 / 4;
+            let around = |it| (spare - 4..spare + 4).map(move |to| (it, to));
+            let mut lengths = HashSet::new();
+            // Three octets are four characters: the one part alone does not come to every length.
+            for (header, claims) in (0..3).flat_map(around) {
+                let proof = padded(header, claims);
+                let fits = proof.len() <= most;
+                let expected = if fits { Ok(()) } else { Err(Denial::ProofMalformed) };
+                let now = UnixTime::from_secs(NOW);
+                let found = verified_under(&rules, &proof, thumbprint(&MINE), now, |_| Ok(()));
+                assert_eq!(found.map(drop), expected, "{}", proof.len());
+                lengths.insert(proof.len());
+            }
+            assert!([most, most + 1].iter().all(|it| lengths.contains(it)), "{lengths:?}");
         }
-        assert!([8192, 8193].iter().all(|it| lengths.contains(it)), "{lengths:?}");
+    }
+
+    /// A good proof by a new ML-DSA key after one edit, and the thumbprint of its key.
+    fn by_lattice(
+        algorithm: &'static PqdsaSigningAlgorithm,
+        alg: &str,
+        edit: impl FnOnce(&mut Value),
+    ) -> (String, Thumbprint) {
+        let pair = PqdsaKeyPair::generate(algorithm).unwrap();
+        let public = base64url::encode(pair.public_key().as_ref());
+        let mut parts = good();
+        parts["header"]["alg"] = json!(alg);
+        parts["header"]["jwk"] = json!({"kty": "AKP", "alg": alg, "pub": public});
+        let id = key::thumbprint(parts["header"]["jwk"].as_object().unwrap()).unwrap();
+        edit(&mut parts);
+        let input = [&parts["header"], &parts["claims"]]
+            .map(|it| base64url::encode(it.to_string().as_bytes()))
+            .join(".");
+        let mut signature = vec![0; algorithm.signature_len()];
+        pair.sign(input.as_bytes(), &mut signature).unwrap();
+        (format!("{input}.{}", base64url::encode(&signature)), id)
+    }
+
+    const LATTICES: [(&PqdsaSigningAlgorithm, &str); 3] = [
+        (&ML_DSA_44_SIGNING, "ML-DSA-44"),
+        (&ML_DSA_65_SIGNING, "ML-DSA-65"),
+        (&ML_DSA_87_SIGNING, "ML-DSA-87"),
+    ];
+
+    #[test]
+    fn a_proof_by_ml_dsa_is_good_where_that_is_named() {
+        for (signing, alg) in LATTICES {
+            let judged = |algorithms: &[Algorithm], edit: &dyn Fn(&mut Value)| {
+                let rules = ProofRules { algorithms: algorithms.to_vec(), ..rules() };
+                let (proof, id) = by_lattice(signing, alg, edit);
+                let now = UnixTime::from_secs(NOW);
+                verified_under(&rules, &proof, id, now, |_| Ok(())).map(drop)
+            };
+            let own = Algorithm::named(alg).unwrap();
+            assert_eq!(judged(&[own], &|_| {}), Ok(()), "{alg}");
+            let long = |it: &mut Value| {
+                it["claims"]["htu"] = json!(format!(
+                    "https://resource.example.org/{}/../protectedresource",
+                    "x".repeat(500)
+                ));
+            };
+            assert_eq!(judged(&[own], &long), Ok(()), "{alg}, with a long URI");
+            let others: Vec<_> = Algorithm::all().filter(|it| *it != own).collect();
+            assert_eq!(judged(&others, &|_| {}), Err(Denial::ProofAlgorithmForbidden), "{alg}");
+            let edited = |name: &str, value: Value| {
+                judged(&[own], &|it| it["header"]["jwk"][name] = value.clone())
+            };
+            assert_eq!(edited("priv", json!("AAAA")), Err(Denial::ProofMalformed), "{alg}");
+            assert_eq!(edited("alg", json!(null)), Err(Denial::ProofMalformed), "{alg}");
+            assert_eq!(edited("alg", json!("ES256")), Err(Denial::ProofMalformed), "{alg}");
+        }
+    }
+
+    #[test]
+    fn the_algorithms_of_the_header_and_of_an_akp_key_agree() {
+        let rules = ProofRules { algorithms: Algorithm::all().collect(), ..rules() };
+        for (signing, alg) in LATTICES {
+            for other in Algorithm::all().filter(|it| it.name() != alg) {
+                let (proof, id) =
+                    by_lattice(signing, alg, |it| it["header"]["alg"] = json!(other.name()));
+                let now = UnixTime::from_secs(NOW);
+                let found = verified_under(&rules, &proof, id, now, |_| Ok(()));
+                assert_eq!(found.map(drop), Err(Denial::ProofMalformed), "{alg} {other}");
+            }
+        }
     }
 
     #[test]
