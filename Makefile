@@ -9,6 +9,7 @@ demo:
 test:
 	tests/provision.py envoy nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
+	-tests/provision.py python-jose
 	-tests/provision.py keycloak
 	-tests/provision.py hydra
 	cargo test --locked

@@ -2,12 +2,12 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        keycloak hydra]
+        python-jose keycloak hydra]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, KEYCLOAK_BIN, HYDRA_BIN) is taken as it is. Everything
-else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, KEYCLOAK_BIN, HYDRA_BIN) is taken as it is.
+Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
 
@@ -54,6 +54,12 @@ PYTHON_TOOLS = (
     "attrs==26.1.0", "helm-python-sdk==0.2.2", "importlib-resources==7.1.0", "jsonschema==4.26.0",
     "jsonschema-specifications==2025.9.1", "kubernetes-validate==1.37.0", "packaging==26.3",
     "PyYAML==6.0.3", "referencing==0.37.0", "rpds-py==2026.9.1", "typing-extensions==4.16.0",
+)
+
+# What signs tokens and proofs by the newest algorithms.
+PYTHON_JOSE = (
+    "cffi==2.1.1", "cryptography==50.0.2", "jwcrypto==1.6.1", "pycparser==3.12",
+    "typing-extensions==4.16.0",
 )
 
 
@@ -204,22 +210,26 @@ def cargo_deny(whole, _scratch):
     )
 
 
-def python_tools(whole, _scratch):
+def python_with(wanted):
     """A Python that has the packages. Not a virtual environment: not every Python can make one."""
-    packages = whole / "packages"
-    run(
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-        "--no-deps", "--only-binary=:all:", "--target", packages, *PYTHON_TOOLS,
-    )
-    launcher = whole / "python"
-    launcher.write_text(
-        "#!/bin/sh\n"
-        'here=$(dirname "$(readlink -f "$0")")\n'
-        'PYTHONPATH="$here/packages"\n'
-        "export PYTHONPATH\n"
-        f'exec {shlex.quote(sys.executable)} "$@"\n'
-    )
-    launcher.chmod(0o755)
+
+    def fetch(whole, _scratch):
+        packages = whole / "packages"
+        run(
+            sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+            "--no-deps", "--only-binary=:all:", "--target", packages, *wanted,
+        )
+        launcher = whole / "python"
+        launcher.write_text(
+            "#!/bin/sh\n"
+            'here=$(dirname "$(readlink -f "$0")")\n'
+            'PYTHONPATH="$here/packages"\n'
+            "export PYTHONPATH\n"
+            f'exec {shlex.quote(sys.executable)} "$@"\n'
+        )
+        launcher.chmod(0o755)
+
+    return fetch
 
 
 def keycloak(whole, scratch):
@@ -322,7 +332,12 @@ PROGRAMS = {
     "cargo-deny": (
         f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
     ),
-    "python-tools": (f"python-tools-{digest(PYTHON_TOOLS)}", "python", None, python_tools),
+    "python-tools": (
+        f"python-tools-{digest(PYTHON_TOOLS)}", "python", None, python_with(PYTHON_TOOLS)
+    ),
+    "python-jose": (
+        f"python-jose-{digest(PYTHON_JOSE)}", "python", None, python_with(PYTHON_JOSE)
+    ),
     "keycloak": (
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
     ),

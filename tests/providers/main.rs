@@ -15,7 +15,6 @@ mod programs;
 #[path = "../support/proofs.rs"]
 mod proofs;
 #[path = "../support/tokens.rs"]
-#[expect(dead_code, reason = "shared between tests")]
 mod tokens;
 
 mod bound;
@@ -24,6 +23,7 @@ mod hydra;
 mod introspected;
 mod keycloak;
 mod opaque;
+mod post_quantum;
 mod program;
 mod realm;
 mod written;
