@@ -257,8 +257,7 @@ fn signed_by_the_bound_key(
     let jws = Some(proof.as_bytes()).filter(|it| it.len() <= most);
     let jws = jws.and_then(|it| Unverified::parse(it).ok()).ok_or(Denial::ProofMalformed);
     let jws = explanation.record(jws, |_| {
-        let wanted = format!("a signed JWT of at most {most} bytes");
-        Finding::new(PART, "2 form", format!("{length} bytes")).wanting(wanted)
+        Finding::new(PART, "2 form", format!("{length} bytes")).wanting(form(length, most))
     })?;
     let header = jws.header();
     // 4. The type.
@@ -315,6 +314,15 @@ fn time(claims: &Object, name: &str, round: fn(f64) -> f64) -> Result<Option<Uni
 /// The longest proof accepted, in bytes, where these algorithms are.
 fn longest(algorithms: &[Algorithm]) -> usize {
     if algorithms.iter().any(|it| it.is_large()) { LARGE_PROOF_BYTES } else { PROOF_BYTES }
+}
+
+/// The form of a proof in words; for one that is longer than `most`, also what would make room.
+fn form(length: usize, most: usize) -> String {
+    let form = format!("a signed JWT of at most {most} bytes");
+    if length <= most || LARGE_PROOF_BYTES < length {
+        return form;
+    }
+    format!("{form} ({LARGE_PROOF_BYTES} where dpop.algorithms names ML-DSA)")
 }
 
 /// A proof with an RSA-4096 key and a URI of 2000 characters takes less than half of it.
@@ -411,6 +419,18 @@ mod tests {
         now: UnixTime,
         admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
     ) -> Result<VerifiedProof, Denial> {
+        explained(rules, proof, bound_to, now, admit_nonce, &mut Explanation::default())
+    }
+
+    /// The same, with an explanation.
+    fn explained(
+        rules: &ProofRules,
+        proof: &str,
+        bound_to: Thumbprint,
+        now: UnixTime,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+        explanation: &mut Explanation,
+    ) -> Result<VerifiedProof, Denial> {
         let authorization = format!("DPoP {TOKEN}");
         let credentials = Credentials::read(&Request {
             authorization: Field::One(authorization.as_bytes()),
@@ -425,7 +445,7 @@ mod tests {
             bound_to,
         };
         let proof = credentials.proof.unwrap();
-        verify(proof, &expected, rules, now, admit_nonce, &mut Explanation::default())
+        verify(proof, &expected, rules, now, admit_nonce, explanation)
     }
 
     fn outcome(proof: &str) -> Result<(), Denial> {
@@ -578,6 +598,29 @@ mod tests {
             assert_eq!(edited("priv", json!("AAAA")), Err(Denial::ProofMalformed), "{alg}");
             assert_eq!(edited("alg", json!(null)), Err(Denial::ProofMalformed), "{alg}");
             assert_eq!(edited("alg", json!("ES256")), Err(Denial::ProofMalformed), "{alg}");
+        }
+    }
+
+    #[test]
+    fn who_uses_ml_dsa_without_its_name_reads_that_it_would_make_room() {
+        for (algorithms, padding, wanted) in [
+            (
+                vec![Algorithm::ES256],
+                6_000,
+                "8192 bytes (12288 where dpop.algorithms names ML-DSA)",
+            ),
+            (vec![Algorithm::ES256], 12_000, "a signed JWT of at most 8192 bytes"),
+            (vec![Algorithm::ES256, Algorithm::MlDsa65], 12_000, "of at most 12288 bytes"),
+        ] {
+            let mut parts = good();
+            parts["claims"]["x"] = json!("x".repeat(padding));
+            let rules = ProofRules { algorithms, ..rules() };
+            let (now, mut told) = (UnixTime::from_secs(NOW), Explanation::kept());
+            let (proof, id) = (signed(&parts, &MINE), thumbprint(&MINE));
+            let found = explained(&rules, &proof, id, now, |_| Ok(()), &mut told);
+            assert_eq!(found.map(drop), Err(Denial::ProofMalformed));
+            let told = &told.fault().unwrap().wanted;
+            assert!(told.ends_with(wanted), "{told}");
         }
     }
 
