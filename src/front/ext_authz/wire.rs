@@ -5,8 +5,9 @@
 
 use super::protobuf::{Fields, Malformed, Payload, entry, only, text};
 use super::route;
+use crate::front::headers::{Headers, Names};
 use keybound_core::policy::ReservedHeaders;
-use keybound_core::{Field, Overrides, PeerCertificate, Refusal, Request, Rules};
+use keybound_core::{PeerCertificate, Refusal, Request, Rules};
 
 /// Decodes the parts of an `envoy.service.auth.v3.CheckRequest` that `rules` use.
 ///
@@ -37,14 +38,6 @@ pub fn read<'a>(
     reserved: Option<&ReservedHeaders>,
 ) -> Result<Request<'a>, Refusal> {
     Ok(check_request(message, Names { certificate_header, reserved })?)
-}
-
-/// The header names in the configuration.
-#[derive(Clone, Copy, Default)]
-struct Names<'n> {
-    certificate_header: Option<&'n str>,
-    /// The reserved names whose aliases to find, if any.
-    reserved: Option<&'n ReservedHeaders>,
 }
 
 fn check_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, Malformed> {
@@ -91,11 +84,11 @@ fn peer<'a>(message: &'a [u8], found: &mut Request<'a>) -> Result<(), Malformed>
 fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, Malformed> {
     let (mut method, mut path, mut host, mut scheme, mut header_map) =
         (None, None, None, None, None);
-    let mut headers = Headers { names, ..Headers::default() };
+    let mut headers = Headers::under(names);
     for field in Fields::of(message) {
         match field? {
             (2, it) => it.once(&mut method)?,
-            (3, it) => headers.add(entry(it.bytes()?)?)?,
+            (3, it) => add(&mut headers, entry(it.bytes()?)?)?,
             (4, it) => it.once(&mut path)?,
             (5, it) => it.once(&mut host)?,
             (6, it) => it.once(&mut scheme)?,
@@ -105,7 +98,7 @@ fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, 
     }
     for field in Fields::of(header_map.unwrap_or_default()) {
         if let (1, it) = field? {
-            headers.add(header_value(it.bytes()?)?)?;
+            add(&mut headers, header_value(it.bytes()?)?)?;
         }
     }
     let mut found = headers.into_request();
@@ -114,6 +107,13 @@ fn http_request<'a>(message: &'a [u8], names: Names<'_>) -> Result<Request<'a>, 
     found.target.authority = text(host.unwrap_or_default())?;
     found.target.scheme = text(scheme.unwrap_or_default())?;
     Ok(found)
+}
+
+fn add<'a>(
+    headers: &mut Headers<'a, '_>,
+    (name, value): (&'a [u8], &'a [u8]),
+) -> Result<(), Malformed> {
+    headers.add(name, value).or(Err(Malformed::Unwanted))
 }
 
 /// The key and value of a `HeaderValue`.
@@ -131,82 +131,5 @@ fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     match (value.unwrap_or_default(), raw_value.unwrap_or_default()) {
         (value, []) | ([], value) => Ok((key.unwrap_or_default(), value)),
         _ => Err(Malformed::Repeated),
-    }
-}
-
-/// The headers that checks use, from either container.
-#[derive(Default)]
-struct Headers<'a, 'n> {
-    overrides: Overrides<'a>,
-    authorization: Field<'a>,
-    proof: Field<'a>,
-    xfcc: Field<'a>,
-    traceparent: Field<'a>,
-    request_id: Field<'a>,
-    certificate: Field<'a>,
-    unwanted: Vec<&'a str>,
-    names: Names<'n>,
-}
-
-/// The most header lines of a request that are removed. Envoy accepts 100 headers by default.
-const MOST_UNWANTED: usize = 256;
-
-impl<'a> Headers<'a, '_> {
-    fn add(&mut self, (name, value): (&'a [u8], &'a [u8])) -> Result<(), Malformed> {
-        match self.field(name) {
-            Some(field) => *field = field.and(value),
-            None => self.overrides.add(name, value),
-        }
-        // Compared separately: it may be one of the headers below.
-        let certificate_header = self.names.certificate_header;
-        if certificate_header.is_some_and(|it| name.eq_ignore_ascii_case(it.as_bytes())) {
-            self.certificate = self.certificate.and(value);
-        }
-        if self.names.reserved.is_some_and(|it| it.must_go(name)) {
-            return self.add_unwanted(name);
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn add_unwanted(&mut self, name: &'a [u8]) -> Result<(), Malformed> {
-        // A header that cannot be named cannot be removed.
-        let name = str::from_utf8(name).or(Err(Malformed::Unwanted))?;
-        if self.unwanted.len() == MOST_UNWANTED {
-            return Err(Malformed::Unwanted);
-        }
-        // The lines of one header are adjacent.
-        if self.unwanted.last() != Some(&name) {
-            self.unwanted.push(name);
-        }
-        Ok(())
-    }
-
-    /// Fast path: most headers differ in length from all of these.
-    fn field(&mut self, name: &[u8]) -> Option<&mut Field<'a>> {
-        let (known, field) = match name.len() {
-            4 => ("dpop", &mut self.proof),
-            11 => ("traceparent", &mut self.traceparent),
-            12 => ("x-request-id", &mut self.request_id),
-            13 => ("authorization", &mut self.authorization),
-            23 => ("x-forwarded-client-cert", &mut self.xfcc),
-            _ => return None,
-        };
-        name.eq_ignore_ascii_case(known.as_bytes()).then_some(field)
-    }
-
-    fn into_request(self) -> Request<'a> {
-        let mut request = Request {
-            overrides: self.overrides,
-            authorization: self.authorization,
-            proof: self.proof,
-            traceparent: self.traceparent.sole(),
-            request_id: self.request_id.sole(),
-            unwanted: self.unwanted,
-            ..Request::default()
-        };
-        request.evidence.xfcc = self.xfcc;
-        request.evidence.header = self.certificate;
-        request
     }
 }
