@@ -12,9 +12,11 @@
 
 use keybound_core::{Turns, Waiting};
 use std::cell::{Cell, OnceCell};
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
@@ -30,6 +32,13 @@ const LONGEST: Duration = Duration::from_micros(1200);
 /// How many polls in a row must find nothing before the stretch doubles. With this figure, a
 /// client that sends 500 checks a second keeps the stretch short.
 const PATIENCE: u64 = 16;
+
+/// How much of each [`GUEST_SPAN`] a proxy's thread spends on signatures: one or two of the costly
+/// kinds. A thread that waits for events wakes up about as often when it is busy.
+const GUEST_BUDGET: Duration = Duration::from_micros(300);
+
+/// After this time a proxy's thread has its whole budget again.
+const GUEST_SPAN: Duration = Duration::from_millis(1);
 
 /// The state of one thread.
 #[derive(Debug)]
@@ -52,6 +61,7 @@ struct FairShare {
 
 thread_local! {
     static SHARE: OnceCell<Arc<FairShare>> = const { OnceCell::new() };
+    static GUEST: Cell<Guest> = const { Cell::new(Guest { inside: false, since: None, spent: Duration::ZERO }) };
     /// When the present work started.
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -77,6 +87,12 @@ pub struct ThisThread;
 
 impl Turns for ThisThread {
     fn turn(&self) -> Option<Waiting<'_, ()>> {
+        let mut guest = GUEST.get();
+        if guest.inside {
+            let may_start = guest.has_time(Instant::now());
+            GUEST.set(guest);
+            return (!may_start).then(|| -> Waiting<'_, ()> { Box::pin(elsewhere()) });
+        }
         let share = of_this_thread();
         share.is_busy().then(|| -> Waiting<'_, ()> { Box::pin(async move { share.wait().await }) })
     }
@@ -86,9 +102,61 @@ impl Turns for ThisThread {
     }
 
     fn work_ends(&self) {
-        if let Some(began) = BEGAN.take() {
+        let Some(began) = BEGAN.take() else { return };
+        let guest = GUEST.get();
+        if guest.inside {
+            GUEST.set(Guest { spent: guest.spent.saturating_add(began.elapsed()), ..guest });
+        } else {
             of_this_thread().spend(began.elapsed());
         }
+    }
+}
+
+/// What is left of the budget of a proxy's thread.
+#[derive(Clone, Copy, Debug)]
+struct Guest {
+    /// Whether the thread runs our code now.
+    inside: bool,
+    /// When it last had its whole budget.
+    since: Option<Instant>,
+    /// What it has spent since.
+    spent: Duration,
+}
+
+impl Guest {
+    fn has_time(&mut self, now: Instant) -> bool {
+        let begins_anew =
+            self.since.is_none_or(|it| GUEST_SPAN <= now.saturating_duration_since(it));
+        if begins_anew {
+            (self.since, self.spent) = (Some(now), Duration::ZERO);
+        }
+        self.spent < GUEST_BUDGET
+    }
+}
+
+/// Runs `work` on a thread of the proxy, which has a budget for signatures.
+///
+/// A future that is polled in `work` and needs more stays pending, and nothing wakes it there: it must
+/// then be polled on a thread with a [`runtime`], where it takes its turn.
+pub fn as_guest<T>(work: impl FnOnce() -> T) -> T {
+    /// The thread is the proxy's again, even after a panic.
+    struct Leaving;
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            GUEST.set(Guest { inside: false, ..GUEST.get() });
+        }
+    }
+    GUEST.set(Guest { inside: true, ..GUEST.get() });
+    let _leaving = Leaving;
+    work()
+}
+
+/// Waits for a thread of our own, and its turn there.
+async fn elsewhere() {
+    poll_fn(|_| if GUEST.get().inside { Poll::Pending } else { Poll::Ready(()) }).await;
+    let share = of_this_thread();
+    if share.is_busy() {
+        share.wait().await;
     }
 }
 
@@ -314,6 +382,36 @@ mod tests {
         let work = join_all((0..count).map(|it| lasting(share, span, it, &done)));
         tokio::join!(work, async { done.lock().unwrap().push(OTHER) });
         done.into_inner().unwrap()
+    }
+
+    /// Work on a proxy's thread that takes so long; whether it was done there.
+    fn as_guest_lasting(span: Duration) -> bool {
+        let done = as_guest(|| costly(|| 7).now_or_never()).is_some();
+        let guest = GUEST.get();
+        GUEST.set(Guest { spent: guest.spent.saturating_add(span), ..guest });
+        done
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxys_thread_has_a_budget_and_what_exceeds_it_goes_on_elsewhere() {
+        let short = GUEST_BUDGET.saturating_sub(Duration::from_nanos(1));
+        assert!(as_guest_lasting(short), "there is something left");
+        assert!(as_guest_lasting(Duration::from_nanos(1)));
+        assert!(!as_guest_lasting(Duration::ZERO), "all of it is spent");
+        let mut later = Box::pin(costly(|| 7));
+        assert_eq!(as_guest(|| later.as_mut().now_or_never()), None);
+        assert_eq!(later.now_or_never(), Some(7), "this thread is our own");
+        tokio::time::advance(GUEST_SPAN.saturating_sub(Duration::from_nanos(1))).await;
+        assert!(!as_guest_lasting(Duration::ZERO));
+        tokio::time::advance(Duration::from_nanos(1)).await;
+        assert!(as_guest_lasting(GUEST_BUDGET));
+        assert!(!as_guest_lasting(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_leaves_the_thread_as_it_was() {
+        let panics = std::panic::catch_unwind(|| as_guest(|| panic!("as it should")));
+        assert!(panics.is_err() && !GUEST.get().inside);
     }
 
     #[tokio::test(start_paused = true)]
