@@ -157,6 +157,7 @@ fn place(front: Front) -> usize {
     match front {
         Front::ExtAuthz => 0,
         Front::ForwardAuth => 1,
+        Front::Envoy => 2,
     }
 }
 

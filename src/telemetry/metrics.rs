@@ -16,17 +16,20 @@ pub enum Front {
     ExtAuthz,
     /// Forward-auth subrequests over HTTP.
     ForwardAuth,
+    /// Inside Envoy, as a dynamic module.
+    Envoy,
 }
 
 impl Front {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::ExtAuthz, Self::ForwardAuth];
+    pub const ALL: [Self; 3] = [Self::ExtAuthz, Self::ForwardAuth, Self::Envoy];
 
     /// The label in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::ExtAuthz => "ext_authz",
             Self::ForwardAuth => "forward_auth",
+            Self::Envoy => "envoy",
         }
     }
 }
