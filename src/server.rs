@@ -10,7 +10,7 @@ pub mod connection;
 pub mod failures;
 mod paced;
 mod read_ahead;
-mod readiness;
+pub mod readiness;
 pub mod reload;
 pub mod reminder;
 pub mod shard;
@@ -19,8 +19,7 @@ pub mod tls;
 use crate::admin::explain::Permits;
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
-use crate::config::watch::Watch;
-use crate::config::{Address, Listen, Problem, SourceFile, Telemetry};
+use crate::config::{Address, Listen, Telemetry};
 use crate::front::capture::Capture;
 use crate::front::ext_authz::health_and_reflection::{self, HealthAndReflection};
 use crate::front::forward_auth::Secret;
@@ -30,17 +29,19 @@ use crate::gate::Gate;
 use crate::health::{Health, Phase, reached};
 use crate::listener::places::{LOOK, PlaceRules, Places};
 use crate::listener::{Listener, descriptors};
+use crate::telemetry::collector::Export;
 use crate::telemetry::history::History;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Metrics};
 use crate::telemetry::reloads::Reloads;
-use arc_swap::ArcSwapOption;
+use crate::telemetry::sinks::Sinks;
+use crate::telemetry::spans::Spans;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use connection::{Front, Serving};
 use failures::Failures;
 use futures_util::future::join_all;
-use reload::Reloader;
+use reload::{Doors, InForce, Reloader};
 use shard::Shards;
 use std::num::NonZero;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tls::Spoken;
@@ -62,6 +63,20 @@ pub struct Setup {
     pub drain_deadline: Duration,
     /// The capture of denied requests, if enabled.
     pub capture: Option<Arc<Capture>>,
+}
+
+/// The sinks of checks, and the export of spans.
+pub fn sinks(
+    telemetry: Telemetry,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<(Sinks, Option<Export>), StartFailure> {
+    let Some(collector) = telemetry.collector else {
+        return Ok((Sinks::new(None, telemetry.log_allows), None));
+    };
+    let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
+    let export = Export::start(collector, taken, metrics)?;
+    Ok((Sinks::new(Some(spans), telemetry.log_allows), Some(export)))
 }
 
 /// A service that listens and does not answer yet.
@@ -165,31 +180,16 @@ impl Server {
         self.admin.bound()
     }
 
-    /// The task that applies changes of the configuration at `path`, which was read from
-    /// `source_files`. `telemetry` holds the initial settings, and `logged` the warnings already
-    /// logged.
-    pub fn reloader(
-        &self,
-        path: &Path,
-        source_files: Vec<SourceFile>,
-        telemetry: Telemetry,
-        logged: &[Problem],
-        clock: Arc<dyn Clock>,
-    ) -> Reloader {
+    /// The task that applies changes of the configuration `in_force`.
+    pub fn reloader(&self, in_force: InForce<'_>, clock: Arc<dyn Clock>) -> Reloader {
         let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
-        Reloader {
-            path: path.to_owned(),
-            watch: Watch::over(source_files, Instant::now()),
-            logged: logged.iter().map(reload::unplaced).collect(),
-            secret: Arc::clone(&self.secret),
-            missing: vec![],
-            clock,
-            gate: Arc::clone(&self.gate),
+        let doors = Doors {
             listen: self.setup.listen.clone(),
-            telemetry,
+            secret: Arc::clone(&self.secret),
             tls: doors.filter_map(|it| it.serving.tls.clone()).collect(),
-            reloads: Arc::clone(&self.reloads),
-        }
+        };
+        let (gate, reloads) = (Arc::clone(&self.gate), Arc::clone(&self.reloads));
+        Reloader::new(in_force, gate, reloads, clock).with_doors(doors)
     }
 
     /// Serves requests. It is ready once the issuers of the configuration in force have keys,
@@ -216,10 +216,10 @@ impl Server {
             started: Instant::now(),
             connections: Arc::clone(shards.open()),
             reloads,
-            history: History::since(Instant::now()),
+            history: Arc::new(History::since(Instant::now())),
             explaining: Permits::default(),
         };
-        tasks.spawn(Arc::new(pages).serve(admin));
+        tasks.spawn(Admin::serve(Arc::new(ArcSwap::from_pointee(pages)), admin));
         tasks.spawn({
             let health = Arc::clone(&health);
             async move {

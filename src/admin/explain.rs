@@ -218,7 +218,7 @@ mod tests {
             connections: Arc::default(),
             places: vec![],
             reloads: Arc::default(),
-            history: History::since(Instant::now()),
+            history: Arc::new(History::since(Instant::now())),
             explaining: Permits::default(),
         }
     }

@@ -11,6 +11,7 @@ use crate::listener::places::{LOOK, PlaceRules, Places};
 use crate::listener::{Arrival, Listener};
 use crate::telemetry::history::History;
 use crate::telemetry::reloads::Reloads;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
@@ -46,7 +47,7 @@ pub struct Admin {
     /// The outcome of the last configuration reload.
     pub reloads: Arc<Reloads>,
     /// The decisions of the last hour.
-    pub history: History,
+    pub history: Arc<History>,
     /// The permits for explanations.
     pub explaining: explain::Permits,
 }
@@ -67,18 +68,18 @@ const SAMPLE: Duration = Duration::from_secs(5);
 const REQUEST_HEAD: Duration = Duration::from_secs(5);
 
 impl Admin {
-    /// Serves `listener` until the future is dropped.
-    pub async fn serve(self: Arc<Self>, listener: Listener) {
+    /// Serves what is in `shown` on `listener` until the future is dropped.
+    pub async fn serve(shown: Arc<ArcSwap<Self>>, listener: Listener) {
         let mut connections = JoinSet::new();
         let mut samples = interval(SAMPLE);
         let mut looks = interval(LOOK);
         loop {
             tokio::select! {
-                _ = samples.tick() => self.sample(),
+                _ = samples.tick() => shown.load().sample(),
                 _ = looks.tick() => listener.places().look(Instant::now()),
                 arrival = listener.arrival() => {
                     let hold = arrival.place.hold();
-                    hold.on(connections.spawn(serve_one(Arc::clone(&self), arrival)));
+                    hold.on(connections.spawn(serve_one(shown.load_full(), arrival)));
                 }
                 Some(_) = connections.join_next() => (),
             }

@@ -7,6 +7,7 @@ pub mod healthcheck;
 pub mod init;
 mod input;
 pub mod reasons;
+pub mod recording;
 mod schema;
 pub mod serve;
 pub mod thumbprint;

@@ -41,7 +41,7 @@ fn table() -> String {
 
 /// All about the reason with this label.
 fn one(label: &str) -> Option<String> {
-    let denial = *Denial::ALL.iter().find(|it| it.label() == label)?;
+    let denial = Denial::labelled(label)?;
     let mut text = head(denial);
     for detail in Detail::ALL.iter().filter(|it| it.denial() == denial) {
         // Writing to a string cannot fail.

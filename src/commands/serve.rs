@@ -1,19 +1,18 @@
 //! The command `serve`: starts the service, and stops it on a signal.
 
+use super::recording::Recording;
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Attempt, Config, SourceFile, Telemetry};
+use crate::config::{self, Attempt, Config, Origin, SourceFile};
 use crate::fair_share;
-use crate::front::capture::{Capture, CaptureRules};
 use crate::gate::Gate;
 use crate::installation::{Checker, Installation};
-use crate::server::{Ended, Server, Setup, StartFailure, reminder};
-use crate::telemetry::collector::Export;
-use crate::telemetry::log::{self, Format, Level, Sink};
+use crate::server::reload::InForce;
+use crate::server::{Ended, Server, Setup, StartFailure, reminder, sinks};
+use crate::telemetry::log::{self, Sink};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sinks::Sinks;
-use crate::telemetry::spans::Spans;
-use keybound_core::Denial;
+use std::convert::Infallible;
+use std::future::pending;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,12 +28,6 @@ pub struct Arguments {
     /// The configuration file.
     #[arg(long, env = "KEYBOUND_CONFIG", value_name = "FILE")]
     config: PathBuf,
-    /// The format of log lines.
-    #[arg(long, value_enum, default_value_t)]
-    log_format: Format,
-    /// The log level; `debug` also logs allowed requests.
-    #[arg(long, value_enum, default_value_t)]
-    log_level: Level,
     /// Threads that check requests [default: one per core].
     #[arg(long, value_name = "N")]
     shards: Option<NonZero<usize>>,
@@ -44,17 +37,8 @@ pub struct Arguments {
     /// How long open connections may then take to finish.
     #[arg(long, default_value = "25s", value_name = "DURATION", value_parser = duration)]
     drain_deadline: Duration,
-    /// Saves denied requests in this folder, for `explain`, without the signatures of tokens and
-    /// proofs.
-    #[arg(long, value_name = "DIR")]
-    capture: Option<PathBuf>,
-    /// The denial reasons whose requests are saved [default: all].
-    #[arg(long, value_name = "REASON,…", value_delimiter = ',', value_parser = reason,
-        requires = "capture")]
-    capture_reasons: Vec<Denial>,
-    /// The maximum number of requests in the folder.
-    #[arg(long, value_name = "N", default_value_t = 1000, requires = "capture")]
-    capture_max: usize,
+    #[command(flatten)]
+    recording: Recording,
 }
 
 /// Runs the service until shutdown is requested.
@@ -87,7 +71,8 @@ fn serve(
         return Err("the clock of this machine says a time before 1970: set it first".into());
     }
     let (sink, writer) = Sink::to(std::io::stderr())?;
-    log::install(arguments.log_format, arguments.log_level, sink)?;
+    let Recording { log_format, log_level, .. } = arguments.recording;
+    log::install(log_format, log_level, sink)?;
     // Signed introspection answers are verified beside the accept loops.
     let runtime = fair_share::runtime()?;
     let ended = runtime.block_on(answer(arguments, config, source_files));
@@ -105,15 +90,17 @@ async fn answer(
     }
     let (stop, stopped) = mpsc::channel(2);
     let signals = Signals::new()?;
-    let hangup = signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (ask, asks) = mpsc::channel(1);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Config { listen, rules, telemetry, digest, warnings, .. } = config;
     let made = Installation::start(rules, None, &clock, &Handle::current())?;
-    let capture = capture(arguments, &clock)?;
+    let capture = arguments.recording.start_capture(&clock)?;
     let metrics = Arc::new(Metrics::new()?);
     let (sinks, export) = sinks(telemetry.clone(), &clock, &metrics)?;
     let checker = Checker::new(Arc::clone(&clock));
     let gate = Arc::new(Gate::new(checker, made.installation, digest, metrics).with_sinks(sinks));
+    let admin_address = listen.admin.clone();
     let setup = Setup {
         listen,
         shards: arguments.shards.unwrap_or_else(cores),
@@ -122,14 +109,22 @@ async fn answer(
         capture,
     };
     let server = Server::start(setup, Arc::clone(&gate))?;
-    let reloader = server.reloader(&arguments.config, source_files, telemetry, &warnings, clock);
+    let in_force = InForce {
+        origin: Origin::File(arguments.config.clone()),
+        source_files,
+        admin: admin_address,
+        telemetry,
+        logged: &warnings,
+    };
+    let reloader = server.reloader(in_force, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
     tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
     let ended = tokio::select! {
         ended = server.run(stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,
-        never = reloader.run(hangup) => match never {},
+        never = reloader.run(asks) => match never {},
+        never = forward_hangups(&mut hangup, ask) => match never {},
         never = reminder::run(&gate) => match never {},
     };
     if let Some(export) = export {
@@ -138,37 +133,14 @@ async fn answer(
     Ok(ended)
 }
 
-/// The capture of denied requests, if enabled.
-fn capture(
-    arguments: &Arguments,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<Capture>>, StartFailure> {
-    let Some(folder) = &arguments.capture else { return Ok(None) };
-    let (reasons, most) = (arguments.capture_reasons.clone(), arguments.capture_max);
-    let kept = CaptureRules { folder: folder.clone(), reasons, most };
-    let capture = Capture::start(kept, Arc::clone(clock))
-        .map_err(|error| format!("--capture {}: {error}", folder.display()))?;
-    Ok(Some(Arc::new(capture)))
-}
-
-/// A reason by its label.
-fn reason(text: &str) -> Result<Denial, &'static str> {
-    let named = Denial::ALL.iter().copied().find(|it| it.label() == text);
-    named.ok_or("not a reason: README lists them")
-}
-
-/// The sinks of checks, and the export of spans.
-fn sinks(
-    telemetry: Telemetry,
-    clock: &Arc<dyn Clock>,
-    metrics: &Metrics,
-) -> Result<(Sinks, Option<Export>), StartFailure> {
-    let Some(collector) = telemetry.collector else {
-        return Ok((Sinks::new(None, telemetry.log_allows), None));
-    };
-    let (spans, taken) = Spans::new(collector.sample, Arc::clone(clock), metrics);
-    let export = Export::start(collector, taken, metrics)?;
-    Ok((Sinks::new(Some(spans), telemetry.log_allows), Some(export)))
+/// Asks for a reload at each SIGHUP.
+async fn forward_hangups(hangup: &mut Signal, ask: mpsc::Sender<()>) -> Infallible {
+    while hangup.recv().await.is_some() {
+        tracing::info!(signal = "SIGHUP", "reload requested");
+        // A reload that is asked for and has not begun yet will see this change, too.
+        let _asked = ask.try_send(());
+    }
+    pending().await
 }
 
 /// One shard per core, since a check is pure computation once the keys are there.

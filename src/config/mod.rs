@@ -30,6 +30,7 @@ use keybound_core::jose::Thumbprint;
 use problem::Findings;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Listen {
     pub admin: Address,
     /// TLS on `ext_authz` and `forward_auth`; `None` for no encryption.
     pub tls: Option<Tls>,
+    /// The keys in the file that say how proxies connect, which means nothing inside a proxy.
+    pub for_proxies: Vec<&'static str>,
 }
 
 /// Telemetry of checks, besides the metrics and a log line for each denial. Like the listeners, it
@@ -111,6 +114,29 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// Where a configuration stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In a file.
+    File(PathBuf),
+    /// In the configuration of the proxy. Files that it names are relative to the working directory.
+    Inline(Arc<str>),
+}
+
+impl Origin {
+    /// Reads the configuration, and returns which files were read.
+    pub fn attempt(&self) -> Attempt {
+        match self {
+            Self::File(path) => attempt(path),
+            Self::Inline(text) => {
+                let files = Files::below(Path::new(""));
+                let outcome = from_text(text, &files);
+                Attempt::of(outcome, files.into_source_files())
+            }
+        }
+    }
+}
+
 /// The result of reading a configuration file.
 #[derive(Debug)]
 pub struct Attempt {
@@ -120,6 +146,20 @@ pub struct Attempt {
     /// configuration file. Key files in use are not included, since [`crate::state::jwks`] reads
     /// them again by itself.
     pub source_files: Vec<SourceFile>,
+}
+
+impl Attempt {
+    fn of(outcome: Result<Config, Vec<Problem>>, mut source_files: Vec<SourceFile>) -> Self {
+        if let Ok(config) = &outcome {
+            let is_of_keys = |it: &SourceFile| {
+                let source =
+                    |issuer: &IssuerRules| issuer.keys.source == KeySource::File(it.path.clone());
+                config.rules.issuers.iter().any(source)
+            };
+            source_files.retain(|it| !is_of_keys(it));
+        }
+        Self { outcome, source_files }
+    }
 }
 
 /// A file that a configuration was read from, as it was then.
@@ -149,15 +189,7 @@ pub fn attempt(path: &Path) -> Attempt {
     };
     let mut source_files = vec![SourceFile { path: path.to_owned(), content }];
     source_files.extend(files.into_source_files());
-    if let Ok(config) = &outcome {
-        let is_of_keys = |it: &SourceFile| {
-            let source =
-                |issuer: &IssuerRules| issuer.keys.source == KeySource::File(it.path.clone());
-            config.rules.issuers.iter().any(source)
-        };
-        source_files.retain(|it| !is_of_keys(it));
-    }
-    Attempt { outcome, source_files }
+    Attempt::of(outcome, source_files)
 }
 
 /// Reads a configuration that is in no file. Files that it names are relative to `folder`.

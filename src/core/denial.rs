@@ -79,6 +79,11 @@ macro_rules! denials {
             /// Every reason, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
+            /// The reason with this label.
+            pub fn labelled(label: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|it| it.label() == label)
+            }
+
             /// The label in metrics, logs and metadata.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)+ }

@@ -4,7 +4,7 @@
 use crate::gate::Gate;
 
 /// Waits until everything is there that the first check needs.
-pub(super) async fn reached(gate: &Gate) {
+pub async fn reached(gate: &Gate) {
     let mut replacements = gate.replacements();
     loop {
         replacements.mark_unchanged();

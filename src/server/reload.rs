@@ -5,7 +5,9 @@ use super::StartFailure;
 use super::tls::Spoken;
 use crate::clock::Clock;
 use crate::config::watch::{FileState, Watch};
-use crate::config::{self, Attempt, Config, Listen, Problem, Telemetry, Tls};
+use crate::config::{
+    Address, Attempt, Config, Listen, Origin, Problem, SourceFile, Telemetry, Tls,
+};
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
 use crate::installation::{Installation, Made};
@@ -19,30 +21,59 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::rustls::ServerConfig;
 
 /// Applies the configuration whenever it changes.
 #[derive(Debug)]
 pub struct Reloader {
-    pub(super) path: PathBuf,
-    pub(super) watch: Watch,
+    origin: Origin,
+    watch: Watch,
     /// The warnings of the configuration in force, which are not logged again.
-    pub(super) logged: Vec<String>,
+    logged: Vec<String>,
     /// The files that were reported as missing.
-    pub(super) missing: Vec<PathBuf>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) gate: Arc<Gate>,
+    missing: Vec<PathBuf>,
+    clock: Arc<dyn Clock>,
+    gate: Arc<Gate>,
+    /// The admin address, which does not change at a reload.
+    admin: Address,
+    /// The telemetry settings, which do not change at a reload.
+    telemetry: Telemetry,
+    reloads: Arc<Reloads>,
+    doors: Option<Doors>,
+    judge: Judge,
+}
+
+/// What a reload follows on from.
+#[derive(Debug)]
+pub struct InForce<'a> {
+    /// Where the configuration stands.
+    pub origin: Origin,
+    /// The files that it was read from.
+    pub source_files: Vec<SourceFile>,
+    /// Its admin address.
+    pub admin: Address,
+    /// Its telemetry settings.
+    pub telemetry: Telemetry,
+    /// Its warnings, which were logged.
+    pub logged: &'a [Problem],
+}
+
+/// What the front end that runs under a configuration has to say about one: more warnings, or why it
+/// cannot.
+pub type Judge = fn(Config) -> Result<Config, Vec<Problem>>;
+
+/// The listeners for proxies, where there are some.
+#[derive(Debug)]
+pub(super) struct Doors {
     /// The listeners, which do not change at a reload.
     pub(super) listen: Listen,
     /// The secret of the forward-auth listener.
     pub(super) secret: Arc<ArcSwapOption<Secret>>,
-    /// The telemetry settings, which do not change at a reload.
-    pub(super) telemetry: Telemetry,
     /// TLS, for each listener that uses it.
     pub(super) tls: Vec<Arc<Spoken>>,
-    pub(super) reloads: Arc<Reloads>,
 }
 
 /// The result of inspecting the files.
@@ -71,14 +102,45 @@ const LOOKS: usize = 20;
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 impl Reloader {
-    /// Reloads at each `hangup`, and when a file has changed.
-    pub async fn run(mut self, mut hangup: Signal) -> Infallible {
+    /// Applies changes of the configuration in force to `gate`.
+    pub fn new(
+        in_force: InForce<'_>,
+        gate: Arc<Gate>,
+        reloads: Arc<Reloads>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let InForce { origin, source_files, admin, telemetry, logged } = in_force;
+        Self {
+            origin,
+            watch: Watch::over(source_files, Instant::now()),
+            logged: logged.iter().map(unplaced).collect(),
+            missing: vec![],
+            clock,
+            gate,
+            admin,
+            telemetry,
+            reloads,
+            doors: None,
+            judge: Ok,
+        }
+    }
+
+    /// The same, which asks `judge` about each new configuration.
+    #[must_use]
+    pub fn judged_by(self, judge: Judge) -> Self {
+        Self { judge, ..self }
+    }
+
+    /// The same, with listeners for proxies.
+    pub(super) fn with_doors(self, doors: Doors) -> Self {
+        Self { doors: Some(doors), ..self }
+    }
+
+    /// Reloads when somebody `asks`, and when a file has changed.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<()>) -> Infallible {
         loop {
             tokio::select! {
-                Some(()) = hangup.recv() => {
-                    tracing::info!(signal = "SIGHUP", "reload requested");
-                    self.reload(None).await;
-                }
+                Some(()) = asks.recv() => self.reload(None).await,
                 () = sleep(LOOK) => {
                     let state = self.settled().await;
                     self.follow(state).await;
@@ -145,11 +207,11 @@ impl Reloader {
 
     /// Reloads the files in the state `seen`; `None`: in any state.
     async fn reload(&mut self, seen: Option<&FileState>) {
-        let path = self.path.clone();
+        let (origin, judge) = (self.origin.clone(), self.judge);
         let attempt = move || {
             let now = Instant::now();
-            let Attempt { outcome, source_files } = config::attempt(&path);
-            (outcome, Watch::over(source_files, now))
+            let Attempt { outcome, source_files } = origin.attempt();
+            (outcome.and_then(judge), Watch::over(source_files, now))
         };
         let (outcome, watch) = match spawn_blocking(attempt).await {
             Ok(attempt) => attempt,
@@ -191,22 +253,16 @@ impl Reloader {
     async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
         let Config { listen, rules, telemetry, warnings, digest, .. } = config;
         let old = self.gate.active();
-        let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
-        let speak = |tls: &Tls| self.tls.iter().map(|it| it.with(tls)).collect::<Result<_, _>>();
-        let spoken: Vec<_> = new_tls.map(speak).transpose()?.unwrap_or_default();
+        let spoken = self.doors.as_ref().map(|it| it.speak(&listen)).transpose()?;
         let (old, runtime) = (&old.installation, Handle::current());
         let made = Installation::start(rules, Some(old), &self.clock, &runtime)?;
         let Made { installation, losses } = made;
         let late = ready(&installation).await;
 
         self.gate.replace(installation, digest);
-        if !spoken.is_empty() {
-            self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
-            self.listen.tls.clone_from(&listen.tls);
-            tracing::info!("TLS certificate and authorities replaced, for new connections");
+        if let Some(doors) = &mut self.doors {
+            doors.follow(&listen, spoken.unwrap_or_default());
         }
-        let secret = listen.forward_auth.as_ref().and_then(|it| it.asker.secret.clone());
-        self.secret.store(secret.map(Arc::new));
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
         let digest = &*self.gate.active().digest;
@@ -232,6 +288,35 @@ impl Reloader {
 
     /// Changes that take effect only after a restart.
     fn for_a_restart(&self, listen: &Listen, telemetry: &Telemetry) -> Vec<String> {
+        let doors = self.doors.iter().flat_map(|it| it.for_a_restart(listen));
+        let own = [
+            ("listen.admin", listen.admin != self.admin),
+            ("telemetry", *telemetry != self.telemetry),
+        ];
+        let own = own.into_iter().filter_map(|(key, differs)| differs.then_some(key));
+        doors.chain(own).map(|key| format!("{key}: changes only with a restart")).collect()
+    }
+}
+
+impl Doors {
+    /// What the listeners will say and expect in TLS, if that changes.
+    fn speak(&self, listen: &Listen) -> Result<Vec<Arc<ServerConfig>>, StartFailure> {
+        let new_tls = listen.tls.as_ref().filter(|it| self.listen.tls.as_ref() != Some(it));
+        let speak = |tls: &Tls| self.tls.iter().map(|it| Ok(it.with(tls)?)).collect();
+        new_tls.map(speak).transpose().map(Option::unwrap_or_default)
+    }
+
+    fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>) {
+        if !spoken.is_empty() {
+            self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
+            self.listen.tls.clone_from(&listen.tls);
+            tracing::info!("TLS certificate and authorities replaced, for new connections");
+        }
+        let secret = listen.forward_auth.as_ref().and_then(|it| it.asker.secret.clone());
+        self.secret.store(secret.map(Arc::new));
+    }
+
+    fn for_a_restart(&self, listen: &Listen) -> impl Iterator<Item = &'static str> {
         let [asked, will_ask] = [&self.listen, listen].map(|it| it.forward_auth.as_ref());
         let same_place = asked.map(|it| &it.address) == will_ask.map(|it| &it.address);
         let same_way = asked.map(|it| &it.asker.flavour) == will_ask.map(|it| &it.asker.flavour);
@@ -239,14 +324,10 @@ impl Reloader {
             ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
             ("listen.forward_auth", !same_place),
             ("forward_auth", same_place && !same_way),
-            ("listen.admin", listen.admin != self.listen.admin),
             ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
-            ("telemetry", *telemetry != self.telemetry),
         ]
         .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(key, _)| format!("{key}: changes only with a restart"))
-        .collect()
+        .filter_map(|(key, differs)| differs.then_some(key))
     }
 }
 

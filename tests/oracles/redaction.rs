@@ -78,7 +78,7 @@ impl World {
             connections: Arc::default(),
             places: vec![],
             reloads: Arc::default(),
-            history: History::since(Instant::now()),
+            history: Arc::new(History::since(Instant::now())),
             explaining: explain::Permits::default(),
         };
         let (stranger, client, log) = (Signer::ed(22), Signer::ed(23), Log::default());

@@ -15,12 +15,21 @@ pub(super) fn compile(
     findings: &mut Findings,
 ) -> Listen {
     let at = &root.key("listen");
+    let for_proxies = [
+        ("listen.ext_authz", listen.ext_authz.is_some()),
+        ("listen.forward_auth", listen.forward_auth.is_some()),
+        ("listen.tls", listen.tls.is_some()),
+        ("forward_auth", asker.is_some()),
+    ];
+    let for_proxies = for_proxies.into_iter().filter_map(|(key, given)| given.then_some(key));
+    let for_proxies = for_proxies.collect();
     let given_tls = listen.tls.is_some() || findings.is_incomplete(&at.key("tls"));
     let compiled = Listen {
         ext_authz: listen.ext_authz.unwrap_or_else(usual::ext_authz),
         forward_auth: forward_auth::compile(listen.forward_auth, asker, root, files, findings),
         admin: listen.admin.unwrap_or_else(usual::admin),
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
+        for_proxies,
     };
     keep_apart(&compiled, at, findings);
     // If TLS cannot be read, it is treated as mutual, to avoid misleading warnings.

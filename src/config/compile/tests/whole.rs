@@ -77,7 +77,8 @@ fn the_defaults_in_the_schema_are_the_defaults() {
         "client_certificate": defaults("ClientCertificate"), "limits": defaults("Limits"),
         "upstream": defaults("Upstream"), "dpop": defaults("Dpop"),
     });
-    let (found, expected) = (config(&explicit.to_string()), config(MINIMAL));
+    let (mut found, expected) = (config(&explicit.to_string()), config(MINIMAL));
+    assert_eq!(std::mem::take(&mut found.listen.for_proxies), ["listen.ext_authz"]);
     assert_eq!(format!("{:?}", found.listen), format!("{:?}", expected.listen));
     assert_eq!(format!("{:?}", found.rules.policies), format!("{:?}", expected.rules.policies));
     // Those that go with another source than the default one.
