@@ -19,6 +19,7 @@ use http::HeaderValue;
 use keybound_core::policy::{IdentityHeader, Mode, PolicySet};
 use keybound_core::{Answer, Denial, Facts, Refusal, Request, Rules, Verdict};
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -36,9 +37,11 @@ pub struct Gate {
     under_way: AtomicUsize,
     metrics: Arc<Metrics>,
     sinks: Sinks,
-    denials: Denials,
+    denials: Arc<Denials>,
     /// The rate limit of warnings about identity headers.
     unclear: RateLimit,
+    /// Whether other gates count in the same metrics.
+    has_others: bool,
 }
 
 /// The active configuration and what is derived from it.
@@ -57,8 +60,8 @@ pub struct Active {
 
 /// One call of a front end: a request that is being checked. Counts as in progress until dropped.
 #[derive(Debug)]
-pub struct Call<'g> {
-    gate: &'g Gate,
+pub struct Call<G: Deref<Target = Gate>> {
+    gate: G,
     active: Arc<Active>,
     front: Front,
     started: Instant,
@@ -71,8 +74,8 @@ pub struct Call<'g> {
 ///
 /// If all policies are in report mode, a call over the limit is allowed without a check. It still
 /// needs a permit, because its headers determine what must be removed for the upstream.
-#[derive(Clone, Copy, Debug)]
-pub struct Admitted<'c>(&'c Call<'c>);
+#[derive(Debug)]
+pub struct Admitted<'c, G: Deref<Target = Gate>>(&'c Call<G>);
 
 impl Gate {
     /// A gate with `installation` as its active configuration.
@@ -83,10 +86,11 @@ impl Gate {
         metrics: Arc<Metrics>,
     ) -> Self {
         let active = ArcSwap::from_pointee(Active::new(installation, digest, &metrics));
-        let (sinks, denials) = (Sinks::default(), Denials::default());
+        let (sinks, denials) = (Sinks::default(), Arc::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
         let unclear = RateLimit::of(1);
-        Self { checker, active, replaced, under_way, metrics, sinks, denials, unclear }
+        let has_others = false;
+        Self { checker, active, replaced, under_way, metrics, sinks, denials, unclear, has_others }
     }
 
     /// The same gate, which records checks in these sinks.
@@ -95,14 +99,28 @@ impl Gate {
         Self { sinks, ..self }
     }
 
+    /// The same gate, which notes denials in this list.
+    #[must_use]
+    pub fn noting_in(self, denials: Arc<Denials>) -> Self {
+        Self { denials, ..self }
+    }
+
+    /// The same gate, beside others that count in the same metrics: no series are dropped.
+    #[must_use]
+    pub fn beside_others(self) -> Self {
+        Self { has_others: true, ..self }
+    }
+
     /// Makes `installation` active, and drops the series of policies and issuers it no longer has.
     /// Calls in progress keep the previous one.
     pub fn replace(&self, installation: Installation, digest: String) {
-        let policies = installation.policies();
-        let policy = |name: &str| policies.policies.iter().any(|it| *it.name == *name);
-        let issuer = |name: &str| policies.issuers.iter().any(|it| *it.name == *name);
-        self.metrics.retain_policies(policy);
-        self.metrics.retain_issuers(issuer);
+        if !self.has_others {
+            let policies = installation.policies();
+            let policy = |name: &str| policies.policies.iter().any(|it| *it.name == *name);
+            let issuer = |name: &str| policies.issuers.iter().any(|it| *it.name == *name);
+            self.metrics.retain_policies(policy);
+            self.metrics.retain_issuers(issuer);
+        }
         self.active.store(Arc::new(Active::new(installation, digest, &self.metrics)));
         self.replaced.send_replace(());
     }
@@ -138,12 +156,15 @@ impl Gate {
     }
 
     /// Starts a call that came in through `front`.
-    pub fn enter(&self, front: Front) -> Call<'_> {
-        let started = Instant::now();
-        let active = self.active();
-        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let crowded = active.limits().concurrent_checks <= before;
-        Call { gate: self, active, front, started, crowded, caller: None }
+    pub fn enter(&self, front: Front) -> Call<&Self> {
+        Call::of(self, front)
+    }
+}
+
+impl Call<Arc<Gate>> {
+    /// Starts a call that may outlive who began it.
+    pub fn lasting(gate: Arc<Gate>, front: Front) -> Self {
+        Self::of(gate, front)
     }
 }
 
@@ -178,7 +199,15 @@ impl Active {
     }
 }
 
-impl Call<'_> {
+impl<G: Deref<Target = Gate>> Call<G> {
+    fn of(gate: G, front: Front) -> Self {
+        let started = Instant::now();
+        let active = gate.active();
+        let before = gate.under_way.fetch_add(1, Ordering::Relaxed);
+        let crowded = active.limits().concurrent_checks <= before;
+        Self { gate, active, front, started, crowded, caller: None }
+    }
+
     /// The same call, as a child of the span in the proxy's `traceparent` (W3C Trace Context §3.2).
     #[must_use]
     pub fn within(mut self, traceparent: Option<&[u8]>) -> Self {
@@ -192,7 +221,7 @@ impl Call<'_> {
     }
 
     /// The permit for a check; refused if too many calls are in progress.
-    pub fn admit(&self) -> Result<Admitted<'_>, Denial> {
+    pub fn admit(&self) -> Result<Admitted<'_, G>, Denial> {
         let enforced = || self.active.policies().mode(None) == Mode::Enforce;
         if self.crowded && enforced() { Err(Denial::Overloaded) } else { Ok(Admitted(self)) }
     }
@@ -287,11 +316,11 @@ impl Call<'_> {
     }
 }
 
-impl Admitted<'_> {
+impl<G: Deref<Target = Gate>> Admitted<'_, G> {
     /// The output of `work`, unless the deadline passes.
     ///
     /// `work` is pinned by the caller: pinning it here would store the future twice.
-    pub async fn in_time<T>(self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
+    pub async fn in_time<T>(&self, work: Pin<&mut impl Future<Output = T>>) -> Result<T, Denial> {
         self.0.timed(work).await.0
     }
 
@@ -320,7 +349,7 @@ impl Admitted<'_> {
     }
 }
 
-impl Drop for Call<'_> {
+impl<G: Deref<Target = Gate>> Drop for Call<G> {
     fn drop(&mut self) {
         self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -346,7 +375,7 @@ mod tests {
         Gate::new(Checker::new(Arc::new(SystemClock)), installation, String::new(), metrics)
     }
 
-    fn admitted<'c>(call: &'c Call<'_>) -> Admitted<'c> {
+    fn admitted<'c, 'g>(call: &'c Call<&'g Gate>) -> Admitted<'c, &'g Gate> {
         call.admit().unwrap()
     }
 
@@ -386,7 +415,8 @@ mod tests {
             note("work");
         };
         let work = pin!(work);
-        let (done, ()) = tokio::join!(admitted(&call).in_time(work), async { note("another") });
+        let admitted = admitted(&call);
+        let (done, ()) = tokio::join!(admitted.in_time(work), async { note("another") });
         assert_eq!(done, Ok(()));
         assert_eq!(*order.lock().unwrap(), ["another", "work"]);
     }

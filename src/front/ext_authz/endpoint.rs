@@ -64,7 +64,7 @@ impl Endpoint {
     /// be configured to allow the request.
     async fn check<B: Body<Data = Bytes>>(
         &self,
-        call: Call<'_>,
+        call: Call<&Gate>,
         body: B,
         peer: &Arc<Peer>,
     ) -> Response<Reply> {
@@ -84,7 +84,7 @@ fn is_check(path: &str) -> bool {
 }
 
 async fn check<B: Body<Data = Bytes>>(
-    call: &Call<'_>,
+    call: &Call<&Gate>,
     body: B,
     peer: &Arc<Peer>,
     capture: Option<&Capture>,
@@ -113,16 +113,17 @@ async fn check<B: Body<Data = Bytes>>(
 }
 
 async fn receive<'c, B: Body<Data = Bytes>>(
-    call: &'c Call<'_>,
+    call: &'c Call<&'c Gate>,
     body: B,
     peer: &Arc<Peer>,
-) -> Result<(Admitted<'c>, Result<Message, Fault>), Denial> {
+) -> Result<(Admitted<'c, &'c Gate>, Result<Message, Fault>), Denial> {
     let admitted = call.admit()?;
     let read = pin!(grpc::read_message(body, MESSAGE_BYTES, peer));
-    Ok((admitted, admitted.in_time(read).await?))
+    let message = admitted.in_time(read).await?;
+    Ok((admitted, message))
 }
 
-fn refusal(call: &Call<'_>, why: impl Into<Refusal>) -> Bytes {
+fn refusal(call: &Call<&Gate>, why: impl Into<Refusal>) -> Bytes {
     encoded(&call.answer(&call.refuse_unread(why), None))
 }
 

@@ -81,7 +81,7 @@ impl Endpoint {
         answer
     }
 
-    async fn check(&self, call: &Call<'_>, question: &Parts) -> Response<Full<Bytes>> {
+    async fn check(&self, call: &Call<&Gate>, question: &Parts) -> Response<Full<Bytes>> {
         let reserved = call.active().rules().reserved_headers();
         // First, because a header that cannot be removed is refused even in report mode.
         let unwanted = match self.unwanted(question, reserved) {
@@ -114,16 +114,16 @@ impl Endpoint {
     /// The request that `question` describes, and the permit to check it.
     fn read<'q>(
         &self,
-        call: &'q Call<'_>,
+        call: &'q Call<&'q Gate>,
         question: &'q Parts,
-    ) -> Result<(Admitted<'q>, keybound_core::Request<'q>), Refusal> {
+    ) -> Result<(Admitted<'q, &'q Gate>, keybound_core::Request<'q>), Refusal> {
         let admitted = call.admit()?;
         self.recognise(&question.headers)?;
         let certificate_header = call.active().certificate_header();
         Ok((admitted, read::request(question, &self.asker.flavour, certificate_header)?))
     }
 
-    fn refused(&self, call: &Call<'_>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
+    fn refused(&self, call: &Call<&Gate>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {
         let verdict = call.refuse_unread(why);
         let answer = call.answer(&verdict, None);
         self.written(&answer, Field::Absent, &call.active().reserved_list)
