@@ -4,4 +4,5 @@ pub mod capture;
 pub mod ext_authz;
 pub mod forward_auth;
 pub mod headers;
+pub mod module;
 pub mod peer;

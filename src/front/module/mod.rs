@@ -1,0 +1,165 @@
+//! The front end inside a proxy: the proxy calls us on its own threads, and gets an answer at once or
+//! later.
+//!
+//! ```text
+//!  lines of headers ──▶ Arrived ──▶ check ──▶ Decision ──▶ the proxy's own calls
+//!                                     └─▶ Check, when it must wait: goes on in our own thread
+//! ```
+
+mod arrived;
+mod decision;
+
+pub use arrived::Told;
+pub use decision::{Decision, Pairs};
+
+use crate::fair_share;
+use crate::front::capture::{Capture, to_check_request};
+use crate::gate::{Call, Gate};
+use crate::telemetry::metrics::Front;
+use arrived::Arrived;
+use futures_util::FutureExt;
+use futures_util::task::noop_waker_ref;
+use keybound_core::Request;
+use keybound_core::client_certificate::Source;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::runtime::Handle;
+
+/// Checks the requests that a proxy calls us about. Its threads share it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    gate: Arc<Gate>,
+    capture: Option<Arc<Capture>>,
+    /// Where checks go on that must wait.
+    runtime: Handle,
+}
+
+/// What came of the beginning of a check.
+#[derive(Debug)]
+pub enum Begun {
+    /// It has ended.
+    Ended(Decision),
+    /// It waits, for keys, an introspection endpoint, Redis, or its turn.
+    Waits(Check),
+}
+
+/// A check that waits. It must go on where a [`fair_share::runtime`] runs; dropped, it is broken off.
+pub struct Check(Pin<Box<dyn Future<Output = Decision> + Send>>);
+
+/// What the proxy knows of the client's certificate.
+pub trait Peer {
+    /// The SHA-256 of the certificate that the client showed in its TLS handshake, as 64 hexadecimal
+    /// digits, if it showed one.
+    fn certificate_digest(&self) -> Option<&[u8]>;
+
+    /// The peer's name as Envoy tells an authorizer (`source.principal`): the first URI SAN of its
+    /// certificate, else the first DNS SAN, else the subject; empty if there is none.
+    fn principal(&self) -> &[u8];
+}
+
+impl Endpoint {
+    /// A front end that checks requests at `gate`. What must wait goes on in `runtime`.
+    pub fn new(gate: Arc<Gate>, runtime: Handle) -> Self {
+        Self { gate, capture: None, runtime }
+    }
+
+    /// The same front end, capturing denied requests with `capture`.
+    #[must_use]
+    pub fn capturing(self, capture: Option<Arc<Capture>>) -> Self {
+        Self { capture, ..self }
+    }
+
+    /// Where checks go on that must wait.
+    pub const fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The gate.
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Begins to check the request with these `lines` of headers, pseudo-headers among them, on a thread of
+    /// the proxy. `policy` is
+    /// the one that the proxy's configuration of the route names.
+    ///
+    /// What it borrows is copied, so that a check that waits outlives this call. It is polled once
+    /// here; a check that is begun twice would find its own proof used.
+    pub fn begin<'l>(
+        &self,
+        lines: impl IntoIterator<Item = (&'l [u8], &'l [u8])>,
+        peer: &'l impl Peer,
+        policy: Option<&'l str>,
+    ) -> Begun {
+        let call = Call::lasting(Arc::clone(&self.gate), Front::Envoy);
+        let told = Told::by(peer, policy, &call.active().policies().client_certificate);
+        let arrived = match arrived::read(lines, told, call.active().rules()) {
+            Ok(request) => Arrived::from(&request),
+            Err(refusal) => {
+                let verdict = call.refuse_unread(refusal);
+                return Begun::Ended(Decision::from(&call.answer(&verdict, None)));
+            }
+        };
+        let mut check: Pin<Box<dyn Future<Output = Decision> + Send>> =
+            Box::pin(check(call, arrived, self.capture.clone()));
+        let _inside = self.runtime.enter();
+        let mut context = Context::from_waker(noop_waker_ref());
+        match fair_share::as_guest(|| check.as_mut().poll(&mut context)) {
+            Poll::Ready(decision) => Begun::Ended(decision),
+            Poll::Pending => Begun::Waits(Check(check)),
+        }
+    }
+}
+
+async fn check(call: Call<Arc<Gate>>, arrived: Arrived, capture: Option<Arc<Capture>>) -> Decision {
+    let request = arrived.request();
+    let verdict = match call.admit() {
+        Ok(admitted) => admitted.check(&request).await,
+        Err(denial) => {
+            let verdict = call.refuse(denial);
+            // Nothing of it was read but what must not reach the upstream.
+            let request = Request { unwanted: request.unwanted, ..Request::default() };
+            return Decision::from(&call.answer(&verdict, Some(&request)));
+        }
+    };
+    if let Some(capture) = &capture {
+        let header = call.active().certificate_header();
+        capture.take(&verdict, header, || to_check_request(&request, header).into());
+    }
+    Decision::from(&call.answer(&verdict, Some(&request)))
+}
+
+impl Check {
+    /// Its end. A panic is a denial.
+    pub async fn end(self) -> Decision {
+        let ended = AssertUnwindSafe(self.0).catch_unwind().await;
+        ended.unwrap_or_else(|_| {
+            tracing::error!("a check that waited has panicked");
+            Decision::internal()
+        })
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Told<'a> {
+    /// What the proxy tells beside the headers, as far as a configuration with this `source` asks.
+    fn by(peer: &'a impl Peer, policy: Option<&'a str>, source: &Source) -> Self {
+        let digest = match source {
+            Source::Peer | Source::Xfcc { .. } => peer.certificate_digest(),
+            Source::Header { .. } => None,
+        };
+        let principal = match source {
+            Source::Xfcc { .. } => peer.principal(),
+            Source::Peer | Source::Header { .. } => b"",
+        };
+        Self { policy, digest, principal }
+    }
+}
