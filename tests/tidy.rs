@@ -39,6 +39,15 @@ const SERVICE: Order = &[
     &["lib", "main"],
 ];
 
+const ENVOY: Order = &[
+    &["judge", "layout", "process", "stream"],
+    &["instance"],
+    &["registry"],
+    &["settings"],
+    &["abi"],
+    &["build", "lib"],
+];
+
 /// Who calls the cryptography library itself, and what for.
 const CRYPTOGRAPHERS: &[&str] = &[
     "src/commands/demo/",                   // an issuer signs
@@ -61,10 +70,9 @@ struct Source {
 impl Source {
     /// The order of its crate, and its path within that.
     fn crate_and_path(&self) -> (Order, &str) {
-        match self.path.strip_prefix("src/core/") {
-            Some(path) => (CORE, path),
-            None => (SERVICE, self.path.trim_start_matches("src/")),
-        }
+        let of_members = [("src/core/", CORE), ("src/envoy/", ENVOY)].into_iter();
+        let mut own = of_members.filter_map(|(at, it)| Some((it, self.path.strip_prefix(at)?)));
+        own.next().unwrap_or_else(|| (SERVICE, self.path.trim_start_matches("src/")))
     }
 
     /// The module at the root that it belongs to.
@@ -158,6 +166,32 @@ fn reading_on(source: &Source) -> Vec<String> {
         || source.path == "src/core/check/possession.rs";
     if allowed { vec![] } else { used.map(|it| format!("{} uses {it}", source.path)).collect() }
 }
+
+/// The one file with a C interface in it.
+const UNSAFE: &str = "src/envoy/abi.rs";
+
+/// What is unsafe where it should not be, or does not say why it holds.
+fn unsafe_code(source: &Source) -> Vec<String> {
+    let code = without_comments(&source.text);
+    if source.path != UNSAFE {
+        let used = ["unsafe ", "unsafe_code"].iter().filter(|it| code.contains(**it));
+        return used.map(|it| format!("{} holds {it}", source.path)).collect();
+    }
+    let mut found = vec![];
+    // A reason stands before the statement that the block is in.
+    let mut told = usize::MAX;
+    for (line, number) in source.shipped().lines().map(str::trim).zip(1..) {
+        told = if line.contains("SAFETY: ") { 0 } else { told.saturating_add(1) };
+        let is_block = line.contains("unsafe {") || line.starts_with("unsafe impl");
+        if is_block && !line.starts_with("//") && FAR < told {
+            found.push(format!("{}:{number} does not say why it holds", source.path));
+        }
+    }
+    found
+}
+
+/// Lines between a reason and its block, at most.
+const FAR: usize = 5;
 
 /// Files that have grown too long, or do not say what they know.
 fn unreadable(source: &Source) -> Vec<String> {
@@ -272,15 +306,38 @@ fn nothing_but_an_explanation_goes_on_behind_a_refusal() {
 }
 
 #[test]
+fn what_is_unsafe_is_in_one_file_and_says_why_it_holds() {
+    none(&sources().iter().flat_map(unsafe_code).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_module_is_held_to_the_lints_of_all_but_for_its_unsafe_file() {
+    let lints = |file: &str, table: &str| {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let from = text.split_once(&format!("[{table}.")).unwrap().1.to_owned();
+        from.replace(&format!("[{table}."), "[")
+    };
+    let all = lints("Cargo.toml", "workspace.lints");
+    let own = lints("src/envoy/Cargo.toml", "lints");
+    let differs: Vec<_> = all.lines().zip(own.lines()).filter(|(it, own)| it != own).collect();
+    assert_eq!(all.lines().count(), own.lines().count());
+    assert_eq!(differs.len(), 1, "{differs:?}");
+    assert!(differs[0].0.starts_with("unsafe_code = \"forbid\""), "{differs:?}");
+    assert!(differs[0].1.starts_with("unsafe_code = \"deny\""), "{differs:?}");
+}
+
+#[test]
 fn files_are_short_and_say_what_they_know() {
     none(&sources().iter().flat_map(unreadable).collect::<Vec<_>>());
 }
 
 #[test]
 fn every_module_is_on_the_map() {
-    for (file, order, roots) in
-        [("src/core/lib.rs", CORE, &["lib"][..]), ("src/lib.rs", SERVICE, &["lib", "main"])]
-    {
+    for (file, order, roots) in [
+        ("src/core/lib.rs", CORE, &["lib"][..]),
+        ("src/envoy/lib.rs", ENVOY, &["lib", "build"]),
+        ("src/lib.rs", SERVICE, &["lib", "main"]),
+    ] {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let lines = text.lines().map(|it| it.strip_prefix("pub ").unwrap_or(it));
         let modules = lines.filter_map(|it| it.strip_prefix("mod ")?.strip_suffix(';'));
@@ -343,6 +400,20 @@ mod planted {
             ("src/explain/mod.rs", "diagnose(rules)", 0),
         ] {
             finds(reading_on, path, text, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_unsafe_in_the_wrong_place_or_for_no_reason_is_found() {
+        for (path, text, expected) in [
+            ("src/envoy/stream.rs", "unsafe { f() }", 1),
+            ("src/gate.rs", "#[expect(unsafe_code)]", 1),
+            ("src/gate.rs", "// unsafe { f() }", 0),
+            (UNSAFE, "unsafe { f() }", 1),
+            (UNSAFE, "// SAFETY: it holds.\nlet it = unsafe { f() };", 0),
+            (UNSAFE, "// SAFETY: it holds.\na();\nb();\nc();\nd();\ne();\nunsafe { f() }", 1),
+        ] {
+            finds(unsafe_code, path, text, expected);
         }
     }
 

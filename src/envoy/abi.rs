@@ -1,0 +1,499 @@
+//! Envoy's interface for dynamic modules (`source/extensions/dynamic_modules/abi/abi.h` in Envoy), and
+//! all that is unsafe: the declarations, safe wrappers of the callbacks, and the hooks that Envoy calls.
+//!
+//! Only callbacks that Envoy 1.38 has are linked; a newer one is looked up when the module is loaded. The
+//! hooks catch every panic: one that left them would end the process.
+
+#![expect(unsafe_code, reason = "a C interface: each block names the invariant that it relies on")]
+
+use crate::layout::{
+    BODY_CONTINUE, Buffer, CERTIFICATE_DIGEST, CONTINUE, DNS_SAN, ERROR, HttpHeader,
+    REQUEST_HEADER, RESPONSE_HEADER, STOP_ALL_AND_WATERMARK, STOP_ITERATION, SUBJECT, URI_SAN,
+    WARN,
+};
+use crate::settings::{self, FilterConfig, Route};
+use crate::stream::{Envoy, Next, Stream, Wake};
+use keybound::front::module::{Pairs, Peer};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::OnceLock;
+
+/// The version of the interface of the newest Envoy that this is tested with. An older one warns when it
+/// loads the module, and goes on.
+const VERSION: &CStr = c"v0.2.0";
+
+/// An HTTP filter of Envoy's, for one stream.
+type EnvoyFilter = *mut c_void;
+
+/// A scheduler of Envoy's, for one stream.
+type EnvoyScheduler = *mut c_void;
+
+type SetMetadataBatch = unsafe extern "C" fn(EnvoyFilter, Buffer, *const HttpHeader, usize);
+
+unsafe extern "C" {
+    fn envoy_dynamic_module_callback_log(level: c_int, message: Buffer);
+    fn envoy_dynamic_module_callback_is_validation_mode() -> bool;
+    fn envoy_dynamic_module_callback_http_get_headers_size(
+        filter: EnvoyFilter,
+        kind: c_int,
+    ) -> usize;
+    fn envoy_dynamic_module_callback_http_get_headers(
+        filter: EnvoyFilter,
+        kind: c_int,
+        headers: *mut HttpHeader,
+    ) -> bool;
+    fn envoy_dynamic_module_callback_http_set_header(
+        filter: EnvoyFilter,
+        kind: c_int,
+        name: Buffer,
+        value: Buffer,
+    ) -> bool;
+    fn envoy_dynamic_module_callback_http_send_response(
+        filter: EnvoyFilter,
+        status: u32,
+        headers: *const HttpHeader,
+        count: usize,
+        body: Buffer,
+        details: Buffer,
+    );
+    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
+        filter: EnvoyFilter,
+        namespace: Buffer,
+        key: Buffer,
+        value: Buffer,
+    );
+    fn envoy_dynamic_module_callback_http_filter_get_attribute_string(
+        filter: EnvoyFilter,
+        attribute: c_int,
+        value: *mut Buffer,
+    ) -> bool;
+    fn envoy_dynamic_module_callback_get_most_specific_route_config(
+        filter: EnvoyFilter,
+    ) -> *const c_void;
+    fn envoy_dynamic_module_callback_http_filter_scheduler_new(
+        filter: EnvoyFilter,
+    ) -> EnvoyScheduler;
+    fn envoy_dynamic_module_callback_http_filter_scheduler_commit(
+        scheduler: EnvoyScheduler,
+        event: u64,
+    );
+    fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: EnvoyScheduler);
+    fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: EnvoyFilter);
+    fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
+}
+
+/// An Envoy filter, while a hook for its stream runs on the worker that owns it.
+///
+/// What a getter lends is Envoy's memory: it lives until the next call that changes something, which
+/// therefore takes the filter mutably.
+#[derive(Debug)]
+pub(crate) struct Filter<'h> {
+    raw: EnvoyFilter,
+    hook: PhantomData<&'h mut ()>,
+}
+
+/// Wakes a stream's worker from any thread.
+#[derive(Debug)]
+pub(crate) struct Scheduler(NonNull<c_void>);
+
+// SAFETY: Envoy lets any thread commit and delete a scheduler (`…_scheduler_commit` posts to the worker's
+// dispatcher), and it holds the filter weakly. It is not used by two threads at a time: it is not `Sync`.
+unsafe impl Send for Scheduler {}
+
+/// The bytes of a buffer of Envoy's.
+///
+/// # Safety
+///
+/// The buffer is empty, or its bytes live and do not change for `'a`.
+const unsafe fn bytes<'a>(buffer: Buffer) -> &'a [u8] {
+    if buffer.data.is_null() || buffer.length == 0 {
+        return &[];
+    }
+    // SAFETY: not null, and the caller vouches for the rest.
+    unsafe { slice::from_raw_parts(buffer.data.cast(), buffer.length) }
+}
+
+impl Filter<'_> {
+    /// # Safety
+    ///
+    /// `raw` is the filter that Envoy passed to the hook that runs now, on this thread.
+    const unsafe fn of(raw: EnvoyFilter) -> Self {
+        Self { raw, hook: PhantomData }
+    }
+
+    fn attribute(&self, id: c_int) -> Option<&[u8]> {
+        let mut found = Buffer::NONE;
+        // SAFETY: the filter lives while the hook runs, and `found` is written to only in the call.
+        let told = unsafe {
+            envoy_dynamic_module_callback_http_filter_get_attribute_string(
+                self.raw,
+                id,
+                &raw mut found,
+            )
+        };
+        // SAFETY: attributes of the connection live as long as it does, which is longer than the hook.
+        let value = unsafe { bytes(found) };
+        Some(value).filter(|it| told && !it.is_empty())
+    }
+
+    fn set_header(&mut self, kind: c_int, name: &str, value: Buffer) {
+        // SAFETY: the filter lives while the hook runs; Envoy copies name and value. That it may refuse
+        // (there are no such headers now) changes nothing: there is then nothing to protect.
+        let _set = unsafe {
+            envoy_dynamic_module_callback_http_set_header(
+                self.raw,
+                kind,
+                Buffer::lent(name.as_bytes()),
+                value,
+            )
+        };
+    }
+}
+
+impl Peer for Filter<'_> {
+    fn certificate_digest(&self) -> Option<&[u8]> {
+        self.attribute(CERTIFICATE_DIGEST)
+    }
+
+    fn principal(&self) -> &[u8] {
+        let told = [URI_SAN, DNS_SAN, SUBJECT].into_iter().find_map(|it| self.attribute(it));
+        told.unwrap_or_default()
+    }
+}
+
+impl Envoy for Filter<'_> {
+    type Wake = Scheduler;
+
+    fn lines(&self) -> Vec<(&[u8], &[u8])> {
+        // SAFETY: the filter lives while the hook runs.
+        let count = unsafe {
+            envoy_dynamic_module_callback_http_get_headers_size(self.raw, REQUEST_HEADER)
+        };
+        let mut headers = vec![HttpHeader::NONE; count];
+        // SAFETY: as above, and Envoy writes just as many as it has said there are: headers change only on
+        // this thread.
+        let told = unsafe {
+            envoy_dynamic_module_callback_http_get_headers(
+                self.raw,
+                REQUEST_HEADER,
+                headers.as_mut_ptr(),
+            )
+        };
+        let lines = headers.into_iter().filter(|_| told);
+        // SAFETY: headers live until the hook ends or one is set, which takes the filter mutably.
+        lines.map(|it| unsafe { (bytes(it.name), bytes(it.value)) }).collect()
+    }
+
+    fn route_policy(&self) -> Option<&str> {
+        // SAFETY: the filter lives while the hook runs.
+        let route =
+            unsafe { envoy_dynamic_module_callback_get_most_specific_route_config(self.raw) };
+        // SAFETY: what Envoy has of a route is what `…_per_route_config_new` gave it, and the stream keeps
+        // its route while the hook runs.
+        unsafe { route.cast::<Route>().as_ref() }.map(Route::policy)
+    }
+
+    fn set_request_header(&mut self, name: &str, value: &str) {
+        self.set_header(REQUEST_HEADER, name, Buffer::lent(value.as_bytes()));
+    }
+
+    fn remove_request_header(&mut self, name: &str) {
+        self.set_header(REQUEST_HEADER, name, Buffer::NONE);
+    }
+
+    fn set_response_header(&mut self, name: &str, value: &str) {
+        self.set_header(RESPONSE_HEADER, name, Buffer::lent(value.as_bytes()));
+    }
+
+    fn set_metadata(&mut self, namespace: &str, metadata: &Pairs) {
+        let (namespace, entries) = (Buffer::lent(namespace.as_bytes()), HttpHeader::all(metadata));
+        if let Some(set_all) = set_metadata_batch() {
+            // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent.
+            unsafe { set_all(self.raw, namespace, entries.as_ptr(), entries.len()) };
+            return;
+        }
+        for HttpHeader { name, value } in entries {
+            // SAFETY: as above.
+            unsafe {
+                envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
+                    self.raw, namespace, name, value,
+                );
+            }
+        }
+    }
+
+    fn send_response(&mut self, status: u16, headers: &Pairs, body: &str, details: &str) {
+        let headers = HttpHeader::all(headers);
+        // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent. It calls hooks
+        // of this stream before it returns: the caller holds no borrow of the stream's state.
+        unsafe {
+            envoy_dynamic_module_callback_http_send_response(
+                self.raw,
+                status.into(),
+                headers.as_ptr(),
+                headers.len(),
+                Buffer::lent(body.as_bytes()),
+                Buffer::lent(details.as_bytes()),
+            );
+        }
+    }
+
+    fn continue_decoding(&mut self) {
+        // SAFETY: as for a response: hooks of this stream may run inside.
+        unsafe { envoy_dynamic_module_callback_http_filter_continue_decoding(self.raw) };
+    }
+
+    fn scheduler(&self) -> Option<Scheduler> {
+        // SAFETY: the filter lives while the hook runs. The scheduler is ours until it is deleted.
+        let raw = unsafe { envoy_dynamic_module_callback_http_filter_scheduler_new(self.raw) };
+        NonNull::new(raw).map(Scheduler)
+    }
+}
+
+impl Wake for Scheduler {
+    fn wake(&self) {
+        // SAFETY: it is deleted only when dropped.
+        unsafe { envoy_dynamic_module_callback_http_filter_scheduler_commit(self.0.as_ptr(), 0) };
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: it is deleted once.
+        unsafe { envoy_dynamic_module_callback_http_filter_scheduler_delete(self.0.as_ptr()) };
+    }
+}
+
+/// The callback that sets all entries of metadata at once; Envoy 1.38 has none.
+fn set_metadata_batch() -> Option<SetMetadataBatch> {
+    static FOUND: OnceLock<Option<SetMetadataBatch>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let name = c"envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch";
+        // SAFETY: a null library stands for all that is loaded, and the name is one.
+        let found = unsafe { dlsym(ptr::null_mut(), name.as_ptr()) };
+        // SAFETY: Envoy's function of this name has this type since it was introduced; null is `None`.
+        unsafe { std::mem::transmute::<*mut c_void, Option<SetMetadataBatch>>(found) }
+    })
+}
+
+/// Whether Envoy only validates its configuration. Must be called on Envoy's main thread.
+fn validates() -> bool {
+    // SAFETY: it takes nothing, and on another thread Envoy answers false.
+    unsafe { envoy_dynamic_module_callback_is_validation_mode() }
+}
+
+/// Writes lines to Envoy's own log.
+fn log(level: c_int, lines: &[String]) {
+    for line in lines.iter().map(|it| format!("keybound: {it}")) {
+        // SAFETY: Envoy copies the line.
+        unsafe { envoy_dynamic_module_callback_log(level, Buffer::lent(line.as_bytes())) };
+    }
+}
+
+/// What `work` returns, or `otherwise` after a panic, which must not get into Envoy.
+fn caught<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(otherwise)
+}
+
+/// The text in a buffer of Envoy's.
+///
+/// # Safety
+///
+/// As [`bytes`].
+unsafe fn text<'a>(buffer: Buffer) -> Option<&'a str> {
+    // SAFETY: the caller vouches for it.
+    str::from_utf8(unsafe { bytes(buffer) }).ok()
+}
+
+/// A pointer for Envoy to keep.
+fn given<T>(made: T) -> *const c_void {
+    Box::into_raw(Box::new(made)).cast_const().cast()
+}
+
+/// The same; null, with the problems in Envoy's log, for what could not be made.
+fn given_or_told<T>(made: Result<T, Vec<String>>) -> *const c_void {
+    made.map_or_else(
+        |problems| {
+            log(ERROR, &problems);
+            ptr::null()
+        },
+        given,
+    )
+}
+
+/// Takes back what [`given`] gave.
+///
+/// # Safety
+///
+/// `pointer` is null, or came from [`given`] with this `T`, and is not used any more.
+unsafe fn take_back<T>(pointer: *const c_void) {
+    if !pointer.is_null() {
+        // SAFETY: the caller vouches for it.
+        let taken = unsafe { Box::from_raw(pointer.cast_mut().cast::<T>()) };
+        caught((), || drop(taken));
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
+    _config: *mut c_void,
+    name: Buffer,
+    config: Buffer,
+) -> *const c_void {
+    // SAFETY: Envoy lends both for the time of this hook.
+    let (name, config) = unsafe { (text(name), text(config)) };
+    caught(ptr::null(), || {
+        let made = settings::filter(name, config, validates());
+        given_or_told(made.map(|(filter, remarks)| {
+            log(WARN, &remarks);
+            filter
+        }))
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const c_void) {
+    // SAFETY: Envoy gives back what the hook above gave, once.
+    unsafe { take_back::<FilterConfig>(config) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
+    name: Buffer,
+    config: Buffer,
+) -> *const c_void {
+    // SAFETY: Envoy lends both for the time of this hook.
+    let (name, config) = unsafe { (text(name), text(config)) };
+    caught(ptr::null(), || given_or_told(settings::route(name, config)))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_destroy(
+    route: *const c_void,
+) {
+    // SAFETY: Envoy gives back what the hook above gave, once.
+    unsafe { take_back::<Route>(route) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(
+    config: *const c_void,
+    _filter: EnvoyFilter,
+) -> *const c_void {
+    // SAFETY: Envoy passes what `…_config_new` gave, which it has not given back.
+    let config = unsafe { config.cast::<FilterConfig>().as_ref() };
+    caught(ptr::null(), || config.and_then(FilterConfig::stream).map_or(ptr::null(), given))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(stream: *const c_void) {
+    // SAFETY: Envoy gives back what `…_filter_new` gave, once, and calls no other hook with it.
+    unsafe { take_back::<Stream>(stream) };
+}
+
+/// What `work` returns for a stream in a hook; none after a panic.
+///
+/// # Safety
+///
+/// `filter` and `stream` are what Envoy passed to the hook that runs now.
+unsafe fn with_stream<T>(
+    filter: EnvoyFilter,
+    stream: *const c_void,
+    work: impl FnOnce(&Stream, &mut Filter<'_>) -> T,
+) -> Option<T> {
+    // SAFETY: Envoy passes what `…_filter_new` gave, on the worker that owns it. It is only ever shared: its
+    // own fields change through cells, whose borrows end before a callback that may enter another hook.
+    let stream = unsafe { stream.cast::<Stream>().as_ref() }?;
+    // SAFETY: the caller vouches for it.
+    let mut filter = unsafe { Filter::of(filter) };
+    caught(None, || Some(work(stream, &mut filter)))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
+    filter: EnvoyFilter,
+    stream: *const c_void,
+    _end: bool,
+) -> c_int {
+    // SAFETY: these are the hook's own arguments.
+    let next = unsafe { with_stream(filter, stream, |it, filter| it.arrives(filter)) };
+    // SAFETY: as above.
+    let failed = || unsafe { with_stream(filter, stream, |it, filter| it.fails(filter)) };
+    match next.or_else(failed).unwrap_or(Next::Answered) {
+        Next::Continue => CONTINUE,
+        Next::Answered => STOP_ITERATION,
+        Next::Wait => STOP_ALL_AND_WATERMARK,
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
+    filter: EnvoyFilter,
+    stream: *const c_void,
+    _end: bool,
+) -> c_int {
+    // SAFETY: these are the hook's own arguments.
+    let _told = unsafe { with_stream(filter, stream, |it, filter| it.answers(filter)) };
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
+    filter: EnvoyFilter,
+    stream: *const c_void,
+    _event: u64,
+) {
+    // SAFETY: these are the hook's own arguments.
+    let ended = unsafe { with_stream(filter, stream, |it, filter| it.goes_on(filter)) };
+    if ended.is_none() {
+        // SAFETY: as above.
+        let _answered = unsafe { with_stream(filter, stream, |it, filter| it.fails(filter)) };
+    }
+}
+
+/// Hooks that Envoy demands, and that have nothing to do here: a body is not touched.
+macro_rules! idle {
+    ($($name:ident($($argument:ty),*) $(-> $status:ident)?;)*) => {$(
+        #[unsafe(no_mangle)]
+        extern "C" fn $name($(_: $argument),*) $(-> idle!(@type $status))? {
+            $($status)?
+        }
+    )*};
+    (@type $status:ident) => { c_int };
+}
+
+idle! {
+    envoy_dynamic_module_on_http_filter_request_body(EnvoyFilter, *const c_void, bool) -> BODY_CONTINUE;
+    envoy_dynamic_module_on_http_filter_request_trailers(EnvoyFilter, *const c_void) -> BODY_CONTINUE;
+    envoy_dynamic_module_on_http_filter_response_body(EnvoyFilter, *const c_void, bool) -> BODY_CONTINUE;
+    envoy_dynamic_module_on_http_filter_response_trailers(EnvoyFilter, *const c_void) -> BODY_CONTINUE;
+    envoy_dynamic_module_on_http_filter_stream_complete(EnvoyFilter, *const c_void);
+    envoy_dynamic_module_on_http_filter_http_callout_done(
+        EnvoyFilter, *const c_void, u64, c_int, *const HttpHeader, usize, *const Buffer, usize
+    );
+    envoy_dynamic_module_on_http_filter_http_stream_headers(
+        EnvoyFilter, *const c_void, u64, *const HttpHeader, usize, bool
+    );
+    envoy_dynamic_module_on_http_filter_http_stream_data(
+        EnvoyFilter, *const c_void, u64, *const Buffer, usize, bool
+    );
+    envoy_dynamic_module_on_http_filter_http_stream_trailers(
+        EnvoyFilter, *const c_void, u64, *const HttpHeader, usize
+    );
+    envoy_dynamic_module_on_http_filter_http_stream_complete(EnvoyFilter, *const c_void, u64);
+    envoy_dynamic_module_on_http_filter_http_stream_reset(EnvoyFilter, *const c_void, u64, c_int);
+    envoy_dynamic_module_on_http_filter_downstream_above_write_buffer_high_watermark(
+        EnvoyFilter, *const c_void
+    );
+    envoy_dynamic_module_on_http_filter_downstream_below_write_buffer_low_watermark(
+        EnvoyFilter, *const c_void
+    );
+}

@@ -1,0 +1,212 @@
+//! One stream of a proxy: its check, and what Envoy is told.
+
+use keybound::front::module::{Begun, Check, Decision, Endpoint, Pairs, Peer};
+use std::cell::Cell;
+use std::fmt;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::AbortHandle;
+
+/// What a stream needs of Envoy. A getter lends until the next call that changes something.
+pub(crate) trait Envoy: Peer {
+    /// What wakes the stream's worker.
+    type Wake: Wake;
+
+    /// The lines of the request's headers, pseudo-headers among them.
+    fn lines(&self) -> Vec<(&[u8], &[u8])>;
+
+    /// The policy that the configuration of the route names.
+    fn route_policy(&self) -> Option<&str>;
+
+    /// Sets a request header, in place of all of its name.
+    fn set_request_header(&mut self, name: &str, value: &str);
+
+    /// Removes all request headers of a name.
+    fn remove_request_header(&mut self, name: &str);
+
+    /// Sets a response header, in place of all of its name.
+    fn set_response_header(&mut self, name: &str, value: &str);
+
+    /// Sets dynamic metadata.
+    fn set_metadata(&mut self, namespace: &str, metadata: &Pairs);
+
+    /// Answers the client. Other hooks of the stream run before it returns.
+    fn send_response(&mut self, status: u16, headers: &Pairs, body: &str, details: &str);
+
+    /// Lets a request go on that was stopped. Other hooks of the stream run before it returns.
+    fn continue_decoding(&mut self);
+
+    /// What wakes the stream's worker; none if Envoy has none.
+    fn scheduler(&self) -> Option<Self::Wake>;
+}
+
+/// Has Envoy call [`Stream::goes_on`] on the stream's worker.
+pub(crate) trait Wake: Send + 'static {
+    /// May be called by any thread.
+    fn wake(&self);
+}
+
+/// How a request goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// To the next filter.
+    Continue,
+    /// Nowhere: the client has its answer.
+    Answered,
+    /// Not yet.
+    Wait,
+}
+
+/// The state of one stream, on the worker that owns it.
+///
+/// Hooks of the same stream run inside some callbacks, so that no borrow of it lasts over one.
+pub(crate) struct Stream {
+    endpoint: Endpoint,
+    /// The check that waits, if one does.
+    waiting: Cell<Option<Waiting>>,
+    /// Headers for the upstream's response.
+    to_client: Cell<Pairs>,
+}
+
+/// A check that goes on in our own thread. Dropped, it is broken off.
+#[derive(Debug)]
+struct Waiting {
+    ended: Arc<Ended>,
+    task: AbortHandle,
+}
+
+/// How a check ended that has waited. Its end and that of its stream share a lock, so that nobody wakes a
+/// stream that is gone.
+#[derive(Debug)]
+struct Ended(Mutex<State>);
+
+enum State {
+    /// It has not ended yet.
+    Open(Box<dyn Wake>),
+    /// It has ended so.
+    Decided(Decision),
+    /// The stream has its decision, or is gone.
+    Over,
+}
+
+/// The namespace of the metadata: the answers are those of an authorizer, for everybody who reads them.
+const NAMESPACE: &str = "envoy.filters.http.ext_authz";
+
+/// The details of a denial in Envoy's access log (`%RESPONSE_CODE_DETAILS%`).
+const DETAILS: &str = "keybound_denied";
+
+impl Stream {
+    /// A new stream, whose request `endpoint` checks.
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, waiting: Cell::default(), to_client: Cell::default() }
+    }
+
+    /// The request has arrived: checks it, or begins to.
+    pub(crate) fn arrives(&self, envoy: &mut impl Envoy) -> Next {
+        let begun = self.endpoint.begin(envoy.lines(), envoy, envoy.route_policy());
+        match begun {
+            Begun::Ended(decision) => self.carry_out(decision, envoy),
+            Begun::Waits(check) => match envoy.scheduler() {
+                Some(wake) => self.wait(check, wake),
+                None => self.carry_out(Decision::internal(), envoy),
+            },
+        }
+    }
+
+    fn wait(&self, check: Check, wake: impl Wake) -> Next {
+        let ended = Arc::new(Ended(Mutex::new(State::Open(Box::new(wake)))));
+        let told = Arc::clone(&ended);
+        let task = self.endpoint.runtime().spawn(async move { told.decide(check.end().await) });
+        self.waiting.set(Some(Waiting { ended, task: task.abort_handle() }));
+        Next::Wait
+    }
+
+    /// A check that waited has ended.
+    pub(crate) fn goes_on(&self, envoy: &mut impl Envoy) {
+        let decision = self.waiting.take().and_then(|it| it.ended.decision());
+        if decision.is_some_and(|it| self.carry_out(it, envoy) == Next::Continue) {
+            envoy.continue_decoding();
+        }
+    }
+
+    /// The upstream answers, or a filter in its place.
+    pub(crate) fn answers(&self, envoy: &mut impl Envoy) {
+        for (name, value) in self.to_client.take().iter() {
+            envoy.set_response_header(name, value);
+        }
+    }
+
+    /// A panic has ended a hook: whatever was decided, the request is refused.
+    pub(crate) fn fails(&self, envoy: &mut impl Envoy) -> Next {
+        tracing::error!("a hook of the module has panicked");
+        self.waiting.take();
+        self.carry_out(Decision::internal(), envoy)
+    }
+
+    /// Sets headers before it removes others, as `ext_authz` does.
+    fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
+        match decision {
+            Decision::Allow { set, remove, to_client, metadata } => {
+                for (name, value) in set.iter() {
+                    envoy.set_request_header(name, value);
+                }
+                for name in &remove {
+                    envoy.remove_request_header(name);
+                }
+                envoy.set_metadata(NAMESPACE, &metadata);
+                self.to_client.set(to_client);
+                Next::Continue
+            }
+            Decision::Deny { status, to_client, body, metadata } => {
+                envoy.set_metadata(NAMESPACE, &metadata);
+                envoy.send_response(status, &to_client, &body, DETAILS);
+                Next::Answered
+            }
+        }
+    }
+}
+
+impl Ended {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The check has ended: wakes the stream, if it is still there.
+    fn decide(&self, decision: Decision) {
+        let mut state = self.state();
+        if let State::Open(wake) = &*state {
+            wake.wake();
+            *state = State::Decided(decision);
+        }
+    }
+
+    fn decision(&self) -> Option<Decision> {
+        match mem::replace(&mut *self.state(), State::Over) {
+            State::Decided(decision) => Some(decision),
+            State::Open(_) | State::Over => None,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.task.abort();
+        *self.ended.state() = State::Over;
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open(_) => "Open",
+            Self::Decided(_) => "Decided",
+            Self::Over => "Over",
+        })
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
