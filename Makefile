@@ -7,7 +7,7 @@ demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 test:
-	tests/provision.py envoy nginx caddy traefik redis python-tools
+	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
 	-tests/provision.py python-jose
 	-tests/provision.py keycloak

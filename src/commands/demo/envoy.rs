@@ -19,6 +19,8 @@ pub enum Authorizer {
     Unix(PathBuf),
     /// On TCP, over HTTP in place of gRPC.
     Http(SocketAddr),
+    /// Inside Envoy: [`Edge::module`], with the configuration in this file.
+    Module(PathBuf),
 }
 
 /// A listener with mutual TLS that asks an authorizer about every request.
@@ -39,6 +41,8 @@ pub struct Listener {
 pub struct Edge {
     /// Its listeners.
     pub listeners: Vec<Listener>,
+    /// The dynamic module, where a listener has its authorizer inside Envoy.
+    pub module: Option<PathBuf>,
     /// The upstream.
     pub upstream: SocketAddr,
     /// Whether the upstream uses HTTP/2, as gRPC must.
@@ -66,6 +70,9 @@ impl Envoy {
         let config = edge.directory.join("envoy.json");
         fs::write(&config, format!("{:#}\n", edge.bootstrap()))
             .map_err(|cause| Failure::new("writing Envoy's bootstrap", cause))?;
+        if let Some(module) = &edge.module {
+            link(module, &edge.directory)?;
+        }
         Self::run(binary, &config, client).await
     }
 
@@ -80,6 +87,7 @@ impl Envoy {
         let admin_address = directory.join("envoy-admin");
         let mut command = Command::new(binary);
         command
+            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", directory)
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
             .args(["--file-flush-interval-msec", "20"])
             .arg("--admin-address-path")
@@ -124,6 +132,11 @@ impl Envoy {
             .await
     }
 
+    /// Its whole log.
+    pub fn log(&self) -> String {
+        self.process.words()
+    }
+
     /// An error with the end of its log if it has exited.
     pub fn check(&mut self) -> Result<(), Failure> {
         self.process.check()
@@ -143,15 +156,11 @@ impl Edge {
         let protocol = if self.upstream_http2 { &h2 } else { &usual };
         let mut clusters = vec![cluster("upstream", &upstream, protocol)];
         for listener in &self.listeners {
-            let authorizer = match &listener.authorizer {
-                Authorizer::Tcp(it) | Authorizer::Http(it) => {
-                    json!({"socket_address": address(*it)})
-                }
-                Authorizer::Unix(path) => json!({"pipe": {"path": path}}),
-            };
-            let protocol = match &listener.authorizer {
-                Authorizer::Tcp(_) | Authorizer::Unix(_) => &h2,
-                Authorizer::Http(_) => &usual,
+            let (authorizer, protocol) = match &listener.authorizer {
+                Authorizer::Tcp(it) => (json!({"socket_address": address(*it)}), &h2),
+                Authorizer::Http(it) => (json!({"socket_address": address(*it)}), &usual),
+                Authorizer::Unix(path) => (json!({"pipe": {"path": path}}), &h2),
+                Authorizer::Module(_) => continue,
             };
             clusters.push(cluster(&listener.cluster(), &authorizer, protocol));
         }
@@ -218,7 +227,7 @@ impl Listener {
             "forward_client_cert_details": self.forward_client_cert,
             "set_current_client_cert_details": {"cert": true},
             "access_log": [access_log(edge)],
-            "http_filters": [self.ext_authz(), {
+            "http_filters": [self.authorization(), {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
             }],
@@ -230,10 +239,11 @@ impl Listener {
         })
     }
 
-    fn ext_authz(&self) -> Value {
-        match self.authorizer {
+    fn authorization(&self) -> Value {
+        match &self.authorizer {
             Authorizer::Tcp(_) | Authorizer::Unix(_) => self.ext_authz_over_grpc(),
             Authorizer::Http(_) => self.ext_authz_over_http(),
+            Authorizer::Module(config) => module(config),
         }
     }
 
@@ -290,6 +300,30 @@ impl Listener {
             },
         }})
     }
+}
+
+/// The filter inside Envoy, with the configuration in this file.
+fn module(config: &Path) -> Value {
+    json!({"name": "keybound", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": {"name": MODULE, "do_not_close": true},
+        "filter_name": "keybound",
+        "filter_config": {
+            "@type": "type.googleapis.com/google.protobuf.StringValue",
+            "value": config,
+        },
+    }})
+}
+
+/// The name by which Envoy looks for the module, in a file `lib….so`.
+const MODULE: &str = "keybound_envoy";
+
+/// Puts the module into `directory` under the name by which Envoy looks for it.
+fn link(module: &Path, directory: &Path) -> Result<(), Failure> {
+    let failure =
+        |cause| Failure::new(format_args!("finding the module {}", module.display()), cause);
+    let module = module.canonicalize().map_err(failure)?;
+    std::os::unix::fs::symlink(module, directory.join(format!("lib{MODULE}.so"))).map_err(failure)
 }
 
 fn cluster(name: &str, address: &Value, options: &Value) -> Value {

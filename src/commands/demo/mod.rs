@@ -17,7 +17,7 @@ mod stage;
 mod way;
 
 use crate::clock::{Clock, SystemClock};
-use stage::Stage;
+use stage::{Programs, Stage};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -31,10 +31,16 @@ pub struct Arguments {
     /// service
     #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
     pub envoy: Option<PathBuf>,
+    /// Checks inside Envoy, by this dynamic module
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = MODULE)]
+    pub module: Option<PathBuf>,
     /// Keeps everything running, and prints curl commands to try
     #[arg(long)]
     pub stay: bool,
 }
+
+/// Where `make module` leaves it.
+const MODULE: &str = "target/module/libkeybound_envoy.so";
 
 /// Why the demo failed: what was tried, and its error.
 #[derive(Debug)]
@@ -78,7 +84,9 @@ async fn show(arguments: &Arguments) -> Result<bool, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(interrupted)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(interrupted)?;
     let play = async {
-        let mut stage = Stage::set(arguments.envoy_binary(), SystemClock.now()).await?;
+        let programs =
+            Programs { envoy: arguments.envoy_binary(), module: arguments.module.clone() };
+        let mut stage = Stage::set(programs, SystemClock.now()).await?;
         let good = tell(&mut stage).await?;
         if arguments.stay {
             say(&stage.invitation())?;

@@ -53,7 +53,7 @@ impl Service {
 }
 
 /// The fields of the event with the addresses, once it is logged.
-fn listening(log: &str) -> Option<Value> {
+pub(super) fn listening(log: &str) -> Option<Value> {
     log.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok()).find_map(|event| {
         let fields = event.get("fields").cloned().unwrap_or(event);
         (fields.get("message")?.as_str()? == "listening").then_some(fields)

@@ -8,7 +8,7 @@ use super::issuer::{self, SigningKey};
 use super::pki::{Authority, Identity};
 use super::roles::{AUDIENCE, Caller, PATH, SCOPE};
 use super::scenarios::{Observed, Scenario};
-use super::service::Service;
+use super::service::{Service, listening};
 use super::upstream;
 use super::way::{Door, Way};
 use crate::clock::{Clock, SystemClock};
@@ -26,7 +26,8 @@ use tokio::task::JoinSet;
 pub(super) struct Stage {
     way: Way,
     cast: Cast,
-    service: Service,
+    /// None if the checks are inside Envoy.
+    service: Option<Service>,
     /// The site that makes proofs.
     proofs: SocketAddr,
     // After the programs that write into it, since fields are dropped in this order.
@@ -34,9 +35,18 @@ pub(super) struct Stage {
     _sites: JoinSet<()>,
 }
 
+/// The programs beside this one.
+#[derive(Clone, Debug)]
+pub(super) struct Programs {
+    /// Envoy, if there is one.
+    pub(super) envoy: Option<PathBuf>,
+    /// The dynamic module, if the checks are to be inside Envoy.
+    pub(super) module: Option<PathBuf>,
+}
+
 impl Stage {
-    /// Sets up everything, with the Envoy at `envoy`, if any.
-    pub(super) async fn set(envoy: Option<PathBuf>, now: UnixTime) -> Result<Self, Failure> {
+    /// Sets up everything.
+    pub(super) async fn set(programs: Programs, now: UnixTime) -> Result<Self, Failure> {
         let directory = Directory::new(now)?;
         let mut sites = JoinSet::new();
         let authority = Authority::new("keybound demo").map_err(making_certificates)?;
@@ -60,11 +70,20 @@ impl Stage {
             .timeout(Duration::from_secs(1))
             .build()
             .map_err(|cause| Failure::new("setting up a client", cause))?;
-        let (service, authorizer) = serve(&config, &client).await?;
-        let way = match envoy {
-            None => Way::Direct(authorizer),
-            Some(binary) => {
-                let edge = edge(authorizer, upstream, directory.path());
+        let (service, authorizer) = match &programs.module {
+            None => {
+                serve(&config, &client).await.map(|(it, at)| (Some(it), Authorizer::Tcp(at)))?
+            }
+            Some(_) => (None, Authorizer::Module(config)),
+        };
+        let way = match (programs.envoy, authorizer) {
+            (None, Authorizer::Tcp(authorizer)) => Way::Direct(authorizer),
+            (None, _) => {
+                let cause = "none was found: name one by --envoy";
+                return Err(Failure::new("starting Envoy for the module", cause));
+            }
+            (Some(binary), authorizer) => {
+                let edge = edge(authorizer, programs.module, upstream, directory.path());
                 let envoy = Envoy::start(&binary, &edge, &client).await?;
                 let origin = format!("https://{}", envoy.address(DOOR)?);
                 Way::Envoy(envoy, Door { origin, ca: authority.certificate_pem() })
@@ -81,17 +100,20 @@ impl Stage {
     pub(super) async fn play(&mut self, scenario: &Scenario) -> Result<Observed, Failure> {
         let observed = self.way.play(scenario, &self.cast).await;
         // If the service has exited, its log says more than what the caller got.
-        self.service.check()?;
+        self.service.as_mut().map_or(Ok(()), Service::check)?;
         observed
     }
 
     /// A description of the setup.
     pub(super) fn description(&self) -> String {
         match &self.way {
-            Way::Envoy(_, door) => format!(
-                "Through Envoy: client ── mutual TLS ──▶ {} ──▶ keybound serve, upstream",
-                door.origin
-            ),
+            Way::Envoy(_, door) => {
+                let keybound = match &self.service {
+                    Some(_) => "keybound serve, upstream",
+                    None => "upstream, with keybound inside Envoy",
+                };
+                format!("Through Envoy: client ── mutual TLS ──▶ {} ──▶ {keybound}", door.origin)
+            }
             Way::Direct(address) => format!(
                 "Without Envoy (none was found; see --envoy): each request goes to keybound serve \
                  on {address}\nas the CheckRequest that Envoy would send."
@@ -102,7 +124,12 @@ impl Stage {
     /// Commands to try while it keeps running.
     pub(super) fn invitation(&self) -> String {
         let directory = self.directory.path().display();
-        let admin = self.service.address("admin").unwrap_or_default();
+        let (admin, log) = match (&self.service, &self.way) {
+            (Some(service), _) => (service.address("admin").map(str::to_owned), "keybound.log"),
+            (None, Way::Envoy(envoy, _)) => (admin_in(&envoy.log()), "envoy.log"),
+            (None, Way::Direct(_)) => (None, "envoy.log"),
+        };
+        let admin = admin.unwrap_or_default();
         let tries = match &self.way {
             Way::Envoy(_, door) => {
                 let curl = |title: &str, name: &str, token: Token| {
@@ -125,7 +152,7 @@ impl Stage {
         format!(
             "\nIt stays up until Ctrl-C. Certificates, tokens, configurations and logs are in its \
              directory:\n\n  cd {directory}\n{tries}\n  # the service itself\n  curl \
-             http://{admin}/status\n  tail -f keybound.log\n"
+             http://{admin}/status\n  tail -f {log}\n"
         )
     }
 
@@ -138,6 +165,11 @@ impl Stage {
              echo\n  done\n"
         )
     }
+}
+
+/// The admin address in the log of an Envoy with the module.
+fn admin_in(log: &str) -> Option<String> {
+    listening(log)?.get("admin")?.as_str().map(str::to_owned)
 }
 
 /// The name of Envoy's listener.
@@ -155,16 +187,22 @@ async fn serve(config: &Path, client: &reqwest::Client) -> Result<(Service, Sock
     Ok((service, authorizer))
 }
 
-fn edge(authorizer: SocketAddr, upstream: SocketAddr, directory: &Path) -> Edge {
+fn edge(
+    authorizer: Authorizer,
+    module: Option<PathBuf>,
+    upstream: SocketAddr,
+    directory: &Path,
+) -> Edge {
     let listener = Listener {
         name: DOOR,
-        authorizer: Authorizer::Tcp(authorizer),
+        authorizer,
         forward_client_cert: "SANITIZE",
         // So that scenarios without a certificate reach the service.
         certificate_required: false,
     };
     Edge {
         listeners: vec![listener],
+        module,
         upstream,
         upstream_http2: false,
         directory: directory.to_owned(),
