@@ -59,6 +59,12 @@ unsafe extern "C" {
         body: Buffer,
         details: Buffer,
     );
+    fn envoy_dynamic_module_callback_http_send_response_headers(
+        filter: EnvoyFilter,
+        headers: *const HttpHeader,
+        count: usize,
+        end: bool,
+    );
     fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
         filter: EnvoyFilter,
         namespace: Buffer,
@@ -237,6 +243,19 @@ impl Envoy for Filter<'_> {
                 headers.len(),
                 Buffer::lent(body.as_bytes()),
                 Buffer::lent(details.as_bytes()),
+            );
+        }
+    }
+
+    fn send_headers(&mut self, headers: &Pairs) {
+        let headers = HttpHeader::all(headers);
+        // SAFETY: as for a response with a body.
+        unsafe {
+            envoy_dynamic_module_callback_http_send_response_headers(
+                self.raw,
+                headers.as_ptr(),
+                headers.len(),
+                true,
             );
         }
     }

@@ -1,5 +1,6 @@
 //! One stream of a proxy: its check, and what Envoy is told.
 
+use crate::grpc;
 use keybound::front::module::{Begun, Check, Decision, Endpoint, Pairs, Peer};
 use std::cell::Cell;
 use std::fmt;
@@ -32,6 +33,10 @@ pub(crate) trait Envoy: Peer {
 
     /// Answers the client. Other hooks of the stream run before it returns.
     fn send_response(&mut self, status: u16, headers: &Pairs, body: &str, details: &str);
+
+    /// Answers the client with headers alone, pseudo-headers among them. Other hooks of the stream run
+    /// before it returns.
+    fn send_headers(&mut self, headers: &Pairs);
 
     /// Lets a request go on that was stopped. Other hooks of the stream run before it returns.
     fn continue_decoding(&mut self);
@@ -159,7 +164,11 @@ impl Stream {
             }
             Decision::Deny { status, to_client, body, metadata } => {
                 envoy.set_metadata(NAMESPACE, &metadata);
-                envoy.send_response(status, &to_client, &body, DETAILS);
+                if grpc::is_call(&envoy.lines()) {
+                    envoy.send_headers(&grpc::answer(status, &to_client, &body));
+                } else {
+                    envoy.send_response(status, &to_client, &body, DETAILS);
+                }
                 Next::Answered
             }
         }

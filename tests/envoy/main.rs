@@ -1,5 +1,6 @@
 //! End to end: a client with mutual TLS, a real Envoy, the real service, an upstream.
 
+#![expect(clippy::duplicate_mod, reason = "the same tests, whoever checks")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
@@ -18,12 +19,9 @@ mod proofs;
 #[path = "../support/tokens.rs"]
 mod tokens;
 
-mod dpop;
-mod grpc;
-mod mutual_tls;
-mod opaque;
+mod service;
 
-use installation::{Call, Door, Installation, Outcome};
+use installation::{Call, Door, Installation, Outcome, Way};
 use keybound_core::Denial;
 use reqwest::Version;
 
@@ -35,8 +33,38 @@ const OPTIONAL: Door = Door {
     source: "peer",
     forward_client_cert: "SANITIZE",
     certificate_required: false,
-    over_http: false,
+    way: Way::Grpc,
 };
+
+/// The same tests, whoever checks.
+macro_rules! whoever_checks {
+    ($($name:ident: $way:expr;)*) => {$(
+        #[path = "."]
+        mod $name {
+            use super::{
+                BOTH, Door, Way, check, dpop_client, installation, introspection_endpoint, proofs, tokens,
+            };
+
+            const OPTIONAL: Door = Door { way: $way, ..super::OPTIONAL };
+
+            #[path = "dpop.rs"]
+            mod dpop;
+            #[path = "grpc.rs"]
+            mod grpc;
+            #[path = "mutual_tls.rs"]
+            mod mutual_tls;
+            #[path = "opaque.rs"]
+            mod opaque;
+        }
+    )*};
+}
+
+whoever_checks! {
+    by_ext_authz: Way::Grpc;
+    inside_envoy_1_38: Way::Inside("envoy-1.38");
+    inside_envoy_1_39: Way::Inside("envoy-1.39");
+    inside_envoy_1_40: Way::Inside("envoy");
+}
 
 /// Makes `call` and holds the answer against `expected`: its status, its reason in the metadata that
 /// Envoy logs, and the challenge.

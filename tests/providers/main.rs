@@ -28,7 +28,7 @@ mod program;
 mod realm;
 mod written;
 
-use installation::{Call, Door, Installation, Outcome};
+use installation::{Call, Door, Installation, Outcome, Way};
 use keybound::commands::demo::pki::Identity;
 use keybound_core::Denial;
 use reqwest::Version;
@@ -39,7 +39,7 @@ const DOOR: Door = Door {
     source: "peer",
     forward_client_cert: "SANITIZE",
     certificate_required: false,
-    over_http: false,
+    way: Way::Grpc,
 };
 
 /// What a client sends, and what must come of it.

@@ -15,8 +15,9 @@ use reqwest::{Client, StatusCode, Version};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -56,8 +57,19 @@ pub(crate) struct Door {
     /// Envoy's `forward_client_cert_details`.
     pub(crate) forward_client_cert: &'static str,
     pub(crate) certificate_required: bool,
-    /// Whether it asks over HTTP in place of gRPC.
-    pub(crate) over_http: bool,
+    /// How Envoy asks.
+    pub(crate) way: Way,
+}
+
+/// How Envoy asks about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A service over gRPC.
+    Grpc,
+    /// A service over HTTP.
+    Http,
+    /// The module inside it; this is the name of the Envoy among the provisioned programs.
+    Inside(&'static str),
 }
 
 /// A request to Envoy.
@@ -140,13 +152,17 @@ impl Installation {
             let mut config = configuration(&socket, &jwks, door.source);
             edit(directory.path(), &mut config);
             let config = write(&format!("{}.yaml", door.name), &config.to_string());
-            let service = serve(&config).await;
-            let authorizer = if door.over_http {
-                Authorizer::Http(service.address("forward_auth").unwrap().parse().unwrap())
-            } else {
-                Authorizer::Unix(socket)
+            let service = match door.way {
+                Way::Grpc | Way::Http => Some(serve(&config).await),
+                Way::Inside(_) => None,
             };
-            services.push(Some(service));
+            let address = |name| service.as_ref().unwrap().address(name).unwrap().parse().unwrap();
+            let authorizer = match door.way {
+                Way::Grpc => Authorizer::Unix(socket),
+                Way::Http => Authorizer::Http(address("forward_auth")),
+                Way::Inside(_) => Authorizer::Module(config),
+            };
+            services.push(service);
             listeners.push(Listener {
                 name: door.name,
                 authorizer,
@@ -154,13 +170,19 @@ impl Installation {
                 certificate_required: door.certificate_required,
             });
         }
+        let inside = doors.iter().find_map(|it| match it.way {
+            Way::Inside(envoy) => Some(envoy),
+            Way::Grpc | Way::Http => None,
+        });
         let edge = Edge {
             listeners,
+            module: inside.map(|_| module()),
             upstream: upstream.address,
             upstream_http2: upstream.http2,
             directory: directory.path().to_owned(),
         };
-        let envoy = Envoy::start(&provisioned("envoy"), &edge, &plain_client()).await.unwrap();
+        let binary = provisioned(inside.unwrap_or("envoy"));
+        let envoy = Envoy::start(&binary, &edge, &plain_client()).await.unwrap();
         Self { authority, signer, services, envoy, calls: 0, directory, _upstream: upstream.tasks }
     }
 
@@ -244,6 +266,23 @@ pub(crate) fn claims(identity: &Identity) -> Value {
         "iat": now, "exp": now + 300,
         "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
     })
+}
+
+/// The module for Envoy, built from the same sources as the tests.
+pub(crate) fn module() -> PathBuf {
+    static MODULE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_keybound")).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--package", "keybound-envoy", "--target-dir"]);
+        build.arg(built.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        built.join("libkeybound_envoy.so")
+    });
+    MODULE.clone()
 }
 
 fn new_authority() -> Arc<Authority> {

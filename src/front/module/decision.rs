@@ -37,6 +37,13 @@ pub struct Pairs {
     ends: Vec<(usize, usize)>,
 }
 
+impl<'p> FromIterator<(&'p str, &'p str)> for Pairs {
+    fn from_iter<I: IntoIterator<Item = (&'p str, &'p str)>>(pairs: I) -> Self {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        Self::of(pairs.iter().copied())
+    }
+}
+
 impl Pairs {
     fn of<'p>(pairs: impl Iterator<Item = (&'p str, &'p str)> + Clone) -> Self {
         let (mut bytes, mut count) = (0_usize, 0_usize);
