@@ -52,6 +52,8 @@ struct World {
     checker: Checker,
     /// The same installation, for proxies that ask over HTTP.
     twin: Twin,
+    /// The same, inside Envoy.
+    inside: Twin,
     /// The same, which explains.
     explainer: Twin,
     clock: Arc<ManualClock>,
@@ -102,6 +104,7 @@ impl World {
             installation: made.installation,
             checker: Checker::new(shared),
             twin: Twin::start(&runtime),
+            inside: Twin::start(&runtime),
             explainer: Twin::start(&runtime),
             clock,
             _files: files,
@@ -154,6 +157,8 @@ impl World {
         };
         let answer = Answer::of(&verdict, &self.installation.rules.policies, read.as_ref().ok());
         self.twin.agrees(&self.checker, &self.installation, request, &answer).await;
+        let clock = Arc::clone(self.checker.clock());
+        self.inside.decides(clock, &self.installation, request, &answer).await;
         if let Ok(request) = &read {
             self.explainer.explains(&self.checker, &self.installation, request, &answer).await;
         }

@@ -6,6 +6,8 @@ pub(crate) mod clock;
 pub(crate) mod configured;
 #[path = "../support/identity_provider.rs"]
 pub(crate) mod identity_provider;
+#[path = "../support/inside.rs"]
+pub(crate) mod inside;
 #[path = "../support/introspection_endpoint.rs"]
 pub(crate) mod introspection_endpoint;
 #[path = "../support/proofs.rs"]
