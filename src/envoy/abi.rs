@@ -516,3 +516,443 @@ idle! {
         EnvoyFilter, *const c_void
     );
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::fs;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// Envoy, as far as hooks call it. It stands where the module finds an Envoy: each filter is one.
+    #[derive(Default)]
+    struct Stand {
+        headers: Vec<(String, String)>,
+        attributes: Vec<(c_int, String)>,
+        route: Option<*const c_void>,
+        told: RefCell<Vec<String>>,
+        wakes: Option<Sender<u64>>,
+    }
+
+    /// What Envoy was told to log. The tests share it.
+    static LOG: Mutex<Vec<String>> = Mutex::new(vec![]);
+
+    fn log_lines() -> MutexGuard<'static, Vec<String>> {
+        LOG.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand<'a>(filter: EnvoyFilter) -> &'a Stand {
+        // SAFETY: each filter of these tests is one, and lives as long as the test.
+        unsafe { filter.cast::<Stand>().as_ref() }.unwrap()
+    }
+
+    fn say(buffer: Buffer) -> String {
+        // SAFETY: the module lends it for the time of the call.
+        String::from_utf8_lossy(unsafe { bytes(buffer) }).into_owned()
+    }
+
+    fn all(headers: *const HttpHeader, count: usize) -> String {
+        // SAFETY: the module lends so many for the time of the call.
+        let headers = unsafe { slice::from_raw_parts(headers, count) };
+        let line = |it: &HttpHeader| format!("{}: {}", say(it.name), say(it.value));
+        headers.iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    impl Stand {
+        fn tell(&self, what: String) {
+            self.told.borrow_mut().push(what);
+        }
+
+        fn filter(&self) -> EnvoyFilter {
+            ptr::from_ref(self).cast_mut().cast()
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_log(level: c_int, message: Buffer) {
+        log_lines().push(format!("{level} {}", say(message)));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_is_validation_mode() -> bool {
+        false
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_get_headers_size(
+        filter: EnvoyFilter,
+        kind: c_int,
+    ) -> usize {
+        assert_eq!(kind, REQUEST_HEADER);
+        stand(filter).headers.len()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_get_headers(
+        filter: EnvoyFilter,
+        kind: c_int,
+        headers: *mut HttpHeader,
+    ) -> bool {
+        assert_eq!(kind, REQUEST_HEADER);
+        for (place, (name, value)) in stand(filter).headers.iter().enumerate() {
+            let (name, value) = (Buffer::lent(name.as_bytes()), Buffer::lent(value.as_bytes()));
+            // SAFETY: the module has room for as many as it was told there are.
+            unsafe { headers.add(place).write(HttpHeader { name, value }) };
+        }
+        true
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_set_header(
+        filter: EnvoyFilter,
+        kind: c_int,
+        name: Buffer,
+        value: Buffer,
+    ) -> bool {
+        let value = if value.data.is_null() { "(removed)".to_owned() } else { say(value) };
+        stand(filter).tell(format!("header {kind} {}: {value}", say(name)));
+        true
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_send_response(
+        filter: EnvoyFilter,
+        status: u32,
+        headers: *const HttpHeader,
+        count: usize,
+        body: Buffer,
+        details: Buffer,
+    ) {
+        let (headers, body, details) = (all(headers, count), say(body), say(details));
+        stand(filter).tell(format!("{status} {details} {headers} {body}"));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_send_response_headers(
+        filter: EnvoyFilter,
+        headers: *const HttpHeader,
+        count: usize,
+        end: bool,
+    ) {
+        stand(filter).tell(format!("headers, end {end}: {}", all(headers, count)));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
+        filter: EnvoyFilter,
+        namespace: Buffer,
+        key: Buffer,
+        value: Buffer,
+    ) {
+        stand(filter).tell(format!("{} {}: {}", say(namespace), say(key), say(value)));
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_get_attribute_string(
+        filter: EnvoyFilter,
+        attribute: c_int,
+        value: *mut Buffer,
+    ) -> bool {
+        let found = stand(filter).attributes.iter().find(|(id, _)| *id == attribute);
+        if let Some((_, found)) = found {
+            // SAFETY: the module has room for one.
+            unsafe { value.write(Buffer::lent(found.as_bytes())) };
+        }
+        found.is_some()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_get_most_specific_route_config(
+        filter: EnvoyFilter,
+    ) -> *const c_void {
+        stand(filter).route.unwrap_or(ptr::null())
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_scheduler_new(
+        filter: EnvoyFilter,
+    ) -> EnvoyScheduler {
+        let wakes = stand(filter).wakes.clone();
+        wakes.map_or(ptr::null_mut(), |it| Box::into_raw(Box::new(it)).cast())
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_scheduler_commit(
+        scheduler: EnvoyScheduler,
+        event: u64,
+    ) {
+        // SAFETY: it is one of those above, and not deleted yet.
+        let wakes = unsafe { scheduler.cast::<Sender<u64>>().as_ref() }.unwrap();
+        wakes.send(event).unwrap();
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_scheduler_delete(
+        scheduler: EnvoyScheduler,
+    ) {
+        // SAFETY: as above, and it is not used again.
+        drop(unsafe { Box::from_raw(scheduler.cast::<Sender<u64>>()) });
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: EnvoyFilter) {
+        stand(filter).tell("goes on".to_owned());
+    }
+
+    /// A configuration in a file of a folder of its own; the keys of its issuer come from `keys`.
+    fn configuration(keys: &str, mode: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "listen: {{admin: '127.0.0.1:0'}}\n\
+             issuers: [{{issuer: 'https://as.test', audiences: [a], keys: {{{keys}}}}}]\n\
+             policies:\n\
+             - {{name: strict, match: {{path_prefix: /strict}}, sender_constraint: certificate}}\n\
+             - {{name: named, match: {{path_prefix: /named}}, sender_constraint: either, mode: {mode}}}\n\
+             - {{name: rest, sender_constraint: dpop, mode: report}}\n"
+        );
+        let path = folder.path().join("keybound.yaml");
+        fs::write(&path, config).unwrap();
+        fs::write(folder.path().join("keys.json"), KEYS).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    /// RFC 7515, appendix A.3.
+    const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256",
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+    /// The hooks for one stream, in Envoy's order.
+    struct Hooks {
+        config: *const c_void,
+        stream: *const c_void,
+    }
+
+    fn configured(name: &str, config: &str) -> *const c_void {
+        let [name, config] = [name, config].map(|it| Buffer::lent(it.as_bytes()));
+        // SAFETY: these are the arguments that Envoy passes.
+        unsafe { envoy_dynamic_module_on_http_filter_config_new(ptr::null_mut(), name, config) }
+    }
+
+    fn routed(name: &str, config: &str) -> *const c_void {
+        let [name, config] = [name, config].map(|it| Buffer::lent(it.as_bytes()));
+        // SAFETY: these are the arguments that Envoy passes.
+        unsafe { envoy_dynamic_module_on_http_filter_per_route_config_new(name, config) }
+    }
+
+    impl Hooks {
+        fn begin(config: &str, stand: &Stand) -> Self {
+            let config = configured("keybound", config);
+            assert!(!config.is_null(), "{:?}", log_lines());
+            // SAFETY: as above.
+            let stream = unsafe { envoy_dynamic_module_on_http_filter_new(config, stand.filter()) };
+            assert!(!stream.is_null());
+            Self { config, stream }
+        }
+
+        fn request(&self, stand: &Stand) -> c_int {
+            let filter = stand.filter();
+            // SAFETY: as above.
+            unsafe {
+                envoy_dynamic_module_on_http_filter_request_headers(filter, self.stream, true)
+            }
+        }
+
+        fn response(&self, stand: &Stand) {
+            let filter = stand.filter();
+            // SAFETY: as above.
+            let next = unsafe {
+                envoy_dynamic_module_on_http_filter_response_headers(filter, self.stream, true)
+            };
+            assert_eq!(next, CONTINUE);
+        }
+
+        fn scheduled(&self, stand: &Stand) {
+            // SAFETY: as above.
+            unsafe {
+                envoy_dynamic_module_on_http_filter_scheduled(stand.filter(), self.stream, 0);
+            }
+        }
+    }
+
+    impl Drop for Hooks {
+        fn drop(&mut self) {
+            // SAFETY: as above; Envoy ends streams before their configuration.
+            unsafe {
+                envoy_dynamic_module_on_http_filter_destroy(self.stream);
+                envoy_dynamic_module_on_http_filter_config_destroy(self.config);
+            }
+        }
+    }
+
+    fn asking(path: &str, more: &[(&str, &str)]) -> Stand {
+        let own =
+            [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", path)];
+        let headers = own.iter().chain(more);
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Stand { headers: headers.collect(), ..Stand::default() }
+    }
+
+    const IN_A_FILE: &str = "jwks_file: keys.json";
+    const TOKEN: (&str, &str) = (
+        "authorization",
+        // `{"alg":"ES256","typ":"at+jwt","kid":"1"}`, `{"iss":"https://as.test"}`
+        "Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2FzLnRlc3QifQ.AA",
+    );
+
+    fn wakes(stand: &mut Stand) -> Receiver<u64> {
+        let (wakes, woken) = channel();
+        stand.wakes = Some(wakes);
+        woken
+    }
+
+    #[test]
+    fn a_request_that_is_refused_is_answered_at_once() {
+        let (_folder, config) = configuration(IN_A_FILE, "enforce");
+        let stand = asking("/strict", &[]);
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), STOP_ITERATION);
+        let told = stand.told.borrow();
+        let (answer, metadata) = told.split_last().unwrap();
+        assert!(answer.starts_with("401 keybound_denied www-authenticate: Bearer "), "{answer}");
+        let reason = "envoy.filters.http.ext_authz reason: credentials_missing";
+        assert!(metadata.iter().any(|it| it == reason), "{metadata:?}");
+        assert!(metadata.iter().all(|it| it.starts_with("envoy.filters.http.ext_authz ")));
+    }
+
+    #[test]
+    fn a_request_that_is_let_through_goes_on_without_the_headers_that_a_client_may_not_set() {
+        let (_folder, config) = configuration(IN_A_FILE, "report");
+        let stand = asking("/", &[("x_auth_subject", "root")]);
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), CONTINUE);
+        hooks.response(&stand);
+        let told = stand.told.borrow();
+        assert!(told.contains(&"header 0 x_auth_subject: (removed)".to_owned()), "{told:?}");
+        assert!(told.contains(&"header 0 x-auth-subject: (removed)".to_owned()), "{told:?}");
+        assert!(!told.iter().any(|it| it == "goes on" || it.starts_with("401")), "{told:?}");
+    }
+
+    #[test]
+    fn a_route_names_the_policy() {
+        let (_folder, config) = configuration(IN_A_FILE, "enforce");
+        for (route, policy) in [("named", "named"), ("{\"policy\": \"strict\"}", "strict")] {
+            let route = routed("keybound", route);
+            let stand = Stand { route: Some(route), ..asking("/", &[]) };
+            let hooks = Hooks::begin(&config, &stand);
+            assert_eq!(hooks.request(&stand), STOP_ITERATION);
+            let named = format!("envoy.filters.http.ext_authz policy: {policy}");
+            assert!(stand.told.borrow().contains(&named), "{policy}: {:?}", stand.told.borrow());
+            drop(hooks);
+            // SAFETY: Envoy gives back what it was given, once.
+            unsafe { envoy_dynamic_module_on_http_filter_per_route_config_destroy(route) };
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_reason_in_envoys_log() {
+        let route = "{\"policy\": \"a\", \"mode\": \"report\"}";
+        for (made, words) in [
+            (configured("other", "/nowhere"), "filter_name is \"other\""),
+            (configured("keybound", ""), "filter_config is missing"),
+            (configured("keybound", "/nowhere.yaml"), "cannot read /nowhere.yaml"),
+            (configured("keybound", "{\"issuers\": []}"), "issuers"),
+            (routed("keybound", ""), "the name of a policy"),
+            (routed("keybound", route), "and nothing else"),
+            (routed("other", "payments"), "filter_name"),
+        ] {
+            assert!(made.is_null(), "{words}");
+            let log = log_lines();
+            let is_told = |it: &String| it.starts_with("4 keybound: ") && it.contains(words);
+            assert!(log.iter().any(is_told), "{words}: {log:?}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_waits_stops_the_request_and_wakes_its_worker() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let keys = format!("jwks_uri: 'http://{}/'", silent.local_addr().unwrap());
+        let (_folder, config) = configuration(&keys, "enforce");
+        let mut stand = asking("/strict", &[TOKEN]);
+        let woken = wakes(&mut stand);
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), STOP_ALL_AND_WATERMARK);
+        assert!(stand.told.borrow().is_empty());
+        assert_eq!(woken.recv(), Ok(0));
+        hooks.scheduled(&stand);
+        let answer = stand.told.borrow().last().cloned().unwrap();
+        assert!(answer.starts_with("503 keybound_denied "), "{answer}");
+        hooks.scheduled(&stand);
+        let answers = stand.told.borrow().iter().filter(|it| it.starts_with("503")).count();
+        assert_eq!(answers, 1, "answered once");
+    }
+
+    #[test]
+    fn a_client_that_hangs_up_while_a_check_waits_is_not_woken() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let keys = format!("jwks_uri: 'http://{}/'", silent.local_addr().unwrap());
+        let (_folder, config) = configuration(&keys, "enforce");
+        let mut stand = asking("/strict", &[TOKEN]);
+        let woken = wakes(&mut stand);
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), STOP_ALL_AND_WATERMARK);
+        drop(hooks);
+        stand.wakes = None;
+        // The scheduler is deleted, and nothing was committed: the channel is closed.
+        assert!(woken.recv().is_err());
+    }
+
+    #[test]
+    fn without_a_scheduler_nothing_waits() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let keys = format!("jwks_uri: 'http://{}/'", silent.local_addr().unwrap());
+        let (_folder, config) = configuration(&keys, "enforce");
+        let stand = asking("/strict", &[TOKEN]);
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), STOP_ITERATION);
+        assert!(stand.told.borrow().iter().any(|it| it.starts_with("500")));
+    }
+
+    #[test]
+    fn a_panic_does_not_leave_a_hook() {
+        assert_eq!(caught(7, || panic!("as it should")), 7);
+        let stand = asking("/", &[]);
+        // SAFETY: no stream is one that could not be made.
+        let next = unsafe {
+            envoy_dynamic_module_on_http_filter_request_headers(stand.filter(), ptr::null(), true)
+        };
+        assert_eq!(next, STOP_ITERATION);
+    }
+
+    #[test]
+    fn a_peer_is_named_as_an_authorizer_hears_of_it() {
+        for (attributes, expected) in [
+            (&[(URI_SAN, "spiffe://a"), (DNS_SAN, "a.test"), (SUBJECT, "CN=a")][..], "spiffe://a"),
+            (&[(URI_SAN, ""), (DNS_SAN, "a.test"), (SUBJECT, "CN=a")], "a.test"),
+            (&[(SUBJECT, "CN=a")], "CN=a"),
+            (&[], ""),
+        ] {
+            let attributes = attributes.iter().map(|(id, it)| (*id, (*it).to_owned())).collect();
+            let stand = Stand { attributes, ..Stand::default() };
+            // SAFETY: it lives as long as the test.
+            let filter = unsafe { Filter::of(stand.filter()) };
+            assert_eq!(filter.principal(), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_digest_that_is_empty_is_no_certificate() {
+        for (attributes, expected) in [
+            (vec![], None),
+            (vec![(CERTIFICATE_DIGEST, String::new())], None),
+            (vec![(CERTIFICATE_DIGEST, "00".to_owned())], Some(&b"00"[..])),
+        ] {
+            let stand = Stand { attributes, ..Stand::default() };
+            // SAFETY: as above.
+            let filter = unsafe { Filter::of(stand.filter()) };
+            assert_eq!(filter.certificate_digest(), expected);
+        }
+    }
+}

@@ -75,7 +75,11 @@ impl Twin {
     }
 
     /// `installation`, with the certificate from there.
-    pub(crate) fn of(&self, installation: &Installation, client_certificate: Source) -> Installation {
+    pub(crate) fn of(
+        &self,
+        installation: &Installation,
+        client_certificate: Source,
+    ) -> Installation {
         let policies = PolicySet { client_certificate, ..installation.policies().clone() };
         let rules = Rules::new(policies, Arc::clone(&installation.rules.nonces));
         let (cache, replay) = (Arc::clone(&self.cache), Arc::clone(&self.replay));
