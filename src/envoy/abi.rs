@@ -518,7 +518,6 @@ idle! {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use std::cell::RefCell;
@@ -894,6 +893,8 @@ mod tests {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let keys = format!("jwks_uri: 'http://{}/'", silent.local_addr().unwrap());
         let (_folder, config) = configuration(&keys, "enforce");
+        let patient = fs::read_to_string(&config).unwrap() + "limits: {check_deadline: 60s}\n";
+        fs::write(&config, patient).unwrap();
         let mut stand = asking("/strict", &[TOKEN]);
         let woken = wakes(&mut stand);
         let hooks = Hooks::begin(&config, &stand);
