@@ -208,7 +208,7 @@ fn is_path(name: &str) -> bool {
 /// The file or folder of this name, below the root or one of the crates.
 fn place(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let places = ["src", "src/core"].map(|it| root.join(it).join(name));
+    let places = ["src", "src/core", "src/envoy"].map(|it| root.join(it).join(name));
     places.into_iter().find(|it| it.exists()).unwrap_or_else(|| root.join(name))
 }
 
