@@ -249,6 +249,14 @@ impl<G: Deref<Target = Gate>> Call<G> {
         .await
     }
 
+    /// The verdict on a request for metadata of a resource, which are sent in place of a check; recorded.
+    pub fn serve(&self, request: &Request<'_>) -> Option<Verdict> {
+        let resource = self.active.rules().metadata_asked_for(request)?;
+        let verdict = Verdict::serving(resource);
+        self.tell(Some(request), &verdict);
+        Some(verdict)
+    }
+
     /// Refuses a request whose sender has gone, without logging or counting it: nobody was denied.
     pub fn refuse_unrecorded(&self) -> Verdict {
         Verdict::refused(Denial::RequestMalformed.into(), self.active.policies())
@@ -328,6 +336,11 @@ impl<G: Deref<Target = Gate>> Admitted<'_, G> {
     /// panics or exceeds its deadline.
     pub async fn check(self, request: &Request<'_>) -> Verdict {
         let Self(call) = self;
+        if call.front.sends_responses()
+            && let Some(verdict) = call.serve(request)
+        {
+            return verdict;
+        }
         let installation = &call.active.installation;
         if call.crowded {
             let verdict = Verdict::refused(Denial::Overloaded.into(), installation.policies());
@@ -363,8 +376,10 @@ mod tests {
     use crate::telemetry::installed::Installed;
     use crate::telemetry::log::{self, Sink};
     use crate::telemetry::samples::{Out, policy_set};
-    use keybound_core::Detail;
-    use keybound_core::policy::{HostPattern, Match, Policy, PolicySet, SenderConstraint};
+    use keybound_core::policy::{
+        HostPattern, Match, Policy, PolicySet, Resource, SenderConstraint,
+    };
+    use keybound_core::{Detail, Origin, Target};
     use std::future::{pending, ready};
     use std::time::Duration;
 
@@ -390,6 +405,34 @@ mod tests {
         assert!(enter().admit().is_ok());
         drop(second);
         assert_eq!(gate.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_can_send_a_response_serves_metadata_in_place_of_a_check() {
+        let mut policies = policy_set();
+        let mut policy = Policy::new("payments", SenderConstraint::Dpop);
+        policy.origin = Some(Origin::parse("https://api.test").unwrap());
+        policy.resource = Some(Resource::default());
+        policies.policies = [Arc::new(policy)].into();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let checker = Checker::new(Arc::new(SystemClock));
+        let gate = Gate::new(checker, installation(policies), String::new(), metrics);
+        let path = "/.well-known/oauth-protected-resource";
+        let target = Target { method: "GET", scheme: "https", authority: "api.test", path };
+        // Whatever policy the proxy names.
+        let request = Request { target, policy: Some("unknown"), ..Request::default() };
+        for (front, is_served) in [(Front::ExtAuthz, true), (Front::ForwardAuth, false)] {
+            let call = gate.enter(front);
+            let verdict = admitted(&call).check(&request).await;
+            let answer = call.answer(&verdict, Some(&request));
+            assert_eq!(matches!(answer, Answer::Served { status: 200, .. }), is_served);
+            let refused = (!is_served).then_some(Denial::PolicyUnknown);
+            assert_eq!(verdict.denied(), refused, "{front:?}");
+        }
+        let text = gate.metrics().exposition(&Installed::default()).unwrap();
+        let series = "keybound_checks_total{decision=\"served\",front=\"ext_authz\",\
+                      policy=\"payments\",reason=\"resource_metadata\"} 1\n";
+        assert!(text.contains(series), "{text}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -477,7 +520,7 @@ mod tests {
                 assert!(metadata.contains(&("would_deny", would_deny)), "{answer:?}");
                 true
             }
-            Answer::Deny { .. } => false,
+            Answer::Deny { .. } | Answer::Served { .. } => false,
         }
     }
 
@@ -586,7 +629,7 @@ mod tests {
         let verdict = call.refuse(Denial::Overloaded);
         let removed = |answer: Answer<'_>| match answer {
             Answer::Allow { remove, .. } => remove.iter().map(|it| (*it).to_owned()).collect(),
-            Answer::Deny { .. } => panic!("{answer:?}"),
+            Answer::Deny { .. } | Answer::Served { .. } => panic!("{answer:?}"),
         };
         let unread: Vec<_> = removed(call.answer(&verdict, None));
         assert!(unread.iter().any(|it| it == "x_forwarded_client_cert"), "{unread:?}");

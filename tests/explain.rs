@@ -180,6 +180,8 @@ policies:
   match: {hosts: [api.example.com], path_prefix: /transfers}
   sender_constraint: certificate
   scopes: [transfer]
+  origin: https://api.example.com
+  resource: {name: Transfers}
   authentication: {acr: [phr, 'urn:example:loa3'], max_age: 5m}
 ";
 
@@ -300,6 +302,11 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
             "authentication_insufficient",
             bearer("cert-p256", "/transfers", &site.token(|it| it["auth_time"] = json!(NOW - 331))),
         ),
+        (
+            "peer",
+            "served",
+            request("cert-p256", "/.well-known/oauth-protected-resource/transfers", &[]),
+        ),
         ("peer", "token_signature_invalid", pay(&redacted)),
         ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
         ("mixed", "token_key_unknown-skipped", by(&header("at+jwt", "key-2"))),
@@ -336,7 +343,7 @@ fn each_case_is_told_in_these_words() {
         assert_eq!(diagnostics, "", "{name}");
         // How long the keys took to read is chance.
         let text = (1..60).fold(text, |it, age| it.replace(&format!(" {age}s old"), " 0s old"));
-        let is_allowed = name.starts_with("allowed") || name == "reported";
+        let is_allowed = name.starts_with("allowed") || ["reported", "served"].contains(&name);
         assert_eq!(code, if is_allowed { 0 } else { 3 }, "{name}: {text}");
         let last = text.lines().last().unwrap();
         let reason = name.split('-').next().unwrap();

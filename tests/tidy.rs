@@ -16,7 +16,7 @@ const CORE: Order = &[
     &["client_certificate", "mismatches"],
     &["policy"],
     &["oauth"],
-    &["sources"],
+    &["resource", "sources"],
     &["check"],
     &["facts"],
     &["answer"],

@@ -8,7 +8,7 @@ mod keys;
 pub(super) mod telemetry;
 pub(super) mod upstream;
 
-pub(super) use demands::UserAuthentication;
+pub(super) use demands::{Resource, UserAuthentication};
 pub(super) use keys::Keys;
 
 use super::provider::Provider;
@@ -400,7 +400,11 @@ pub(super) struct Policy {
     pub(super) origin: Option<String>,
     /// The `realm` of challenges; absent: the policy's name.
     pub(super) realm: Option<String>,
-    /// The https URL of the resource's metadata (RFC 9728), for challenges.
+    /// Serves metadata (RFC 9728) of the resource at `origin` and `match.path_prefix`, and names them in
+    /// challenges; absent: none are served.
+    pub(super) resource: Option<Resource>,
+    /// The https URL of the resource's metadata (RFC 9728), for challenges, where another server has
+    /// them.
     pub(super) resource_metadata: Option<String>,
     /// Whether the policy is enforced.
     #[schemars(extend("default" = Mode::default().name()))]

@@ -10,6 +10,7 @@ use crate::policy::{
     Authentication, IdentityHeader, Policy, PolicySet, SenderConstraint, UpstreamAuthorization,
 };
 use crate::request::Request;
+use crate::resource::{METHODS, ResourceMetadata};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -62,6 +63,18 @@ pub enum Answer<'a> {
         /// For the access log of the proxy.
         metadata: Metadata<'a>,
     },
+    /// The client gets this response instead: the metadata of a resource. The request is not
+    /// forwarded.
+    Served {
+        /// The HTTP status, 200.
+        status: u16,
+        /// The response headers.
+        to_client: Vec<Header<'a>>,
+        /// The body, in JSON; whoever sends it leaves it out where the method is HEAD.
+        body: &'a str,
+        /// For the access log of the proxy.
+        metadata: Metadata<'a>,
+    },
 }
 
 impl<'a> Answer<'a> {
@@ -71,6 +84,9 @@ impl<'a> Answer<'a> {
     /// the same; then the caller removes every spelling of
     /// [`Rules::reserved_headers`](crate::Rules::reserved_headers), as none is known to be absent.
     pub fn of(verdict: &'a Verdict, rules: &'a PolicySet, request: Option<&Request<'a>>) -> Self {
+        if let Some(resource) = verdict.served() {
+            return served(resource, verdict, request);
+        }
         match verdict.denied() {
             None => allow(verdict, rules, request),
             Some(denial) => deny(denial, verdict, rules),
@@ -176,6 +192,31 @@ fn deny<'a>(denial: Denial, verdict: &'a Verdict, rules: &'a PolicySet) -> Answe
     }
 }
 
+/// The metadata, for pages of every origin (RFC 9728 §3, Fetch Standard §3.2).
+fn served<'a>(
+    resource: &'a ResourceMetadata,
+    verdict: &'a Verdict,
+    request: Option<&Request<'a>>,
+) -> Answer<'a> {
+    let is_preflight = request.is_some_and(|it| it.target.method == "OPTIONS");
+    let mut to_client = vec![
+        header("access-control-allow-origin", "*"),
+        header("cache-control", "public, max-age=300"),
+    ];
+    let mut body = resource.document();
+    if is_preflight {
+        let methods = METHODS.join(", ");
+        to_client.push(header("access-control-allow-methods", methods.clone()));
+        to_client.push(header("access-control-allow-headers", "*"));
+        to_client.push(header("access-control-max-age", "86400"));
+        to_client.push(header("allow", methods));
+        body = "";
+    } else {
+        to_client.push(header("content-type", "application/json"));
+    }
+    Answer::Served { status: 200, to_client, body, metadata: metadata(verdict) }
+}
+
 /// A dependency of the check is unavailable (RFC 9110 §15.6.4).
 const UNAVAILABLE: u16 = 503;
 
@@ -243,9 +284,6 @@ fn challenge(
     if let Some(error) = error {
         parameter("error", error.code());
         parameter("error_description", denial.sentence());
-        if error == OAuthError::InsufficientScope {
-            parameter("scope", &policy.scopes.join(" "));
-        }
         if error == OAuthError::InsufficientUserAuthentication {
             let Authentication { acr, max_age_seconds } = &policy.authentication;
             if !acr.is_empty() {
@@ -256,7 +294,11 @@ fn challenge(
             }
         }
     }
-    if let Some(url) = &policy.resource_metadata {
+    // RFC 6750 §3: what the resource needs, so that a client without a token asks for enough at once.
+    if !policy.scopes.is_empty() {
+        parameter("scope", &policy.scopes.join(" "));
+    }
+    if let Some(url) = &policy.metadata_url().or_else(|| policy.resource_metadata.clone()) {
         parameter("resource_metadata", url);
     }
     text

@@ -29,12 +29,12 @@ pub const EXPLANATION: Places = 1 << 4;
 const FACTS: &[Fact] = &[
     // The outcome, which a policy in report mode does not enforce.
     fact("decision", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.decision()))),
-    fact("reason", METADATA | SPAN | EXPLANATION, |it| Some(Label(label(it.verdict.denied())))),
+    fact("reason", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.reason(it.verdict.denied())))),
     fact("would_deny", METADATA | SPAN | EXPLANATION, |it| {
         it.verdict.would_deny().map(|denial| Label(denial.label()))
     }),
     // What the check found, in either mode.
-    fact("reason", LOG | LAST_DENIALS, |it| Some(Label(label(it.verdict.outcome.err())))),
+    fact("reason", LOG | LAST_DENIALS, |it| Some(Label(it.reason(it.verdict.outcome.err())))),
     fact("detail", LOG | LAST_DENIALS | EXPLANATION, |it| it.detail().map(Label)),
     fact("let_through", LAST_DENIALS, |it| Some(Flag(it.verdict.would_deny().is_some()))),
     fact("front", LOG | LAST_DENIALS | SPAN, |it| it.front.map(Label)),
@@ -144,7 +144,16 @@ impl<'a> Known<'a> {
     }
 
     fn decision(&self) -> &'static str {
-        if self.verdict.denied().is_some() { "deny" } else { "allow" }
+        match (self.verdict.served(), self.verdict.denied()) {
+            (Some(_), _) => "served",
+            (None, Some(_)) => "deny",
+            (None, None) => "allow",
+        }
+    }
+
+    fn reason(&self, denial: Option<Denial>) -> &'static str {
+        let other = if self.verdict.served().is_some() { RESOURCE_METADATA } else { "allowed" };
+        denial.map_or(other, Denial::label)
     }
 
     /// The detail behind the reason, if there is one.
@@ -217,9 +226,8 @@ impl Serialize for Value<'_> {
     }
 }
 
-fn label(denial: Option<Denial>) -> &'static str {
-    denial.map_or("allowed", Denial::label)
-}
+/// The reason where metadata of a resource are sent in place of a check.
+pub const RESOURCE_METADATA: &str = "resource_metadata";
 
 /// The most characters of untrusted text in one value.
 const GIVEN_CHARS: usize = 64;
@@ -236,7 +244,12 @@ fn saturated(number: u128) -> u64 {
 mod tests {
     use super::*;
     use crate::check::Facts;
-    use crate::policy::Mode;
+    use crate::check::Rules;
+    use crate::oauth::nonce::NonceKeys;
+    use crate::policy::{Mode, Policy, PolicySet, Resource, SenderConstraint};
+    use crate::request::Target;
+    use crate::uri::Origin;
+    use std::sync::Arc;
 
     fn told(place: Places, outcome: Result<(), Denial>, mode: Mode) -> serde_json::Value {
         let facts = Facts { detail: Some(Detail::MessageTooLarge), ..Facts::default() };
@@ -310,6 +323,27 @@ mod tests {
                 assert_eq!(told.get("detail").and_then(|it| it.as_str()), detail);
             }
         }
+    }
+
+    #[test]
+    fn what_is_served_is_neither_an_allow_nor_a_denial() {
+        let mut policy = Policy::new("payments", SenderConstraint::Dpop);
+        policy.origin = Origin::parse("https://api.example.com").ok();
+        policy.resource = Some(Resource::default());
+        let set = PolicySet::new([], [policy]);
+        let rules = Rules::new(set, Arc::new(NonceKeys::from_octets(&[0; 32])));
+        let (authority, path) = ("api.example.com", "/.well-known/oauth-protected-resource");
+        let target = Target { method: "GET", scheme: "https", authority, path };
+        let request = Request { target, ..Request::default() };
+        let verdict = Verdict::serving(rules.metadata_asked_for(&request).unwrap());
+        for place in [METADATA, SPAN, LOG, LAST_DENIALS, EXPLANATION] {
+            let told: Vec<_> = of(place, &Known::by(&verdict)).collect();
+            let value = |name| told.iter().find(|it| it.0 == name).and_then(|it| it.1.clone());
+            assert_eq!(value("reason"), Some(Label("resource_metadata")));
+            assert_eq!(value("policy"), Some(Own("payments")));
+            assert!(value("decision").is_none_or(|it| it == Label("served")));
+        }
+        assert_eq!((verdict.denied(), verdict.would_deny()), (None, None));
     }
 
     #[test]

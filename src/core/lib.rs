@@ -123,6 +123,7 @@ mod denial;
 mod explanation;
 mod mismatches;
 mod request;
+mod resource;
 mod sources;
 mod time;
 mod uri;
@@ -138,6 +139,7 @@ pub use request::{
     Annotation, Evidence, Field, Overrides, PeerCertificate, Request, Target, is_separator,
     reads_as,
 };
+pub use resource::ResourceMetadata;
 pub use sources::{
     Fixed, Introspected, Keys, Newer, NotRecorded, Sources, Turns, Unconfirmed, Use, VerifiedToken,
     Waiting,

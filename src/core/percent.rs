@@ -18,8 +18,8 @@ pub fn decoded(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Encodes everything but unreserved characters (RFC 3986 §2.3).
-pub fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
+pub fn encoded(text: impl AsRef<[u8]>) -> String {
+    text.as_ref().iter().fold(String::new(), |mut encoded, &byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {

@@ -80,6 +80,8 @@ pub(crate) enum Decision {
     Allowed,
     /// Allowed by a policy in report mode, which would deny it for this reason.
     Reported(Denial),
+    /// Neither: the client gets the metadata of a resource.
+    Served,
     /// Denied for this reason.
     Denied(Denial),
     /// Undecided: `serve` would ask an issuer, and this explanation is offline.
@@ -89,6 +91,7 @@ pub(crate) enum Decision {
 impl Decision {
     fn of(verdict: &Verdict, online: bool) -> Self {
         match verdict.outcome {
+            Ok(()) if verdict.served().is_some() => Self::Served,
             Ok(()) => Self::Allowed,
             // The issuer was not asked, so the missing answer is not a failure.
             Err(Denial::IntrospectionUnavailable) if !online => Self::Open,

@@ -45,6 +45,9 @@ impl Display for Text<'_> {
                 let proved = verdict.facts.proved.label();
                 writeln!(f, "✓ allowed; proved possession of: {proved}")
             }
+            Decision::Served => {
+                writeln!(f, "✓ served: keybound answers with the metadata of the resource itself")
+            }
             Decision::Denied(denial) => {
                 reasons(f, *denial, self.0)?;
                 writeln!(f, "✗ denied with status {}: {denial}", denial.status())

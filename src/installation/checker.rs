@@ -46,6 +46,15 @@ impl Checker {
         request: &Request<'_>,
         deadline: Option<Duration>,
     ) -> Verdict {
+        if let Some(resource) = rules.metadata_asked_for(request) {
+            let mut verdict = Verdict::serving(resource);
+            verdict.facts.explanation = Explanation::kept();
+            verdict.facts.explanation.note(|| {
+                let url = resource.policy().metadata_url().unwrap_or_default();
+                Finding::new("policy", "resource", format!("{}: {url}", resource.policy().name))
+            });
+            return verdict;
+        }
         let mut facts = Facts { explanation: Explanation::kept(), ..Facts::default() };
         let outcome = {
             let check = check_into(&mut facts, rules, sources, request, self.clock.now());

@@ -33,6 +33,7 @@ macro_rules! line {
 
 fn write_line(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, loud: bool) {
     let message = match event.verdict.outcome {
+        Ok(()) if event.verdict.served().is_some() => "served",
         Ok(()) => "allowed",
         Err(_) if event.verdict.would_deny().is_some() => "would deny",
         Err(_) => "denied",

@@ -3,6 +3,7 @@
 //! They are sampled from the counters, so that checks do no work for them.
 
 use super::metrics::Decisions;
+use keybound_core::facts::RESOURCE_METADATA;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -110,11 +111,14 @@ impl LastHour {
         let Key { policy, reason, let_through } = key;
         let tally = self.policies.entry(policy.clone()).or_default();
         let (rows, side) = match (let_through, reason.as_str()) {
-            (true, _) => (&mut self.would_deny, &mut tally.would_deny),
-            (false, "allowed") => (&mut self.reasons, &mut tally.allowed),
-            (false, _) => (&mut self.reasons, &mut tally.denied),
+            (true, _) => (&mut self.would_deny, Some(&mut tally.would_deny)),
+            (false, "allowed") => (&mut self.reasons, Some(&mut tally.allowed)),
+            (false, RESOURCE_METADATA) => (&mut self.reasons, None),
+            (false, _) => (&mut self.reasons, Some(&mut tally.denied)),
         };
-        *side += decisions;
+        if let Some(side) = side {
+            *side += decisions;
+        }
         let row = rows.entry(reason.clone()).or_insert_with(|| vec![0.0; MINUTES]);
         if let Some(cell) = row.get_mut(place) {
             *cell += decisions;

@@ -2,6 +2,7 @@
 
 use super::metrics::{Front, Metrics};
 use crate::invariant;
+use keybound_core::facts::RESOURCE_METADATA;
 use keybound_core::oauth::Confirmation;
 use keybound_core::policy::{Policy, PolicySet};
 use keybound_core::{Denial, Verdict};
@@ -32,7 +33,26 @@ struct PolicyMeters {
 #[derive(Debug)]
 struct OutcomeMeters {
     allowed: OnceLock<IntCounter>,
+    served: OnceLock<IntCounter>,
     denied: Cells,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy)]
+enum Decided {
+    Allowed,
+    Served,
+    Denied(Denial),
+}
+
+impl Decided {
+    fn by(verdict: &Verdict) -> Self {
+        match (verdict.served(), verdict.denied()) {
+            (Some(_), _) => Self::Served,
+            (None, Some(denial)) => Self::Denied(denial),
+            (None, None) => Self::Allowed,
+        }
+    }
 }
 
 /// One counter per reason, created on first use.
@@ -61,7 +81,7 @@ impl Meters {
         for front in Front::ALL {
             // An alert fires on the first one, and Prometheus sees no increase in a series that
             // starts at one. So it starts at zero.
-            unclaimed.outcome(front, Err(Denial::Internal), &metrics.checks);
+            unclaimed.outcome(front, Decided::Denied(Denial::Internal), &metrics.checks);
         }
         Self {
             policies: policies.policies.iter().map(|it| PolicyMeters::new(Some(it))).collect(),
@@ -77,8 +97,7 @@ impl Meters {
     /// Counts a check that came in by `front` and took `elapsed`.
     pub fn record(&self, front: Front, verdict: &Verdict, elapsed: Duration) {
         let policy = self.policy(verdict.facts.policy.as_ref());
-        let outcome = verdict.denied().map_or(Ok(()), Err);
-        match policy.outcome(front, outcome, &self.checks) {
+        match policy.outcome(front, Decided::by(verdict), &self.checks) {
             Some(counter) => counter.inc(),
             None => invariant::broken("each outcome has a counter"),
         }
@@ -114,8 +133,11 @@ impl PolicyMeters {
     fn new(policy: Option<&Arc<Policy>>) -> Self {
         Self {
             policy: policy.cloned(),
-            by_front: Front::ALL
-                .map(|_| OutcomeMeters { allowed: OnceLock::new(), denied: cells() }),
+            by_front: Front::ALL.map(|_| OutcomeMeters {
+                allowed: OnceLock::new(),
+                served: OnceLock::new(),
+                denied: cells(),
+            }),
             would_deny: cells(),
         }
     }
@@ -136,13 +158,14 @@ impl PolicyMeters {
     fn outcome(
         &self,
         front: Front,
-        outcome: Result<(), Denial>,
+        decided: Decided,
         checks: &IntCounterVec,
     ) -> Option<&IntCounter> {
         let meters = self.by_front.get(place(front))?;
-        let (cell, decision, reason) = match outcome {
-            Ok(()) => (&meters.allowed, "allow", "allowed"),
-            Err(denial) => (meters.denied.get(row(denial))?, "deny", denial.label()),
+        let (cell, decision, reason) = match decided {
+            Decided::Allowed => (&meters.allowed, "allow", "allowed"),
+            Decided::Served => (&meters.served, "served", RESOURCE_METADATA),
+            Decided::Denied(denial) => (meters.denied.get(row(denial))?, "deny", denial.label()),
         };
         let labels = [front.label(), self.name(), decision, reason];
         Some(cell.get_or_init(|| checks.with_label_values(&labels)))

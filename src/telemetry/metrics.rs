@@ -32,6 +32,12 @@ impl Front {
             Self::Envoy => "envoy",
         }
     }
+
+    /// Whether the client can get a successful response from us. Over forward-auth, success means that
+    /// the request is allowed.
+    pub const fn sends_responses(self) -> bool {
+        !matches!(self, Self::ForwardAuth)
+    }
 }
 
 /// All metrics of the process, in a registry of their own.

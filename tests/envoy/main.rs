@@ -51,6 +51,8 @@ macro_rules! whoever_checks {
             mod dpop;
             #[path = "grpc.rs"]
             mod grpc;
+            #[path = "metadata.rs"]
+            mod metadata;
             #[path = "mutual_tls.rs"]
             mod mutual_tls;
             #[path = "opaque.rs"]

@@ -185,7 +185,9 @@ impl World {
                 holds_none(needles, "the answer", &encoded);
                 let explained = format!("{verdict:?}");
                 holds_none(needles, "the debugging text", explained.as_bytes());
-                let (Answer::Allow { metadata, .. } | Answer::Deny { metadata, .. }) = &answer;
+                let (Answer::Allow { metadata, .. }
+                | Answer::Deny { metadata, .. }
+                | Answer::Served { metadata, .. }) = &answer;
                 let told = |name| metadata.iter().find(|it| it.0 == name).map(|it| steady(it.1));
                 told("would_deny").or_else(|| told("reason")).unwrap()
             })

@@ -699,8 +699,9 @@ async fn who_must_log_in_again_is_told_how() {
         [
             "www-authenticate: Bearer realm=\"login\", error=\"insufficient_user_authentication\", \
              error_description=\"the user must log in again, more strongly or more recently\", \
-             acr_values=\"phr urn:example:loa3\", max_age=\"300\"",
-            "www-authenticate: DPoP realm=\"login\", algs=\"ES256 PS256 RS256 EdDSA Ed25519\"",
+             acr_values=\"phr urn:example:loa3\", max_age=\"300\", scope=\"pay\"",
+            "www-authenticate: DPoP realm=\"login\", algs=\"ES256 PS256 RS256 EdDSA Ed25519\", \
+             scope=\"pay\"",
         ]
     );
 }
@@ -895,7 +896,7 @@ async fn the_client_is_told_how_to_do_better_and_no_more() {
         [
             "www-authenticate: Bearer realm=\"demanding\", error=\"invalid_token\", \
              error_description=\"the access token is bound to a client certificate and the request \
-             has none\"",
+             has none\", scope=\"read write\"",
             "cache-control: no-store",
             "content-type: application/json",
         ]

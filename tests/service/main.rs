@@ -22,6 +22,7 @@ mod grpc;
 mod introspection;
 mod jose;
 mod jwks;
+mod metadata;
 mod observability;
 mod providers;
 mod reload;

@@ -4,10 +4,12 @@ use crate::support::configured::configured;
 use keybound::telemetry::installed::{Installed, IssuerFigures};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
-use keybound_core::{Denial, Detail, Facts, Fault, Verdict};
+use keybound_core::oauth::NonceKeys;
+use keybound_core::{Denial, Detail, Facts, Fault, Request, Rules, Target, Verdict};
 use saphyr_parser::{Event, Parser};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 const DASHBOARD: &str = include_str!("../../deploy/observability/dashboard.json");
@@ -46,9 +48,15 @@ fn known() -> BTreeMap<String, Labels> {
 fn exposition() -> String {
     let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
                 policies:\n\
-                - {name: payments, sender_constraint: certificate}\n\
+                - {name: payments, sender_constraint: certificate, origin: 'https://a.example', resource: {}}\n\
                 - {name: trial, sender_constraint: certificate, mode: report}\n";
-    let rules = configured(text, tempfile::tempdir().unwrap().path()).unwrap().rules.policies;
+    let policies = configured(text, tempfile::tempdir().unwrap().path()).unwrap().rules.policies;
+    let rules = Rules::new(policies, Arc::new(NonceKeys::from_octets(&[0; 32])));
+    let (authority, path) = ("a.example", "/.well-known/oauth-protected-resource");
+    let target = Target { method: "GET", scheme: "https", authority, path };
+    let request = Request { target, ..Request::default() };
+    let served = Verdict::serving(rules.metadata_asked_for(&request).unwrap());
+    let rules = rules.policies;
     let metrics = Metrics::new().unwrap();
     let meters = Meters::new(&metrics, &rules);
     for policy in &rules.policies {
@@ -58,6 +66,7 @@ fn exposition() -> String {
             meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
         }
     }
+    meters.record(Front::ExtAuthz, &served, Duration::ZERO);
     for detail in Detail::ALL {
         let facts = Facts { detail: Some(*detail), ..Facts::default() };
         let verdict = Verdict::new(Err(detail.denial()), facts, &rules);

@@ -326,6 +326,14 @@ fn policies() -> Vec<Row> {
             "/policies/1/resource_metadata",
             json!("https://api/m"),
         ),
+        set("policies[].resource.name", "/policies/1/resource/name", json!("Payments"))
+            .from(|it, _| put(it, "/policies/1/origin", json!("https://api.example.com"))),
+        set(
+            "policies[].resource.documentation",
+            "/policies/1/resource/documentation",
+            json!("https://a/b"),
+        )
+        .from(|it, _| put(it, "/policies/1/origin", json!("https://api.example.com"))),
         set("policies[].allow_route_annotation", "/policies/1/allow_route_annotation", json!(true)),
         set("upstream.authorization", "/upstream/authorization", json!("remove")),
         set("upstream.headers", "/upstream/headers", json!({"x-tenant": "tenant"})).verified_anew(),

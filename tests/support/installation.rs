@@ -230,7 +230,7 @@ impl Installation {
         Ok(Outcome { status, headers, body, logged })
     }
 
-    fn https_client(&self, call: &Call<'_>) -> Client {
+    pub(crate) fn https_client(&self, call: &Call<'_>) -> Client {
         let ca = self.authority.certificate_pem();
         let ca = reqwest::Certificate::from_pem(ca.as_bytes()).unwrap();
         let mut builder = Client::builder().no_proxy().timeout(TIMEOUT).tls_certs_only([ca]);

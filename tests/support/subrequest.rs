@@ -189,5 +189,6 @@ fn is_told(answer: &Answer<'_>, flavour: &Flavour, asked: &HeaderMap) {
             let others = ["dpop-nonce", "retry-after"];
             to_client.iter().filter(|it| others.contains(&it.name)).for_each(is_told);
         }
+        Answer::Served { .. } => assert_eq!(response.status(), StatusCode::NOT_FOUND),
     }
 }

@@ -114,6 +114,11 @@ impl Display for Report {
         }
         writeln!(f)?;
         table(f, EffectivePolicy::COLUMNS, self.policies.iter().map(EffectivePolicy::row))?;
+        for policy in &self.policies {
+            if let Some(url) = policy.resource_metadata() {
+                writeln!(f, "{}: metadata at {url}", policy.name())?;
+            }
+        }
         let online = self.issuers.iter().filter_map(|it| Some((&it.issuer, it.online.as_ref()?)));
         for (number, (issuer, found)) in online.enumerate() {
             if number == 0 {

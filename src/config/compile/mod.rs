@@ -14,6 +14,7 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod resource;
 mod telemetry;
 mod timing;
 mod upkeep;
@@ -82,6 +83,7 @@ pub(super) fn compile(
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);
+    resource::warn_of_questions(&policies, asker, &root, findings);
     let judged = issuers.iter().map(|it| Arc::clone(&it.issuer)).collect();
     let policies =
         PolicySet { issuers: judged, policies, client_certificate, token_bytes, upstream, proofs };

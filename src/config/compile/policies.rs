@@ -1,7 +1,7 @@
 //! The part of the configuration about policies.
 
 use super::issuers::Names;
-use super::{matching, user_authentication};
+use super::{matching, resource, user_authentication};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
@@ -33,6 +33,7 @@ pub(super) fn compile(
         compiled.push(policy(given, &at, issuers, findings).map(Arc::new));
     }
     let compiled: Vec<Arc<Policy>> = compiled.into_iter().collect::<Option<_>>()?;
+    resource::keep_apart(&compiled, at, findings);
     warn_of_reports(&compiled, at, findings);
     warn_of_shadows(&compiled, at, findings);
     warn_of_idle_issuers(&compiled, issuers, findings);
@@ -61,6 +62,11 @@ fn policy(
     issuers: &Names,
     findings: &mut Findings,
 ) -> Option<Policy> {
+    let resource = {
+        let elsewhere = given.resource_metadata.is_some();
+        let at = at.key("resource");
+        resource::compile(given.resource, given.origin.as_deref(), elsewhere, &at, findings)
+    };
     let origin = given.origin.and_then(|it| origin(&it, &at.key("origin"), findings));
     let mode = given.mode.map_or_else(Mode::default, |it| it.0);
     let realm = given.realm.or_else(|| given.name.clone()).unwrap_or_default();
@@ -102,6 +108,7 @@ fn policy(
         mode,
         routes_may_name_it,
         realm,
+        resource,
         resource_metadata: given.resource_metadata,
     })
 }

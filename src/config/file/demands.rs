@@ -16,3 +16,14 @@ pub(in crate::config) struct UserAuthentication {
     /// `clock_leeway`. Absent: any time.
     pub(in crate::config) max_age: Option<Span>,
 }
+
+/// What the metadata of a resource (RFC 9728) say for people. All else in them follows from the policy.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Resource {
+    /// The name of the resource.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) name: Option<String>,
+    /// The https URL of a page for developers of clients.
+    pub(in crate::config) documentation: Option<String>,
+}

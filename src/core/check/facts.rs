@@ -7,6 +7,7 @@ use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Scheme;
 use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
+use crate::resource::ResourceMetadata;
 use std::sync::Arc;
 
 /// The outcome of a check, with the facts known by then.
@@ -45,6 +46,8 @@ pub struct Facts {
     pub proved: Proved,
     /// The token was valid at the time of the check, so its claims may be forwarded.
     pub admitted: bool,
+    /// The metadata that are sent in place of a check.
+    pub resource: Option<Arc<ResourceMetadata>>,
     /// The nonce of the proof does not need to be replaced yet.
     pub nonce_is_fresh: bool,
     /// The nonce for the client's next proof.
@@ -79,6 +82,19 @@ impl Verdict {
             Some(Detail::HeaderUnremovable) => Self { mode: Mode::Enforce, ..verdict },
             Some(_) | None => verdict,
         }
+    }
+
+    /// The verdict on a request for `resource`, whose metadata are sent in place of a check. It is neither
+    /// an allow nor a denial, and the request goes to no upstream.
+    pub fn serving(resource: &Arc<ResourceMetadata>) -> Self {
+        let (policy, resource) = (Arc::clone(resource.policy()), Arc::clone(resource));
+        let facts = Facts { policy: Some(policy), resource: Some(resource), ..Facts::default() };
+        Self { outcome: Ok(()), facts, mode: Mode::Enforce }
+    }
+
+    /// The metadata that are sent, if this is no verdict on a check.
+    pub fn served(&self) -> Option<&ResourceMetadata> {
+        self.facts.resource.as_deref()
     }
 
     /// The reason for the denial, if it is enforced.

@@ -81,7 +81,7 @@ impl HeaderFormat {
     pub fn write(self, der: &[u8]) -> String {
         match self {
             Self::Rfc9440 => format!(":{}:", STANDARD.encode(der)),
-            Self::PemUrlencoded | Self::PemUrlencodedChain => percent::encoded(&pem::write(der)),
+            Self::PemUrlencoded | Self::PemUrlencodedChain => percent::encoded(pem::write(der)),
             Self::PemFlat => pem::write(der).trim_ascii_end().replace('\n', " "),
             Self::PemBase64 => STANDARD.encode(pem::write(der)),
             Self::DerBase64 | Self::DerBase64Chain => STANDARD.encode(der),

@@ -21,6 +21,7 @@ impl Policy {
             mode,
             routes_may_name_it: _,
             realm: _,
+            resource: _,
             resource_metadata: _,
         } = other;
         if *mode == Mode::Report {

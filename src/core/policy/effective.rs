@@ -20,6 +20,7 @@ pub struct EffectivePolicy {
     scopes: Vec<String>,
     claims: BTreeMap<String, ClaimValues>,
     authentication: Option<Authentication>,
+    resource_metadata: Option<String>,
     /// Whether every configured issuer is accepted.
     #[serde(skip)]
     accepts_every_issuer: bool,
@@ -53,7 +54,8 @@ impl EffectivePolicy {
             routes_may_name_it,
             // Left out: these affect the wording of a denial, not the decision.
             realm: _,
-            resource_metadata: _,
+            resource: _,
+            resource_metadata,
         } = policy;
         let names = issuers.iter().filter_map(|it| set.issuers.get(it.0));
         let names: Vec<_> = names.map(|it| it.name.to_string()).collect();
@@ -71,7 +73,18 @@ impl EffectivePolicy {
             scopes: scopes.clone(),
             claims: claims.iter().map(|it| (it.path.clone(), it.values.clone())).collect(),
             authentication: Some(authentication.clone()).filter(|it| !it.is_any()),
+            resource_metadata: policy.metadata_url().or_else(|| resource_metadata.clone()),
         }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL of the metadata of its resource.
+    pub fn resource_metadata(&self) -> Option<&str> {
+        self.resource_metadata.as_deref()
     }
 
     /// The column titles of a [`row`](Self::row).
@@ -112,7 +125,7 @@ fn or_dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ClaimRule, Issuer, IssuerId};
+    use crate::policy::{ClaimRule, Issuer, IssuerId, Resource};
     use crate::policy::{Mode, SenderConstraint, examples};
     use crate::uri::Origin;
     use serde_json::json;
@@ -141,6 +154,7 @@ mod tests {
         policy.authentication =
             Authentication { acr: vec!["phr".to_owned()], max_age_seconds: Some(300) };
         policy.origin = Origin::parse("https://api.example.com").ok();
+        policy.resource = Some(Resource::default());
         policy.mode = Mode::Report;
         policy
     }
@@ -160,6 +174,8 @@ mod tests {
             "scopes": ["pay", "see"],
             "claims": {"acr": ["loa3", 3], "act.sub": [true]},
             "authentication": {"acr": ["phr"], "max_age": "300s"},
+            "resource_metadata":
+                "https://api.example.com/.well-known/oauth-protected-resource/v1/pay%20m%C3%A9nts",
         });
         assert_eq!(serde_json::to_value(effective(payments())).unwrap(), expected);
     }
@@ -199,7 +215,8 @@ mod tests {
         let open = effective(Policy::new("open", SenderConstraint::None));
         assert_eq!(open.row(), ["open", "every request", "none", "all", "-", "-", "-", "enforce"]);
         let json = serde_json::to_value(&open).unwrap();
-        let absent = ["path_prefix", "origin", "authentication"].map(|it| json[it].is_null());
-        assert_eq!((absent, &json["allow_route_annotation"]), ([true; 3], &json!(false)));
+        let absent = ["path_prefix", "origin", "authentication", "resource_metadata"]
+            .map(|it| json[it].is_null());
+        assert_eq!((absent, &json["allow_route_annotation"]), ([true; 4], &json!(false)));
     }
 }

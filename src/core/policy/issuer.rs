@@ -3,6 +3,7 @@
 use crate::jose::algorithm::Algorithm;
 use crate::jose::json::{Object, find};
 use crate::policy::USUAL_ALGORITHMS;
+use crate::uri::HttpUri;
 use crate::words::words;
 use serde_json::Value;
 use std::fmt;
@@ -150,6 +151,19 @@ impl Issuer {
         let (before, behind) = self.name.split_once(TENANT)?;
         let tenant = iss.strip_prefix(before)?.strip_suffix(behind)?;
         self.tenants.iter().any(|it| it == tenant).then_some(tenant)
+    }
+
+    /// What clients look it up by: its name, or that of each of its tenants, where it is a URL (RFC 8414
+    /// §2).
+    pub fn identifiers(&self) -> Vec<String> {
+        let name = self.name.to_string();
+        let names = match &*self.tenants {
+            tenants if self.has_tenants() => {
+                tenants.iter().map(|it| name.replace(TENANT, it)).collect()
+            }
+            _ => vec![name],
+        };
+        names.into_iter().filter(|it| HttpUri::parse(it).is_ok()).collect()
     }
 
     /// Whether its tokens come from several tenants.

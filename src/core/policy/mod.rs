@@ -11,6 +11,7 @@ mod issuer;
 mod policies;
 mod readings;
 pub(crate) mod reserved;
+mod resource;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use issuer::{
 };
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;
+pub use resource::{Resource, WELL_KNOWN_PATH};
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
@@ -136,7 +138,10 @@ pub struct Policy {
     pub routes_may_name_it: bool,
     /// The `realm` in challenges.
     pub realm: String,
-    /// The `resource_metadata` in challenges (RFC 9728 §5.1).
+    /// The resource whose metadata are served (RFC 9728); none: they are not. Needs an origin.
+    pub resource: Option<Resource>,
+    /// The `resource_metadata` in challenges (RFC 9728 §5.1), if it is not that of
+    /// [`resource`](Self::resource).
     pub resource_metadata: Option<String>,
 }
 
@@ -166,6 +171,7 @@ impl Policy {
             mode: Mode::Enforce,
             routes_may_name_it: false,
             realm: name.to_owned(),
+            resource: None,
             resource_metadata: None,
         }
     }

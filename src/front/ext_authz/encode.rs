@@ -22,6 +22,13 @@ pub fn response(answer: &Answer<'_>, to: &mut Vec<u8>) {
             response.message(2, |it| denied(it, status, to_client, body));
             dynamic_metadata(&mut response, metadata);
         }
+        // To Envoy a denial, whose response happens to be a success: the request goes nowhere.
+        Answer::Served { status, to_client, body, metadata } => {
+            let status = (*status).clamp(200, 299);
+            code(&mut response, PERMISSION_DENIED);
+            response.message(2, |it| denied(it, status, to_client, body));
+            dynamic_metadata(&mut response, metadata);
+        }
     }
 }
 
@@ -168,6 +175,19 @@ mod tests {
             assert_eq!((denied.status.unwrap().code, found), (status, code), "{given}");
         }
         assert!((0..=u16::MAX).all(|it| code_of(it) != OK));
+    }
+
+    #[test]
+    fn what_is_served_is_a_denial_with_a_status_of_success() {
+        for (given, status) in [(200, 200), (204, 204), (0, 200), (401, 299), (u16::MAX, 299)] {
+            let (body, to_client) = ("{}", headers(&[("cache-control", "public")]));
+            let metadata = vec![("policy", "payments")];
+            let served = Answer::Served { status: given, to_client, body, metadata };
+            let (code, found) = denied(&served);
+            assert_eq!((code, found.status.unwrap().code), (7, status));
+            assert_eq!(found.headers, [line("cache-control", "public", None, OVERWRITE)]);
+            assert_eq!(found.body, "{}");
+        }
     }
 
     #[test]

@@ -8,13 +8,14 @@ use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use keybound_core::policy::ReservedHeaders;
-use keybound_core::{Answer, Denial, Detail, Field, Refusal};
+use keybound_core::policy::{ReservedHeaders, WELL_KNOWN_PATH};
+use keybound_core::{Answer, Denial, Detail, Field, Refusal, Target};
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -82,6 +83,9 @@ impl Endpoint {
     }
 
     async fn check(&self, call: &Call<&Gate>, question: &Parts) -> Response<Full<Bytes>> {
+        if let Some(resource) = read::metadata_asked_for(question, &self.asker.flavour) {
+            return served(call, question, resource);
+        }
         let reserved = call.active().rules().reserved_headers();
         // First, because a header that cannot be removed is refused even in report mode.
         let unwanted = match self.unwanted(question, reserved) {
@@ -178,6 +182,21 @@ impl Endpoint {
     }
 }
 
+/// The metadata of a resource, for everybody: the proxy sends its clients here and asks about nothing, so
+/// that it need not show the secret.
+fn served(call: &Call<&Gate>, question: &Parts, resource: &str) -> Response<Full<Bytes>> {
+    let authority = question.uri.authority().map(Authority::as_str);
+    let host = || str::from_utf8(read::field(&question.headers, HOST.as_str()).sole()?).ok();
+    let path = &format!("{WELL_KNOWN_PATH}{resource}");
+    let method = question.method.as_str();
+    let authority = authority.or_else(host).unwrap_or_default();
+    let target = Target { method, scheme: "", authority, path };
+    let request = keybound_core::Request { target, ..Default::default() };
+    let verdict = call.serve(&request);
+    let answer = verdict.as_ref().map(|it| call.answer(it, Some(&request)));
+    write::metadata(answer.as_ref())
+}
+
 /// Whether `body` is complete. It is discarded so that the connection can be reused.
 ///
 /// A body has no influence on the decision, so it is not waited for: nginx announces the client's
@@ -265,6 +284,74 @@ mod tests {
     #[tokio::test]
     async fn a_question_that_cannot_be_read_is_refused() {
         check(Request::builder().uri("/a").body(empty()).unwrap(), 400, "request_malformed").await;
+    }
+
+    /// An endpoint for a proxy of this flavour, which must show a secret where there is metadata.
+    fn serving(flavour: Flavour) -> Endpoint {
+        let mut policies = policy_set();
+        let mut policy = Policy::new("payments", SenderConstraint::Dpop);
+        policy.origin = keybound_core::Origin::parse("https://api.test").ok();
+        policy.matches.path_prefix = vec![b"payments".to_vec()];
+        policy.resource = Some(keybound_core::policy::Resource::default());
+        policies.policies = [Arc::new(policy)].into();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let checker = Checker::new(Arc::new(SystemClock));
+        let gate = Gate::new(checker, installation(policies), String::new(), metrics);
+        let secret = Some(Secret::new(HeaderName::from_static("x-secret"), b"0123456789abcdef"));
+        Endpoint::new(Arc::new(gate), Asker { flavour, secret })
+    }
+
+    #[tokio::test]
+    async fn metadata_are_for_everybody_at_a_path_where_nobody_asks_about_a_request() {
+        let prefix = |it: &str| Flavour::Envoy { path_prefix: it.to_owned() };
+        let payments = "/resource-metadata/payments";
+        for (flavour, method, path, host, expected) in [
+            (Flavour::Nginx, "GET", payments, "api.test", 200),
+            (Flavour::Traefik, "HEAD", payments, "API.test:8443", 200),
+            (Flavour::Nginx, "OPTIONS", payments, "api.test", 200),
+            (prefix("/check"), "GET", payments, "api.test", 200),
+            (Flavour::Nginx, "POST", payments, "api.test", 404),
+            (Flavour::Nginx, "GET", payments, "other.test", 404),
+            (Flavour::Nginx, "GET", "/resource-metadata", "api.test", 404),
+            (Flavour::Nginx, "GET", "/resource-metadata/other", "api.test", 404),
+            // These are questions, from somebody who does not show the secret.
+            (Flavour::Nginx, "GET", "/resource-metadatas/payments", "api.test", 403),
+            (prefix(""), "GET", payments, "api.test", 403),
+            (prefix("/resource-metadata"), "GET", payments, "api.test", 403),
+            (prefix("/r"), "GET", payments, "api.test", 403),
+        ] {
+            let endpoint = serving(flavour.clone());
+            let question =
+                Request::builder().method(method).uri(path).header("host", host).body(empty());
+            let answer = endpoint.answer(question.unwrap()).await;
+            assert_eq!(answer.status(), expected, "{flavour:?} {method} {path} {host}");
+            let text = endpoint.gate.metrics().exposition(&Installed::default()).unwrap();
+            let series = "keybound_checks_total{decision=\"served\",front=\"forward_auth\",\
+                          policy=\"payments\",reason=\"resource_metadata\"} 1\n";
+            assert_eq!(text.contains(series), expected == 200, "{text}");
+            let header = |name: &str| answer.headers().get(name).and_then(|it| it.to_str().ok());
+            if expected == 200 {
+                assert_eq!(header("cache-control"), Some("public, max-age=300"));
+                assert_eq!(header("access-control-allow-origin"), Some("*"));
+            } else {
+                assert_eq!(header("cache-control"), Some("no-store"));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_about_metadata_is_never_answered_with_success() {
+        let endpoint = serving(Flavour::Nginx);
+        let question = Request::builder()
+            .uri("/check")
+            .header("x-secret", "0123456789abcdef")
+            .header("x-original-method", "GET")
+            .header("x-original-uri", "/.well-known/oauth-protected-resource/payments")
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "api.test")
+            .body(empty());
+        assert_eq!(endpoint.answer(question.unwrap()).await.status(), 403);
+        assert_refused(&endpoint, 403, "policy_unknown");
     }
 
     /// A clock that fails.

@@ -31,6 +31,24 @@ pub fn request<'a>(
     read(question, flavour, certificate_header).ok_or_else(|| Detail::QuestionIncomplete.into())
 }
 
+/// The path of the resource whose metadata a proxy sends a client here for, if this is no question:
+/// what stands behind `/resource-metadata`.
+///
+/// The path of a question of Envoy is the client's own behind a prefix. Without a prefix each path may be
+/// that of a question, which an answer with 200 would allow.
+pub fn metadata_asked_for<'a>(question: &'a Parts, flavour: &Flavour) -> Option<&'a str> {
+    let path = question.uri.path();
+    let may_be_asked = match flavour {
+        Flavour::Nginx | Flavour::Traefik => false,
+        Flavour::Envoy { path_prefix } => path.starts_with(path_prefix),
+    };
+    let resource = path.strip_prefix(METADATA_PATH).filter(|_| !may_be_asked)?;
+    (resource.is_empty() || resource.starts_with('/')).then_some(resource)
+}
+
+/// Behind it are the paths of resources whose metadata are asked for.
+pub const METADATA_PATH: &str = "/resource-metadata";
+
 /// Whether the client asks to upgrade to a protocol other than WebSocket. Caddy, the only proxy
 /// that forwards this here, would connect client and upstream if the latter agrees, and requests
 /// within `h2c` are never checked (RFC 9113 §3.1 has deprecated it).

@@ -38,9 +38,24 @@ pub fn response(
             Flavour::Nginx => denied_by_nginx(*status, to_client),
             Flavour::Traefik | Flavour::Envoy { .. } => denied(*status, to_client, body),
         },
+        // To a question, its status would be an allow.
+        Answer::Served { .. } => denied(404, &[], ""),
     };
     // nginx caches answers if configured to, and each is for one request only.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The response to who asks for metadata of a resource, and not about a request. Only
+/// [`Answer::Served`] is a success.
+pub fn metadata(answer: Option<&Answer<'_>>) -> Response<Full<Bytes>> {
+    let Some(Answer::Served { to_client, body, .. }) = answer else {
+        let mut response = denied(404, &[], "");
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return response;
+    };
+    let mut response = Response::new(Full::from((*body).to_owned()));
+    put(response.headers_mut(), to_client);
     response
 }
 
@@ -282,6 +297,19 @@ mod tests {
             assert_eq!(token(&[], &[]), ["authorization: Bearer a"]);
             assert_eq!(token(&[("authorization", "Bearer b")], &[]), ["authorization: Bearer b"]);
             assert_eq!(token(&[], &["authorization"]), ["authorization: "]);
+        }
+    }
+
+    #[test]
+    fn metadata_never_answer_a_question() {
+        let served =
+            Answer::Served { status: 200, to_client: vec![], body: "{}", metadata: vec![] };
+        for flavour in FLAVOURS {
+            assert_eq!(told(&served, &flavour).0, 404, "{flavour:?}");
+        }
+        assert_eq!(metadata(Some(&served)).status(), 200);
+        for other in [None, Some(&allow(&[], &[])), Some(&deny(401, &[]))] {
+            assert_eq!(metadata(other).status(), 404, "{other:?}");
         }
     }
 

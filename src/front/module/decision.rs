@@ -16,9 +16,9 @@ pub enum Decision {
         /// For the access log of the proxy.
         metadata: Pairs,
     },
-    /// The client gets this response instead.
+    /// The client gets this response instead: a denial, or metadata of a resource.
     Deny {
-        /// The HTTP status, 400 to 599.
+        /// The HTTP status, 400 to 599; 200 to 299 for metadata.
         status: u16,
         /// The response headers; `www-authenticate` may occur twice.
         to_client: Pairs,
@@ -107,6 +107,12 @@ impl From<&Answer<'_>> for Decision {
                 body: body.clone(),
                 metadata: Pairs::of(metadata.iter().copied()),
             },
+            Answer::Served { status, to_client, body, metadata } => Self::Deny {
+                status: (*status).clamp(200, 299),
+                to_client: Pairs::sendable(to_client),
+                body: (*body).to_owned(),
+                metadata: Pairs::of(metadata.iter().copied()),
+            },
         }
     }
 }
@@ -193,6 +199,21 @@ mod tests {
             let answer = Answer::Deny { status: told, to_client, body, metadata: vec![] };
             let Decision::Deny { status, .. } = Decision::from(&answer) else { panic!() };
             assert_eq!(status, sent);
+        }
+    }
+
+    #[test]
+    fn what_is_served_is_a_response_of_success() {
+        for (told, sent) in [(200, 200), (0, 200), (401, 299)] {
+            let (to_client, body) = (vec![header("cache-control", "public")], "{}");
+            let answer = Answer::Served { status: told, to_client, body, metadata: vec![] };
+            let Decision::Deny { status, to_client, body, .. } = Decision::from(&answer) else {
+                panic!()
+            };
+            assert_eq!(
+                (status, all(&to_client), &*body),
+                (sent, vec![("cache-control", "public")], "{}")
+            );
         }
     }
 
