@@ -1,6 +1,6 @@
 //! Debian's Caddy with `deploy/caddy`.
 
-use super::installation::{Clients, HOST, Proxy, Site, put};
+use super::installation::{Clients, HOST, Proxy, Site, put, put_twice};
 use super::programs::provisioned;
 use keybound::commands::demo::process::Process;
 use std::any::Any;
@@ -50,7 +50,7 @@ fn start_with(site: &Site<'_>, text: &str) -> Box<dyn Any + Send> {
     let alone = "{\n\tadmin off\n\tauto_https disable_redirects\n\tservers {\n\t\tprotocols h1 h2\n\t}\n}\n";
     let address = format!("\nhttps://{HOST}:{} {{\n\tbind 127.0.0.1\n", site.address.port());
     let text = put(text, "\napi.example.com {\n", &address);
-    let text = put(&text, "127.0.0.1:9002", site.keybound);
+    let text = put_twice(&text, "127.0.0.1:9002", site.keybound);
     let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
     let text = match site.clients {
         Clients::OfTheAuthority => text,

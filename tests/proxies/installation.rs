@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is added to a deployed configuration. Policies in front of the deployed one: what is below
 /// `/admin` needs a scope that nobody has, below `/either` DPoP will do, with or without a nonce, and
-/// what is below `/report` is let through. An issuer that is down when it is asked about opaque
+/// what is below `/report` is let through, and of what is below `/told` metadata are served. An issuer that is down when it is asked about opaque
 /// tokens.
 const MORE: &str = "\
 policies:
@@ -46,6 +46,11 @@ policies:
     match: {path_prefix: /report}
     sender_constraint: certificate
     mode: report
+  - name: told
+    match: {path_prefix: /told}
+    sender_constraint: certificate
+    origin: https://api.example.com
+    resource: {name: Told}
 ";
 const DOWN: &str = "    keys: {jwks_file: jwks.json}
     introspection:
@@ -317,6 +322,13 @@ impl Outcome {
 #[track_caller]
 pub(crate) fn put(text: &str, there: &str, instead: &str) -> String {
     assert_eq!(text.matches(there).count(), 1, "{there}");
+    text.replace(there, instead)
+}
+
+/// Replaces what is there twice.
+#[track_caller]
+pub(crate) fn put_twice(text: &str, there: &str, instead: &str) -> String {
+    assert_eq!(text.matches(there).count(), 2, "{there}");
     text.replace(there, instead)
 }
 

@@ -111,6 +111,33 @@ async fn of_a_chain_of_certificates_the_first_counts() {
     }
 }
 
+#[tokio::test]
+async fn a_client_finds_the_metadata_where_the_challenge_says_without_a_token() {
+    for proxy in PROXIES {
+        let it = Installation::start(proxy).await;
+        for http in BOTH {
+            let path = "/.well-known/oauth-protected-resource/told";
+            let refused = it.call(http, None, "/told/7", &[]).await;
+            let url = format!("resource_metadata=\"https://api.example.com{path}\"");
+            assert!(refused.challenge().contains(&url), "{} {refused:?}", proxy.name);
+            let served = it.call(http, None, path, &[]).await;
+            is_let_through(&it, &served);
+            assert_eq!(served.body["resource"], "https://api.example.com/told", "{}", proxy.name);
+            assert_eq!(served.body["resource_name"], "Told", "{}", proxy.name);
+            assert_eq!(served.headers["access-control-allow-origin"], "*", "{}", proxy.name);
+            assert_eq!(served.headers["cache-control"], "public, max-age=300", "{}", proxy.name);
+            // What is no resource is nobody's: it reaches no upstream.
+            for other in
+                ["", "/", "/other", "/told/x", "s/told", "/../../check", "/%2e%2e/%2e%2e/check"]
+            {
+                let path = format!("/.well-known/oauth-protected-resource{other}");
+                let outcome = it.call(http, None, &path, &[]).await;
+                assert!(outcome.status.is_client_error(), "{} {other} {outcome:?}", proxy.name);
+            }
+        }
+    }
+}
+
 /// All that a client could write to pass for `victim`, or for somebody else's request.
 fn forged(victim: &Identity) -> Vec<(&'static str, String)> {
     let pem = victim.certificate_pem();
@@ -350,7 +377,8 @@ async fn what_is_refused_looks_as_it_is_meant_or_worse() {
             means(&it, &outcome, denial);
             assert_eq!(outcome.body.get("headers"), None, "the upstream was not asked");
             if denial == Denial::CredentialsMissing {
-                assert_eq!(outcome.challenge(), "Bearer realm=\"api\"", "{}", proxy.name);
+                let challenge = "Bearer realm=\"api\", scope=\"payments\"";
+                assert_eq!(outcome.challenge(), challenge, "{}", proxy.name);
             }
         }
         // Some proxies refuse two of them by themselves.

@@ -1,6 +1,6 @@
 //! Traefik with `deploy/traefik`.
 
-use super::installation::{Clients, Proxy, Site, put};
+use super::installation::{Clients, Proxy, Site, put, put_twice};
 use super::programs::provisioned;
 use keybound::commands::demo::process::Process;
 use std::any::Any;
@@ -27,7 +27,7 @@ fn start(site: &Site<'_>) -> Box<dyn Any + Send> {
     let file = site.directory.join("traefik.yaml");
     fs::write(&file, text.replace("/etc/traefik/", &here)).unwrap();
     let text = include_str!("../../deploy/traefik/dynamic.yaml");
-    let text = put(text, "127.0.0.1:9002", site.keybound);
+    let text = put_twice(text, "127.0.0.1:9002", site.keybound);
     let text = put(&text, "127.0.0.1:8080", &site.upstream.to_string());
     let text = match site.clients {
         Clients::OfTheAuthority => text,
