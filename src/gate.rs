@@ -161,13 +161,6 @@ impl Gate {
     }
 }
 
-impl Call<Arc<Gate>> {
-    /// Starts a call that may outlive who began it.
-    pub fn lasting(gate: Arc<Gate>, front: Front) -> Self {
-        Self::of(gate, front)
-    }
-}
-
 impl Active {
     fn new(installation: Installation, digest: String, metrics: &Metrics) -> Self {
         let meters = Meters::new(metrics, installation.policies());
@@ -200,7 +193,8 @@ impl Active {
 }
 
 impl<G: Deref<Target = Gate>> Call<G> {
-    fn of(gate: G, front: Front) -> Self {
+    /// Starts a call that came in through `front`, and keeps the gate as long as it lasts.
+    pub fn of(gate: G, front: Front) -> Self {
         let started = Instant::now();
         let active = gate.active();
         let before = gate.under_way.fetch_add(1, Ordering::Relaxed);
@@ -213,6 +207,11 @@ impl<G: Deref<Target = Gate>> Call<G> {
     pub fn within(mut self, traceparent: Option<&[u8]>) -> Self {
         self.caller = traceparent.and_then(TraceParent::read);
         self
+    }
+
+    /// What keeps the gate.
+    pub const fn gate(&self) -> &G {
+        &self.gate
     }
 
     /// The configuration for this call.

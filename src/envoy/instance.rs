@@ -26,7 +26,7 @@ pub(crate) struct Instance {
     pub(crate) origin: Origin,
     /// The address of its admin listener.
     pub(crate) admin: Address,
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     health: Arc<Health>,
     reloads: Arc<Reloads>,
     ask: mpsc::Sender<()>,
@@ -123,19 +123,20 @@ impl Instance {
             runtime.spawn(ready(Arc::clone(&gate), Arc::clone(&health))).abort_handle(),
             runtime.spawn(remind(Arc::clone(&gate))).abort_handle(),
         ];
-        let endpoint = Endpoint::new(gate, runtime.clone()).capturing(process.capture.clone());
+        let endpoint =
+            Arc::new(Endpoint::new(gate, runtime.clone()).capturing(process.capture.clone()));
         let export = Mutex::new(export);
         let (admin, runtime) = (listen.admin, runtime.clone());
         Ok(Self { origin, admin, endpoint, health, reloads, ask, tasks, export, runtime })
     }
 
     /// What checks requests under it.
-    pub(crate) const fn endpoint(&self) -> &Endpoint {
+    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
     /// The gate.
-    pub(crate) const fn gate(&self) -> &Arc<Gate> {
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
         self.endpoint.gate()
     }
 

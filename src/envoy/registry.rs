@@ -82,7 +82,7 @@ pub(crate) fn lease(origin: &Origin) -> Result<Lease, Vec<String>> {
 
 impl Lease {
     /// What checks requests under the configuration.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         self.0.endpoint()
     }
 }

@@ -6,6 +6,7 @@ use crate::stream::Stream;
 use keybound::config::Origin;
 use keybound_core::jose::json;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// The name that Envoy's configuration must give the filter.
 const FILTER_NAME: &str = "keybound";
@@ -17,7 +18,7 @@ pub(crate) struct FilterConfig(Option<Lease>);
 impl FilterConfig {
     /// A new stream.
     pub(crate) fn stream(&self) -> Option<Stream> {
-        self.0.as_ref().map(|it| Stream::new(it.endpoint().clone()))
+        self.0.as_ref().map(|it| Stream::new(Arc::clone(it.endpoint())))
     }
 }
 

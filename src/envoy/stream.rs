@@ -66,7 +66,7 @@ pub(crate) enum Next {
 ///
 /// Hooks of the same stream run inside some callbacks, so that no borrow of it lasts over one.
 pub(crate) struct Stream {
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     /// The check that waits, if one does.
     waiting: Cell<Option<Waiting>>,
     /// Headers for the upstream's response.
@@ -102,7 +102,7 @@ const DETAILS: &str = "keybound_denied";
 
 impl Stream {
     /// A new stream, whose request `endpoint` checks.
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         Self { endpoint, waiting: Cell::default(), to_client: Cell::default() }
     }
 

@@ -59,7 +59,7 @@ impl Twin {
         let twin = self.of(installation, source);
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Gate::new(Checker::new(clock), twin, String::new(), metrics);
-        let endpoint = Endpoint::new(Arc::new(gate), Handle::current());
+        let endpoint = Arc::new(Endpoint::new(Arc::new(gate), Handle::current()));
         let attributes = request.attributes.clone().unwrap_or_default();
         let http = attributes.request.and_then(|it| it.http).unwrap_or_default();
         let pseudo = [

@@ -22,6 +22,7 @@ use futures_util::task::noop_waker_ref;
 use keybound_core::Request;
 use keybound_core::client_certificate::Source;
 use std::fmt;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,12 +30,24 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 /// Checks the requests that a proxy calls us about. Its threads share it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Endpoint {
     gate: Arc<Gate>,
     capture: Option<Arc<Capture>>,
     /// Where checks go on that must wait.
     runtime: Handle,
+}
+
+/// A check under way keeps the front end.
+#[derive(Debug)]
+struct Kept(Arc<Endpoint>);
+
+impl Deref for Kept {
+    type Target = Gate;
+
+    fn deref(&self) -> &Gate {
+        &self.0.gate
+    }
 }
 
 /// What came of the beginning of a check.
@@ -89,12 +102,12 @@ impl Endpoint {
     /// What it borrows is copied, so that a check that waits outlives this call. It is polled once
     /// here; a check that is begun twice would find its own proof used.
     pub fn begin<'l>(
-        &self,
+        self: &Arc<Self>,
         lines: impl IntoIterator<Item = (&'l [u8], &'l [u8])>,
         peer: &'l impl Peer,
         policy: Option<&'l str>,
     ) -> Begun {
-        let call = Call::lasting(Arc::clone(&self.gate), Front::Envoy);
+        let call = Call::of(Kept(Arc::clone(self)), Front::Envoy);
         let told = Told::by(peer, policy, &call.active().policies().client_certificate);
         let arrived = match arrived::read(lines, told, call.active().rules()) {
             Ok(request) => Arrived::from(&request),
@@ -104,7 +117,7 @@ impl Endpoint {
             }
         };
         let mut check: Pin<Box<dyn Future<Output = Decision> + Send>> =
-            Box::pin(check(call, arrived, self.capture.clone()));
+            Box::pin(check(call, arrived));
         let _inside = self.runtime.enter();
         let mut context = Context::from_waker(noop_waker_ref());
         match fair_share::as_guest(|| check.as_mut().poll(&mut context)) {
@@ -114,7 +127,7 @@ impl Endpoint {
     }
 }
 
-async fn check(call: Call<Arc<Gate>>, arrived: Arrived, capture: Option<Arc<Capture>>) -> Decision {
+async fn check(call: Call<Kept>, arrived: Arrived) -> Decision {
     let request = arrived.request();
     let verdict = match call.admit() {
         Ok(admitted) => admitted.check(&request).await,
@@ -125,7 +138,7 @@ async fn check(call: Call<Arc<Gate>>, arrived: Arrived, capture: Option<Arc<Capt
             return Decision::from(&call.answer(&verdict, Some(&request)));
         }
     };
-    if let Some(capture) = &capture {
+    if let Some(capture) = &call.gate().0.capture {
         let header = call.active().certificate_header();
         capture.take(&verdict, header, || to_check_request(&request, header).into());
     }
