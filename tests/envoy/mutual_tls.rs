@@ -132,6 +132,30 @@ async fn a_client_cannot_vouch_for_itself() {
     }
 }
 
+/// The client's own connection ends at a proxy, which tells of it.
+const BEHIND: Door =
+    Door { name: "behind", source: "behind", forward_client_cert: "APPEND_FORWARD", ..OPTIONAL };
+
+#[tokio::test]
+async fn a_proxy_in_between_tells_of_the_client_if_it_is_the_one_that_may() {
+    let mut it = Installation::start(&[BEHIND]).await;
+    let [client, thief, proxy, other] = ["client", "thief", "proxy", "other"].map(|name| it.client(name));
+    for http in BOTH {
+        for (peer, shown, expected) in [
+            (&proxy, &client, Ok(())),
+            (&proxy, &thief, Err(Denial::CertificateMismatch)),
+            (&other, &client, Err(Denial::CertificateConflict)),
+        ] {
+            let headers = vec![
+                ("authorization", format!("Bearer {}", it.token(&client))),
+                ("x-forwarded-client-cert", format!("Hash={}", shown.thumbprint().to_hex())),
+            ];
+            let call = Call { door: "behind", http, identity: Some(peer), path: "/", headers };
+            check(&mut it, &call, expected).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_without_a_verified_certificate_does_not_get_past_the_handshake() {
     let mut it = Installation::start(&[REQUIRED]).await;

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+/// The URI in the certificate of the client `proxy`.
+pub(crate) const PROXY: &str = "spiffe://demo.test/clients/proxy";
+
 pub(crate) const ISSUER: &str = "https://as.example.com";
 pub(crate) const AUDIENCE: &str = "https://api.example.com";
 
@@ -303,6 +306,7 @@ fn plain_client() -> Client {
 fn configuration(socket: &Path, jwks: &Path, source: &str) -> Value {
     let client_certificate = match source {
         "xfcc" => json!({"source": "xfcc", "xfcc": {"behind": []}}),
+        "behind" => json!({"source": "xfcc", "xfcc": {"behind": [PROXY]}}),
         source => json!({"source": source}),
     };
     json!({

@@ -225,7 +225,7 @@ impl Listener {
             "strip_trailing_host_dot": true,
             "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
             "forward_client_cert_details": self.forward_client_cert,
-            "set_current_client_cert_details": {"cert": true},
+            "set_current_client_cert_details": {"cert": true, "uri": true},
             "access_log": [access_log(edge)],
             "http_filters": [self.authorization(), {
                 "name": "envoy.filters.http.router",
