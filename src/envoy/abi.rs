@@ -837,7 +837,9 @@ mod tests {
     #[test]
     fn a_route_names_the_policy() {
         let (_folder, config) = configuration(IN_A_FILE, "enforce");
-        for (route, policy) in [("named", "named"), ("{\"policy\": \"strict\"}", "strict")] {
+        for (route, policy) in
+            [("named", "named"), ("\"named\"", "named"), ("{\"policy\": \"strict\"}", "strict")]
+        {
             let route = routed("keybound", route);
             let stand = Stand { route: Some(route), ..asking("/", &[]) };
             let hooks = Hooks::begin(&config, &stand);
@@ -857,6 +859,8 @@ mod tests {
             (configured("other", "/nowhere"), "filter_name is \"other\""),
             (configured("keybound", ""), "filter_config is missing"),
             (configured("keybound", "/nowhere.yaml"), "cannot read /nowhere.yaml"),
+            // As Envoy Gateway writes a text.
+            (configured("keybound", "\"/nowhere.yml\""), "cannot read /nowhere.yml"),
             (configured("keybound", "{\"issuers\": []}"), "issuers"),
             (routed("keybound", ""), "the name of a policy"),
             (routed("keybound", route), "and nothing else"),

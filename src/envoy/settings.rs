@@ -6,6 +6,7 @@ use crate::stream::Stream;
 use keybound::config::Origin;
 use keybound_core::jose::json;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The name that Envoy's configuration must give the filter.
@@ -74,7 +75,7 @@ fn named(name: Option<&str>) -> Result<(), Vec<String>> {
 /// Where the configuration is: a `Struct` reaches us as a JSON object, a `StringValue` as it is.
 fn origin(config: Option<&str>) -> Result<Origin, Vec<String>> {
     let text = config.ok_or_else(|| vec!["filter_config is not UTF-8".to_owned()])?;
-    match text.trim() {
+    match unquoted(text).trim() {
         "" => Err(vec![
             "filter_config is missing: give a StringValue with the path of a configuration file, or a \
              Struct that is the configuration"
@@ -85,9 +86,18 @@ fn origin(config: Option<&str>) -> Result<Origin, Vec<String>> {
     }
 }
 
+/// The text itself: Envoy Gateway puts JSON into a `StringValue`, so that a text comes in quotes.
+fn unquoted(text: &str) -> Cow<'_, str> {
+    match json::value(text.as_bytes()) {
+        Ok(Value::String(inner)) => Cow::Owned(inner),
+        Ok(_) | Err(_) => Cow::Borrowed(text),
+    }
+}
+
 /// The policy that the configuration of a route names, as a `StringValue` or as `{policy: NAME}`.
 fn policy(config: Option<&str>) -> Result<String, Vec<String>> {
-    let name = match config.map(str::trim) {
+    let text = config.map(unquoted);
+    let name = match text.as_deref().map(str::trim) {
         Some(json) if json.starts_with('{') => policy_in(json),
         Some(name) if !name.is_empty() => Some(name.to_owned()),
         Some(_) | None => None,
