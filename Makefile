@@ -1,10 +1,15 @@
 # What is done with this repository from day to day.
 
-.PHONY: bench bench-check demo fuzz test lint
+.PHONY: bench bench-check demo fuzz module test lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools.
 demo:
 	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
+
+# keybound as a module for Envoy, target/module/libkeybound_envoy.so. The first costs a download of 100 MB, which
+# stays in target/tools, and minutes.
+module:
+	deploy/envoy-module/build.py
 
 test:
 	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis python-tools

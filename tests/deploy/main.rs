@@ -12,6 +12,7 @@ mod container;
 mod envoy;
 mod istio;
 mod kubernetes;
+mod module;
 #[path = "../support/programs.rs"]
 mod programs;
 #[path = "../support/shared.rs"]
