@@ -1,7 +1,7 @@
 //! What reaches the application behind Envoy, whatever a client writes: no header that it would take for
 //! one of ours, and no connection on which nobody is asked any more.
 
-use crate::envoy::{Deployed, keybound};
+use crate::envoy::{Deployed, INSIDE, keybound};
 use crate::istio::{as_istiod_has_it, behind_istio};
 use crate::switching::{HANDSHAKE, Switching};
 use crate::wsgi::{FORGED, Wsgi, is_fooled, spellings};
@@ -65,8 +65,8 @@ async fn is_not_fooled_behind(folder: &str, lets_pass: bool, edit: impl Fn(&str)
     let config = read(&format!("{folder}/keybound.yaml"));
     let config = |files: &Path| keybound(&config, files);
     let bootstrap = edit(&read(&format!("{folder}/envoy.yaml")));
-    let it =
-        Deployed::run_before(wsgi.address, JoinSet::new(), config, &bootstrap, "ext_authz").await;
+    let front = (folder != INSIDE).then_some("ext_authz");
+    let it = Deployed::run_before(wsgi.address, JoinSet::new(), config, &bootstrap, front).await;
     is_never_fooled(&it, lets_pass).await;
 }
 
@@ -75,8 +75,10 @@ async fn behind_envoy_an_application_never_takes_what_a_client_wrote_for_ours() 
     for folder in [".", "sidecar"] {
         is_not_fooled_behind(folder, false, str::to_owned).await;
     }
-    // Its routes name policies, of which the second needs no scope.
-    is_not_fooled_behind("edge-uds", false, str::to_owned).await;
+    // Their routes name policies, of which the second needs no scope.
+    for folder in ["edge-uds", INSIDE] {
+        is_not_fooled_behind(folder, false, str::to_owned).await;
+    }
 }
 
 #[tokio::test]
@@ -85,8 +87,10 @@ async fn nor_does_one_behind_an_envoy_that_lets_such_names_pass() {
         let edit = |it: &str| replaced(&replaced(it, REJECT, ""), "encode_raw_headers: true", raw);
         is_not_fooled_behind(".", true, edit).await;
     }
-    // The rules there say what Envoy may be told to change.
-    is_not_fooled_behind("edge-uds", true, |it| replaced(it, REJECT, "")).await;
+    // The rules of the first say what Envoy may be told to change; the second asks nobody.
+    for folder in ["edge-uds", INSIDE] {
+        is_not_fooled_behind(folder, true, |it| replaced(it, REJECT, "")).await;
+    }
 }
 
 #[tokio::test]
@@ -98,7 +102,7 @@ async fn nor_does_one_behind_istio_which_shows_the_service_a_few_headers_only() 
         JoinSet::new(),
         behind_istio,
         &bootstrap,
-        "forward_auth",
+        Some("forward_auth"),
     )
     .await;
     is_never_fooled(&it, true).await;
@@ -115,7 +119,8 @@ async fn of_other_protocols_an_application_is_offered_those_that_envoy_is_told_o
         let bootstrap = replaced(&read("envoy.yaml"), options, edit);
         let address = upstream.address;
         let it =
-            Deployed::run_before(address, JoinSet::new(), config, &bootstrap, "ext_authz").await;
+            Deployed::run_before(address, JoinSet::new(), config, &bootstrap, Some("ext_authz"))
+                .await;
         let client = it.client("client");
         let token = it.token(&client, "payments");
         let ask = async |lines: &[&str]| {

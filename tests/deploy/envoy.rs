@@ -1,5 +1,6 @@
 //! The files for Envoy, with the real Envoy, the real service, and requests.
 
+use crate::built_module::module;
 use crate::collector::{Collector, Span, TAKEN, spans};
 use crate::programs::provisioned;
 use crate::tokens::Signer;
@@ -17,6 +18,7 @@ use reqwest::{Client, Version};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +28,9 @@ use tokio::task::JoinSet;
 
 /// Whatever hangs, the test does not.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the module is inside Envoy, which then asks nobody.
+pub(crate) const INSIDE: &str = "../envoy-module";
 
 /// Files of a folder of `deploy/envoy`, at work.
 pub(crate) struct Deployed {
@@ -51,15 +56,16 @@ impl Deployed {
         let read = |name| fs::read_to_string(source.join(name)).unwrap();
         let config = edit_keybound(&read("keybound.yaml"));
         let bootstrap = edit_envoy(&read("envoy.yaml"));
-        Self::run(|files| keybound(&config, files), &bootstrap, "ext_authz").await
+        let front = (folder != INSIDE).then_some("ext_authz");
+        Self::run(|files| keybound(&config, files), &bootstrap, front).await
     }
 
-    /// Runs the service with `config`, which may name files of a folder, and Envoy with `bootstrap`,
-    /// which asks it at `front`.
+    /// Runs Envoy with `bootstrap`, and the service with `config`, which may name files of a folder, if
+    /// Envoy asks it, at this `front`.
     pub(crate) async fn run(
         config: impl FnOnce(&Path) -> String,
         bootstrap: &str,
-        front: &str,
+        front: Option<&str>,
     ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let upstream = listener.local_addr().unwrap();
@@ -74,7 +80,7 @@ impl Deployed {
         sites: JoinSet<()>,
         config: impl FnOnce(&Path) -> String,
         bootstrap: &str,
-        front: &str,
+        front: Option<&str>,
     ) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("test authority").unwrap();
@@ -91,21 +97,24 @@ impl Deployed {
         }
         let config = place(&files, "keybound.yaml", &config(files.path()));
         let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let mut service =
-            Service::start(Path::new(env!("CARGO_BIN_EXE_keybound")), &config).await.unwrap();
-        service.ready(&client).await.unwrap();
+        let mut service = None;
+        if front.is_some() {
+            service = Some(serve(&config, &client).await);
+        } else {
+            symlink(module(), files.path().join("libkeybound_envoy.so")).unwrap();
+        }
 
         let binary = provisioned("envoy");
         let as_it_stands = place(&files, "envoy.yaml", bootstrap);
         let mut validate = Command::new(&binary);
-        validate.current_dir(files.path()).args(["--mode", "validate", "--log-level", "warning"]);
+        validate.current_dir(files.path()).env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", files.path());
+        validate.args(["--mode", "validate", "--log-level", "warning"]);
         succeeds(validate.arg("-c").arg(&as_it_stands));
-        let authorizer = service.address(front).unwrap();
+        let authorizer = service.as_ref().zip(front).map(|(it, front)| it.address(front).unwrap());
         let here = envoy(bootstrap, files.path(), authorizer, upstream);
         let bootstrap = place(&files, "envoy.yaml", &here);
         let envoy = Envoy::run(&binary, &bootstrap, &client).await.unwrap();
         let address = envoy.address("https").unwrap();
-        let service = Some(service);
         Self { authority, signer, address, service, _running: (envoy, sites, files) }
     }
 
@@ -197,6 +206,13 @@ impl Deployed {
     }
 }
 
+async fn serve(config: &Path, client: &Client) -> Service {
+    let program = Path::new(env!("CARGO_BIN_EXE_keybound"));
+    let mut service = Service::start(program, config).await.unwrap();
+    service.ready(client).await.unwrap();
+    service
+}
+
 /// Puts a file among `files`.
 fn place(files: &TempDir, name: &str, text: &str) -> PathBuf {
     let path = files.path().join(name);
@@ -216,7 +232,7 @@ pub(crate) fn keybound(text: &str, files: &Path) -> String {
 }
 
 /// The same for the bootstrap.
-fn envoy(text: &str, files: &Path, authorizer: &str, upstream: SocketAddr) -> String {
+fn envoy(text: &str, files: &Path, authorizer: Option<&str>, upstream: SocketAddr) -> String {
     let folder = format!("{}/", files.display());
     let mut text = replaced(text, "address: 0.0.0.0, port_value: 8443", ANY_PORT);
     for name in ["server.crt", "server.key"] {
@@ -224,14 +240,22 @@ fn envoy(text: &str, files: &Path, authorizer: &str, upstream: SocketAddr) -> St
     }
     text = text.replace("filename: client-ca.crt", &format!("filename: {folder}client-ca.crt"));
     text = replaced(&text, "port_value: 8080", &format!("port_value: {}", upstream.port()));
-    text = replaced(&text, "timeout: 0.25s", "timeout: 15s");
-    text = match authorizer.rsplit_once(':') {
-        Some(("unix", _)) => replaced(&text, "/run/keybound/", &folder),
-        Some((_, port)) => replaced(&text, "port_value: 9001", &format!("port_value: {port}")),
-        None => panic!("{authorizer}"),
+    text = match authorizer {
+        Some(address) => {
+            asking(&replaced(&text, "timeout: 0.25s", "timeout: 15s"), &folder, address)
+        }
+        None => replaced(&text, "value: keybound.yaml", &format!("value: {folder}keybound.yaml")),
     };
     text = text.replace("spiffe://example.com/edge", "spiffe://demo.test/clients/edge");
     format!("{text}admin: {{address: {{socket_address: {{{ANY_PORT}}}}}}}\n")
+}
+
+fn asking(text: &str, folder: &str, authorizer: &str) -> String {
+    match authorizer.rsplit_once(':') {
+        Some(("unix", _)) => replaced(text, "/run/keybound/", folder),
+        Some((_, port)) => replaced(text, "port_value: 9001", &format!("port_value: {port}")),
+        None => panic!("{authorizer}"),
+    }
 }
 
 const ANY_PORT: &str = "address: 127.0.0.1, port_value: 0";
@@ -268,7 +292,16 @@ async fn without_an_authority_a_certificate_of_the_clients_own_making_is_as_good
 
 #[tokio::test]
 async fn at_the_edge_over_a_socket_routes_name_policies() {
-    let it = Deployed::start("edge-uds").await;
+    routes_name_policies("edge-uds").await;
+}
+
+#[tokio::test]
+async fn inside_envoy_routes_name_policies() {
+    routes_name_policies(INSIDE).await;
+}
+
+async fn routes_name_policies(folder: &str) {
+    let it = Deployed::start(folder).await;
     let [client, thief] = ["client", "thief"].map(|name| it.client(name));
     let [reader, payer] = ["read", "payments"].map(|scope| it.token(&client, scope));
     let reader = [("authorization", reader.as_str())];
@@ -287,7 +320,16 @@ async fn at_the_edge_over_a_socket_routes_name_policies() {
 
 #[tokio::test]
 async fn at_the_edge_over_a_socket_no_spelling_gets_the_weaker_route() {
-    let it = Deployed::start("edge-uds").await;
+    no_spelling_gets_the_weaker_route("edge-uds").await;
+}
+
+#[tokio::test]
+async fn inside_envoy_no_spelling_gets_the_weaker_route() {
+    no_spelling_gets_the_weaker_route(INSIDE).await;
+}
+
+async fn no_spelling_gets_the_weaker_route(folder: &str) {
+    let it = Deployed::start(folder).await;
     let client = it.client("client");
     let [reader, payer] = ["read", "payments"].map(|scope| it.token(&client, scope));
     let reader = [("authorization", reader.as_str())];
@@ -342,7 +384,7 @@ async fn at_the_edge_over_a_socket_no_spelling_gets_the_weaker_route() {
 
 #[tokio::test]
 async fn at_the_edge_a_host_that_is_not_ours_is_nobodys() {
-    for folder in [".", "edge-uds"] {
+    for folder in [".", "edge-uds", INSIDE] {
         let it = Deployed::start(folder).await;
         let client = it.client("client");
         let token = it.token(&client, "payments");
@@ -386,7 +428,7 @@ async fn at_a_sidecar_the_client_is_the_one_that_the_edge_tells_of() {
 
 #[tokio::test]
 async fn what_is_checked_and_what_the_upstream_sees_is_one_path() {
-    for folder in [".", "edge-uds", "sidecar"] {
+    for folder in [".", "edge-uds", "sidecar", INSIDE] {
         let it = Deployed::start(folder).await;
         let edge = it.client("edge");
         let token = it.token(&edge, "read payments");

@@ -63,7 +63,8 @@ pub(crate) fn behind_istio(files: &Path) -> String {
 #[tokio::test]
 async fn asked_over_http_as_istio_does_the_answers_are_the_same() {
     let bootstrap = fs::read_to_string(deploy("envoy/envoy.yaml")).unwrap();
-    let mut it = Deployed::run(behind_istio, &as_istiod_has_it(&bootstrap), "forward_auth").await;
+    let mut it =
+        Deployed::run(behind_istio, &as_istiod_has_it(&bootstrap), Some("forward_auth")).await;
     let [client, thief] = ["client", "thief"].map(|name| it.client(name));
     let token = it.token(&client, "read");
     let forged = format!("Hash={}", client.thumbprint().to_hex());

@@ -75,3 +75,8 @@ fn what_listens_for_administrators_alone_is_asked_from_within_its_pod() {
 fn every_envoy_and_every_gateway_refuses_names_with_underscores() {
     check("names", None);
 }
+
+#[test]
+fn where_the_module_is_in_envoy_it_stays_and_is_asked_first() {
+    check("modules", None);
+}

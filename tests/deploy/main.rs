@@ -5,6 +5,8 @@
 #![expect(clippy::panic, reason = "a test may panic")]
 
 mod aliases;
+#[path = "../support/built_module.rs"]
+mod built_module;
 #[path = "../support/collector.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod collector;

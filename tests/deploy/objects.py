@@ -9,7 +9,6 @@ the schemas of Istio's, Envoy Gateway's and the Gateway API's objects, and `inde
 """
 
 import copy
-import json
 import re
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ import helm_python
 import jsonschema
 import kubernetes_validate
 import yaml
+
+from schemas import schema
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 CHART = DEPLOY / "helm/keybound"
@@ -39,8 +40,9 @@ def foreign_manifests(_world, schemas):
     """The same for those that come with Istio, Envoy Gateway and the Gateway API."""
     expect(schemas, "no schemas")
     kinds = {
-        "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "EnvoyFilter", "Gateway",
-        "HTTPRoute", "PeerAuthentication", "ReferenceGrant", "SecurityPolicy", "VirtualService",
+        "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "EnvoyExtensionPolicy",
+        "EnvoyFilter", "EnvoyProxy", "Gateway", "HTTPRoute", "PeerAuthentication", "ReferenceGrant",
+        "SecurityPolicy", "VirtualService",
     }
     check_written([it for it in written() if is_foreign(it[1])], schemas, kinds)
 
@@ -269,7 +271,7 @@ def pods(_world, _schemas):
 
 def names(_world, _schemas):
     """Gateways of Istio refuse names that workloads could take for others, as every Envoy here."""
-    (patch,) = [it for _, it in written() if it["kind"] == "EnvoyFilter"]
+    (patch,) = envoy_filters("NETWORK_FILTER")
     (gateway,) = [
         it["spec"]["selector"] for _, it in written()
         if it["kind"] == "Gateway" and it["apiVersion"].startswith("networking.istio.io/")
@@ -282,11 +284,52 @@ def names(_world, _schemas):
         for listener in yaml.safe_load(path.read_text())["static_resources"]["listeners"]:
             for chain in listener["filter_chains"]:
                 managers += [it["typed_config"] for it in chain["filters"]]
-    expect(len(managers) == 3, managers)
+    expect(len(managers) == 4, managers)
     for manager in [merged, *managers]:
         expect(manager["@type"] == managers[0]["@type"], manager["@type"])
         options = manager["common_http_protocol_options"]
         expect(options == {"headers_with_underscores_action": "REJECT_REQUEST"}, options)
+
+
+def modules(_world, _schemas):
+    """Where Envoy has the module inside, it never lets go of it, finds it and its configuration, and asks it
+    before what could act for a request that is refused."""
+    objects = {it["kind"]: it["spec"] for path, it in written() if "envoy-module" in path.parts}
+    proxy, policy = objects["EnvoyProxy"], objects["EnvoyExtensionPolicy"]
+    (module,) = proxy["dynamicModules"]
+    (used,) = policy["dynamicModule"]
+    expect(module["doNotClose"] is True, module)
+    expect((used["name"], used["filterName"]) == (module["name"], "keybound"), used)
+    deployment = proxy["provider"]["kubernetes"]["envoyDeployment"]
+    mounts = {it["name"]: it["mountPath"] for it in deployment["container"]["volumeMounts"]}
+    expect(set(mounts) == {it["name"] for it in deployment["pod"]["volumes"]}, deployment)
+    for file in (module["source"]["local"]["path"], used["config"]):
+        expect(str(Path(file).parent) in mounts.values(), f"{file} is not mounted")
+    # Each line moves it to before a filter, if that is there: the last must name the first in the chain.
+    order = [(it["name"].rpartition(".")[2], it["before"].rpartition(".")[2]) for it in proxy["filterOrder"]]
+    expect(order == [("dynamic_modules", it) for it in ("wasm", "ext_proc", "lua", "buffer")], order)
+
+    (patch,) = envoy_filters("HTTP_FILTER")
+    (change,) = patch["spec"]["configPatches"]
+    expect(change["patch"]["operation"] == "INSERT_FIRST", change)
+    envoy = yaml.safe_load((DEPLOY / "envoy-module/envoy.yaml").read_text())
+    (listener,) = envoy["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    manager = chain["filters"][0]["typed_config"]
+    filters = [change["patch"]["value"], manager["http_filters"][0]]
+    routes = [route for it in manager["route_config"]["virtual_hosts"] for route in it["routes"]]
+    named = [it["typed_per_filter_config"]["keybound"] for it in routes]
+    named = [it for it in named if "disabled" not in it]
+    expect(len(named) == 2, named)
+    for settings in [*(it["typed_config"] for it in filters), *named]:
+        expect(settings["dynamic_module_config"]["do_not_close"] is True, settings)
+        expect(settings["filter_name"] == "keybound", settings)
+
+
+def envoy_filters(what):
+    """The objects that patch `what` of Istio's proxies."""
+    found = [it for _, it in written() if it["kind"] == "EnvoyFilter"]
+    return [it for it in found if it["spec"]["configPatches"][0]["applyTo"] == what]
 
 
 def written():
@@ -342,67 +385,6 @@ def refused(document, schemas):
 
 def is_foreign(document):
     return document["apiVersion"].rpartition("/")[0] not in CORE
-
-
-def schema(document, schemas):
-    if document["kind"] == "ServiceMonitor":
-        return SERVICE_MONITOR
-    for entry in json.loads((schemas / "index.json").read_text()):
-        if all(entry[it] == document[it] for it in ("apiVersion", "kind")):
-            found = json.loads((schemas / entry["file"]).read_text())
-            # Istio's leave out what every object has.
-            found["properties"].update(apiVersion={}, kind={}, metadata={"type": "object"})
-            return closed(found)
-    raise AssertionError(f"no schema of {document['apiVersion']} {document['kind']}")
-
-
-def closed(node):
-    """Kubernetes drops unknown fields without a word. Here they are mistakes."""
-    if isinstance(node, list):
-        return [closed(it) for it in node]
-    if not isinstance(node, dict):
-        return node
-    made = {key: closed(value) for key, value in node.items()}
-    open_ended = "additionalProperties" in made or made.get("x-kubernetes-preserve-unknown-fields")
-    if made.get("type") == "object" and "properties" in made and not open_ended:
-        made["additionalProperties"] = False
-    return made
-
-
-# Of the Prometheus operator's, the part that the chart uses.
-SERVICE_MONITOR = closed({
-    "type": "object",
-    "required": ["spec"],
-    "properties": {
-        "apiVersion": {"const": "monitoring.coreos.com/v1"},
-        "kind": {},
-        "metadata": {"type": "object"},
-        "spec": {
-            "type": "object",
-            "required": ["endpoints", "selector"],
-            "properties": {
-                "selector": {
-                    "type": "object",
-                    "required": ["matchLabels"],
-                    "properties": {"matchLabels": {"type": "object"}},
-                },
-                "endpoints": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "type": "object",
-                        "required": ["port"],
-                        "properties": {
-                            "port": {"type": "string"},
-                            "path": {"type": "string"},
-                            "interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
-                        },
-                    },
-                },
-            },
-        },
-    },
-})
 
 
 def holds_together(objects, path):
@@ -502,7 +484,9 @@ class World:
 
 CHECKS = {
     it.__name__: it
-    for it in (manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods, names)
+    for it in (
+        manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods, names, modules,
+    )
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 //! A whole installation: clients, a real Envoy, the real service, an upstream that tells what
 //! it saw.
 
+#[path = "built_module.rs"]
+mod built_module;
+
 use super::programs::provisioned;
 use super::tokens::Signer;
+use built_module::module;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::envoy::{Authorizer, Edge, Envoy, Listener};
@@ -15,9 +19,8 @@ use reqwest::{Client, StatusCode, Version};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -269,23 +272,6 @@ pub(crate) fn claims(identity: &Identity) -> Value {
         "iat": now, "exp": now + 300,
         "cnf": {"x5t#S256": identity.thumbprint().to_base64url()},
     })
-}
-
-/// The module for Envoy, built from the same sources as the tests.
-pub(crate) fn module() -> PathBuf {
-    static MODULE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let built = Path::new(env!("CARGO_BIN_EXE_keybound")).parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--package", "keybound-envoy", "--target-dir"]);
-        build.arg(built.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let output = build.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        built.join("libkeybound_envoy.so")
-    });
-    MODULE.clone()
 }
 
 fn new_authority() -> Arc<Authority> {
