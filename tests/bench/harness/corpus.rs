@@ -110,7 +110,7 @@ pub(super) fn make(options: &Options) {
     let (identity, another) = (client_of("payments-client"), client_of("accounting-client"));
     let server = authority.server(&[HOST]).unwrap();
     put("ca.pem", authority.certificate_pem().as_bytes());
-    for (name, identity) in [("client", &identity), ("server", &server)] {
+    for (name, identity) in [("client", &identity), ("another", &another), ("server", &server)] {
         put(&format!("{name}.pem"), identity.certificate_pem().as_bytes());
         put(&format!("{name}.key"), identity.key_pem().as_bytes());
     }
