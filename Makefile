@@ -19,9 +19,10 @@ test:
 	-tests/provision.py hydra
 	cargo test --locked
 
-# What a check costs beside servers that decide nothing, and behind real proxies; what is kept in
-# memory. It takes a quarter of an hour, and wants two cores that have nothing else to do.
-bench:
+# What a check costs beside servers that decide nothing, behind real proxies, and inside Envoy; what
+# is kept in memory. It takes half an hour, and wants two cores that have nothing else to do. One part
+# by itself: make module && tests/bench/run.py module.
+bench: module
 	tests/provision.py envoy nginx
 	tests/bench/run.py
 

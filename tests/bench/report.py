@@ -10,6 +10,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+from module import ALONE, ASKED, INSIDE, NOOP, OWN, WORKERS
 from servers import PLACE, ROOT
 
 
@@ -32,6 +33,8 @@ def judged(figures, rounds):
                     beside("Envoy, keybound, 1000/s", "Envoy, noop, 1000/s", key), 1.05)
         at_least("behind Envoy, saturated: rate beside the tonic server's",
                  beside("Envoy, keybound, saturated", "Envoy, noop, saturated", "rate"), 1.0)
+    if f"{INSIDE}, saturated" in figures:
+        judge_module(rounds, at_most, at_least)
     # Of fewer, what the service takes once and for all is most of it.
     if "memory" in figures and figures["memory"]["many"] == 1_000_000:
         at_most("memory for each of a million tokens", figures["memory"]["per token"], 400,
@@ -65,6 +68,35 @@ def judge_direct(figures, beside, at_most, at_least):
     at_most("memory when idle", cached["resident"], 15, "{:.1f} MiB")
 
 
+def judge_module(rounds, at_most, at_least):
+    own, by_service, by_envoy = (added(rounds, it) for it in (INSIDE, ASKED, OWN))
+    at_most("inside Envoy: CPU beside ext_authz, over Envoy alone", own / by_service, 0.16)
+    at_most("the same beside jwt_authn and Lua", own / by_envoy, 0.50)
+    at_least("inside Envoy, saturated: rate beside ext_authz",
+             ratio(rounds, f"{INSIDE}, saturated", f"{ASKED}, saturated", "rate"), 2.4)
+    at_most("inside Envoy at 1,000/s: p50 beside Envoy alone",
+            ratio(rounds, f"{INSIDE}, 1000/s", f"{ALONE}, 1000/s", "p50"), 1.2)
+    for workers in WORKERS:
+        at_most(f"inside Envoy, {workers} workers: memory over Envoy alone",
+                grown(rounds, INSIDE, workers), 8, "{:.1f} MiB")
+
+
+def added(rounds, name):
+    """CPU microseconds of a request over Envoy alone in the same round."""
+    return over(rounds, f"{name}, saturated", f"{ALONE}, saturated", "cpu")
+
+
+def grown(rounds, name, workers):
+    """Mebibytes over Envoy alone in the same round."""
+    return over(rounds, f"{name}, {workers} workers", f"{ALONE}, {workers} workers", "resident")
+
+
+def over(rounds, own, other, key):
+    """The median of by how much each round shows more."""
+    pairs = zip(rounds[own], rounds[other], strict=True)
+    return statistics.median(mine[key] - its[key] for mine, its in pairs)
+
+
 NAMES = {
     "noop, full": "tonic and envoy-types, decides nothing",
     "noop, walk": "tonic, walks over the request, decides nothing",
@@ -90,6 +122,8 @@ def tables(figures, rounds):
         parts.append(directly(figures, rounds))
     if "Envoy, saturated" in figures:
         parts.append(behind_proxies(figures))
+    if f"{INSIDE}, saturated" in figures:
+        parts.append(inside_envoy(figures, rounds))
     if "memory" in figures:
         parts.append(in_memory(figures["memory"]))
     return "\n\n".join([*parts, f"Measured on {machine()}."]) + "\n"
@@ -126,6 +160,28 @@ def behind_proxies(figures):
         asked = f"{asked[0]:.1f}" if asked else ""
         lines.append(f"| {name} | {most['rate']:,.0f} | {proxy:.1f} | {asked} | {calm['p50']:,.0f} "
                      f"| {calm['p99']:,.0f} |")
+    return "\n".join(lines)
+
+
+IN_ENVOY = {
+    ALONE: "Envoy alone",
+    NOOP: "`ext_authz`, and tonic that decides nothing",
+    ASKED: "`ext_authz`, and keybound",
+    INSIDE: "keybound as a module of Envoy",
+    OWN: "`jwt_authn` with its cache, and Lua that compares `cnf`",
+}
+
+
+def inside_envoy(figures, rounds):
+    lines = ["| The same, an Envoy for each | CPU µs of all | over the first | requests/s "
+             "| p50 µs at 1,000/s | p99 | MiB over the first | with 4 workers |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for key, name in IN_ENVOY.items():
+        most, calm = figures[f"{key}, saturated"], figures[f"{key}, 1000/s"]
+        more = "" if key == ALONE else f"{added(rounds, key):.1f}"
+        memory = [f"{grown(rounds, key, it):.1f}" if key in (INSIDE, OWN) else "" for it in WORKERS]
+        lines.append(f"| {name} | {most['cpu']:.1f} | {more} | {most['rate']:,.0f} "
+                     f"| {calm['p50']:,.0f} | {calm['p99']:,.0f} | {memory[0]} | {memory[1]} |")
     return "\n".join(lines)
 
 

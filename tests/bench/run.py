@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast the service is beside servers that decide nothing, in one run on this machine.
 
-    tests/bench/run.py [--quick] [--publish] [direct] [proxies] [memory]
+    tests/bench/run.py [--quick] [--publish] [direct] [proxies] [module] [memory]
 
 Builds the service and what it is held against, runs them in turn for some rounds, and prints the
 medians of the figures and of the ratios in each round, with what was aimed at. The same goes to
@@ -17,11 +17,12 @@ import json
 
 import direct
 import memory
+import module
 import proxies
 import report
 from servers import PLACE, Workshop, can_pin
 
-PARTS = ("direct", "proxies", "memory")
+PARTS = ("direct", "proxies", "module", "memory")
 
 
 def main():
@@ -44,6 +45,8 @@ def main():
         seen |= direct.measure(workshop, rounds, seconds)
     if "proxies" in options.parts:
         seen |= proxies.measure(workshop, rounds + rounds // 2, seconds)
+    if "module" in options.parts:
+        seen |= module.measure(workshop, rounds, seconds)
     figures = {name: report.medians(it) for name, it in seen.items()}
     if "memory" in options.parts:
         figures["memory"] = memory.measure(workshop, share=0.01 if options.quick else 1)
