@@ -13,8 +13,8 @@ and an interrupted one leaves nothing behind that a later one would take for who
 needed.
 
 The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
-when the program could not be downloaded. The last two are told apart for Keycloak, Hydra and
-cargo-zigbuild alone.
+when the program could not be downloaded. The last two are told apart for Keycloak, Hydra and what comes
+in wheels alone.
 """
 
 import fcntl
