@@ -34,16 +34,14 @@ UNAVAILABLE = (69, 75)
 
 
 def main():
-    match sys.argv[1:]:
-        case []:
-            make("release")
-        case ["--profile", profile]:
-            make(profile)
-        case ["--judge", file]:
-            zig = provisioned("--cached")
-            judge(Path(file), GLIBC if zig else None, stripped=False)
-        case _:
-            sys.exit(__doc__)
+    option, *rest = sys.argv[1:] or ["--profile", "release"]
+    if option == "--profile" and len(rest) == 1:
+        make(*rest)
+    elif option == "--judge" and len(rest) == 1:
+        zig = provisioned("--cached")
+        judge(Path(*rest), GLIBC if zig else None, stripped=False)
+    else:
+        sys.exit(__doc__)
 
 
 def make(profile):
