@@ -7,8 +7,8 @@ use keybound::front::module::Pairs;
 use std::fmt::Write;
 
 /// Whether a request is a gRPC call, as Envoy tells it: by its content type.
-pub(crate) fn is_call(lines: &[(&[u8], &[u8])]) -> bool {
-    let mut types = lines.iter().filter(|(name, _)| *name == b"content-type");
+pub(crate) fn is_call<'l>(lines: impl IntoIterator<Item = (&'l [u8], &'l [u8])>) -> bool {
+    let mut types = lines.into_iter().filter(|(name, _)| *name == b"content-type");
     types.any(|(_, value)| {
         value.strip_prefix(b"application/grpc").is_some_and(|it| matches!(it, [] | [b'+', ..]))
     })
@@ -65,9 +65,9 @@ mod tests {
         ] {
             let lines: [(&[u8], &[u8]); 2] =
                 [(b":path", b"application/grpc"), (b"content-type", value.as_bytes())];
-            assert_eq!(is_call(&lines), expected, "{value}");
+            assert_eq!(is_call(lines), expected, "{value}");
         }
-        assert!(!is_call(&[]));
+        assert!(!is_call([]));
     }
 
     #[test]

@@ -10,14 +10,21 @@ use tokio::task::AbortHandle;
 
 /// What a stream needs of Envoy. A getter lends until the next call that changes something.
 pub(crate) trait Envoy: Peer {
+    /// The lines of a request's headers.
+    type Lines<'l>: Iterator<Item = (&'l [u8], &'l [u8])>
+    where
+        Self: 'l;
     /// What wakes the stream's worker.
     type Wake: Wake;
 
     /// The lines of the request's headers, pseudo-headers among them.
-    fn lines(&self) -> Vec<(&[u8], &[u8])>;
+    fn lines(&self) -> Self::Lines<'_>;
 
     /// The policy that the configuration of the route names.
     fn route_policy(&self) -> Option<&str>;
+
+    /// Adds a request header.
+    fn add_request_header(&mut self, name: &str, value: &str);
 
     /// Sets a request header, in place of all of its name.
     fn set_request_header(&mut self, name: &str, value: &str);
@@ -71,6 +78,29 @@ pub(crate) struct Stream {
     waiting: Cell<Option<Waiting>>,
     /// Headers for the upstream's response.
     to_client: Cell<Pairs>,
+    /// The names of the request's headers.
+    names: Cell<Names>,
+}
+
+/// Which names of headers a request may have: one that is not among these, it has not.
+#[derive(Clone, Copy, Default)]
+struct Names(u64);
+
+impl Names {
+    fn with(self, name: &[u8]) -> Self {
+        Self(self.0 | Self::bit(name))
+    }
+
+    fn may_have(self, name: &str) -> bool {
+        self.0 & Self::bit(name.as_bytes()) != 0
+    }
+
+    /// Names of one length that end alike share a bit.
+    fn bit(name: &[u8]) -> u64 {
+        let last = name.last().copied().unwrap_or_default();
+        let length = u32::try_from(name.len()).unwrap_or_default();
+        1_u64.rotate_left(length.wrapping_mul(7) ^ u32::from(last))
+    }
 }
 
 /// A check that goes on in our own thread. Dropped, it is broken off.
@@ -103,12 +133,19 @@ const DETAILS: &str = "keybound_denied";
 impl Stream {
     /// A new stream, whose request `endpoint` checks.
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, waiting: Cell::default(), to_client: Cell::default() }
+        Self {
+            endpoint,
+            waiting: Cell::default(),
+            to_client: Cell::default(),
+            names: Cell::default(),
+        }
     }
 
     /// The request has arrived: checks it, or begins to.
     pub(crate) fn arrives(&self, envoy: &mut impl Envoy) -> Next {
-        let begun = self.endpoint.begin(envoy.lines(), envoy, envoy.route_policy());
+        let lines = envoy.lines();
+        let noted = lines.inspect(|(name, _)| self.names.set(self.names.get().with(name)));
+        let begun = self.endpoint.begin(noted, envoy, envoy.route_policy());
         match begun {
             Begun::Ended(decision) => self.carry_out(decision, envoy),
             Begun::Waits(check) => match envoy.scheduler() {
@@ -148,14 +185,20 @@ impl Stream {
         self.carry_out(Decision::internal(), envoy)
     }
 
-    /// Sets headers before it removes others, as `ext_authz` does.
+    /// Sets headers before it removes others, as `ext_authz` does. Envoy looks up a name that it replaces or
+    /// removes, which costs it more than all the rest, so that it is asked to only where there is one.
     fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
         match decision {
             Decision::Allow { set, remove, to_client, metadata } => {
+                let names = self.names.get();
                 for (name, value) in set.iter() {
-                    envoy.set_request_header(name, value);
+                    if names.may_have(name) {
+                        envoy.set_request_header(name, value);
+                    } else {
+                        envoy.add_request_header(name, value);
+                    }
                 }
-                for name in &remove {
+                for name in remove.iter().filter(|it| names.may_have(it)) {
                     envoy.remove_request_header(name);
                 }
                 envoy.set_metadata(NAMESPACE, &metadata);
@@ -164,7 +207,7 @@ impl Stream {
             }
             Decision::Deny { status, to_client, body, metadata } => {
                 envoy.set_metadata(NAMESPACE, &metadata);
-                if grpc::is_call(&envoy.lines()) {
+                if grpc::is_call(envoy.lines()) {
                     envoy.send_headers(&grpc::answer(status, &to_client, &body));
                 } else {
                     envoy.send_response(status, &to_client, &body, DETAILS);
@@ -217,5 +260,20 @@ impl fmt::Debug for State {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_request_has_is_never_missed() {
+        let names = [":path", "x-auth-subject", "dpop", "a", "", "x-forwarded-client-cert"];
+        let noted = names.iter().fold(Names::default(), |noted, it| noted.with(it.as_bytes()));
+        assert!(names.iter().all(|it| noted.may_have(it)));
+        assert!(!Names::default().may_have("dpop"));
+        let others = ["x-auth-issuer", "x-auth-scope", "x-auth-client-id"];
+        assert!(others.iter().any(|it| !noted.may_have(it)), "else nothing is spared");
     }
 }
