@@ -216,6 +216,12 @@ impl<'a> PeerCertificate<'a> {
         if text.is_empty() { Self::Absent } else { Self::UrlEncodedPem(text) }
     }
 
+    /// The SHA-256 in hexadecimal. Text that is no digest is a certificate that cannot be read, and not
+    /// none at all.
+    pub fn sha256_in_hex(text: &[u8]) -> PeerCertificate<'static> {
+        Thumbprint::from_hex(text).map_or(PeerCertificate::Der(b""), PeerCertificate::Sha256)
+    }
+
     /// The bytes that carry it; none where there is no certificate, or its digest alone.
     pub const fn bytes(self) -> &'a [u8] {
         match self {

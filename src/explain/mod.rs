@@ -10,6 +10,7 @@ pub(crate) mod request;
 pub(crate) mod text;
 
 use crate::clock::{Clock, FixedClock};
+use crate::front::capture::kept_digest;
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
 use advice::{Case, Setting};
@@ -107,7 +108,10 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
     let now = clock.now();
     let checker = Checker::new(Arc::new(FixedClock(now)));
     let (target, verdict, diagnosis) = match wire::read_for(message, rules) {
-        Ok(request) => {
+        Ok(mut request) => {
+            if let Some(certificate) = kept_digest(message) {
+                request.evidence.peer_certificate = certificate;
+            }
             remarks.extend(redacted(&request, ways));
             remarks.extend(unheeded(message, rules));
             remarks.extend(removed(&request));

@@ -164,6 +164,7 @@ struct Attributes {
 struct Peer {
     principal: Option<String>,
     certificate: Option<String>,
+    labels: Option<HashMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -204,6 +205,7 @@ impl Written {
         let peer = pb::Peer {
             principal: peer.principal.unwrap_or_default(),
             certificate: peer.certificate.unwrap_or_default(),
+            labels: peer.labels.unwrap_or_default(),
             ..pb::Peer::default()
         };
         let lines = http.header_map.and_then(|it| it.0.headers).unwrap_or_default();

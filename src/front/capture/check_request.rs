@@ -3,12 +3,17 @@
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use keybound_core::{Evidence, Field, Overrides, Request, Target};
+use keybound_core::{Evidence, Field, Overrides, PeerCertificate, Request, Target};
 use prost::Message;
+
+/// The label of the peer that holds the digest of its certificate, where no more is known of it. Envoy
+/// sets no label of a source, and checks read none.
+const DIGEST: &str = "keybound.certificate_sha256";
 
 /// The encoded `CheckRequest` that is parsed as `request`, without route annotations, which only
 /// Envoy sends. `certificate_header` is the header that carries the client certificate, if there is
-/// one.
+/// one. What is known of a certificate by its digest alone is not parsed, but found by
+/// [`kept_digest`].
 pub fn to_check_request(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<u8> {
     let Target { method, scheme, authority, path } = request.target;
     let http = pb::HttpRequest {
@@ -24,6 +29,7 @@ pub fn to_check_request(request: &Request<'_>, certificate_header: Option<&str>)
     let source = pb::Peer {
         principal: text(peer_principal),
         certificate: text(peer_certificate.bytes()),
+        labels: digest(peer_certificate).map(|it| (DIGEST.to_owned(), it)).into_iter().collect(),
         ..pb::Peer::default()
     };
     let policy = request.policy.iter().map(|it| ("policy".to_owned(), (*it).to_owned()));
@@ -34,6 +40,26 @@ pub fn to_check_request(request: &Request<'_>, certificate_header: Option<&str>)
         ..AttributeContext::default()
     };
     CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+}
+
+/// The client's certificate, where a captured `CheckRequest` holds its digest alone. For explanations:
+/// no decision may depend on it.
+pub fn kept_digest(message: &[u8]) -> Option<PeerCertificate<'static>> {
+    let source = CheckRequest::decode(message).ok()?.attributes?.source?;
+    let digest = source.labels.get(DIGEST).filter(|_| source.certificate.is_empty())?;
+    Some(PeerCertificate::sha256_in_hex(digest.as_bytes()))
+}
+
+/// The digest of a certificate of which there is nothing else, in hexadecimal; empty if it was none.
+fn digest(certificate: PeerCertificate<'_>) -> Option<String> {
+    match certificate {
+        PeerCertificate::Sha256(thumbprint) => Some(thumbprint.to_hex()),
+        PeerCertificate::Der(b"") => Some(String::new()),
+        PeerCertificate::Absent
+        | PeerCertificate::UrlEncodedPem(_)
+        | PeerCertificate::Pem(_)
+        | PeerCertificate::Der(_) => None,
+    }
 }
 
 fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<HeaderValue> {
@@ -77,9 +103,10 @@ fn written(name: &str, field: Field<'_>) -> Vec<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::capture::redacted;
     use crate::front::ext_authz::wire;
     use crate::telemetry::samples::policy_set;
-    use keybound_core::PeerCertificate;
+    use keybound_core::jose::Thumbprint;
     use keybound_core::policy::ReservedHeaders;
 
     #[test]
@@ -134,5 +161,40 @@ mod tests {
         let request = Request { evidence, ..full };
         let message = to_check_request(&request, Some("x-forwarded-client-cert"));
         assert_eq!(wire::read(&message, Some("x-forwarded-client-cert"), None), Ok(request));
+    }
+
+    #[test]
+    fn a_digest_is_kept_for_explanations_and_counts_for_no_check() {
+        let digest = PeerCertificate::Sha256(Thumbprint::of(b"certificate"));
+        let text = PeerCertificate::UrlEncodedPem(b"-----BEGIN");
+        for (peer_certificate, checked, explained) in [
+            (digest, PeerCertificate::Absent, Some(digest)),
+            (PeerCertificate::Der(b""), PeerCertificate::Absent, Some(PeerCertificate::Der(b""))),
+            (PeerCertificate::Absent, PeerCertificate::Absent, None),
+            (text, text, None),
+        ] {
+            let target = Target { method: "GET", ..Target::default() };
+            let evidence = Evidence { peer_certificate, ..Evidence::default() };
+            let request = Request { target, evidence, ..Request::default() };
+            let message = to_check_request(&request, None);
+            let read = wire::read(&message, None, None).unwrap();
+            assert_eq!(read.evidence.peer_certificate, checked);
+            for message in [redacted(&message, None).unwrap(), message] {
+                assert_eq!(kept_digest(&message), explained);
+            }
+        }
+        for odd in [&b""[..], b"\xff"] {
+            assert_eq!(kept_digest(odd), None);
+        }
+    }
+
+    #[test]
+    fn a_digest_beside_a_certificate_is_not_heeded() {
+        let labels = [(DIGEST.to_owned(), Thumbprint::of(b"other").to_hex())].into();
+        let certificate = "-----BEGIN".to_owned();
+        let source = pb::Peer { labels, certificate, ..pb::Peer::default() };
+        let attributes = AttributeContext { source: Some(source), ..AttributeContext::default() };
+        let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
+        assert_eq!(kept_digest(&message), None);
     }
 }

@@ -4,7 +4,7 @@
 mod check_request;
 mod redact;
 
-pub use check_request::to_check_request;
+pub use check_request::{kept_digest, to_check_request};
 pub use redact::redacted;
 
 use crate::clock::Clock;

@@ -1,7 +1,6 @@
 //! A request as the proxy holds it, and a copy of what a check reads of it.
 
 use crate::front::headers::{Headers, Names};
-use keybound_core::jose::Thumbprint;
 use keybound_core::{
     Annotation, Detail, Evidence, Field, Overrides, PeerCertificate, Refusal, Request, Rules,
     Target,
@@ -54,14 +53,9 @@ pub(super) fn read<'a>(
     request.target = target;
     request.policy = told.policy;
     request.evidence.peer_principal = told.principal;
-    request.evidence.peer_certificate = certificate(told.digest);
+    let certificate = told.digest.map(PeerCertificate::sha256_in_hex);
+    request.evidence.peer_certificate = certificate.unwrap_or_default();
     Ok(request)
-}
-
-fn certificate(digest: Option<&[u8]>) -> PeerCertificate<'static> {
-    let Some(digest) = digest else { return PeerCertificate::Absent };
-    // Something that is no digest is a certificate that cannot be read, and not none at all.
-    Thumbprint::from_hex(digest).map_or(PeerCertificate::Der(b""), PeerCertificate::Sha256)
 }
 
 /// A copy of a request: the proxy's own memory may be gone while a check waits.
@@ -171,6 +165,7 @@ mod tests {
     use crate::telemetry::samples::policy_set;
     use keybound_core::Denial;
     use keybound_core::client_certificate::{HeaderFormat, Source};
+    use keybound_core::jose::Thumbprint;
     use keybound_core::oauth::NonceKeys;
     use std::sync::Arc;
 
@@ -277,10 +272,9 @@ mod tests {
             (Some(String::new()), PeerCertificate::Der(b"")),
             (Some("00".to_owned()), PeerCertificate::Der(b"")),
         ] {
-            let found = certificate(told.as_deref().map(str::as_bytes));
-            assert_eq!(found, expected);
-            let evidence = Evidence { peer_certificate: found, ..Evidence::default() };
-            let request = Request { evidence, ..Request::default() };
+            let told = Told { digest: told.as_deref().map(str::as_bytes), ..Told::default() };
+            let request = read([(&b":method"[..], &b"GET"[..])], told, &rules()).unwrap();
+            assert_eq!(request.evidence.peer_certificate, expected);
             assert_eq!(Arrived::from(&request).request(), request);
         }
     }
