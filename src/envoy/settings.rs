@@ -81,7 +81,7 @@ fn origin(config: Option<&str>) -> Result<Origin, Vec<String>> {
              Struct that is the configuration"
                 .to_owned(),
         ]),
-        json if json.starts_with('{') => Ok(Origin::Inline(json.into())),
+        json if json.starts_with('{') => Ok(Origin::Inline(in_one_order(json).into())),
         path => Ok(Origin::File(path.into())),
     }
 }
@@ -92,6 +92,12 @@ fn unquoted(text: &str) -> Cow<'_, str> {
         Ok(Value::String(inner)) => Cow::Owned(inner),
         Ok(_) | Err(_) => Cow::Borrowed(text),
     }
+}
+
+/// The same object with its members in one order: that of a `Struct` differs each time that Envoy writes it.
+fn in_one_order(text: &str) -> String {
+    // What is no strict JSON is refused when it is read as a configuration.
+    json::object(text.as_bytes()).map_or_else(|_| text.to_owned(), |it| Value::from(it).to_string())
 }
 
 /// The policy that the configuration of a route names, as a `StringValue` or as `{policy: NAME}`.
@@ -113,4 +119,18 @@ fn policy_in(json: &str) -> Option<String> {
     let members = json::object(json.as_bytes()).ok()?;
     let name = members.get("policy").and_then(Value::as_str)?;
     (members.len() == 1 && !name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_struct_is_the_same_configuration_in_whatever_order_envoy_writes_it() {
+        let same = origin(Some(r#"{"b": [{"d": 1, "c": 2}], "a": "x"}"#));
+        assert_eq!(origin(Some(r#" {"a":"x","b":[{"c":2,"d":1}]}"#)), same);
+        assert_ne!(origin(Some(r#"{"b": [{"d": 1, "c": 3}], "a": "x"}"#)), same);
+        let twice = r#"{"a": 1, "a": 2}"#;
+        assert_eq!(origin(Some(twice)), Ok(Origin::Inline(twice.into())), "not mended");
+    }
 }
