@@ -14,6 +14,8 @@ use keybound::gate::Active;
 use keybound::installation::InstallationRules;
 use keybound::listener::Listener;
 use keybound::listener::places::Places;
+use keybound::state::replay::ReplayStore;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -33,7 +35,7 @@ struct Entry {
     users: usize,
 }
 
-/// An admin listener, and the configuration that it tells of: the newest that names its address.
+/// An admin listener, and the configuration that it tells of: the newest in use that names its address.
 #[derive(Debug)]
 struct Desk {
     address: Address,
@@ -115,18 +117,14 @@ impl Registry {
 
     /// Ends what nobody uses, and has the admin listeners tell of what is in force.
     fn settle(&mut self, process: &'static Process) {
-        let last = self.entries.last().map(|it| Arc::clone(&it.instance));
-        let is_last =
-            |it: &Entry| last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &it.instance));
-        // A file may be named again, and what is known of the last is known to the next.
-        self.entries.retain(|it| {
-            0 < it.users || matches!(it.instance.origin, Origin::File(_)) || is_last(it)
-        });
+        self.end_unused();
         let named = |address: &Address| self.entries.iter().any(|it| it.instance.admin == *address);
         for desk in self.desks.extract_if(.., |it| !named(&it.address)) {
             desk.task.abort();
         }
-        for entry in &self.entries {
+        // What comes last is shown: the newest of those in use.
+        let (used, unused): (Vec<_>, Vec<_>) = self.entries.iter().partition(|it| 0 < it.users);
+        for entry in unused.into_iter().chain(used) {
             let instance = &entry.instance;
             match self.desks.iter().find(|it| it.address == instance.admin) {
                 Some(desk) => desk.shown.store(Arc::new(instance.page(process, &desk.places))),
@@ -134,6 +132,31 @@ impl Registry {
             }
         }
         self.retain_series(process);
+    }
+
+    /// Ends what nobody uses. A file may be named again, and what was used at a listener that is gone must be
+    /// known when it comes back: of those that share their used proofs, one stays.
+    fn end_unused(&mut self) {
+        let stays = |it: &Entry| 0 < it.users || matches!(it.instance.origin, Origin::File(_));
+        let used = self.entries.iter().filter(|it| stays(it));
+        let mut known: Vec<_> = used.map(Entry::replay).collect();
+        let mut kept = vec![];
+        for entry in mem::take(&mut self.entries).into_iter().rev() {
+            let store = entry.replay();
+            let has_more = match store.entries() {
+                Some(_) => !known.iter().any(|it| Arc::ptr_eq(it, &store)),
+                // Another one finds them where they are.
+                None => known.is_empty(),
+            };
+            if has_more {
+                known.push(store);
+            }
+            if has_more || stays(&entry) {
+                kept.push(entry);
+            }
+        }
+        kept.reverse();
+        self.entries = kept;
     }
 
     /// Drops the series of policies and issuers that no configuration has.
@@ -155,6 +178,13 @@ async fn forget_series(instance: std::sync::Weak<Instance>, process: &'static Pr
     // An error means that the instance is gone.
     while replaced.changed().await.is_ok() {
         registry().retain_series(process);
+    }
+}
+
+impl Entry {
+    /// The proofs that were used under it.
+    fn replay(&self) -> Arc<ReplayStore> {
+        Arc::clone(&self.instance.gate().active().installation.replay)
     }
 }
 
@@ -180,7 +210,7 @@ async fn serve(address: Address, places: Arc<Places>, shown: Arc<ArcSwap<Admin>>
                 return Admin::serve(shown, listener).await;
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if !mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the admin address is tried again until it is free");
                 }
                 sleep(TRY_AGAIN).await;
