@@ -7,6 +7,9 @@
 
 #[path = "../support/dpop_client.rs"]
 mod dpop_client;
+#[path = "../support/identity_provider.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod identity_provider;
 #[path = "../support/installation.rs"]
 mod installation;
 #[path = "../support/introspection_endpoint.rs"]
@@ -16,9 +19,13 @@ mod introspection_endpoint;
 mod programs;
 #[path = "../support/proofs.rs"]
 mod proofs;
+#[path = "../support/redis.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod redis;
 #[path = "../support/tokens.rs"]
 mod tokens;
 
+mod module;
 mod service;
 
 use installation::{Call, Door, Installation, Outcome, Way};

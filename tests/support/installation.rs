@@ -6,7 +6,7 @@ mod built_module;
 
 use super::programs::provisioned;
 use super::tokens::Signer;
-use built_module::module;
+pub(crate) use built_module::module;
 use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::envoy::{Authorizer, Edge, Envoy, Listener};

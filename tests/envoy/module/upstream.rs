@@ -1,0 +1,61 @@
+//! An upstream that reads a whole request and tells of it, and that says back what it hears over a
+//! WebSocket.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Collected, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, json};
+use std::convert::Infallible;
+use tokio::io::{copy, split};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+pub(super) async fn serve(listener: TcpListener) {
+    // Dropped with this task, and all connections with it.
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        connections.spawn(async move {
+            let connection = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
+                .with_upgrades();
+            // Envoy may hang up.
+            drop(connection.await);
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::default();
+    if request.headers().contains_key(header::UPGRADE) {
+        Handle::current().spawn(async move {
+            let (mut from, mut to) =
+                split(TokioIo::new(hyper::upgrade::on(request).await.unwrap()));
+            drop(copy(&mut from, &mut to).await);
+        });
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+        headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
+        return Ok(response);
+    }
+    let (head, body) = request.into_parts();
+    let headers: Map<_, _> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()))
+        .collect();
+    let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let sum: u64 = body.iter().zip(1..).map(|(byte, place)| u64::from(*byte) * place).sum();
+    let told = json!({
+        "method": head.method.as_str(), "path": head.uri.to_string(), "headers": headers,
+        "bytes": body.len(), "sum": sum,
+    });
+    *response.body_mut() = Full::new(told.to_string().into());
+    Ok(response)
+}
