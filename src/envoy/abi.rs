@@ -570,7 +570,7 @@ mod tests {
     /// Envoy, as far as hooks call it. It stands where the module finds an Envoy: each filter is one.
     #[derive(Default)]
     struct Stand {
-        headers: Vec<(String, String)>,
+        headers: Vec<(String, Vec<u8>)>,
         attributes: Vec<(c_int, String)>,
         route: Option<*const c_void>,
         told: RefCell<Vec<String>>,
@@ -638,7 +638,7 @@ mod tests {
     ) -> bool {
         assert_eq!(kind, REQUEST_HEADER);
         for (place, (name, value)) in stand(filter).headers.iter().enumerate() {
-            let (name, value) = (Buffer::lent(name.as_bytes()), Buffer::lent(value.as_bytes()));
+            let (name, value) = (Buffer::lent(name.as_bytes()), Buffer::lent(value));
             // SAFETY: the module has room for as many as it was told there are.
             unsafe { headers.add(place).write(HttpHeader { name, value }) };
         }
@@ -843,7 +843,7 @@ mod tests {
         let own =
             [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", path)];
         let headers = own.iter().chain(more);
-        let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
         Stand { headers: headers.collect(), ..Stand::default() }
     }
 
@@ -885,6 +885,25 @@ mod tests {
         assert!(told.contains(&"header 0 x_auth_subject: (removed)".to_owned()), "{told:?}");
         assert!(!told.iter().any(|it| it.contains("x-auth-issuer")), "none was there: {told:?}");
         assert!(!told.iter().any(|it| it == "goes on" || it.starts_with("401")), "{told:?}");
+    }
+
+    #[test]
+    fn what_a_client_may_not_set_is_removed_although_the_request_cannot_be_read() {
+        let (_folder, config) = configuration(IN_A_FILE, "report");
+        let all = fs::read_to_string(&config).unwrap();
+        fs::write(&config, all.replace("certificate}", "certificate, mode: report}")).unwrap();
+        let mut stand = asking("/", &[("x-auth-subject", "root")]);
+        for (name, value) in &mut stand.headers {
+            if name == ":path" {
+                value.push(0xff);
+            }
+        }
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), CONTINUE, "{:?}", stand.told.borrow());
+        let told = stand.told.borrow();
+        let reason = "envoy.filters.http.ext_authz would_deny: request_malformed";
+        assert!(told.contains(&"header 0 x-auth-subject: (removed)".to_owned()), "{told:?}");
+        assert!(told.contains(&reason.to_owned()), "{told:?}");
     }
 
     #[test]

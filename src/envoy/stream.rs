@@ -144,8 +144,10 @@ impl Stream {
     /// The request has arrived: checks it, or begins to.
     pub(crate) fn arrives(&self, envoy: &mut impl Envoy) -> Next {
         let lines = envoy.lines();
-        let noted = lines.inspect(|(name, _)| self.names.set(self.names.get().with(name)));
-        let begun = self.endpoint.begin(noted, envoy, envoy.route_policy());
+        let mut noted = lines.inspect(|(name, _)| self.names.set(self.names.get().with(name)));
+        let begun = self.endpoint.begin(noted.by_ref(), envoy, envoy.route_policy());
+        // What cannot be read is read no further, and yet may have to go on.
+        noted.for_each(drop);
         match begun {
             Begun::Ended(decision) => self.carry_out(decision, envoy),
             Begun::Waits(check) => match envoy.scheduler() {
