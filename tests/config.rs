@@ -111,6 +111,15 @@ fn a_good_file_is_summed_up_and_warned_of() {
 }
 
 #[test]
+fn the_time_that_counts_of_a_proof_is_summed_up() {
+    let dpop = "dpop: {nonce: required, time: nonce}\n";
+    let folder = folder_with(&format!("{FULL}{dpop}"));
+    let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains(", as long as their nonce, nonce required, "), "{stdout}");
+}
+
+#[test]
 fn keys_of_a_file_that_cannot_be_used_are_named() {
     let ed25519 =
         r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;

@@ -17,6 +17,7 @@ use keybound::front::ext_authz::wire;
 use keybound::installation::{Checker, Installation};
 use keybound_core::jose;
 use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::NonceKeys;
 use keybound_core::{Answer, Field, Mark, UnixTime};
 use prost::Message;
 use rcgen::KeyPair;
@@ -1003,6 +1004,42 @@ fn all_that_is_wrong_with_a_proof_is_named() {
     let wrong = told["besides"].as_array().unwrap();
     let reasons: Vec<_> = wrong.iter().map(|it| it["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons, ["proof_target_mismatch", "proof_stale", "proof_token_mismatch"]);
+}
+
+#[test]
+fn where_the_time_of_a_nonce_counts_no_other_is_held_against_a_proof() {
+    let site = Site::new();
+    let secret = "0123456789abcdef0123456789abcdef";
+    site.write("secret", secret);
+    let dpop = "dpop: {nonce: required, nonce_secret_file: secret, time: nonce}\n";
+    let config = site.write("by-nonce.yaml", CONFIGURATION.to_owned() + dpop);
+    let keys = NonceKeys::parse(secret.as_bytes()).unwrap();
+    let nonce = |seconds| keys.issue(UnixTime::from_secs(NOW + seconds));
+    let proved = |nonce: Option<String>, method: &str| {
+        site.proved(&site.client, |it| {
+            it["iat"] = json!(NOW - 3600);
+            it["exp"] = json!(NOW - 3000);
+            it["htm"] = json!(method);
+            if let Some(nonce) = nonce {
+                it["nonce"] = json!(nonce);
+            }
+        })
+    };
+    for (nonce, method, reason, beside) in [
+        (Some(nonce(-60)), "GET", "allowed", &[][..]),
+        (Some(nonce(-60)), "POST", "proof_method_mismatch", &[]),
+        (Some(nonce(-120)), "GET", "nonce_required", &[]),
+        (Some(nonce(-120)), "POST", "proof_method_mismatch", &[("10 nonce", true)]),
+        (None, "POST", "proof_method_mismatch", &[("10 nonce", true)]),
+    ] {
+        let told = told(&config, &proved(nonce, method));
+        assert_eq!(told["reason"], reason, "{told:#}");
+        assert_eq!(besides(&told), beside, "{told:#}");
+    }
+    let (text, _, _) = explain(&config, &proved(Some(nonce(-60)), "GET").encode_to_vec(), &[]);
+    let line = "✓ proof         11 time      until 2027-01-15T08:00:59Z by the nonce, whatever its iat, \
+                2027-01-15T07:00:00Z";
+    assert!(text.lines().any(|it| it == line), "{text}");
 }
 
 #[test]

@@ -22,7 +22,8 @@ use crate::state::token_cache::TokenCacheLimits;
 use keybound_core::client_certificate::HeaderFormat;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::{
-    self, AUDIENCE, ClaimsFrom, Mode, NonceDemand, ProofRules, SenderConstraint, USUAL_ALGORITHMS,
+    self, AUDIENCE, ClaimsFrom, Mode, NonceDemand, ProofRules, ProofTime, SenderConstraint,
+    USUAL_ALGORITHMS,
 };
 use keybound_core::words::words;
 use schemars::JsonSchema;
@@ -321,9 +322,12 @@ pub(super) struct Dpop {
     /// The algorithms that proofs may be signed with.
     #[schemars(length(min = 1), extend("default" = USUAL_ALGORITHMS.map(Algorithm::name)))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
-    /// How far the `iat` of a proof may be from now.
+    /// How far the `iat` of a proof may be from now, where that counts.
     #[schemars(extend("default" = Span(ProofRules::default().window)))]
     pub(super) proof_window: Option<Span>,
+    /// Which time of a proof counts. `nonce` needs `nonce: required`.
+    #[schemars(extend("default" = ProofRules::default().time.name()))]
+    pub(super) time: Option<Word<ProofTime>>,
     /// Whether proofs need a nonce of this server.
     #[schemars(extend("default" = ProofRules::default().nonce.name()))]
     pub(super) nonce: Option<Word<NonceDemand>>,

@@ -88,6 +88,7 @@ mod tests {
             ("Keys", "refresh_max", json!("1h")),
             ("Keys", "withdrawn_key_grace", json!("0s")),
             ("Dpop", "proof_window", json!("60s")),
+            ("Dpop", "time", json!("iat")),
             ("Dpop", "nonce", json!("off")),
             ("Listen", "admin", json!("127.0.0.1:9003")),
             ("Otlp", "sample_ratio", json!(0.01)),

@@ -24,8 +24,8 @@ use crate::state::certificates::Certificates;
 use crate::state::replay::{ReplayRules, ReplayStore};
 use crate::state::token_cache::TokenCache;
 use keybound_core::Rules;
-use keybound_core::oauth::{Freshness, NonceKeys};
-use keybound_core::policy::{NonceDemand, PolicySet};
+use keybound_core::oauth::NonceKeys;
+use keybound_core::policy::{NonceDemand, PolicySet, ProofRules, ProofTime};
 use std::fmt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -100,6 +100,8 @@ impl Installation {
         let nonces_drawn = dpop.nonce_keys.is_none();
         let nonces = nonces(dpop, previous)?;
         losses.extend(previous.and_then(|it| proofs_left_behind(it, dpop)));
+        let proofs = &policies.proofs;
+        losses.extend(previous.and_then(|it| good_again(&it.policies().proofs, proofs)));
         let asked_for = policies.proofs.nonce != NonceDemand::Off;
         losses
             .extend(previous.filter(|_| asked_for).and_then(|it| nonces_lost(it, &nonces, clock)));
@@ -152,6 +154,20 @@ fn proofs_left_behind(previous: &Installation, dpop: &DpopRules) -> Option<Strin
     })
 }
 
+/// Says that used proofs may be good for longer than they are remembered, since they were recorded
+/// under rules by which they ended earlier.
+fn good_again(previous: &ProofRules, now: &ProofRules) -> Option<String> {
+    let key = match (previous.time, now.time) {
+        (ProofTime::Iat, ProofTime::Iat) if previous.window < now.window => "proof_window",
+        (ProofTime::Iat, ProofTime::Nonce) | (ProofTime::Nonce, ProofTime::Iat) => "time",
+        (ProofTime::Iat, ProofTime::Iat) | (ProofTime::Nonce, ProofTime::Nonce) => return None,
+    };
+    Some(format!(
+        "dpop.{key}: used proofs are remembered for as long as they were good before: one that is \
+         good for longer now can be replayed once"
+    ))
+}
+
 fn nonces_lost(
     previous: &Installation,
     nonces: &NonceKeys,
@@ -159,7 +175,7 @@ fn nonces_lost(
 ) -> Option<String> {
     let now = clock.now();
     let nonce = previous.rules.nonces.issue(now);
-    (nonces.check(&nonce, now) == Freshness::Stale).then(|| {
+    nonces.check(&nonce, now).is_none().then(|| {
         "dpop.nonce_secret_file: nonces made with the previous secret are no longer accepted: \
          clients get new ones"
             .to_owned()
@@ -196,6 +212,7 @@ mod tests {
     use crate::clock::FixedClock;
     use crate::state::replay::memory::MemoryLimits;
     use keybound_core::UnixTime;
+    use std::time::Duration;
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -227,13 +244,34 @@ mod tests {
         assert!(Arc::ptr_eq(&old.replay, &new.replay));
     }
 
+    #[test]
+    fn it_is_told_when_a_proof_may_be_good_for_longer_than_it_is_remembered() {
+        use ProofTime::{Iat, Nonce};
+        let rules = |time, seconds| {
+            let window = Duration::from_secs(seconds);
+            ProofRules { time, window, ..ProofRules::default() }
+        };
+        for (before, now, key) in [
+            (rules(Iat, 60), rules(Iat, 60), None),
+            (rules(Iat, 60), rules(Iat, 59), None),
+            (rules(Iat, 60), rules(Iat, 61), Some("dpop.proof_window: ")),
+            (rules(Nonce, 60), rules(Nonce, 61), None),
+            (rules(Iat, 300), rules(Nonce, 60), Some("dpop.time: ")),
+            (rules(Nonce, 60), rules(Iat, 60), Some("dpop.time: ")),
+        ] {
+            let told = good_again(&before, &now);
+            assert_eq!(told.is_some(), key.is_some(), "{before:?} {now:?}");
+            assert!(told.unwrap_or_default().starts_with(key.unwrap_or_default()));
+        }
+    }
+
     #[tokio::test]
     async fn nonces_outlive_a_change_unless_their_secret_changes() {
         let lives = |old: Option<Arc<NonceKeys>>, new| {
             let old = start(1000, old, None);
             let nonce = old.rules.nonces.issue(NOW);
             let new = start(1000, new, Some(&old));
-            new.rules.nonces.check(&nonce, NOW) == Freshness::Fresh
+            new.rules.nonces.check(&nonce, NOW).is_some_and(|it| it.is_fresh)
         };
         assert!(lives(None, None));
         assert!(lives(Some(keys(1)), Some(keys(1))));

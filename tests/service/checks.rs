@@ -25,8 +25,8 @@ use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
 use keybound_core::policy::{
     Authentication, ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Issuer,
-    IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, SenderConstraint, TokenType,
-    TypeClaim, Upstream, UpstreamAuthorization,
+    IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, ProofTime, SenderConstraint,
+    TokenType, TypeClaim, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
 use prost::Message;
@@ -1116,6 +1116,66 @@ async fn a_nonce_is_demanded_given_and_renewed() {
         it["iat"] = json!(NOW + 120);
     });
     assert_eq!(world.reason(&stale).await, "nonce_required");
+}
+
+/// Both sides of each end of a nonce's life, which is two minutes here.
+#[tokio::test]
+async fn by_the_time_of_a_nonce_a_client_an_hour_off_passes_once_while_the_nonce_lives() {
+    for (place, skew) in [-3600, -61, 0, 61, 3600].into_iter().enumerate() {
+        let mut world = World::new().await;
+        world.installation.rules.policies.proofs.nonce = NonceDemand::Required;
+        let nonce = world.installation.rules.nonces.issue(world.clock.now());
+        let made = |jti: &str| {
+            world.proved(jti, |it| {
+                it["nonce"] = json!(nonce);
+                it["iat"] = json!(NOW + skew);
+                it["exp"] = json!(NOW + skew + 30);
+                it["nbf"] = json!(NOW + skew);
+            })
+        };
+        let (used, late, unused) = (made("used"), made("late"), made("unused"));
+        let by_iat = if skew == 0 { "allowed" } else { "proof_stale" };
+        assert_eq!(world.reason(&made("by its iat")).await, by_iat, "{place}");
+
+        world.installation.rules.policies.proofs.time = ProofTime::Nonce;
+        for (millis, first, then) in [
+            (0, "allowed", "proof_replayed"),
+            (59_999, "proof_replayed", "proof_replayed"),
+            (60_000, "proof_replayed", "proof_replayed"),
+            (119_998, "proof_replayed", "proof_replayed"),
+            (119_999, "proof_replayed", "proof_replayed"),
+            (120_000, "nonce_required", "nonce_required"),
+            (180_000, "nonce_required", "nonce_required"),
+        ] {
+            world.clock.set(UnixTime::from_millis(NOW * 1000 + millis));
+            assert_eq!(world.reason(&used).await, first, "{skew} {millis}");
+            assert_eq!(world.reason(&used).await, then, "{skew} {millis}");
+            let late_is = if millis == 119_999 { "allowed" } else { "nonce_required" };
+            if 119_999 <= millis {
+                assert_eq!(world.reason(&late).await, late_is, "{skew} {millis}");
+            }
+        }
+        assert_eq!(world.reason(&unused).await, "nonce_required");
+    }
+}
+
+/// Rules that no configuration makes.
+#[tokio::test]
+async fn without_a_nonce_there_is_no_time_of_a_nonce() {
+    let mut world = World::new().await;
+    world.installation.rules.policies.proofs.time = ProofTime::Nonce;
+    let nonce = world.installation.rules.nonces.issue(world.clock.now());
+    for (demand, with_nonce) in [
+        (NonceDemand::Off, "nonce_required"),
+        (NonceDemand::Offered, "allowed"),
+        (NonceDemand::Required, "allowed"),
+    ] {
+        world.installation.rules.policies.proofs.nonce = demand;
+        let without = world.proved("without", |_| {});
+        assert_eq!(world.reason(&without).await, "nonce_required", "{demand}");
+        let with = world.proved(&format!("with {demand}"), |it| it["nonce"] = json!(nonce));
+        assert_eq!(world.reason(&with).await, with_nonce, "{demand}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, FixedClock};
 use keybound::config;
 use keybound::installation::{Checker, Installation, Made};
-use keybound_core::oauth::Freshness;
 use keybound_core::oauth::ProofId;
 use keybound_core::{Field, Request, Target, UnixTime, Use};
 use serde_json::{Map, Value, json};
@@ -282,6 +281,13 @@ fn dpop() -> Vec<Row> {
     vec![
         set("dpop.algorithms", "/dpop/algorithms", json!(["ES256"])),
         set("dpop.proof_window", "/dpop/proof_window", json!("50s")),
+        set("dpop.proof_window", "/dpop/proof_window", json!("61s")).losing(&["proofs"]),
+        set("dpop.time", "/dpop/time", json!("nonce"))
+            .from(|it, _| put(it, "/dpop/nonce", json!("required")))
+            .losing(&["proofs"]),
+        row("dpop.time", |it, _| put(it, "/dpop/time", json!("iat")))
+            .from(|it, _| put(it, "/dpop", json!({"nonce": "required", "time": "nonce"})))
+            .losing(&["proofs"]),
         set("dpop.nonce", "/dpop/nonce", json!("required")),
         set("dpop.nonce_secret_file", "/dpop/nonce_secret_file", json!("nonce-secret"))
             .losing(&["nonces"]),
@@ -487,12 +493,15 @@ impl World {
         let tokens = is_remembered(installation, &held.jwt).await;
         let calls = self.endpoint.calls();
         let answers = is_allowed(installation, "opaque").await && calls == self.endpoint.calls();
-        let proofs = if installation.replay.label() == "memory" {
+        let good_again = |it: &String| it.contains("good for longer now");
+        let proofs = if losses.iter().any(good_again) {
+            false
+        } else if installation.replay.label() == "memory" {
             installation.replay.record(&PROOF, expiry(), NOW).await == Ok(Use::Repeat)
         } else {
             !losses.iter().any(|it| it.starts_with("dpop.replay"))
         };
-        let nonces = installation.rules.nonces.check(&held.nonce, NOW) != Freshness::Stale;
+        let nonces = installation.rules.nonces.check(&held.nonce, NOW).is_some();
         let had = [keys, tokens, answers, proofs, nonces];
         HELD.into_iter().zip(had).filter(|(_, had)| !had).map(|(name, _)| name).collect()
     }

@@ -14,7 +14,7 @@ use keybound_core::jose::KeySet;
 use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
     AUDIENCE, ClaimFormat, ClaimNames, ClaimsFrom, Introspection, NonceDemand, PolicySet,
-    ProofRules, UpstreamAuthorization,
+    ProofRules, ProofTime, UpstreamAuthorization,
 };
 use keybound_core::words::Words;
 use serde::Serialize;
@@ -186,7 +186,11 @@ fn proofs(rules: &ProofRules, dpop: &DpopRules) -> String {
             format!("recorded in Redis, up to {} of one client", rules.share())
         }
     };
-    format!("{}, within {:?}, {nonce}, {store}", texts(&rules.algorithms).join(" "), rules.window)
+    let time = match rules.time {
+        ProofTime::Iat => format!("within {:?}", rules.window),
+        ProofTime::Nonce => "as long as their nonce".to_owned(),
+    };
+    format!("{}, {time}, {nonce}, {store}", texts(&rules.algorithms).join(" "))
 }
 
 fn upstream(rules: &PolicySet) -> String {

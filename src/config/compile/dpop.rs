@@ -10,7 +10,9 @@ use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use crate::state::replay::redis::RedisRules;
 use keybound_core::oauth::NonceKeys;
-use keybound_core::policy::{NonceDemand, Policy, ProofRules, SenderConstraint, USUAL_ALGORITHMS};
+use keybound_core::policy::{
+    NonceDemand, Policy, ProofRules, ProofTime, SenderConstraint, USUAL_ALGORITHMS,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,12 @@ pub(super) fn compile(
     const WINDOW: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(1)..=Duration::from_secs(300);
     let usual = ProofRules::default();
+    let time = given.time.map_or(usual.time, |it| it.0);
+    let by_nonce = time == ProofTime::Nonce;
+    if by_nonce && given.proof_window.is_some() {
+        let at = at.key("proof_window");
+        findings.warning(&at, "has no effect: `time` is nonce, and a nonce tells its own end");
+    }
     let window = span(given.proof_window, usual.window, WINDOW, &at.key("proof_window"), findings);
     let algorithms = issuers::algorithms(
         given.algorithms,
@@ -32,6 +40,10 @@ pub(super) fn compile(
         findings,
     );
     let nonce = given.nonce.map_or(usual.nonce, |it| it.0);
+    if by_nonce && nonce != NonceDemand::Required {
+        let message = "takes the time of a proof from a nonce of ours: set `nonce: required` too";
+        findings.problem(&at.key("time"), message);
+    }
     let file = at.key("nonce_secret_file");
     if given.nonce_secret_file.is_some() && nonce == NonceDemand::Off {
         findings.warning(&file, "has no effect: `nonce` is off");
@@ -54,7 +66,10 @@ pub(super) fn compile(
         None => None,
         Some(keys) => Some(keys?),
     };
-    Some((ProofRules { algorithms, window, nonce }, DpopRules { replay: replay?, nonce_keys }))
+    Some((
+        ProofRules { algorithms, time, window, nonce },
+        DpopRules { replay: replay?, nonce_keys },
+    ))
 }
 
 fn replay(

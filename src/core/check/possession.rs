@@ -10,7 +10,7 @@ use crate::oauth::confirmation::ToProve;
 use crate::oauth::credentials::{Credentials, Proof, Scheme};
 use crate::oauth::dpop::{self, Expected, VerifiedProof};
 use crate::oauth::mtls;
-use crate::oauth::nonce::{Freshness, NonceKeys};
+use crate::oauth::nonce::{LiveNonce, NonceKeys};
 use crate::policy::{NonceDemand, Policy};
 use crate::request::Request;
 use crate::sources::{NotRecorded, Sources, Use, in_turn};
@@ -62,8 +62,9 @@ fn verify_proof<S>(
     };
     let proofs = &rules.policies.proofs;
     let admit_nonce = |nonce: Option<&str>| {
-        *nonce_is_fresh = admit_nonce(proofs.nonce, &rules.nonces, nonce, now)?;
-        Ok(())
+        let live = admit_nonce(proofs.nonce, &rules.nonces, nonce, now)?;
+        *nonce_is_fresh = live.is_some_and(|it| it.is_fresh);
+        Ok(live.map(|it| it.until))
     };
     dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation)
 }
@@ -77,7 +78,10 @@ pub(super) fn read_on<S>(given: &Inputs<'_, S>, bound_to: Thumbprint, beside: &m
     let (method, target) = (request.target.method, &target);
     let expected = Expected { method, target, ath: credentials.token_hash(), bound_to };
     let proofs = &rules.policies.proofs;
-    let nonce = |it: Option<&str>| admit_nonce(proofs.nonce, &rules.nonces, it, now).map(drop);
+    let nonce = |it: Option<&str>| {
+        let live = admit_nonce(proofs.nonce, &rules.nonces, it, now)?;
+        Ok(live.map(|it| it.until))
+    };
     dpop::read_on(proof, &expected, proofs, now, nonce, beside);
 }
 
@@ -100,22 +104,18 @@ fn provable_target(
     })
 }
 
-/// Whether the nonce of a proof is accepted, and if so, whether it is still fresh.
+/// The nonce of a proof, if it is accepted, and none if it does not matter.
 fn admit_nonce(
     demand: NonceDemand,
     nonces: &NonceKeys,
     nonce: Option<&str>,
     now: UnixTime,
-) -> Result<bool, Denial> {
+) -> Result<Option<LiveNonce>, Denial> {
     match (demand, nonce) {
-        (NonceDemand::Off, _) | (NonceDemand::Offered, None) => Ok(false),
+        (NonceDemand::Off, _) | (NonceDemand::Offered, None) => Ok(None),
         (NonceDemand::Required, None) => Err(Denial::NonceRequired),
         (NonceDemand::Offered | NonceDemand::Required, Some(nonce)) => {
-            match nonces.check(nonce, now) {
-                Freshness::Fresh => Ok(true),
-                Freshness::Aging => Ok(false),
-                Freshness::Stale => Err(Denial::NonceRequired),
-            }
+            nonces.check(nonce, now).map(Some).ok_or(Denial::NonceRequired)
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::jose::jws::{Header, Unverified, Verified};
 use crate::jose::key::PublicJwk;
 use crate::jose::thumbprint::Thumbprint;
 use crate::mismatches::Mismatches;
-use crate::policy::{NonceDemand, ProofRules};
+use crate::policy::{NonceDemand, ProofRules, ProofTime};
 use crate::time::UnixTime;
 use crate::uri::HttpUri;
 use serde_json::Value;
@@ -53,15 +53,15 @@ pub struct ProofId {
 
 /// Verifies a proof against what is expected, and records each check in `explanation`.
 ///
-/// `admit_nonce` gets the proof's `nonce` and decides whether it is accepted (check 10). That there
-/// is only one proof (check 1) is checked by [`super::credentials::Credentials::read`]. The replay
+/// `admit_nonce` gets the proof's `nonce` and decides whether it is accepted (check 10), and until
+/// when, if it is one of this server's. That there is only one proof (check 1) is checked by [`super::credentials::Credentials::read`]. The replay
 /// check is left to the caller, as the last step.
 pub(crate) fn verify(
     proof: Proof<'_>,
     expected: &Expected<'_>,
     rules: &ProofRules,
     now: UnixTime,
-    admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    admit_nonce: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
     explanation: &mut Explanation,
 ) -> Result<VerifiedProof, Denial> {
     let verified = signed_by_the_bound_key(proof, expected.bound_to, rules, explanation)?;
@@ -71,9 +71,14 @@ pub(crate) fn verify(
         .record(Claims::of(claims), |_| names(claims).wanting("jti, htm, htu, iat and ath"))?;
     for_the_method(htm, expected, explanation)?;
     at_the_target(htu, expected, explanation)?;
-    with_nonce(claims, rules.nonce, admit_nonce, explanation)?;
-    let until = timely(iat, rules.window, now, explanation)?;
-    let until = until.min(within_its_own_times(exp, nbf, rules.window, now, explanation)?);
+    let nonce_until = with_nonce(claims, rules.nonce, admit_nonce, explanation)?;
+    let until = match rules.time {
+        ProofTime::Nonce => timely_by_nonce(nonce_until, iat, explanation)?,
+        ProofTime::Iat => {
+            let until = timely(iat, rules.window, now, explanation)?;
+            until.min(within_its_own_times(exp, nbf, rules.window, now, explanation)?)
+        }
+    };
     with_the_token(ath, expected, explanation)?;
     let id =
         ProofId { key: *expected.bound_to.octets(), jti: *Thumbprint::of(jti.as_bytes()).octets() };
@@ -86,7 +91,7 @@ pub(crate) fn read_on(
     expected: &Expected<'_>,
     rules: &ProofRules,
     now: UnixTime,
-    admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    admit_nonce: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
     beside: &mut Mismatches,
 ) {
     let bound_to = expected.bound_to;
@@ -99,9 +104,17 @@ pub(crate) fn read_on(
     let Some(Claims { jti: _, htm, htu, ath, iat, exp, nbf }) = read else { return };
     beside.step(|it| for_the_method(htm, expected, it));
     beside.step(|it| at_the_target(htu, expected, it));
-    beside.step(|it| with_nonce(claims, rules.nonce, admit_nonce, it));
-    beside.step(|it| timely(iat, rules.window, now, it));
-    beside.step(|it| within_its_own_times(exp, nbf, rules.window, now, it));
+    let nonce = beside.step(|it| with_nonce(claims, rules.nonce, admit_nonce, it));
+    match rules.time {
+        // Without a nonce that is accepted, there is no time, and that is told already.
+        ProofTime::Nonce => {
+            nonce.and_then(|until| beside.step(|it| timely_by_nonce(until, iat, it)));
+        }
+        ProofTime::Iat => {
+            beside.step(|it| timely(iat, rules.window, now, it));
+            beside.step(|it| within_its_own_times(exp, nbf, rules.window, now, it));
+        }
+    }
     beside.step(|it| with_the_token(ath, expected, it));
 }
 
@@ -130,13 +143,13 @@ fn at_the_target(
     })
 }
 
-/// 10. The nonce.
+/// 10. The nonce. Returns until when it is accepted, if it is one of this server's.
 fn with_nonce(
     claims: &Object,
     demand: NonceDemand,
-    admit: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+    admit: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
     explanation: &mut Explanation,
-) -> Result<(), Denial> {
+) -> Result<Option<UnixTime>, Denial> {
     let nonce = match claims.get("nonce") {
         None => admit(None),
         Some(Value::String(nonce)) => admit(Some(nonce)),
@@ -159,6 +172,25 @@ fn timely(
         Finding::new(PART, "11 iat", iat.to_rfc3339()).wanting(wanted)
     })?;
     Ok(until)
+}
+
+/// 11, by the nonce: it tells when the proof was made, and the client's clock does not. Returns when
+/// the proof expires by it.
+fn timely_by_nonce(
+    until: Option<UnixTime>,
+    iat: UnixTime,
+    explanation: &mut Explanation,
+) -> Result<UnixTime, Denial> {
+    explanation.record(until.ok_or(Denial::NonceRequired), |until| {
+        let iat = iat.to_rfc3339();
+        let found = match until {
+            Some(until) => {
+                format!("until {} by the nonce, whatever its iat, {iat}", until.to_rfc3339())
+            }
+            None => format!("no nonce, and its iat, {iat}, does not count"),
+        };
+        Finding::new(PART, "11 time", found).wanting("that of a nonce (dpop.time: nonce)")
+    })
 }
 
 /// 12. The token.
@@ -396,6 +428,7 @@ mod tests {
     fn rules() -> ProofRules {
         ProofRules {
             algorithms: vec![Algorithm::ES256, Algorithm::EdDSA],
+            time: ProofTime::Iat,
             window: Duration::from_secs(60),
             nonce: NonceDemand::Off,
         }
@@ -406,7 +439,7 @@ mod tests {
         proof: &str,
         bound_to: Thumbprint,
         now: UnixTime,
-        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
     ) -> Result<VerifiedProof, Denial> {
         verified_under(&rules(), proof, bound_to, now, admit_nonce)
     }
@@ -417,7 +450,7 @@ mod tests {
         proof: &str,
         bound_to: Thumbprint,
         now: UnixTime,
-        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
     ) -> Result<VerifiedProof, Denial> {
         explained(rules, proof, bound_to, now, admit_nonce, &mut Explanation::default())
     }
@@ -428,7 +461,7 @@ mod tests {
         proof: &str,
         bound_to: Thumbprint,
         now: UnixTime,
-        admit_nonce: impl FnOnce(Option<&str>) -> Result<(), Denial>,
+        admit_nonce: impl FnOnce(Option<&str>) -> Result<Option<UnixTime>, Denial>,
         explanation: &mut Explanation,
     ) -> Result<VerifiedProof, Denial> {
         let authorization = format!("DPoP {TOKEN}");
@@ -450,7 +483,7 @@ mod tests {
 
     fn outcome(proof: &str) -> Result<(), Denial> {
         let now = UnixTime::from_secs(NOW);
-        verified(proof, thumbprint(&MINE), now, |_| Ok(())).map(drop)
+        verified(proof, thumbprint(&MINE), now, |_| Ok(None)).map(drop)
     }
 
     /// The outcome for a good proof after one edit, made before it is signed.
@@ -480,7 +513,7 @@ mod tests {
         let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
         let bound_to = Thumbprint::from_base64url(jkt).unwrap();
         let now = UnixTime::from_secs(1_562_262_618);
-        let found = verified(proof, bound_to, now, |_| Ok(())).unwrap();
+        let found = verified(proof, bound_to, now, |_| Ok(None)).unwrap();
         assert_eq!(found.id.key, *bound_to.octets());
         assert_eq!(found.until, UnixTime::from_secs(1_562_262_618 + WINDOW));
     }
@@ -537,7 +570,7 @@ mod tests {
                 let fits = proof.len() <= most;
                 let expected = if fits { Ok(()) } else { Err(Denial::ProofMalformed) };
                 let now = UnixTime::from_secs(NOW);
-                let found = verified_under(&rules, &proof, thumbprint(&MINE), now, |_| Ok(()));
+                let found = verified_under(&rules, &proof, thumbprint(&MINE), now, |_| Ok(None));
                 assert_eq!(found.map(drop), expected, "{}", proof.len());
                 lengths.insert(proof.len());
             }
@@ -579,7 +612,7 @@ mod tests {
                 let rules = ProofRules { algorithms: algorithms.to_vec(), ..rules() };
                 let (proof, id) = by_lattice(signing, alg, edit);
                 let now = UnixTime::from_secs(NOW);
-                verified_under(&rules, &proof, id, now, |_| Ok(())).map(drop)
+                verified_under(&rules, &proof, id, now, |_| Ok(None)).map(drop)
             };
             let own = Algorithm::named(alg).unwrap();
             assert_eq!(judged(&[own], &|_| {}), Ok(()), "{alg}");
@@ -617,7 +650,7 @@ mod tests {
             let rules = ProofRules { algorithms, ..rules() };
             let (now, mut told) = (UnixTime::from_secs(NOW), Explanation::kept());
             let (proof, id) = (signed(&parts, &MINE), thumbprint(&MINE));
-            let found = explained(&rules, &proof, id, now, |_| Ok(()), &mut told);
+            let found = explained(&rules, &proof, id, now, |_| Ok(None), &mut told);
             assert_eq!(found.map(drop), Err(Denial::ProofMalformed));
             let told = &told.fault().unwrap().wanted;
             assert!(told.ends_with(wanted), "{told}");
@@ -632,7 +665,7 @@ mod tests {
                 let (proof, id) =
                     by_lattice(signing, alg, |it| it["header"]["alg"] = json!(other.name()));
                 let now = UnixTime::from_secs(NOW);
-                let found = verified_under(&rules, &proof, id, now, |_| Ok(()));
+                let found = verified_under(&rules, &proof, id, now, |_| Ok(None));
                 assert_eq!(found.map(drop), Err(Denial::ProofMalformed), "{alg} {other}");
             }
         }
@@ -739,7 +772,7 @@ mod tests {
             }
             let now = UnixTime::from_secs(NOW);
             let judge = |found: Option<&str>| {
-                if found == wanted { Ok(()) } else { Err(Denial::NonceRequired) }
+                if found == wanted { Ok(None) } else { Err(Denial::NonceRequired) }
             };
             verified(&signed(&parts, &MINE), thumbprint(&MINE), now, judge).map(drop)
         };
@@ -763,6 +796,43 @@ mod tests {
         for odd in [json!(0), json!(-1), json!(i64::MAX), json!(1e300), json!(-1e300)] {
             made(odd, Err(Denial::ProofStale));
         }
+    }
+
+    #[test]
+    fn check_11_the_time_of_the_nonce_counts_in_place_of_all_that_the_client_says() {
+        let (now, end) = (UnixTime::from_secs(NOW), UnixTime::from_secs(NOW + 90));
+        let by_nonce =
+            ProofRules { time: ProofTime::Nonce, nonce: NonceDemand::Required, ..rules() };
+        let outcome = |rules: &ProofRules, edit: &dyn Fn(&mut Value), nonce: Option<UnixTime>| {
+            let mut parts = good();
+            edit(&mut parts["claims"]);
+            let (proof, id) = (signed(&parts, &MINE), thumbprint(&MINE));
+            verified_under(rules, &proof, id, now, |_| Ok(nonce)).map(|it| it.until)
+        };
+        let stale = Err(Denial::ProofStale);
+        for (name, time, by_iat) in [
+            ("iat", json!(NOW - 3600), stale),
+            ("iat", json!(NOW + 3600), stale),
+            ("iat", json!(0), stale),
+            ("iat", json!(1e300), stale),
+            ("exp", json!(NOW - 3600), stale),
+            ("nbf", json!(NOW + 3600), stale),
+            ("exp", json!(NOW), Ok(UnixTime::from_secs(NOW + WINDOW))),
+        ] {
+            let edit = |it: &mut Value| it[name] = time.clone();
+            assert_eq!(outcome(&rules(), &edit, Some(end)), by_iat, "{name} {time}");
+            assert_eq!(outcome(&by_nonce, &edit, Some(end)), Ok(end), "{name} {time}");
+            assert_eq!(outcome(&by_nonce, &edit, None), Err(Denial::NonceRequired), "{name}");
+        }
+        for name in ["iat", "exp", "nbf"] {
+            for odd in [json!(null), json!("1800000000"), json!([NOW])] {
+                let edit = |it: &mut Value| it[name] = odd.clone();
+                let found = outcome(&by_nonce, &edit, Some(end));
+                assert_eq!(found, Err(Denial::ProofMalformed), "{name} {odd}");
+            }
+        }
+        let without = |it: &mut Value| drop(it.as_object_mut().unwrap().remove("iat"));
+        assert_eq!(outcome(&by_nonce, &without, Some(end)), Err(Denial::ProofMalformed));
     }
 
     #[test]
@@ -813,7 +883,7 @@ mod tests {
             let proof = signed(&parts, &MINE);
             let at = |millis| {
                 let now = UnixTime::from_millis(millis);
-                verified(&proof, thumbprint(&MINE), now, |_| Ok(())).map(|it| it.until)
+                verified(&proof, thumbprint(&MINE), now, |_| Ok(None)).map(|it| it.until)
             };
             assert_eq!(at(NOW * 1000), Ok(UnixTime::from_secs(until)), "{iat} {exp:?}");
             assert!(at(until * 1000 - 1).is_ok(), "{iat} {exp:?}");
@@ -846,7 +916,7 @@ mod tests {
             parts["claims"]["jti"] = json!(jti);
             parts["claims"]["iat"] = json!(NOW - age);
             let now = UnixTime::from_secs(NOW);
-            verified(&signed(&parts, pair), thumbprint(pair), now, |_| Ok(())).unwrap().id
+            verified(&signed(&parts, pair), thumbprint(pair), now, |_| Ok(None)).unwrap().id
         };
         assert_eq!(id("a", 0, &MINE), id("a", 1, &MINE));
         assert_ne!(id("a", 0, &MINE), id("b", 0, &MINE));
@@ -860,7 +930,7 @@ mod tests {
         let mut parts = good();
         parts["claims"]["iat"] = json!(NOW + 30);
         let proof = signed(&parts, &MINE);
-        let at = |now| verified(&proof, thumbprint(&MINE), now, |_| Ok(()));
+        let at = |now| verified(&proof, thumbprint(&MINE), now, |_| Ok(None));
         let until = at(UnixTime::from_secs(NOW)).unwrap().until;
         assert_eq!(until, UnixTime::from_secs(NOW + 30 + WINDOW));
         assert!(at(until).is_ok());

@@ -22,4 +22,4 @@ pub use confirmation::{Confirmation, ToProve};
 pub use credentials::{Credentials, Proof, Scheme, Token, is_access_token};
 pub use dpop::ProofId;
 pub use introspection::{BadAnswer, Form, Jwt, Statement};
-pub use nonce::{BadSecret, Freshness, NonceKeys};
+pub use nonce::{BadSecret, LiveNonce, NonceKeys};

@@ -8,6 +8,7 @@ use crate::jose::base64url;
 use crate::time::UnixTime;
 use aws_lc_rs::{constant_time, hmac};
 use std::fmt;
+use std::time::Duration;
 
 /// The secrets from which nonces are made.
 pub struct NonceKeys {
@@ -15,15 +16,13 @@ pub struct NonceKeys {
     previous: Option<hmac::Key>,
 }
 
-/// What the nonce of a proof says about its age.
+/// A nonce that is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// The proof was made recently.
-    Fresh,
-    /// The nonce is accepted, but expires soon: the client should be given a new one.
-    Aging,
-    /// The nonce has expired, or was never issued here.
-    Stale,
+pub struct LiveNonce {
+    /// The last moment at which it is accepted.
+    pub until: UnixTime,
+    /// Whether it will do for some time yet. If not, the client should be given a new one.
+    pub is_fresh: bool,
 }
 
 /// Why a secrets file is not accepted.
@@ -67,29 +66,24 @@ impl NonceKeys {
         base64url::encode(&[&slot[..], mac].concat())
     }
 
-    /// How fresh `nonce` is at `now`.
+    /// Reads `nonce` at `now`; none if it has expired, or was never issued here.
     ///
     /// It is accepted in the slot it was issued in and in the next: for at least one and at most
     /// two minutes. It is also accepted one slot early, since the clocks of replicas differ.
-    pub fn check(&self, nonce: &str, now: UnixTime) -> Freshness {
+    pub fn check(&self, nonce: &str, now: UnixTime) -> Option<LiveNonce> {
         let octets = base64url::decode(nonce.as_bytes()).unwrap_or_default();
-        let Some((slot, shown)) = octets.split_first_chunk() else { return Freshness::Stale };
+        let (slot, shown) = octets.split_first_chunk()?;
         let made_with = |it: &hmac::Key| {
             let mac = mac(it, *slot);
             half(&mac).is_some_and(|it| constant_time::verify_slices_are_equal(it, shown).is_ok())
         };
         let current = made_with(&self.current);
         if !current && !self.previous.as_ref().is_some_and(made_with) {
-            return Freshness::Stale;
+            return None;
         }
         let (slot, here) = (i64::from_be_bytes(*slot), slot_of(now));
-        if slot < here.saturating_sub(1) || here.saturating_add(1) < slot {
-            Freshness::Stale
-        } else if slot < here || !current {
-            Freshness::Aging
-        } else {
-            Freshness::Fresh
-        }
+        let is_near = here.saturating_sub(1) <= slot && slot <= here.saturating_add(1);
+        is_near.then(|| LiveNonce { until: end_of_life(slot), is_fresh: here <= slot && current })
     }
 }
 
@@ -116,6 +110,12 @@ fn key(secret: &[u8]) -> hmac::Key {
 /// The number of the slot that contains `now`.
 fn slot_of(now: UnixTime) -> i64 {
     now.as_secs().div_euclid(SLOT_SECONDS)
+}
+
+/// The last moment at which a nonce of this slot is accepted.
+fn end_of_life(slot: i64) -> UnixTime {
+    let beyond = slot.saturating_add(2).saturating_mul(SLOT_SECONDS);
+    UnixTime::from_secs(beyond).saturating_sub(Duration::from_millis(1))
 }
 
 fn mac(key: &hmac::Key, slot: [u8; 8]) -> hmac::Tag {
@@ -166,6 +166,15 @@ mod tests {
         UnixTime::from_millis(millis.saturating_add(NOW * 1000))
     }
 
+    const FRESH: Option<bool> = Some(true);
+    const AGING: Option<bool> = Some(false);
+    const STALE: Option<bool> = None;
+
+    /// Whether a nonce is fresh, if it is accepted.
+    fn freshness(keys: &NonceKeys, nonce: &str, now: UnixTime) -> Option<bool> {
+        keys.check(nonce, now).map(|it| it.is_fresh)
+    }
+
     fn keys(lines: &[&[u8]]) -> NonceKeys {
         NonceKeys::parse(&lines.join(&b'\n')).unwrap()
     }
@@ -176,16 +185,33 @@ mod tests {
         for issued in [0, 59_999] {
             let nonce = keys.issue(at(issued));
             for (now, expected) in [
-                (-60_001, Freshness::Stale),
-                (-60_000, Freshness::Fresh),
-                (-1, Freshness::Fresh),
-                (0, Freshness::Fresh),
-                (59_999, Freshness::Fresh),
-                (60_000, Freshness::Aging),
-                (119_999, Freshness::Aging),
-                (120_000, Freshness::Stale),
+                (-60_001, STALE),
+                (-60_000, FRESH),
+                (-1, FRESH),
+                (0, FRESH),
+                (59_999, FRESH),
+                (60_000, AGING),
+                (119_999, AGING),
+                (120_000, STALE),
             ] {
-                assert_eq!(keys.check(&nonce, at(now)), expected, "{issued} {now}");
+                assert_eq!(freshness(&keys, &nonce, at(now)), expected, "{issued} {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_nonce_says_until_when_it_counts() {
+        let rotated = keys(&[NEW, OLD]);
+        for issued in [0, 1, 59_999] {
+            let nonce = keys(&[OLD]).issue(at(issued));
+            for keys in [&keys(&[OLD]), &rotated] {
+                let until = keys.check(&nonce, at(issued)).unwrap().until;
+                for now in [-60_000, 0, 60_000] {
+                    assert_eq!(keys.check(&nonce, at(now)).unwrap().until, until, "{now}");
+                }
+                assert!(keys.check(&nonce, until).is_some());
+                let later = until.saturating_add(Duration::from_millis(1));
+                assert_eq!(keys.check(&nonce, later), None);
             }
         }
     }
@@ -195,20 +221,20 @@ mod tests {
         let keys = keys(&[OLD]);
         for millis in [i64::MIN, -1, 0, i64::MAX] {
             let now = UnixTime::from_millis(millis);
-            assert_eq!(keys.check(&keys.issue(now), now), Freshness::Fresh, "{millis}");
+            assert_eq!(freshness(&keys, &keys.issue(now), now), FRESH, "{millis}");
         }
     }
 
     #[test]
     fn a_nonce_of_another_secret_is_stale() {
         let (ours, theirs) = (keys(&[OLD]), keys(&[NEW]));
-        assert_eq!(ours.check(&theirs.issue(at(0)), at(0)), Freshness::Stale);
+        assert_eq!(freshness(&ours, &theirs.issue(at(0)), at(0)), STALE);
     }
 
     #[test]
     fn replicas_with_the_same_secret_accept_each_others_nonces() {
         let nonce = keys(&[OLD, b""]).issue(at(0));
-        assert_eq!(keys(&[b"", OLD]).check(&nonce, at(1)), Freshness::Fresh);
+        assert_eq!(freshness(&keys(&[b"", OLD]), &nonce, at(1)), FRESH);
     }
 
     #[test]
@@ -216,8 +242,8 @@ mod tests {
         let steps = [keys(&[OLD]), keys(&[OLD, NEW]), keys(&[NEW, OLD]), keys(&[NEW])];
         for [before, after] in steps.windows(2).map(|it| [&it[0], &it[1]]) {
             // During a rotation, some replicas have the new file and some do not.
-            assert_ne!(before.check(&after.issue(at(0)), at(0)), Freshness::Stale);
-            assert_ne!(after.check(&before.issue(at(0)), at(0)), Freshness::Stale);
+            assert_ne!(freshness(before, &after.issue(at(0)), at(0)), STALE);
+            assert_ne!(freshness(after, &before.issue(at(0)), at(0)), STALE);
         }
     }
 
@@ -225,10 +251,8 @@ mod tests {
     fn a_nonce_of_the_second_secret_is_aging_for_as_long_as_it_counts() {
         let nonce = keys(&[OLD]).issue(at(0));
         let rotated = keys(&[NEW, OLD]);
-        for (now, expected) in
-            [(0, Freshness::Aging), (119_999, Freshness::Aging), (120_000, Freshness::Stale)]
-        {
-            assert_eq!(rotated.check(&nonce, at(now)), expected, "{now}");
+        for (now, expected) in [(0, AGING), (119_999, AGING), (120_000, STALE)] {
+            assert_eq!(freshness(&rotated, &nonce, at(now)), expected, "{now}");
         }
     }
 
@@ -240,7 +264,7 @@ mod tests {
             let mut tampered = nonce.clone();
             tampered[bit / 8] ^= 1 << (bit % 8);
             let tampered = base64url::encode(&tampered);
-            assert_eq!(keys.check(&tampered, at(0)), Freshness::Stale, "bit {bit}");
+            assert_eq!(freshness(&keys, &tampered, at(0)), STALE, "bit {bit}");
         }
     }
 
@@ -252,10 +276,10 @@ mod tests {
         let slot_only = base64url::encode(&slot_of(at(0)).to_be_bytes());
         for odd in ["", "A", " ", "é", &cut, &slot_only, &format!("{nonce}="), &"A".repeat(10_000)]
         {
-            assert_eq!(keys.check(odd, at(0)), Freshness::Stale, "{odd}");
+            assert_eq!(freshness(&keys, odd, at(0)), STALE, "{odd}");
         }
         for longer in [format!("{nonce}AAAA"), format!(" {nonce}"), format!("AAAA{nonce}")] {
-            assert_eq!(keys.check(&longer, at(0)), Freshness::Stale, "{longer}");
+            assert_eq!(freshness(&keys, &longer, at(0)), STALE, "{longer}");
         }
     }
 
@@ -302,8 +326,8 @@ mod tests {
     #[test]
     fn drawn_secrets_serve_as_well() {
         let (mine, other) = (NonceKeys::from_octets(&[1; 32]), NonceKeys::from_octets(&[2; 32]));
-        assert_eq!(mine.check(&mine.issue(at(0)), at(0)), Freshness::Fresh);
-        assert_eq!(other.check(&mine.issue(at(0)), at(0)), Freshness::Stale);
+        assert_eq!(freshness(&mine, &mine.issue(at(0)), at(0)), FRESH);
+        assert_eq!(freshness(&other, &mine.issue(at(0)), at(0)), STALE);
     }
 
     #[test]

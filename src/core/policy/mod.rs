@@ -83,7 +83,9 @@ impl PolicySet {
 pub struct ProofRules {
     /// The allowed signature algorithms. Never empty.
     pub algorithms: Vec<Algorithm>,
-    /// The maximum difference between `iat` and now, in either direction.
+    /// The time that counts.
+    pub time: ProofTime,
+    /// The maximum difference between `iat` and now, in either direction, where that counts.
     pub window: Duration,
     /// Whether a nonce of this server is required.
     pub nonce: NonceDemand,
@@ -93,9 +95,21 @@ impl Default for ProofRules {
     fn default() -> Self {
         Self {
             algorithms: USUAL_ALGORITHMS.to_vec(),
+            time: ProofTime::default(),
             window: Duration::from_secs(60),
             nonce: NonceDemand::default(),
         }
+    }
+}
+
+words! {
+    /// Which time of a DPoP proof counts (RFC 9449 §4.3, check 11).
+    #[default(Iat)]
+    pub enum ProofTime as "ProofTime" {
+        /// Its `iat`, and its `exp` and `nbf` if it has them.
+        Iat = "iat",
+        /// That of its nonce, whatever the client's clock says. A proof without a nonce is refused.
+        Nonce = "nonce",
     }
 }
 

@@ -218,7 +218,8 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
              `ath`"
         }
         D::ProofStale => {
-            "the client must make a new proof for each request; if it does, compare the clocks"
+            "the client must make a new proof for each request; if it does, compare the clocks. If its \
+             clock cannot be trusted, set `dpop.nonce: required` and `dpop.time: nonce`"
         }
         D::ProofReplayed => {
             "each proof serves once: does the client, or a proxy that tries again, send it \

@@ -68,7 +68,8 @@ impl MemoryLimits {
 
     /// The default limit per key for a capacity: one twentieth of it, but at least 1000.
     ///
-    /// A key can be used `per_key / proof_window` times per second: 833 times with the defaults.
+    /// A key can be used `per_key / proof_window` times per second: 833 times with the defaults. Where
+    /// the time of a proof is that of its nonce, a record lives for at most three minutes.
     pub const fn share_of(capacity: usize) -> usize {
         match capacity.checked_div(20) {
             Some(share) if 1000 < share => share,

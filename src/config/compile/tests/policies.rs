@@ -433,6 +433,10 @@ fn proofs_are_bounded_and_recorded() {
         ("{proof_window: 0s}", ".proof_window", "must be 1s"),
         ("{proof_window: 301s}", ".proof_window", "must be 1s"),
         ("{proof_window: 60}", ".proof_window", "unit"),
+        ("{time: clock, nonce: required}", ".time", "`nonce`"),
+        ("{time: nonce}", ".time", "set `nonce: required` too"),
+        ("{time: nonce, nonce: off}", ".time", "set `nonce: required` too"),
+        ("{time: nonce, nonce: offered}", ".time", "set `nonce: required` too"),
         ("{nonce: on}", ".nonce", "`offered`"),
         ("{nonce: false}", ".nonce", "expected a string"),
         ("{nonce: {off: a}}", ".nonce", "invalid type: mapping, expected a string"),
@@ -476,10 +480,28 @@ fn proofs_are_bounded_and_recorded() {
     let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
     assert_eq!(config.rules.policies.proofs.algorithms, [Algorithm::ES384]);
     assert_eq!(config.rules.policies.proofs.nonce, NonceDemand::Required);
+    assert_eq!(config.rules.policies.proofs.time, ProofTime::Iat);
     assert!(config.rules.dpop.nonce_keys.is_some());
     assert!(matches!(config.rules.dpop.replay, ReplayRules::Redis(_)));
     let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
     assert!(unused.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn the_window_of_a_proof_counts_where_its_own_time_does() {
+    for (given, time, warned) in [
+        ("nonce: required", ProofTime::Iat, false),
+        ("nonce: required, proof_window: 60s", ProofTime::Iat, false),
+        ("nonce: required, proof_window: 60s, time: iat", ProofTime::Iat, false),
+        ("nonce: required, time: nonce", ProofTime::Nonce, false),
+        ("nonce: required, proof_window: 60s, time: nonce", ProofTime::Nonce, true),
+    ] {
+        let config = takes_with_files(&format!("limits: {{}}\ndpop: {{{given}}}"));
+        assert_eq!(config.rules.policies.proofs.time, time, "{given}");
+        let warnings = config.warnings;
+        let found = warnings.iter().any(|it| it.path == "dpop.proof_window");
+        assert_eq!(found, warned, "{given}: {warnings:?}");
+    }
 }
 
 #[test]

@@ -122,6 +122,7 @@ client_certificate:
 dpop:
   algorithms: [ES256, PS256, EdDSA]
   proof_window: 60s
+  time: iat
   nonce: off
   nonce_secret_file: secret
   replay: {store: memory, capacity: 1000000}
