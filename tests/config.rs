@@ -39,6 +39,7 @@ policies:
     scopes: [payments]
     claims: {acr: [urn:example:loa3]}
     authentication: {acr: [phr], max_age: 5m}
+    streams: end_with_token
     mode: enforce
   - name: docs
     match: {path_prefix: /docs}
@@ -79,7 +80,7 @@ fn a_good_file_is_summed_up_and_warned_of() {
     let folder = folder_with(FULL);
     let (code, stdout, stderr) = keybound(folder.path(), &["check-config", "keybound.yaml"]);
     assert_eq!(code, 0, "{stderr}");
-    let warning = "keybound.yaml:34: warning: policies[1].sender_constraint: no proof of \
+    let warning = "keybound.yaml:35: warning: policies[1].sender_constraint: no proof of \
                    possession is required: anybody who holds a token can use it, even a bound \
                    one\n";
     assert_eq!(stderr, warning);
@@ -108,6 +109,8 @@ fn a_good_file_is_summed_up_and_warned_of() {
          acr = \"urn:example:loa3\" phr, at most 300s ago enforce"
     );
     assert_eq!(line("docs"), "docs /docs none all - - - enforce");
+    assert_eq!(line("payments: "), "payments: streams end with their token");
+    assert_eq!(line("docs: "), "");
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn every_problem_of_a_bad_file_is_told_with_its_place() {
     let expected: [Vec<_>; 3] = [
         vec!["keybound.yaml", "15", " issuers[1].audiences"],
         vec!["keybound.yaml", "26", " policies[0].sender_constraint"],
-        vec!["keybound.yaml", "36", " limits.check_deadline"],
+        vec!["keybound.yaml", "37", " limits.check_deadline"],
     ];
     assert_eq!(places, expected, "{stderr}");
 }

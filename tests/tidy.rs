@@ -13,7 +13,7 @@ const CORE: Order = &[
     &["words"],
     &["explanation", "jose", "percent", "time"],
     &["denial", "request", "uri"],
-    &["client_certificate", "mismatches"],
+    &["client_certificate", "grpc_timeout", "mismatches"],
     &["policy"],
     &["oauth"],
     &["resource", "sources"],

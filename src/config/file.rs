@@ -23,7 +23,7 @@ use keybound_core::client_certificate::HeaderFormat;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::{
     self, AUDIENCE, ClaimsFrom, Mode, NonceDemand, ProofRules, ProofTime, SenderConstraint,
-    USUAL_ALGORITHMS,
+    Streams, USUAL_ALGORITHMS,
 };
 use keybound_core::words::words;
 use schemars::JsonSchema;
@@ -410,6 +410,10 @@ pub(super) struct Policy {
     /// The https URL of the resource's metadata (RFC 9728), for challenges, where another server has
     /// them.
     pub(super) resource_metadata: Option<String>,
+    /// What stays open (server-sent events, `WebSocket`s, gRPC streams) when the token ends. The proxy must be
+    /// set up to end it.
+    #[schemars(extend("default" = Streams::default().name()))]
+    pub(super) streams: Option<Word<Streams>>,
     /// Whether the policy is enforced.
     #[schemars(extend("default" = Mode::default().name()))]
     pub(super) mode: Option<Word<Mode>>,

@@ -3,16 +3,18 @@
 use crate::check::{Facts, Verdict};
 use crate::denial::{Denial, Fault, OAuthError};
 use crate::facts::{self, Known, METADATA, Value};
+use crate::grpc_timeout::{GRPC_TIMEOUT, SHORTEST, bounded};
 use crate::oauth::claims::{Ambiguous, Claim};
 use crate::oauth::credentials::{Credentials, Scheme};
 use crate::oauth::introspection::Jwt;
 use crate::policy::{
     Authentication, IdentityHeader, Policy, PolicySet, SenderConstraint, UpstreamAuthorization,
 };
-use crate::request::Request;
+use crate::request::{Field, Request};
 use crate::resource::{METHODS, ResourceMetadata};
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 /// A header of the answer.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,6 +47,9 @@ pub enum Answer<'a> {
         set: Vec<Header<'a>>,
         /// Request headers to remove.
         remove: Vec<&'a str>,
+        /// How long what it opens may last, where streams end with their token: at least 1 ms. It is
+        /// among the headers to set as well, as `grpc-timeout`.
+        left: Option<Duration>,
         /// Headers to add to the upstream's response.
         to_client: Vec<Header<'a>>,
         /// For the access log of the proxy.
@@ -130,8 +135,13 @@ fn allow<'a>(
             remove.push("dpop");
         }
     }
+    let left = facts.left.filter(|_| verdict.outcome.is_ok()).map(|it| it.max(SHORTEST));
+    if let Some(left) = left {
+        let own = request.map_or(Field::Absent, |it| it.grpc_timeout);
+        set.push(header(GRPC_TIMEOUT, bounded(left, own)));
+    }
     let (to_client, metadata) = (nonce(facts).collect(), metadata(verdict));
-    Answer::Allow { set, remove, to_client, metadata, unclear }
+    Answer::Allow { set, remove, left, to_client, metadata, unclear }
 }
 
 /// The JWT that an issuer returned for an opaque token.

@@ -121,6 +121,7 @@ mod answer;
 mod check;
 mod denial;
 mod explanation;
+mod grpc_timeout;
 mod mismatches;
 mod request;
 mod resource;
@@ -134,6 +135,7 @@ pub use check::{
 };
 pub use denial::{Denial, Detail, Fault, OAuthError, Refusal};
 pub use explanation::{Explanation, Finding, Mark, Step};
+pub use grpc_timeout::GRPC_TIMEOUT;
 pub use mismatches::Mismatch;
 pub use request::{
     Annotation, Evidence, Field, Overrides, PeerCertificate, Request, Target, is_separator,

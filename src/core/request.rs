@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// The proxy's id for the request (`x-request-id`), as it came.
     pub request_id: Option<&'a [u8]>,
+    /// The `grpc-timeout` header.
+    pub grpc_timeout: Field<'a>,
     /// The names, as they were spelled, of headers that must not reach the upstream
     /// ([`crate::policy::reserved::ReservedHeaders::must_go`]).
     pub unwanted: Vec<&'a str>,

@@ -191,7 +191,7 @@ impl Stream {
     /// removes, which costs it more than all the rest, so that it is asked to only where there is one.
     fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
         match decision {
-            Decision::Allow { set, remove, to_client, metadata } => {
+            Decision::Allow { set, remove, left: _, to_client, metadata } => {
                 let names = self.names.get();
                 for (name, value) in set.iter() {
                     if names.may_have(name) {

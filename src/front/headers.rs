@@ -1,7 +1,7 @@
 //! The headers of a request under check, collected line by line from a proxy that tells them all.
 
 use keybound_core::policy::ReservedHeaders;
-use keybound_core::{Detail, Field, Overrides, Refusal, Request};
+use keybound_core::{Detail, Field, GRPC_TIMEOUT, Overrides, Refusal, Request};
 
 /// The header names in the configuration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +21,7 @@ pub struct Headers<'a, 'n> {
     xfcc: Field<'a>,
     traceparent: Field<'a>,
     request_id: Field<'a>,
+    grpc_timeout: Field<'a>,
     certificate: Field<'a>,
     unwanted: Vec<&'a str>,
     names: Names<'n>,
@@ -86,6 +87,9 @@ impl<'a, 'n> Headers<'a, 'n> {
         let (known, field) = match name.len() {
             4 => ("dpop", &mut self.proof),
             11 => ("traceparent", &mut self.traceparent),
+            12 if matches!(name.first(), Some(b'g' | b'G')) => {
+                (GRPC_TIMEOUT, &mut self.grpc_timeout)
+            }
             12 => ("x-request-id", &mut self.request_id),
             13 => ("authorization", &mut self.authorization),
             23 => ("x-forwarded-client-cert", &mut self.xfcc),
@@ -102,6 +106,7 @@ impl<'a, 'n> Headers<'a, 'n> {
             proof: self.proof,
             traceparent: self.traceparent.sole(),
             request_id: self.request_id.sole(),
+            grpc_timeout: self.grpc_timeout,
             unwanted: self.unwanted,
             ..Request::default()
         };

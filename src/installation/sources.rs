@@ -55,7 +55,8 @@ impl Sources for Installation {
         Box::pin(async move {
             let introspector = self.introspector(issuer).ok_or(Denial::IntrospectionUnavailable)?;
             let said = introspector.introspect(token, hash.into(), self.limits.patience()).await?;
-            Ok(Introspected { token: said.token, forward: said.forward })
+            let good_for = introspector.cache_ttl();
+            Ok(Introspected { token: said.token, forward: said.forward, good_for })
         })
     }
 

@@ -26,7 +26,7 @@ use keybound_core::jose::thumbprint;
 use keybound_core::policy::{
     Authentication, ClaimFormat, ClaimRule, ClaimValues, HostPattern, IdentityHeader, Issuer,
     IssuerId, Match, Mode, NonceDemand, Policy, PolicySet, ProofRules, ProofTime, SenderConstraint,
-    TokenType, TypeClaim, Upstream, UpstreamAuthorization,
+    Streams, TokenType, TypeClaim, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{Answer, Denial, Detail, Facts, Origin, Refusal, Rules, UnixTime, Verdict};
 use prost::Message;
@@ -296,6 +296,15 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
                 scopes: vec!["pay".to_owned()],
                 ..policy("login", SenderConstraint::Either)
             },
+            Policy {
+                streams: Streams::EndWithToken,
+                ..policy("streams", SenderConstraint::Certificate)
+            },
+            Policy {
+                streams: Streams::EndWithToken,
+                mode: Mode::Report,
+                ..policy("reported-streams", SenderConstraint::Certificate)
+            },
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
             policy("none", SenderConstraint::None),
@@ -418,6 +427,45 @@ async fn a_bound_token_with_its_certificate_is_allowed_and_says_who_it_is() {
         assert_eq!(ok.headers_to_remove, ["x-forwarded-client-cert", "x-auth-tenant"]);
     }
     assert_eq!(world.installation.cache.hits(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_would_be_refused_where_the_policy_says_so() {
+    let world = World::new().await;
+    let lives = world.token(|_| {});
+    let ends = world.token(|it| it["exp"] = json!(NOW - 29));
+    let endless = world.token(|it| it["exp"] = json!(1e300));
+    for (policy, token, own, expected) in [
+        ("streams", &lives, None, Some("330000m")),
+        ("streams", &ends, None, Some("1000m")),
+        ("streams", &endless, None, Some("99999999H")),
+        // The client may want less time, and gets no more for nonsense.
+        ("streams", &lives, Some("5S"), Some("5000m")),
+        ("streams", &lives, Some("1H"), Some("330000m")),
+        ("streams", &lives, Some("0S"), Some("330000m")),
+        ("streams", &lives, Some("1S,1S"), Some("330000m")),
+        ("reported-streams", &lives, None, Some("330000m")),
+        ("api", &lives, None, None),
+        ("api", &lives, Some("5S"), None),
+    ] {
+        let mut request = named(world.request(token), policy);
+        headers(&mut request).extend(own.map(|it| ("grpc-timeout".to_owned(), it.to_owned())));
+        let found = grpc_timeout(&world.answer(&request).await);
+        assert_eq!(found.as_deref(), expected, "{policy} {own:?}");
+    }
+    // Let through without a certificate, no token was accepted.
+    let denied = named(without_certificate(world.request(&lives)), "reported-streams");
+    let answer = world.answer(&denied).await;
+    assert!(told(&answer).contains_key("would_deny"));
+    assert_eq!(grpc_timeout(&answer), None);
+}
+
+/// The `grpc-timeout` that is set, and set once.
+fn grpc_timeout(answer: &auth::CheckResponse) -> Option<String> {
+    let set = allowed(answer).headers.iter().filter_map(|it| it.header.clone());
+    let found: Vec<_> = set.filter(|it| it.key == "grpc-timeout").map(|it| it.value).collect();
+    assert!(found.len() <= 1, "{found:?}");
+    found.into_iter().next()
 }
 
 /// What the proxy is told to remove of a request that is let through, or why it is not.

@@ -101,6 +101,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Reply>, Infallible
                 remove: vec![],
                 to_client: vec![],
                 metadata: vec![],
+                left: None,
                 unclear: None,
             },
             Err(Refusal { denial, .. }) => Answer::Deny {

@@ -27,7 +27,7 @@ use keybound_core::jose::Algorithm;
 use keybound_core::jose::Thumbprint;
 use keybound_core::policy::{
     Authentication, ClaimsFrom, IdentityHeader, Introspection, Issuer, IssuerId, Policy, PolicySet,
-    ProofRules, SenderConstraint, Upstream, UpstreamAuthorization,
+    ProofRules, SenderConstraint, Streams, Upstream, UpstreamAuthorization,
 };
 use keybound_core::{
     Answer, Denial, Detail, Evidence, Field, Header, Request, Rules, Target, UnixTime, Verdict,
@@ -1299,6 +1299,55 @@ async fn a_jwt_that_is_refused_anyway_is_not_asked_about() {
     assert_eq!(endpoint.calls(), 0);
 }
 
+// ---- streams that end with their token ----
+
+#[tokio::test]
+async fn a_stream_lasts_as_long_as_the_first_end_that_is_said_or_the_answer_if_none_is() {
+    let endpoint = IntrospectionEndpoint::start(inactive()).await;
+    let with = |exp: Option<i64>| {
+        active(|it| {
+            if let Some(exp) = exp {
+                it["exp"] = json!(NOW + exp);
+            }
+        })
+    };
+    let opaque: fn(&mut IssuerRules) = |_| ();
+    // The ends of the token, if it is a JWT, and of the answer; the leeway of 30 s is on top.
+    for (what, edit, own, said, expected) in [
+        ("opaque", opaque, None, Some(100), 130),
+        ("opaque", opaque, None, Some(-29), 1),
+        ("opaque", opaque, None, None, 20),
+        ("asked about", asked_about_all, Some(50), Some(100), 80),
+        ("asked about", asked_about_all, Some(100), Some(50), 80),
+        ("asked about", asked_about_all, Some(100), None, 130),
+        ("completed", completed_by_answers, Some(50), Some(100), 80),
+        ("completed", completed_by_answers, None, Some(100), 130),
+        ("completed", completed_by_answers, Some(100), None, 130),
+        ("completed", completed_by_answers, None, None, 20),
+    ] {
+        endpoint.reply(with(said));
+        let site = Site::build(&[&endpoint], |it| {
+            it.introspection.as_mut().unwrap().upkeep.cache_ttl = 20 * SECOND;
+            edit(it);
+        })
+        .await;
+        let mut claims = json!({"iss": ISSUER, "aud": "api", "sub": "alice", "scope": "read"});
+        if let Some(exp) = own {
+            claims["exp"] = json!(NOW + exp);
+        }
+        let jwt = site.signer.sign("at+jwt", &claims);
+        let token = if what == "opaque" { "opaque" } else { &*jwt };
+        for time in ["first", "second"] {
+            let row = format!("{what} {own:?} {said:?}, the {time} time");
+            let verdict = site.verdict("Bearer", token, "streams", None).await;
+            assert_eq!(verdict.outcome, Ok(()), "{row}");
+            assert_eq!(verdict.facts.left, Some(expected * SECOND), "{row}");
+            let verdict = site.verdict("Bearer", token, "first", None).await;
+            assert_eq!((verdict.outcome, verdict.facts.left), (Ok(()), None), "{row}");
+        }
+    }
+}
+
 // ---- JWTs whose claims are in the answer ----
 
 fn completed_by_answers(rules: &mut IssuerRules) {
@@ -1949,6 +1998,11 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             policy("first", &ids[..1]),
             policy("second", &ids[ids.len() - 1..]),
             policy("both", &ids),
+            Arc::new(Policy {
+                issuers: ids.clone(),
+                streams: Streams::EndWithToken,
+                ..Policy::new("streams", SenderConstraint::IfBound)
+            }),
             Arc::new(Policy {
                 issuers: ids.clone(),
                 authentication: Authentication {

@@ -325,6 +325,7 @@ fn policies() -> Vec<Row> {
         set("policies[].authentication.max_age", "/policies/1/authentication/max_age", json!("5m"))
             .verified_anew(),
         set("policies[].origin", "/policies/1/origin", json!("https://api.example.com")),
+        set("policies[].streams", "/policies/1/streams", json!("end_with_token")),
         set("policies[].mode", "/policies/1/mode", json!("report")),
         set("policies[].realm", "/policies/1/realm", json!("elsewhere")),
         set(

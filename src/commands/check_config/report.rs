@@ -118,6 +118,9 @@ impl Display for Report {
             if let Some(url) = policy.resource_metadata() {
                 writeln!(f, "{}: metadata at {url}", policy.name())?;
             }
+            if policy.ends_streams() {
+                writeln!(f, "{}: streams end with their token", policy.name())?;
+            }
         }
         let online = self.issuers.iter().filter_map(|it| Some((&it.issuer, it.online.as_ref()?)));
         for (number, (issuer, found)) in online.enumerate() {

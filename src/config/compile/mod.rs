@@ -15,6 +15,7 @@ mod listen;
 mod matching;
 mod policies;
 mod resource;
+mod streams;
 mod telemetry;
 mod timing;
 mod upkeep;
@@ -88,6 +89,7 @@ pub(super) fn compile(
     let policies =
         PolicySet { issuers: judged, policies, client_certificate, token_bytes, upstream, proofs };
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
+    streams::check(&policies, &issuers, asker, &root, findings);
     upstream::keep_listed(&policies, asker, &root.key("upstream").key("headers"), findings);
     Some((listen, InstallationRules { policies, issuers, limits, dpop }, telemetry?))
 }

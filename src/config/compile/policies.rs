@@ -6,7 +6,7 @@ use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::values::ClaimValues;
 use keybound_core::Origin;
-use keybound_core::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint};
+use keybound_core::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint, Streams};
 use keybound_core::words::Words;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -69,6 +69,7 @@ fn policy(
     };
     let origin = given.origin.and_then(|it| origin(&it, &at.key("origin"), findings));
     let mode = given.mode.map_or_else(Mode::default, |it| it.0);
+    let streams = given.streams.map_or_else(Streams::default, |it| it.0);
     let realm = given.realm.or_else(|| given.name.clone()).unwrap_or_default();
     quotable(&realm, &at.key("realm"), findings);
     if let Some(url) = &given.resource_metadata {
@@ -105,6 +106,7 @@ fn policy(
         claims,
         authentication,
         origin,
+        streams,
         mode,
         routes_may_name_it,
         realm,

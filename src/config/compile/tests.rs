@@ -17,7 +17,7 @@ use keybound_core::jose::Algorithm;
 use keybound_core::policy::ReservedHeaders;
 use keybound_core::policy::{
     Authentication, ClaimFormat, HostPattern, IdentityHeader, IssuerId, NonceDemand, ProofRules,
-    ProofTime, SenderConstraint, UpstreamAuthorization,
+    ProofTime, SenderConstraint, Streams, UpstreamAuthorization,
 };
 use serde_json::json;
 use std::fs;

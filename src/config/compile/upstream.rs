@@ -178,7 +178,7 @@ fn header(name: &str) -> Result<Arc<str>, String> {
 }
 
 /// Headers of the connection (RFC 9110 §7.6.1), of the message's form, and of credentials.
-const MEANS_SOMETHING_ELSE: [&str; 17] = [
+const MEANS_SOMETHING_ELSE: [&str; 18] = [
     "authorization",
     "connection",
     "content-length",
@@ -186,6 +186,7 @@ const MEANS_SOMETHING_ELSE: [&str; 17] = [
     "cookie",
     "dpop",
     "expect",
+    "grpc-timeout",
     "host",
     "keep-alive",
     "proxy-authenticate",

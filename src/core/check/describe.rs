@@ -10,6 +10,7 @@ use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::{Credentials, Scheme, Token};
 use crate::policy::{ClaimRule, SenderConstraint};
 use crate::request::{Evidence, Field, PeerCertificate, Request};
+use std::time::Duration;
 
 /// How the request carries its token and its proof.
 pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>) -> Finding {
@@ -90,6 +91,11 @@ pub(super) fn binding(
     };
     Finding::new("binding", "cnf", format!("{found}, sent as {}", scheme.name()))
         .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
+}
+
+/// How long a stream that the request opens may last.
+pub(super) fn left(left: Duration) -> Finding {
+    Finding::new("token", "streams", format!("end in {left:?}, when it is refused"))
 }
 
 /// Where the client certificate is expected, and what was found there.

@@ -9,6 +9,7 @@ use crate::oauth::introspection::Jwt;
 use crate::policy::{Mode, Policy, PolicySet};
 use crate::resource::ResourceMetadata;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The outcome of a check, with the facts known by then.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Facts {
     pub proved: Proved,
     /// The token was valid at the time of the check, so its claims may be forwarded.
     pub admitted: bool,
+    /// How long a stream that the request opens may last, where it ends with the token.
+    pub left: Option<Duration>,
     /// The metadata that are sent in place of a check.
     pub resource: Option<Arc<ResourceMetadata>>,
     /// The nonce of the proof does not need to be replaced yet.

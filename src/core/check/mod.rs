@@ -17,12 +17,13 @@ use crate::denial::Denial;
 use crate::explanation::Explanation;
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::credentials::Credentials;
-use crate::policy::{ClaimRule, Policy};
+use crate::policy::{ClaimRule, Policy, Streams};
 use crate::request::Request;
 use crate::sources::Sources;
 use crate::time::UnixTime;
 use inputs::Inputs;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Checks `request` at the time `now` under `rules`, with the keys and stores of `sources`.
 ///
@@ -71,17 +72,18 @@ async fn decide<S: Sources>(
     facts.scheme = Some(credentials.scheme);
     let given = &Inputs { rules, sources, policy, request, credentials, now };
 
-    let token = token::verified(given, facts).await?;
+    let (token, good_for) = token::verified(given, facts).await?;
     facts.token = Some(Arc::clone(&token));
     token.admit(now, &mut facts.explanation)?;
-    let token = if token::is_completed_by_answer(&token, credentials.token) {
-        let token = Box::pin(token::completed(given, &token, facts)).await?;
+    let (token, good_for) = if token::is_completed_by_answer(&token, credentials.token) {
+        let (token, good_for) = Box::pin(token::completed(given, &token, facts)).await?;
         facts.token = Some(Arc::clone(&token));
         token.admit(now, &mut facts.explanation)?;
-        token
+        (token, good_for)
     } else {
-        token
+        (token, good_for)
     };
+    let mut ends = token.ends();
     facts.admitted = true;
     token.admit_authentication(&policy.authentication, now, &mut facts.explanation)?;
     token.admit_scopes(&policy.scopes, &mut facts.explanation)?;
@@ -94,7 +96,8 @@ async fn decide<S: Sources>(
     let proof = possession::verify(given, to_prove, facts).await?;
     // The issuer is not asked about a token that the sender cannot use anyway.
     if token::must_be_unrevoked(&token, credentials.token) {
-        Box::pin(token::admit_unrevoked(given, &token, facts)).await?;
+        let by_answer = Box::pin(token::admit_unrevoked(given, &token, facts)).await?;
+        ends = ends.into_iter().chain(by_answer).min();
     }
     // Last, because it is the only step with a side effect: a request that is refused for another
     // reason must not use up its proof.
@@ -102,7 +105,18 @@ async fn decide<S: Sources>(
         possession::use_up(given, &proof, facts).await?;
         facts.proved.dpop = true;
     }
+    if policy.streams == Streams::EndWithToken {
+        let left = left(ends, good_for, now);
+        facts.explanation.note(|| describe::left(left));
+        facts.left = Some(left);
+    }
     Ok(())
+}
+
+/// How long a new check would allow the same token: what its issuer said of one without an end counts as
+/// long as it may be cached. A JWT has an end, if only one that no clock comes to.
+fn left(ends: Option<UnixTime>, good_for: Option<Duration>, now: UnixTime) -> Duration {
+    ends.map(|it| it.since(now)).or(good_for).unwrap_or(Duration::MAX)
 }
 
 /// Whether the token has every claim that the policy requires.
@@ -185,7 +199,8 @@ mod tests {
                 let (issuer, none) = (&self.issuer, &mut Explanation::default());
                 let demanded = Audience::Demanded;
                 let token = AccessToken::introspected(claims, issuer, &[].into(), demanded, none);
-                Ok(Introspected { token: Arc::new(token?), forward: None })
+                let good_for = Duration::from_secs(60);
+                Ok(Introspected { token: Arc::new(token?), forward: None, good_for })
             })
         }
     }

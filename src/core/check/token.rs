@@ -10,13 +10,16 @@ use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
 use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId};
 use crate::sources::{Introspected, Keys, Sources, Unconfirmed, VerifiedToken};
+use crate::time::UnixTime;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// The verified token: by signature if it is a JWT, else by introspection.
+/// The verified token: by signature if it is a JWT, else by introspection. What its issuer said of it is
+/// good for the span beside it, if it was asked.
 pub(super) async fn verified<S: Sources>(
     given: &Inputs<'_, S>,
     facts: &mut Facts,
-) -> Result<Arc<AccessToken>, Denial> {
+) -> Result<(Arc<AccessToken>, Option<Duration>), Denial> {
     let token = given.credentials.token;
     let most = given.rules.policies.token_bytes;
     let short = token.as_bytes().len() <= most;
@@ -24,11 +27,12 @@ pub(super) async fn verified<S: Sources>(
     if let Some((token, kid)) = remembered(given) {
         facts.kid = kid;
         facts.explanation.note(|| Finding::new("token", "memory", "cached: verified before"));
-        Ok(token)
+        Ok((token, None))
     } else if token.looks_like_jwt() {
-        Box::pin(signed(given, facts)).await
+        Ok((Box::pin(signed(given, facts)).await?, None))
     } else {
-        introspected(given, facts).await
+        let said = introspected(given, facts).await?;
+        Ok((said.token, Some(said.good_for)))
     }
 }
 
@@ -114,7 +118,7 @@ fn issuers<S>(given: &Inputs<'_, S>, jws: &Unverified<'_>) -> Finding {
 async fn introspected<S: Sources>(
     given: &Inputs<'_, S>,
     facts: &mut Facts,
-) -> Result<Arc<AccessToken>, Denial> {
+) -> Result<Introspected, Denial> {
     let Inputs { sources, policy, credentials, .. } = given;
     let mut refusal = Refusal::from(Denial::TokenMalformed);
     let somebody_asks = policy.issuers.iter().any(|it| introspecting(given, *it).is_some());
@@ -129,8 +133,8 @@ async fn introspected<S: Sources>(
         facts.explanation.note(|| introspection(issuer, asked, said.as_ref().err()));
         let said = match said {
             Ok(introspected) => {
-                facts.forward = introspected.forward;
-                return Ok(introspected.token);
+                facts.forward.clone_from(&introspected.forward);
+                return Ok(introspected);
             }
             Err(said) => said.refusal,
         };
@@ -165,25 +169,25 @@ pub(super) fn is_completed_by_answer(known: &AccessToken, token: Token<'_>) -> b
     known.issuer.claims_from == ClaimsFrom::Answer && token.looks_like_jwt()
 }
 
-/// A JWT with what its issuer says about it, once it has called it active.
+/// A JWT with what its issuer says about it, once it has called it active, and for how long that is good.
 pub(super) async fn completed<S: Sources>(
     given: &Inputs<'_, S>,
     known: &AccessToken,
     facts: &mut Facts,
-) -> Result<Arc<AccessToken>, Denial> {
+) -> Result<(Arc<AccessToken>, Option<Duration>), Denial> {
     let said = confirmed(given, known, facts).await?;
     let token = known.joined(&said.token, &mut facts.explanation)?;
     facts.forward = said.forward;
-    Ok(Arc::new(token))
+    Ok((Arc::new(token), Some(said.good_for)))
 }
 
 /// Asks the issuer whether a JWT is still active. The claims of the JWT remain in force, but the
-/// issuer must not report another binding than the JWT has.
+/// issuer must not report another binding than the JWT has. Returns when it ends by what the issuer says.
 pub(super) async fn admit_unrevoked<S: Sources>(
     given: &Inputs<'_, S>,
     known: &AccessToken,
     facts: &mut Facts,
-) -> Result<(), Denial> {
+) -> Result<Option<UnixTime>, Denial> {
     let said = confirmed(given, known, facts).await?.token;
     let explanation = &mut facts.explanation;
     said.admit(given.now, explanation)?;
@@ -192,7 +196,8 @@ pub(super) async fn admit_unrevoked<S: Sources>(
     explanation.demand(same, Denial::TokenMalformed, || {
         let found = if same { "none, or as in the token" } else { "another" };
         Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
-    })
+    })?;
+    Ok(said.ends())
 }
 
 /// What the issuer of a JWT says about it, which it has called active.

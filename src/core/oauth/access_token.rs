@@ -201,6 +201,12 @@ impl AccessToken {
         self.expires
     }
 
+    /// When it is refused for its end; none if it has no `exp`, or one beyond all time.
+    pub fn ends(&self) -> Option<UnixTime> {
+        let has_end = self.expires != END;
+        has_end.then(|| self.expires.saturating_add(self.issuer.clock_leeway))
+    }
+
     /// The later of `nbf` and `iat`; the beginning of time if both are absent.
     pub const fn begins(&self) -> UnixTime {
         self.begins

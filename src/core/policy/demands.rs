@@ -18,6 +18,7 @@ impl Policy {
             claims,
             authentication,
             origin,
+            streams,
             mode,
             routes_may_name_it: _,
             realm: _,
@@ -34,6 +35,7 @@ impl Policy {
             && scopes.iter().all(|it| self.scopes.contains(it))
             && claims.iter().all(|asked| self.claims.iter().any(|it| it.asks_at_least(asked)))
             && self.authentication.asks_at_least(authentication)
+            && self.streams.asks_at_least(*streams)
             // Without an origin, a proof must name the host of the request itself.
             && (!origin_is_asked_for || self.origin == *origin)
     }
@@ -62,7 +64,7 @@ impl SenderConstraint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Authentication, ClaimRule, ClaimValues, IssuerId};
+    use crate::policy::{Authentication, ClaimRule, ClaimValues, IssuerId, Streams};
     use crate::uri::Origin;
     use crate::words::Words;
     use SenderConstraint::{Certificate, Dpop, Either, IfBound, None};
@@ -102,6 +104,7 @@ mod tests {
             claims: vec![claim],
             authentication: login(&["phr", "phrh"], Some(300)),
             origin: Some(Origin::parse("https://api.example.com").unwrap()),
+            streams: Streams::EndWithToken,
             ..Policy::new("p", Either)
         };
         edit(&mut policy);
@@ -137,6 +140,7 @@ mod tests {
                 true,
                 false,
             ),
+            ("endless streams", edited(|it| it.streams = Streams::Ignore), true, false),
             ("no origin", edited(|it| it.origin = Option::None), true, false),
             ("another origin", edited(|it| it.origin = other()), false, false),
         ] {

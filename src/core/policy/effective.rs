@@ -1,6 +1,6 @@
 //! The effective policies, for `check-config`, `/status` and the page.
 
-use super::{Authentication, ClaimValues, HostPattern, Match, Policy, PolicySet};
+use super::{Authentication, ClaimValues, HostPattern, Match, Policy, PolicySet, Streams};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ pub struct EffectivePolicy {
     methods: Vec<String>,
     allow_route_annotation: bool,
     mode: &'static str,
+    streams: &'static str,
     sender_constraint: &'static str,
     origin: Option<String>,
     issuers: Vec<String>,
@@ -50,6 +51,7 @@ impl EffectivePolicy {
             claims,
             authentication,
             origin,
+            streams,
             mode,
             routes_may_name_it,
             // Left out: these affect the wording of a denial, not the decision.
@@ -66,6 +68,7 @@ impl EffectivePolicy {
             methods: methods.clone(),
             allow_route_annotation: *routes_may_name_it,
             mode: mode.name(),
+            streams: streams.name(),
             sender_constraint: sender_constraint.name(),
             origin: origin.as_ref().map(|it| it.as_str().to_owned()),
             accepts_every_issuer: names.len() == set.issuers.len(),
@@ -85,6 +88,11 @@ impl EffectivePolicy {
     /// The URL of the metadata of its resource.
     pub fn resource_metadata(&self) -> Option<&str> {
         self.resource_metadata.as_deref()
+    }
+
+    /// Whether streams end with the token by which they were opened.
+    pub fn ends_streams(&self) -> bool {
+        self.streams == Streams::EndWithToken.name()
     }
 
     /// The column titles of a [`row`](Self::row).
@@ -125,7 +133,7 @@ fn or_dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ClaimRule, Issuer, IssuerId, Resource};
+    use crate::policy::{ClaimRule, Issuer, IssuerId, Resource, Streams};
     use crate::policy::{Mode, SenderConstraint, examples};
     use crate::uri::Origin;
     use serde_json::json;
@@ -156,6 +164,7 @@ mod tests {
         policy.origin = Origin::parse("https://api.example.com").ok();
         policy.resource = Some(Resource::default());
         policy.mode = Mode::Report;
+        policy.streams = Streams::EndWithToken;
         policy
     }
 
@@ -168,6 +177,7 @@ mod tests {
             "methods": [],
             "allow_route_annotation": true,
             "mode": "report",
+            "streams": "end_with_token",
             "sender_constraint": "certificate",
             "origin": "https://api.example.com",
             "issuers": [],

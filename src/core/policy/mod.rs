@@ -13,6 +13,7 @@ mod readings;
 pub(crate) mod reserved;
 mod resource;
 mod selection;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use issuer::{
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;
 pub use resource::{Resource, WELL_KNOWN_PATH};
+pub use streams::Streams;
 
 use crate::client_certificate::Source;
 use crate::jose::algorithm::Algorithm;
@@ -146,6 +148,8 @@ pub struct Policy {
     pub authentication: Authentication,
     /// The public origin that DPoP proofs must name; none: that of the request itself.
     pub origin: Option<Origin>,
+    /// What becomes of open streams when the token ends.
+    pub streams: Streams,
     /// Whether denials are enforced.
     pub mode: Mode,
     /// Whether an annotation of a route may select it.
@@ -182,6 +186,7 @@ impl Policy {
             claims: vec![],
             authentication: Authentication::default(),
             origin: None,
+            streams: Streams::default(),
             mode: Mode::Enforce,
             routes_may_name_it: false,
             realm: name.to_owned(),

@@ -23,6 +23,7 @@ use crate::time::UnixTime;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What may not be there at once. Any runtime may poll it, on any thread.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -186,6 +187,8 @@ pub struct Introspected {
     pub token: Arc<AccessToken>,
     /// What goes upstream in its place.
     pub forward: Option<Arc<Jwt>>,
+    /// How long this may be relied on before the issuer is asked again.
+    pub good_for: Duration,
 }
 
 /// Why an issuer does not confirm a token.

@@ -3,7 +3,7 @@
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
-use keybound_core::{Evidence, Field, Overrides, PeerCertificate, Request, Target};
+use keybound_core::{Evidence, Field, GRPC_TIMEOUT, Overrides, PeerCertificate, Request, Target};
 use prost::Message;
 
 /// The label of the peer that holds the digest of its certificate, where no more is known of it. Envoy
@@ -72,6 +72,7 @@ fn headers(request: &Request<'_>, certificate_header: Option<&str>) -> Vec<Heade
         ("x-forwarded-client-cert", xfcc),
         ("traceparent", sole(request.traceparent)),
         ("x-request-id", sole(request.request_id)),
+        (GRPC_TIMEOUT, request.grpc_timeout),
         ("x-http-method-override", method),
         ("x-original-url", url),
     ];
@@ -131,6 +132,7 @@ mod tests {
             evidence,
             traceparent: Some(b"00-0-0-01"),
             request_id: Some(b"1234"),
+            grpc_timeout: Field::One(b"5S"),
             ..Request::default()
         };
         let overridden = |method, url| Overrides { method, url };
@@ -143,6 +145,8 @@ mod tests {
             Request { authorization: Field::One(b"\xff"), proof: Field::One(b""), ..full.clone() },
             Request { evidence: Evidence::default(), ..full.clone() },
             Request { evidence: many, ..full.clone() },
+            Request { grpc_timeout: Field::Absent, ..full.clone() },
+            Request { grpc_timeout: Field::Many, ..full.clone() },
             Request { overrides: overridden(Field::One(b"PUT"), Field::Many), ..full.clone() },
             Request { overrides: overridden(Field::Many, Field::One(b"/a")), ..full.clone() },
             Request { target: Target { method: "GET", ..Target::default() }, ..Request::default() },

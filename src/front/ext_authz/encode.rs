@@ -11,7 +11,7 @@ use keybound_core::{Answer, Header, Metadata};
 pub fn response(answer: &Answer<'_>, to: &mut Vec<u8>) {
     let mut response = Writer::to(to);
     match answer {
-        Answer::Allow { set, remove, to_client, metadata, unclear: _ } => {
+        Answer::Allow { set, remove, to_client, metadata, left: _, unclear: _ } => {
             code(&mut response, OK);
             response.message(3, |it| allowed(it, set, remove, to_client));
             dynamic_metadata(&mut response, metadata);
@@ -197,6 +197,7 @@ mod tests {
             remove: vec![],
             to_client: vec![],
             metadata: vec![],
+            left: None,
             unclear: None,
         };
         let found = decoded(&answer);
@@ -290,6 +291,7 @@ mod tests {
             remove: vec!["dpop"],
             to_client: headers(to_client),
             metadata: vec![("policy", "payments")],
+            left: None,
             unclear: None,
         }
     }

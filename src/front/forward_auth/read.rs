@@ -9,7 +9,7 @@ use http::Method;
 use http::header::{HOST, HeaderMap, UPGRADE};
 use http::request::Parts;
 use keybound_core::{
-    Annotation, Denial, Detail, Evidence, Field, Overrides, Refusal, Request, Target,
+    Annotation, Denial, Detail, Evidence, Field, GRPC_TIMEOUT, Overrides, Refusal, Request, Target,
 };
 
 /// Reads the request that a proxy of this flavour asks about.
@@ -86,6 +86,7 @@ fn read<'a>(
         evidence: evidence(headers, flavour, certificate_header)?,
         traceparent: field(headers, "traceparent").sole(),
         request_id: field(headers, "x-request-id").sole(),
+        grpc_timeout: field(headers, GRPC_TIMEOUT),
         unwanted: vec![],
     })
 }

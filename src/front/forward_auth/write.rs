@@ -256,6 +256,7 @@ mod tests {
             remove: remove.to_vec(),
             to_client: headers(&[("dpop-nonce", "n")]),
             metadata: vec![],
+            left: None,
             unclear: None,
         }
     }

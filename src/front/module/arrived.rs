@@ -65,7 +65,7 @@ pub(super) struct Arrived {
     policy: Option<Range<usize>>,
     target: [Range<usize>; 4],
     bytes: Vec<u8>,
-    fields: [Kept; 6],
+    fields: [Kept; 7],
     sole: [Option<Range<usize>>; 2],
     principal: Range<usize>,
     certificate: PeerCertificate<'static>,
@@ -97,7 +97,8 @@ impl From<&Request<'_>> for Arrived {
         };
         let target = [method, scheme, authority, path].map(&mut say);
         let policy = request.policy.map(say);
-        let fields = [request.authorization, request.proof, xfcc, header, override_method, url];
+        let Request { authorization, proof, grpc_timeout, .. } = *request;
+        let fields = [authorization, proof, xfcc, header, override_method, url, grpc_timeout];
         let mut bytes = Vec::with_capacity(
             fields.iter().fold(256, |sum, it| it.sole().map_or(0, <[u8]>::len).saturating_add(sum)),
         );
@@ -136,7 +137,7 @@ impl Arrived {
             Kept::One(place) => Field::One(bytes(place)),
             Kept::Many => Field::Many,
         };
-        let [authorization, proof, xfcc, header, override_method, url] =
+        let [authorization, proof, xfcc, header, override_method, url, grpc_timeout] =
             self.fields.each_ref().map(field);
         let [traceparent, request_id] = self.sole.each_ref().map(|it| it.as_ref().map(bytes));
         Request {
@@ -154,6 +155,7 @@ impl Arrived {
             },
             traceparent,
             request_id,
+            grpc_timeout,
             unwanted: self.unwanted.iter().map(String::as_str).collect(),
         }
     }
@@ -179,7 +181,7 @@ mod tests {
         Rules::new(policies, Arc::new(NonceKeys::from_octets(&[0; 32])))
     }
 
-    const LINES: [(&str, &str); 12] = [
+    const LINES: [(&str, &str); 13] = [
         (":method", "POST"),
         (":scheme", "https"),
         (":authority", "api.test"),
@@ -191,6 +193,7 @@ mod tests {
         ("client-cert", ":AAAA:"),
         ("traceparent", "00-0-0-01"),
         ("x-request-id", "1234"),
+        ("grpc-timeout", "5S"),
         ("x-http-method-override", "PUT"),
     ];
 
@@ -224,6 +227,7 @@ mod tests {
                 },
                 traceparent: Some(b"00-0-0-01"),
                 request_id: Some(b"1234"),
+                grpc_timeout: Field::One(b"5S"),
                 ..Request::default()
             };
             assert_eq!(found, expected);
@@ -233,11 +237,13 @@ mod tests {
 
     #[test]
     fn a_header_that_comes_twice_is_there_many_times_and_one_that_must_go_is_named() {
-        let more = ["authorization", "dpop", "client-cert", "x_forwarded_client_cert"];
+        let more =
+            ["authorization", "dpop", "client-cert", "Grpc-Timeout", "x_forwarded_client_cert"];
         let lines = [&LINES[..], &more.map(|it| (it, "again"))].concat();
         assert_read(&lines, |found| {
             let found = found.unwrap();
-            assert_eq!([found.authorization, found.proof], [Field::Many; 2]);
+            let fields = [found.authorization, found.proof, found.grpc_timeout];
+            assert_eq!(fields, [Field::Many; 3]);
             assert_eq!(found.evidence.header, Field::Many);
             assert_eq!(found.unwanted, ["x_forwarded_client_cert"]);
             assert_eq!(Arrived::from(&found).request(), found);

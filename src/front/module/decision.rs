@@ -1,6 +1,7 @@
 //! A decision that borrows nothing, for the proxy to carry out when it is ready to.
 
 use keybound_core::{Answer, Denial, Header};
+use std::time::Duration;
 
 /// What the proxy must do with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub enum Decision {
         set: Pairs,
         /// Request headers to remove.
         remove: Vec<String>,
+        /// How long what it opens may last, where streams end with their token.
+        left: Option<Duration>,
         /// Headers to set in the upstream's response.
         to_client: Pairs,
         /// For the access log of the proxy.
@@ -91,12 +94,13 @@ impl Pairs {
 impl From<&Answer<'_>> for Decision {
     fn from(answer: &Answer<'_>) -> Self {
         match answer {
-            Answer::Allow { set, remove, to_client, metadata, unclear: _ } => {
+            Answer::Allow { set, remove, left, to_client, metadata, unclear: _ } => {
                 // If it cannot be set, the client's own must not pass either.
                 let unsendable = set.iter().filter(|it| !it.is_sendable()).map(|it| it.name);
                 Self::Allow {
                     remove: remove.iter().copied().chain(unsendable).map(str::to_owned).collect(),
                     set: Pairs::sendable(set),
+                    left: *left,
                     to_client: Pairs::sendable(to_client),
                     metadata: Pairs::of(metadata.iter().copied()),
                 }
@@ -162,13 +166,16 @@ mod tests {
             remove: vec!["dpop", "x-auth-client-id"],
             to_client: vec![header("dpop-nonce", "n")],
             metadata: vec![("policy", "payments"), ("decision", "allow")],
+            left: Some(Duration::from_secs(2)),
             unclear: None,
         };
-        let Decision::Allow { set, remove, to_client, metadata } = Decision::from(&answer) else {
+        let Decision::Allow { set, remove, left, to_client, metadata } = Decision::from(&answer)
+        else {
             panic!()
         };
         assert_eq!(all(&set), [("x-auth-subject", "alice"), ("x-auth-scope", "")]);
         assert_eq!(remove, ["dpop", "x-auth-client-id"]);
+        assert_eq!(left, Some(Duration::from_secs(2)));
         assert_eq!(all(&to_client), [("dpop-nonce", "n")]);
         assert_eq!(all(&metadata), [("policy", "payments"), ("decision", "allow")]);
         assert_eq!((metadata.len(), Pairs::default().is_empty()), (2, true));
@@ -182,6 +189,7 @@ mod tests {
             remove: vec![],
             to_client: odd(),
             metadata: vec![],
+            left: None,
             unclear: None,
         };
         let Decision::Allow { set, remove, to_client, .. } = Decision::from(&answer) else {

@@ -176,6 +176,11 @@ impl Introspector {
         Arc::ptr_eq(&self.shared.report, &other.shared.report)
     }
 
+    /// How long an active result is cached.
+    pub fn cache_ttl(&self) -> Duration {
+        self.shared.caller.rules.upkeep.cache_ttl
+    }
+
     /// The issuer's result for `token`, whose SHA-256 is `digest`, from a call or the cache.
     ///
     /// For a token that is itself a JWT, whose signature must have been verified, the audience of

@@ -253,6 +253,7 @@ fn the_upstream_gets_headers_that_mean_what_they_say() {
         ("headers: {':path': sub}", r#"headers[":path"]"#, "pseudo-header"),
         ("headers: {Host: sub}", "headers.Host", "something else"),
         ("headers: {authorization: sub}", "headers.authorization", "something else"),
+        ("headers: {grpc_timeout: sub}", "headers.grpc_timeout", "something else"),
         ("headers: {connection: sub}", "headers.connection", "something else"),
         ("headers: {X-A: sub, x-a: iss}", "headers.x-a", "same as `x-a`: remove one"),
         ("headers: {x-a: ''}", "headers.x-a", "path of a claim"),

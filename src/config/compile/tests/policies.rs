@@ -62,6 +62,8 @@ fn policies_demand_what_tokens_can_hold() {
         ("resource_metadata: http://a.example/x", "resource_metadata", "https"),
         ("resource: {}", "resource", "needs `origin`"),
         ("resource: Payments", "resource", "a mapping"),
+        ("streams: end", "streams", "expected `ignore` or `end_with_token`"),
+        ("streams: true", "streams", "quotes"),
         ("mode: observe", "mode", "unknown value `observe`, expected `enforce` or `report`"),
         ("mode: Report", "mode", "`report`"),
         ("mode: {report: a}", "mode", "expected a string"),
@@ -561,5 +563,71 @@ fn replicas_that_share_used_proofs_are_to_share_the_secret_of_nonces() {
             let found = warnings.iter().any(|it| it.path == "dpop.nonce");
             assert_eq!(found, warned && shared, "{text}: {warnings:?}");
         }
+    }
+}
+
+#[test]
+fn streams_end_by_a_header_that_nothing_may_take_away() {
+    let ends = "  sender_constraint: certificate\n  streams: end_with_token";
+    let policies = takes(ends).rules.policies;
+    assert_eq!(policies.policies[0].streams, Streams::EndWithToken);
+    assert_eq!(takes("upstream: {}").rules.policies.policies[0].streams, Streams::Ignore);
+    for (removed, is_refused) in [
+        ("grpc-timeout", true),
+        ("Grpc-Timeout", true),
+        // To who strips these, ours is another spelling of them.
+        ("grpc_timeout", true),
+        ("grpc-*", true),
+        ("GRPC_T*", true),
+        ("grpc-timeouts", false),
+        ("grpc-timeout-*", false),
+        ("grpc-x*", false),
+    ] {
+        let upstream = format!("upstream: {{remove: ['{removed}']}}");
+        assert!(read(&edited(&upstream)).is_ok(), "{removed}: without such a policy");
+        let text = edited(ends).replace("upstream: {}", &upstream);
+        match read(&text) {
+            Err(problems) => {
+                assert!(is_refused, "{removed}: {problems:?}");
+                one(&problems, &text, ("policies[0].streams", 9, "`upstream.remove` takes away"));
+            }
+            Ok(_) => assert!(!is_refused, "{removed}"),
+        }
+    }
+}
+
+#[test]
+fn streams_that_a_proxy_cannot_end_are_warned_of() {
+    let ends = edited("  sender_constraint: certificate\n  streams: end_with_token");
+    for (flavour, is_warned_of) in [("nginx", true), ("traefik", true), ("envoy", false)] {
+        let listens = "listen: {forward_auth: '127.0.0.1:9002'}\nforward_auth: {flavour: FLAVOUR}";
+        let text = ends.replace("listen: {}", &listens.replace("FLAVOUR", flavour));
+        let source = "client_certificate: {source: header}";
+        let text = text.replace("client_certificate: {}", source);
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().any(|it| it.message.contains("cannot end a stream"));
+        assert_eq!(found, is_warned_of, "{flavour}: {warnings:#?}");
+        let without = text.replace("  streams: end_with_token\n", "");
+        let warnings = config(&without).warnings;
+        assert!(!warnings.iter().any(|it| it.message.contains("stream")), "{warnings:#?}");
+    }
+}
+
+#[test]
+fn streams_of_tokens_whose_answers_are_not_cached_are_warned_of() {
+    let issuer = "  audiences: [https://api.example.com]\n  introspection: {endpoint:                   'https://as.example.com/i', client_id: a, authentication: none, cache_ttl: TTL}";
+    let ends = "  sender_constraint: certificate\n  streams: end_with_token";
+    for (streams, ttl, is_warned_of) in
+        [(true, "0s", true), (true, "1s", false), (false, "0s", false)]
+    {
+        let mut text = edited(&issuer.replace("TTL", ttl));
+        if streams {
+            text = text.replace("  sender_constraint: certificate", ends);
+        }
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().any(|it| {
+            it.path == "issuers[0].introspection.cache_ttl" && it.message.contains("1 ms")
+        });
+        assert_eq!(found, is_warned_of, "{streams} {ttl}: {warnings:#?}");
     }
 }
