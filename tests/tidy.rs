@@ -40,7 +40,7 @@ const SERVICE: Order = &[
 ];
 
 const ENVOY: Order = &[
-    &["grpc", "judge", "layout", "process"],
+    &["awaited", "grpc", "judge", "layout", "process"],
     &["stream"],
     &["instance"],
     &["registry"],

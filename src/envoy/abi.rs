@@ -6,13 +6,14 @@
 
 #![expect(unsafe_code, reason = "a C interface: each block names the invariant that it relies on")]
 
+use crate::awaited::Wake;
 use crate::layout::{
-    BODY_CONTINUE, Buffer, CERTIFICATE_DIGEST, CONTINUE, DNS_SAN, ERROR, HttpHeader,
+    BODY_CONTINUE, Buffer, CERTIFICATE_DIGEST, CONTINUE, DNS_SAN, ERROR, HttpHeader, LOCAL_RESET,
     REQUEST_HEADER, RESPONSE_HEADER, STOP_ALL_AND_WATERMARK, STOP_ITERATION, SUBJECT, URI_SAN,
     WARN,
 };
 use crate::settings::{self, FilterConfig, Route};
-use crate::stream::{Envoy, Next, Stream, Wake};
+use crate::stream::{Envoy, Next, Stream};
 use keybound::front::module::{Pairs, Peer};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -95,6 +96,11 @@ unsafe extern "C" {
     );
     fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: EnvoyScheduler);
     fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: EnvoyFilter);
+    fn envoy_dynamic_module_callback_http_filter_reset_stream(
+        filter: EnvoyFilter,
+        reason: c_int,
+        details: Buffer,
+    );
     fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
 }
 
@@ -153,6 +159,19 @@ impl Filter<'_> {
     /// `raw` is the filter that Envoy passed to the hook that runs now, on this thread.
     const unsafe fn of(raw: EnvoyFilter) -> Self {
         Self { raw, hook: PhantomData }
+    }
+
+    /// Ends the stream, wherever it is. Envoy gives its state back before this returns, so that nobody may
+    /// hold a borrow of it.
+    fn end(&mut self) {
+        // SAFETY: the filter lives while the hook runs, and Envoy copies the details.
+        unsafe {
+            envoy_dynamic_module_callback_http_filter_reset_stream(
+                self.raw,
+                LOCAL_RESET,
+                Buffer::lent(ENDED.as_bytes()),
+            );
+        }
     }
 
     fn attribute(&self, id: c_int) -> Option<&[u8]> {
@@ -513,12 +532,19 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
     _event: u64,
 ) {
     // SAFETY: these are the hook's own arguments.
-    let ended = unsafe { with_stream(filter, stream, |it, filter| it.goes_on(filter)) };
-    if ended.is_none() {
-        // SAFETY: as above.
-        let _answered = unsafe { with_stream(filter, stream, |it, filter| it.fails(filter)) };
+    match unsafe { with_stream(filter, stream, |it, filter| it.goes_on(filter)) } {
+        Some(false) => (),
+        // SAFETY: as above, and the borrow of the stream is over.
+        Some(true) => unsafe { Filter::of(filter) }.end(),
+        None => {
+            // SAFETY: as above.
+            let _answered = unsafe { with_stream(filter, stream, |it, filter| it.fails(filter)) };
+        }
     }
 }
+
+/// The details in Envoy's access log (`%RESPONSE_CODE_DETAILS%`) of a stream that has ended with its token.
+const ENDED: &str = "keybound_token_ended";
 
 /// Hooks that Envoy demands, and that have nothing to do here: a body is not touched.
 macro_rules! idle {
@@ -562,10 +588,13 @@ idle! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keybound::clock::{Clock, SystemClock};
+    use keybound::commands::demo::issuer::SigningKey;
     use std::cell::RefCell;
     use std::fs;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::time::{Duration, Instant};
 
     /// Envoy, as far as hooks call it. It stands where the module finds an Envoy: each filter is one.
     #[derive(Default)]
@@ -751,6 +780,15 @@ mod tests {
     #[unsafe(no_mangle)]
     extern "C" fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: EnvoyFilter) {
         stand(filter).tell("goes on".to_owned());
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn envoy_dynamic_module_callback_http_filter_reset_stream(
+        filter: EnvoyFilter,
+        reason: c_int,
+        details: Buffer,
+    ) {
+        stand(filter).tell(format!("reset {reason} {}", say(details)));
     }
 
     /// A configuration in a file of a folder of its own; the keys of its issuer come from `keys`.
@@ -990,6 +1028,104 @@ mod tests {
         let hooks = Hooks::begin(&config, &stand);
         assert_eq!(hooks.request(&stand), STOP_ITERATION);
         assert!(stand.told.borrow().iter().any(|it| it.starts_with("500")));
+    }
+
+    /// A request that is let through by a token with so much time left, at a path whose policy ends
+    /// streams (`/ends`) or not (`/stays`).
+    fn streaming(path: &str, left: Duration) -> (tempfile::TempDir, String, Stand) {
+        let key = SigningKey::generate("1").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let config = "listen: {admin: '127.0.0.1:0'}\n\
+             issuers: [{issuer: 'https://as.test', audiences: [a], clock_leeway: 0s, \
+                        keys: {jwks_file: keys.json}}]\n\
+             policies:\n\
+             - {name: ends, match: {path_prefix: /ends}, sender_constraint: if_bound, \
+                streams: end_with_token}\n\
+             - {name: stays, sender_constraint: if_bound}\n";
+        let path_of_config = folder.path().join("keybound.yaml");
+        fs::write(&path_of_config, config).unwrap();
+        let keys = serde_json::json!({"keys": [key.jwk()]}).to_string();
+        fs::write(folder.path().join("keys.json"), keys).unwrap();
+        let ends = SystemClock.now().saturating_add(left).as_millis();
+        let exp = format!("{}.{:03}", ends.div_euclid(1000), ends.rem_euclid(1000));
+        let exp: serde_json::Value = exp.parse().unwrap();
+        let claims = serde_json::json!({
+            "iss": "https://as.test", "aud": "a", "sub": "s", "client_id": "c", "exp": exp,
+        });
+        let bearer = format!("Bearer {}", key.sign("at+jwt", &claims).unwrap());
+        let stand = asking(path, &[("authorization", &*bearer)]);
+        (folder, path_of_config.to_str().unwrap().to_owned(), stand)
+    }
+
+    /// The request is let through, at once or when the keys are there.
+    #[track_caller]
+    fn passes(hooks: &Hooks, stand: &Stand, woken: &Receiver<u64>) {
+        if hooks.request(stand) == STOP_ALL_AND_WATERMARK {
+            assert_eq!(woken.recv(), Ok(0));
+            hooks.scheduled(stand);
+        }
+        let told = stand.told.borrow();
+        assert!(told.iter().any(|it| it.ends_with(" decision: allow")), "{told:?}");
+    }
+
+    const SHORTLY: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn a_stream_ends_with_its_token_and_once() {
+        let (_folder, config, mut stand) = streaming("/ends", SHORTLY);
+        let begun = Instant::now();
+        let woken = wakes(&mut stand);
+        let hooks = Hooks::begin(&config, &stand);
+        passes(&hooks, &stand, &woken);
+        hooks.response(&stand);
+        let told = |beginning: &str| {
+            stand.told.borrow().iter().filter(|it| it.starts_with(beginning)).count()
+        };
+        assert_eq!(told("added 0 grpc-timeout: "), 1, "for the upstream");
+        // Woken for another reason, it stays.
+        hooks.scheduled(&stand);
+        assert_eq!(told("reset"), 0);
+        assert_eq!(woken.recv(), Ok(0));
+        // The token began to live a little before `begun`, and its end is cut to a millisecond.
+        assert!(SHORTLY / 2 < begun.elapsed());
+        hooks.scheduled(&stand);
+        hooks.scheduled(&stand);
+        assert_eq!(stand.told.borrow().last().unwrap(), "reset 0 keybound_token_ended");
+        assert_eq!(told("reset"), 1);
+    }
+
+    #[test]
+    fn nobody_wakes_a_stream_that_is_over_or_that_may_outlive_its_token() {
+        for (path, is_over) in [("/ends", true), ("/stays", false)] {
+            let (_folder, config, mut stand) = streaming(path, Duration::from_secs(60));
+            let woken = wakes(&mut stand);
+            let hooks = Hooks::begin(&config, &stand);
+            passes(&hooks, &stand, &woken);
+            let hooks = (!is_over).then_some(hooks);
+            stand.wakes = None;
+            // No scheduler is left, and nothing was committed: the channel is closed.
+            assert!(woken.recv().is_err(), "{path}");
+            drop(hooks);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_could_not_be_ended_does_not_begin() {
+        let (_folder, config, mut stand) = streaming("/ends", Duration::from_secs(60));
+        let woken = wakes(&mut stand);
+        // Now the keys are there.
+        let first = Hooks::begin(&config, &stand);
+        passes(&first, &stand, &woken);
+        stand.wakes = None;
+        stand.told.take();
+        let hooks = Hooks::begin(&config, &stand);
+        assert_eq!(hooks.request(&stand), STOP_ITERATION);
+        let told = stand.told.borrow();
+        assert!(told.iter().any(|it| it.starts_with("500")), "{told:?}");
+        assert!(
+            !told.iter().any(|it| it.starts_with("header 0") || it.starts_with("added 0")),
+            "{told:?}"
+        );
     }
 
     #[test]

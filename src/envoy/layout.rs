@@ -42,6 +42,9 @@ pub(crate) const STOP_ALL_AND_WATERMARK: c_int = 4;
 /// The same for bodies and trailers: they go on as they come.
 pub(crate) const BODY_CONTINUE: c_int = 0;
 
+/// `envoy_dynamic_module_type_http_filter_stream_reset_reason`.
+pub(crate) const LOCAL_RESET: c_int = 0;
+
 impl Buffer {
     /// No bytes, and not even empty ones.
     pub(crate) const NONE: Self = Self { data: ptr::null(), length: 0 };
@@ -91,5 +94,6 @@ mod tests {
         assert_eq!([SUBJECT, DNS_SAN, URI_SAN, CERTIFICATE_DIGEST], [33, 35, 37, 38]);
         assert_eq!([WARN, ERROR], [3, 4]);
         assert_eq!([CONTINUE, STOP_ITERATION, STOP_ALL_AND_WATERMARK, BODY_CONTINUE], [0, 1, 4, 0]);
+        assert_eq!(LOCAL_RESET, 0);
     }
 }

@@ -10,6 +10,7 @@
 //! and again at each update.
 
 mod abi;
+mod awaited;
 mod grpc;
 mod instance;
 mod judge;

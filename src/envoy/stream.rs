@@ -1,12 +1,13 @@
 //! One stream of a proxy: its check, and what Envoy is told.
 
+use crate::awaited::{Awaited, Wake};
 use crate::grpc;
 use keybound::front::module::{Begun, Check, Decision, Endpoint, Pairs, Peer};
 use std::cell::Cell;
 use std::fmt;
-use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::task::AbortHandle;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// What a stream needs of Envoy. A getter lends until the next call that changes something.
 pub(crate) trait Envoy: Peer {
@@ -52,12 +53,6 @@ pub(crate) trait Envoy: Peer {
     fn scheduler(&self) -> Option<Self::Wake>;
 }
 
-/// Has Envoy call [`Stream::goes_on`] on the stream's worker.
-pub(crate) trait Wake: Send + 'static {
-    /// May be called by any thread.
-    fn wake(&self);
-}
-
 /// How a request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -75,7 +70,9 @@ pub(crate) enum Next {
 pub(crate) struct Stream {
     endpoint: Arc<Endpoint>,
     /// The check that waits, if one does.
-    waiting: Cell<Option<Waiting>>,
+    waiting: Cell<Option<Awaited<Decision>>>,
+    /// The end of the token, if the stream ends with it.
+    ending: Cell<Option<Awaited<()>>>,
     /// Headers for the upstream's response.
     to_client: Cell<Pairs>,
     /// The names of the request's headers.
@@ -103,27 +100,6 @@ impl Names {
     }
 }
 
-/// A check that goes on in our own thread. Dropped, it is broken off.
-#[derive(Debug)]
-struct Waiting {
-    ended: Arc<Ended>,
-    task: AbortHandle,
-}
-
-/// How a check ended that has waited. Its end and that of its stream share a lock, so that nobody wakes a
-/// stream that is gone.
-#[derive(Debug)]
-struct Ended(Mutex<State>);
-
-enum State {
-    /// It has not ended yet.
-    Open(Box<dyn Wake>),
-    /// It has ended so.
-    Decided(Decision),
-    /// The stream has its decision, or is gone.
-    Over,
-}
-
 /// The namespace of the metadata: the answers are those of an authorizer, for everybody who reads them.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 
@@ -136,6 +112,7 @@ impl Stream {
         Self {
             endpoint,
             waiting: Cell::default(),
+            ending: Cell::default(),
             to_client: Cell::default(),
             names: Cell::default(),
         }
@@ -158,19 +135,24 @@ impl Stream {
     }
 
     fn wait(&self, check: Check, wake: impl Wake) -> Next {
-        let ended = Arc::new(Ended(Mutex::new(State::Open(Box::new(wake)))));
-        let told = Arc::clone(&ended);
-        let task = self.endpoint.runtime().spawn(async move { told.decide(check.end().await) });
-        self.waiting.set(Some(Waiting { ended, task: task.abort_handle() }));
+        self.waiting.set(Some(Awaited::new(self.endpoint.runtime(), wake, check.end())));
         Next::Wait
     }
 
-    /// A check that waited has ended.
-    pub(crate) fn goes_on(&self, envoy: &mut impl Envoy) {
-        let decision = self.waiting.take().and_then(|it| it.ended.decision());
-        if decision.is_some_and(|it| self.carry_out(it, envoy) == Next::Continue) {
+    /// The worker was woken: a check that waited has ended, or the token has. Returns whether the stream
+    /// must end now, which is for the caller to do when it has no borrow of it any more.
+    pub(crate) fn goes_on(&self, envoy: &mut impl Envoy) -> bool {
+        let Some(decision) = come(&self.waiting) else { return come(&self.ending).is_some() };
+        if self.carry_out(decision, envoy) == Next::Continue {
             envoy.continue_decoding();
         }
+        false
+    }
+
+    /// Has the stream end when so much time has passed.
+    fn end_after(&self, left: Duration, wake: impl Wake) {
+        let work = async move { sleep(left).await };
+        self.ending.set(Some(Awaited::new(self.endpoint.runtime(), wake, work)));
     }
 
     /// The upstream answers, or a filter in its place.
@@ -191,8 +173,14 @@ impl Stream {
     /// removes, which costs it more than all the rest, so that it is asked to only where there is one.
     fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
         match decision {
-            Decision::Allow { set, remove, left: _, to_client, metadata } => {
+            Decision::Allow { set, remove, left, to_client, metadata } => {
                 let names = self.names.get();
+                if let Some(left) = left {
+                    match envoy.scheduler() {
+                        Some(wake) => self.end_after(left, wake),
+                        None => return self.carry_out(Decision::internal(), envoy),
+                    }
+                }
                 for (name, value) in set.iter() {
                     if names.may_have(name) {
                         envoy.set_request_header(name, value);
@@ -220,43 +208,14 @@ impl Stream {
     }
 }
 
-impl Ended {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// What has come, which is then awaited no more.
+fn come<T>(place: &Cell<Option<Awaited<T>>>) -> Option<T> {
+    let awaited = place.take()?;
+    let come = awaited.come();
+    if come.is_none() {
+        place.set(Some(awaited));
     }
-
-    /// The check has ended: wakes the stream, if it is still there.
-    fn decide(&self, decision: Decision) {
-        let mut state = self.state();
-        if let State::Open(wake) = &*state {
-            wake.wake();
-            *state = State::Decided(decision);
-        }
-    }
-
-    fn decision(&self) -> Option<Decision> {
-        match mem::replace(&mut *self.state(), State::Over) {
-            State::Decided(decision) => Some(decision),
-            State::Open(_) | State::Over => None,
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.task.abort();
-        *self.ended.state() = State::Over;
-    }
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open(_) => "Open",
-            Self::Decided(_) => "Decided",
-            Self::Over => "Over",
-        })
-    }
+    come
 }
 
 impl fmt::Debug for Stream {
