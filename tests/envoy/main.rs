@@ -25,6 +25,7 @@ mod redis;
 #[path = "../support/tokens.rs"]
 mod tokens;
 
+mod channel;
 mod module;
 mod service;
 
@@ -49,7 +50,7 @@ macro_rules! whoever_checks {
         #[path = "."]
         mod $name {
             use super::{
-                BOTH, Door, Way, check, dpop_client, installation, introspection_endpoint, proofs, tokens,
+                BOTH, Door, Way, channel, check, dpop_client, installation, introspection_endpoint, proofs, tokens,
             };
 
             const OPTIONAL: Door = Door { way: $way, ..super::OPTIONAL };
@@ -64,6 +65,8 @@ macro_rules! whoever_checks {
             mod mutual_tls;
             #[path = "opaque.rs"]
             mod opaque;
+            #[path = "streams.rs"]
+            mod streams;
         }
     )*};
 }
@@ -73,6 +76,17 @@ whoever_checks! {
     inside_envoy_1_38: Way::Inside("envoy-1.38");
     inside_envoy_1_39: Way::Inside("envoy-1.39");
     inside_envoy_1_40: Way::Inside("envoy");
+}
+
+/// What Envoy is told of streams reaches it over HTTP, too.
+#[path = "."]
+mod by_ext_authz_over_http {
+    use super::{BOTH, Door, Way, channel, installation};
+
+    const OPTIONAL: Door = Door { way: Way::Http, ..super::OPTIONAL };
+
+    #[path = "streams.rs"]
+    mod streams;
 }
 
 /// Makes `call` and holds the answer against `expected`: its status, its reason in the metadata that

@@ -227,6 +227,7 @@ impl Listener {
             "forward_client_cert_details": self.forward_client_cert,
             "set_current_client_cert_details": {"cert": true, "uri": true},
             "access_log": [access_log(edge)],
+            "upgrade_configs": [{"upgrade_type": "websocket"}],
             "http_filters": [self.authorization(), {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
@@ -234,9 +235,22 @@ impl Listener {
             "route_config": {"virtual_hosts": [{
                 "name": "all",
                 "domains": ["*"],
-                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+                "routes": [{"match": {"prefix": "/"}, "route": self.route()}],
             }]},
         })
+    }
+
+    /// Where streams end with their token, the authorizer says when by `grpc-timeout`; the module ends them
+    /// itself.
+    fn route(&self) -> Value {
+        let mut route = json!({"cluster": "upstream"});
+        if !matches!(self.authorizer, Authorizer::Module(_))
+            && let Some(route) = route.as_object_mut()
+        {
+            let limit = json!({"grpc_timeout_header_max": "0s"});
+            route.extend([("max_stream_duration".to_owned(), limit)]);
+        }
+        route
     }
 
     fn authorization(&self) -> Value {
@@ -259,7 +273,8 @@ impl Listener {
                 "server_uri": {"uri": "http://keybound", "cluster": self.cluster(), "timeout": "1s"},
                 "path_prefix": "/check",
                 "authorization_response": {
-                    "allowed_upstream_headers": {"patterns": [{"prefix": "x-auth-"}]},
+                    "allowed_upstream_headers":
+                        {"patterns": [{"prefix": "x-auth-"}, {"exact": "grpc-timeout"}]},
                     "allowed_client_headers": named(&[
                         "www-authenticate", "dpop-nonce", "retry-after", "cache-control",
                         "content-type",
@@ -268,8 +283,12 @@ impl Listener {
                 },
             },
             // The certificate travels in a header, which Envoy itself writes.
-            "allowed_headers":
-                named(&["authorization", "dpop", "x-forwarded-client-cert", "x-forwarded-proto"]),
+            "allowed_headers": named(&[
+                "authorization", "dpop", "grpc-timeout", "x-forwarded-client-cert",
+                "x-forwarded-proto",
+            ]),
+            // The route then has its time limit from the headers that were set.
+            "clear_route_cache": true,
             "failure_mode_allow": false,
             "status_on_error": {"code": "ServiceUnavailable"},
         }})
@@ -294,9 +313,13 @@ impl Listener {
             // A repeated header must be seen as repeated.
             "encode_raw_headers": true,
             "validate_mutations": true,
+            // The route then has its time limit from the headers that were set.
+            "clear_route_cache": true,
             "decoder_header_mutation_rules": {
                 "disallow_all": true,
-                "allow_expression": {"regex": "^(x-auth-[a-z0-9-]+|authorization|dpop)$"},
+                "allow_expression": {
+                    "regex": "^(x-auth-[a-z0-9-]+|authorization|dpop|grpc-timeout)$",
+                },
             },
         }})
     }
