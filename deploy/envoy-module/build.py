@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds keybound as a module for Envoy, target/module/libkeybound_envoy.so, and judges it.
 
-    build.py [--profile PROFILE]    builds it; any other profile than `release` is for tests
+    build.py [--profile PROFILE]    builds it; any other profile than `module` is for tests
     build.py --judge FILE           judges one that is there
 
 It needs Rust, Python 3 and a C compiler. What compiles for an old glibc is downloaded, once. Where that
@@ -34,7 +34,7 @@ UNAVAILABLE = (69, 75)
 
 
 def main():
-    option, *rest = sys.argv[1:] or ["--profile", "release"]
+    option, *rest = sys.argv[1:] or ["--profile", "module"]
     if option == "--profile" and len(rest) == 1:
         make(*rest)
     elif option == "--judge" and len(rest) == 1:
@@ -48,7 +48,7 @@ def make(profile):
     TARGET.mkdir(parents=True, exist_ok=True)
     zig = provisioned()
     built = by_zig(zig, profile) if zig else by_the_system(profile)
-    judge(built, GLIBC if zig else None, stripped=profile == "release")
+    judge(built, GLIBC if zig else None, stripped=profile == "module")
     # An Envoy that has the old one open keeps it whole.
     with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
         shutil.copy(built, scratch)
