@@ -41,8 +41,8 @@ def foreign_manifests(_world, schemas):
     expect(schemas, "no schemas")
     kinds = {
         "AuthorizationPolicy", "BackendTLSPolicy", "ClientTrafficPolicy", "EnvoyExtensionPolicy",
-        "EnvoyFilter", "EnvoyProxy", "Gateway", "HTTPRoute", "PeerAuthentication", "ReferenceGrant",
-        "SecurityPolicy", "VirtualService",
+        "EnvoyFilter", "EnvoyPatchPolicy", "EnvoyProxy", "Gateway", "HTTPRoute", "PeerAuthentication",
+        "ReferenceGrant", "SecurityPolicy", "VirtualService",
     }
     check_written([it for it in written() if is_foreign(it[1])], schemas, kinds)
 
