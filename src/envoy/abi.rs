@@ -590,11 +590,12 @@ mod tests {
     use super::*;
     use keybound::clock::{Clock, SystemClock};
     use keybound::commands::demo::issuer::SigningKey;
+    use keybound_core::UnixTime;
     use std::cell::RefCell;
     use std::fs;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::sync::{Mutex, MutexGuard, PoisonError};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// Envoy, as far as hooks call it. It stands where the module finds an Envoy: each filter is one.
     #[derive(Default)]
@@ -1030,9 +1031,9 @@ mod tests {
         assert!(stand.told.borrow().iter().any(|it| it.starts_with("500")));
     }
 
-    /// A request that is let through by a token with so much time left, at a path whose policy ends
-    /// streams (`/ends`) or not (`/stays`).
-    fn streaming(path: &str, left: Duration) -> (tempfile::TempDir, String, Stand) {
+    /// A request that is let through by a token that ends then, at a path whose policy ends streams
+    /// (`/ends`) or not (`/stays`).
+    fn streaming(path: &str, ends: UnixTime) -> (tempfile::TempDir, String, Stand) {
         let key = SigningKey::generate("1").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let config = "listen: {admin: '127.0.0.1:0'}\n\
@@ -1046,11 +1047,9 @@ mod tests {
         fs::write(&path_of_config, config).unwrap();
         let keys = serde_json::json!({"keys": [key.jwk()]}).to_string();
         fs::write(folder.path().join("keys.json"), keys).unwrap();
-        let ends = SystemClock.now().saturating_add(left).as_millis();
-        let exp = format!("{}.{:03}", ends.div_euclid(1000), ends.rem_euclid(1000));
-        let exp: serde_json::Value = exp.parse().unwrap();
         let claims = serde_json::json!({
-            "iss": "https://as.test", "aud": "a", "sub": "s", "client_id": "c", "exp": exp,
+            "iss": "https://as.test", "aud": "a", "sub": "s", "client_id": "c",
+            "exp": ends.as_secs(),
         });
         let bearer = format!("Bearer {}", key.sign("at+jwt", &claims).unwrap());
         let stand = asking(path, &[("authorization", &*bearer)]);
@@ -1068,12 +1067,16 @@ mod tests {
         assert!(told.iter().any(|it| it.ends_with(" decision: allow")), "{told:?}");
     }
 
-    const SHORTLY: Duration = Duration::from_millis(200);
+    /// A whole second, as tokens say it, at most so far away and at least one second less.
+    fn within(seconds: u64) -> UnixTime {
+        let then = SystemClock.now().saturating_add(Duration::from_secs(seconds));
+        UnixTime::from_secs(then.as_secs())
+    }
 
     #[test]
     fn a_stream_ends_with_its_token_and_once() {
-        let (_folder, config, mut stand) = streaming("/ends", SHORTLY);
-        let begun = Instant::now();
+        let ends = within(2);
+        let (_folder, config, mut stand) = streaming("/ends", ends);
         let woken = wakes(&mut stand);
         let hooks = Hooks::begin(&config, &stand);
         passes(&hooks, &stand, &woken);
@@ -1086,8 +1089,7 @@ mod tests {
         hooks.scheduled(&stand);
         assert_eq!(told("reset"), 0);
         assert_eq!(woken.recv(), Ok(0));
-        // The token began to live a little before `begun`, and its end is cut to a millisecond.
-        assert!(SHORTLY / 2 < begun.elapsed());
+        assert!(ends <= SystemClock.now());
         hooks.scheduled(&stand);
         hooks.scheduled(&stand);
         assert_eq!(stand.told.borrow().last().unwrap(), "reset 0 keybound_token_ended");
@@ -1097,7 +1099,7 @@ mod tests {
     #[test]
     fn nobody_wakes_a_stream_that_is_over_or_that_may_outlive_its_token() {
         for (path, is_over) in [("/ends", true), ("/stays", false)] {
-            let (_folder, config, mut stand) = streaming(path, Duration::from_secs(60));
+            let (_folder, config, mut stand) = streaming(path, within(60));
             let woken = wakes(&mut stand);
             let hooks = Hooks::begin(&config, &stand);
             passes(&hooks, &stand, &woken);
@@ -1111,7 +1113,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_could_not_be_ended_does_not_begin() {
-        let (_folder, config, mut stand) = streaming("/ends", Duration::from_secs(60));
+        let (_folder, config, mut stand) = streaming("/ends", within(60));
         let woken = wakes(&mut stand);
         // Now the keys are there.
         let first = Hooks::begin(&config, &stand);
