@@ -76,27 +76,33 @@ pub(crate) struct Stream {
     /// Headers for the upstream's response.
     to_client: Cell<Pairs>,
     /// The names of the request's headers.
-    names: Cell<Names>,
+    names: Names,
 }
 
-/// Which names of headers a request may have: one that is not among these, it has not.
-#[derive(Clone, Copy, Default)]
-struct Names(u64);
+/// Which names of headers a request may have: one that is not among these, it has not. With as many bits a
+/// name is seldom taken for another.
+#[derive(Default)]
+struct Names([Cell<u64>; 16]);
 
 impl Names {
-    fn with(self, name: &[u8]) -> Self {
-        Self(self.0 | Self::bit(name))
+    fn note(&self, name: &[u8]) {
+        let (word, bit) = self.place(name);
+        if let Some(word) = word {
+            word.set(word.get() | bit);
+        }
     }
 
-    fn may_have(self, name: &str) -> bool {
-        self.0 & Self::bit(name.as_bytes()) != 0
+    fn may_have(&self, name: &str) -> bool {
+        let (word, bit) = self.place(name.as_bytes());
+        word.is_none_or(|it| it.get() & bit != 0)
     }
 
-    /// Names of one length that end alike share a bit.
-    fn bit(name: &[u8]) -> u64 {
-        let last = name.last().copied().unwrap_or_default();
-        let length = u32::try_from(name.len()).unwrap_or_default();
-        1_u64.rotate_left(length.wrapping_mul(7) ^ u32::from(last))
+    fn place(&self, name: &[u8]) -> (Option<&Cell<u64>>, u64) {
+        let hash = name.iter().fold(0_u32, |hash, it| {
+            hash.rotate_left(5).wrapping_add(u32::from(*it)).wrapping_mul(0x9e37_79b1)
+        });
+        let word = usize::try_from(hash >> 28).ok().and_then(|it| self.0.get(it));
+        (word, 1_u64.rotate_left(hash >> 16 & 63))
     }
 }
 
@@ -114,14 +120,14 @@ impl Stream {
             waiting: Cell::default(),
             ending: Cell::default(),
             to_client: Cell::default(),
-            names: Cell::default(),
+            names: Names::default(),
         }
     }
 
     /// The request has arrived: checks it, or begins to.
     pub(crate) fn arrives(&self, envoy: &mut impl Envoy) -> Next {
         let lines = envoy.lines();
-        let mut noted = lines.inspect(|(name, _)| self.names.set(self.names.get().with(name)));
+        let mut noted = lines.inspect(|(name, _)| self.names.note(name));
         let begun = self.endpoint.begin(noted.by_ref(), envoy, envoy.route_policy());
         // What cannot be read is read no further, and yet may have to go on.
         noted.for_each(drop);
@@ -174,7 +180,7 @@ impl Stream {
     fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
         match decision {
             Decision::Allow { set, remove, left, to_client, metadata } => {
-                let names = self.names.get();
+                let names = &self.names;
                 if let Some(left) = left {
                     match envoy.scheduler() {
                         Some(wake) => self.end_after(left, wake),
@@ -230,11 +236,46 @@ mod tests {
 
     #[test]
     fn a_name_that_a_request_has_is_never_missed() {
-        let names = [":path", "x-auth-subject", "dpop", "a", "", "x-forwarded-client-cert"];
-        let noted = names.iter().fold(Names::default(), |noted, it| noted.with(it.as_bytes()));
-        assert!(names.iter().all(|it| noted.may_have(it)));
-        assert!(!Names::default().may_have("dpop"));
-        let others = ["x-auth-issuer", "x-auth-scope", "x-auth-client-id"];
-        assert!(others.iter().any(|it| !noted.may_have(it)), "else nothing is spared");
+        let names = Names::default();
+        let had = [":path", "x-auth-subject", "dpop", "a", "", "x-forwarded-client-cert"];
+        assert!(!had.iter().any(|it| names.may_have(it)));
+        for name in had {
+            names.note(name.as_bytes());
+        }
+        assert!(had.iter().all(|it| names.may_have(it)));
+    }
+
+    /// Else Envoy looks up what is not there.
+    #[test]
+    fn a_name_is_seldom_taken_for_another() {
+        let names = Names::default();
+        let usual = [
+            ":method",
+            ":path",
+            ":scheme",
+            ":authority",
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "content-length",
+            "content-type",
+            "cookie",
+            "host",
+            "user-agent",
+            "x-request-id",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-envoy-internal",
+            "traceparent",
+            "dpop",
+        ];
+        for name in usual {
+            names.note(name.as_bytes());
+        }
+        let ours = ["x-auth-subject", "x-auth-client-id", "x-auth-scope", "x-auth-issuer"];
+        let others =
+            ours.map(str::to_owned).into_iter().chain((0..996).map(|it| format!("x-{it}")));
+        let taken = others.filter(|it| names.may_have(it)).count();
+        assert!(taken < 40, "{taken} of 1000");
     }
 }
