@@ -194,6 +194,26 @@ fn every_configuration_that_it_shows_is_valid_and_no_policy_is_warned_of() {
     }
 }
 
+/// Whoever pastes it is not told that replicas lack a secret, or that something has no effect.
+#[test]
+fn the_configuration_of_regions_is_valid_and_its_proofs_are_not_warned_of() {
+    let page = include_str!("../docs/regions.md");
+    let shown = page.split("```yaml\n").nth(1).unwrap();
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("nonce-secret"), "0123456789abcdef".repeat(2)).unwrap();
+    std::fs::write(files.path().join("redis-url"), "rediss://redis.example.com").unwrap();
+    let rest = "issuers:
+- issuer: https://as.example.com
+  audiences: [https://api.example.com]
+policies:
+- {name: all, match: {hosts: [api.example.com]}, sender_constraint: dpop}
+";
+    let text = format!("{}{rest}", shown.split("```").next().unwrap());
+    let warnings = configured::configured(&text, files.path()).unwrap().warnings;
+    let of_dpop: Vec<_> = warnings.iter().filter(|it| it.path.starts_with("dpop")).collect();
+    assert!(of_dpop.is_empty(), "{of_dpop:?}");
+}
+
 /// What stands in backticks.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
