@@ -194,7 +194,7 @@ impl Stream {
                         envoy.add_request_header(name, value);
                     }
                 }
-                for name in remove.iter().filter(|it| names.may_have(it)) {
+                for (name, _) in remove.iter().filter(|(name, _)| names.may_have(name)) {
                     envoy.remove_request_header(name);
                 }
                 envoy.set_metadata(NAMESPACE, &metadata);

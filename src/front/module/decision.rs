@@ -10,8 +10,8 @@ pub enum Decision {
     Allow {
         /// Request headers to set, each in place of all of the same name.
         set: Pairs,
-        /// Request headers to remove.
-        remove: Vec<String>,
+        /// Request headers to remove; their values are empty.
+        remove: Pairs,
         /// How long what it opens may last, where streams end with their token.
         left: Option<Duration>,
         /// Headers to set in the upstream's response.
@@ -98,7 +98,7 @@ impl From<&Answer<'_>> for Decision {
                 // If it cannot be set, the client's own must not pass either.
                 let unsendable = set.iter().filter(|it| !it.is_sendable()).map(|it| it.name);
                 Self::Allow {
-                    remove: remove.iter().copied().chain(unsendable).map(str::to_owned).collect(),
+                    remove: Pairs::of(remove.iter().copied().chain(unsendable).map(|it| (it, ""))),
                     set: Pairs::sendable(set),
                     left: *left,
                     to_client: Pairs::sendable(to_client),
@@ -174,7 +174,7 @@ mod tests {
             panic!()
         };
         assert_eq!(all(&set), [("x-auth-subject", "alice"), ("x-auth-scope", "")]);
-        assert_eq!(remove, ["dpop", "x-auth-client-id"]);
+        assert_eq!(all(&remove), [("dpop", ""), ("x-auth-client-id", "")]);
         assert_eq!(left, Some(Duration::from_secs(2)));
         assert_eq!(all(&to_client), [("dpop-nonce", "n")]);
         assert_eq!(all(&metadata), [("policy", "payments"), ("decision", "allow")]);
@@ -196,7 +196,7 @@ mod tests {
             panic!()
         };
         assert_eq!(all(&set), [("x-auth-scope", "ok")]);
-        assert_eq!(remove, ["x-auth-subject"]);
+        assert_eq!(all(&remove), [("x-auth-subject", "")]);
         assert_eq!(all(&to_client), [("x-auth-scope", "ok")]);
     }
 
