@@ -72,18 +72,14 @@ impl Confirmation {
         scheme: Scheme,
     ) -> Result<ToProve, Denial> {
         if constraint == SenderConstraint::None {
-            return Ok(ToProve::default());
+            // `MTLS_POP` claims a binding, which an upstream may believe when it reads the scheme.
+            let is_honest = scheme != Scheme::MtlsPop || self.goes_with(scheme);
+            return is_honest.then(ToProve::default).ok_or(Denial::SchemeMismatch);
         }
         if self.unknown_only {
             return Err(Denial::BindingUnsupported);
         }
-        // RFC 9449 §7.1, §7.2: the DPoP scheme is for DPoP-bound tokens, and they require it.
-        let fits = match scheme {
-            Scheme::Bearer => self.jkt.is_none(),
-            Scheme::Dpop => self.jkt.is_some(),
-            Scheme::MtlsPop => self.jkt.is_none() && self.x5t_s256.is_some(),
-        };
-        if !fits {
+        if !self.goes_with(scheme) {
             return Err(Denial::SchemeMismatch);
         }
         let satisfied = match constraint {
@@ -96,6 +92,16 @@ impl Confirmation {
             return Err(Denial::BindingMissing);
         }
         Ok(ToProve { certificate: self.x5t_s256, key: self.jkt })
+    }
+
+    /// Whether a token with this confirmation may be sent with `scheme`: the DPoP scheme is for
+    /// DPoP-bound tokens, and they require it (RFC 9449 §7.1, §7.2).
+    const fn goes_with(&self, scheme: Scheme) -> bool {
+        match scheme {
+            Scheme::Bearer => self.jkt.is_none(),
+            Scheme::Dpop => self.jkt.is_some(),
+            Scheme::MtlsPop => self.jkt.is_none() && self.x5t_s256.is_some(),
+        }
     }
 }
 
@@ -179,7 +185,11 @@ mod tests {
                 assert_eq!(found, expected, "{confirmation:?} {scheme:?} {constraint:?}");
             }
             let none = confirmation.to_prove(SenderConstraint::None, *scheme);
-            assert_eq!(none, Ok(ToProve::default()));
+            let expected = match (*scheme, *confirmation == certificate) {
+                (MtlsPop, false) => Err(Mismatch),
+                (MtlsPop, true) | (Bearer | Dpop, _) => Ok(ToProve::default()),
+            };
+            assert_eq!(none, expected, "{confirmation:?} {scheme:?}");
         }
     }
 }
