@@ -282,7 +282,11 @@ impl World {
             1 => format!("e30.e30.{MARK}"),
             _ => sign(&self.client, &header, &claims),
         };
-        let scheme = if bound { "DPoP" } else { "Bearer" };
+        let scheme = match (bound, choices.one_in(4)) {
+            (true, _) => "DPoP",
+            (false, false) => "Bearer",
+            (false, true) => "MTLS_POP",
+        };
         let authorization = match choices.below(48) {
             0 => format!("Basic {MARK}"),
             1 => MARK.to_owned(),

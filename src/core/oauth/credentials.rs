@@ -147,7 +147,8 @@ impl Scheme {
         }
     }
 
-    fn named(name: &[u8]) -> Option<Self> {
+    /// The scheme with this name, in any case.
+    pub fn named(name: &[u8]) -> Option<Self> {
         [Self::Bearer, Self::Dpop, Self::MtlsPop]
             .into_iter()
             .find(|it| name.eq_ignore_ascii_case(it.name().as_bytes()))

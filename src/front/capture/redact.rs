@@ -5,7 +5,7 @@ use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use crate::front::ext_authz::route::{ANNOTATIONS, KEY, NAMESPACE, RESOURCES};
 use keybound_core::jose::{base64url, json};
-use keybound_core::oauth::is_access_token;
+use keybound_core::oauth::{Scheme, is_access_token};
 use keybound_core::{Field, Overrides};
 use prost::Message;
 use prost_types::value::Kind;
@@ -97,8 +97,8 @@ fn authorization(value: &str) -> String {
         None if is_known(value.trim_ascii_end()) => return format!("{blanks}{value}"),
         None => ("", value),
     };
-    let is_scheme =
-        scheme.len() <= SCHEME_CHARS && scheme.bytes().all(|it| it.is_ascii_alphabetic());
+    let is_scheme = is_known(scheme)
+        || scheme.len() <= SCHEME_CHARS && scheme.bytes().all(|it| it.is_ascii_alphabetic());
     let piece = |it| if is_known(scheme) { without_signature(it) } else { filled(it) };
     let rest: Vec<_> = rest.split(' ').map(piece).collect();
     let scheme = if is_scheme { scheme.to_owned() } else { filled(scheme) };
@@ -107,7 +107,7 @@ fn authorization(value: &str) -> String {
 }
 
 fn is_known(scheme: &str) -> bool {
-    ["bearer", "dpop"].iter().any(|it| scheme.eq_ignore_ascii_case(it))
+    Scheme::named(scheme.as_bytes()).is_some()
 }
 
 /// No scheme has a longer name, but many secrets are longer.
@@ -234,6 +234,10 @@ mod tests {
             ("Bearer\tsecret", "AAAAAA\tAAAAAA"),
             ("Basic", "AAAAA"),
             ("DPoP eyJhIjoxfQ.bb.cc", "DPoP eyJhIjoxfQ.bb.AA"),
+            ("MTLS_POP e30.bb.cc", "MTLS_POP e30.bb.AA"),
+            ("mtls_pop", "mtls_pop"),
+            ("MTLS_POP opaque-7", "MTLS_POP AAAAAAAA"),
+            ("MTLS_POPS e30.bb.cc", "AAAAAAAAA AAA.AA.AA"),
             ("bearer  e30.bb.cc", "bearer  e30.bb.AA"),
             ("Bearer glpat-c2VjcmV0.01.x7", "Bearer AAAAAAAAAAAAAA.AA.AA"),
             ("Bearer 00D5g!AQ*1|$x:y.b=", "Bearer AAAAA!AA!A!!A!A.A="),
