@@ -245,8 +245,8 @@ fn body(denial: Denial) -> String {
     text
 }
 
-/// One challenge for each accepted scheme. The error goes with the scheme that was used (RFC 9449
-/// §7.2), or with all of them if that is unknown.
+/// One challenge for each accepted scheme, `MTLS_POP` only if it was used. The error goes with the
+/// scheme that was used (RFC 9449 §7.2), or with all of them if that is unknown.
 fn challenges<'a>(
     denial: Denial,
     policy: &'a Policy,
@@ -263,6 +263,7 @@ fn challenges<'a>(
     };
     let tried = facts.scheme.filter(|it| will_do(*it));
     let schemes = [Scheme::Bearer, Scheme::Dpop].into_iter();
+    let schemes = schemes.chain(tried.filter(|it| *it == Scheme::MtlsPop));
     schemes.filter(move |it| !ours && will_do(*it)).map(move |scheme| {
         let error = denial.error().filter(|error| match error {
             OAuthError::InvalidDpopProof | OAuthError::UseDpopNonce => scheme == Scheme::Dpop,

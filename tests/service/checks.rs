@@ -1291,6 +1291,119 @@ async fn the_upstream_may_get_the_token_as_bearer_and_no_proof() {
     assert!(ok.headers_to_remove.contains(&"dpop".to_owned()));
 }
 
+/// Every scheme × binding × constraint, with all that can be proved of the token.
+#[tokio::test]
+async fn a_scheme_takes_the_tokens_that_are_bound_as_it_says_and_no_others() {
+    let world = World::new().await;
+    let x5t = Thumbprint::of(&world.certificate).to_base64url();
+    let jkt = thumbprint(world.key.jwk().as_object().unwrap()).unwrap().to_base64url();
+    let (mut proofs, mut allowed_as_pop) = (0, vec![]);
+    for (bound, cnf) in [
+        ("nothing", None),
+        ("certificate", Some(json!({"x5t#S256": x5t}))),
+        ("key", Some(json!({"jkt": jkt}))),
+        ("both", Some(json!({"x5t#S256": x5t, "jkt": jkt}))),
+        ("unknown", Some(json!({"kid": "k"}))),
+    ] {
+        let token = world.token(|it| match &cnf {
+            Some(cnf) => it["cnf"] = cnf.clone(),
+            None => drop(it.as_object_mut().unwrap().remove("cnf")),
+        });
+        for scheme in ["Bearer", "DPoP", "MTLS_POP", "mtls_pop"] {
+            for policy in ["only", "dpop", "either", "if-bound", "none"] {
+                proofs += 1;
+                let mut request = named(world.request(&token), policy);
+                let lines = headers(&mut request);
+                lines.insert("authorization".to_owned(), format!("{scheme} {token}"));
+                let proof = prove(&world.key, &proof_claims(&proofs.to_string(), &token));
+                lines.insert("dpop".to_owned(), proof);
+                let fits = match scheme {
+                    "Bearer" => ["nothing", "certificate"].contains(&bound),
+                    "DPoP" => ["key", "both"].contains(&bound),
+                    _ => bound == "certificate",
+                };
+                let satisfied = match policy {
+                    "only" => ["certificate", "both"].contains(&bound),
+                    "dpop" => ["key", "both"].contains(&bound),
+                    "either" => bound != "nothing",
+                    _ => true,
+                };
+                let pop = scheme.eq_ignore_ascii_case("MTLS_POP");
+                let expected = match (policy, bound) {
+                    ("none", _) if !pop => "allowed",
+                    ("only" | "dpop" | "either" | "if-bound", "unknown") => "binding_unsupported",
+                    _ if !fits => "scheme_mismatch",
+                    _ if !satisfied => "binding_missing",
+                    _ => "allowed",
+                };
+                let found = world.reason(&request).await;
+                assert_eq!(found, expected, "{scheme}, bound to {bound}, under {policy}");
+                if pop && found == "allowed" {
+                    allowed_as_pop.push(policy);
+                }
+                let thief = world.reason(&without_certificate(request)).await;
+                let held = pop && expected == "allowed" && policy != "none";
+                assert!(!held || thief == "certificate_missing", "{thief} under {policy}");
+            }
+        }
+    }
+    let each = ["only", "either", "if-bound", "none"];
+    assert_eq!(allowed_as_pop, [each, each].concat());
+}
+
+/// RFC 8705 has such tokens sent as `Bearer`, so that nobody else hears of Microsoft's scheme.
+#[tokio::test]
+async fn who_used_mtls_pop_is_challenged_in_kind_and_nobody_else() {
+    let world = World::new().await;
+    let old = world.token(|it| it["exp"] = json!(1));
+    for (scheme, policy, expected) in [
+        ("MTLS_POP", "only", &["Bearer", "MTLS_POP !"][..]),
+        ("mtls_pop", "either", &["Bearer", "DPoP", "MTLS_POP !"]),
+        ("MTLS_POP", "if-bound", &["Bearer", "DPoP", "MTLS_POP !"]),
+        ("MTLS_POP", "dpop", &["DPoP !"]),
+        ("MTLS_POP", "none", &["Bearer !"]),
+        ("Bearer", "only", &["Bearer !"]),
+        ("Bearer", "either", &["Bearer !", "DPoP"]),
+        ("DPoP", "either", &["Bearer", "DPoP !"]),
+        ("Basic", "either", &["Bearer", "DPoP"]),
+    ] {
+        let mut request = named(world.request(&old), policy);
+        headers(&mut request).insert("authorization".to_owned(), format!("{scheme} {old}"));
+        let told = world.headers_to_client(&request).await;
+        let told: Vec<_> = told
+            .iter()
+            .filter_map(|it| it.strip_prefix("www-authenticate: "))
+            .map(|it| {
+                let blamed = if it.contains("error=\"invalid_token\"") { " !" } else { "" };
+                format!("{}{blamed}", it.split(' ').next().unwrap())
+            })
+            .collect();
+        assert_eq!(told, expected, "{scheme} under {policy}");
+    }
+}
+
+#[tokio::test]
+async fn the_upstream_may_get_a_token_that_came_as_mtls_pop_as_bearer() {
+    use UpstreamAuthorization::{Bearer, Keep, Remove};
+    for (authorization, set, removed) in
+        [(Keep, false, false), (Bearer, true, false), (Remove, false, true)]
+    {
+        let mut world = World::new().await;
+        world.installation.rules.policies.upstream.authorization = authorization;
+        let token = world.token(|_| {});
+        let mut request = world.request(&token);
+        headers(&mut request).insert("authorization".to_owned(), format!("MTLS_POP {token}"));
+        let answer = world.answer(&request).await;
+        let ok = allowed(&answer);
+        let told = ok.headers.iter().filter_map(|it| it.header.as_ref());
+        let told = told.filter(|it| it.key == "authorization").map(|it| it.value.clone());
+        let expected = set.then(|| format!("Bearer {token}"));
+        assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(expected), "{authorization:?}");
+        let gone = ok.headers_to_remove.iter().any(|it| it == "authorization");
+        assert_eq!(gone, removed, "{authorization:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_reports_lets_through_and_tells() {
     let world = World::new().await;

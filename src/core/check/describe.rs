@@ -89,8 +89,12 @@ pub(super) fn binding(
         SenderConstraint::IfBound => "any binding, or none",
         SenderConstraint::None => "any binding, or none, as the policy requires no proof",
     };
+    let spelled = match scheme {
+        Scheme::Bearer | Scheme::Dpop => "sent as DPoP with cnf.jkt, and as Bearer without",
+        Scheme::MtlsPop => "sent as MTLS_POP with cnf.x5t#S256 alone",
+    };
     Finding::new("binding", "cnf", format!("{found}, sent as {}", scheme.name()))
-        .wanting(format!("{wanted}; sent as DPoP with cnf.jkt, and as Bearer without"))
+        .wanting(format!("{wanted}; {spelled}"))
 }
 
 /// How long a stream that the request opens may last.

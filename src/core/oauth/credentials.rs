@@ -28,8 +28,8 @@ pub enum Scheme {
     Bearer,
     /// RFC 9449 §7.1.
     Dpop,
-    /// Microsoft's for tokens that are bound to a client certificate (`token_type=mtls_pop`). It is
-    /// never asked for, since RFC 8705 has such tokens sent as `Bearer`.
+    /// Microsoft's for tokens that are bound to a client certificate (`token_type=mtls_pop`). Only
+    /// who used it is asked for it, since RFC 8705 has such tokens sent as `Bearer`.
     MtlsPop,
 }
 
@@ -156,12 +156,13 @@ impl Scheme {
 }
 
 impl SenderConstraint {
-    /// Whether a client is told to send tokens with this scheme.
+    /// Whether a client that sends tokens with this scheme is told to go on with it.
     pub const fn accepts(self, scheme: Scheme) -> bool {
         match self {
-            Self::Certificate | Self::None => matches!(scheme, Scheme::Bearer),
+            Self::Certificate => matches!(scheme, Scheme::Bearer | Scheme::MtlsPop),
             Self::Dpop => matches!(scheme, Scheme::Dpop),
-            Self::Either | Self::IfBound => matches!(scheme, Scheme::Bearer | Scheme::Dpop),
+            Self::Either | Self::IfBound => true,
+            Self::None => matches!(scheme, Scheme::Bearer),
         }
     }
 }
