@@ -271,6 +271,10 @@ fn explain(config: &Path, message: &[u8], more: &[&str]) -> (String, String, i32
 
 fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
     let pay = |token: &str| bearer("cert-p256", "/payments/7?secret=x", token);
+    let pop = |token: &str| {
+        let authorization = format!("MTLS_POP {token}");
+        request("cert-p256", "/payments", &[("authorization", authorization)])
+    };
     let good = site.token(|_| {});
     let (signed, _) = good.rsplit_once('.').unwrap();
     let redacted = format!("{signed}.{}", "A".repeat(86));
@@ -317,6 +321,8 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
         ("peer", "token_malformed", pay("opaque")),
         ("peer", "binding_missing", pay(&without("cnf"))),
         ("peer", "scheme_mismatch", pay(&dpop)),
+        ("peer", "scheme_mismatch-unbound", pop(&without("cnf"))),
+        ("peer", "allowed-mtls-pop", pop(&good)),
         ("peer", "credentials_missing", request("cert-p256", "/payments", &[])),
         ("peer", "policy_unknown", bearer("cert-p256", "/elsewhere", &good)),
         ("peer", "reported", bearer("cert-p384", "/trial", &good)),

@@ -177,7 +177,7 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
         }
         D::SchemeMismatch => {
             "a token with cnf.jkt goes with `Authorization: DPoP`, every other one with \
-             `Bearer`"
+             `Bearer`; `MTLS_POP` takes those with cnf.x5t#S256 alone"
         }
         D::CertificateMissing => {
             "did the client use mutual TLS, and does the proxy send its certificate to keybound?"

@@ -105,6 +105,10 @@ pub(super) fn scheme(case: &Case<'_>) -> String {
     let advice = if case.found().contains("cnf.jkt") {
         "the token is bound to a DPoP key: the client must send `Authorization: DPoP …`, with a proof \
          for each request"
+    } else if case.found().ends_with("MTLS_POP") {
+        "`MTLS_POP` is for tokens that are bound to a client certificate, and this one is bound to \
+         nothing: the client must ask for it with `token_type=mtls_pop` over mutual TLS, and the \
+         issuer must let it"
     } else {
         "the token is not bound to a DPoP key: it goes with `Authorization: Bearer …`. If the client \
          asked for a DPoP-bound one, the issuer did not make one"
