@@ -1,6 +1,8 @@
+mod introspection;
 mod issuers;
 mod listeners;
 mod policies;
+mod proofs;
 mod telemetry;
 mod whole;
 
