@@ -33,6 +33,9 @@ type EnvoyFilter = *mut c_void;
 /// A scheduler of Envoy's, for one stream.
 type EnvoyScheduler = *mut c_void;
 
+/// What Envoy does with a header of a kind.
+type ChangeHeader = unsafe extern "C" fn(EnvoyFilter, c_int, Buffer, Buffer) -> bool;
+
 type SetMetadataBatch = unsafe extern "C" fn(EnvoyFilter, Buffer, *const HttpHeader, usize);
 
 unsafe extern "C" {
@@ -189,17 +192,12 @@ impl Filter<'_> {
         Some(value).filter(|it| told && !it.is_empty())
     }
 
-    fn set_header(&mut self, kind: c_int, name: &str, value: Buffer) {
+    /// Has Envoy do `what` with a header.
+    fn have(&mut self, what: ChangeHeader, kind: c_int, name: &str, value: Buffer) {
+        let name = Buffer::lent(name.as_bytes());
         // SAFETY: the filter lives while the hook runs; Envoy copies name and value. That it may refuse
         // (there are no such headers now) changes nothing: there is then nothing to protect.
-        let _set = unsafe {
-            envoy_dynamic_module_callback_http_set_header(
-                self.raw,
-                kind,
-                Buffer::lent(name.as_bytes()),
-                value,
-            )
-        };
+        let _done = unsafe { what(self.raw, kind, name, value) };
     }
 }
 
@@ -252,27 +250,23 @@ impl Envoy for Filter<'_> {
     }
 
     fn add_request_header(&mut self, name: &str, value: &str) {
-        // SAFETY: the filter lives while the hook runs; Envoy copies name and value.
-        let _added = unsafe {
-            envoy_dynamic_module_callback_http_add_header(
-                self.raw,
-                REQUEST_HEADER,
-                Buffer::lent(name.as_bytes()),
-                Buffer::lent(value.as_bytes()),
-            )
-        };
+        let value = Buffer::lent(value.as_bytes());
+        self.have(envoy_dynamic_module_callback_http_add_header, REQUEST_HEADER, name, value);
     }
 
     fn set_request_header(&mut self, name: &str, value: &str) {
-        self.set_header(REQUEST_HEADER, name, Buffer::lent(value.as_bytes()));
+        let value = Buffer::lent(value.as_bytes());
+        self.have(envoy_dynamic_module_callback_http_set_header, REQUEST_HEADER, name, value);
     }
 
     fn remove_request_header(&mut self, name: &str) {
-        self.set_header(REQUEST_HEADER, name, Buffer::NONE);
+        let none = Buffer::NONE;
+        self.have(envoy_dynamic_module_callback_http_set_header, REQUEST_HEADER, name, none);
     }
 
     fn set_response_header(&mut self, name: &str, value: &str) {
-        self.set_header(RESPONSE_HEADER, name, Buffer::lent(value.as_bytes()));
+        let value = Buffer::lent(value.as_bytes());
+        self.have(envoy_dynamic_module_callback_http_set_header, RESPONSE_HEADER, name, value);
     }
 
     fn set_metadata(&mut self, namespace: &str, metadata: &Pairs) {

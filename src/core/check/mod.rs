@@ -72,17 +72,14 @@ async fn decide<S: Sources>(
     facts.scheme = Some(credentials.scheme);
     let given = &Inputs { rules, sources, policy, request, credentials, now };
 
-    let (token, good_for) = token::verified(given, facts).await?;
+    let (mut token, mut good_for) = token::verified(given, facts).await?;
     facts.token = Some(Arc::clone(&token));
     token.admit(now, &mut facts.explanation)?;
-    let (token, good_for) = if token::is_completed_by_answer(&token, credentials.token) {
-        let (token, good_for) = Box::pin(token::completed(given, &token, facts)).await?;
+    if token::is_completed_by_answer(&token, credentials.token) {
+        (token, good_for) = Box::pin(token::completed(given, &token, facts)).await?;
         facts.token = Some(Arc::clone(&token));
         token.admit(now, &mut facts.explanation)?;
-        (token, good_for)
-    } else {
-        (token, good_for)
-    };
+    }
     let mut ends = token.ends();
     facts.admitted = true;
     token.admit_authentication(&policy.authentication, now, &mut facts.explanation)?;
