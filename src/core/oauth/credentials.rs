@@ -282,6 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn no_part_of_a_token_is_left_unread() {
+        for length in 1..=100 {
+            let token = vec![b'a'; length];
+            let found = |token: &[u8]| {
+                let authorization = [b"Bearer ", token].concat();
+                let authorization = Field::One(&authorization);
+                Credentials::read(&Request { authorization, ..Request::default() }).map(drop)
+            };
+            assert_eq!(found(&token), Ok(()), "{length}");
+            for place in 0..length {
+                for odd in [b'"', b'\\', b';', 0x1f, 0x7f, 0x80, 0xff] {
+                    let mut token = token.clone();
+                    token[place] = odd;
+                    assert_eq!(
+                        found(&token),
+                        Err(Denial::TokenMalformed),
+                        "{odd} at {place} of {length}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn three_parts_in_base64url_look_like_a_jwt() {
         for (token, expected) in [
             ("a.b.c", true),

@@ -51,14 +51,23 @@ async fn a_file_that_becomes_stricter_is_reloaded_and_a_bad_one_changes_nothing(
         (answer.status == 403).then_some(())
     })
     .await;
-    site.write("keybound.json", "{\"issuers\": []}");
-    edge.logs("issuers: ").await;
-    assert_eq!(ask().await.is(), (403, "scope_insufficient"));
-    until("it is shown", async || {
-        let metrics = edge.own("/metrics").await.1;
-        metrics.contains("keybound_config_reloads_total{outcome=\"refused\"} 1").then_some(())
-    })
-    .await;
+    // The second is good, but not inside Envoy.
+    let mut elsewhere = config.clone();
+    elsewhere["policies"][0]["scopes"] = json!([]);
+    elsewhere["policies"][0]["allow_route_annotation"] = json!(true);
+    let bad = [("{\"issuers\": []}".to_owned(), "issuers: ")];
+    let bad = bad.into_iter().chain([(elsewhere.to_string(), "allow_route_annotation: ")]);
+    for ((text, words), count) in bad.zip(1..) {
+        site.write("keybound.json", &text);
+        edge.logs(words).await;
+        assert_eq!(ask().await.is(), (403, "scope_insufficient"));
+        until("it is shown", async || {
+            let metrics = edge.own("/metrics").await.1;
+            let told = format!("keybound_config_reloads_total{{outcome=\"refused\"}} {count}");
+            metrics.contains(&told).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
