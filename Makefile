@@ -15,6 +15,9 @@ test:
 	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis python-tools
 	-tests/provision.py chromium
 	-tests/provision.py python-jose
+	-tests/provision.py node-clients
+	-tests/provision.py python-mcp
+	-tests/provision.py faketime
 	-tests/provision.py keycloak
 	-tests/provision.py hydra
 	cargo test --locked

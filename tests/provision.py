@@ -2,23 +2,24 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        python-jose keycloak hydra cargo-zigbuild]
+        python-jose python-mcp node-clients faketime keycloak hydra cargo-zigbuild]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, KEYCLOAK_BIN, HYDRA_BIN,
-CARGO_ZIGBUILD_BIN) is taken as it is.
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
+FAKETIME_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
 
 The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
-when the program could not be downloaded. The last two are told apart for Keycloak, Hydra and what comes
-in wheels alone.
+when the program could not be downloaded. The last two are told apart for Keycloak, Hydra, and what comes
+from npm, from Debian or in wheels.
 """
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -80,6 +81,20 @@ PYTHON_JOSE = (
     "typing-extensions==4.16.0",
 )
 
+# A real MCP server.
+PYTHON_MCP = (
+    "annotated-types==0.8.0", "anyio==4.16.0", "attrs==26.1.0", "cffi==2.1.1", "click==8.5.1",
+    "cryptography==50.0.2", "h11==0.16.0", "httpcore2==2.16.2", "httpx2==2.16.2", "idna==3.20",
+    "jsonschema==4.26.0", "jsonschema-specifications==2025.9.1", "mcp==2.3.0", "mcp-types==2.3.0",
+    "opentelemetry-api==1.45.2", "pycparser==3.12", "pydantic==2.14.4", "pydantic_core==2.50.5",
+    "PyJWT==2.15.1", "python-multipart==0.0.34", "referencing==0.37.0", "rpds-py==2026.9.1",
+    "sse-starlette==3.7.0", "starlette==1.10.0", "truststore==0.10.5", "typing-extensions==4.16.0",
+    "typing-inspection==0.4.5", "uvicorn==0.54.0",
+)
+
+# What the programs in tests/clients import, and what that needs, all of it pinned.
+NODE_CLIENTS = [ROOT / "tests/clients" / it for it in ("package.json", "package-lock.json")]
+NODE = (20, 0)
 
 # Debian's servers lie where only the administrator's PATH leads.
 SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
@@ -195,7 +210,7 @@ def debian(package, binary, setting=""):
         if not shutil.which("apt-get"):
             raise Unavailable(f"{package} comes from Debian and there is no apt-get; name one by variable")
         wanted = missing_packages(package)
-        run("apt-get", "download", "--quiet", "--quiet", *wanted, cwd=scratch)
+        downloads("apt-get", "download", "--quiet", "--quiet", *wanted, cwd=scratch)
         for archive in scratch.glob("*.deb"):
             run("dpkg-deb", "--extract", archive, whole)
         # The libraries that came along are found beside the program, not on the machine.
@@ -219,7 +234,7 @@ def missing_packages(package):
     ask = ["apt-get", "--simulate", "--no-install-recommends", "install", package]
     plan = subprocess.run(ask, capture_output=True, text=True)
     if plan.returncode != 0 and os.geteuid() == 0:
-        run("apt-get", "update", "--quiet", "--quiet")
+        downloads("apt-get", "update", "--quiet", "--quiet")
         plan = subprocess.run(ask, capture_output=True, text=True)
     wanted = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
     if plan.returncode != 0:
@@ -234,6 +249,47 @@ def library_directories(whole):
     return [f"$here/{it.relative_to(whole)}" for it in sorted(found)]
 
 
+def faketime(whole, scratch):
+    """Runs a program by another clock: that of Debian's libfaketime, which is a library alone."""
+    needs("faketime", "apt-get", "dpkg-deb")
+    download = ("apt-get", "download", "--quiet", "--quiet", "libfaketime")
+    try:
+        downloads(*download, cwd=scratch)
+    except NotDownloaded:
+        # What there is may never have been asked for.
+        if os.geteuid() != 0:
+            raise
+        downloads("apt-get", "update", "--quiet", "--quiet")
+        downloads(*download, cwd=scratch)
+    (archive,) = scratch.glob("*.deb")
+    run("dpkg-deb", "--extract", archive, whole)
+    (library,) = whole.rglob("libfaketimeMT.so.1")
+    launcher = whole / "faketime"
+    launcher.write_text(
+        "#!/bin/sh\n"
+        'here=$(dirname "$(readlink -f "$0")")\n'
+        f'LD_PRELOAD="$here/{library.relative_to(whole)}"\n'
+        # What waits goes on waiting by the clock of the machine.
+        "FAKETIME_DONT_FAKE_MONOTONIC=1\n"
+        "export LD_PRELOAD FAKETIME_DONT_FAKE_MONOTONIC\n"
+        'exec "$@"\n'
+    )
+    launcher.chmod(0o755)
+
+
+def node_clients(whole, _scratch):
+    """A Node beside the packages that the programs in tests/clients import."""
+    needs("node-clients", "node", "npm")
+    if version("node", "--version") < NODE:
+        raise ToolchainMissing(f"node-clients needs Node {NODE[0]} or newer")
+    for pinned in NODE_CLIENTS:
+        shutil.copy(pinned, whole)
+    downloads("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=whole)
+    launcher = whole / "node"
+    launcher.write_text('#!/bin/sh\nexec node "$@"\n')
+    launcher.chmod(0o755)
+
+
 def cargo_deny(whole, _scratch):
     run(
         "cargo", "install", "--quiet", "--locked", f"cargo-deny@{CARGO_DENY}",
@@ -245,8 +301,10 @@ def python_with(wanted):
     """A Python that has the packages. Not a virtual environment: not every Python can make one."""
 
     def fetch(whole, _scratch):
+        if not importlib.util.find_spec("pip"):
+            raise ToolchainMissing(f"{sys.executable} has no pip")
         packages = whole / "packages"
-        run(
+        downloads(
             sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
             "--no-deps", "--only-binary=:all:", "--target", packages, *wanted,
         )
@@ -324,9 +382,9 @@ def hydra(whole, scratch):
 
 
 def version(*command):
-    """The first two numbers of the version that Java or Go says it has."""
+    """The first two numbers of the version that Java, Go or Node says it has."""
     told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    found = re.search(r'(?:version "|go)(\d+)(?:\.(\d+))?', told.stdout)
+    found = re.search(r'(?:version "|go|^v)(\d+)(?:\.(\d+))?', told.stdout)
     return tuple(int(it or 0) for it in found.groups()) if found else (0, 0)
 
 
@@ -390,6 +448,13 @@ PROGRAMS = {
     "python-jose": (
         f"python-jose-{digest(PYTHON_JOSE)}", "python", None, python_with(PYTHON_JOSE)
     ),
+    "python-mcp": (
+        f"python-mcp-{digest(PYTHON_MCP)}", "python", None, python_with(PYTHON_MCP)
+    ),
+    "node-clients": (
+        f"node-clients-{digest(it.read_text() for it in NODE_CLIENTS)}", "node", None, node_clients
+    ),
+    "faketime": ("faketime", "faketime", None, faketime),
     "keycloak": (
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
     ),
