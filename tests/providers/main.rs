@@ -10,6 +10,8 @@ mod dpop_client;
 #[path = "../support/installation.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod installation;
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/programs.rs"]
 mod programs;
 #[path = "../support/proofs.rs"]
@@ -24,7 +26,6 @@ mod introspected;
 mod keycloak;
 mod opaque;
 mod post_quantum;
-mod program;
 mod realm;
 mod written;
 

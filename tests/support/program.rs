@@ -1,4 +1,4 @@
-//! Authorization servers as programs: provisioned if they can be had here, and ended with the tests.
+//! Servers of others as programs: provisioned if they can be had here, and ended with the tests.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
