@@ -15,8 +15,9 @@ use tokio::time::timeout;
 /// How long an answer may take. Far more than any needs, for slow machines.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const PROGRAMS: [(&str, &str); 2] = [
+const PROGRAMS: [(&str, &str); 3] = [
     ("authorization_server.mjs", include_str!("authorization_server.mjs")),
+    ("dpop_client.mjs", include_str!("dpop_client.mjs")),
     ("mcp_client.mjs", include_str!("mcp_client.mjs")),
 ];
 

@@ -199,8 +199,14 @@ impl Installation {
 
     /// Starts it again.
     pub(crate) async fn restart(&mut self, index: usize, door: &Door) {
+        self.restart_by(Path::new(env!("CARGO_BIN_EXE_keybound")), index, door).await;
+    }
+
+    /// Starts it again, by a program that starts it.
+    pub(crate) async fn restart_by(&mut self, program: &Path, index: usize, door: &Door) {
+        self.stop(index);
         let config = self.directory.path().join(format!("{}.yaml", door.name));
-        self.services[index] = Some(serve(&config).await);
+        self.services[index] = Some(serve_by(program, &config).await);
     }
 
     /// A client of the authority, with a new P-256 key.
@@ -279,8 +285,11 @@ fn new_authority() -> Arc<Authority> {
 }
 
 async fn serve(config: &Path) -> Service {
-    let binary = Path::new(env!("CARGO_BIN_EXE_keybound"));
-    let mut service = Service::start(binary, config).await.unwrap();
+    serve_by(Path::new(env!("CARGO_BIN_EXE_keybound")), config).await
+}
+
+async fn serve_by(program: &Path, config: &Path) -> Service {
+    let mut service = Service::start(program, config).await.unwrap();
     service.ready(&plain_client()).await.unwrap();
     service
 }
