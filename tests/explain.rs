@@ -184,6 +184,9 @@ policies:
   origin: https://api.example.com
   resource: {name: Transfers}
   authentication: {acr: [phr, 'urn:example:loa3'], max_age: 5m}
+- name: health
+  match: {hosts: [api.example.com], path_prefix: /healthz}
+  public: true
 ";
 
 fn header(typ: &str, kid: &str) -> Header {
@@ -312,6 +315,12 @@ fn cases(site: &Site) -> Vec<(&'static str, &'static str, CheckRequest)> {
             "served",
             request("cert-p256", "/.well-known/oauth-protected-resource/transfers", &[]),
         ),
+        ("peer", "public", bearer("cert-p256", "/healthz", &good)),
+        (
+            "peer",
+            "credentials_ambiguous-public",
+            request("cert-p256", "/healthz?access_token=x", &[]),
+        ),
         ("peer", "token_signature_invalid", pay(&redacted)),
         ("peer", "token_key_unknown", by(&header("at+jwt", "key-2"))),
         ("mixed", "token_key_unknown-skipped", by(&header("at+jwt", "key-2"))),
@@ -350,7 +359,8 @@ fn each_case_is_told_in_these_words() {
         assert_eq!(diagnostics, "", "{name}");
         // How long the keys took to read is chance.
         let text = (1..60).fold(text, |it, age| it.replace(&format!(" {age}s old"), " 0s old"));
-        let is_allowed = name.starts_with("allowed") || ["reported", "served"].contains(&name);
+        let is_allowed =
+            name.starts_with("allowed") || ["public", "reported", "served"].contains(&name);
         assert_eq!(code, if is_allowed { 0 } else { 3 }, "{name}: {text}");
         let last = text.lines().last().unwrap();
         let reason = name.split('-').next().unwrap();

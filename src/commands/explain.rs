@@ -107,7 +107,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 /// The exit code.
 fn code(decision: Decision) -> ExitCode {
     match decision {
-        Decision::Allowed | Decision::Served | Decision::Reported(_) => ExitCode::SUCCESS,
+        Decision::Allowed | Decision::Public | Decision::Served | Decision::Reported(_) => {
+            ExitCode::SUCCESS
+        }
         Decision::Denied(_) => ExitCode::from(DENIED),
         Decision::Open => ExitCode::FAILURE,
     }

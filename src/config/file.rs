@@ -378,6 +378,8 @@ words! {
 /// The requirements for one class of requests.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("if" = {"properties": {"public": {"const": true}}, "required": ["public"]}))]
+#[schemars(extend("else" = {"required": ["sender_constraint"]}))]
 pub(super) struct Policy {
     /// Its name, in logs and metrics too.
     #[schemars(required, length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9._-]+$"))]
@@ -385,9 +387,12 @@ pub(super) struct Policy {
     /// Which requests it applies to; absent: all.
     #[serde(rename = "match")]
     pub(super) matches: Option<Match>,
+    /// Lets requests through without a token: health checks, metadata, preflights. Identity headers and
+    /// credentials are removed all the same, and nothing may be demanded of a token.
+    #[schemars(extend("default" = false))]
+    pub(super) public: Option<bool>,
     /// How the token must be bound to the client's key. Bindings that the token itself names are
-    /// always enforced.
-    #[schemars(required)]
+    /// always enforced. Required unless `public` is true.
     pub(super) sender_constraint: Option<Word<SenderConstraint>>,
     /// The issuers whose tokens are accepted; absent: all.
     #[schemars(length(min = 1))]

@@ -74,7 +74,10 @@ mod tests {
         let issuer = &schema["$defs"]["Issuer"];
         assert_eq!(issuer["required"], serde_json::json!(["issuer", "audiences"]));
         let policy = &schema["$defs"]["Policy"];
-        assert_eq!(policy["required"], serde_json::json!(["name", "sender_constraint"]));
+        assert_eq!(policy["required"], serde_json::json!(["name"]));
+        // Unless it is public.
+        assert_eq!(policy["if"]["properties"]["public"]["const"], true);
+        assert_eq!(policy["else"]["required"], serde_json::json!(["sender_constraint"]));
     }
 
     #[test]

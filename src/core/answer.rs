@@ -120,7 +120,10 @@ fn allow<'a>(
         }
     }
     remove.extend(request.iter().flat_map(|it| &it.unwanted));
-    match upstream.authorization {
+    // What nobody has checked does not go on.
+    let authorization =
+        if verdict.is_public() { UpstreamAuthorization::Remove } else { upstream.authorization };
+    match authorization {
         // A JWT that stands in for an opaque token is forwarded as `Bearer`, whatever scheme the
         // client used.
         UpstreamAuthorization::Keep => set.extend(forwarded(facts)),
@@ -184,7 +187,8 @@ fn identity<'a>(
 fn deny<'a>(denial: Denial, verdict: &'a Verdict, rules: &'a PolicySet) -> Answer<'a> {
     let facts = &verdict.facts;
     let mut to_client = Vec::new();
-    if let Some(policy) = &facts.policy {
+    // Who needs no token is not told how to come with one.
+    if let Some(policy) = facts.policy.as_ref().filter(|it| !it.is_public()) {
         to_client.extend(challenges(denial, policy, facts, rules));
     }
     to_client.extend(nonce(facts));

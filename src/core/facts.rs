@@ -152,8 +152,12 @@ impl<'a> Known<'a> {
     }
 
     fn reason(&self, denial: Option<Denial>) -> &'static str {
-        let other = if self.verdict.served().is_some() { RESOURCE_METADATA } else { "allowed" };
-        denial.map_or(other, Denial::label)
+        let other = || match () {
+            () if self.verdict.served().is_some() => RESOURCE_METADATA,
+            () if self.verdict.is_public() => PUBLIC,
+            () => "allowed",
+        };
+        denial.map_or_else(other, Denial::label)
     }
 
     /// The detail behind the reason, if there is one.
@@ -228,6 +232,9 @@ impl Serialize for Value<'_> {
 
 /// The reason where metadata of a resource are sent in place of a check.
 pub const RESOURCE_METADATA: &str = "resource_metadata";
+
+/// The reason where a policy lets requests through without a token.
+pub const PUBLIC: &str = "public";
 
 /// The most characters of untrusted text in one value.
 const GIVEN_CHARS: usize = 64;
@@ -344,6 +351,20 @@ mod tests {
             assert!(value("decision").is_none_or(|it| it == Label("served")));
         }
         assert_eq!((verdict.denied(), verdict.would_deny()), (None, None));
+    }
+
+    #[test]
+    fn what_is_let_through_without_a_token_has_a_reason_of_its_own() {
+        let set = PolicySet::new([], [Policy::public("health")]);
+        let facts = Facts { policy: set.policies.first().cloned(), ..Facts::default() };
+        let verdict = Verdict::new(Ok(()), facts, &set);
+        for place in [METADATA, SPAN, LOG, EXPLANATION] {
+            let told: Vec<_> = of(place, &Known::by(&verdict)).collect();
+            let value = |name| told.iter().find(|it| it.0 == name).and_then(|it| it.1.clone());
+            assert_eq!(value("reason"), Some(Label("public")));
+            assert_eq!(value("policy"), Some(Own("health")));
+            assert!(value("decision").is_none_or(|it| it == Label("allow")));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         ways: _,
     } = explanation;
     let (refused, denial) = match decision {
-        Decision::Allowed | Decision::Served | Decision::Open => (None, None),
+        Decision::Allowed | Decision::Public | Decision::Served | Decision::Open => (None, None),
         Decision::Reported(denial) => (None, Some(*denial)),
         Decision::Denied(denial) => (Some(*denial), Some(*denial)),
     };

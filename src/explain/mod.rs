@@ -79,6 +79,8 @@ pub(crate) struct Ways {
 pub(crate) enum Decision {
     /// Allowed.
     Allowed,
+    /// Allowed without a token.
+    Public,
     /// Allowed by a policy in report mode, which would deny it for this reason.
     Reported(Denial),
     /// Neither: the client gets the metadata of a resource.
@@ -93,6 +95,7 @@ impl Decision {
     fn of(verdict: &Verdict, online: bool) -> Self {
         match verdict.outcome {
             Ok(()) if verdict.served().is_some() => Self::Served,
+            Ok(()) if verdict.is_public() => Self::Public,
             Ok(()) => Self::Allowed,
             // The issuer was not asked, so the missing answer is not a failure.
             Err(Denial::IntrospectionUnavailable) if !online => Self::Open,

@@ -45,6 +45,9 @@ impl Display for Text<'_> {
                 let proved = verdict.facts.proved.label();
                 writeln!(f, "✓ allowed; proved possession of: {proved}")
             }
+            Decision::Public => {
+                writeln!(f, "✓ allowed: the policy is public, and asks for no token")
+            }
             Decision::Served => {
                 writeln!(f, "✓ served: keybound answers with the metadata of the resource itself")
             }

@@ -3,7 +3,7 @@
 //! They are sampled from the counters, so that checks do no work for them.
 
 use super::metrics::Decisions;
-use keybound_core::facts::RESOURCE_METADATA;
+use keybound_core::facts::{PUBLIC, RESOURCE_METADATA};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -112,7 +112,7 @@ impl LastHour {
         let tally = self.policies.entry(policy.clone()).or_default();
         let (rows, side) = match (let_through, reason.as_str()) {
             (true, _) => (&mut self.would_deny, Some(&mut tally.would_deny)),
-            (false, "allowed") => (&mut self.reasons, Some(&mut tally.allowed)),
+            (false, "allowed" | PUBLIC) => (&mut self.reasons, Some(&mut tally.allowed)),
             (false, RESOURCE_METADATA) => (&mut self.reasons, None),
             (false, _) => (&mut self.reasons, Some(&mut tally.denied)),
         };

@@ -2,7 +2,7 @@
 
 use super::metrics::{Front, Metrics};
 use crate::invariant;
-use keybound_core::facts::RESOURCE_METADATA;
+use keybound_core::facts::{PUBLIC, RESOURCE_METADATA};
 use keybound_core::oauth::Confirmation;
 use keybound_core::policy::{Policy, PolicySet};
 use keybound_core::{Denial, Verdict};
@@ -33,6 +33,7 @@ struct PolicyMeters {
 #[derive(Debug)]
 struct OutcomeMeters {
     allowed: OnceLock<IntCounter>,
+    public: OnceLock<IntCounter>,
     served: OnceLock<IntCounter>,
     denied: Cells,
 }
@@ -41,6 +42,7 @@ struct OutcomeMeters {
 #[derive(Clone, Copy)]
 enum Decided {
     Allowed,
+    Public,
     Served,
     Denied(Denial),
 }
@@ -50,6 +52,7 @@ impl Decided {
         match (verdict.served(), verdict.denied()) {
             (Some(_), _) => Self::Served,
             (None, Some(denial)) => Self::Denied(denial),
+            (None, None) if verdict.is_public() => Self::Public,
             (None, None) => Self::Allowed,
         }
     }
@@ -135,6 +138,7 @@ impl PolicyMeters {
             policy: policy.cloned(),
             by_front: Front::ALL.map(|_| OutcomeMeters {
                 allowed: OnceLock::new(),
+                public: OnceLock::new(),
                 served: OnceLock::new(),
                 denied: cells(),
             }),
@@ -164,6 +168,7 @@ impl PolicyMeters {
         let meters = self.by_front.get(place(front))?;
         let (cell, decision, reason) = match decided {
             Decided::Allowed => (&meters.allowed, "allow", "allowed"),
+            Decided::Public => (&meters.public, "allow", PUBLIC),
             Decided::Served => (&meters.served, "served", RESOURCE_METADATA),
             Decided::Denied(denial) => (meters.denied.get(row(denial))?, "deny", denial.label()),
         };
@@ -280,6 +285,25 @@ mod tests {
         for line in [
             "keybound_would_deny_total{policy=\"payments\",reason=\"proof_missing\"} 1\n",
             "{decision=\"allow\",front=\"ext_authz\",policy=\"payments\",reason=\"allowed\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_needs_no_token_is_counted_apart() {
+        let metrics = Metrics::new().unwrap();
+        let policies =
+            PolicySet { policies: [Arc::new(Policy::public("health"))].into(), ..policy_set() };
+        let meters = Meters::new(&metrics, &policies);
+        for outcome in [Ok(()), Ok(()), Err(Denial::CredentialsAmbiguous)] {
+            let found = verdict(policies.policies.first(), outcome);
+            meters.record(Front::Envoy, &found, FOUND);
+        }
+        let text = metrics.exposition(&Installed::default()).unwrap();
+        for line in [
+            "{decision=\"allow\",front=\"envoy\",policy=\"health\",reason=\"public\"} 2\n",
+            "{decision=\"deny\",front=\"envoy\",policy=\"health\",reason=\"credentials_ambiguous\"} 1\n",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -59,7 +59,7 @@ pub struct Metrics {
 pub struct Decisions {
     /// The policy; empty if none applied.
     pub policy: String,
-    /// The reason; `allowed` is one.
+    /// The reason; `allowed` is one, and `public`.
     pub reason: String,
     /// Counts requests that a policy in report mode would have denied. They are also counted as
     /// allowed.

@@ -65,6 +65,8 @@ macro_rules! whoever_checks {
             mod mutual_tls;
             #[path = "opaque.rs"]
             mod opaque;
+            #[path = "public.rs"]
+            mod public;
             #[path = "streams.rs"]
             mod streams;
         }
@@ -78,13 +80,15 @@ whoever_checks! {
     inside_envoy_1_40: Way::Inside("envoy");
 }
 
-/// What Envoy is told of streams reaches it over HTTP, too.
+/// What Envoy is told of streams and of headers to remove reaches it over HTTP, too.
 #[path = "."]
 mod by_ext_authz_over_http {
     use super::{BOTH, Door, Way, channel, installation};
 
     const OPTIONAL: Door = Door { way: Way::Http, ..super::OPTIONAL };
 
+    #[path = "public.rs"]
+    mod public;
     #[path = "streams.rs"]
     mod streams;
 }

@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is added to a deployed configuration. Policies in front of the deployed one: what is below
 /// `/admin` needs a scope that nobody has, below `/either` DPoP will do, with or without a nonce, and
-/// what is below `/report` is let through, and of what is below `/told` metadata are served. An issuer that is down when it is asked about opaque
+/// what is below `/report` is let through, below `/public` without a token, and of what is below `/told`
+/// metadata are served. An issuer that is down when it is asked about opaque
 /// tokens.
 const MORE: &str = "\
 policies:
@@ -46,6 +47,9 @@ policies:
     match: {path_prefix: /report}
     sender_constraint: certificate
     mode: report
+  - name: public
+    match: {path_prefix: /public}
+    public: true
   - name: told
     match: {path_prefix: /told}
     sender_constraint: certificate

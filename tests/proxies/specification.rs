@@ -322,6 +322,25 @@ async fn a_nonce_that_comes_with_an_allow_reaches_the_client_where_the_proxy_can
 }
 
 #[tokio::test]
+async fn who_needs_no_token_is_let_through_as_nobody() {
+    for proxy in PROXIES {
+        let it = Installation::start(proxy).await;
+        let forged = ["authorization", "x-auth-subject", "x-auth-client-id", "x-auth-scope"];
+        for http in BOTH {
+            for written in [&[][..], &forged] {
+                let headers: Vec<_> = written.iter().map(|it| (*it, "Bearer root")).collect();
+                let outcome = it.call(http, None, "/public/x", &headers).await;
+                is_let_through(&it, &outcome);
+                for name in forged {
+                    assert!(outcome.seen(name).is_empty(), "{} {name} {outcome:?}", proxy.name);
+                }
+            }
+            means(&it, &it.call(http, None, "/publicly", &[]).await, Denial::CredentialsMissing);
+        }
+    }
+}
+
+#[tokio::test]
 async fn in_report_mode_nothing_is_made_up() {
     for proxy in PROXIES {
         let it = Installation::start(proxy).await;

@@ -308,6 +308,7 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
             policy("none", SenderConstraint::None),
+            Policy { public: true, issuers: vec![], ..policy("open", SenderConstraint::None) },
             chosen("payments", payments, "write"),
             chosen("delete", deleted, "delete"),
             chosen("tenant", of_tenant, "tenant"),
@@ -1401,6 +1402,54 @@ async fn the_upstream_may_get_a_token_that_came_as_mtls_pop_as_bearer() {
         assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(expected), "{authorization:?}");
         let gone = ok.headers_to_remove.iter().any(|it| it == "authorization");
         assert_eq!(gone, removed, "{authorization:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_public_policy_lets_everybody_through_and_nothing_that_nobody_checked() {
+    let mut world = World::new().await;
+    let good = world.request(&world.token(|_| {}));
+    let mut bare = good.clone();
+    headers(&mut bare).clear();
+    let mut odd = good.clone();
+    headers(&mut odd).extend([
+        ("authorization".to_owned(), "Basic a, Bearer b".to_owned()),
+        ("dpop".to_owned(), "a,b".to_owned()),
+        ("x-auth-subject".to_owned(), "root".to_owned()),
+    ]);
+    let mut query = good.clone();
+    http(&mut query).path = "/v1/things?Access%5FToken=x".to_owned();
+    for authorization in
+        [UpstreamAuthorization::Keep, UpstreamAuthorization::Bearer, UpstreamAuthorization::Remove]
+    {
+        let mut policies = world.installation.rules.policies.clone();
+        policies.upstream.authorization = authorization;
+        world.demand(policies);
+        for request in [&good, &bare, &odd] {
+            let answer = world.answer(&named(request.clone(), "open")).await;
+            let told = told(&answer);
+            let named = ["decision", "reason", "policy"].map(|it| told[it].as_str());
+            assert_eq!(named, ["allow", "public", "open"]);
+            assert!(!["issuer", "subject", "client_id"].iter().any(|it| told.contains_key(*it)));
+            let allowed = allowed(&answer);
+            assert!(allowed.headers.is_empty(), "{allowed:?}");
+            let mut removed = allowed.headers_to_remove.clone();
+            removed.sort();
+            let expected = [
+                "authorization",
+                "dpop",
+                "x-auth-scope",
+                "x-auth-subject",
+                "x-auth-tenant",
+                "x-forwarded-client-cert",
+            ];
+            assert_eq!(removed, expected);
+        }
+        let answer = world.answer(&named(query.clone(), "open")).await;
+        assert_eq!(told(&answer)["reason"], "credentials_ambiguous");
+        let refused = denied(&answer).unwrap();
+        let shown = refused.headers.iter().map(|it| &it.header.as_ref().unwrap().key);
+        assert!(!shown.into_iter().any(|it| it == "www-authenticate"), "{refused:?}");
     }
 }
 

@@ -315,6 +315,11 @@ fn policies() -> Vec<Row> {
         set("policies[].match.hosts", "/policies/1/match/hosts", json!(["other.example.com"])),
         set("policies[].match.path_prefix", "/policies/1/match/path_prefix", json!("/elsewhere")),
         set("policies[].match.methods", "/policies/1/match/methods", json!(["POST"])),
+        row("policies[].public", |it, _| {
+            let policy = it["policies"][1].as_object_mut().unwrap();
+            policy.retain(|key, _| ["name", "match"].contains(&key.as_str()));
+            policy.insert("public".to_owned(), json!(true));
+        }),
         set("policies[].sender_constraint", "/policies/1/sender_constraint", json!("dpop")),
         set("policies[].issuers", "/policies/1/issuers", json!(["https://as.example.com"])),
         set("policies[].scopes", "/policies/1/scopes", json!(["read"])),

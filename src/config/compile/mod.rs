@@ -14,6 +14,7 @@ mod issuers;
 mod listen;
 mod matching;
 mod policies;
+mod public;
 mod resource;
 mod streams;
 mod telemetry;

@@ -1,10 +1,10 @@
 //! The part of the configuration about policies.
 
 use super::issuers::Names;
-use super::{matching, resource, user_authentication};
+use super::{matching, public, resource, user_authentication};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
-use crate::config::values::ClaimValues;
+use crate::config::values::{ClaimValues, Word};
 use keybound_core::Origin;
 use keybound_core::policy::{ClaimRule, IssuerId, Match, Mode, Policy, SenderConstraint, Streams};
 use keybound_core::words::Words;
@@ -34,6 +34,7 @@ pub(super) fn compile(
     }
     let compiled: Vec<Arc<Policy>> = compiled.into_iter().collect::<Option<_>>()?;
     resource::keep_apart(&compiled, at, findings);
+    public::warn(&compiled, at, findings);
     warn_of_reports(&compiled, at, findings);
     warn_of_shadows(&compiled, at, findings);
     warn_of_idle_issuers(&compiled, issuers, findings);
@@ -62,6 +63,7 @@ fn policy(
     issuers: &Names,
     findings: &mut Findings,
 ) -> Option<Policy> {
+    let is_public = public::compile(&given, at, findings);
     let resource = {
         let elsewhere = given.resource_metadata.is_some();
         let at = at.key("resource");
@@ -81,18 +83,16 @@ fn policy(
     }
     let name = name(given.name, &at.key("name"), findings);
     let matches = matching::compile(given.matches.unwrap_or_default(), &at.key("match"), findings);
-    let constraint = at.key("sender_constraint");
-    let what = format!("write {}", SenderConstraint::choices());
-    let given_constraint = given.sender_constraint.map(|it| it.0);
-    let sender_constraint = findings.required(given_constraint, &constraint, &what);
-    if let Some(doubt) = sender_constraint.and_then(doubt) {
-        findings.warning(&constraint, doubt);
-    }
+    let sender_constraint = sender_constraint(given.sender_constraint, is_public, at, findings);
     let routes_may_name_it = given.allow_route_annotation.unwrap_or(false);
-    if routes_may_name_it && let Some(weakness) = weakness(mode, sender_constraint) {
+    if routes_may_name_it && let Some(weakness) = weakness(mode, is_public, sender_constraint) {
         findings.warning(&at.key("allow_route_annotation"), weakness);
     }
-    let issuers = accepted(given.issuers, &at.key("issuers"), issuers, findings);
+    let issuers = if is_public {
+        vec![]
+    } else {
+        accepted(given.issuers, &at.key("issuers"), issuers, findings)
+    };
     let scopes = scopes(given.scopes.unwrap_or_default(), &at.key("scopes"), findings);
     let claims = claims(given.claims.unwrap_or_default(), &at.key("claims"), findings);
     let authentication =
@@ -100,6 +100,7 @@ fn policy(
     Some(Policy {
         name: name?.into(),
         matches,
+        public: is_public,
         sender_constraint: sender_constraint?,
         issuers,
         scopes,
@@ -147,6 +148,30 @@ fn name(given: Option<String>, at: &Path, findings: &mut Findings) -> Option<Str
     Some(name)
 }
 
+/// What a policy says of the binding; a public one has nothing to say, and demands none.
+fn sender_constraint(
+    given: Option<Word<SenderConstraint>>,
+    is_public: bool,
+    at: &Path,
+    findings: &mut Findings,
+) -> Option<SenderConstraint> {
+    if is_public {
+        return Some(SenderConstraint::None);
+    }
+    let at_constraint = at.key("sender_constraint");
+    let given = given.map(|it| it.0);
+    // Of a `public` that cannot be read, nothing can be said about what depends on it.
+    if given.is_none() && findings.is_incomplete(&at.key("public")) {
+        return None;
+    }
+    let what = format!("write {}", SenderConstraint::choices());
+    let constraint = findings.required(given, &at_constraint, &what);
+    if let Some(doubt) = constraint.and_then(doubt) {
+        findings.warning(&at_constraint, doubt);
+    }
+    constraint
+}
+
 const fn doubt(constraint: SenderConstraint) -> Option<&'static str> {
     match constraint {
         SenderConstraint::Certificate
@@ -161,8 +186,15 @@ const fn doubt(constraint: SenderConstraint) -> Option<&'static str> {
 }
 
 /// A warning about a policy that routes can select.
-const fn weakness(mode: Mode, constraint: Option<SenderConstraint>) -> Option<&'static str> {
+const fn weakness(
+    mode: Mode,
+    is_public: bool,
+    constraint: Option<SenderConstraint>,
+) -> Option<&'static str> {
     match (mode, constraint) {
+        _ if is_public => {
+            Some("anybody who can edit a route can select this policy, which asks for no token")
+        }
         (Mode::Report, _) => {
             Some("anybody who can edit a route can select this policy, which denies nothing")
         }

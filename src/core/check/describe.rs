@@ -32,6 +32,19 @@ pub(super) fn credentials(read: Option<&Credentials<'_>>, request: &Request<'_>)
         .wanting("one token, as Bearer or DPoP; one proof at most")
 }
 
+/// A request under a policy that asks for no token.
+pub(super) fn public(removable: bool) -> Finding {
+    if removable {
+        return Finding::new(
+            "policy",
+            "public",
+            "no token is asked for; one that is sent is removed",
+        );
+    }
+    Finding::new("policy", "public", "access_token in the query, which cannot be removed")
+        .wanting("no token, or one in Authorization")
+}
+
 /// The form of the token: a JWT, or opaque.
 pub(super) fn form(header: Option<&Header>, token: Token<'_>) -> Finding {
     match header {

@@ -100,6 +100,12 @@ impl Verdict {
         self.facts.resource.as_deref()
     }
 
+    /// Whether the request was let through without a token, because its policy asks for none.
+    pub fn is_public(&self) -> bool {
+        let public = || self.facts.policy.as_ref().is_some_and(|it| it.is_public());
+        self.denied().is_none() && public()
+    }
+
     /// The reason for the denial, if it is enforced.
     pub fn denied(&self) -> Option<Denial> {
         self.outcome.err().filter(|_| self.mode == Mode::Enforce)

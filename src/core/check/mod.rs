@@ -16,7 +16,7 @@ pub use rules::Rules;
 use crate::denial::Denial;
 use crate::explanation::Explanation;
 use crate::oauth::access_token::AccessToken;
-use crate::oauth::credentials::Credentials;
+use crate::oauth::credentials::{Credentials, holds_access_token};
 use crate::policy::{ClaimRule, Policy, Streams};
 use crate::request::Request;
 use crate::sources::Sources;
@@ -66,6 +66,9 @@ async fn decide<S: Sources>(
         it.denial
     })?;
     facts.policy = Some(Arc::clone(policy));
+    if policy.is_public() {
+        return admit_public(request, &mut facts.explanation);
+    }
     let credentials = Credentials::read(request);
     let credentials =
         &facts.explanation.record(credentials, |it| describe::credentials(it, request))?;
@@ -108,6 +111,14 @@ async fn decide<S: Sources>(
         facts.left = Some(left);
     }
     Ok(())
+}
+
+/// Admits a request that needs no token. Those that it has are removed, so one that cannot be is
+/// refused: an upstream could take it for one that was checked.
+#[cold]
+fn admit_public(request: &Request<'_>, explanation: &mut Explanation) -> Result<(), Denial> {
+    let removable = !request.target.query().is_some_and(holds_access_token);
+    explanation.demand(removable, Denial::CredentialsAmbiguous, || describe::public(removable))
 }
 
 /// How long a new check would allow the same token: what its issuer said of one without an end counts as

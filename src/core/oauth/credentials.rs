@@ -122,7 +122,8 @@ fn is_odd(byte: u8) -> u8 {
     hidden | quotes | joins
 }
 
-fn holds_access_token(query: &str) -> bool {
+/// Whether a query carries a token (RFC 6750 §2.3).
+pub(crate) fn holds_access_token(query: &str) -> bool {
     query.split(['&', ';', '#']).any(|it| is_access_token(it.split('=').next().unwrap_or_default()))
 }
 

@@ -6,12 +6,13 @@ impl Policy {
     /// Whether this policy is at least as strict as `other` in every respect: what it allows,
     /// `other` allows as well.
     ///
-    /// A policy in report mode refuses nothing, so it is the least strict.
+    /// A policy in report mode refuses nothing, and a public one asks for nothing: none is less strict.
     pub fn asks_at_least(&self, other: &Self) -> bool {
         // Destructured in full, so that a new field must be considered here.
         let Self {
             name: _,
             matches: _,
+            public: _,
             sender_constraint,
             issuers,
             scopes,
@@ -25,11 +26,12 @@ impl Policy {
             resource: _,
             resource_metadata: _,
         } = other;
-        if *mode == Mode::Report {
+        if *mode == Mode::Report || other.is_public() {
             return true;
         }
         let origin_is_asked_for = *sender_constraint != SenderConstraint::None && origin.is_some();
         self.mode == Mode::Enforce
+            && !self.is_public()
             && self.sender_constraint.asks_at_least(*sender_constraint)
             && self.issuers.iter().all(|it| issuers.contains(it))
             && scopes.iter().all(|it| self.scopes.contains(it))
@@ -146,6 +148,42 @@ mod tests {
         ] {
             assert_eq!(full.asks_at_least(&edited), as_much, "{what}");
             assert_eq!(edited.asks_at_least(&full), is_as_much, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_public_policy_asks_for_less_than_any_that_wants_a_token() {
+        let public = Policy::public("health");
+        let reporting = Policy { mode: Mode::Report, ..Policy::new("p", Dpop) };
+        for constraint in SenderConstraint::all() {
+            let other = Policy::new("p", constraint);
+            assert!(
+                other.asks_at_least(&public) && !public.asks_at_least(&other),
+                "{constraint:?}"
+            );
+        }
+        assert!(public.asks_at_least(&reporting) && reporting.asks_at_least(&public));
+        assert!(public.asks_at_least(&Policy::public("docs")));
+    }
+
+    #[test]
+    fn who_calls_itself_public_and_demands_something_is_not() {
+        let scopes = vec!["read".to_owned()];
+        let claim = ClaimRule { path: "acr".to_owned(), values: values(json!("a")) };
+        let public = || Policy::public("p");
+        assert!(public().is_public());
+        assert!(!Policy { public: false, ..public() }.is_public());
+        for constraint in [Certificate, Dpop, Either, IfBound] {
+            assert!(!Policy { sender_constraint: constraint, ..public() }.is_public());
+        }
+        for (what, policy) in [
+            ("scopes", Policy { scopes, ..public() }),
+            ("claims", Policy { claims: vec![claim], ..public() }),
+            ("a class", Policy { authentication: login(&["phr"], Option::None), ..public() }),
+            ("a time", Policy { authentication: login(&[], Some(300)), ..public() }),
+            ("streams", Policy { streams: Streams::EndWithToken, ..public() }),
+        ] {
+            assert!(!policy.is_public(), "{what}");
         }
     }
 

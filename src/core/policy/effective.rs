@@ -15,7 +15,9 @@ pub struct EffectivePolicy {
     allow_route_annotation: bool,
     mode: &'static str,
     streams: &'static str,
-    sender_constraint: &'static str,
+    /// Whether no token is asked for. Then there is nothing that it must be bound to.
+    public: bool,
+    sender_constraint: Option<&'static str>,
     origin: Option<String>,
     issuers: Vec<String>,
     scopes: Vec<String>,
@@ -45,6 +47,7 @@ impl EffectivePolicy {
         let Policy {
             name,
             matches: Match { hosts, path_prefix, methods },
+            public: _,
             sender_constraint,
             issuers,
             scopes,
@@ -69,7 +72,8 @@ impl EffectivePolicy {
             allow_route_annotation: *routes_may_name_it,
             mode: mode.name(),
             streams: streams.name(),
-            sender_constraint: sender_constraint.name(),
+            public: policy.is_public(),
+            sender_constraint: (!policy.is_public()).then(|| sender_constraint.name()),
             origin: origin.as_ref().map(|it| it.as_str().to_owned()),
             accepts_every_issuer: names.len() == set.issuers.len(),
             issuers: names,
@@ -102,13 +106,17 @@ impl EffectivePolicy {
     /// The policy as a table row for people. Control characters are escaped for the terminal.
     pub fn row(&self) -> [String; 8] {
         let by_route = if self.allow_route_annotation { ", or a route's annotation" } else { "" };
-        let issuers = self.issuers.join(" ");
+        let issuers = match () {
+            () if self.public => "-".to_owned(),
+            () if self.accepts_every_issuer => "all".to_owned(),
+            () => self.issuers.join(" "),
+        };
         let claims = self.claims.iter().map(|(path, values)| format!("{path} = {values}"));
         [
             self.name.clone(),
             self.requests() + by_route,
-            self.sender_constraint.to_owned(),
-            if self.accepts_every_issuer { "all".to_owned() } else { issuers },
+            self.sender_constraint.unwrap_or("public").to_owned(),
+            issuers,
             or_dash(self.scopes.join(" ")),
             or_dash(claims.collect::<Vec<_>>().join(", ")),
             or_dash(self.authentication.as_ref().map(ToString::to_string).unwrap_or_default()),
@@ -178,6 +186,7 @@ mod tests {
             "allow_route_annotation": true,
             "mode": "report",
             "streams": "end_with_token",
+            "public": false,
             "sender_constraint": "certificate",
             "origin": "https://api.example.com",
             "issuers": [],
@@ -228,5 +237,15 @@ mod tests {
         let absent = ["path_prefix", "origin", "authentication", "resource_metadata"]
             .map(|it| json[it].is_null());
         assert_eq!((absent, &json["allow_route_annotation"]), ([true; 4], &json!(false)));
+    }
+
+    #[test]
+    fn a_public_policy_has_nothing_that_a_token_would_need() {
+        let public = effective(Policy::public("health"));
+        let row = ["health", "every request", "public", "-", "-", "-", "-", "enforce"];
+        assert_eq!(public.row(), row);
+        let json = serde_json::to_value(&public).unwrap();
+        assert_eq!((&json["public"], &json["sender_constraint"]), (&json!(true), &json!(null)));
+        assert_eq!(json["issuers"], json!([]));
     }
 }

@@ -135,10 +135,13 @@ pub struct Policy {
     pub name: Arc<str>,
     /// The requests that it applies to.
     pub matches: Match,
+    /// Whether no token is asked for. It counts only if nothing is demanded of a token either: see
+    /// [`is_public`](Self::is_public).
+    pub public: bool,
     /// How the token must be bound.
     pub sender_constraint: SenderConstraint,
-    /// The issuers whose tokens are accepted. Never empty. Those with introspection are asked about
-    /// an opaque token in this order, until one knows it.
+    /// The issuers whose tokens are accepted. Never empty, unless no token is asked for. Those with
+    /// introspection are asked about an opaque token in this order, until one knows it.
     pub issuers: Vec<IssuerId>,
     /// The required scopes.
     pub scopes: Vec<String>,
@@ -180,6 +183,7 @@ impl Policy {
         Self {
             name: name.into(),
             matches: Match::default(),
+            public: false,
             sender_constraint,
             issuers: vec![],
             scopes: vec![],
@@ -193,6 +197,26 @@ impl Policy {
             resource: None,
             resource_metadata: None,
         }
+    }
+
+    /// A policy that asks for no token, for every request.
+    pub fn public(name: &str) -> Self {
+        Self { public: true, ..Self::new(name, SenderConstraint::None) }
+    }
+
+    /// Whether requests are let through without a token. One that says so and demands something of a
+    /// token all the same is not public.
+    #[inline]
+    pub const fn is_public(&self) -> bool {
+        self.public && self.demands_nothing()
+    }
+
+    const fn demands_nothing(&self) -> bool {
+        matches!(self.sender_constraint, SenderConstraint::None)
+            && matches!(self.streams, Streams::Ignore)
+            && self.scopes.is_empty()
+            && self.claims.is_empty()
+            && self.authentication.is_any()
     }
 }
 

@@ -30,6 +30,70 @@ fn policies_have_names_and_say_what_must_be_proved() {
     assert_eq!(config.rules.policies.policies[0].sender_constraint, SenderConstraint::IfBound);
 }
 
+/// The configuration with a public policy that has more keys.
+fn public(more: &str) -> String {
+    let keys = format!("  public: true\n  {more}\n");
+    MINIMAL.replace("  sender_constraint: certificate\n", &keys)
+}
+
+#[test]
+fn a_public_policy_asks_for_no_token() {
+    let policy = |text: &str| Arc::clone(&config(text).rules.policies.policies[0]);
+    let health = policy(&public("match: {path_prefix: /healthz}"));
+    assert!(health.is_public() && health.issuers.is_empty());
+    for more in ["mode: report", "streams: ignore", "mode: enforce"] {
+        assert!(policy(&public(more)).is_public(), "{more}");
+    }
+    takes("  sender_constraint: certificate\n  public: false");
+    assert!(!policy(&edited("  sender_constraint: certificate\n  public: false")).public);
+    let none_says_so = public("").replace("public: true", "public: false");
+    let found = read(&none_says_so).unwrap_err();
+    one(&found, &none_says_so, ("policies[0].sender_constraint", 7, "is missing"));
+    let unread = public("").replace("public: true", "public: yes please");
+    one(&read(&unread).unwrap_err(), &unread, ("policies[0].public", 8, "a boolean"));
+}
+
+#[test]
+fn a_public_policy_can_demand_nothing_of_a_token() {
+    let origin = "https://api.example.com";
+    for (key, value, message) in [
+        ("sender_constraint", "certificate", "leave out `sender_constraint`"),
+        ("sender_constraint", "none", "leave out `sender_constraint`"),
+        ("scopes", "[pay]", "leave out `scopes`"),
+        ("scopes", "[]", "leave out `scopes`"),
+        ("claims", "{acr: phr}", "leave out `claims`"),
+        ("authentication", "{max_age: 5m}", "leave out `authentication`"),
+        ("streams", "end_with_token", "leave out `streams`"),
+        ("issuers", "['https://as.example.com']", "asks for no token"),
+        ("origin", origin, "asks for no token"),
+        ("realm", "x", "asks for no token"),
+        ("resource_metadata", "https://a.example/x", "asks for no token"),
+    ] {
+        let text = public(&format!("{key}: {value}"));
+        let found = read(&text).unwrap_err();
+        one(&found, &text, (&format!("policies[0].{key}"), 9, message));
+    }
+    let text = public(&format!("origin: {origin}\n  resource: {{}}"));
+    let found = read(&text).unwrap_err();
+    let at: Vec<_> = found.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(at, ["policies[0].origin", "policies[0].resource"]);
+}
+
+#[test]
+fn a_public_policy_that_is_for_everything_or_for_everybody_to_choose_is_pointed_out() {
+    let warned = |more: &str, path: &str| {
+        let warnings = config(&public(more)).warnings;
+        warnings.into_iter().find(|it| it.path == path).map(|it| it.message)
+    };
+    let for_all = "policies[0].public";
+    assert!(warned("", for_all).unwrap().contains("passes without a token"));
+    for narrow in ["path_prefix: /healthz", "hosts: [a.test]", "methods: [OPTIONS]"] {
+        assert_eq!(warned(&format!("match: {{{narrow}}}"), for_all), None, "{narrow}");
+    }
+    let chosen = warned("allow_route_annotation: true", "policies[0].allow_route_annotation");
+    assert!(chosen.unwrap().contains("asks for no token"));
+}
+
 #[test]
 fn policies_demand_what_tokens_can_hold() {
     for (more, path, message) in [
