@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod bounds;
+#[path = "../support/browser.rs"]
 mod browser;
 mod capture;
 #[path = "../support/collector.rs"]
@@ -32,8 +33,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use service::{Service, SlowKeys, folder, keybound, request};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use tokio::runtime::Builder;
@@ -195,18 +195,6 @@ fn a_denial_is_told_without_the_token() {
     let log = format!("{:?}", service.log);
     for part in forged_token().split('.') {
         assert!(!log.contains(part), "{log}");
-    }
-}
-
-/// The program `name`, fetched if need be, or why it cannot be had.
-fn provision(name: &str) -> Result<PathBuf, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provision.py");
-    let output = Command::new(script).arg(name).output().unwrap();
-    let told = |it: &[u8]| String::from_utf8_lossy(it).trim().to_owned();
-    if output.status.success() {
-        Ok(PathBuf::from(told(&output.stdout)))
-    } else {
-        Err(told(&output.stderr))
     }
 }
 

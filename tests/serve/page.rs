@@ -14,7 +14,8 @@ use std::path::Path;
 const HOSTILE: &str = "<img src=x onerror=\"document.title='taken'\">";
 
 fn open(service: &Service) -> Option<Browser> {
-    Browser::open(&format!("http://{}/", service.admin), (1200, 900))
+    let is_live = "document.getElementById('live')?.textContent === 'live'";
+    Browser::open(&format!("http://{}/", service.admin), (1200, 900), is_live)
 }
 
 /// A token that names this key, of which nothing else is right. It is older than the keys, so that an
@@ -101,6 +102,24 @@ fn what_is_not_the_clients_fault_does_not_look_as_if_it_were() {
             assert_eq!(found, serde_json::json!([expected]), "{place} {look}");
         }
     }
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+#[test]
+fn a_policy_that_asks_for_no_token_is_shown_as_such() {
+    let mut service = Service::ready(&[]);
+    service.rewrite(|it| {
+        let health =
+            "policies:\n  - {name: health, match: {path_prefix: /healthz}, public: true}\n";
+        it.replace("policies:\n", health)
+    });
+    service.wait_for("configuration reloaded");
+    let policy = &service.status()["policies"][0];
+    assert_eq!((&policy["name"], &policy["public"]), (&"health".into(), &true.into()));
+    let Some(mut browser) = open(&service) else { return };
+    let page = browser.value("document.documentElement.outerHTML");
+    let page = page.as_str().unwrap();
+    assert!(page.contains(">health<") && page.contains("public: no token is asked for"), "{page}");
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
