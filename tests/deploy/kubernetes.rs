@@ -72,6 +72,11 @@ fn what_listens_for_administrators_alone_is_asked_from_within_its_pod() {
 }
 
 #[test]
+fn pages_are_answered_before_keybound_is_asked_and_may_read_why_they_are_refused() {
+    check("browsers", None);
+}
+
+#[test]
 fn every_envoy_and_every_gateway_refuses_names_with_underscores() {
     check("names", None);
 }

@@ -234,12 +234,13 @@ def providers(_world, _schemas):
         )
         expect(first["from"] == only, f"{name}: {first}")
 
-    (policy,) = [it for it in documents if it["kind"] == "SecurityPolicy"]
-    authorizer = policy["spec"]["extAuth"]
-    service = {"name": "keybound", "namespace": "keybound", "port": 9001}
-    expect(authorizer["grpc"]["backendRefs"] == [service], authorizer)
-    expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
-    expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == 503, authorizer)
+    policies = [it for it in documents if it["kind"] == "SecurityPolicy"]
+    expect(len(policies) == 2, policies)
+    for authorizer in (it["spec"]["extAuth"] for it in policies):
+        service = {"name": "keybound", "namespace": "keybound", "port": 9001}
+        expect(authorizer["grpc"]["backendRefs"] == [service], authorizer)
+        expect(deadline < milliseconds(authorizer["timeout"]), authorizer)
+        expect(authorizer["failOpen"] is False and authorizer["statusOnError"] == 503, authorizer)
     (policy,) = [it for it in documents if it["kind"] == "ClientTrafficPolicy"]
     expect(policy["spec"]["headers"]["xForwardedClientCert"] == {"mode": "SanitizeSet"}, policy)
 
@@ -309,7 +310,7 @@ def modules(_world, _schemas):
     order = [(it["name"].rpartition(".")[2], it["before"].rpartition(".")[2]) for it in proxy["filterOrder"]]
     expect(order == [("dynamic_modules", it) for it in ("wasm", "ext_proc", "lua", "buffer")], order)
 
-    (patch,) = envoy_filters("HTTP_FILTER")
+    (patch,) = envoy_filters("HTTP_FILTER", "envoy-module/istio")
     (change,) = patch["spec"]["configPatches"]
     expect(change["patch"]["operation"] == "INSERT_FIRST", change)
     envoy = yaml.safe_load((DEPLOY / "envoy-module/envoy.yaml").read_text())
@@ -326,9 +327,36 @@ def modules(_world, _schemas):
         expect(settings["filter_name"] == "keybound", settings)
 
 
-def envoy_filters(what):
+def browsers(_world, _schemas):
+    """Pages get preflights answered before keybound is asked, and may read why they are refused."""
+    (patch,) = envoy_filters("HTTP_FILTER", "istio")
+    (gateway,) = [
+        it["spec"]["selector"] for _, it in written()
+        if it["kind"] == "Gateway" and it["apiVersion"].startswith("networking.istio.io/")
+    ]
+    expect(patch["spec"]["workloadSelector"] == {"labels": gateway}, patch)
+    (change,) = patch["spec"]["configPatches"]
+    expect(change["patch"]["operation"] == "INSERT_FIRST", change)
+    # The filter goes by what Istio tells one of this name.
+    expect(change["patch"]["value"]["name"] == "envoy.filters.http.cors", change)
+    (routed,) = [
+        route for _, it in written() if it["kind"] == "VirtualService"
+        for route in it["spec"]["http"] if "corsPolicy" in route
+    ]
+    (guarded,) = [it["spec"] for _, it in written() if "cors" in it.get("spec", {})]
+    expect("extAuth" in guarded, guarded)
+    for rules in (routed["corsPolicy"], guarded["cors"]):
+        expect(set(rules["exposeHeaders"]) == {"www-authenticate", "dpop-nonce"}, rules)
+        expect({"authorization", "dpop"} <= set(rules["allowHeaders"]), rules)
+        expect("allowCredentials" not in rules, rules)
+
+
+def envoy_filters(what, folder=None):
     """The objects that patch `what` of Istio's proxies."""
-    found = [it for _, it in written() if it["kind"] == "EnvoyFilter"]
+    found = [
+        it for path, it in written()
+        if it["kind"] == "EnvoyFilter" and (folder is None or path.parent == DEPLOY / folder)
+    ]
     return [it for it in found if it["spec"]["configPatches"][0]["applyTo"] == what]
 
 
@@ -486,6 +514,7 @@ CHECKS = {
     it.__name__: it
     for it in (
         manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods, names, modules,
+        browsers,
     )
 }
 

@@ -5,6 +5,9 @@
 #![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "../support/browser.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod chromium;
 #[path = "../support/dpop_client.rs"]
 mod dpop_client;
 #[path = "../support/identity_provider.rs"]
@@ -25,6 +28,7 @@ mod redis;
 #[path = "../support/tokens.rs"]
 mod tokens;
 
+mod browser;
 mod channel;
 mod module;
 mod service;
