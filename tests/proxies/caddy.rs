@@ -1,6 +1,6 @@
 //! Debian's Caddy with `deploy/caddy`.
 
-use super::installation::{Clients, HOST, Proxy, Site, put, put_twice};
+use super::installation::{Clients, HOST, Proxy, Site, put, put_twice, shown};
 use super::programs::provisioned;
 use keybound::commands::demo::process::Process;
 use std::any::Any;
@@ -23,6 +23,17 @@ pub(crate) static CADDY: Proxy = Proxy {
 /// names, and the protocols that they offer.
 pub(crate) static BARE_CADDY: Proxy =
     Proxy { start: |site| start_with(site, &without_guards(DEPLOYED)), ..CADDY };
+
+/// The same for pages of another origin.
+pub(crate) static CADDY_FOR_PAGES: Proxy = Proxy {
+    start: |site| {
+        let blocks = shown(include_str!("../../deploy/caddy/README.md"), "Browsers");
+        let [cors] = *blocks else { panic!("{blocks:?}") };
+        let below = "\t\t# Names that only keybound";
+        start_with(site, &put(DEPLOYED, below, &format!("{cors}{below}")))
+    },
+    ..CADDY
+};
 
 const DEPLOYED: &str = include_str!("../../deploy/caddy/Caddyfile");
 

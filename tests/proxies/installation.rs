@@ -329,6 +329,14 @@ pub(crate) fn put(text: &str, there: &str, instead: &str) -> String {
     text.replace(there, instead)
 }
 
+/// What a section of a page beside the deployed files shows.
+pub(crate) fn shown(page: &'static str, section: &str) -> Vec<&'static str> {
+    let section = page.split(&format!("\n## {section}\n")).nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```").skip(1).step_by(2);
+    blocks.map(|it| it.split_once('\n').unwrap().1).collect()
+}
+
 /// Replaces what is there twice.
 #[track_caller]
 pub(crate) fn put_twice(text: &str, there: &str, instead: &str) -> String {

@@ -10,6 +10,7 @@ mod caddy;
 mod dpop_client;
 mod installation;
 mod nginx;
+mod pages;
 #[path = "../support/programs.rs"]
 mod programs;
 #[path = "../support/proofs.rs"]

@@ -1,6 +1,6 @@
 //! Debian's nginx with `deploy/nginx`.
 
-use super::installation::{BOTH, Clients, Installation, Proxy, Site, put};
+use super::installation::{BOTH, Clients, Installation, Proxy, Site, put, shown};
 use super::programs::provisioned;
 use std::any::Any;
 use std::fs::{self, File};
@@ -13,6 +13,20 @@ pub(crate) static NGINX: Proxy = nginx(start);
 static ANNOUNCING: Proxy = nginx(|site| {
     let line = "proxy_set_header Content-Length \"\";";
     start_with(&put(DEPLOYED, line, "proxy_set_header Content-Length 9;"), site)
+});
+
+/// The same for pages of another origin.
+pub(crate) static NGINX_FOR_PAGES: Proxy = nginx(|site| {
+    let blocks = shown(include_str!("../../deploy/nginx/README.md"), "Browsers");
+    let [pages, headers, preflight] = *blocks else { panic!("{blocks:?}") };
+    let text = put(DEPLOYED, "\nhttp {\n", &format!("\nhttp {{\n{pages}"));
+    let nonce = "add_header DPoP-Nonce       $nonce            always;\n";
+    let text = put(&text, nonce, &format!("{nonce}{headers}"));
+    let location = "location / {\n";
+    let text = put(&text, location, &format!("{location}{preflight}"));
+    let metadata = "auth_request off;\n";
+    let text = put(&text, metadata, &format!("{metadata}add_header Vary Origin always;\n"));
+    start_with(&text, site)
 });
 
 const DEPLOYED: &str = include_str!("../../deploy/nginx/nginx.conf");
@@ -59,7 +73,7 @@ fn start_with(text: &str, site: &Site<'_>) -> Box<dyn Any + Send> {
     let text = put(&text, "server 127.0.0.1:9002", &format!("server {}", site.keybound));
     let text = put(&text, "server 127.0.0.1:8080", &format!("server {}", site.upstream));
     let text = put(&text, "/run/nginx.pid", &format!("{here}/nginx.pid"));
-    let text = put(&text, "http {\n", &format!("http {{ access_log off; {temporary}\n"));
+    let text = put(&text, "\nhttp {\n", &format!("\nhttp {{ access_log off; {temporary}\n"));
     let text = match site.clients {
         Clients::OfTheAuthority => text,
         Clients::Any => {
