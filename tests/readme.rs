@@ -214,6 +214,28 @@ policies:
     assert!(of_dpop.is_empty(), "{of_dpop:?}");
 }
 
+/// Whoever puts them above what guards the API is warned of nothing.
+#[test]
+fn the_public_policies_for_browsers_are_valid_and_not_warned_of() {
+    let page = include_str!("../docs/browsers.md");
+    let shown = page.split("```yaml\n").skip(1).map(|it| it.split("```").next().unwrap());
+    let shown: Vec<_> = shown.filter(|it| it.starts_with("policies:")).collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    for policies in shown {
+        let files = tempfile::tempdir().unwrap();
+        let rest = "  - {name: all, match: {hosts: [api.example.com]}, sender_constraint: dpop}
+issuers:
+- issuer: https://as.example.com
+  audiences: [https://api.example.com]
+";
+        let text = format!("{policies}{rest}");
+        let warnings = configured::configured(&text, files.path()).unwrap().warnings;
+        let of_policies: Vec<_> =
+            warnings.iter().filter(|it| it.path.starts_with("policies")).collect();
+        assert!(of_policies.is_empty(), "{text}\n{of_policies:?}");
+    }
+}
+
 /// What stands in backticks.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
