@@ -2,6 +2,7 @@
 // `{"issuer": …}`. Who comes is alice, and gets what is asked for. It knows one client already, and has
 // others register. Its arguments are the scopes, that client, and for how many seconds tokens are good.
 
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { exportJWK, generateKeyPair } from 'jose';
@@ -42,7 +43,8 @@ const provider = new Provider(issuer, {
   },
   features: {
     devInteractions: { enabled: false },
-    dPoP: { enabled: true },
+    // A proof whose time is wrong is asked for again, with a nonce.
+    dPoP: { enabled: true, nonceSecret: randomBytes(32) },
     registration: { enabled: true },
     resourceIndicators: {
       enabled: true,

@@ -2,6 +2,7 @@
 
 use super::dpop_client::DpopClient;
 use super::mcp_world::{KNOWN_CLIENT, World, shown};
+use super::program::provisioned;
 use super::programs;
 use super::tokens::Signer;
 use base64::Engine;
@@ -204,6 +205,32 @@ async fn a_server_whose_tools_ask_for_more_is_a_resource_of_its_own() {
     assert!(challenge.contains("scope=\"mcp:tools mcp:admin\""), "{challenge}");
     let metadata = format!("{}/.well-known/oauth-protected-resource/admin/mcp", world.origin);
     assert_eq!(all[1].told(), ("GET", &*metadata, 200));
+}
+
+/// Seconds by which a clock is off.
+const HOUR: i64 = 3600;
+
+#[tokio::test]
+async fn a_client_whose_clock_is_an_hour_off_passes_by_nonces_and_only_so() {
+    let Some(faketime) = provisioned("faketime") else { return };
+    let Some(by_nonces) = World::with_nonces().await else { return };
+    let Some(by_its_clock) = World::start().await else { return };
+    for skew in [-HOUR, HOUR] {
+        let mut client = by_nonces.client_off_by(skew, &faketime);
+        let answer = client.ask(&call(&by_nonces, "/mcp", "headers", &json!({}))).await;
+        assert_eq!(seen(&answer)["x-auth-subject"], "alice");
+
+        let mut client = by_its_clock.client_off_by(skew, &faketime);
+        let answer = client.ask(&call(&by_its_clock, "/mcp", "headers", &json!({}))).await;
+        assert!(answer["error"].is_string(), "{answer}");
+        let all = exchanges(&answer);
+        let refused = all.iter().filter(|it| it.header("authorization").is_some());
+        let challenges: Vec<_> = refused.map(|it| it.text("challenge")).collect();
+        assert!(!challenges.is_empty(), "it got a token");
+        for challenge in challenges {
+            assert!(challenge.contains("error=\"invalid_dpop_proof\""), "{challenge}");
+        }
+    }
 }
 
 /// Long enough to open a stream with it.

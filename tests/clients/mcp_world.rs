@@ -32,6 +32,9 @@ const SCOPES: &str = "mcp:tools mcp:write mcp:admin";
 /// A client that the authorization server knows.
 pub(crate) const KNOWN_CLIENT: &str = "desktop";
 
+/// For how long tokens are good.
+const LIFE: Duration = Duration::from_secs(3600);
+
 const ANY_PORT: &str = "address: 127.0.0.1, port_value: 0";
 
 /// How long an answer may take.
@@ -52,11 +55,22 @@ pub(crate) struct World {
 impl World {
     /// Nothing, and a line that says why, where a part of it cannot be had.
     pub(crate) async fn start() -> Option<Self> {
-        Self::with_tokens_for(Duration::from_secs(3600)).await
+        Self::with_tokens_for(LIFE).await
     }
 
     /// The same, with tokens that are good for so long.
     pub(crate) async fn with_tokens_for(life: Duration) -> Option<Self> {
+        Self::with(life, str::to_owned).await
+    }
+
+    /// The same, for clients whose clocks are wrong: by nonces.
+    pub(crate) async fn with_nonces() -> Option<Self> {
+        let by_nonces = "{nonce: required, time: nonce}\n";
+        Self::with(LIFE, |it| replaced(it, "\n  proof_window: 5m", &format!(" {by_nonces}  ")))
+            .await
+    }
+
+    async fn with(life: Duration, edit: impl Fn(&str) -> String) -> Option<Self> {
         let node = Node::provisioned()?;
         let python = provisioned("python-mcp")?;
         // Clients name the port, so it is known first.
@@ -82,7 +96,7 @@ impl World {
         ] {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let config = keybound(&issuer, &origin);
+        let config = edit(&keybound(&issuer, &origin));
         let service = serve(&config, folder.path()).await;
         let bootstrap = bootstrap(&service, server.parse().unwrap(), folder.path());
         let envoy = proxy(&bootstrap, folder.path()).await;
@@ -93,7 +107,17 @@ impl World {
 
     /// A client, which is known to the authorization server by `id`, or registers there.
     pub(crate) fn client(&self, id: Option<&str>) -> Client {
-        let mut command = Command::new(&self.node.program);
+        self.start_client(Command::new(&self.node.program), id)
+    }
+
+    /// The same, with a clock that is off by `skew` seconds, by this program.
+    pub(crate) fn client_off_by(&self, skew: i64, faketime: &Path) -> Client {
+        let mut command = Command::new(faketime);
+        command.env("FAKETIME", format!("{skew:+}")).arg(&self.node.program);
+        self.start_client(command, None)
+    }
+
+    fn start_client(&self, mut command: Command, id: Option<&str>) -> Client {
         command.arg(self.node.path("mcp_client.mjs")).args(id);
         command.env("NODE_EXTRA_CA_CERTS", self.folder.path().join("ca.crt"));
         Client::start(command, self.folder.path().join("client.log"))
