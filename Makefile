@@ -12,7 +12,7 @@ module:
 	deploy/envoy-module/build.py
 
 test:
-	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis python-tools
+	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis promtool python-tools
 	-tests/provision.py chromium
 	-tests/provision.py python-jose
 	-tests/provision.py node-clients

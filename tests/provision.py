@@ -2,12 +2,12 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        python-jose python-mcp node-clients faketime keycloak hydra cargo-zigbuild]
+        python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild]
 
 With --cached nothing is fetched, and what is not at hand is an error.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
-FAKETIME_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN) is taken as it is.
+FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
@@ -249,10 +249,10 @@ def library_directories(whole):
     return [f"$here/{it.relative_to(whole)}" for it in sorted(found)]
 
 
-def faketime(whole, scratch):
-    """Runs a program by another clock: that of Debian's libfaketime, which is a library alone."""
-    needs("faketime", "apt-get", "dpkg-deb")
-    download = ("apt-get", "download", "--quiet", "--quiet", "libfaketime")
+def debian_alone(package, place, scratch):
+    """A Debian package without what it depends on, unpacked."""
+    needs(package, "apt-get", "dpkg-deb")
+    download = ("apt-get", "download", "--quiet", "--quiet", package)
     try:
         downloads(*download, cwd=scratch)
     except NotDownloaded:
@@ -262,7 +262,18 @@ def faketime(whole, scratch):
         downloads("apt-get", "update", "--quiet", "--quiet")
         downloads(*download, cwd=scratch)
     (archive,) = scratch.glob("*.deb")
-    run("dpkg-deb", "--extract", archive, whole)
+    run("dpkg-deb", "--extract", archive, place)
+
+
+def promtool(whole, scratch):
+    """Out of Debian's Prometheus, of which the server and its pages are left out."""
+    debian_alone("prometheus", scratch / "unpacked", scratch)
+    shutil.copy(scratch / "unpacked/usr/bin/promtool", whole)
+
+
+def faketime(whole, scratch):
+    """Runs a program by another clock: that of Debian's libfaketime, which is a library alone."""
+    debian_alone("libfaketime", whole, scratch)
     (library,) = whole.rglob("libfaketimeMT.so.1")
     launcher = whole / "faketime"
     launcher.write_text(
@@ -455,6 +466,7 @@ PROGRAMS = {
         f"node-clients-{digest(it.read_text() for it in NODE_CLIENTS)}", "node", None, node_clients
     ),
     "faketime": ("faketime", "faketime", None, faketime),
+    "promtool": ("promtool", "promtool", "promtool", promtool),
     "keycloak": (
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
     ),
