@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::panic, reason = "a test may panic")]
 
+mod alerts;
 mod aliases;
 #[path = "../support/built_module.rs"]
 mod built_module;

@@ -15,6 +15,7 @@ use std::time::Duration;
 const DASHBOARD: &str = include_str!("../../deploy/observability/dashboard.json");
 const ALERTS: &str = include_str!("../../deploy/observability/alerts.yaml");
 const README: &str = include_str!("../../deploy/observability/README.md");
+const RUNBOOKS: &str = include_str!("../../docs/alerts.md");
 
 /// What Envoy 1.40 counts about its own side of the checks.
 const OF_ENVOY: &[&str] = &[
@@ -103,7 +104,14 @@ fn exposition() -> String {
 fn wrong(expression: &str, known: &BTreeMap<String, Labels>) -> Vec<String> {
     let mut found = Vec::new();
     let mut labels: Vec<&Labels> = Vec::new();
-    let words = expression.split(|it: char| !(it.is_alphanumeric() || it == '_'));
+    // A name with colons is that of a recording rule.
+    let words = expression.split(|it: char| !(it.is_alphanumeric() || "_:".contains(it)));
+    let recorded = yaml_values(ALERTS, "record");
+    for name in words.clone().filter(|it| it.contains(":keybound_")) {
+        if !recorded.iter().any(|it| it == name) {
+            found.push(format!("{name} is not recorded"));
+        }
+    }
     for name in words.clone().filter(|it| it.starts_with("keybound_")) {
         match known.get(name) {
             Some(it) => labels.push(it),
@@ -213,13 +221,41 @@ fn every_panel_has_a_place_of_its_own() {
 fn the_alerts_ask_about_what_there_is() {
     let known = known();
     let expressions = yaml_values(ALERTS, "expr");
-    let names = yaml_values(ALERTS, "alert");
-    assert!(10 < names.len() && names.len() == expressions.len());
+    let rules = [yaml_values(ALERTS, "alert"), yaml_values(ALERTS, "record")].concat();
+    assert!(10 < rules.len() && rules.len() == expressions.len());
     for expression in expressions {
         assert_eq!(wrong(&expression, &known), Vec::<String>::new(), "{expression}");
     }
-    for name in names {
-        assert!(README.contains(&format!("`{name}`")), "{name} is not explained");
+}
+
+#[test]
+fn each_alert_leads_to_what_it_means_and_whom_it_concerns_and_what_to_do() {
+    let alerts = yaml_values(ALERTS, "alert");
+    let places: Vec<_> =
+        alerts.iter().map(|it| format!("docs/alerts.md#{}", it.to_lowercase())).collect();
+    assert_eq!(yaml_values(ALERTS, "runbook_url"), places);
+    let sections: BTreeMap<_, _> =
+        RUNBOOKS.split("\n## ").skip(1).map(|it| it.split_once('\n').unwrap()).collect();
+    let explained: BTreeSet<_> = sections.keys().copied().collect();
+    assert_eq!(explained, alerts.iter().map(|it| &**it).collect());
+    for (alert, section) in sections {
+        let parts: Vec<_> =
+            section.trim().split("\n\n**").map(|it| it.split_once(".** ")).collect();
+        let titles: Vec<_> = parts.iter().map(|it| it.unwrap().0.trim_matches('*')).collect();
+        assert_eq!(titles, ["Means", "Who", "Do"], "{alert}");
+        let listed = RUNBOOKS.contains(&format!("](#{})", alert.to_lowercase()));
+        assert!(listed, "{alert} is not in the list at the top");
+    }
+}
+
+#[test]
+fn each_reason_that_is_taken_for_a_configuration_has_a_cause_in_the_runbook() {
+    let expression =
+        yaml_values(ALERTS, "expr").into_iter().find(|it| it.contains("policy_unknown"));
+    for (_, reasons) in matchers(&expression.unwrap()) {
+        for reason in reasons.split('|') {
+            assert!(RUNBOOKS.contains(&format!("\n| `{reason}` | ")), "{reason}");
+        }
     }
 }
 
@@ -265,6 +301,8 @@ fn an_alert_about_what_there_is_not_is_found() {
         ("keybound_config_reloads_total{outcome=\"failed\"}", 1),
         ("keybound_tokens_total{bound=\"nothing\"}", 1),
         ("envoy_http_ext_authz_errors", 1),
+        ("policy:keybound_checks:rate5m", 0),
+        ("policy:keybound_checks:rate1m", 1),
     ] {
         assert_eq!(wrong(expression, &known).len(), expected, "{expression}");
     }
