@@ -305,12 +305,24 @@ fn wrong_usage_exits_2() {
 
 #[test]
 fn every_configuration_to_deploy_is_valid_and_free_of_warnings() {
-    for proxy in ["envoy", "nginx", "traefik", "caddy"] {
+    let clouds = [
+        "clouds/aws-alb",
+        "clouds/aws-alb/passthrough",
+        "clouds/aws-cloudfront",
+        "clouds/aws-cloudfront/passthrough",
+        "clouds/google-cloud",
+        "clouds/cloudflare",
+        "clouds/azure/application-gateway",
+        "clouds/azure/app-service",
+        "clouds/azure/api-management",
+    ];
+    for proxy in ["envoy", "nginx", "traefik", "caddy"].iter().chain(&clouds) {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(proxy);
         let file = file.join("keybound.yaml").display().to_string();
         let folder = tempfile::tempdir().unwrap();
         let (code, stdout, stderr) = keybound(folder.path(), &["check-config", &file]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{proxy}");
-        assert_eq!(stdout.contains("forward_auth"), proxy != "envoy", "{stdout}");
+        let over_http = ["nginx", "traefik", "caddy"].contains(proxy);
+        assert_eq!(stdout.contains("forward_auth"), over_http, "{stdout}");
     }
 }

@@ -8,6 +8,7 @@ mod alerts;
 mod aliases;
 #[path = "../support/built_module.rs"]
 mod built_module;
+mod clouds;
 #[path = "../support/collector.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod collector;
