@@ -1,7 +1,10 @@
 //! Debian's nginx with `deploy/nginx`.
 
+use super::dpop_client::DpopClient;
 use super::installation::{BOTH, Clients, Installation, Proxy, Site, put, shown};
 use super::programs::provisioned;
+use keybound::commands::demo::pki::Identity;
+use reqwest::Version;
 use std::any::Any;
 use std::fs::{self, File};
 use std::process::{Child, Command};
@@ -28,6 +31,14 @@ pub(crate) static NGINX_FOR_PAGES: Proxy = nginx(|site| {
     let text = put(&text, metadata, &format!("{metadata}add_header Vary Origin always;\n"));
     start_with(&text, site)
 });
+
+/// The same, but that it is told to keep answers to questions, by the token alone, as guides to
+/// `auth_request` have it.
+static CACHING: Proxy = nginx(|site| start_with(&caching(""), site));
+
+/// The same, and told not to heed what an answer says of that.
+static CACHING_ALL: Proxy =
+    nginx(|site| start_with(&caching("proxy_ignore_headers Cache-Control;"), site));
 
 const DEPLOYED: &str = include_str!("../../deploy/nginx/nginx.conf");
 
@@ -90,6 +101,60 @@ fn start_with(text: &str, site: &Site<'_>) -> Box<dyn Any + Send> {
         .stderr(File::create(site.directory.join("proxy.log")).unwrap())
         .spawn();
     Box::new(Nginx(child.unwrap()))
+}
+
+/// The deployed configuration with a cache of answers, and with this beside it.
+fn caching(more: &str) -> String {
+    let ask = "proxy_pass http://keybound/check;";
+    let cache = "proxy_cache answers; proxy_cache_valid any 5m; \
+                 proxy_cache_key $http_authorization;";
+    let text = put(DEPLOYED, ask, &format!("{ask} {cache} {more}"));
+    let path = "proxy_cache_path /etc/nginx/answers keys_zone=answers:1m;";
+    put(&text, "http {\n", &format!("http {{\n{path}\n"))
+}
+
+/// How requests end that show the same proof, and then the same token with another certificate, and none.
+async fn shown_again(proxy: &'static Proxy) -> [u16; 4] {
+    let it = Installation::start_with(proxy, "nonce: off").await;
+    let status = async |identity: Option<&Identity>, path: &str, headers: &[(&str, &str)]| {
+        it.call(Version::HTTP_2, identity, path, headers).await.status.as_u16()
+    };
+    let holder = DpopClient::new(|cnf| it.token(&it.client(), |it| it["cnf"] = cnf));
+    let authorization = format!("DPoP {}", holder.token);
+    let proof = holder.proof("GET", &it.url("/either"));
+    let proved = [("authorization", authorization.as_str()), ("dpop", &proof)];
+    let proofs = [status(None, "/either", &proved).await, status(None, "/either", &proved).await];
+
+    let client = it.client();
+    let token = format!("Bearer {}", it.token(&client, |_| {}));
+    let bound = [("authorization", token.as_str())];
+    assert_eq!(status(Some(&client), "/", &bound).await, 200);
+    let thief = it.client();
+    let certificates = [status(Some(&thief), "/", &bound).await, status(None, "/", &bound).await];
+    [proofs, certificates].concat().try_into().unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_is_for_one_request_though_nginx_is_told_to_keep_answers() {
+    assert_eq!(shown_again(&CACHING).await, [200, 401, 401, 401]);
+}
+
+/// Why the page says never to: what is shown again passes, and nobody is asked.
+#[tokio::test]
+async fn told_not_to_heed_cache_control_nginx_lets_a_used_proof_and_a_thief_pass() {
+    assert_eq!(shown_again(&CACHING_ALL).await, [200; 4]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_for_one_request_though_nginx_is_told_to_keep_answers() {
+    let it = Installation::start(&CACHING).await;
+    let (client, other) = (it.client(), it.client());
+    let token = format!("Bearer {}", it.token(&client, |_| {}));
+    let headers = [("authorization", token.as_str())];
+    for (identity, status) in [(&other, 401), (&client, 200), (&other, 401), (&client, 200)] {
+        let outcome = it.call(Version::HTTP_2, Some(identity), "/", &headers).await;
+        assert_eq!(outcome.status, status);
+    }
 }
 
 #[tokio::test]
