@@ -376,9 +376,9 @@ fn each_case_is_told_in_these_words() {
 }
 
 #[test]
-fn readme_shows_it_as_it_is() {
-    let readme = fs::read_to_string(vectors("../../README.md")).unwrap();
-    let shown = readme.split("```text\nGET ").nth(1).unwrap().split("```").next().unwrap();
+fn its_page_shows_it_as_it_is() {
+    let page = fs::read_to_string(vectors("../../docs/explain.md")).unwrap();
+    let shown = page.split("```text\nGET ").nth(1).unwrap().split("```").next().unwrap();
     let told = fs::read_to_string(vectors("explain/certificate_mismatch.txt")).unwrap();
     for line in format!("GET {shown}").lines().filter(|it| *it != "…") {
         assert!(told.lines().any(|it| it == line), "{line}");

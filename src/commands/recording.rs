@@ -112,7 +112,7 @@ fn chosen<T: Copy + Default>(
 
 /// A reason by its label.
 fn reason(text: &str) -> Result<Denial, &'static str> {
-    Denial::labelled(text).ok_or("not a reason: README lists them")
+    Denial::labelled(text).ok_or("not a reason: `keybound reasons` lists them")
 }
 
 #[cfg(test)]

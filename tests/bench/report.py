@@ -246,7 +246,7 @@ BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 
 def publish(text):
     shutil.copy(PLACE / "chart.svg", ROOT / ".github" / "bench.svg")
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
+    page = ROOT / "docs" / "performance.md"
+    before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}")

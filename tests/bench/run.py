@@ -5,7 +5,7 @@
 
 Builds the service and what it is held against, runs them in turn for some rounds, and prints the
 medians of the figures and of the ratios in each round, with what was aimed at. The same goes to
-target/bench/ as results.md, results.json and chart.svg; --publish also puts it into README.md and
+target/bench/ as results.md, results.json and chart.svg; --publish also puts it into docs/performance.md and
 .github/.
 
 The server has one core and the load another. Figures of two runs do not compare: machines are
@@ -29,7 +29,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=PARTS, help=" ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--publish", action="store_true", help="renew README.md and .github/")
+    parser.add_argument("--publish", action="store_true", help="renew docs/performance.md and .github/")
     options = parser.parse_args()
     if strange := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {' '.join(strange)}")

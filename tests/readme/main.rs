@@ -1,10 +1,16 @@
-//! README says what the code does: its tables are the code's, and what it shows can be pasted. The
-//! architecture names files and functions that there are.
+//! README and the pages under `docs/` say what the code does: their tables are the code's, and what they
+//! show can be pasted. The architecture names files and functions that there are.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::arithmetic_side_effects, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
 
-#[path = "support/configured.rs"]
+#[path = "../support/configured.rs"]
 mod configured;
+
+mod configuration;
+mod links;
 
 use keybound::config::Problem;
 use keybound_core::client_certificate::HeaderFormat;
@@ -15,9 +21,32 @@ use keybound_core::{Denial, Detail};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-const README: &str = include_str!("../README.md");
-const ARCHITECTURE: &str = include_str!("../docs/ARCHITECTURE.md");
+const README: &str = include_str!("../../README.md");
+const ARCHITECTURE: &str = include_str!("../../docs/ARCHITECTURE.md");
+const CERTIFICATES: &str = include_str!("../../docs/certificates.md");
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+const ISSUERS: &str = include_str!("../../docs/issuers.md");
+const REASONS: &str = include_str!("../../docs/reasons.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
+
+/// The folder with README.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README and the pages under `docs/`: their names and texts.
+fn pages() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(root().join("docs")).unwrap();
+    let found = entries
+        .map(|it| it.unwrap().path())
+        .filter(|it| it.extension().is_some_and(|it| it == "md"));
+    let mut found: Vec<_> = found.chain([root().join("README.md")]).collect();
+    found.sort();
+    let name = |it: &Path| it.file_name().unwrap().to_str().unwrap().to_owned();
+    found.iter().map(|it| (name(it), std::fs::read_to_string(it).unwrap())).collect()
+}
 
 #[test]
 fn the_table_of_reasons_is_that_of_the_code() {
@@ -30,7 +59,7 @@ fn the_table_of_reasons_is_that_of_the_code() {
         let fault = denial.fault().label();
         writeln!(table, "| `{label}` | {status} | {fault} | {error} | {sentence} |").unwrap();
     }
-    assert!(README.contains(&table), "the table should be:\n{table}");
+    assert!(REASONS.contains(&table), "the table should be:\n{table}");
 }
 
 #[test]
@@ -39,12 +68,35 @@ fn the_table_of_details_is_that_of_the_code() {
     for detail in Detail::ALL {
         writeln!(table, "| `{detail}` | `{}` | {} |", detail.denial(), detail.sentence()).unwrap();
     }
-    assert!(README.contains(&table), "the table should be:\n{table}");
+    assert!(REASONS.contains(&table), "the table should be:\n{table}");
+}
+
+const ADVICE: [&str; 2] =
+    ["<!-- advice: KEYBOUND_BLESS=1 cargo test --test readme -->\n", "<!-- end of advice -->\n"];
+
+#[test]
+fn what_to_do_about_a_reason_is_what_the_command_says() {
+    let mut table = String::from("| reason | what to do |\n|---|---|\n");
+    for denial in Denial::ALL {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keybound"));
+        let told = command.args(["reasons", denial.label()]).output().unwrap().stdout;
+        let told = String::from_utf8(told).unwrap();
+        let advice = told.lines().find_map(|it| it.strip_prefix("what to do: ")).unwrap();
+        writeln!(table, "| `{}` | {} |", denial.label(), advice.replace('|', "\\|")).unwrap();
+    }
+    let (before, rest) = REASONS.split_once(ADVICE[0]).unwrap();
+    let (_, after) = rest.split_once(ADVICE[1]).unwrap();
+    let expected = format!("{before}{}{table}{}{after}", ADVICE[0], ADVICE[1]);
+    if std::env::var_os("KEYBOUND_BLESS").is_some() {
+        std::fs::write(root().join("docs/reasons.md"), expected).unwrap();
+    } else {
+        assert!(REASONS == expected, "the table should be:\n{table}");
+    }
 }
 
 /// The rows of the table under *What was tried against it*: what was tried, what happens, the tests.
 fn tried() -> Vec<[&'static str; 3]> {
-    let section = README.split("\n## What was tried against it\n").nth(1).unwrap();
+    let section = SECURITY.split("\n## What was tried against it\n").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter(|it| it.starts_with("| ")).skip(1);
     let cells = |row: &'static str| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>();
@@ -63,7 +115,7 @@ fn the_table_of_algorithms_is_that_of_the_code() {
         let usual = of_kind().filter(|it| USUAL_ALGORITHMS.contains(it)).collect();
         writeln!(table, "| {kind} | {} | {} |", names(of_kind().collect()), names(usual)).unwrap();
     }
-    assert!(README.contains(&table), "the table should be:\n{table}");
+    assert!(CONFIGURATION.contains(&table), "the table should be:\n{table}");
     let rows =
         table.lines().skip(2).flat_map(|it| it.split('|').nth(2).unwrap().split_whitespace());
     assert_eq!(rows.count(), Algorithm::NAMES.len(), "each has a row");
@@ -71,7 +123,7 @@ fn the_table_of_algorithms_is_that_of_the_code() {
 
 #[test]
 fn every_provider_is_named() {
-    let section = README.split("\n### Issuers as they are\n").nth(1).unwrap();
+    let section = ISSUERS.split("\n## `provider`\n").nth(1).unwrap();
     let named = section.split("\n\n").nth(1).unwrap();
     let named: Vec<_> = named.split('`').skip(1).step_by(2).collect();
     let schema = keybound::config::schema();
@@ -82,7 +134,7 @@ fn every_provider_is_named() {
 
 #[test]
 fn every_format_of_a_certificate_in_a_header_has_a_row() {
-    let section = README.split("\n| `header.format` |").nth(1).unwrap();
+    let section = CERTIFICATES.split("\n| `header.format` |").nth(1).unwrap();
     let rows = section.split("\n\n").next().unwrap().lines().skip(2);
     let named: Vec<_> = rows.map(|it| it.split('`').nth(1).unwrap()).collect();
     assert_eq!(named, HeaderFormat::NAMES);
@@ -104,8 +156,7 @@ fn each_kind_of_attack_names_tests_that_there_are() {
 
 /// All code in these folders.
 fn code(folders: &[&str]) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders: Vec<_> = folders.iter().map(|it| root.join(it)).collect();
+    let mut folders: Vec<_> = folders.iter().map(|it| root().join(it)).collect();
     let mut code = String::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -161,27 +212,71 @@ fn a_helper_is_no_test() {
     }
 }
 
-/// The fenced blocks of a language.
-fn blocks(language: &str) -> Vec<&'static str> {
+/// The fenced blocks of a language in a page.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("```{language}\n");
-    README.split(fence.as_str()).skip(1).map(|it| it.split("```").next().unwrap()).collect()
+    page.split(fence.as_str()).skip(1).map(|it| it.split("```").next().unwrap()).collect()
 }
 
 #[test]
-fn the_files_that_it_shows_are_those_to_deploy() {
-    for file in ["deploy/envoy/envoy.yaml", "deploy/envoy/keybound.yaml"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-        let text = std::fs::read_to_string(path).unwrap();
-        assert!(blocks("yaml").contains(&text.as_str()), "{file} is not in README as it is");
+fn the_file_that_it_shows_is_the_one_to_deploy() {
+    let file = std::fs::read_to_string(root().join("deploy/envoy/keybound.yaml")).unwrap();
+    assert!(blocks(README, "yaml").contains(&file.as_str()), "README does not show it as it is");
+}
+
+/// The lines of `part` follow one another in `whole`, all further in by the same number of blanks.
+fn is_part(part: &str, whole: &str) -> bool {
+    let part: Vec<_> = part.lines().collect();
+    let whole: Vec<_> = whole.lines().collect();
+    let indent = |it: &str| it.len() - it.trim_start().len();
+    whole.windows(part.len()).any(|them| {
+        let further = indent(them[0]).saturating_sub(indent(part[0]));
+        let outdented = |it: &str| it.split_at_checked(further).map(|it| it.1.to_owned());
+        part.iter().zip(them).all(|(part, it)| outdented(it).as_deref() == Some(*part))
+    })
+}
+
+#[test]
+fn the_filter_that_it_shows_is_that_of_the_file_to_deploy() {
+    let file = std::fs::read_to_string(root().join("deploy/envoy/envoy.yaml")).unwrap();
+    let of_envoy: Vec<_> =
+        blocks(README, "yaml").into_iter().filter(|it| it.contains("envoy.")).collect();
+    assert!(!of_envoy.is_empty());
+    for part in of_envoy {
+        assert!(is_part(part, &file), "it is not in the file:\n{part}");
     }
 }
 
 #[test]
-fn every_configuration_that_it_shows_is_valid_and_no_policy_is_warned_of() {
-    let configurations: Vec<&str> =
-        blocks("yaml").into_iter().filter(|it| it.contains("\npolicies:")).collect();
-    assert!(configurations.len() >= 2, "{}", configurations.len());
-    for text in configurations {
+fn a_part_is_found_by_its_lines_however_far_in_they_are() {
+    let whole = "a:\n  - b: 1\n    c: 2\n  - b: 3\n";
+    for (part, expected) in [
+        ("- b: 1\n  c: 2\n", true),
+        ("  - b: 1\n    c: 2\n", true),
+        ("c: 2\n", true),
+        ("- b: 1\n  c: 3\n", false),
+        ("- b: 1\n- b: 3\n", false),
+        ("- b: 1\n c: 2\n", false),
+    ] {
+        assert_eq!(is_part(part, whole), expected, "{part}");
+    }
+}
+
+/// Whether it is a whole configuration.
+fn is_whole(block: &str) -> bool {
+    let begins = |key: &str| block.lines().any(|it| it == key);
+    begins("issuers:") && block.lines().any(|it| it.starts_with("policies:"))
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_valid_and_no_policy_is_warned_of() {
+    let pages = pages();
+    let shown = pages.iter().flat_map(|(page, text)| {
+        blocks(text, "yaml").into_iter().filter(|it| is_whole(it)).map(move |it| (page, it))
+    });
+    let shown: Vec<_> = shown.collect();
+    assert!(4 <= shown.len(), "{}", shown.len());
+    for (page, text) in shown {
         let files = tempfile::tempdir().unwrap();
         let read = configured::configured(text, files.path());
         let of_policies = |it: &Problem| it.path.starts_with("policies");
@@ -190,14 +285,14 @@ fn every_configuration_that_it_shows_is_valid_and_no_policy_is_warned_of() {
             Err(problems) => problems,
         };
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert!(problems.is_empty(), "{text}\n{}", problems.join("\n"));
+        assert!(problems.is_empty(), "{page}: {text}\n{}", problems.join("\n"));
     }
 }
 
 /// Whoever pastes it is not told that replicas lack a secret, or that something has no effect.
 #[test]
 fn the_configuration_of_regions_is_valid_and_its_proofs_are_not_warned_of() {
-    let page = include_str!("../docs/regions.md");
+    let page = include_str!("../../docs/regions.md");
     let shown = page.split("```yaml\n").nth(1).unwrap();
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("nonce-secret"), "0123456789abcdef".repeat(2)).unwrap();
@@ -217,7 +312,7 @@ policies:
 /// Whoever puts them above what guards the API is warned of nothing.
 #[test]
 fn the_public_policies_for_browsers_are_valid_and_not_warned_of() {
-    let page = include_str!("../docs/browsers.md");
+    let page = include_str!("../../docs/browsers.md");
     let shown = page.split("```yaml\n").skip(1).map(|it| it.split("```").next().unwrap());
     let shown: Vec<_> = shown.filter(|it| it.starts_with("policies:")).collect();
     assert_eq!(shown.len(), 2, "{shown:?}");
@@ -249,9 +344,8 @@ fn is_path(name: &str) -> bool {
 
 /// The file or folder of this name, below the root or one of the crates.
 fn place(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let places = ["src", "src/core", "src/envoy"].map(|it| root.join(it).join(name));
-    places.into_iter().find(|it| it.exists()).unwrap_or_else(|| root.join(name))
+    let places = ["src", "src/core", "src/envoy"].map(|it| root().join(it).join(name));
+    places.into_iter().find(|it| it.exists()).unwrap_or_else(|| root().join(name))
 }
 
 /// Whether `code` has one of these keywords before `name`.
