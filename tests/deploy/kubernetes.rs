@@ -52,6 +52,39 @@ fn what_the_chart_can_turn_on_and_off_is_there_and_is_not() {
 }
 
 #[test]
+fn the_chart_replaces_the_pods_for_what_cannot_be_reloaded_and_for_nothing_else() {
+    check("reloads", None);
+}
+
+#[test]
+fn the_pod_has_the_time_to_drain_and_the_user_that_is_asked_for_or_none() {
+    check("pod", None);
+}
+
+#[test]
+fn the_chart_brings_the_rules_and_the_dashboard_along_and_lets_prometheus_in() {
+    check("monitoring", None);
+}
+
+#[test]
+fn the_chart_holds_the_schema_of_the_configuration_as_it_is() {
+    up_to_date("schema");
+}
+
+#[test]
+fn the_chart_lists_every_value_with_its_default() {
+    up_to_date("table");
+}
+
+/// Whether what `values.py` writes is as it would write it now.
+#[track_caller]
+fn up_to_date(name: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/values.py");
+    let mut command = Command::new(provisioned("python-tools"));
+    succeeds(command.arg(script).args([name, env!("CARGO_BIN_EXE_keybound")]));
+}
+
+#[test]
 fn what_is_not_safe_is_said_at_the_end_of_an_installation() {
     check("warnings", None);
 }

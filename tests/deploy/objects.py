@@ -65,9 +65,10 @@ def chart(world, schemas):
         values = yaml.safe_load(path.read_text())
         report = helm_python.lint(CHART, values, strict=True, namespace="keybound")
         expect(not report["errors"], f"{path}: {report}")
-        objects = {it["kind"]: it for it in render(values)}
-        for document in objects.values():
+        documents = render(values)
+        for document in documents:
             validate(document, schemas, path)
+        objects = by_kind(documents)
         holds_together(objects, path)
         is_confined(objects.get("Deployment") or objects.get("DaemonSet"), path)
         configuration_is_good(objects, world, path)
@@ -85,6 +86,14 @@ def switches(_world, _schemas):
                 "podDisruptionBudget": {"enabled": False}, "serviceMonitor": {"enabled": True},
             },
             "ConfigMap Deployment HorizontalPodAutoscaler Service ServiceAccount ServiceMonitor",
+        ),
+        (
+            {
+                "networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False},
+                "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True},
+                "dashboard": {"enabled": True}, "serviceAccount": {"create": False},
+            },
+            "ConfigMap ConfigMap Deployment PodMonitor PrometheusRule Service",
         ),
     ):
         found = sorted(it["kind"] for it in render({**least, **edit}))
@@ -114,25 +123,129 @@ def switches(_world, _schemas):
         notes = templates({**least, **edit})[NOTES]
         expect(all(f"unix:/run/keybound/{it}.sock" in notes for it in sockets), f"{edit}: {notes}")
         expect(all(str(it) in notes for it in ports.values()), f"{edit}: {notes}")
-    changed = copy.deepcopy(least)
-    changed["config"]["limits"] = {"token_bytes": 1024}
-    sums = [checksum(render(it)) for it in (least, least, changed)]
-    expect(sums[0] == sums[1] != sums[2], "a change of the configuration replaces the pods")
+    # Not only the one that the chart makes.
+    for edit, account in (({}, "default"), ({"name": "checks"}, "checks")):
+        deployment = by_kind(render({**least, "serviceAccount": {"create": False, **edit}}))["Deployment"]
+        found = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        expect(found == account, f"{edit}: {found}")
+    for edit, name in (
+        ({}, "keybound"), ({"fullnameOverride": "checks"}, "checks"), ({"nameOverride": "edge"}, "keybound-edge")
+    ):
+        found = {it["metadata"]["name"] for it in render({**least, **edit})}
+        expect(found == {name}, f"{edit}: {found}")
+
+
+def reloads(world, _schemas):
+    """The pods are replaced for what keybound cannot reload, and for nothing else unless it is asked for."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    for always, edit, replaced in (
+        (False, {}, False),
+        (False, {"limits": {"token_bytes": 1024}}, False),
+        (False, {"policies": [{"name": "api", "sender_constraint": "either"}]}, False),
+        (False, {"telemetry": {"otlp": {"endpoint": "https://otel.example"}}}, True),
+        (False, {"forward_auth": {"flavour": "nginx"}}, True),
+        (False, {"listen": {"tls": {"certificate_file": "a", "key_file": "b"}}}, True),
+        (True, {}, False),
+        (True, {"limits": {"token_bytes": 1024}}, True),
+    ):
+        values = {**least, "restartOnChange": always, "replicaCount": 1}
+        changed = {**values, "config": {**least["config"], **edit}}
+        sums = [checksum(render(it)) for it in (values, changed)]
+        expect((sums[0] != sums[1]) == replaced, f"{edit}: {replaced}")
+        said = "replaces the pods" in templates(changed)[NOTES]
+        expect(said == always, templates(changed)[NOTES])
+    # keybound sees a change of the folder, as Kubernetes makes it, only where it is mounted as a whole.
+    deployment = by_kind(render(least))["Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    expect(not any("subPath" in it for it in container["volumeMounts"]), container["volumeMounts"])
+
+
+def pod(_world, _schemas):
+    """The pod has the time that it needs to drain, and the user that is asked for or none."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    for drain, seconds in (
+        ({}, 30),
+        ({"delay": "20s", "deadline": "40s"}, 65),
+        ({"delay": "500ms", "deadline": "1m"}, 66),
+        ({"delay": "0s", "deadline": "1000ms"}, 6),
+        ({"delay": "1001ms", "deadline": "90m"}, 5407),
+    ):
+        spec = by_kind(render({**least, "drain": drain}))["Deployment"]["spec"]["template"]["spec"]
+        expect(spec["terminationGracePeriodSeconds"] == seconds, f"{drain}: {spec}")
+    for edit, user in (
+        ({}, {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}),
+        ({"runAsUser": 10001}, {"runAsUser": 10001, "runAsGroup": 65532, "fsGroup": 10001}),
+        # As OpenShift wants it, which chooses them itself.
+        ({"runAsUser": None}, {}),
+    ):
+        spec = by_kind(render({**least, **edit}))["Deployment"]["spec"]["template"]["spec"]
+        others = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        expect(spec["securityContext"] == {**others, **user}, f"{edit}: {spec['securityContext']}")
+    for edit, budget in (
+        ({}, {"maxUnavailable": 1}),
+        ({"maxUnavailable": 0}, {"maxUnavailable": 0}),
+        ({"minAvailable": 2}, {"minAvailable": 2}),
+        ({"minAvailable": "50%"}, {"minAvailable": "50%"}),
+    ):
+        spec = by_kind(render({**least, "podDisruptionBudget": edit}))["PodDisruptionBudget"]["spec"]
+        spec.pop("selector")
+        expect(spec == budget, f"{edit}: {spec}")
+
+
+def monitoring(_world, _schemas):
+    """The chart brings the very rules and the very dashboard of `deploy/observability` along, also when it
+    is packaged; and Prometheus can reach what it is told to scrape."""
+    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    rules = yaml.safe_load((DEPLOY / "observability/alerts.yaml").read_text())
+    dashboard = (DEPLOY / "observability/dashboard.json").read_text()
+    values = {**least, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
+    with tempfile.TemporaryDirectory() as folder:
+        archive = helm_python.package(CHART, destination=folder)
+        with helm_python.Chart.load_archive(Path(folder, archive).read_bytes()) as loaded:
+            packaged = documents_of(loaded.render(values, name="keybound", namespace="keybound"))
+    for documents in (render(values), packaged):
+        objects = by_kind(documents)
+        expect(objects["PrometheusRule"]["spec"] == rules, "the rules are others")
+        expect(objects["Dashboard"]["data"] == {"keybound.json": dashboard}, "the dashboard is another")
+    with_runbooks = {"enabled": True, "runbooks": "https://git.example/"}
+    found = by_kind(render({**values, "prometheusRule": with_runbooks}))["PrometheusRule"]["spec"]
+    found = [it["annotations"] for group in found["groups"] for it in group["rules"] if "alert" in it]
+    expect(len(found) > 20, found)
+    for annotations in found:
+        start = "https://git.example/docs/alerts.md#keybound"
+        expect(annotations["runbook_url"].startswith(start), annotations)
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    for monitor in ("serviceMonitor", "podMonitor"):
+        policy = {**least["networkPolicy"], "monitors": [prometheus]}
+        values = {**least, monitor: {"enabled": True}, "networkPolicy": policy}
+        rules = by_kind(render(values))["NetworkPolicy"]["spec"]["ingress"]
+        expect({"ports": [{"port": "admin"}], "from": [prometheus]} in rules, rules)
 
 
 def warnings(_world, _schemas):
     """What is not wrong but not safe either is said at the end of an installation."""
     least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
-    dpop = {**least["config"], "dpop": {"nonce": "offered"}}
-    redis = {**least["config"], "dpop": {"replay": {"store": "redis"}}}
+    def dpop(constraint, store):
+        policies = [*least["config"]["policies"], {"name": "p", "sender_constraint": constraint}]
+        return {**least["config"], "policies": policies, "dpop": {"replay": {"store": store}}}
+
+    least["image"] = {"repository": "images.example.com/keybound"}
+    digest = "sha256:" + "0" * 64
     for edit, warned in (
         ({}, []),
+        ({"image": {"repository": "keybound"}}, ["registry"]),
+        ({"image": {"repository": "keybound", "digest": digest}}, []),
         ({"networkPolicy": {"enabled": False}}, ["network policy"]),
-        ({"config": dpop, "replicas": 1}, []),
-        ({"config": dpop, "replicas": 2}, ["DPoP proofs"]),
-        ({"config": dpop, "replicas": 1, "autoscaling": {"enabled": True}}, ["DPoP proofs"]),
-        ({"config": dpop, "kind": "DaemonSet"}, ["DPoP proofs"]),
-        ({"config": redis, "replicas": 2}, []),
+        ({"config": dpop("dpop", "memory"), "replicaCount": 1}, []),
+        ({"config": dpop("dpop", "memory"), "replicaCount": 2}, ["DPoP proofs"]),
+        ({"config": dpop("either", "memory")}, ["DPoP proofs"]),
+        ({"config": dpop("certificate", "memory")}, []),
+        (
+            {"config": dpop("dpop", "memory"), "replicaCount": 1, "autoscaling": {"enabled": True}},
+            ["DPoP proofs"],
+        ),
+        ({"config": dpop("dpop", "memory"), "kind": "DaemonSet"}, ["DPoP proofs"]),
+        ({"config": dpop("dpop", "redis"), "replicaCount": 2}, []),
     ):
         _, *found = templates({**least, **edit})[NOTES].split("WARNING: ")
         expect(len(found) == len(warned), f"{edit}: {found}")
@@ -143,13 +256,35 @@ def refusals(_world, _schemas):
     """Values that cannot be meant are refused, and the complaint names them."""
     least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
     render(least)
+    issuers, policies = least["config"]["issuers"], least["config"]["policies"]
+    proofs = {**least["config"], "policies": [{"name": "api", "sender_constraint": "dpop"}]}
+    policy = least["networkPolicy"]
     for edit, complaint in (
+        # What keybound would refuse at its start.
+        ({"config": {**least["config"], "polices": []}}, "polices"),
+        ({"config": {"issuers": [{**issuers[0], "audience": "a"}], "policies": policies}}, "audience"),
+        ({"config": {"issuers": issuers, "policies": [{**policies[0], "sender_constraint": "mtls"}]}}, "sender_constraint"),
+        ({"config": {**least["config"], "limits": {"check_deadline": 5}}}, "check_deadline"),
+        ({"config": {**least["config"], "listen": {"tls": {"certificate": "a"}}}}, "certificate"),
+        # Whether each replica may accept a stolen proof once, is to be said.
+        ({"config": proofs}, "config.dpop.replay.store"),
+        ({"config": {**proofs, "dpop": {}}}, "config.dpop.replay.store"),
+        ({"config": proofs, "replicaCount": 1, "kind": "DaemonSet"}, "config.dpop.replay.store"),
+        ({"serviceMonitor": {"enabled": True}}, "networkPolicy.monitors"),
+        ({"podMonitor": {"enabled": True}}, "networkPolicy.monitors"),
+        ({"networkPolicy": {**policy, "monitors": [{}]}}, "monitors"),
+        ({"prometheusRule": {"enabled": True, "runbooks": "https://git.example"}}, "runbooks"),
+        ({"runAsUser": 0}, "runAsUser"),
+        ({"replicas": 2}, "replicas"),
+        ({"drain": {"delay": None}}, "delay"),
+        ({"readinessProbe": {"httpGet": {}}}, "httpGet"),
+        ({"extraEnv": {"HTTPS_PROXY": "a"}}, "extraEnv"),
         ({"config": {}}, "issuers"),
         ({"config": {**least["config"], "policies": []}}, "policies"),
         ({"config": {**least["config"], "listen": {"admin": "0.0.0.0:1"}}}, "admin"),
         ({"config": {**least["config"], "listen": {"forward_auth": "[::]:1"}}}, "forward_auth"),
         ({"replica": 2}, "replica"),
-        ({"replicas": "2"}, "replicas"),
+        ({"replicaCount": "2"}, "replicaCount"),
         ({"kind": "StatefulSet"}, "kind"),
         ({"image": {"digest": "latest"}}, "digest"),
         ({"secrets": ["a b"]}, "secrets"),
@@ -374,8 +509,22 @@ def render(values):
     rendered = templates(values)
     notes = rendered.pop(NOTES)
     expect("<no value>" not in notes and "keybound answers" in notes, notes)
-    documents = [it for text in rendered.values() for it in yaml.safe_load_all(text)]
-    return [it for it in documents if it]
+    return documents_of(rendered)
+
+
+def documents_of(rendered):
+    texts = [text for name, text in rendered.items() if name != NOTES]
+    return [it for text in texts for it in yaml.safe_load_all(text) if it]
+
+
+def by_kind(documents):
+    """The objects by their kind. The second ConfigMap is the dashboard."""
+    def kind(document):
+        return "Dashboard" if document["metadata"]["name"].endswith("-dashboard") else document["kind"]
+
+    found = {kind(it): it for it in documents}
+    expect(len(found) == len(documents), f"{list(found)} of {len(documents)}")
+    return found
 
 
 def templates(values):
@@ -419,10 +568,17 @@ def holds_together(objects, path):
     """Names, labels and ports mean each other."""
     workload = objects.get("Deployment") or objects.get("DaemonSet")
     template = workload["spec"]["template"]
-    (container,) = template["spec"]["containers"]
+    container = template["spec"]["containers"][0]
     ports = {it["name"]: it["containerPort"] for it in container["ports"]}
-    for document in objects.values():
-        expect(document["metadata"]["name"] == "keybound", f"{path}: {document['kind']}")
+    names = {"Dashboard": "keybound-dashboard", "ServiceAccount": template["spec"]["serviceAccountName"]}
+    for kind, document in objects.items():
+        # An object of the operator's own has no label of ours.
+        if kind == "Certificate":
+            continue
+        expect(document["metadata"]["name"] == names.get(kind, "keybound"), f"{path}: {kind}")
+        labels = template["metadata"]["labels"]
+        common = {it for it in labels.items() if it[0] == "example.com/owner"}
+        expect(common <= document["metadata"]["labels"].items(), f"{path}: {kind}")
         spec = document.get("spec", {})
         selector = spec.get("podSelector") or spec.get("selector") or {}
         selector = selector.get("matchLabels", selector)
@@ -437,6 +593,9 @@ def holds_together(objects, path):
     if monitor := objects.get("ServiceMonitor"):
         names = {it["name"] for it in objects["Service"]["spec"]["ports"]}
         expect({it["port"] for it in monitor["spec"]["endpoints"]} <= names, f"{path}: monitor")
+    if monitor := objects.get("PodMonitor"):
+        asked = {it["port"] for it in monitor["spec"]["podMetricsEndpoints"]}
+        expect(asked <= set(ports), f"{path}: monitor")
     if scaler := objects.get("HorizontalPodAutoscaler"):
         expect(scaler["spec"]["scaleTargetRef"]["kind"] == workload["kind"], f"{path}: scaler")
         expect("replicas" not in workload["spec"], f"{path}: replicas beside a scaler")
@@ -445,7 +604,7 @@ def holds_together(objects, path):
 def is_confined(workload, path):
     """What Kubernetes calls the restricted Pod Security Standard, and a read-only root."""
     pod = workload["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    container = pod["containers"][0]
     whole, own = pod["securityContext"], container["securityContext"]
     expect(whole["runAsNonRoot"] is True and whole["runAsUser"], path)
     expect(whole["seccompProfile"] == {"type": "RuntimeDefault"}, path)
@@ -463,7 +622,7 @@ def configuration_is_good(objects, world, path):
     """The program accepts the configuration, with all the files that it names mounted."""
     text = objects["ConfigMap"]["data"]["keybound.yaml"]
     workload = objects.get("Deployment") or objects.get("DaemonSet")
-    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    container = workload["spec"]["template"]["spec"]["containers"][0]
     mounts = [it["mountPath"] for it in container["volumeMounts"]]
     expect("--config=/etc/keybound/config/keybound.yaml" in container["args"], path)
     with tempfile.TemporaryDirectory() as root:
@@ -485,7 +644,7 @@ def configuration_is_good(objects, world, path):
 
 def checksum(documents):
     (workload,) = [it for it in documents if it["kind"] == "Deployment"]
-    return workload["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+    return workload["spec"]["template"]["metadata"]["annotations"]["checksum/restart"]
 
 
 def milliseconds(text):
@@ -513,8 +672,8 @@ class World:
 CHECKS = {
     it.__name__: it
     for it in (
-        manifests, foreign_manifests, chart, switches, warnings, refusals, providers, pods, names, modules,
-        browsers,
+        manifests, foreign_manifests, chart, switches, reloads, pod, monitoring, warnings, refusals,
+        providers, pods, names, modules, browsers,
     )
 }
 

@@ -54,19 +54,43 @@ def each(items):
 TEXT = {"type": "string", "minLength": 1}
 SWITCH = {"type": "boolean"}
 ANYTHING = {"type": "object", "additionalProperties": True}
+LENGTH = {"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}
+RELABELING = fields(
+    sourceLabels=each(TEXT), targetLabel=TEXT, regex=TEXT, replacement={"type": "string"}, action=TEXT
+)
+ENDPOINT = fields(
+    "port", port=TEXT, path=TEXT, interval=LENGTH,
+    relabelings=each(RELABELING), metricRelabelings=each(RELABELING),
+)
 GATEWAY = "gateway.envoyproxy.io/v1alpha1"
 MODULE = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}
 FILTER = {"type": "string", "pattern": r"^envoy\.filters\.http\.[a-z_]+$"}
 
-# Of those of the Prometheus operator and of Envoy Gateway (1.8 and later), what is used here.
+# Of those of the Prometheus operator, cert-manager and Envoy Gateway (1.8 and later), what is used here.
 PARTS = {
     "ServiceMonitor": part("monitoring.coreos.com/v1", fields(
         "endpoints", "selector",
         selector=fields("matchLabels", matchLabels=ANYTHING),
-        endpoints=each(fields(
-            "port", port=TEXT, path=TEXT,
-            interval={"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
+        endpoints=each(ENDPOINT),
+    )),
+    "PodMonitor": part("monitoring.coreos.com/v1", fields(
+        "podMetricsEndpoints", "selector",
+        selector=fields("matchLabels", matchLabels=ANYTHING),
+        podMetricsEndpoints=each(ENDPOINT),
+    )),
+    "PrometheusRule": part("monitoring.coreos.com/v1", fields(
+        "groups",
+        groups=each(fields(
+            "name", "rules", name=TEXT,
+            rules=each(fields(
+                "expr", alert=TEXT, record=TEXT, expr=TEXT, labels=ANYTHING, annotations=ANYTHING,
+                **{"for": LENGTH},
+            )),
         )),
+    )),
+    "Certificate": part("cert-manager.io/v1", fields(
+        "secretName", "issuerRef", secretName=TEXT, dnsNames=each(TEXT),
+        issuerRef=fields("name", kind=TEXT, name=TEXT),
     )),
     "EnvoyProxy": part(GATEWAY, fields(
         provider=fields(

@@ -1,11 +1,18 @@
+{{/* What the chart is called in names and labels. */}}
+{{- define "keybound.chart" -}}
+{{ .Values.nameOverride | default .Chart.Name }}
+{{- end }}
+
 {{/* The name of everything here. */}}
 {{- define "keybound.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end }}
+{{- $chart := include "keybound.chart" . -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains $chart .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ $chart }}{{ end }}
 {{- end }}
 
 {{/* What tells our pods from others. It must never change. */}}
 {{- define "keybound.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "keybound.chart" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -14,6 +21,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "keybound.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (ternary (include "keybound.name" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
 {{- define "keybound.image" -}}
@@ -33,4 +47,33 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $_ := set $listen $front $address }}
 {{- end }}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) (dict "listen" $listen)) }}
+{{- end }}
+
+{{/* What takes effect only with a restart: all of it, or what keybound cannot reload. */}}
+{{- define "keybound.restart" -}}
+{{- $config := include "keybound.config" . }}
+{{- if not .Values.restartOnChange }}
+{{- $config = pick (fromYaml $config) "listen" "forward_auth" "telemetry" | toYaml }}
+{{- end }}
+{{- sha256sum $config }}
+{{- end }}
+
+{{/* A duration in whole seconds, rounded up. */}}
+{{- define "keybound.seconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int }}
+{{- if hasSuffix "ms" . }}{{ div (add $number 999) 1000 }}
+{{- else if hasSuffix "m" . }}{{ mul $number 60 }}
+{{- else }}{{ $number }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a policy demands DPoP proofs while several replicas each remember their own. */}}
+{{- define "keybound.separateProofs" -}}
+{{- $several := or (ne .Values.kind "Deployment") .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1) }}
+{{- $demanded := false }}
+{{- range .Values.config.policies }}
+{{- if has .sender_constraint (list "dpop" "either") }}{{ $demanded = true }}{{ end }}
+{{- end }}
+{{- $store := dig "dpop" "replay" "store" "" .Values.config }}
+{{- if and $several $demanded (ne $store "redis") }}{{ $store | default "unsaid" }}{{ end }}
 {{- end }}
