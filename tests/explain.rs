@@ -13,12 +13,14 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtobufValu
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keybound::clock::{Clock, FixedClock};
 use keybound::config;
+use keybound::front::capture::{Capture, CaptureRules};
 use keybound::front::ext_authz::wire;
 use keybound::installation::{Checker, Installation};
 use keybound_core::jose;
 use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::NonceKeys;
-use keybound_core::{Answer, Field, Mark, UnixTime};
+use keybound_core::policy::Mode;
+use keybound_core::{Answer, Denial, Detail, Facts, Field, Mark, UnixTime, Verdict};
 use prost::Message;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
@@ -373,6 +375,141 @@ fn each_case_is_told_in_these_words() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// The file in which `serve --capture` keeps a request that ended so, under the configuration with this
+/// digest, in a folder of its own.
+fn kept(within: &Path, verdict: &Verdict, digest: &str, message: &[u8]) -> PathBuf {
+    let folder = tempfile::tempdir_in(within).unwrap().keep();
+    let rules = CaptureRules { folder: folder.clone(), reasons: vec![], most: 1 };
+    let clock = Arc::new(FixedClock(UnixTime::from_secs(NOW)));
+    let capture = Capture::start(rules, clock).unwrap();
+    capture.take(verdict, digest, None, || message.to_vec().into());
+    drop(capture);
+    loop {
+        // Its thread writes it soon.
+        std::thread::yield_now();
+        let mut files = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path());
+        if let Some(file) = files.find(|it| it.extension().is_some_and(|it| it == "pb")) {
+            return file;
+        }
+    }
+}
+
+/// The explanation of a file, with nothing but the configuration.
+fn explained(config: &Path, file: &Path, more: &[&str]) -> (String, i32) {
+    let (config, file) = (config.to_str().unwrap(), file.to_str().unwrap());
+    let arguments = [&["--config", config, "--request", file], more].concat();
+    let (text, diagnostics, code) = run(&arguments, b"");
+    assert_eq!(diagnostics, "");
+    (text, code)
+}
+
+#[tokio::test]
+async fn what_was_kept_is_explained_for_the_reason_for_which_it_was_kept() {
+    let site = Site::new();
+    let clock: Arc<dyn Clock> = Arc::new(FixedClock(UnixTime::from_secs(NOW)));
+    let folder = tempfile::tempdir().unwrap();
+    let mut explained_ones = 0;
+    for (config, name, request) in cases(&site) {
+        let installation = site.installation(config, &clock).await;
+        let digest = config::load(&site.config(config)).unwrap().digest;
+        let message = request.encode_to_vec();
+        let Ok(read) = wire::read_for(&message, &installation.rules) else { continue };
+        let verdict = keybound_core::check(&installation.rules, &installation, &read, clock.now());
+        let verdict = verdict.await;
+        // One is no check at all: it is served.
+        let Some(reason) = verdict.outcome.err().filter(|_| name != "served") else { continue };
+        let file = kept(folder.path(), &verdict, &digest, &message);
+        let (text, code) = explained(&site.config(config), &file, &[]);
+        assert_eq!(code, if name == "reported" { 0 } else { 3 }, "{name}: {text}");
+        assert!(text.contains("as checked at 2027-01-15T08:00:00Z\n"), "{name}: {text}");
+        let last =
+            format!("kept at 2027-01-15T08:00:00.000Z, under this configuration, for: {reason}\n");
+        assert!(text.ends_with(&last), "{name}: {text}");
+        // By the steps of the check, and not only because the file says so.
+        assert!(text.contains("✗") && !text.contains("✗ kept"), "{name}: {text}");
+        explained_ones += 1;
+    }
+    assert!(25 < explained_ones, "{explained_ones}");
+}
+
+#[tokio::test]
+async fn what_no_file_can_hold_is_explained_for_the_reason_for_which_it_was_kept() {
+    let site = Site::new();
+    let config = &site.config("peer");
+    let digest = config::load(config).unwrap().digest;
+    let folder = tempfile::tempdir().unwrap();
+    let message = site.proved(&site.client, |_| {}).encode_to_vec();
+    let details = Detail::ALL.iter().map(|it| (it.denial(), Some(*it)));
+    for (reason, detail) in Denial::ALL.iter().map(|it| (*it, None)).chain(details) {
+        let facts = Facts { detail, ..Facts::default() };
+        let verdict = Verdict { outcome: Err(reason), facts, mode: Mode::Enforce };
+        let file = kept(folder.path(), &verdict, &digest, &message);
+        let (text, code) = explained(config, &file, &[]);
+        assert_eq!(code, 3, "{reason}: {text}");
+        let status = format!("✗ denied with status {}: {reason}\nkept at ", reason.status());
+        assert!(text.contains(&status), "{reason}: {text}");
+        assert!(text.ends_with(&format!(" for: {reason}\n")), "{reason}: {text}");
+        let told = detail.map(|it| format!("detail: {} ({it})", it.sentence()));
+        assert!(told.is_none_or(|it| text.contains(&it)), "{reason}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_counts_as_verified_only_as_it_was_kept() {
+    let site = Site::new();
+    let config = &site.config("peer");
+    let digest = config::load(config).unwrap().digest;
+    let folder = tempfile::tempdir().unwrap();
+    let token = site.token(|_| {});
+    let message = bearer("cert-p384", "/payments", &token).encode_to_vec();
+    let verdict = Verdict {
+        outcome: Err(Denial::CertificateMismatch),
+        facts: Facts::default(),
+        mode: Mode::Enforce,
+    };
+    let file = &kept(folder.path(), &verdict, &digest, &message);
+    let (text, _) = explained(config, file, &[]);
+    let believed =
+        "· key           signature    redacted when the request was kept: taken as verified";
+    assert!(text.contains(believed), "{text}");
+    assert!(text.contains("and is taken as verified: --token FILE restores it"), "{text}");
+
+    // With a token, its own signature counts, and what the file says decides nothing.
+    let stranger = FixedKey::new(8).sign(&header("at+jwt", "key-1"), &Site::claims());
+    for (other, reason) in
+        [(&token, "certificate_mismatch"), (&stranger, "token_signature_invalid")]
+    {
+        let path = site.write("token", other);
+        let (text, code) = explained(config, file, &["--token", path.to_str().unwrap()]);
+        assert_eq!(code, 3);
+        assert!(text.contains(&format!("✗ denied with status 401: {reason}\n")), "{text}");
+        assert!(!text.contains("taken as verified"), "{text}");
+        assert!(text.ends_with(" for: certificate_mismatch\n"), "{text}");
+    }
+    let (text, _) = explained(config, file, &["--at", &(NOW + 3600).to_string()]);
+    assert!(text.contains(": token_expired\n"), "{text}");
+
+    // Under another configuration, that one decides.
+    let bound = "path_prefix: /payments}\n  sender_constraint: certificate";
+    let unbound = "path_prefix: /payments}\n  sender_constraint: none";
+    let other = site.write("other.yaml", CONFIGURATION.replace(bound, unbound));
+    let (text, code) = explained(&other, file, &[]);
+    assert_eq!(code, 0, "{text}");
+    let which = format!(
+        "under another configuration (digest {}), for: certificate_mismatch\n",
+        digest.split_at(12).0
+    );
+    assert!(text.ends_with(&which), "{text}");
+    let (text, _) = explained(&other, file, &["--json"]);
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        told["kept"],
+        json!({"at": "2027-01-15T08:00:00.000Z", "reason": "certificate_mismatch", "detail": null,
+            "configuration": digest, "same_configuration": false})
+    );
+    assert_eq!(told["decision"], "allow");
 }
 
 #[test]

@@ -168,6 +168,19 @@ fn reading_on(source: &Source) -> Vec<String> {
     if allowed { vec![] } else { used.map(|it| format!("{} uses {it}", source.path)).collect() }
 }
 
+/// Who takes a signature as verified that is not there, which only an explanation of a kept request may.
+fn taking_as_verified(source: &Source) -> Vec<String> {
+    let may = ["src/core/check/signature.rs", "src/core/oauth/dpop.rs"];
+    let code = without_comments(source.shipped());
+    let takes = code.contains("jws.taken_as_verified()") && !may.contains(&&*source.path);
+    let asks = ["of_redacted(", "Redacted {"].iter().any(|it| code.contains(it));
+    let asked = ["src/core/explanation.rs", "src/core/mismatches.rs", "src/explain/kept.rs"];
+    let asked = asked.contains(&&*source.path) || source.path == "src/installation/checker.rs";
+    let told = [(takes, "takes a signature as verified"), (asks && !asked, "asks for that")];
+    let told = told.iter().filter(|it| it.0);
+    told.map(|(_, what)| format!("{} {what}", source.path)).collect()
+}
+
 /// The one file with a C interface in it.
 const UNSAFE: &str = "src/envoy/abi.rs";
 
@@ -306,6 +319,11 @@ fn json_is_read_strictly() {
 #[test]
 fn nothing_but_an_explanation_goes_on_behind_a_refusal() {
     none(&sources().iter().flat_map(reading_on).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_but_an_explanation_of_a_kept_request_takes_a_signature_as_verified() {
+    none(&sources().iter().flat_map(taking_as_verified).collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::origin::{BY_ADDRESS, is_by_address, only};
 use super::{Admin, document, text};
 use crate::clock::{Clock, FixedClock};
-use crate::explain::{Terms, Ways, explain, pasted, request, text as told, time};
+use crate::explain::{Terms, Ways, explain, kept_at, pasted, request, text as told, time};
 use crate::installation::DryRun;
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
@@ -158,7 +158,13 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
     if let Some(proof) = filled(proof.as_deref()) {
         message = request::with_proof(&message, proof).map_err(bad)?;
     }
-    let at = filled(at.as_deref()).map(time).transpose().map_err(bad)?;
+    let given = filled(at.as_deref()).map(time).transpose().map_err(bad)?;
+    let [token, proof] = [token, proof].map(|it| filled(it.as_deref()).is_some());
+    let changed = given.is_some() || token || proof;
+    let kept = kept_at(&message);
+    // The token of a kept request is not there: nobody can say anything of it.
+    let online = online && (kept.is_none() || token);
+    let at = given.or(kept);
     let sources = &DryRun::new(&active.installation, at.is_none(), online);
     let accepted = if sources.looks_up() { LOOKED_UP } else { NOT_LOOKED_UP };
     let clock: Arc<dyn Clock> = match at {
@@ -167,7 +173,9 @@ async fn explanation(admin: &Admin, question: Question) -> Result<String, Refusa
     };
     let deadline = Some(active.installation.limits.check_deadline.min(DEADLINE));
     let (rules, remarks, ways) = (active.rules(), vec![], &FIELDS);
-    let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
+    let digest = &active.digest;
+    let terms =
+        Terms { rules, sources, digest, changed, clock, deadline, online, accepted, remarks, ways };
     Ok(told::of(&explain(&message, terms).await))
 }
 
@@ -191,17 +199,20 @@ const NOT_LOOKED_UP: &str = "replay was checked against an empty store: whether 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::capture::{Kept, kept_as, to_check_request};
     use crate::gate::Gate;
     use crate::installation::Checker;
     use crate::installation::samples::installation;
     use crate::telemetry::history::History;
     use crate::telemetry::metrics::Metrics;
     use crate::telemetry::samples::policy_set;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use futures_util::stream;
     use http::HeaderName;
     use http_body::Frame;
     use http_body_util::StreamBody;
-    use keybound_core::UnixTime;
+    use keybound_core::{Denial, Target, UnixTime};
     use serde_json::{Value, json};
     use tokio::time::Instant;
 
@@ -262,6 +273,30 @@ mod tests {
             }
         }
         ask(&admin(), question).await.0
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_is_explained_for_the_reason_for_which_it_was_kept() {
+        let admin = admin();
+        let target = Target { method: "GET", path: "/payments", ..Target::default() };
+        let message =
+            to_check_request(&keybound_core::Request { target, ..Default::default() }, None);
+        let at = UnixTime::from_secs(1_700_000_000);
+        for reason in Denial::ALL {
+            let configuration = admin.gate.active().digest.clone();
+            let kept = Kept { at, reason: *reason, detail: None, configuration };
+            let file = STANDARD.encode(kept_as(&kept, &message));
+            let asked = question(json!({"request": file}).to_string());
+            let (status, told) = ask(&admin, asked).await;
+            assert_eq!(status, 200, "{told}");
+            assert!(told.contains("as checked at 2023-11-14T22:13:20Z\n"), "{told}");
+            let denied = format!("✗ denied with status {}: {reason}\n", reason.status());
+            assert!(told.contains(&denied), "{told}");
+            assert!(
+                told.ends_with(&format!(", under this configuration, for: {reason}\n")),
+                "{told}"
+            );
+        }
     }
 
     #[tokio::test]

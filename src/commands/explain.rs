@@ -4,7 +4,9 @@ use super::{check_config, complain, input};
 use crate::clock::{Clock, FixedClock, SystemClock};
 use crate::config::{self, Config};
 use crate::explain::certificate::Certificate;
-use crate::explain::{Decision, Explained, Terms, Ways, explain, json, request, text, time};
+use crate::explain::{
+    Decision, Explained, Terms, Ways, explain, json, kept_at, request, text, time,
+};
 use crate::installation::Installation;
 use crate::state::replay::ReplayRules;
 use keybound_core::UnixTime;
@@ -34,7 +36,8 @@ pub struct Arguments {
     /// A file with a DPoP proof that replaces the one in the request
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
-    /// The time of the check, as 2027-01-15T08:00:00Z or in seconds since 1970 [default: now]
+    /// The time of the check, as 2027-01-15T08:00:00Z or in seconds since 1970 [default: when the request
+    /// was kept, else now]
     #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     at: Option<UnixTime>,
     /// Introspects opaque tokens at their issuers, as `serve` would
@@ -133,18 +136,33 @@ fn explained(
     if let Some(path) = &arguments.proof {
         message = request::with_proof(&message, &input::line(path)?)?;
     }
+    let kept = kept_at(&message);
+    let changed = arguments.at.is_some() || arguments.token.is_some() || arguments.proof.is_some();
+    // The token of a kept request is not there: nobody can say anything of it.
+    let online = arguments.online && (kept.is_none() || arguments.token.is_some());
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let remarks = remarks_on(&config);
-        let clock: Arc<dyn Clock> = match arguments.at {
+        let clock: Arc<dyn Clock> = match arguments.at.or(kept) {
             Some(time) => Arc::new(FixedClock(time)),
             None => Arc::new(SystemClock),
         };
-        let online = arguments.online;
+        let digest = &config.digest.clone();
         let sources = &installation(config, &clock, online)?;
         let rules = &sources.rules;
         let (deadline, accepted, ways) = (None, OWN_RECORD, &FLAGS);
-        let terms = Terms { rules, sources, clock, deadline, online, accepted, remarks, ways };
+        let terms = Terms {
+            rules,
+            sources,
+            digest,
+            changed,
+            clock,
+            deadline,
+            online,
+            accepted,
+            remarks,
+            ways,
+        };
         Ok(explain(&message, terms).await)
     })
 }

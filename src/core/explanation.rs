@@ -7,7 +7,25 @@ use std::fmt;
 ///
 /// The default records nothing. Findings are passed as closures, which are then never called.
 #[derive(Debug, Default)]
-pub struct Explanation(Option<Vec<Step>>);
+pub struct Explanation(Option<Recorded>);
+
+#[derive(Debug)]
+struct Recorded {
+    steps: Vec<Step>,
+    redacted: Redacted,
+}
+
+/// What was redacted of a request when it was kept, and is therefore taken as right when the request is
+/// explained. By default nothing is, and no other check takes anything as right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redacted {
+    /// The signature of the token.
+    pub token: bool,
+    /// The signature of the proof.
+    pub proof: bool,
+    /// The token itself, whose hash the proof names (`ath`).
+    pub token_hash: bool,
+}
 
 /// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +87,22 @@ impl fmt::Display for Finding {
 impl Explanation {
     /// An explanation that records every step.
     pub const fn kept() -> Self {
-        Self(Some(Vec::new()))
+        Self::of_redacted(Redacted { token: false, proof: false, token_hash: false })
+    }
+
+    /// The same, of a request of which this was redacted when it was kept.
+    pub const fn of_redacted(redacted: Redacted) -> Self {
+        Self(Some(Recorded { steps: Vec::new(), redacted }))
+    }
+
+    /// What was redacted of the request. Nothing but for an explanation.
+    pub(crate) fn redacted(&self) -> Redacted {
+        self.0.as_ref().map(|it| it.redacted).unwrap_or_default()
     }
 
     /// The steps so far.
     pub fn steps(&self) -> &[Step] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_ref().map(|it| &*it.steps).unwrap_or_default()
     }
 
     /// What did not hold; none if all did.
@@ -122,8 +150,8 @@ impl Explanation {
     }
 
     fn push(&mut self, mark: Mark, finding: impl FnOnce() -> Finding) {
-        if let Some(steps) = &mut self.0 {
-            steps.push(Step { mark, finding: finding() });
+        if let Some(recorded) = &mut self.0 {
+            recorded.steps.push(Step { mark, finding: finding() });
         }
     }
 }

@@ -134,7 +134,7 @@ pub use check::{
     Diagnosis, Facts, Proved, Rules, SeenJwt, Verdict, check, check_into, diagnose, signature,
 };
 pub use denial::{Denial, Detail, Fault, OAuthError, Refusal};
-pub use explanation::{Explanation, Finding, Mark, Step};
+pub use explanation::{Explanation, Finding, Mark, Redacted, Step};
 pub use grpc_timeout::GRPC_TIMEOUT;
 pub use mismatches::Mismatch;
 pub use request::{

@@ -1,7 +1,7 @@
 //! The mismatches of a refused request beside the first, which decides: gathered for an explanation.
 
 use crate::denial::{Denial, Detail, Refusal};
-use crate::explanation::{Explanation, Finding, Mark, Step};
+use crate::explanation::{Explanation, Finding, Mark, Redacted};
 
 /// A demand that a request does not meet, beside the one for which it is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +23,20 @@ pub(crate) struct Mismatches {
     known: Vec<Finding>,
     found: Vec<Mismatch>,
     verified: bool,
+    redacted: Redacted,
 }
 
 impl Mismatches {
-    /// Gathers what is not among the failed ones of `steps`.
-    pub(crate) fn beside(steps: &[Step]) -> Self {
-        let failed = steps.iter().filter(|it| it.mark == Mark::Failed);
+    /// Gathers what is not among the failed steps of a check.
+    pub(crate) fn beside(check: &Explanation) -> Self {
+        let failed = check.steps().iter().filter(|it| it.mark == Mark::Failed);
         let known = failed.map(|it| it.finding.clone()).collect();
-        Self { known, found: vec![], verified: true }
+        Self { known, found: vec![], verified: true, redacted: check.redacted() }
+    }
+
+    /// What was redacted of the request.
+    pub(crate) const fn redacted(&self) -> Redacted {
+        self.redacted
     }
 
     /// What follows is told by claims whose signature was not verified.
@@ -43,7 +49,7 @@ impl Mismatches {
         &mut self,
         step: impl FnOnce(&mut Explanation) -> Result<T, E>,
     ) -> Option<T> {
-        let mut explanation = Explanation::kept();
+        let mut explanation = Explanation::of_redacted(self.redacted);
         let refusal: Refusal = match step(&mut explanation) {
             Ok(done) => return Some(done),
             Err(refusal) => refusal.into(),
@@ -81,7 +87,7 @@ mod tests {
         let mut check = Explanation::kept();
         let decided = check.demand(false, Denial::TokenTypeWrong, || found("typ"));
         assert!(decided.is_err());
-        let mut beside = Mismatches::beside(check.steps());
+        let mut beside = Mismatches::beside(&check);
         for (what, holds) in [("typ", false), ("aud", false), ("exp", true), ("aud", false)] {
             let went_on =
                 beside.step(|it| it.demand(holds, Denial::TokenClaimMissing, || found(what)));

@@ -1,6 +1,8 @@
 //! An explanation as JSON, for programs.
 
+use super::kept::Case;
 use super::{Decision, Explained, Told};
+use crate::front::capture::Kept;
 use keybound_core::facts::{self, EXPLANATION, Known};
 use keybound_core::{Denial, Detail, Finding, Mark, Mismatch, OAuthError, Step};
 use serde_json::{Map, Value, json};
@@ -16,6 +18,7 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         configuration,
         decision,
         remarks,
+        kept,
         ways: _,
     } = explanation;
     let (refused, denial) = match decision {
@@ -47,9 +50,19 @@ pub(crate) fn of(explanation: &Explained) -> Value {
         ("error", json!(denial.and_then(Denial::error).map(OAuthError::code))),
         ("error_description", json!(denial.map(Denial::sentence))),
         ("advice", json!(denial.and(advice.as_ref()))),
+        ("kept", kept.as_ref().map_or(Value::Null, why_kept)),
     ];
     told.extend(more.map(named));
     told.into()
+}
+
+/// When and why a request was kept.
+fn why_kept(it: &Case) -> Value {
+    let Case { kept: Kept { at, reason, detail, configuration }, same_configuration, .. } = it;
+    json!({
+        "at": at.to_rfc3339_millis(), "reason": reason.label(), "detail": detail.map(Detail::label),
+        "configuration": configuration, "same_configuration": same_configuration,
+    })
 }
 
 fn named((name, value): (&str, Value)) -> (String, Value) {

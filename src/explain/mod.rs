@@ -4,22 +4,24 @@ mod advice;
 pub(crate) mod certificate;
 mod configuration;
 pub(crate) mod json;
+mod kept;
 mod metadata;
 pub(crate) mod pasted;
 pub(crate) mod request;
 pub(crate) mod text;
 
 use crate::clock::{Clock, FixedClock};
-use crate::front::capture::kept_digest;
+use crate::front::capture::{Kept, kept_digest};
 use crate::front::ext_authz::{route, wire};
 use crate::installation::Checker;
 use advice::{Case, Setting};
 use configuration::Told;
+use kept::is_redacted;
 use keybound_core::oauth::Credentials;
 use keybound_core::policy::{Introspection, Issuer};
 use keybound_core::{
-    Annotation, Denial, Diagnosis, Facts, Mismatch, Request, Rules, SeenJwt, Sources, UnixTime,
-    Verdict, diagnose,
+    Annotation, Denial, Diagnosis, Facts, Mismatch, Redacted, Request, Rules, SeenJwt, Sources,
+    UnixTime, Verdict, diagnose,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub(crate) struct Explained {
     pub(crate) decision: Decision,
     /// Remarks beside the steps.
     remarks: Vec<String>,
+    /// When and why it was kept, if `serve` kept it.
+    kept: Option<kept::Case>,
     ways: &'static Ways,
 }
 
@@ -50,6 +54,10 @@ pub(crate) struct Terms<'a, S> {
     pub(crate) rules: &'a Rules,
     /// Its keys and stores.
     pub(crate) sources: &'a S,
+    /// The digest of the configuration.
+    pub(crate) digest: &'a str,
+    /// Whether the time, the token or the proof is not that of the request.
+    pub(crate) changed: bool,
     /// The clock for the time of the check.
     pub(crate) clock: Arc<dyn Clock>,
     /// The longest duration of the check; none: unlimited.
@@ -107,18 +115,27 @@ impl Decision {
 
 /// Explains the `CheckRequest` in `message`.
 pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explained {
-    let Terms { rules, sources, clock, deadline, online, accepted, mut remarks, ways } = terms;
+    let Terms { rules, sources, digest, changed, clock, deadline, online, accepted, .. } = terms;
+    let Terms { mut remarks, ways, .. } = terms;
     let now = clock.now();
     let checker = Checker::new(Arc::new(FixedClock(now)));
+    let kept = Kept::of(message).map(|kept| {
+        let same_configuration = kept.configuration == digest;
+        kept::Case { kept, same_configuration, unchanged: !changed }
+    });
+    let decide = |verdict: &mut Verdict| kept.as_ref().and_then(|it| it.decide(verdict));
     let (target, verdict, diagnosis) = match wire::read_for(message, rules) {
         Ok(mut request) => {
             if let Some(certificate) = kept_digest(message) {
                 request.evidence.peer_certificate = certificate;
             }
-            remarks.extend(redacted(&request, ways));
+            let taken = kept.as_ref().map(|it| it.redacted(&request)).unwrap_or_default();
+            remarks.extend(redacted(&request, taken, ways));
             remarks.extend(unheeded(message, rules));
             remarks.extend(removed(&request));
-            let verdict = checker.explain_with(rules, sources, &request, deadline).await;
+            let explained = checker.explain_kept(rules, sources, &request, taken, deadline);
+            let mut verdict = explained.await;
+            remarks.extend(decide(&mut verdict));
             let diagnosis = diagnose(rules, sources, &request, now, &verdict);
             let diagnosis = match deadline {
                 None => diagnosis.await,
@@ -127,17 +144,31 @@ pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> 
             (Some(target(&request)), verdict, diagnosis)
         }
         Err(refusal) => {
-            let verdict = Verdict::refused(refusal, &rules.policies);
+            let mut verdict = Verdict::refused(refusal, &rules.policies);
+            remarks.extend(decide(&mut verdict));
             (None, verdict, Diagnosis::default())
         }
     };
     if verdict.facts.proved.dpop {
         remarks.push(accepted.to_owned());
     }
-    let decision = Decision::of(&verdict, online);
+    // A reason that was found when it was kept leaves nothing open.
+    let is_known = kept.as_ref().is_some_and(kept::Case::stands);
+    let decision = Decision::of(&verdict, online || is_known);
     let (advice, besides) = advised(&verdict, &diagnosis, rules);
     let configuration = read_by(&verdict, &diagnosis, rules);
-    Explained { target, now, verdict, advice, besides, configuration, decision, remarks, ways }
+    Explained {
+        target,
+        now,
+        verdict,
+        advice,
+        besides,
+        configuration,
+        decision,
+        remarks,
+        kept,
+        ways,
+    }
 }
 
 /// Advice on a reason of which nothing else is known.
@@ -238,18 +269,24 @@ fn removed(request: &Request<'_>) -> Option<String> {
     ))
 }
 
-/// Remarks about signatures that were redacted when the request was captured.
-fn redacted(request: &Request<'_>, ways: &Ways) -> Vec<String> {
+/// When a request was kept, if `serve` kept it.
+pub(crate) fn kept_at(message: &[u8]) -> Option<UnixTime> {
+    Kept::of(message).map(|it| it.at)
+}
+
+/// Remarks about signatures that were redacted when the request was captured. Of those, `believed` count as
+/// verified.
+fn redacted(request: &Request<'_>, believed: Redacted, ways: &Ways) -> Vec<String> {
     let Ok(credentials) = Credentials::read(request) else { return vec![] };
-    let is_redacted = |jwt: &[u8]| {
-        let signature = jwt.rsplit(|it| *it == b'.').next().unwrap_or_default();
-        !signature.is_empty() && signature.iter().all(|it| matches!(it, b'A' | b'!'))
-    };
-    let token = is_redacted(credentials.token.as_bytes()).then_some(("token", ways.token));
+    let token = is_redacted(credentials.token.as_bytes());
+    let token = token.then_some(("token", believed.token, ways.token));
     let proof = credentials.proof.filter(|it| is_redacted(it.as_bytes()));
-    let proof = proof.map(|_| ("proof", ways.proof));
-    let tell = |(what, way)| {
-        format!("the signature of the {what} was redacted when it was captured: {way} restores it")
+    let proof = proof.map(|_| ("proof", believed.proof, ways.proof));
+    let tell = |(what, counts, way)| {
+        let how = if counts { ", and is taken as verified" } else { "" };
+        format!(
+            "the signature of the {what} was redacted when it was captured{how}: {way} restores it"
+        )
     };
     [token, proof].into_iter().flatten().map(tell).collect()
 }

@@ -63,6 +63,10 @@ impl Display for Text<'_> {
                 let way = ways.online;
                 writeln!(f, "? undecided: `serve` would ask the issuer; so does {way}")
             }
+        }?;
+        match &self.0.kept {
+            Some(kept) => writeln!(f, "{}", Shown(&kept.in_words())),
+            None => Ok(()),
         }
     }
 }

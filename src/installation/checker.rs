@@ -3,7 +3,7 @@
 use super::Installation;
 use crate::clock::Clock;
 use keybound_core::{
-    Denial, Explanation, Facts, Finding, Request, Rules, Sources, Verdict, check_into,
+    Denial, Explanation, Facts, Finding, Redacted, Request, Rules, Sources, Verdict, check_into,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +46,19 @@ impl Checker {
         request: &Request<'_>,
         deadline: Option<Duration>,
     ) -> Verdict {
+        let redacted = Redacted::default();
+        self.explain_kept(rules, sources, request, redacted, deadline).await
+    }
+
+    /// The same for a request that was kept. What was `redacted` of it counts as verified.
+    pub async fn explain_kept<S: Sources>(
+        &self,
+        rules: &Rules,
+        sources: &S,
+        request: &Request<'_>,
+        redacted: Redacted,
+        deadline: Option<Duration>,
+    ) -> Verdict {
         if let Some(resource) = rules.metadata_asked_for(request) {
             let mut verdict = Verdict::serving(resource);
             verdict.facts.explanation = Explanation::kept();
@@ -55,7 +68,8 @@ impl Checker {
             });
             return verdict;
         }
-        let mut facts = Facts { explanation: Explanation::kept(), ..Facts::default() };
+        let explanation = Explanation::of_redacted(redacted);
+        let mut facts = Facts { explanation, ..Facts::default() };
         let outcome = {
             let check = check_into(&mut facts, rules, sources, request, self.clock.now());
             match deadline {

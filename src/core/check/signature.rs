@@ -7,6 +7,7 @@ use crate::jose::jwk::{KeySet, SignedBy};
 use crate::jose::jws::{BadSignature, Header, Unverified, Verified};
 use crate::jose::key::VerifyingKey;
 use crate::oauth::access_token::time;
+use crate::oauth::dpop::REDACTED;
 use crate::policy::{Issuer, TENANT};
 use crate::sources::{Keys, Newer, in_turn};
 use crate::time::UnixTime;
@@ -82,6 +83,17 @@ pub async fn verify<K: Keys>(
     })?;
     admit_key(key, &verified, issuer, explanation)?;
     Ok((verified, SignedBy { key: Arc::clone(key.shared_id()), algorithm }))
+}
+
+/// The claims of a JWT whose signature was redacted when its request was kept.
+pub(super) fn taken_as_verified(
+    jws: Unverified<'_>,
+    issuer: &Issuer,
+    explanation: &mut Explanation,
+) -> Result<Verified, Denial> {
+    admit_algorithm(jws.header(), issuer, explanation)?;
+    explanation.note(|| Finding::new("key", "signature", REDACTED));
+    Ok(jws.taken_as_verified())
 }
 
 /// The algorithm of a JWT, which must be one of the issuer's.

@@ -38,7 +38,8 @@ pub struct Header {
     pub jwk: Option<Value>,
 }
 
-/// Claims whose signature is verified. [`Unverified::verify`] is the only constructor.
+/// Claims whose signature is verified, by [`Unverified::verify`]. Only an explanation of a kept request has
+/// others, whose signature was redacted.
 #[derive(Debug)]
 pub struct Verified(Object);
 
@@ -108,12 +109,14 @@ impl<'a> Unverified<'a> {
         &self.signed.header
     }
 
-    /// The unverified `iss`. Use it only to select the issuer whose keys are tried.
+    /// The unverified `iss`. Use it only to select the issuer whose keys are tried, and to tell which is
+    /// unknown.
     pub fn peek_issuer(&self) -> Option<&Value> {
         self.claims.get("iss")
     }
 
-    /// The unverified `iat`. Use it only to decide whether the sender should retry.
+    /// The unverified `iat`. Use it only to decide whether the sender should retry, and to tell why a proof was
+    /// refused.
     pub fn peek_issued_at(&self) -> Option<&Value> {
         self.claims.get("iat")
     }
@@ -121,6 +124,12 @@ impl<'a> Unverified<'a> {
     /// The claims, which anybody may have written. Only for telling why a token was refused.
     pub(crate) fn claims_of_anybody(self) -> Object {
         self.claims
+    }
+
+    /// The claims of a JWT whose signature was redacted when its request was kept. Only for explaining
+    /// that request.
+    pub(crate) fn taken_as_verified(self) -> Verified {
+        Verified(self.claims)
     }
 
     /// The claims, if one of `keys` verifies the signature.

@@ -2,14 +2,17 @@
 //! request path.
 
 mod check_request;
+mod kept;
 mod redact;
 
 pub use check_request::{kept_digest, to_check_request};
+pub use kept::Kept;
 pub use redact::redacted;
 
 use crate::clock::Clock;
 use bytes::Bytes;
 use keybound_core::{Denial, UnixTime, Verdict};
+use redact::redacted_as;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -46,8 +49,7 @@ struct Taken {
     message: Bytes,
     /// The header that carries the client certificate, if there is one.
     certificate_header: Option<String>,
-    reason: Denial,
-    at: UnixTime,
+    kept: Kept,
 }
 
 /// The maximum number of requests in the queue. Further ones are dropped.
@@ -75,11 +77,12 @@ impl Capture {
     }
 
     /// Captures the request in `message`, an encoded `CheckRequest`, if `verdict` denies it or, in
-    /// report mode, would deny it. `certificate_header` is the header that carries the client
-    /// certificate, if there is one.
+    /// report mode, would deny it, under the configuration with this digest. `certificate_header` is the
+    /// header that carries the client certificate, if there is one.
     pub fn take(
         &self,
         verdict: &Verdict,
+        configuration: &str,
         certificate_header: Option<&str>,
         message: impl FnOnce() -> Bytes,
     ) {
@@ -90,23 +93,21 @@ impl Capture {
         }
         // Reserve a place before copying: in a flood of denials, most requests find the queue full
         // and are dropped.
+        let kept = || {
+            let (detail, configuration) = (verdict.facts.detail, configuration.to_owned());
+            Kept { at, reason, detail, configuration }
+        };
         if QUEUE <= self.waiting.fetch_add(1, Ordering::Relaxed)
-            || !self.send(at, reason, certificate_header, message())
+            || !self.send(kept(), certificate_header, message())
         {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Whether the request was queued.
-    fn send(
-        &self,
-        at: UnixTime,
-        reason: Denial,
-        certificate_header: Option<&str>,
-        message: Bytes,
-    ) -> bool {
+    fn send(&self, kept: Kept, certificate_header: Option<&str>, message: Bytes) -> bool {
         let certificate_header = certificate_header.map(ToOwned::to_owned);
-        let taken = Taken { message, certificate_header, reason, at };
+        let taken = Taken { message, certificate_header, kept };
         taken.message.len() <= LONGEST && self.queue.try_send(taken).is_ok()
     }
 
@@ -162,7 +163,7 @@ impl CaptureFolder {
     fn keep_all(&mut self, taken: &Receiver<Taken>) {
         while let Ok(taken) = taken.recv() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            if self.has_room(taken.at) {
+            if self.has_room(taken.kept.at) {
                 self.keep(&taken);
             }
         }
@@ -195,8 +196,10 @@ impl CaptureFolder {
     }
 
     fn keep(&mut self, taken: &Taken) {
-        let Taken { message, certificate_header, reason, at } = taken;
-        let Some(message) = redacted(message, certificate_header.as_deref()) else { return };
+        let Taken { message, certificate_header, kept } = taken;
+        let Kept { at, reason, .. } = kept;
+        let header = certificate_header.as_deref();
+        let Some(message) = redacted_as(kept, message, header) else { return };
         self.number = self.number.saturating_add(1);
         let (time, process) = (at.to_rfc3339_millis(), std::process::id());
         let name = format!("{time}-{reason}-{process}-{}", self.number);
@@ -246,13 +249,19 @@ fn write(path: &Path, message: &[u8]) -> io::Result<()> {
     written
 }
 
+/// A request as it is kept.
+#[cfg(test)]
+pub(crate) fn kept_as(kept: &Kept, message: &[u8]) -> Vec<u8> {
+    redacted_as(kept, message, None).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::FixedClock;
     use keybound_core::Denial::{CertificateMismatch, Internal, TokenExpired, TokenMalformed};
     use keybound_core::policy::Mode;
-    use keybound_core::{Facts, Request, Target};
+    use keybound_core::{Detail, Facts, Request, Target};
     use std::os::unix::fs::PermissionsExt;
 
     const NOW: UnixTime = UnixTime::from_millis(1_800_000_000_050);
@@ -268,6 +277,10 @@ mod tests {
 
     fn denied(reason: Denial) -> Verdict {
         verdict(Err(reason), Mode::Enforce)
+    }
+
+    fn expired(at: UnixTime) -> Kept {
+        Kept { at, reason: TokenExpired, detail: None, configuration: String::new() }
     }
 
     /// A capture, and a function that does the work of its thread.
@@ -300,7 +313,7 @@ mod tests {
     fn kept(folder: &Path, reasons: &[Denial], most: usize, verdicts: &[Verdict]) -> Vec<PathBuf> {
         let (capture, keep_all) = capture(folder, reasons, most);
         for verdict in verdicts {
-            capture.take(verdict, None, message);
+            capture.take(verdict, "", None, message);
         }
         drop(capture);
         keep_all();
@@ -335,7 +348,7 @@ mod tests {
     fn nobody_writes_down_what_is_not_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let (capture, _) = capture(folder.path(), &[TokenExpired], 10);
-        capture.take(&denied(TokenMalformed), None, || panic!("as nobody should"));
+        capture.take(&denied(TokenMalformed), "", None, || panic!("as nobody should"));
     }
 
     #[test]
@@ -343,13 +356,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (capture, keep_all) = capture(folder.path(), &[], 10 * QUEUE);
         let too_long = || Bytes::from(vec![0; LONGEST + 1]);
-        capture.take(&denied(TokenExpired), None, too_long);
+        capture.take(&denied(TokenExpired), "", None, too_long);
         for _ in 0..QUEUE {
-            capture.take(&denied(TokenExpired), None, message);
+            capture.take(&denied(TokenExpired), "", None, message);
         }
         let mut copies = 0;
         for _ in 0..2 {
-            capture.take(&denied(TokenExpired), None, || {
+            capture.take(&denied(TokenExpired), "", None, || {
                 copies += 1;
                 message()
             });
@@ -368,10 +381,10 @@ mod tests {
         let (mut capture, keep_all) = capture(folder.path(), &[], 0);
         let early = LOOK.saturating_sub(Duration::from_millis(1));
         capture.clock = Arc::new(FixedClock(NOW.saturating_add(early)));
-        capture.take(&denied(TokenExpired), None, || panic!("as nobody should"));
+        capture.take(&denied(TokenExpired), "", None, || panic!("as nobody should"));
         capture.clock = Arc::new(FixedClock(NOW.saturating_add(LOOK)));
         let mut asked = false;
-        capture.take(&denied(TokenExpired), None, || {
+        capture.take(&denied(TokenExpired), "", None, || {
             asked = true;
             message()
         });
@@ -400,7 +413,7 @@ mod tests {
             let rest = u64::try_from(length - message.len() - 3).unwrap();
             prost::encoding::encode_varint(rest, &mut message);
             message.resize(length, b'x');
-            capture.take(&denied(TokenExpired), None, || message.into());
+            capture.take(&denied(TokenExpired), "", None, || message.into());
         }
         drop(capture);
         keep_all();
@@ -418,19 +431,34 @@ mod tests {
     }
 
     #[test]
+    fn a_file_holds_when_and_why_and_under_which_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let (capture, keep_all) = capture(folder.path(), &[], 10);
+        let detail = Some(Detail::StoreFull);
+        let facts = Facts { detail, ..Facts::default() };
+        let reason = Denial::ReplayUnavailable;
+        let verdict = Verdict { outcome: Err(reason), facts, mode: Mode::Report };
+        capture.take(&verdict, "0a1b", None, message);
+        drop(capture);
+        keep_all();
+        let found = fs::read(&files(folder.path())[0]).unwrap();
+        let kept = Kept { at: NOW, reason, detail, configuration: "0a1b".to_owned() };
+        assert_eq!(Kept::of(&found), Some(kept));
+    }
+
+    #[test]
     fn a_folder_that_somebody_emptied_is_filled_again() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let taken = |seconds| Taken {
             message: message(),
             certificate_header: None,
-            reason: TokenExpired,
-            at: NOW.saturating_add(Duration::from_secs(seconds)),
+            kept: expired(NOW.saturating_add(Duration::from_secs(seconds))),
         };
         let mut captures = CaptureFolder::open(folder.to_owned(), 1, NOW).unwrap();
         let mut keep = |seconds| {
             let taken = taken(seconds);
-            if captures.has_room(taken.at) {
+            if captures.has_room(taken.kept.at) {
                 captures.keep(&taken);
             }
             files(folder).len()
@@ -464,7 +492,7 @@ mod tests {
         let gone = folder.path().join("gone");
         fs::create_dir(&gone).unwrap();
         let (capture, keep_all) = capture(&gone, &[], 10);
-        capture.take(&denied(TokenExpired), None, message);
+        capture.take(&denied(TokenExpired), "", None, message);
         fs::remove_dir(&gone).unwrap();
         drop(capture);
         let mut captures = keep_all();
@@ -475,8 +503,8 @@ mod tests {
         // If the folder cannot be read either, its files count as still there.
         assert!(captures.has_room(NOW.saturating_add(LOOK)));
         fs::create_dir(&gone).unwrap();
-        let reason = TokenExpired;
-        captures.keep(&Taken { message: message(), certificate_header: None, reason, at: NOW });
+        let kept = expired(NOW);
+        captures.keep(&Taken { message: message(), certificate_header: None, kept });
         assert!(!captures.broken && captures.kept == 1 && files(&gone).len() == 1);
     }
 

@@ -1,5 +1,6 @@
 //! Redaction of requests before they are captured.
 
+use super::kept::Kept;
 use crate::front::ext_authz::pb::envoy::config::core::v3::Metadata;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::CheckRequest;
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -15,6 +16,21 @@ use prost_types::{Struct, Value};
 /// only the names of other headers and of other route metadata. Returns nothing if the request
 /// cannot be parsed, since it may then contain anything.
 pub fn redacted(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<u8>> {
+    Some(without_secrets(message, certificate_header)?.encode_to_vec())
+}
+
+/// The same, with what is to be known when it is explained.
+pub(super) fn redacted_as(
+    kept: &Kept,
+    message: &[u8],
+    certificate_header: Option<&str>,
+) -> Option<Vec<u8>> {
+    let mut request = without_secrets(message, certificate_header)?;
+    kept.write_into(request.attributes.as_mut()?);
+    Some(request.encode_to_vec())
+}
+
+fn without_secrets(message: &[u8], certificate_header: Option<&str>) -> Option<CheckRequest> {
     let mut request = CheckRequest::decode(message).ok()?;
     let attributes = request.attributes.as_mut()?;
     attributes.metadata_context = None;
@@ -27,7 +43,7 @@ pub fn redacted(message: &[u8], certificate_header: Option<&str>) -> Option<Vec<
     if let Some(http) = attributes.request.as_mut().and_then(|it| it.http.as_mut()) {
         redact(http, certificate_header);
     }
-    Some(request.encode_to_vec())
+    Some(request)
 }
 
 fn redact(http: &mut HttpRequest, certificate_header: Option<&str>) {

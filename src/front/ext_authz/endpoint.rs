@@ -107,7 +107,8 @@ async fn check<B: Body<Data = Bytes>>(
     if let Some(capture) = capture {
         // Copied, because the received buffer may keep more alive than the message.
         let copy = || Bytes::copy_from_slice(&message.bytes);
-        capture.take(&verdict, call.active().certificate_header(), copy);
+        let active = call.active();
+        capture.take(&verdict, &active.digest, active.certificate_header(), copy);
     }
     encoded(&answer)
 }

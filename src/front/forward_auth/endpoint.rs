@@ -98,8 +98,10 @@ impl Endpoint {
                 let verdict = admitted.check(&request).await;
                 let answer = call.answer(&verdict, Some(&request));
                 if let Some(capture) = &self.capture {
-                    let header = call.active().certificate_header();
-                    capture.take(&verdict, header, || to_check_request(&request, header).into());
+                    let active = call.active();
+                    let (digest, header) = (&active.digest, active.certificate_header());
+                    let copy = || to_check_request(&request, header).into();
+                    capture.take(&verdict, digest, header, copy);
                 }
                 self.written(&answer, request.authorization, &call.active().reserved_list)
             }

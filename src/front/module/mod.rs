@@ -139,8 +139,8 @@ async fn check(call: Call<Kept>, arrived: Arrived) -> Decision {
         }
     };
     if let Some(capture) = &call.gate().0.capture {
-        let header = call.active().certificate_header();
-        capture.take(&verdict, header, || to_check_request(&request, header).into());
+        let (digest, header) = (&call.active().digest, call.active().certificate_header());
+        capture.take(&verdict, digest, header, || to_check_request(&request, header).into());
     }
     Decision::from(&call.answer(&verdict, Some(&request)))
 }
