@@ -6,11 +6,14 @@ use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
 use crate::telemetry::installed::{CacheFigures, Installed, IssuerFigures, ReplayFigures};
+use crate::telemetry::metrics::{REVISION, VERSION};
 use crate::telemetry::reloads;
 use keybound_core::Denial;
 use keybound_core::policy::EffectivePolicy;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fs;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
@@ -18,6 +21,9 @@ use tokio::time::Instant;
 #[derive(Debug, Serialize)]
 pub struct Status {
     version: &'static str,
+    revision: &'static str,
+    /// The host name of this replica.
+    replica: &'static str,
     phase: &'static str,
     /// The issuers whose keys must be fetched before the service is ready.
     waits_for: Vec<String>,
@@ -57,13 +63,22 @@ struct ConfigStatus {
     last_reload: Option<reloads::Status>,
 }
 
+/// The host name; in Kubernetes, that of the pod.
+static REPLICA: LazyLock<String> = LazyLock::new(|| {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
+});
+
 impl Status {
     /// The current status.
     pub fn of(admin: &Admin) -> Self {
         let active = admin.gate.active();
         let now = Instant::now();
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
+            revision: REVISION,
+            replica: &REPLICA,
             phase: admin.health.phase().label(),
             waits_for: admin.awaited(),
             uptime_seconds: now.duration_since(admin.started).as_secs(),
@@ -116,6 +131,7 @@ pub fn installed(active: &Active) -> Installed {
     let entries = entries.map_or(0, |it| u64::try_from(it).unwrap_or(u64::MAX));
     let unavailable = installation.replay.unavailable();
     Installed {
+        digest: active.digest.clone(),
         issuers: issuers.collect(),
         token_cache: token_cache(active),
         replay: ReplayFigures { recorded, repeats, entries },

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 /// The figures of an installation.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
+    /// The SHA-256 of the configuration, in hexadecimal.
+    pub digest: String,
     /// Each issuer.
     pub issuers: Vec<IssuerFigures>,
     /// The token cache.
@@ -65,6 +67,7 @@ impl Installed {
         let cache = &self.token_cache;
         let replay = &self.replay;
         let families = [
+            self.configuration()?,
             self.keys()?,
             self.introspections()?,
             counter("keybound_token_cache_hits_total", "Token cache hits.", cache.hits)?,
@@ -76,6 +79,12 @@ impl Installed {
             self.replay_unavailable()?,
         ];
         Ok(families.concat())
+    }
+
+    fn configuration(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let info = gauges("keybound_config_info", "The configuration in force.", &["digest"])?;
+        info.with_label_values(&[&*self.digest]).set(1);
+        Ok(info.collect())
     }
 
     fn keys(&self) -> prometheus::Result<Vec<MetricFamily>> {

@@ -142,6 +142,7 @@ impl Metrics {
             registry: registry.clone(),
         };
         tell_faults(&new)?;
+        tell_build(&new)?;
         for fate in [SpanFate::Exported, SpanFate::Dropped, SpanFate::Failed] {
             metrics.spans(fate);
         }
@@ -237,6 +238,22 @@ fn tell_faults(new: &Register<'_>) -> prometheus::Result<()> {
     Ok(())
 }
 
+/// The build, which deployments of several replicas may differ in.
+fn tell_build(new: &Register<'_>) -> prometheus::Result<()> {
+    let build = new.gauges("keybound_build_info", "The build.", &["version", "revision"])?;
+    build.with_label_values(&[VERSION, REVISION]).set(1);
+    Ok(())
+}
+
+/// The version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that was built, where the build was told.
+pub const REVISION: &str = match option_env!("KEYBOUND_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 /// Removes the series whose `label` value `keep` rejects.
 fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
     for family in counters.collect() {
@@ -321,8 +338,10 @@ mod tests {
         assert_eq!(
             types,
             [
+                "keybound_build_info gauge",
                 "keybound_check_duration_seconds histogram",
                 "keybound_checks_total counter",
+                "keybound_config_info gauge",
                 "keybound_config_reloads_total counter",
                 "keybound_connections gauge",
                 "keybound_denial_details_total counter",
