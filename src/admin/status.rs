@@ -61,6 +61,8 @@ struct ConfigStatus {
     digest: String,
     age_seconds: u64,
     last_reload: Option<reloads::Status>,
+    /// What the last reload that was applied has changed.
+    last_change: Option<reloads::Change>,
 }
 
 /// The host name; in Kubernetes, that of the pod.
@@ -86,6 +88,7 @@ impl Status {
                 digest: active.digest.clone(),
                 age_seconds: now.duration_since(active.since).as_secs(),
                 last_reload: admin.reloads.status(now),
+                last_change: admin.reloads.last_change(now),
             },
             issuers: active.installation.issuers.iter().map(|it| it.keys.status()).collect(),
             introspection: asking(&active),

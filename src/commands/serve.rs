@@ -93,7 +93,7 @@ async fn answer(
     let mut hangup = signal(SignalKind::hangup())?;
     let (ask, asks) = mpsc::channel(1);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Config { listen, rules, telemetry, digest, warnings, .. } = config;
+    let Config { listen, rules, telemetry, digest, outline, warnings, .. } = config;
     let made = Installation::start(rules, None, &clock, &Handle::current())?;
     let capture = arguments.recording.start_capture(&clock)?;
     let metrics = Arc::new(Metrics::new()?);
@@ -114,6 +114,7 @@ async fn answer(
         source_files,
         admin: admin_address,
         telemetry,
+        outline,
         logged: &warnings,
     };
     let reloader = server.reloader(in_force, clock);

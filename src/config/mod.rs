@@ -3,6 +3,7 @@
 
 mod compile;
 mod file;
+mod outline;
 mod problem;
 pub(crate) mod provider;
 pub(crate) mod recognition;
@@ -15,6 +16,7 @@ pub mod watch;
 pub(crate) mod written;
 mod yaml;
 
+pub use outline::Outline;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
@@ -45,6 +47,8 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// SHA-256 of the file, in lower-case hexadecimal.
     pub digest: String,
+    /// What the file says, to be compared with another.
+    pub outline: Outline,
     /// The line of each issuer, where it is known.
     issuer_lines: Vec<Option<usize>>,
 }
@@ -217,7 +221,9 @@ fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
 
 fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     let mut findings = Findings::default();
+    let mut outline = Outline::default();
     let compiled = yaml::read(text, &mut findings).and_then(|tree| {
+        outline = Outline::of(&tree);
         let file = tree::read(tree, &mut findings)?;
         compile::compile(file, files, &mut findings)
     });
@@ -228,7 +234,7 @@ fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
     match compiled {
         Some((listen, rules, telemetry)) if problems.is_empty() => {
             let digest = Thumbprint::of(text.as_bytes()).to_hex();
-            Ok(Config { listen, rules, telemetry, warnings, digest, issuer_lines })
+            Ok(Config { listen, rules, telemetry, warnings, digest, outline, issuer_lines })
         }
         // An empty list of problems must not be mistaken for success.
         None if problems.is_empty() => {

@@ -89,6 +89,12 @@ impl Watch {
         settles.max().unwrap_or_else(Instant::now)
     }
 
+    /// The files whose content is not what it was when `older` was read, the configuration file aside.
+    pub fn changed_since<'a>(&'a self, older: &'a Self) -> impl Iterator<Item = &'a Path> {
+        let is_same = |it: &Watched| older.0.iter().any(|old| old.then == it.then);
+        self.0.iter().skip(1).filter(move |it| !is_same(it)).map(|it| &*it.then.path)
+    }
+
     /// Whether `newer` was read from the content in `state`, as far as it shares files with this.
     pub fn has_seen(&self, state: &FileState, newer: &Self) -> bool {
         self.0.iter().zip(&state.0).all(|(watched, content)| {

@@ -78,7 +78,7 @@ impl Instance {
         process: &Process,
     ) -> Result<Self, Vec<String>> {
         let Candidate { origin, config, source_files } = candidate;
-        let Config { listen, rules, telemetry, warnings, digest, .. } = config;
+        let Config { listen, rules, telemetry, warnings, digest, outline, .. } = config;
         let (runtime, clock) = (&process.runtime, &process.clock);
         // Timers and tasks of its parts belong to our own thread.
         let _inside = runtime.enter();
@@ -112,6 +112,7 @@ impl Instance {
             source_files,
             admin: listen.admin.clone(),
             telemetry,
+            outline,
             logged: &warnings,
         };
         let reloader =

@@ -6,7 +6,7 @@ use super::tls::Spoken;
 use crate::clock::Clock;
 use crate::config::watch::{FileState, Watch};
 use crate::config::{
-    Address, Attempt, Config, Listen, Origin, Problem, SourceFile, Telemetry, Tls,
+    Address, Attempt, Config, Listen, Origin, Outline, Problem, SourceFile, Telemetry, Tls,
 };
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
@@ -33,6 +33,8 @@ pub struct Reloader {
     watch: Watch,
     /// The warnings of the configuration in force, which are not logged again.
     logged: Vec<String>,
+    /// What the configuration in force says.
+    outline: Outline,
     /// The files that were reported as missing.
     missing: Vec<PathBuf>,
     clock: Arc<dyn Clock>,
@@ -57,6 +59,8 @@ pub struct InForce<'a> {
     pub admin: Address,
     /// Its telemetry settings.
     pub telemetry: Telemetry,
+    /// What it says.
+    pub outline: Outline,
     /// Its warnings, which were logged.
     pub logged: &'a [Problem],
 }
@@ -109,11 +113,12 @@ impl Reloader {
         reloads: Arc<Reloads>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let InForce { origin, source_files, admin, telemetry, logged } = in_force;
+        let InForce { origin, source_files, admin, telemetry, outline, logged } = in_force;
         Self {
             origin,
             watch: Watch::over(source_files, Instant::now()),
             logged: logged.iter().map(unplaced).collect(),
+            outline,
             missing: vec![],
             clock,
             gate,
@@ -224,12 +229,14 @@ impl Reloader {
                 return;
             }
         }
+        let changed = watch.changed_since(&self.watch);
+        let files = changed.map(|it| format!("{}: changed", it.display())).collect();
         self.watch = watch;
         // Files that are still missing are among the problems.
         self.missing.clear();
         match outcome {
             Ok(config) => {
-                if let Err(failure) = self.apply(config).await {
+                if let Err(failure) = self.apply(config, files).await {
                     self.refuse(vec![failure.to_string()]);
                 }
             }
@@ -250,10 +257,11 @@ impl Reloader {
     }
 
     /// Applies a configuration. Everything that can fail comes first, and changes nothing.
-    async fn apply(&mut self, config: Config) -> Result<(), StartFailure> {
-        let Config { listen, rules, telemetry, warnings, digest, .. } = config;
+    async fn apply(&mut self, config: Config, files: Vec<String>) -> Result<(), StartFailure> {
+        let Config { listen, rules, telemetry, warnings, digest, outline, .. } = config;
         let old = self.gate.active();
         let spoken = self.doors.as_ref().map(|it| it.speak(&listen)).transpose()?;
+        let previous_digest = old.digest.clone();
         let (old, runtime) = (&old.installation, Handle::current());
         let made = Installation::start(rules, Some(old), &self.clock, &runtime)?;
         let Made { installation, losses } = made;
@@ -265,9 +273,15 @@ impl Reloader {
         }
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
+        let changes = [outline.changes_from(&self.outline), files].concat();
+        self.outline = outline;
+        for change in &changes {
+            tracing::info!(change, "configuration changed");
+        }
         let digest = &*self.gate.active().digest;
-        tracing::info!(digest, "configuration reloaded");
+        tracing::info!(digest, previous_digest, changes = changes.len(), "configuration reloaded");
         self.gate.metrics().reloaded(Reload::Applied);
+        self.reloads.changed(previous_digest, changes);
         self.reloads.ended(Reload::Applied, remarks);
         Ok(())
     }
