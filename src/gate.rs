@@ -317,9 +317,8 @@ impl<G: Deref<Target = Gate>> Call<G> {
         self.active.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);
         let event = CheckEvent { front, caller, request, verdict, elapsed, ended };
-        if self.gate.sinks.record(&event) {
-            self.gate.denials.note(&event);
-        }
+        let is_logged = self.gate.sinks.record(&event);
+        self.gate.denials.note(&event, is_logged);
     }
 }
 

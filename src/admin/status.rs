@@ -1,6 +1,7 @@
 //! The document at `/status`: the configuration in force, its keys and its counters.
 
 use super::Admin;
+use crate::explain::usual_advice;
 use crate::gate::Active;
 use crate::state::{introspection, jwks};
 use crate::telemetry::denials;
@@ -34,8 +35,14 @@ pub struct Status {
     policies: Vec<EffectivePolicy>,
     /// Who has to fix the cause, for each reason.
     faults: BTreeMap<&'static str, &'static str>,
+    /// What each reason means, and what to look at first.
+    reasons: BTreeMap<&'static str, ReasonStatus>,
     last_hour: LastHour,
+    /// Whom denials hit in the last hour, by policy and reason.
+    denied_clients: Vec<denials::GroupStatus>,
     last_denials: Vec<denials::Status>,
+    /// Denials that are in neither list, because there were too many at once.
+    missed_denials: u64,
     token_cache: CacheFigures,
     replay: Replay,
     checks_under_way: usize,
@@ -54,6 +61,12 @@ struct Replay {
     unavailable: BTreeMap<&'static str, u64>,
     /// What is wrong with the store, even if it can be used.
     warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReasonStatus {
+    sentence: &'static str,
+    advice: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,13 +107,22 @@ impl Status {
             introspection: asking(&active),
             policies: EffectivePolicy::all(active.policies()),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
+            reasons: Denial::ALL.iter().map(|it| (it.label(), ReasonStatus::of(*it))).collect(),
             last_hour: admin.history.last_hour(now),
+            denied_clients: admin.gate.denials().clients(now),
             last_denials: admin.gate.denials().status(now),
+            missed_denials: admin.gate.denials().missed(),
             token_cache: token_cache(&active),
             replay: Replay::of(&active),
             checks_under_way: admin.gate.under_way(),
             connections: admin.connections.iter().map(|it| it.load(Ordering::Relaxed)).collect(),
         }
+    }
+}
+
+impl ReasonStatus {
+    const fn of(denial: Denial) -> Self {
+        Self { sentence: denial.sentence(), advice: usual_advice(denial) }
     }
 }
 

@@ -3,11 +3,13 @@
 //!
 //! Nothing is formatted until an output needs it.
 
-use crate::check::Verdict;
+use crate::check::{Seen, Verdict};
 use crate::denial::{Denial, Detail};
 use crate::jose::thumbprint::Thumbprint;
+use crate::oauth::access_token::AccessToken;
+use crate::oauth::confirmation::Confirmation;
 use crate::request::Request;
-use Value::{Flag, Given, Label, Made, Number, Own, Print};
+use Value::{Flag, Given, Label, Made, Number, Own, Print, Span};
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 
@@ -41,16 +43,28 @@ const FACTS: &[Fact] = &[
     fact("policy", METADATA | SPAN | LOG | LAST_DENIALS | EXPLANATION, |it| {
         it.verdict.facts.policy.as_ref().map(|policy| Own(&policy.name))
     }),
-    fact("method", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.method))),
-    fact("host", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.host_and_port()))),
-    fact("path", LAST_DENIALS, |it| it.request.map(|it| Given(it.target.path_only()))),
-    fact("issuer", METADATA | SPAN | LOG | LAST_DENIALS, |it| {
-        it.verdict.facts.token.as_deref().map(|token| Own(token.iss()))
+    fact("method", LOG | LAST_DENIALS, |it| it.request.map(|it| Given(it.target.method))),
+    fact("host", LOG | LAST_DENIALS, |it| it.request.map(|it| Given(it.target.host_and_port()))),
+    fact("path", LOG | LAST_DENIALS, |it| it.request.map(|it| Given(it.target.path_only()))),
+    fact("issuer", METADATA | SPAN, |it| it.issuer().map(Own)),
+    fact("issuer", LOG | LAST_DENIALS, |it| {
+        it.issuer().map(Own).or_else(|| it.seen(true)?.issuer.as_deref().map(Given))
     }),
+    // By a token that nothing verifies: anybody may have written it.
+    fact("claimed_issuer", LOG | LAST_DENIALS, |it| it.seen(false)?.issuer.as_deref().map(Given)),
     fact("subject", METADATA, |it| it.claim("sub").map(Given)),
     fact("kid", LOG | LAST_DENIALS, |it| it.verdict.facts.kid.as_deref().map(Given)),
-    fact("client_id", METADATA | LOG | LAST_DENIALS, |it| it.claim("client_id").map(Given)),
+    fact("client_id", METADATA, |it| it.claim("client_id").map(Given)),
+    fact("client_id", LOG | LAST_DENIALS, |it| it.client_id().map(Given)),
     fact("certificate", LOG | LAST_DENIALS, |it| it.verdict.facts.certificate.map(Print)),
+    // The keys to which the token of a refused request is bound, and that of the proof if it is another.
+    fact("bound_certificate", LOG | LAST_DENIALS, |it| it.bound_to()?.x5t_s256.map(Print)),
+    fact("bound_key", LOG | LAST_DENIALS, |it| it.bound_to()?.jkt.map(Print)),
+    fact("proof_key", LOG | LAST_DENIALS, |it| {
+        it.verdict.facts.seen.as_deref()?.proof_key.map(Print)
+    }),
+    // How long ago the time was in the token or proof that was refused for it.
+    fact("skew_seconds", LOG | LAST_DENIALS, |it| it.verdict.facts.seen.as_deref()?.skew.map(Span)),
     fact("sender_constraint", METADATA | SPAN | EXPLANATION, |it| Some(Label(it.proved()))),
     fact("proved", LOG | LAST_DENIALS, |it| Some(Label(it.proved()))),
     fact("trace_id", LOG | LAST_DENIALS, |it| it.trace_id.map(Own)),
@@ -106,6 +120,8 @@ pub enum Value<'a> {
     Flag(bool),
     /// A number.
     Number(u64),
+    /// A number of seconds, which may be negative.
+    Span(i64),
 }
 
 /// The facts for one of the outputs, in the order of [`names`]; none for a fact that is not known.
@@ -169,6 +185,31 @@ impl<'a> Known<'a> {
         self.verdict.facts.proved.label()
     }
 
+    fn issuer(&self) -> Option<&'a str> {
+        self.verdict.facts.token.as_deref().map(AccessToken::iss)
+    }
+
+    /// The client that a verified token names, even if the token is refused.
+    pub fn client_id(&self) -> Option<&'a str> {
+        self.claim("client_id").or_else(|| self.seen(true)?.client_id.as_deref())
+    }
+
+    /// The issuer that the token names, whether or not that is verified.
+    pub fn named_issuer(&self) -> Option<&'a str> {
+        self.issuer().or_else(|| self.verdict.facts.seen.as_deref()?.issuer.as_deref())
+    }
+
+    /// What was seen of a refused token that is verified, or is not.
+    fn seen(&self, verified: bool) -> Option<&'a Seen> {
+        self.verdict.facts.seen.as_deref().filter(|it| it.is_verified == verified)
+    }
+
+    /// To which keys the token of a refused request is bound.
+    fn bound_to(&self) -> Option<&'a Confirmation> {
+        self.verdict.outcome.err()?;
+        self.verdict.facts.token.as_deref().map(|it| &it.confirmation)
+    }
+
     fn claim(&self, name: &str) -> Option<&'a str> {
         self.verdict.facts.token.as_deref()?.claims.text(name)
     }
@@ -183,7 +224,7 @@ impl<'a> Value<'a> {
     pub fn borrowed(self) -> Option<&'a str> {
         match self {
             Label(it) | Own(it) | Given(it) => Some(it),
-            Print(_) | Made(_) | Flag(_) | Number(_) => None,
+            Print(_) | Made(_) | Flag(_) | Number(_) | Span(_) => None,
         }
     }
 
@@ -191,8 +232,8 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn shortened(self) -> Self {
         match self {
-            Given(it) => Given(beginning(it)),
-            Label(_) | Own(_) | Print(_) | Made(_) | Flag(_) | Number(_) => self,
+            Given(it) => Given(shortened(it)),
+            Label(_) | Own(_) | Print(_) | Made(_) | Flag(_) | Number(_) | Span(_) => self,
         }
     }
 
@@ -205,6 +246,7 @@ impl<'a> Value<'a> {
             Made(it) => Made(it),
             Flag(it) => Flag(it),
             Number(it) => Number(it),
+            Span(it) => Span(it),
         }
     }
 
@@ -213,7 +255,7 @@ impl<'a> Value<'a> {
     pub fn written(self) -> Self {
         match self {
             Print(it) => Made(it.to_base64url()),
-            Label(_) | Own(_) | Given(_) | Made(_) | Flag(_) | Number(_) => self,
+            Label(_) | Own(_) | Given(_) | Made(_) | Flag(_) | Number(_) | Span(_) => self,
         }
     }
 }
@@ -226,6 +268,7 @@ impl Serialize for Value<'_> {
             Made(it) => serializer.serialize_str(it),
             Flag(it) => serializer.serialize_bool(*it),
             Number(it) => serializer.serialize_u64(*it),
+            Span(it) => serializer.serialize_i64(*it),
         }
     }
 }
@@ -237,9 +280,10 @@ pub const RESOURCE_METADATA: &str = "resource_metadata";
 pub const PUBLIC: &str = "public";
 
 /// The most characters of untrusted text in one value.
-const GIVEN_CHARS: usize = 64;
+const GIVEN_CHARS: usize = 128;
 
-fn beginning(text: &str) -> &str {
+/// Untrusted text, cut short.
+pub fn shortened(text: &str) -> &str {
     text.char_indices().nth(GIVEN_CHARS).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
@@ -278,17 +322,19 @@ mod tests {
             (SPAN, "decision reason would_deny front policy issuer sender_constraint"),
             (
                 LOG,
-                "reason detail front policy issuer kid client_id certificate proved trace_id \
+                "reason detail front policy method host path issuer claimed_issuer kid client_id \
+                 certificate bound_certificate bound_key proof_key skew_seconds proved trace_id \
                  span_id request_id micros",
             ),
             (
                 LAST_DENIALS,
-                "reason detail let_through front policy method host path issuer kid client_id \
-                 certificate proved trace_id request_id",
+                "reason detail let_through front policy method host path issuer claimed_issuer kid \
+                 client_id certificate bound_certificate bound_key proof_key skew_seconds proved \
+                 trace_id request_id",
             ),
             (EXPLANATION, "decision reason would_deny detail policy sender_constraint"),
         ] {
-            assert_eq!(names::<22>(place).join(" ").trim_end(), expected);
+            assert_eq!(names::<32>(place).join(" ").trim_end(), expected);
         }
     }
 
@@ -369,7 +415,7 @@ mod tests {
 
     #[test]
     fn what_others_chose_is_cut_between_characters() {
-        let (full, long) = ("é".repeat(64), "é".repeat(65));
+        let (full, long) = ("é".repeat(128), "é".repeat(129));
         assert_eq!(Given(&full).shortened(), Given(&full));
         assert_eq!(Given(&long).shortened(), Given(&full));
         assert_eq!(Own(&long).shortened(), Own(&long));

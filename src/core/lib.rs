@@ -131,7 +131,7 @@ mod uri;
 
 pub use answer::{Answer, Header, Metadata};
 pub use check::{
-    Diagnosis, Facts, Proved, Rules, SeenJwt, Verdict, check, check_into, diagnose, signature,
+    Diagnosis, Facts, Proved, Rules, Seen, SeenJwt, Verdict, check, check_into, diagnose, signature,
 };
 pub use denial::{Denial, Detail, Fault, OAuthError, Refusal};
 pub use explanation::{Explanation, Finding, Mark, Redacted, Step};

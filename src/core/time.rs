@@ -44,6 +44,11 @@ impl UnixTime {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// The whole seconds from `other` until this time, negative if it is earlier.
+    pub const fn seconds_after(self, other: Self) -> i64 {
+        self.0.saturating_sub(other.0) / 1000
+    }
 }
 
 impl UnixTime {

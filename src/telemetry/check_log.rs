@@ -20,14 +20,14 @@ pub fn write(event: &CheckEvent<'_>, span: Option<(TraceId, SpanId)>, sampled: b
 
 /// The field names, which a tracing event fixes at compile time. A fact without a value is not
 /// written.
-const NAMES: [&str; 16] = facts::names(LOG);
+const NAMES: [&str; 24] = facts::names(LOG);
 
 macro_rules! line {
     ($level:expr, $message:ident, $values:ident: $($place:literal)+) => {
         tracing::event!($level, $message, $({ NAMES[$place] } = $values[$place]),+)
     };
     ($level:expr, $message:ident, $values:ident) => {
-        line!($level, $message, $values: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+        line!($level, $message, $values: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23)
     };
 }
 
@@ -64,6 +64,7 @@ fn field<'v>(value: &'v Value<'_>) -> &'v dyn Field {
         Value::Print(_) => &"",
         Value::Flag(it) => it,
         Value::Number(it) => it,
+        Value::Span(it) => it,
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
         let known = || Facts {
             policy: Some(Arc::clone(&policy)),
             detail: Some(Detail::MessageTooLarge),
-            kid: Some("x".repeat(65).into()),
+            kid: Some("x".repeat(129).into()),
             certificate: Some(print),
             ..Facts::default()
         };
@@ -128,7 +129,8 @@ mod tests {
             let mut expected = json!({
                 "level": level, "target": "keybound::telemetry::check_log",
                 "message": message, "reason": reason, "detail": "message_too_large",
-                "front": "ext_authz", "policy": "payments", "kid": "x".repeat(64),
+                "front": "ext_authz", "policy": "payments", "method": "", "host": "", "path": "",
+                "kid": "x".repeat(128),
                 "certificate": print.to_base64url(), "proved": "none", "trace_id": trace_id,
                 "span_id": span_id, "request_id": "7", "micros": 60,
             });

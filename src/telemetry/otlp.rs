@@ -173,6 +173,7 @@ impl Value {
             Fact::Made(it) => Self::Text(it.clone()),
             Fact::Flag(it) => Self::Flag(*it),
             Fact::Number(it) => Self::Number(i64::try_from(*it).unwrap_or(i64::MAX)),
+            Fact::Span(it) => Self::Number(*it),
         }
     }
 }

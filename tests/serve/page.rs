@@ -4,10 +4,12 @@ use super::block_on;
 use super::browser::Browser;
 use super::explain::{command, comparable};
 use super::service::{KEYS, Service, request};
-use super::world::{World, reason};
+use super::world::{World, certificate, reason, url_encoded};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use keybound_core::jose::Thumbprint;
+use serde_json::json;
 use std::fs;
 use std::path::Path;
 
@@ -268,5 +270,130 @@ fn nothing_of_the_page_comes_from_elsewhere() {
         "cache-control: no-store",
     ] {
         assert!(head.contains(line), "{line}\n{head}");
+    }
+}
+
+/// Fills in the search of the page.
+fn search(browser: &mut Browser, text: &str) {
+    let typed = format!(
+        "(() => {{ const it = document.getElementById('search'); it.value = '{text}'; \
+         it.dispatchEvent(new Event('input')); return it.value; }})()"
+    );
+    assert_eq!(browser.value(&typed), text);
+}
+
+/// Three kinds of denials by two clients and somebody unknown.
+fn burst(world: &World, service: &Service) {
+    let mut stolen = world.request("payments");
+    let source = stolen.attributes.as_mut().unwrap().source.as_mut().unwrap();
+    source.certificate = url_encoded(&certificate());
+    for _ in 0..3 {
+        assert_eq!(reason(service, stolen.clone()), "certificate_mismatch");
+    }
+    assert_eq!(reason(service, world.request("other")), "scope_insufficient");
+    deny(service, &["1"]);
+}
+
+#[test]
+fn who_is_denied_and_since_when_is_told_and_can_be_searched_for() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| it.replace("sender_constraint: certificate", SCOPED));
+    service.wait_for("configuration reloaded");
+    burst(&world, &service);
+    let status = service.status();
+    let group = &status["denied_clients"][0];
+    assert_eq!(
+        [&group["policy"], &group["reason"], &group["denials"]],
+        [&json!("payments"), &json!("certificate_mismatch"), &json!(3)]
+    );
+    let client = &group["clients"][0];
+    assert_eq!([&client["denials"], &client["at_most_over"]], [&json!(3), &json!(0)]);
+    let last = &client["last"];
+    assert_eq!(
+        [&last["client_id"], &last["path"], &last["bound_certificate"]],
+        [
+            &json!("client"),
+            &json!("/payments"),
+            &json!(Thumbprint::of(&world.certificate).to_base64url())
+        ]
+    );
+    assert!(last["certificate"].is_string() && last["certificate"] != last["bound_certificate"]);
+    let change = &status["config"]["last_change"]["changes"];
+    assert_eq!(change, &json!([r#"policies[payments].scopes: added: ["payments"]"#]));
+    service.has_metric(&format!(
+        "keybound_config_info{{digest=\"{}\"}} 1",
+        status["config"]["digest"].as_str().unwrap()
+    ));
+
+    let Some(mut browser) = open(&service) else { return };
+    assert!(browser.text("summary").contains(status["replica"].as_str().unwrap()));
+    assert!(browser.text("change").contains("policies[payments].scopes: added"));
+    let told = browser.text("decisions");
+    let (sentence, advice) =
+        ("the access token is bound to another client certificate.", "was it renewed");
+    assert!(told.contains(sentence) && told.contains(advice), "{told}");
+    let all = ["certificate_mismatch", "scope_insufficient", "token_signature_invalid"];
+    for place in ["clients", "denials"] {
+        let told = browser.text(place);
+        assert!(all.iter().all(|it| told.contains(it)), "{place}: {told}");
+    }
+    let shown = last["certificate"].as_str().unwrap();
+    for (text, expected) in [
+        ("CLIENT", &all[..2]),
+        (shown, &all[..1]),
+        ("mismatch", &all[..1]),
+        ("nobody", &[]),
+        ("", &all[..]),
+    ] {
+        search(&mut browser, text);
+        for place in ["clients", "denials"] {
+            let told = browser.text(place);
+            for reason in all {
+                assert_eq!(told.contains(reason), expected.contains(&reason), "{text}: {told}");
+            }
+        }
+    }
+    // One row alone, by its button.
+    browser.click("#clients button");
+    let told = browser.text("denials");
+    assert!(told.contains(all[0]) && !told.contains(all[1]) && !told.contains(all[2]), "{told}");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+}
+
+const SHOWN: &str = "document.querySelector('#clients td') !== null";
+
+const SCOPED: &str = "sender_constraint: certificate\n    scopes: [payments]";
+
+/// Words that are broken in two, but for identifiers.
+const TORN: &str = "(() => {
+  const torn = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = walk.nextNode(); text !== null; text = walk.nextNode()) {
+    if (text.parentElement.closest('code, script, noscript, pre, option') !== null) continue;
+    for (const word of text.data.matchAll(/[a-z_]+/gi)) {
+      const range = document.createRange();
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].filter((it) => it.width > 0).map((it) => it.top));
+      if (tops.size > 1) torn.push(word[0]);
+    }
+  }
+  return torn;
+})()";
+
+#[test]
+fn no_word_is_torn_and_nothing_is_cut_off_on_a_wide_or_a_narrow_screen() {
+    let world = World::new();
+    let mut service = world.service();
+    service.rewrite(|it| it.replace("sender_constraint: certificate", SCOPED));
+    service.wait_for("configuration reloaded");
+    burst(&world, &service);
+    for width in [1280, 390] {
+        let url = format!("http://{}/", service.admin);
+        let Some(mut browser) = Browser::open(&url, (width, 900), SHOWN) else { return };
+        assert_eq!(browser.value(TORN), json!([]), "{width}");
+        let wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.value(wider), 0, "{width}");
     }
 }

@@ -43,6 +43,8 @@ pub struct Facts {
     pub forward: Option<Arc<Jwt>>,
     /// The client certificate of the request, once it was looked at.
     pub certificate: Option<Thumbprint>,
+    /// What was seen of a token or proof that is refused.
+    pub seen: Option<Box<Seen>>,
     /// What the caller proved.
     pub proved: Proved,
     /// The token was valid at the time of the check, so its claims may be forwarded.
@@ -57,6 +59,23 @@ pub struct Facts {
     pub nonce: Option<String>,
     /// Each step, if an explanation was requested.
     pub explanation: Explanation,
+}
+
+/// What was seen of a refused token or proof, so that operators can tell whose it is and what is wrong
+/// with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The issuer that the token names, where the token as a whole could not be read.
+    pub issuer: Option<Box<str>>,
+    /// The client that it names; only if its signature was verified.
+    pub client_id: Option<Box<str>>,
+    /// The signature of the token was verified. Without, anybody may have written the name of the issuer.
+    pub is_verified: bool,
+    /// The key of the proof, where it is not the one that the token is bound to.
+    pub proof_key: Option<Thumbprint>,
+    /// How many seconds lie between the time in the token or the proof and the time of the check. Negative
+    /// if that time is still to come.
+    pub skew: Option<i64>,
 }
 
 /// The keys of which the caller proved possession.
@@ -114,6 +133,13 @@ impl Verdict {
     /// The reason for the denial, if it is only reported.
     pub fn would_deny(&self) -> Option<Denial> {
         self.outcome.err().filter(|_| self.mode == Mode::Report)
+    }
+}
+
+impl Facts {
+    /// What was seen of a refused token or proof, for more to be added.
+    pub(super) fn seen(&mut self) -> &mut Seen {
+        self.seen.get_or_insert_default()
     }
 }
 

@@ -10,7 +10,7 @@ pub mod signature;
 mod token;
 
 pub use diagnosis::{Diagnosis, SeenJwt, diagnose};
-pub use facts::{Facts, Proved, Verdict};
+pub use facts::{Facts, Proved, Seen, Verdict};
 pub use rules::Rules;
 
 use crate::denial::Denial;
@@ -77,11 +77,11 @@ async fn decide<S: Sources>(
 
     let (mut token, mut good_for) = token::verified(given, facts).await?;
     facts.token = Some(Arc::clone(&token));
-    token.admit(now, &mut facts.explanation)?;
+    token::admit_time(&token, now, facts)?;
     if token::is_completed_by_answer(&token, credentials.token) {
         (token, good_for) = Box::pin(token::completed(given, &token, facts)).await?;
         facts.token = Some(Arc::clone(&token));
-        token.admit(now, &mut facts.explanation)?;
+        token::admit_time(&token, now, facts)?;
     }
     let mut ends = token.ends();
     facts.admitted = true;

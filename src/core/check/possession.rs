@@ -66,7 +66,14 @@ fn verify_proof<S>(
         *nonce_is_fresh = live.is_some_and(|it| it.is_fresh);
         Ok(live.map(|it| it.until))
     };
-    dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation)
+    dpop::verify(proof, &expected, proofs, now, admit_nonce, explanation).inspect_err(|denial| {
+        if *denial == Denial::ProofKeyMismatch {
+            facts.seen().proof_key = dpop::Shown::by(proof).key;
+        } else if *denial == Denial::ProofStale {
+            let made = dpop::Shown::by(proof).issued_at;
+            facts.seen().skew = made.map(|it| now.seconds_after(it));
+        }
+    })
 }
 
 /// Every demand on the proof, each on its own, for an explanation of its refusal.

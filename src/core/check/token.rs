@@ -4,13 +4,14 @@ use super::inputs::Inputs;
 use super::{Facts, describe, signature};
 use crate::denial::{Denial, Refusal};
 use crate::explanation::Finding;
-use crate::jose::jws::Unverified;
+use crate::jose::jws::{Header, Unverified, Verified};
 use crate::oauth::access_token::AccessToken;
 use crate::oauth::confirmation::Confirmation;
 use crate::oauth::credentials::Token;
 use crate::policy::{ClaimsFrom, Introspection, Issuer, IssuerId};
 use crate::sources::{Introspected, Keys, Sources, Unconfirmed, VerifiedToken};
 use crate::time::UnixTime;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,34 +69,63 @@ async fn signed<S: Sources>(
     let header = jws.header().clone();
     facts.kid = header.kid.as_deref().map(Into::into);
     // The issuer first, then its key, then the algorithm: a key is never looked up across issuers.
-    let id = explanation.record(claimed_issuer(given, &jws), |_| issuers(given, &jws))?;
+    let id = explanation.record(claimed_issuer(given, &jws), |_| issuers(given, &jws));
+    let id = id.inspect_err(|_| facts.seen().issuer = text(jws.peek_issuer()))?;
     let issuer = rules.policies.issuers.get(id.0).ok_or(Denial::Internal)?;
-    if explanation.redacted().token {
+    if facts.explanation.redacted().token {
         // It enters no cache.
-        let verified = signature::taken_as_verified(jws, issuer, explanation)?;
-        let selection = &rules.selection;
-        let from = issuer.claims_from;
-        return AccessToken::read(&header, &verified, issuer, from, selection, explanation)
-            .map(Arc::new);
+        let verified = signature::taken_as_verified(jws, issuer, &mut facts.explanation)?;
+        return read(given, &header, &verified, issuer, facts);
     }
     let keys = sources.keys(id).ok_or(Denial::Internal)?;
-    let verified = signature::verify(keys, jws, issuer, explanation).await;
+    let verified = signature::verify(keys, jws, issuer, &mut facts.explanation).await;
     let (verified, signed_by) = verified.map_err(|it| {
         (facts.detail, facts.retry_after) = (it.refusal.detail, it.retry_after);
+        facts.seen().issuer = Some((&*issuer.name).into());
         it.refusal.denial
     })?;
-    let token = AccessToken::read(
-        &header,
-        &verified,
-        issuer,
-        issuer.claims_from,
-        &rules.selection,
-        &mut facts.explanation,
-    )?;
-    let token = Arc::new(token);
+    let token = read(given, &header, &verified, issuer, facts)?;
     let remembered = VerifiedToken { token: Arc::clone(&token), signed_by };
     sources.remember(credentials.token_hash(), remembered);
     Ok(token)
+}
+
+/// The token with these verified claims. If it is refused, who uses it is known all the same.
+fn read<S>(
+    given: &Inputs<'_, S>,
+    header: &Header,
+    verified: &Verified,
+    issuer: &Arc<Issuer>,
+    facts: &mut Facts,
+) -> Result<Arc<AccessToken>, Denial> {
+    let selection = &given.rules.selection;
+    let explanation = &mut facts.explanation;
+    let from = issuer.claims_from;
+    let token = AccessToken::read(header, verified, issuer, from, selection, explanation);
+    token.map(Arc::new).inspect_err(|_| {
+        let claims = verified.claims();
+        let seen = facts.seen();
+        seen.issuer = text(claims.get("iss"));
+        seen.client_id = text(issuer.claim_names.find(claims, "client_id"));
+        seen.is_verified = true;
+    })
+}
+
+fn text(claim: Option<&Value>) -> Option<Box<str>> {
+    claim.and_then(Value::as_str).map(Into::into)
+}
+
+/// Whether a token is valid at the time `now`. If it is not, the facts tell by how much.
+#[inline]
+pub(super) fn admit_time(
+    token: &AccessToken,
+    now: UnixTime,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    token.admit(now, &mut facts.explanation).inspect_err(|denial| {
+        let time = if *denial == Denial::TokenExpired { token.expires() } else { token.begins() };
+        facts.seen().skew = Some(now.seconds_after(time));
+    })
 }
 
 /// The issuer named in the token, if the policy accepts it.

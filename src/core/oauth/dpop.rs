@@ -335,6 +335,27 @@ fn signed_by_the_bound_key(
     Ok(verified)
 }
 
+/// What a refused proof shows, for telling operators why it was refused.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// The thumbprint of its key.
+    pub key: Option<Thumbprint>,
+    /// Its `iat`.
+    pub issued_at: Option<UnixTime>,
+}
+
+impl Shown {
+    /// What `proof` shows, as far as it can be parsed.
+    pub(crate) fn by(proof: Proof<'_>) -> Self {
+        let jws = Some(proof.as_bytes()).filter(|it| it.len() <= LARGE_PROOF_BYTES);
+        let Some(jws) = jws.and_then(|it| Unverified::parse(it).ok()) else {
+            return Self::default();
+        };
+        let issued_at = jws.peek_issued_at().and_then(|it| access_token::time(it, f64::round).ok());
+        Self { key: shown_key(jws.header()).ok().map(|it| it.id()), issued_at }
+    }
+}
+
 /// The key in the header.
 fn shown_key(header: &Header) -> Result<PublicJwk<'_>, Denial> {
     let Some(Value::Object(jwk)) = &header.jwk else { return Err(Denial::ProofMalformed) };
