@@ -6,6 +6,8 @@
 //!  signals, admin, keys                           this thread
 //! ```
 
+mod advice;
+mod beginning;
 pub mod connection;
 pub mod failures;
 mod paced;

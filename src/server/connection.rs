@@ -99,12 +99,20 @@ impl Served {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (peer, phases) = (Arc::clone(&self.peer), self.serving.phases.clone());
-        let ended = match self.serving.front.clone() {
-            Front::ExtAuthz(endpoint) => speak_http2(stream, endpoint, peer, phases).await,
-            Front::ForwardAuth(endpoint) => speak_http1(stream, endpoint, peer, phases).await,
+        let (ended, beginning) = match self.serving.front.clone() {
+            Front::ExtAuthz(endpoint) => {
+                let stream = Paced::http2(ReadAhead::new(stream), Arc::clone(&peer));
+                let beginning = stream.beginning();
+                (speak_http2(stream, endpoint, peer, phases).await, beginning)
+            }
+            Front::ForwardAuth(endpoint) => {
+                let stream = Paced::http1(stream, Arc::clone(&peer));
+                let beginning = stream.beginning();
+                (speak_http1(stream, endpoint, peer, phases).await, beginning)
+            }
         };
         if let Err(error) = ended {
-            self.failed(failures::of_http(&error), &error);
+            self.failed(self.serving.failures.of_http(&error, beginning.get().copied()), &error);
         }
     }
 
@@ -120,7 +128,7 @@ impl Served {
 }
 
 async fn speak_http1<S>(
-    stream: S,
+    stream: Paced<S>,
     endpoint: Arc<forward_auth::endpoint::Endpoint>,
     peer: Arc<Peer>,
     mut phases: watch::Receiver<Phase>,
@@ -128,7 +136,6 @@ async fn speak_http1<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Paced::http1(stream, Arc::clone(&peer));
     let closing = stream.closing();
     let service = service_fn(move |request| {
         let (endpoint, closing) = (Arc::clone(&endpoint), Arc::clone(&closing));
@@ -158,7 +165,7 @@ where
 }
 
 async fn speak_http2<S>(
-    stream: S,
+    stream: Paced<S>,
     endpoint: Arc<ext_authz::endpoint::Endpoint>,
     peer: Arc<Peer>,
     mut phases: watch::Receiver<Phase>,
@@ -166,7 +173,6 @@ async fn speak_http2<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Paced::http2(ReadAhead::new(stream), Arc::clone(&peer));
     let service = service_fn(move |request| {
         let (endpoint, peer) = (Arc::clone(&endpoint), Arc::clone(&peer));
         // Boxed, since it is large and moved several times before it is polled.

@@ -1,5 +1,7 @@
 //! Connections that end before their first request, counted by cause and logged under a rate limit.
 
+use super::advice;
+use super::beginning::Beginning;
 use crate::proxy_names::NotNamed;
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
@@ -15,33 +17,48 @@ use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 /// The failures of one listener.
 #[derive(Debug)]
 pub struct Failures {
-    listener: &'static str,
-    counters: Vec<(Cause, IntCounter)>,
+    front: Front,
+    of_causes: Vec<OfCause>,
+}
+
+/// The failures for one cause.
+#[derive(Debug)]
+struct OfCause {
+    cause: Cause,
+    counter: IntCounter,
     rate: RateLimit,
 }
 
 impl Failures {
     /// An empty count for the listener of `front`.
     pub fn new(front: Front, metrics: &Metrics) -> Self {
-        let listener = front.label();
-        let counter = |cause| (cause, metrics.connections().failures(listener, cause));
-        let counters = Cause::ALL.into_iter().map(counter).collect();
-        Self { listener, counters, rate: RateLimit::of(1) }
+        let of_cause = |cause| {
+            let counter = metrics.connections().failures(front.label(), cause);
+            OfCause { cause, counter, rate: RateLimit::of(1) }
+        };
+        Self { front, of_causes: Cause::ALL.into_iter().map(of_cause).collect() }
     }
 
     /// Records one failure. `from` is the client's address; `None` over a Unix socket.
     pub fn add(&self, cause: Cause, from: Option<IpAddr>, error: &dyn Display) {
-        if let Some((_, counter)) = self.counters.iter().find(|(it, _)| *it == cause) {
-            counter.inc();
-        }
-        let (listener, from) = (self.listener, from.map(tracing::field::display));
+        let Some(of_cause) = self.of_causes.iter().find(|it| it.cause == cause) else { return };
+        of_cause.counter.inc();
+        let (listener, from) = (self.front.label(), from.map(tracing::field::display));
         // Load balancers probe the port like this.
         if cause == Cause::Closed {
             tracing::debug!(listener, from, %error, "connection closed before its first request");
-        } else if let Allowance::Within { untold } = self.rate.take(Instant::now()) {
+        } else if let Allowance::Within { untold } = of_cause.rate.take(Instant::now()) {
+            let advice = advice::on(cause, self.front);
             let cause = cause.label();
-            tracing::warn!(listener, cause, from, %error, untold, "connection failed");
+            tracing::warn!(listener, cause, from, %error, advice, untold, "connection failed");
         }
+    }
+
+    /// Why a connection that began like this failed before its first request.
+    pub(super) fn of_http(&self, error: &hyper::Error, beginning: Option<Beginning>) -> Cause {
+        let cause = of_http(error);
+        let closer = beginning.and_then(|it| it.cause(self.front));
+        closer.filter(|_| cause == Cause::NotHttp).unwrap_or(cause)
     }
 }
 
@@ -85,8 +102,8 @@ fn of_certificate(why: &CertificateError) -> Cause {
     }
 }
 
-/// Why a connection failed before its first request, by the error of the HTTP library.
-pub(super) fn of_http(error: &hyper::Error) -> Cause {
+/// The same, by the error of the HTTP library.
+fn of_http(error: &hyper::Error) -> Cause {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(found) = cause {
         if let Some(error) = found.downcast_ref() {

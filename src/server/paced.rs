@@ -1,11 +1,12 @@
 //! A stream that enforces deadlines on what the client must send, and that notes whether the client
 //! reads what is written.
 
+use super::beginning::Beginning;
 use crate::front::peer::Peer;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +17,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 pub(super) struct Paced<S> {
     inner: S,
     peer: Arc<Peer>,
+    /// Where its beginning is noted, until it has come.
+    beginning: Option<Arc<OnceLock<Beginning>>>,
     due: Due,
     /// Whether the head of each request has a deadline once it has started (HTTP/1.1).
     has_heads: bool,
@@ -73,7 +76,13 @@ impl<S> Paced<S> {
 
     fn new(inner: S, peer: Arc<Peer>, due: Due, has_heads: bool) -> Self {
         let (timer, closing, lingering) = (None, Arc::default(), None);
-        Self { inner, peer, due, has_heads, timer, closing, lingering }
+        let beginning = Some(Arc::default());
+        Self { inner, peer, beginning, due, has_heads, timer, closing, lingering }
+    }
+
+    /// What it begins with, once something has come.
+    pub(super) fn beginning(&self) -> Arc<OnceLock<Beginning>> {
+        self.beginning.clone().unwrap_or_default()
     }
 
     /// A flag to set when the connection is closed while its client may still be sending.
@@ -161,6 +170,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         if let Poll::Ready(done) = Pin::new(&mut this.inner).poll_read(context, buffer) {
             let more = buffer.filled().len().saturating_sub(before);
             if more != 0 {
+                if let Some(beginning) = this.beginning.take() {
+                    let first = buffer.filled().get(before..).unwrap_or_default();
+                    beginning.get_or_init(|| Beginning::of(first));
+                }
                 this.has_read(more);
             }
             return Poll::Ready(done);

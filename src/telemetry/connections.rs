@@ -12,6 +12,8 @@ pub enum Cause {
     Closed,
     /// The client did not send TLS.
     NotTls,
+    /// The client sent TLS, and the listener has none.
+    TlsUnexpected,
     /// No common TLS version, cipher suite or ALPN protocol.
     Incompatible,
     /// The client sent no certificate.
@@ -24,7 +26,9 @@ pub enum Cause {
     NameNotAllowed,
     /// The client rejected our certificate.
     RefusedByClient,
-    /// The client did not send HTTP of the right version.
+    /// The client sent HTTP/1.1 to the gRPC listener, or HTTP/2 to the one for forward-auth.
+    HttpVersion,
+    /// The client did not send HTTP.
     NotHttp,
     /// Anything else.
     Other,
@@ -32,16 +36,18 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::TimedOut,
         Self::Closed,
         Self::NotTls,
+        Self::TlsUnexpected,
         Self::Incompatible,
         Self::CertificateMissing,
         Self::CertificateUntrusted,
         Self::CertificateExpired,
         Self::NameNotAllowed,
         Self::RefusedByClient,
+        Self::HttpVersion,
         Self::NotHttp,
         Self::Other,
     ];
@@ -52,12 +58,14 @@ impl Cause {
             Self::TimedOut => "timed_out",
             Self::Closed => "closed",
             Self::NotTls => "not_tls",
+            Self::TlsUnexpected => "tls_unexpected",
             Self::Incompatible => "incompatible",
             Self::CertificateMissing => "certificate_missing",
             Self::CertificateUntrusted => "certificate_untrusted",
             Self::CertificateExpired => "certificate_expired",
             Self::NameNotAllowed => "name_not_allowed",
             Self::RefusedByClient => "refused_by_client",
+            Self::HttpVersion => "http_version",
             Self::NotHttp => "not_http",
             Self::Other => "other",
         }

@@ -282,7 +282,7 @@ fn a_flood_of_connections_that_fail_is_told_in_a_few_lines() {
     }
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
     service.has_metric(
-        "keybound_handshake_failures_total{cause=\"not_http\",listener=\"ext_authz\"} 200",
+        "keybound_handshake_failures_total{cause=\"http_version\",listener=\"ext_authz\"} 200",
     );
     service.signal("TERM");
     assert_eq!(service.end(), Some(0));
