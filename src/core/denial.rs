@@ -270,8 +270,26 @@ details! {
     MethodMissing of RequestMalformed = "method_missing";
     /// the method, scheme, host, path or policy is not UTF-8
     TextNotUtf8 of RequestMalformed = "text_not_utf8";
-    /// a header that describes the request is missing from the proxy's question, or repeated
-    QuestionIncomplete of RequestMalformed = "question_incomplete";
+    /// the proxy's question has no x-original-method
+    XOriginalMethodMissing of RequestMalformed = "x_original_method_missing";
+    /// the proxy's question has no x-original-uri
+    XOriginalUriMissing of RequestMalformed = "x_original_uri_missing";
+    /// the proxy's question has no x-forwarded-method
+    XForwardedMethodMissing of RequestMalformed = "x_forwarded_method_missing";
+    /// the proxy's question has no x-forwarded-uri
+    XForwardedUriMissing of RequestMalformed = "x_forwarded_uri_missing";
+    /// the proxy's question has no x-forwarded-host
+    XForwardedHostMissing of RequestMalformed = "x_forwarded_host_missing";
+    /// the proxy's question has no x-forwarded-proto
+    XForwardedProtoMissing of RequestMalformed = "x_forwarded_proto_missing";
+    /// the proxy's question has no host
+    HostMissing of RequestMalformed = "host_missing";
+    /// a header that describes the request is repeated in the proxy's question, or has an odd value
+    QuestionUnusable of RequestMalformed = "question_unusable";
+    /// a header of the question is from another kind of proxy than `forward_auth.flavour`
+    QuestionForeign of RequestMalformed = "question_foreign";
+    /// the proxy does not ask at /check or /check/NAME, or not behind the `path_prefix`
+    QuestionTarget of RequestMalformed = "question_target";
     /// the request upgrades to a protocol other than WebSocket, which would escape all checks
     UpgradeForeign of RequestMalformed = "upgrade_foreign";
     /// a header that an upstream could confuse with one of keybound's cannot be removed

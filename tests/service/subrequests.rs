@@ -4,7 +4,7 @@ use crate::support::shared::shared;
 use http::request::Parts;
 use keybound::front::forward_auth::{Flavour, read};
 use keybound_core::client_certificate::{ClientCertificate, HeaderFormat, Source};
-use keybound_core::{Denial, Field, Request};
+use keybound_core::{Denial, Field, Refusal, Request};
 use std::fs;
 use std::path::Path;
 
@@ -86,7 +86,7 @@ fn what_one_proxy_asks_is_no_question_of_another() {
     ] {
         let question = question(name);
         let found = read::request(&question, &flavour, None).map(|it| it.target.path.to_owned());
-        let found = found.map_err(|it| it.denial);
+        let found = found.map_err(|it| Refusal::from(it).denial);
         assert_eq!(found, Err(Denial::RequestMalformed), "{name} {flavour:?}");
     }
 }

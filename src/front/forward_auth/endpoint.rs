@@ -1,5 +1,6 @@
 //! The HTTP endpoint for forward-auth questions.
 
+use super::flaw::Flaw;
 use super::{Asker, Flavour, Secret, read, write};
 use crate::front::capture::{Capture, to_check_request};
 use crate::gate::{Admitted, Call, Gate};
@@ -36,6 +37,8 @@ pub struct Endpoint {
     strangers: RateLimit,
     /// The rate limit of warnings about headers that cannot be removed.
     aliases: RateLimit,
+    /// The rate limit of warnings about questions that describe no request.
+    flaws: RateLimit,
 }
 
 /// How much of a request body is read and discarded, in bytes. It has no influence on the decision;
@@ -49,9 +52,9 @@ const LOOKS: usize = 8;
 impl Endpoint {
     /// A service that checks the requests `asker` asks about at `gate`.
     pub fn new(gate: Arc<Gate>, asker: Asker) -> Self {
-        let [strangers, aliases] = [1, 1].map(RateLimit::of);
+        let [strangers, aliases, flaws] = [1, 1, 1].map(RateLimit::of);
         let secret = Arc::new(ArcSwapOption::from_pointee(asker.secret.clone()));
-        Self { gate, asker, secret, strangers, aliases, capture: None }
+        Self { gate, asker, secret, strangers, aliases, flaws, capture: None }
     }
 
     /// The current secret of the proxy, for a reload to replace.
@@ -126,7 +129,25 @@ impl Endpoint {
         let admitted = call.admit()?;
         self.recognise(&question.headers)?;
         let certificate_header = call.active().certificate_header();
-        Ok((admitted, read::request(question, &self.asker.flavour, certificate_header)?))
+        match read::request(question, &self.asker.flavour, certificate_header) {
+            Ok(request) => Ok((admitted, request)),
+            Err(flaw) => {
+                self.warn_of(flaw);
+                Err(flaw.into())
+            }
+        }
+    }
+
+    /// Says what the proxy has to change. What clients alone can cause is no warning.
+    fn warn_of(&self, flaw: Flaw) {
+        if flaw == Flaw::Upgrade {
+            return;
+        }
+        if let Allowance::Within { untold } = self.flaws.take(Instant::now()) {
+            let (header, advice) = (flaw.header(), flaw.advice(&self.asker.flavour));
+            let what = flaw.detail().sentence();
+            tracing::warn!(header, advice, untold, "question of the proxy refused: {what}");
+        }
     }
 
     fn refused(&self, call: &Call<&Gate>, why: impl Into<Refusal>) -> Response<Full<Bytes>> {

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod endpoint;
+pub mod flaw;
 pub mod read;
 pub mod write;
 

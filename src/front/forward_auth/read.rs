@@ -5,12 +5,11 @@
 //! repeated.
 
 use super::Flavour;
+use super::flaw::Flaw;
 use http::Method;
-use http::header::{HOST, HeaderMap, UPGRADE};
+use http::header::{HeaderMap, UPGRADE};
 use http::request::Parts;
-use keybound_core::{
-    Annotation, Denial, Detail, Evidence, Field, GRPC_TIMEOUT, Overrides, Refusal, Request, Target,
-};
+use keybound_core::{Annotation, Evidence, Field, GRPC_TIMEOUT, Overrides, Request, Target};
 
 /// Reads the request that a proxy of this flavour asks about.
 ///
@@ -18,17 +17,40 @@ use keybound_core::{
 ///
 /// # Errors
 ///
-/// `request_malformed`: the question does not describe exactly one request, or describes one that
-/// upgrades to a protocol other than WebSocket.
+/// The question does not describe exactly one request, or describes one that upgrades to a protocol
+/// other than WebSocket.
 pub fn request<'a>(
     question: &'a Parts,
     flavour: &Flavour,
     certificate_header: Option<&str>,
-) -> Result<Request<'a>, Refusal> {
-    if switches(&question.headers) {
-        return Err(Detail::UpgradeForeign.into());
+) -> Result<Request<'a>, Flaw> {
+    let headers = &question.headers;
+    if switches(headers) {
+        return Err(Flaw::Upgrade);
     }
-    read(question, flavour, certificate_header).ok_or_else(|| Detail::QuestionIncomplete.into())
+    let policy = match flavour {
+        Flavour::Nginx | Flavour::Traefik => policy(question.uri.path())?,
+        // The path is the client's: it does not name a policy.
+        Flavour::Envoy { .. } => None,
+    };
+    let target = match flavour {
+        Flavour::Nginx => told(headers, scheme, "x-original-method", "x-original-uri")?,
+        Flavour::Traefik => told(headers, transport, "x-forwarded-method", "x-forwarded-uri")?,
+        Flavour::Envoy { path_prefix } => own(question, path_prefix)?,
+    };
+    Ok(Request {
+        policy,
+        annotated: Annotation::Absent,
+        target,
+        overrides: overrides(headers),
+        authorization: field(headers, "authorization"),
+        proof: field(headers, "dpop"),
+        evidence: evidence(headers, flavour, certificate_header)?,
+        traceparent: field(headers, "traceparent").sole(),
+        request_id: field(headers, "x-request-id").sole(),
+        grpc_timeout: field(headers, GRPC_TIMEOUT),
+        unwanted: vec![],
+    })
 }
 
 /// The path of the resource whose metadata a proxy sends a client here for, if this is no question:
@@ -60,44 +82,13 @@ fn switches(headers: &HeaderMap) -> bool {
     }
 }
 
-fn read<'a>(
-    question: &'a Parts,
-    flavour: &Flavour,
-    certificate_header: Option<&str>,
-) -> Option<Request<'a>> {
-    let headers = &question.headers;
-    let policy = match flavour {
-        Flavour::Nginx | Flavour::Traefik => policy(question.uri.path()).ok()?,
-        // The path is the client's: it does not name a policy.
-        Flavour::Envoy { .. } => None,
-    };
-    let target = match flavour {
-        Flavour::Nginx => told(headers, scheme, "x-original-method", "x-original-uri")?,
-        Flavour::Traefik => told(headers, transport, "x-forwarded-method", "x-forwarded-uri")?,
-        Flavour::Envoy { path_prefix } => own(question, path_prefix)?,
-    };
-    Some(Request {
-        policy,
-        annotated: Annotation::Absent,
-        target,
-        overrides: overrides(headers),
-        authorization: field(headers, "authorization"),
-        proof: field(headers, "dpop"),
-        evidence: evidence(headers, flavour, certificate_header)?,
-        traceparent: field(headers, "traceparent").sole(),
-        request_id: field(headers, "x-request-id").sole(),
-        grpc_timeout: field(headers, GRPC_TIMEOUT),
-        unwanted: vec![],
-    })
-}
-
 /// The policy in the path of the question, which the operator sets in the proxy's configuration:
 /// `/check` for none, `/check/NAME` for that one.
-fn policy(path: &str) -> Result<Option<&str>, Denial> {
+fn policy(path: &str) -> Result<Option<&str>, Flaw> {
     match path.strip_prefix("/check").map(|it| it.split_at_checked(1)) {
         Some(None) => Ok(None),
         Some(Some(("/", name))) if !name.is_empty() => Ok(Some(name)),
-        Some(Some(_)) | None => Err(Denial::RequestMalformed),
+        Some(Some(_)) | None => Err(Flaw::Target),
     }
 }
 
@@ -105,49 +96,61 @@ fn policy(path: &str) -> Result<Option<&str>, Denial> {
 fn told<'a>(
     headers: &'a HeaderMap,
     scheme: impl Fn(&'a str) -> Option<&'a str>,
-    method: &str,
-    uri: &str,
-) -> Option<Target<'a>> {
+    method: &'static str,
+    uri: &'static str,
+) -> Result<Target<'a>, Flaw> {
+    let proto = one(headers, PROTO)?;
     let target = Target {
         method: one(headers, method)?,
-        scheme: scheme(one(headers, "x-forwarded-proto")?)?,
+        scheme: scheme(proto).ok_or(Flaw::Unusable(PROTO))?,
         authority: one(headers, "x-forwarded-host")?,
         path: one(headers, uri)?,
     };
-    is_plain(&target).then_some(target)
+    if !is_method(target.method) {
+        return Err(Flaw::Unusable(method));
+    }
+    if !target.path.starts_with('/') {
+        return Err(Flaw::Unusable(uri));
+    }
+    Ok(target)
 }
 
+const PROTO: &str = "x-forwarded-proto";
+
 /// The target of the question itself.
-fn own<'a>(question: &'a Parts, path_prefix: &str) -> Option<Target<'a>> {
+fn own<'a>(question: &'a Parts, path_prefix: &str) -> Result<Target<'a>, Flaw> {
     let headers = &question.headers;
     // Envoy sends none of these unless configured to; nginx and the others always do. With a proxy
     // of another flavour, every request would be checked as one for the same path.
     let other = ["x-original-method", "x-original-uri", "x-forwarded-method", "x-forwarded-uri"];
-    if other.iter().any(|it| headers.contains_key(*it)) || question.uri.authority().is_some() {
-        return None;
+    if let Some(other) = other.into_iter().find(|it| headers.contains_key(*it)) {
+        return Err(Flaw::Foreign(other));
     }
-    let scheme = match field(headers, "x-forwarded-proto") {
+    let scheme = match field(headers, PROTO) {
         Field::Absent => "",
-        Field::One(value) => scheme(str::from_utf8(value).ok()?)?,
-        Field::Many => return None,
+        Field::One(value) => {
+            str::from_utf8(value).ok().and_then(scheme).ok_or(Flaw::Unusable(PROTO))?
+        }
+        Field::Many => return Err(Flaw::Repeated(PROTO)),
     };
-    let target = Target {
-        method: question.method.as_str(),
-        scheme,
-        authority: one(headers, HOST.as_str())?,
-        path: question.uri.path_and_query()?.as_str().strip_prefix(path_prefix)?,
-    };
-    is_plain(&target).then_some(target)
+    let authority = one(headers, "host")?;
+    let path = question.uri.path_and_query().filter(|_| question.uri.authority().is_none());
+    let path = path.and_then(|it| it.as_str().strip_prefix(path_prefix));
+    let path = path.filter(|it| it.starts_with('/')).ok_or(Flaw::Target)?;
+    let method = question.method.as_str();
+    if !is_method(method) {
+        return Err(Flaw::Target);
+    }
+    Ok(Target { method, scheme, authority, path })
 }
 
-/// Whether the method is a token (RFC 9110 §9.1), and the path is in origin form.
+/// Whether the method is a token (RFC 9110 §9.1).
 ///
 /// CONNECT is refused: a successful answer turns the connection into a tunnel. The bytes after its
 /// head are not its content (RFC 9110 §9.3.6), so an upstream behind a proxy that forwards them may
 /// read them as another request.
-fn is_plain(target: &Target<'_>) -> bool {
-    let method = Method::from_bytes(target.method.as_bytes());
-    method.is_ok_and(|it| it != Method::CONNECT) && target.path.starts_with('/')
+fn is_method(method: &str) -> bool {
+    Method::from_bytes(method.as_bytes()).is_ok_and(|it| it != Method::CONNECT)
 }
 
 fn scheme(text: &str) -> Option<&str> {
@@ -168,9 +171,9 @@ fn evidence<'a>(
     headers: &'a HeaderMap,
     flavour: &Flavour,
     certificate_header: Option<&str>,
-) -> Option<Evidence<'a>> {
+) -> Result<Evidence<'a>, Flaw> {
     let header = certificate_header.map_or(Field::Absent, |it| field(headers, it));
-    Some(match flavour {
+    Ok(match flavour {
         Flavour::Nginx if has_no_certificate(headers)? => Evidence::default(),
         Flavour::Nginx | Flavour::Traefik => Evidence { header, ..Evidence::default() },
         // Only Envoy writes this header. The others forward what the client sent.
@@ -186,12 +189,14 @@ fn evidence<'a>(
 ///
 /// A certificate that nginx could not validate is accepted: a token is bound by possession of the
 /// key, which the handshake proved (RFC 8705 §2.2, §6.2).
-fn has_no_certificate(headers: &HeaderMap) -> Option<bool> {
-    match field(headers, "x-ssl-client-verify") {
-        Field::Absent | Field::One(b"SUCCESS") => Some(false),
-        Field::One(b"NONE") => Some(true),
-        Field::One(other) => other.starts_with(b"FAILED").then_some(false),
-        Field::Many => None,
+fn has_no_certificate(headers: &HeaderMap) -> Result<bool, Flaw> {
+    const VERIFY: &str = "x-ssl-client-verify";
+    match field(headers, VERIFY) {
+        Field::Absent | Field::One(b"SUCCESS") => Ok(false),
+        Field::One(b"NONE") => Ok(true),
+        Field::One(other) if other.starts_with(b"FAILED") => Ok(false),
+        Field::One(_) => Err(Flaw::Unusable(VERIFY)),
+        Field::Many => Err(Flaw::Repeated(VERIFY)),
     }
 }
 
@@ -206,9 +211,12 @@ fn overrides(headers: &HeaderMap) -> Overrides<'_> {
 }
 
 /// The value of a header that must occur once and not be empty.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let value = field(headers, name).sole().filter(|it| !it.is_empty())?;
-    str::from_utf8(value).ok()
+fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Flaw> {
+    match field(headers, name) {
+        Field::Absent | Field::One(b"") => Err(Flaw::Missing(name)),
+        Field::One(value) => str::from_utf8(value).or(Err(Flaw::Unusable(name))),
+        Field::Many => Err(Flaw::Repeated(name)),
+    }
 }
 
 /// The header `name`.
@@ -219,6 +227,7 @@ pub fn field<'a>(headers: &'a HeaderMap, name: &str) -> Field<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keybound_core::{Denial, Refusal};
 
     const ENVOY: Flavour = Flavour::Envoy { path_prefix: String::new() };
 
@@ -275,16 +284,24 @@ mod tests {
         edit(&mut question);
         let (parts, ()) = question.into_parts();
         let found = request(&parts, flavour, Some("x-ssl-client-cert"));
-        assert!(
-            matches!(found, Ok(_) | Err(Refusal { denial: Denial::RequestMalformed, .. })),
-            "{found:?}"
-        );
+        if let Err(flaw) = found {
+            assert_eq!(Refusal::from(flaw).denial, Denial::RequestMalformed);
+        }
         found.ok().map(look)
     }
 
     #[track_caller]
     fn refuses(flavour: &Flavour, edit: Edit<'_>) {
         assert_eq!(with(flavour, edit, |it| format!("{it:?}")), None, "{flavour:?}");
+    }
+
+    #[track_caller]
+    fn finds(flavour: &Flavour, edit: Edit<'_>, flaw: Flaw) {
+        let mut question = question(flavour).body(()).unwrap();
+        edit(&mut question);
+        let (parts, ()) = question.into_parts();
+        let found = request(&parts, flavour, Some("x-ssl-client-cert"));
+        assert_eq!(found.map(|it| format!("{it:?}")), Err(flaw), "{flavour:?}");
     }
 
     fn set(name: &'static str, value: &'static str) -> impl Fn(&mut http::Request<()>) {
@@ -330,14 +347,14 @@ mod tests {
         ];
         for (flavour, names) in rows {
             for name in *names {
-                refuses(flavour, &drop_header(name));
-                refuses(flavour, &set(name, ""));
-                refuses(flavour, &add(name, "again"));
+                finds(flavour, &drop_header(name), Flaw::Missing(name));
+                finds(flavour, &set(name, ""), Flaw::Missing(name));
+                finds(flavour, &add(name, "again"), Flaw::Repeated(name));
             }
         }
-        refuses(envoy, &add("x-forwarded-proto", "https"));
-        refuses(prefixed, &uri("/other/a"));
-        refuses(prefixed, &uri("/checkout"));
+        finds(envoy, &add("x-forwarded-proto", "https"), Flaw::Repeated("x-forwarded-proto"));
+        finds(prefixed, &uri("/other/a"), Flaw::Target);
+        finds(prefixed, &uri("/checkout"), Flaw::Target);
     }
 
     #[test]
@@ -380,7 +397,7 @@ mod tests {
             [(Flavour::Nginx, "x-original-uri"), (Flavour::Traefik, "x-forwarded-uri")]
         {
             for odd in ["*", "a", "https://api.test/a", "?x", " /a"] {
-                refuses(&flavour, &set(name, odd));
+                finds(&flavour, &set(name, odd), Flaw::Unusable(name));
             }
             // Refused if policies match by path; else it makes no difference to the decision.
             let raw = with(&flavour, &set(name, "//a/../b#c"), |it| it.target.path.to_owned());
@@ -388,7 +405,8 @@ mod tests {
         }
         for odd in ["HTTPS", "WSS", "https,http", "wss,https", "ftp"] {
             for flavour in flavours() {
-                refuses(&flavour, &set("x-forwarded-proto", odd));
+                let name = "x-forwarded-proto";
+                finds(&flavour, &set(name, odd), Flaw::Unusable(name));
             }
         }
         for odd in ["GE T", "GET,PUT", "\u{e9}", "CONNECT"] {
@@ -403,7 +421,7 @@ mod tests {
     fn a_proxy_of_another_flavour_than_envoy_is_not_taken_for_envoy() {
         for name in ["x-original-method", "x-original-uri", "x-forwarded-method", "x-forwarded-uri"]
         {
-            refuses(&ENVOY, &set(name, "GET"));
+            finds(&ENVOY, &set(name, "GET"), Flaw::Foreign(name));
         }
     }
 
