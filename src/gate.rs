@@ -6,6 +6,7 @@ use crate::fair_share;
 use crate::installation::Limits;
 use crate::installation::{Checker, Installation};
 use crate::invariant;
+use crate::telemetry::carried::{self, Carried};
 use crate::telemetry::check_event::CheckEvent;
 use crate::telemetry::denials::Denials;
 use crate::telemetry::meters::Meters;
@@ -38,6 +39,7 @@ pub struct Gate {
     metrics: Arc<Metrics>,
     sinks: Sinks,
     denials: Arc<Denials>,
+    carried: Carried,
     /// The rate limit of warnings about identity headers.
     unclear: RateLimit,
     /// Whether other gates count in the same metrics.
@@ -89,8 +91,18 @@ impl Gate {
         let (sinks, denials) = (Sinks::default(), Arc::default());
         let (replaced, under_way) = (watch::Sender::new(()), AtomicUsize::new(0));
         let unclear = RateLimit::of(1);
-        let has_others = false;
-        Self { checker, active, replaced, under_way, metrics, sinks, denials, unclear, has_others }
+        Self {
+            checker,
+            active,
+            replaced,
+            under_way,
+            metrics,
+            sinks,
+            denials,
+            carried: Carried::default(),
+            unclear,
+            has_others: false,
+        }
     }
 
     /// The same gate, which records checks in these sinks.
@@ -121,6 +133,10 @@ impl Gate {
             self.metrics.retain_policies(policy);
             self.metrics.retain_issuers(issuer);
         }
+        if self.active().policies().client_certificate != installation.policies().client_certificate
+        {
+            self.carried.forget();
+        }
         self.active.store(Arc::new(Active::new(installation, digest, &self.metrics)));
         self.replaced.send_replace(());
     }
@@ -148,6 +164,11 @@ impl Gate {
     /// The last denials.
     pub fn denials(&self) -> &Denials {
         &self.denials
+    }
+
+    /// The certificates of all requests.
+    pub const fn carried(&self) -> &Carried {
+        &self.carried
     }
 
     /// The number of calls in progress.
@@ -311,8 +332,27 @@ impl<G: Deref<Target = Gate>> Call<G> {
         }
     }
 
+    /// Warns of a proxy that sends no certificates at all.
+    #[cold]
+    fn look_for_certificate(&self, request: &Request<'_>, verdict: &Verdict, now: Instant) {
+        let source = &self.active.policies().client_certificate;
+        if source.is_carried(&request.evidence) {
+            self.gate.carried.has_come();
+        } else if verdict.outcome == Err(Denial::CertificateMissing)
+            && let Some(missed) = self.gate.carried.is_missed(now)
+        {
+            let advice = carried::advice(source);
+            tracing::warn!(missed, advice, "no request has carried a client certificate so far");
+        }
+    }
+
     fn tell(&self, request: Option<&Request<'_>>, verdict: &Verdict) {
         let ended = Instant::now();
+        if let Some(request) = request
+            && !self.gate.carried.any()
+        {
+            self.look_for_certificate(request, verdict, ended);
+        }
         let elapsed = ended.saturating_duration_since(self.started);
         self.active.meters.record(self.front, verdict, elapsed);
         let (front, caller) = (self.front, self.caller);

@@ -4,11 +4,11 @@ use super::Admin;
 use crate::explain::usual_advice;
 use crate::gate::Active;
 use crate::state::{introspection, jwks};
-use crate::telemetry::denials;
 use crate::telemetry::history::LastHour;
 use crate::telemetry::installed::{CacheFigures, Installed, IssuerFigures, ReplayFigures};
 use crate::telemetry::metrics::{REVISION, VERSION};
 use crate::telemetry::reloads;
+use crate::telemetry::{carried, denials};
 use keybound_core::Denial;
 use keybound_core::policy::EffectivePolicy;
 use serde::Serialize;
@@ -37,6 +37,7 @@ pub struct Status {
     faults: BTreeMap<&'static str, &'static str>,
     /// What each reason means, and what to look at first.
     reasons: BTreeMap<&'static str, ReasonStatus>,
+    client_certificates: carried::Status,
     last_hour: LastHour,
     /// Whom denials hit in the last hour, by policy and reason.
     denied_clients: Vec<denials::GroupStatus>,
@@ -108,6 +109,7 @@ impl Status {
             policies: EffectivePolicy::all(active.policies()),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             reasons: Denial::ALL.iter().map(|it| (it.label(), ReasonStatus::of(*it))).collect(),
+            client_certificates: admin.gate.carried().status(),
             last_hour: admin.history.last_hour(now),
             denied_clients: admin.gate.denials().clients(now),
             last_denials: admin.gate.denials().status(now),

@@ -3,6 +3,7 @@
 //! Labels come from closed sets or from the configuration, never from a request. Nothing here ever
 //! holds a token, a proof or a secret.
 
+pub mod carried;
 pub mod check_event;
 pub mod check_log;
 pub mod collector;

@@ -89,6 +89,23 @@ impl Source {
 }
 
 impl Source {
+    /// Whether there is anything in the place that this source reads.
+    pub fn is_carried(&self, evidence: &Evidence<'_>) -> bool {
+        let is_filled = |it: Field<'_>| !matches!(it, Field::Absent | Field::One(b"" | b"(null)"));
+        match self {
+            Self::Peer => match evidence.peer_certificate {
+                PeerCertificate::Absent => false,
+                PeerCertificate::UrlEncodedPem(text) | PeerCertificate::Pem(text) => {
+                    !text.is_empty()
+                }
+                PeerCertificate::Der(der) => !der.is_empty(),
+                PeerCertificate::Sha256(_) => true,
+            },
+            Self::Xfcc { .. } => is_filled(evidence.xfcc),
+            Self::Header { .. } => is_filled(evidence.header),
+        }
+    }
+
     /// The text that alone determines the certificate, if parsing it is expensive: a key for a cache.
     pub fn sole_carrier<'a>(&self, evidence: &Evidence<'a>) -> Option<&'a [u8]> {
         match (self, evidence.header) {

@@ -4,6 +4,7 @@ mod sender;
 mod source;
 mod token;
 
+use crate::telemetry::carried;
 use keybound_core::client_certificate::Source;
 use keybound_core::policy::{Issuer, Policy};
 use keybound_core::{Denial, Detail, Finding, SeenJwt};
@@ -71,7 +72,7 @@ const CLOSER: &[(Denial, Closer)] = &[
     (Denial::ScopeInsufficient, token::scope),
     (Denial::BindingMissing, sender::binding),
     (Denial::SchemeMismatch, |it| Some(sender::scheme(it))),
-    (Denial::CertificateMissing, |it| Some(sender::no_certificate(it.setting.source))),
+    (Denial::CertificateMissing, |it| Some(carried::advice(it.setting.source))),
     (Denial::CertificateMalformed, |it| Some(sender::malformed_certificate(it.setting.source))),
     (Denial::CertificateMismatch, |it| Some(sender::other_certificate(it.setting.source))),
     (Denial::CertificateConflict, |it| sender::conflict(it.setting.source)),

@@ -4,26 +4,6 @@ use super::Case;
 use keybound_core::client_certificate::Source;
 use keybound_core::policy::SenderConstraint;
 
-/// On a request without the client's certificate.
-pub(super) fn no_certificate(source: &Source) -> String {
-    let asks =
-        "did the client use mutual TLS, and does the proxy that ends it ask for a certificate?";
-    match source {
-        Source::Peer => format!(
-            "{asks} Does this Envoy send it to keybound (include_peer_certificate: true in its ext_authz \
-             filter)? Behind another proxy, `client_certificate.source` is `xfcc` or `header`"
-        ),
-        Source::Xfcc { .. } => format!(
-            "{asks} Does that Envoy write x-forwarded-client-cert (forward_client_cert_details: \
-             SANITIZE_SET; in Istio forwardClientCertDetails)? Its `Hash` is enough"
-        ),
-        Source::Header { name, .. } => format!(
-            "{asks} Does it write the header {name} for this request, and is the header sent along to \
-             keybound?"
-        ),
-    }
-}
-
 /// On a certificate that cannot be read.
 pub(super) fn malformed_certificate(source: &Source) -> String {
     match source {
