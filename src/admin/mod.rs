@@ -104,7 +104,8 @@ impl Admin {
     fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let (page, may): (fn(&Self) -> _, _) = match path {
             "/livez" => (|_| text(StatusCode::OK, "alive\n"), true),
-            "/readyz" => (Self::readiness, true),
+            "/readyz" if origin::is_by_address(headers) => (|it| it.readiness(true), true),
+            "/readyz" => (|it| it.readiness(false), true),
             "/metrics" => (Self::metrics, origin::may_collect(headers)),
             "/status" => (Self::status, origin::is_by_address(headers)),
             "/" => (|_| page::answer(), origin::is_by_address(headers)),
@@ -123,11 +124,13 @@ impl Admin {
         self.history.sample(&self.gate.metrics().decisions(), Instant::now());
     }
 
-    fn readiness(&self) -> Response<Full<Bytes>> {
+    /// Whether it is ready, and otherwise what it waits for; `in_full`: why, too, which names URLs.
+    fn readiness(&self, in_full: bool) -> Response<Full<Bytes>> {
         match self.health.phase() {
             Phase::Ready => text(StatusCode::OK, "ready\n"),
             Phase::Starting => {
-                let waits = match &*self.awaited() {
+                let waits = if in_full { self.awaited_and_why() } else { self.awaited() };
+                let waits = match &*waits {
                     [] => "starting\n".to_owned(),
                     issuers => format!("starting: waits for the keys of {}\n", issuers.join(", ")),
                 };
@@ -143,6 +146,20 @@ impl Admin {
             return vec![];
         }
         self.gate.active().installation.awaited().into_iter().map(str::to_owned).collect()
+    }
+
+    /// The same with the last error of each, if there was one.
+    fn awaited_and_why(&self) -> Vec<String> {
+        let names = self.awaited();
+        let active = self.gate.active();
+        let with_error = |name: String| {
+            let issuer = active.installation.issuers.iter().find(|it| it.name() == name);
+            match issuer.and_then(|it| it.keys.status().last_error) {
+                Some(error) => format!("{name} ({})", error.what),
+                None => name,
+            }
+        };
+        names.into_iter().map(with_error).collect()
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

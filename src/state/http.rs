@@ -1,6 +1,8 @@
 //! An HTTP client that does not trust the server: limits on which URLs it asks, how long it waits,
 //! and how much it reads.
 
+mod story;
+
 use crate::state::freshness;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -133,7 +135,7 @@ impl Client {
             Ok(client) => Ok(client),
             Err(_) if credentials.identity.is_some() => return Err(BadCredentials::Identity),
             Err(_) if credentials.ca.is_some() => return Err(BadCredentials::Authorities),
-            Err(error) => Err(story(&error)),
+            Err(error) => Err(story::of(&error)),
         };
         let plain = bare().no_proxy().tls_certs_only([]).build();
         let plain = plain.or(Err(BadCredentials::Authorities))?;
@@ -296,20 +298,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Reply, Failure> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is called by map_err")]
 fn unreachable(error: reqwest::Error) -> Failure {
-    if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(story(&error)) }
-}
-
-/// The chain of causes, outermost first, without the URL.
-fn story(error: &reqwest::Error) -> String {
-    // The outermost message of reqwest's errors says nothing but the URL.
-    let mut told = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told.push(error.to_string());
-        cause = error.source();
-    }
-    let told = if told.is_empty() { "the exchange failed".to_owned() } else { told.join(": ") };
-    told.chars().filter(|it| !it.is_control()).take(MAX_STORY).collect()
+    if error.is_timeout() { Failure::TimedOut } else { Failure::Unreachable(story::of(&error)) }
 }
 
 impl Failure {
@@ -365,9 +354,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Idle connections kept per host. Introspection uses them; key sets are fetched rarely.
 const MAX_IDLE: usize = 8;
-
-/// Maximum length of an error message, which may contain names from a server's certificate.
-const MAX_STORY: usize = 300;
 
 #[cfg(test)]
 mod tests {
@@ -456,6 +442,7 @@ mod tests {
         let request = client.get("http://secret.example.com/?token=secret").build().unwrap();
         let error = client.execute(request).await.unwrap_err();
         assert!(error.to_string().contains("secret"), "reqwest itself tells it");
-        assert!(!story(&error).contains("secret"), "{}", story(&error));
+        let told = story::of(&error);
+        assert!(!told.contains("secret"), "{told}");
     }
 }

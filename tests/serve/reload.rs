@@ -286,8 +286,13 @@ fn a_dead_issuer_that_is_replaced_is_waited_for_no_longer() {
     let dead = "keys: {jwks_uri: 'http://127.0.0.1:1/jwks'}";
     let edit = |_: &Path, it: String| it.replace("keys: {jwks_file: jwks.json}", dead);
     let mut service = Service::start(edit, &[]);
-    let waits = "starting: waits for the keys of https://as.example.com\n";
+    service.wait_for("key refresh failed");
+    let waits = "starting: waits for the keys of https://as.example.com (key set at \
+                 http://127.0.0.1:1/jwks: unreachable: Connection refused (os error 111))\n";
     assert_eq!(service.page("GET", "/readyz"), (503, waits.to_owned()));
+    // Who may be a page from elsewhere reads no URL.
+    let (_, _, bare) = service.answer_to("GET", "/readyz", "host: keybound.example.com\r\n");
+    assert_eq!(bare, "starting: waits for the keys of https://as.example.com\n");
     assert_eq!(service.status()["waits_for"], json!(["https://as.example.com"]));
     let told = keybound().args(["healthcheck", "--address", &service.admin]).output().unwrap();
     assert!(!told.status.success());
