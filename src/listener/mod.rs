@@ -1,10 +1,12 @@
 //! Listeners on TCP and Unix sockets, and the connections that they accept.
 
+mod access;
 pub mod descriptors;
 pub mod places;
 
 use crate::config::Address;
 use crate::telemetry::rate_limit::{Allowance, RateLimit};
+use access::Access;
 use places::{Place, Places};
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use std::fmt;
@@ -213,6 +215,9 @@ fn unix(path: &Path) -> io::Result<(Inner, Address)> {
     let listener = UnixListener::from_std(socket.into())?;
     let file = SocketFile::of(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    if let Ok(access) = Access::of(path) {
+        access.tell(path);
+    }
     Ok((Inner::Unix { listener, file }, Address::Unix(path.to_owned())))
 }
 
