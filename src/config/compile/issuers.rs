@@ -80,6 +80,10 @@ fn issuer(
     }
     let algorithms =
         algorithms(given.algorithms, usual.algorithms, &at.key("algorithms"), findings);
+    let mut keys = keys;
+    if let Some(keys) = &mut keys {
+        keys.upkeep.algorithms.clone_from(&algorithms);
+    }
     let types = at.key("token_types");
     let token_types = match given.token_types {
         None => usual.token_types,

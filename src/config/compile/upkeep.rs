@@ -74,5 +74,6 @@ pub(super) fn compile(
         fetch_timeout,
         max_bytes,
         snapshot_file,
+        algorithms: usual.algorithms,
     }
 }

@@ -197,6 +197,17 @@ impl KeySet {
         words.join("; ")
     }
 
+    /// The keys that are for none of `algorithms`, in words.
+    pub fn unfit_in_words(&self, algorithms: &[Algorithm]) -> Vec<String> {
+        let is_unfit = |it: &&VerifyingKey| !algorithms.iter().any(|own| it.serves(*own));
+        let in_words = |it: &VerifyingKey| {
+            let kid = it.kid().map_or("a key without kid", |it| it);
+            let names: Vec<_> = it.algorithms().map(Algorithm::name).collect();
+            format!("{kid} ({})", names.join(", "))
+        };
+        self.keys.iter().filter(is_unfit).map(in_words).collect()
+    }
+
     /// The `kid` of each key that has one.
     pub fn kids(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().filter_map(VerifyingKey::kid).map(AsRef::as_ref)

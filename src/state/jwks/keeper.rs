@@ -166,6 +166,7 @@ impl Keeper {
             let (kids, withdrawn): (Vec<_>, _) = (held.set.kids().collect(), held.withdrawn.len());
             tracing::info!(issuer = &*self.issuer, keys, withdrawn, skipped, ?kids, "keys changed");
             self.log_skipped(&held.published);
+            self.log_unfit(&held.published);
         }
         self.shared.held.store(Some(Arc::new(Held { version: obtained.version, ..held })));
         self.shared.report().add(outcome, self.clock.now());
@@ -183,6 +184,28 @@ impl Keeper {
             tracing::info!(issuer, skipped, "keys skipped");
         } else {
             tracing::warn!(issuer, skipped, "keys skipped");
+        }
+    }
+
+    /// Names the keys of a new set that sign no token that is accepted. It is a warning where there are no
+    /// others.
+    fn log_unfit(&self, set: &KeySet) {
+        let algorithms = &self.upkeep.algorithms;
+        let unfit = set.unfit_in_words(algorithms);
+        if algorithms.is_empty() || unfit.is_empty() {
+            return;
+        }
+        let names: Vec<_> = algorithms.iter().map(|it| it.name()).collect();
+        let (issuer, keys, names) = (&*self.issuer, unfit.join("; "), names.join(", "));
+        if unfit.len() < set.len() {
+            tracing::info!(issuer, keys, algorithms = names, "keys for none of the algorithms");
+        } else {
+            tracing::warn!(
+                issuer,
+                keys,
+                algorithms = names,
+                "no algorithm of `algorithms` fits a key of the issuer: all its tokens are refused"
+            );
         }
     }
 

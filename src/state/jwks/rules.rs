@@ -1,6 +1,7 @@
 //! How an issuer's keys are obtained and kept, as configured.
 
 use crate::state::http::BearerToken;
+use keybound_core::jose::Algorithm;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,9 @@ pub struct KeyUpkeep {
     pub max_bytes: usize,
     /// Where the keys are saved across restarts; `None` for nowhere.
     pub snapshot_file: Option<PathBuf>,
+    /// The algorithms that tokens may be signed with, to warn of keys that are for none of them; empty: no
+    /// warning.
+    pub algorithms: Vec<Algorithm>,
 }
 
 impl Default for KeyUpkeep {
@@ -74,6 +78,7 @@ impl Default for KeyUpkeep {
             // A hundred RSA-4096 keys with certificates.
             max_bytes: 512 * 1024,
             snapshot_file: None,
+            algorithms: vec![],
         }
     }
 }

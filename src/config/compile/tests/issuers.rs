@@ -225,7 +225,10 @@ fn the_keeping_of_keys_has_limits() {
         let config = takes(&format!("  audiences: [a]\n  keys: {given}"));
         config.rules.issuers[0].keys.upkeep.clone()
     };
-    assert_eq!(upkeep("{}"), KeyUpkeep::default());
+    let found = upkeep("{}");
+    let algorithms = found.algorithms.clone();
+    assert_eq!(algorithms, takes("  audiences: [a]").rules.issuers[0].issuer.algorithms);
+    assert_eq!(found, KeyUpkeep { algorithms, ..KeyUpkeep::default() });
     let given = upkeep("{refresh_max: 1m, max_stale: 61s, snapshot_file: /var/lib/keys.json}");
     assert_eq!(given.refresh_default, Duration::from_secs(60), "no more than the most");
     assert_eq!(given.max_stale, Duration::from_secs(61));
