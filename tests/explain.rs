@@ -659,6 +659,9 @@ fn wrong_advices(site: &Site) -> Vec<WrongAdvice> {
     let untyped = Header { typ: None, ..header("", "key-1") };
     let jwt = header("JWT", "key-1");
     let hex = thumbprint("p256").to_hex();
+    let pairs: Vec<_> = hex.as_bytes().chunks(2).map(|it| str::from_utf8(it).unwrap()).collect();
+    let colons = pairs.join(":").to_uppercase();
+    let sha1 = hex.get(..40).unwrap();
     let keycloak = |it: &mut Value| it["iss"] = json!("https://sso.example.com/realms/shop");
     let hs256 = || {
         let key = EncodingKey::from_secret(b"secret");
@@ -768,6 +771,19 @@ fn wrong_advices(site: &Site) -> Vec<WrongAdvice> {
             }),
             "without padding",
             "introspection",
+        ),
+        with(
+            plain(),
+            token(&|it| it["cnf"] = json!({"x5t#S256": colons})),
+            "in hex",
+            "introspection",
+        ),
+        with(plain(), token(&|it| it["cnf"] = json!({"x5t#S256": sha1})), "a SHA-1", "in hex"),
+        with(
+            plain(),
+            token(&|it| it["cnf"] = json!({"x5t#S256": "2jmj7l5rSw0yVb/vlWAYkK/YBwk="})),
+            "a SHA-1",
+            "without padding",
         ),
         with(
             plain(),

@@ -43,8 +43,13 @@ pub(super) fn malformed(case: &Case<'_>) -> Option<String> {
 /// On a thumbprint that is none.
 fn confirmation(found: &str) -> String {
     let is_hex = |it: &str| it.len() == 64 && it.bytes().all(|it| it.is_ascii_hexdigit());
-    let mut texts = found.split('"');
-    if texts.any(|it| is_hex(&it.replace(':', ""))) {
+    let texts = || found.split('"').map(|it| it.replace([':', ' '], ""));
+    if texts().any(|it| is_sha1(&it)) {
+        return "the thumbprint is a SHA-1, as `x5t` has it: have the issuer write the SHA-256 of the \
+                certificate in base64url (RFC 8705 §3.1)"
+            .to_owned();
+    }
+    if texts().any(|it| is_hex(&it)) {
         return "the issuer writes the thumbprint in hex: have it write base64url of the 32 bytes, 43 \
                 characters without padding (RFC 8705 §3.1)"
             .to_owned();
@@ -57,6 +62,14 @@ fn confirmation(found: &str) -> String {
     "have the issuer write base64url of the 32 bytes of the SHA-256, 43 characters without padding (RFC \
      8705 §3.1, RFC 9449 §6.1)"
         .to_owned()
+}
+
+/// Whether the text is 20 octets in hex or base64, with or without padding.
+fn is_sha1(text: &str) -> bool {
+    let base64 = text.trim_end_matches('=');
+    let is_symbol = |it: u8| it.is_ascii_alphanumeric() || b"+/-_".contains(&it);
+    let is_hex = text.len() == 40 && text.bytes().all(|it| it.is_ascii_hexdigit());
+    is_hex || base64.len() == 27 && base64.bytes().all(is_symbol)
 }
 
 /// On an algorithm that is not on the list. That of a key is told apart by its detail.
