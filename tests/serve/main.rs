@@ -13,6 +13,7 @@ mod forward_auth;
 #[path = "../support/identity_provider.rs"]
 #[expect(dead_code, reason = "each test file uses its part of it")]
 mod identity_provider;
+mod mistakes;
 mod mutual_tls;
 mod page;
 #[path = "../support/proofs.rs"]
