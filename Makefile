@@ -2,9 +2,12 @@
 
 .PHONY: bench bench-check demo fuzz module test lint
 
-# The first Envoy costs a download of 37 MB; it stays in target/tools.
+# The first Envoy costs a download of 37 MB; it stays in target/tools. The first build takes some minutes.
 demo:
-	envoy=$$(tests/provision.py envoy) && cargo run --locked --quiet -- demo --envoy "$$envoy"
+	@envoy=$$(tests/provision.py envoy) && \
+	tests/progress.py "demo: building keybound, which takes minutes the first time" \
+		cargo build --locked --bin keybound && \
+	cargo run --locked --quiet -- demo --envoy "$$envoy"
 
 # keybound as a module for Envoy, target/module/libkeybound_envoy.so. The first costs a download of 100 MB, which
 # stays in target/tools, and minutes.
@@ -12,6 +15,7 @@ module:
 	deploy/envoy-module/build.py
 
 test:
+	@echo "== test: the programs that the tests run, which are fetched once, into target/tools" >&2
 	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis promtool python-tools
 	-tests/provision.py chromium
 	-tests/provision.py python-jose
@@ -20,7 +24,7 @@ test:
 	-tests/provision.py faketime
 	-tests/provision.py keycloak
 	-tests/provision.py hydra
-	cargo test --locked
+	@tests/progress.py test --tests cargo test --locked
 
 # What a check costs beside servers that decide nothing, behind real proxies, and inside Envoy; what
 # is kept in memory. It takes half an hour, and wants two cores that have nothing else to do. One part

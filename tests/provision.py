@@ -31,6 +31,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from progress import Heartbeat
+
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
 
@@ -150,7 +152,8 @@ def once(place, fetch):
     if place.exists():
         return place
     TOOLS.mkdir(parents=True, exist_ok=True)
-    with open(TOOLS / f"{place.name}.lock", "w") as lock:
+    heartbeat = Heartbeat(f"provision: {place.name}")
+    with open(TOOLS / f"{place.name}.lock", "w") as lock, heartbeat:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if place.exists():
             return place
