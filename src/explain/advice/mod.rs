@@ -208,7 +208,8 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
             "was the proof altered on the way, or signed with another key than it shows?"
         }
         D::ProofMethodMismatch => {
-            "the client must make a new proof for each request, with its method as `htm`"
+            "the client must make a new proof for each request, with its method as `htm`, in the same \
+             letters (GET, not get)"
         }
         D::ProofTargetMismatch => {
             "does the client see another host or path than Envoy? Then give the policy the \
