@@ -158,6 +158,12 @@ fn note(error: &str, at: &Path, findings: &mut Findings) {
         findings.unreadable(at, reworded(error));
         return;
     };
+    if key == "type" && known.contains(&BINDING) {
+        let hint = "what others call `type: certificate-bound` is `sender_constraint: certificate`";
+        findings.unreadable(at, format!("unknown key: {hint}"));
+        findings.meant(&parent.key(BINDING));
+        return;
+    }
     match closest(key, &known) {
         Some(meant) => {
             findings.unreadable(at, format!("unknown key: did you mean `{meant}`?"));
@@ -169,12 +175,32 @@ fn note(error: &str, at: &Path, findings: &mut Findings) {
     }
 }
 
+/// The key that says how a token must be bound.
+const BINDING: &str = "sender_constraint";
+
+/// What other programs call a binding, and its value of `sender_constraint`.
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("certificate-bound", "certificate"),
+    ("certificate_bound", "certificate"),
+    ("mtls", "certificate"),
+    ("dpop-bound", "dpop"),
+];
+
+/// The hint for a binding under a name that other programs use.
+fn named_elsewhere(error: &str) -> Option<String> {
+    let (value, known) = error.strip_prefix("unknown variant `")?.split_once('`')?;
+    let (_, meant) = ELSEWHERE.iter().find(|(it, _)| *it == value)?;
+    known.contains("`if_bound`").then(|| format!(": did you mean `{meant}`?"))
+}
+
 fn reworded(error: &str) -> String {
     let unquoted = ["integer", "floating point", "boolean"]
         .iter()
         .any(|it| error.starts_with(&format!("invalid type: {it}")));
     let wants_text = error.ends_with("expected a string") || error.ends_with("string or map");
-    let hint = if unquoted && wants_text { ": put it in quotes if a string is meant" } else { "" };
+    let quotes =
+        (unquoted && wants_text).then(|| ": put it in quotes if a string is meant".to_owned());
+    let hint = quotes.or_else(|| named_elsewhere(error)).unwrap_or_default();
     let error = match error.split_once(", expected struct ") {
         Some((found, _)) => format!("{found}, expected a mapping"),
         None => error.to_owned(),
@@ -265,6 +291,45 @@ limits: {token_bytes: -1}
                 "line 9: limits.token_bytes: invalid value: integer `-1`, expected a whole number",
             ]
         );
+    }
+
+    #[test]
+    fn a_binding_by_the_name_that_others_have_for_it_is_understood() {
+        let values = "one of `certificate`, `dpop`, `either`, `if_bound`, `none`";
+        for (policy, expected) in [
+            (
+                "type: certificate-bound",
+                "type: unknown key: what others call `type: certificate-bound` is `sender_constraint: \
+                 certificate`"
+                    .to_owned(),
+            ),
+            (
+                "sender_constraint: certificate-bound",
+                format!(
+                    "sender_constraint: unknown value `certificate-bound`, expected {values}: did \
+                     you mean `certificate`?"
+                ),
+            ),
+            (
+                "sender_constraint: mtls",
+                format!(
+                    "sender_constraint: unknown value `mtls`, expected {values}: did you mean \
+                     `certificate`?"
+                ),
+            ),
+            (
+                "sender_constraint: bearer",
+                format!("sender_constraint: unknown value `bearer`, expected {values}"),
+            ),
+        ] {
+            let found = problems(&format!("policies:\n- {policy}\n"));
+            assert_eq!(found, [format!("line 2: policies[0].{expected}")], "{policy}");
+        }
+        // Elsewhere the key means nothing of the kind.
+        let found = problems("limits: {type: certificate-bound}\n").concat();
+        assert!(found.contains("known here are token_bytes"), "{found}");
+        let found = problems("policies:\n- mode: mtls\n").concat();
+        assert!(!found.contains("did you mean"), "{found}");
     }
 
     #[test]

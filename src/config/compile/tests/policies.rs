@@ -20,6 +20,10 @@ fn policies_have_names_and_say_what_must_be_proved() {
         &text,
         (at, 7, "is missing: write certificate, dpop, either, if_bound or none"),
     );
+    // By the name that others have for it, it is not missing as well.
+    let text = MINIMAL.replace("  sender_constraint: certificate\n", "  type: certificate-bound\n");
+    let told = ("policies[0].type", 8, "is `sender_constraint: certificate`");
+    one(&read(&text).unwrap_err(), &text, told);
     warns("  sender_constraint: none", at, 8, "no proof of possession");
     for constraint in ["dpop", "either"] {
         let edit = format!("  sender_constraint: {constraint}\n  origin: https://api.example.com");
