@@ -17,7 +17,7 @@ use keybound_core::client_certificate::HeaderFormat;
 use keybound_core::jose::Algorithm;
 use keybound_core::policy::USUAL_ALGORITHMS;
 use keybound_core::words::Words;
-use keybound_core::{Denial, Detail};
+use keybound_core::{Denial, Detail, facts};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,20 @@ fn what_to_do_about_a_reason_is_what_the_command_says() {
     } else {
         assert!(REASONS == expected, "the table should be:\n{table}");
     }
+}
+
+#[test]
+fn the_page_on_logs_has_each_field_of_a_check() {
+    let page = include_str!("../../docs/metrics.md");
+    let section = page.split("\n| field | what it is |\n").nth(1).unwrap();
+    let rows = section.split("\n\n").next().unwrap().lines().skip(1);
+    let fields = rows.flat_map(|row| quoted(row.split('|').nth(1).unwrap()));
+    let described: Vec<_> = fields.collect();
+    // Those that are not there are empty.
+    let mut expected = facts::names::<64>(facts::LOG).to_vec();
+    expected.retain(|it| !it.is_empty());
+    expected.sort_by_key(|it| described.iter().position(|field| field == it));
+    assert_eq!(described, expected);
 }
 
 /// The rows of the table under *What was tried against it*: what was tried, what happens, the tests.

@@ -1,6 +1,7 @@
 //! The dashboard and the alerts name what there is.
 
 use crate::support::configured::configured;
+use keybound::telemetry::connections::Cause;
 use keybound::telemetry::installed::{Installed, IssuerFigures};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
@@ -34,8 +35,13 @@ type Labels = BTreeMap<String, BTreeSet<String>>;
 
 /// Every metric that the code has, by the name of its series.
 fn known() -> BTreeMap<String, Labels> {
+    series(&exposition())
+}
+
+/// The series of `exposition`.
+fn series(exposition: &str) -> BTreeMap<String, Labels> {
     let mut known: BTreeMap<String, Labels> = BTreeMap::new();
-    for line in exposition().lines().filter(|it| !it.starts_with('#')) {
+    for line in exposition.lines().filter(|it| !it.starts_with('#')) {
         let (name, rest) = line.split_once(['{', ' ']).unwrap();
         let labels = known.entry(name.to_owned()).or_default();
         for (label, value) in matchers(rest) {
@@ -257,6 +263,35 @@ fn each_reason_that_is_taken_for_a_configuration_has_a_cause_in_the_runbook() {
             assert!(RUNBOOKS.contains(&format!("\n| `{reason}` | ")), "{reason}");
         }
     }
+}
+
+#[test]
+fn the_page_on_metrics_has_each_with_its_labels() {
+    let page = include_str!("../../docs/metrics.md");
+    let ticked = |cell: &str| -> BTreeSet<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut described = BTreeMap::new();
+    for row in page.lines().filter(|it| it.starts_with("| `keybound_")) {
+        let cells: Vec<_> = row.split('|').collect();
+        let labels = ticked(cells[2]);
+        described.extend(ticked(cells[1]).into_iter().map(|it| (it, labels.clone())));
+    }
+    // The dashboard has no panel for connections.
+    let metrics = Metrics::new().unwrap();
+    metrics.connections().set_open("ext_authz", 1);
+    metrics.connections().failures("ext_authz", Cause::Other);
+    let connections = series(&metrics.exposition(&Installed::default()).unwrap());
+    let mut expected = BTreeMap::new();
+    for (series, labels) in
+        connections.into_iter().chain(known()).filter(|(it, _)| it.starts_with("keybound_"))
+    {
+        let histogram = ["_bucket", "_sum", "_count"];
+        let name = histogram.iter().find_map(|it| series.strip_suffix(it)).unwrap_or(&series);
+        let labels = labels.into_keys().filter(|it| it != "le").collect::<BTreeSet<_>>();
+        expected.insert(name.to_owned(), labels);
+    }
+    assert_eq!(described, expected);
 }
 
 #[test]
