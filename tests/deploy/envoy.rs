@@ -47,7 +47,7 @@ impl Deployed {
     }
 
     /// The same, with one more edit of each file.
-    async fn start_with(
+    pub(crate) async fn start_with(
         folder: &str,
         edit_keybound: impl Fn(&str) -> String,
         edit_envoy: impl Fn(&str) -> String,
@@ -186,10 +186,15 @@ impl Deployed {
         Ok((response.status().as_u16(), body))
     }
 
+    /// Stops the service.
+    pub(crate) fn stop(&mut self) {
+        self.service = None;
+    }
+
     pub(crate) async fn passes_nothing_without_an_answer(&mut self) {
         let edge = self.client("edge");
         assert_eq!(self.get(Some(&edge), "/", &[]).await.unwrap().0, 401);
-        self.service = None;
+        self.stop();
         assert_eq!(self.get(Some(&edge), "/", &[]).await.unwrap().0, 503);
     }
 

@@ -19,6 +19,7 @@ mod kubernetes;
 mod module;
 #[path = "../support/programs.rs"]
 mod programs;
+mod rollout;
 #[path = "../support/shared.rs"]
 mod shared;
 #[path = "../support/switching.rs"]
