@@ -276,6 +276,24 @@ fn a_part_is_found_by_its_lines_however_far_in_they_are() {
     }
 }
 
+#[test]
+fn the_scenarios_that_it_shows_are_those_of_the_demonstration() {
+    let demonstration = code(&["src/commands/demo"]);
+    let rows: Vec<_> = README.lines().filter_map(|it| it.strip_prefix("✓ ")).collect();
+    assert!(5 <= rows.len(), "{rows:?}");
+    for row in rows {
+        let [name, rest] = row.split("  ").filter(|it| !it.is_empty()).collect::<Vec<_>>()[..2]
+        else {
+            panic!("{row}");
+        };
+        assert!(demonstration.contains(&format!("{name:?}")), "no scenario is called {name}");
+        let (status, reason) = rest.trim().split_once(' ').unwrap();
+        let expected = Denial::labelled(reason).map_or(200, Denial::status).to_string();
+        assert_eq!(status, expected, "{row}");
+        assert!(row.ends_with(&format!("{status}  {reason}")), "{row}");
+    }
+}
+
 /// Whether it is a whole configuration.
 fn is_whole(block: &str) -> bool {
     let begins = |key: &str| block.lines().any(|it| it == key);
