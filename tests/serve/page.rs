@@ -88,6 +88,33 @@ fn keys_that_are_skipped_are_named_in_log_status_and_page() {
 }
 
 #[test]
+fn what_is_wrong_with_issuers_and_proxies_stands_above_all_else_with_its_error() {
+    let world = World::new();
+    let service = world.service();
+    let bare = request(&format!("Bearer {}", world.token("payments")), "");
+    assert_eq!(reason(&service, bare), "certificate_missing");
+    let edit = |_: &Path, config: String| {
+        let dead = "  - {issuer: 'https://dead.example.com', audiences: [a], keys: {jwks_uri: \
+                    'http://127.0.0.1:1/jwks'}}\npolicies:\n";
+        config.replace("policies:\n", dead)
+    };
+    let mut beside = Service::start(edit, &[]);
+    beside.wait_for("key refresh failed");
+    for (service, part) in [
+        (&service, "No request has carried a client certificate so far"),
+        (
+            &beside,
+            "https://dead.example.com: key set at http://127.0.0.1:1/jwks: unreachable: Connection refused",
+        ),
+    ] {
+        let Some(mut browser) = open(service) else { return };
+        let told = browser.text("alerts");
+        assert!(told.contains(part), "{told}");
+        assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+    }
+}
+
+#[test]
 fn what_is_not_the_clients_fault_does_not_look_as_if_it_were() {
     let mut service = Service::ready(&[]);
     deny(&service, &["1"]);
