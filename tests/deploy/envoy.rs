@@ -24,7 +24,8 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::timeout;
 
 /// Whatever hangs, the test does not.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +39,8 @@ pub(crate) struct Deployed {
     signer: Signer,
     address: SocketAddr,
     service: Option<Service>,
-    _running: (Envoy, JoinSet<()>, TempDir),
+    _running: (Envoy, JoinSet<()>),
+    files: TempDir,
 }
 
 impl Deployed {
@@ -115,7 +117,7 @@ impl Deployed {
         let bootstrap = place(&files, "envoy.yaml", &here);
         let envoy = Envoy::run(&binary, &bootstrap, &client).await.unwrap();
         let address = envoy.address("https").unwrap();
-        Self { authority, signer, address, service, _running: (envoy, sites, files) }
+        Self { authority, signer, address, service, _running: (envoy, sites), files }
     }
 
     pub(crate) fn client(&self, name: &str) -> Identity {
@@ -189,6 +191,26 @@ impl Deployed {
     /// Stops the service.
     pub(crate) fn stop(&mut self) {
         self.service = None;
+    }
+
+    /// The first line with this message in the log of the service.
+    pub(crate) async fn logged(&self, message: &str) -> Value {
+        let file = self.files.path().join("keybound.log");
+        let find = || {
+            let log = fs::read_to_string(&file).unwrap();
+            let mut lines = log.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok());
+            lines.find(|it| it["message"] == message)
+        };
+        timeout(PATIENCE, async {
+            loop {
+                match find() {
+                    Some(line) => return line,
+                    None => yield_now().await,
+                }
+            }
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) async fn passes_nothing_without_an_answer(&mut self) {

@@ -16,6 +16,7 @@ mod container;
 mod envoy;
 mod istio;
 mod kubernetes;
+mod mistakes;
 mod module;
 #[path = "../support/programs.rs"]
 mod programs;
