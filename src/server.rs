@@ -149,6 +149,9 @@ impl Server {
         let forward_auth = forward_auth.transpose()?;
         let places = Places::new("admin", admin::PLACES, Arc::default());
         let admin = Listener::bind(&setup.listen.admin, places)?;
+        if let Some(tls) = &setup.listen.tls {
+            gate.metrics().certificates().set(&tls::validities(tls));
+        }
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(health_and_reflection::report(reporter, health.watch()));

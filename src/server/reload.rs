@@ -2,7 +2,7 @@
 //! replaces it as a whole or not at all.
 
 use super::StartFailure;
-use super::tls::Spoken;
+use super::tls::{self, Spoken};
 use crate::clock::Clock;
 use crate::config::watch::{FileState, Watch};
 use crate::config::{
@@ -11,7 +11,7 @@ use crate::config::{
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
 use crate::installation::{Installation, Made};
-use crate::telemetry::metrics::Reload;
+use crate::telemetry::metrics::{Metrics, Reload};
 use crate::telemetry::reloads::Reloads;
 use arc_swap::ArcSwapOption;
 use futures_util::future::{join, join_all};
@@ -269,7 +269,7 @@ impl Reloader {
 
         self.gate.replace(installation, digest);
         if let Some(doors) = &mut self.doors {
-            doors.follow(&listen, spoken.unwrap_or_default());
+            doors.follow(&listen, spoken.unwrap_or_default(), self.gate.metrics());
         }
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
@@ -320,8 +320,9 @@ impl Doors {
         new_tls.map(speak).transpose().map(Option::unwrap_or_default)
     }
 
-    fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>) {
-        if !spoken.is_empty() {
+    fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>, metrics: &Metrics) {
+        if let (false, Some(new)) = (spoken.is_empty(), &listen.tls) {
+            metrics.certificates().set(&tls::validities(new));
             self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
             self.listen.tls.clone_from(&listen.tls);
             tracing::info!("TLS certificate and authorities replaced, for new connections");

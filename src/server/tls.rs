@@ -3,7 +3,9 @@
 
 use crate::config::Tls;
 use crate::proxy_names::{self, ProxyName};
+use crate::telemetry::certificates::Certificate;
 use arc_swap::ArcSwap;
+use keybound_core::client_certificate::Validity;
 use std::fmt;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -50,6 +52,21 @@ impl Spoken {
     pub fn replace(&self, config: Arc<ServerConfig>) {
         self.present.store(config);
     }
+}
+
+/// The validity periods of the certificates in `tls`: those that are shown, and the authorities of
+/// clients.
+pub fn validities(tls: &Tls) -> Vec<Certificate> {
+    let files =
+        [("certificate_file", Some(&tls.certificate)), ("client_ca_file", tls.client_ca.as_ref())];
+    let in_file = |(file, pem): (&'static str, Option<&Vec<u8>>)| {
+        let certificates = pem.and_then(|it| certificates(it, file).ok()).unwrap_or_default();
+        let numbered = (1_usize..).zip(certificates);
+        numbered.filter_map(move |(position, der)| {
+            Some(Certificate { file, position, validity: Validity::of(&der)? })
+        })
+    };
+    files.into_iter().flat_map(in_file).collect()
 }
 
 fn server(tls: &Tls, protocol: &[u8]) -> Result<Arc<ServerConfig>, BadTls> {

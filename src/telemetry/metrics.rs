@@ -1,5 +1,6 @@
 //! All metrics by name, in Prometheus format.
 
+use super::certificates::Certificates;
 use super::connections::Connections;
 use super::installed::Installed;
 use super::register::Register;
@@ -52,6 +53,7 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     spans: IntCounterVec,
     connections: Connections,
+    certificates: Certificates,
 }
 
 /// The number of decisions of a policy for one reason.
@@ -139,6 +141,7 @@ impl Metrics {
                 &["outcome"],
             )?,
             connections: Connections::new(&new)?,
+            certificates: Certificates::new(&new)?,
             registry: registry.clone(),
         };
         tell_faults(&new)?;
@@ -196,6 +199,11 @@ impl Metrics {
     /// The metrics of connections.
     pub const fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// The metrics of the certificates in `listen.tls`.
+    pub const fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// All metrics in the text format, including those of the installation in force.
@@ -271,8 +279,11 @@ fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::certificates::Certificate;
     use crate::telemetry::connections::Cause;
     use crate::telemetry::installed::{CacheFigures, IssuerFigures};
+    use keybound_core::UnixTime;
+    use keybound_core::client_certificate::Validity;
 
     #[test]
     fn what_is_in_force_stands_there_and_nothing_that_was() {
@@ -289,6 +300,28 @@ mod tests {
         assert!(text.contains("keybound_token_cache_hits_total 4\n"), "{text}");
         assert!(text.contains("keybound_token_cache_entries 1\n"), "{text}");
         assert!(!text.contains("keybound_jwks_age_seconds"), "it has never been heard: {text}");
+    }
+
+    fn certificate(position: usize, until: i64) -> Certificate {
+        let (from, until) = (UnixTime::from_secs(1), UnixTime::from_secs(until));
+        Certificate { file: "certificate_file", position, validity: Validity { from, until } }
+    }
+
+    #[test]
+    fn certificates_are_told_by_file_and_place_and_no_longer_when_there_are_others() {
+        let metrics = Metrics::new().unwrap();
+        let told = || {
+            let text = metrics.exposition(&Installed::default()).unwrap();
+            let found = text.lines().filter(|it| it.starts_with("keybound_tls_"));
+            found
+                .map(|it| it.split_once("certificate_not_").unwrap().1.to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(), Vec::<String>::new());
+        metrics.certificates().set(&[certificate(1, 7), certificate(2, 9)]);
+        metrics.certificates().set(&[certificate(1, 8)]);
+        let labels = "timestamp_seconds{file=\"certificate_file\",position=\"1\"}";
+        assert_eq!(told(), [format!("after_{labels} 8"), format!("before_{labels} 1")]);
     }
 
     #[test]
@@ -320,6 +353,7 @@ mod tests {
         }
         metrics.connections().set_open("x", 1);
         metrics.connections().failures("x", Cause::Other);
+        metrics.certificates().set(&[certificate(1, 2)]);
         let issuer = IssuerFigures {
             name: "x".to_owned(),
             keys: 1,
@@ -357,6 +391,8 @@ mod tests {
                 "keybound_replay_repeats_total counter",
                 "keybound_replay_unavailable_total counter",
                 "keybound_spans_total counter",
+                "keybound_tls_certificate_not_after_timestamp_seconds gauge",
+                "keybound_tls_certificate_not_before_timestamp_seconds gauge",
                 "keybound_token_cache_entries gauge",
                 "keybound_token_cache_hits_total counter",
                 "keybound_token_cache_misses_total counter",

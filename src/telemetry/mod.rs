@@ -4,6 +4,7 @@
 //! holds a token, a proof or a secret.
 
 pub mod carried;
+pub mod certificates;
 pub mod check_event;
 pub mod check_log;
 pub mod collector;

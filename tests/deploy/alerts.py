@@ -74,6 +74,16 @@ def slow(below_50ms):
     }
 
 
+def certificate(start, end):
+    """A certificate of which the validity begins and ends at these minutes, now being 0."""
+    name, labels = "keybound_tls_certificate", {"file": "certificate_file", "position": "1", "instance": "a"}
+    return {
+        series(f"{name}_not_before_timestamp_seconds", **labels): f"{start * 60}x100",
+        series(f"{name}_not_after_timestamp_seconds", **labels): f"{end * 60}x100",
+    }
+
+
+DAY = 24 * 60
 KEYS = of_issuer("keybound_jwks_keys")
 AGE = of_issuer("keybound_jwks_age_seconds")
 FAILED = of_issuer("keybound_jwks_refreshes_total", outcome="unreachable")
@@ -132,6 +142,21 @@ CASES = {
     "KeyboundKeyRefreshFailing": (
         {FAILED: "0+1x60", FETCHED: "9x60"}, 4, 9,
         [{FAILED: "0+1x40", FETCHED: "0x5 1x35"}, {FAILED: "0x20 1x20 2x20", FETCHED: "9x60"}],
+    ),
+    "KeyboundCertificateEnds": (
+        # Of a year, with a week and a half an hour to live; and not a second too early.
+        certificate(-350 * DAY, 7 * DAY + 30), 40, 41,
+        [
+            certificate(-350 * DAY, 7 * DAY + 100),
+            # Of a day: after two thirds, Istio or cert-manager renews it.
+            certificate(-16 * 60, 8 * 60),
+            certificate(-12 * 60, 12 * 60),
+        ],
+    ),
+    "KeyboundCertificateAboutToEnd": (
+        # Of an hour, or of a year; and what has ended.
+        certificate(-28, 32), 31, 32,
+        [certificate(-350 * DAY, DAY + 100), certificate(-16 * 60, 8 * 60)],
     ),
     "KeyboundTokensShed": ({SHEDDING: "1x30"}, 1, 2, [{SHEDDING: "0x30"}]),
     "KeyboundOutage": (
@@ -225,20 +250,19 @@ def reasons(world):
 def calm(world):
     """No alert fires on a quiet service or on a growing one, with the denials that there always are."""
     reasons = sorted(CONDUCT | CONFIGURATION)
-    day = 24 * 60
     never = [
         # One request a minute by day and none by night; now and then one is denied.
         {
             checks(): "0+1x720 720x720 720+1x360",
-            **{checks(it): f"_x{60 + 20 * at} 1x{day}" for at, it in enumerate(reasons)},
+            **{checks(it): f"_x{60 + 20 * at} 1x{DAY}" for at, it in enumerate(reasons)},
         },
         # Nobody asks.
-        {checks(): f"0x{day}"},
+        {checks(): f"0x{DAY}"},
         # A new service: nothing, and then more each hour, of which one in twenty-five is denied.
         {
-            checks(): rising(48, day),
-            checks("token_expired"): rising(1, day),
-            checks("nonce_required"): rising(1, day),
+            checks(): rising(48, DAY),
+            checks("token_expired"): rising(1, DAY),
+            checks("nonce_required"): rising(1, DAY),
         },
         # From ten a minute to ten thousand within one.
         {

@@ -194,6 +194,45 @@ async fn why_a_handshake_failed_is_counted() {
     }
 }
 
+#[test]
+fn when_certificates_expire_is_told_and_told_anew_when_they_are_renewed() {
+    let authority = authority();
+    let key = KeyPair::generate().unwrap();
+    let expiring = |year| {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.signed_by(&key, &authority).unwrap().pem()
+    };
+    // The chain behind it counts, too.
+    let chain = |year| format!("{}{}", expiring(year), authority.pem());
+    let (first, secret) = (chain(2040), key.serialize_pem());
+    let mut folder = None;
+    let mut service = Service::start(
+        |path, config| {
+            let config = with_tls(&authority)(path, config);
+            std::fs::write(path.join("tls.pem"), &first).unwrap();
+            std::fs::write(path.join("key.pem"), &secret).unwrap();
+            folder = Some(path.to_owned());
+            config
+        },
+        &[],
+    );
+    service.wait_for("ready");
+    let name = "keybound_tls_certificate_not_after_timestamp_seconds";
+    let series = |file, position| format!("{name}{{file=\"{file}\",position=\"{position}\"}}");
+    service.reaches_metric(&series("certificate_file", 1), 2_208_988_800.0);
+    let of_authority = 67_090_118_400.0;
+    service.reaches_metric(&series("certificate_file", 2), of_authority);
+    service.reaches_metric(&series("client_ca_file", 1), of_authority);
+
+    let (new, place) = (folder.unwrap().join("new.pem"), "tls.pem");
+    std::fs::write(&new, chain(2041)).unwrap();
+    std::fs::rename(&new, new.with_file_name(place)).unwrap();
+    service.wait_for("configuration reloaded");
+    service.reaches_metric(&series("certificate_file", 1), 2_240_611_200.0);
+    service.reaches_metric(&series("certificate_file", 2), of_authority);
+}
+
 #[tokio::test]
 async fn plain_text_is_not_answered() {
     let service = Service::start(with_tls(&authority()), &[]);

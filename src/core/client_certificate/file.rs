@@ -118,10 +118,10 @@ fn kind_of_signed(contents: &[u8]) -> Option<NoCertificate> {
     }
 }
 
-type Element<'a> = (u8, &'a [u8]);
+pub(super) type Element<'a> = (u8, &'a [u8]);
 
 /// The elements that follow each other in `contents`, if nothing else does.
-fn elements(mut contents: &[u8]) -> Option<Vec<Element<'_>>> {
+pub(super) fn elements(mut contents: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut found = vec![];
     while !contents.is_empty() {
         let (tag, inner, rest) = element(contents)?;
@@ -132,7 +132,7 @@ fn elements(mut contents: &[u8]) -> Option<Vec<Element<'_>>> {
 }
 
 /// The first element of `input`: its tag, its contents, and what follows it.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = input.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = if *first < 0x80 {
@@ -149,14 +149,14 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, contents, rest))
 }
 
-const INTEGER: u8 = 0x02;
+pub(super) const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-const CONTEXT_0: u8 = 0xa0;
+pub(super) const UTC_TIME: u8 = 0x17;
+pub(super) const GENERALIZED_TIME: u8 = 0x18;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const CONTEXT_0: u8 = 0xa0;
 
 /// A clause about "it", the file.
 impl fmt::Display for NoCertificate {

@@ -8,10 +8,12 @@ mod file;
 mod format;
 mod peer;
 mod pem;
+mod validity;
 mod xfcc;
 
 pub use file::{NoCertificate, der_in};
 pub use format::HeaderFormat;
+pub use validity::Validity;
 
 use crate::jose::thumbprint::Thumbprint;
 use crate::request::{Evidence, Field, PeerCertificate};
