@@ -5,7 +5,6 @@
 
 use super::file::File;
 use super::problem::{Findings, Path, Step, without_credentials};
-use super::schema::schema;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
@@ -13,8 +12,7 @@ use serde_path_to_error::{Segment, Track};
 /// The file in `tree`, without the parts that cannot be read. `None` if there are too many of
 /// those, or if the tree is not a mapping.
 pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
-    let schema = schema();
-    refuse_lists(&mut tree, &schema, &schema, &Path::default(), findings);
+    refuse_lists(&mut tree, "", &Path::default(), findings);
     if tree.is_null() {
         return None;
     }
@@ -40,35 +38,50 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
     None
 }
 
-/// Serde accepts a list as a mapping, by the order of its keys. Lists where the schema has a
-/// mapping are replaced by null.
-fn refuse_lists(
-    tree: &mut Value,
-    schema: &Value,
-    whole_schema: &Value,
-    at: &Path,
-    findings: &mut Findings,
-) {
-    let reference = schema.get("$ref").and_then(Value::as_str);
-    let definition = reference.and_then(|it| whole_schema.pointer(it.strip_prefix('#')?));
-    let schema = definition.unwrap_or(schema);
-    if tree.is_array() && schema.get("type").is_some_and(|it| it == "object") {
-        findings.unreadable(at, "invalid type: list, expected a mapping");
-        *tree = Value::Null;
-    }
+/// The places of mappings in a file. Making them from the schema would take a proxy's memory for good.
+const MAPPINGS: &[&str] = &[
+    "",
+    ".client_certificate",
+    ".client_certificate.header",
+    ".client_certificate.xfcc",
+    ".dpop",
+    ".dpop.replay",
+    ".forward_auth",
+    ".issuers[]",
+    ".issuers[].claim_names",
+    ".issuers[].introspection",
+    ".issuers[].keys",
+    ".limits",
+    ".listen",
+    ".listen.tls",
+    ".policies[]",
+    ".policies[].authentication",
+    ".policies[].claims",
+    ".policies[].match",
+    ".policies[].resource",
+    ".telemetry",
+    ".telemetry.log",
+    ".telemetry.otlp",
+    ".upstream",
+    ".upstream.headers",
+];
+
+/// Serde accepts a list as a mapping, by the order of its keys. Lists in the `place` of a mapping are
+/// replaced by null.
+fn refuse_lists(tree: &mut Value, place: &str, at: &Path, findings: &mut Findings) {
     match tree {
+        Value::Array(_) if MAPPINGS.contains(&place) => {
+            findings.unreadable(at, "invalid type: list, expected a mapping");
+            *tree = Value::Null;
+        }
         Value::Object(entries) => {
             for (key, value) in entries {
-                if let Some(schema) = schema.get("properties").and_then(|it| it.get(key)) {
-                    refuse_lists(value, schema, whole_schema, &at.key(key), findings);
-                }
+                refuse_lists(value, &format!("{place}.{key}"), &at.key(key), findings);
             }
         }
         Value::Array(items) => {
-            if let Some(schema) = schema.get("items") {
-                for (index, item) in items.iter_mut().enumerate() {
-                    refuse_lists(item, schema, whole_schema, &at.index(index), findings);
-                }
+            for (index, item) in items.iter_mut().enumerate() {
+                refuse_lists(item, &format!("{place}[]"), &at.index(index), findings);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
@@ -248,6 +261,7 @@ fn distance(one: &str, other: &str) -> usize {
 mod tests {
     use super::*;
     use crate::config::problem::MOST;
+    use crate::config::schema;
     use crate::config::yaml;
 
     #[track_caller]
@@ -344,6 +358,30 @@ limits: {token_bytes: -1}
                 "line 5: policies[2].scopes[3]: has no value: give it one, or remove it",
             ]
         );
+    }
+
+    /// The places of mappings in `schema`, which may be a reference into the `whole` one.
+    fn mappings(schema: &Value, whole: &Value, place: &str, found: &mut Vec<String>) {
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let definition = reference.and_then(|it| whole.pointer(it.strip_prefix('#')?));
+        let schema = definition.unwrap_or(schema);
+        if schema.get("type").is_some_and(|it| it == "object") {
+            found.push(place.to_owned());
+        }
+        let properties = schema.get("properties").and_then(Value::as_object);
+        for (key, property) in properties.into_iter().flatten() {
+            mappings(property, whole, &format!("{place}.{key}"), found);
+        }
+        if let Some(items) = schema.get("items") {
+            mappings(items, whole, &format!("{place}[]"), found);
+        }
+    }
+
+    #[test]
+    fn mappings_are_where_the_schema_has_them() {
+        let (schema, mut found) = (schema(), vec![]);
+        mappings(&schema, &schema, "", &mut found);
+        assert_eq!(MAPPINGS, found);
     }
 
     #[test]
