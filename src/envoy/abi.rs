@@ -14,7 +14,8 @@ use crate::layout::{
 };
 use crate::settings::{self, FilterConfig, Route};
 use crate::stream::{Envoy, Next, Stream};
-use keybound::front::module::{Pairs, Peer};
+use keybound::front::module::Peer;
+use keybound_core::Header;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -269,8 +270,9 @@ impl Envoy for Filter<'_> {
         self.have(envoy_dynamic_module_callback_http_set_header, RESPONSE_HEADER, name, value);
     }
 
-    fn set_metadata(&mut self, namespace: &str, metadata: &Pairs) {
-        let (namespace, entries) = (Buffer::lent(namespace.as_bytes()), HttpHeader::all(metadata));
+    fn set_metadata(&mut self, namespace: &str, metadata: &[(&str, &str)]) {
+        let namespace = Buffer::lent(namespace.as_bytes());
+        let entries: Vec<_> = metadata.iter().map(|it| HttpHeader::lent(it.0, it.1)).collect();
         if let Some(set_all) = set_metadata_batch() {
             // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent.
             unsafe { set_all(self.raw, namespace, entries.as_ptr(), entries.len()) };
@@ -286,8 +288,8 @@ impl Envoy for Filter<'_> {
         }
     }
 
-    fn send_response(&mut self, status: u16, headers: &Pairs, body: &str, details: &str) {
-        let headers = HttpHeader::all(headers);
+    fn send_response(&mut self, status: u16, headers: &[Header<'_>], body: &str, details: &str) {
+        let headers = lent(headers);
         // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent. It calls hooks
         // of this stream before it returns: the caller holds no borrow of the stream's state.
         unsafe {
@@ -302,8 +304,8 @@ impl Envoy for Filter<'_> {
         }
     }
 
-    fn send_headers(&mut self, headers: &Pairs) {
-        let headers = HttpHeader::all(headers);
+    fn send_headers(&mut self, headers: &[Header<'_>]) {
+        let headers = lent(headers);
         // SAFETY: as for a response with a body.
         unsafe {
             envoy_dynamic_module_callback_http_send_response_headers(
@@ -339,6 +341,11 @@ impl Drop for Scheduler {
         // SAFETY: it is deleted once.
         unsafe { envoy_dynamic_module_callback_http_filter_scheduler_delete(self.0.as_ptr()) };
     }
+}
+
+/// Headers that Envoy may read as long as `headers` live.
+fn lent(headers: &[Header<'_>]) -> Vec<HttpHeader> {
+    headers.iter().map(|it| HttpHeader::lent(it.name, &it.value)).collect()
 }
 
 /// The callback that sets all entries of metadata at once; Envoy 1.38 has none.

@@ -3,7 +3,8 @@
 //! Envoy makes one of a local reply, too, but a module cannot tell it the status: it would say OK.
 //! The mapping is Envoy's (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
 
-use keybound::front::module::Pairs;
+use keybound_core::Header;
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Whether a request is a gRPC call, as Envoy tells it: by its content type.
@@ -15,15 +16,16 @@ pub(crate) fn is_call<'l>(lines: impl IntoIterator<Item = (&'l [u8], &'l [u8])>)
 }
 
 /// The headers of the answer: a status at once, without a message (`Trailers-Only` in the protocol).
-pub(crate) fn answer(status: u16, to_client: &Pairs, body: &str) -> Pairs {
-    let (code, message) = (code(status).to_string(), percent_encoded(body));
+pub(crate) fn answer<'a>(status: u16, to_client: &[Header<'a>], body: &str) -> Vec<Header<'a>> {
+    let header = |name, value: Cow<'a, str>| Header { name, value };
     let own = [
-        (":status", "200"),
-        ("content-type", "application/grpc"),
-        ("grpc-status", &*code),
-        ("grpc-message", &*message),
+        header(":status", "200".into()),
+        header("content-type", "application/grpc".into()),
+        header("grpc-status", code(status).to_string().into()),
+        header("grpc-message", percent_encoded(body).into()),
     ];
-    own.into_iter().chain(to_client.iter().filter(|(name, _)| *name != "content-type")).collect()
+    let theirs = to_client.iter().filter(|it| it.name != "content-type").cloned();
+    own.into_iter().chain(theirs).collect()
 }
 
 /// Never 0, which is OK.
@@ -80,16 +82,17 @@ mod tests {
 
     #[test]
     fn the_answer_holds_the_headers_of_the_denial_but_the_type_of_its_body() {
-        let headers = [("www-authenticate", "Bearer"), ("content-type", "application/json")];
-        let found = answer(401, &headers.into_iter().collect(), "{\"a\":\"50 %\u{e9}\"}");
+        let header = |name, value: &'static str| Header { name, value: value.into() };
+        let headers =
+            [header("www-authenticate", "Bearer"), header("content-type", "application/json")];
         assert_eq!(
-            found.iter().collect::<Vec<_>>(),
+            answer(401, &headers, "{\"a\":\"50 %\u{e9}\"}"),
             [
-                (":status", "200"),
-                ("content-type", "application/grpc"),
-                ("grpc-status", "16"),
-                ("grpc-message", "{\"a\":\"50 %25%C3%A9\"}"),
-                ("www-authenticate", "Bearer"),
+                header(":status", "200"),
+                header("content-type", "application/grpc"),
+                header("grpc-status", "16"),
+                header("grpc-message", "{\"a\":\"50 %25%C3%A9\"}"),
+                header("www-authenticate", "Bearer"),
             ]
         );
     }

@@ -1,6 +1,5 @@
 //! The data of Envoy's interface for dynamic modules: how it lies in memory, and what its numbers mean.
 
-use keybound::front::module::Pairs;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
@@ -59,13 +58,9 @@ impl HttpHeader {
     /// No header.
     pub(crate) const NONE: Self = Self { name: Buffer::NONE, value: Buffer::NONE };
 
-    /// Headers that Envoy may read as long as `pairs` live.
-    pub(crate) fn all(pairs: &Pairs) -> Vec<Self> {
-        let lend = |(name, value): (&str, &str)| Self {
-            name: Buffer::lent(name.as_bytes()),
-            value: Buffer::lent(value.as_bytes()),
-        };
-        pairs.iter().map(lend).collect()
+    /// A name and a value that Envoy may read as long as both live.
+    pub(crate) const fn lent(name: &str, value: &str) -> Self {
+        Self { name: Buffer::lent(name.as_bytes()), value: Buffer::lent(value.as_bytes()) }
     }
 }
 

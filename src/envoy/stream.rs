@@ -2,7 +2,8 @@
 
 use crate::awaited::{Awaited, Wake};
 use crate::grpc;
-use keybound::front::module::{Begun, Check, Decision, Endpoint, Pairs, Peer};
+use keybound::front::module::{Begun, Check, Decision, Endpoint, Finished, Peer};
+use keybound_core::Header;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -37,14 +38,14 @@ pub(crate) trait Envoy: Peer {
     fn set_response_header(&mut self, name: &str, value: &str);
 
     /// Sets dynamic metadata.
-    fn set_metadata(&mut self, namespace: &str, metadata: &Pairs);
+    fn set_metadata(&mut self, namespace: &str, metadata: &[(&str, &str)]);
 
     /// Answers the client. Other hooks of the stream run before it returns.
-    fn send_response(&mut self, status: u16, headers: &Pairs, body: &str, details: &str);
+    fn send_response(&mut self, status: u16, headers: &[Header<'_>], body: &str, details: &str);
 
     /// Answers the client with headers alone, pseudo-headers among them. Other hooks of the stream run
     /// before it returns.
-    fn send_headers(&mut self, headers: &Pairs);
+    fn send_headers(&mut self, headers: &[Header<'_>]);
 
     /// Lets a request go on that was stopped. Other hooks of the stream run before it returns.
     fn continue_decoding(&mut self);
@@ -70,11 +71,11 @@ pub(crate) enum Next {
 pub(crate) struct Stream {
     endpoint: Arc<Endpoint>,
     /// The check that waits, if one does.
-    waiting: Cell<Option<Awaited<Decision>>>,
+    waiting: Cell<Option<Awaited<Finished>>>,
     /// The end of the token, if the stream ends with it.
     ending: Cell<Option<Awaited<()>>>,
     /// Headers for the upstream's response.
-    to_client: Cell<Pairs>,
+    to_client: Cell<Vec<(String, String)>>,
     /// The names of the request's headers.
     names: Names,
 }
@@ -97,12 +98,18 @@ impl Names {
         word.is_none_or(|it| it.get() & bit != 0)
     }
 
+    /// By the length and the last eight characters: reading all of them would cost more than it saves.
     fn place(&self, name: &[u8]) -> (Option<&Cell<u64>>, u64) {
-        let hash = name.iter().fold(0_u32, |hash, it| {
-            hash.rotate_left(5).wrapping_add(u32::from(*it)).wrapping_mul(0x9e37_79b1)
-        });
-        let word = usize::try_from(hash >> 28).ok().and_then(|it| self.0.get(it));
-        (word, 1_u64.rotate_left(hash >> 16 & 63))
+        let short = || {
+            let mut padded = [0; 8];
+            padded.iter_mut().zip(name).for_each(|(to, from)| *to = *from);
+            padded
+        };
+        let end = name.last_chunk().copied().unwrap_or_else(short);
+        let length = u64::try_from(name.len()).unwrap_or(u64::MAX);
+        let hash = (u64::from_le_bytes(end) ^ length).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = usize::try_from(hash >> 60).ok().and_then(|it| self.0.get(it));
+        (word, 1_u64.rotate_left(u32::try_from(hash >> 48 & 63).unwrap_or_default()))
     }
 }
 
@@ -132,10 +139,10 @@ impl Stream {
         // What cannot be read is read no further, and yet may have to go on.
         noted.for_each(drop);
         match begun {
-            Begun::Ended(decision) => self.carry_out(decision, envoy),
+            Begun::Ended(finished) => self.carry_out(&finished, envoy),
             Begun::Waits(check) => match envoy.scheduler() {
                 Some(wake) => self.wait(check, wake),
-                None => self.carry_out(Decision::internal(), envoy),
+                None => self.carry_out(&Finished::failed(), envoy),
             },
         }
     }
@@ -148,8 +155,11 @@ impl Stream {
     /// The worker was woken: a check that waited has ended, or the token has. Returns whether the stream
     /// must end now, which is for the caller to do when it has no borrow of it any more.
     pub(crate) fn goes_on(&self, envoy: &mut impl Envoy) -> bool {
-        let Some(decision) = come(&self.waiting) else { return come(&self.ending).is_some() };
-        if self.carry_out(decision, envoy) == Next::Continue {
+        let Some(finished) = come(&self.waiting) else { return come(&self.ending).is_some() };
+        let next = self.carry_out(&finished, envoy);
+        // The check is over before the rest of the request goes on.
+        drop(finished);
+        if next == Next::Continue {
             envoy.continue_decoding();
         }
         false
@@ -163,8 +173,8 @@ impl Stream {
 
     /// The upstream answers, or a filter in its place.
     pub(crate) fn answers(&self, envoy: &mut impl Envoy) {
-        for (name, value) in self.to_client.take().iter() {
-            envoy.set_response_header(name, value);
+        for (name, value) in self.to_client.take() {
+            envoy.set_response_header(&name, &value);
         }
     }
 
@@ -172,33 +182,35 @@ impl Stream {
     pub(crate) fn fails(&self, envoy: &mut impl Envoy) -> Next {
         tracing::error!("a hook of the module has panicked");
         self.waiting.take();
-        self.carry_out(Decision::internal(), envoy)
+        self.carry_out(&Finished::failed(), envoy)
     }
 
     /// Sets headers before it removes others, as `ext_authz` does. Envoy looks up a name that it replaces or
     /// removes, which costs it more than all the rest, so that it is asked to only where there is one.
-    fn carry_out(&self, decision: Decision, envoy: &mut impl Envoy) -> Next {
-        match decision {
+    fn carry_out(&self, finished: &Finished, envoy: &mut impl Envoy) -> Next {
+        match finished.decision() {
             Decision::Allow { set, remove, left, to_client, metadata } => {
                 let names = &self.names;
                 if let Some(left) = left {
                     match envoy.scheduler() {
                         Some(wake) => self.end_after(left, wake),
-                        None => return self.carry_out(Decision::internal(), envoy),
+                        None => return self.carry_out(&Finished::failed(), envoy),
                     }
                 }
-                for (name, value) in set.iter() {
+                for Header { name, value } in &set {
                     if names.may_have(name) {
                         envoy.set_request_header(name, value);
                     } else {
                         envoy.add_request_header(name, value);
                     }
                 }
-                for (name, _) in remove.iter().filter(|(name, _)| names.may_have(name)) {
+                for name in remove.into_iter().filter(|it| names.may_have(it)) {
                     envoy.remove_request_header(name);
                 }
                 envoy.set_metadata(NAMESPACE, &metadata);
-                self.to_client.set(to_client);
+                let kept =
+                    to_client.into_iter().map(|it| (it.name.to_owned(), it.value.into_owned()));
+                self.to_client.set(kept.collect());
                 Next::Continue
             }
             Decision::Deny { status, to_client, body, metadata } => {

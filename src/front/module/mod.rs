@@ -2,7 +2,7 @@
 //! later.
 //!
 //! ```text
-//!  lines of headers ──▶ Arrived ──▶ check ──▶ Decision ──▶ the proxy's own calls
+//!  lines of headers ──▶ Arrived ──▶ check ──▶ Finished ──▶ Decision ──▶ the proxy's own calls
 //!                                     └─▶ Check, when it must wait: goes on in our own thread
 //! ```
 
@@ -10,7 +10,7 @@ mod arrived;
 mod decision;
 
 pub use arrived::Told;
-pub use decision::{Decision, Pairs};
+pub use decision::Decision;
 
 use crate::fair_share;
 use crate::front::capture::{Capture, to_check_request};
@@ -19,8 +19,8 @@ use crate::telemetry::metrics::Front;
 use arrived::Arrived;
 use futures_util::FutureExt;
 use futures_util::task::noop_waker_ref;
-use keybound_core::Request;
 use keybound_core::client_certificate::Source;
+use keybound_core::{Request, Verdict};
 use std::fmt;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
@@ -52,15 +52,41 @@ impl Deref for Kept {
 
 /// What came of the beginning of a check.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all have ended")]
 pub enum Begun {
     /// It has ended.
-    Ended(Decision),
+    Ended(Finished),
     /// It waits, for keys, an introspection endpoint, Redis, or its turn.
     Waits(Check),
 }
 
 /// A check that waits. It must go on where a [`fair_share::runtime`] runs; dropped, it is broken off.
-pub struct Check(Pin<Box<dyn Future<Output = Decision> + Send>>);
+pub struct Check(Pin<Box<dyn Future<Output = Finished> + Send>>);
+
+/// A check that has ended. It counts as in progress until dropped.
+#[derive(Debug)]
+pub struct Finished(Ended);
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
+enum Ended {
+    /// The request was read.
+    Read(Judged),
+    /// It could not be.
+    Unread(Call<Kept>, Verdict),
+    /// In a way that left no verdict.
+    Failed,
+}
+
+/// A request that was read, and what came of it.
+#[derive(Debug)]
+struct Judged {
+    call: Call<Kept>,
+    arrived: Arrived,
+    verdict: Verdict,
+    /// Whether no more was used of it than what must not reach the upstream.
+    turned_away: bool,
+}
 
 /// What the proxy knows of the client's certificate.
 pub trait Peer {
@@ -113,45 +139,68 @@ impl Endpoint {
             Ok(request) => Arrived::from(&request),
             Err(refusal) => {
                 let verdict = call.refuse_unread(refusal);
-                return Begun::Ended(Decision::from(&call.answer(&verdict, None)));
+                return Begun::Ended(Finished(Ended::Unread(call, verdict)));
             }
         };
-        let mut check: Pin<Box<dyn Future<Output = Decision> + Send>> =
+        let mut check: Pin<Box<dyn Future<Output = Finished> + Send>> =
             Box::pin(check(call, arrived));
         let _inside = self.runtime.enter();
         let mut context = Context::from_waker(noop_waker_ref());
         match fair_share::as_guest(|| check.as_mut().poll(&mut context)) {
-            Poll::Ready(decision) => Begun::Ended(decision),
+            Poll::Ready(finished) => Begun::Ended(finished),
             Poll::Pending => Begun::Waits(Check(check)),
         }
     }
 }
 
-async fn check(call: Call<Kept>, arrived: Arrived) -> Decision {
+async fn check(call: Call<Kept>, arrived: Arrived) -> Finished {
     let request = arrived.request();
-    let verdict = match call.admit() {
-        Ok(admitted) => admitted.check(&request).await,
-        Err(denial) => {
-            let verdict = call.refuse(denial);
-            // Nothing of it was read but what must not reach the upstream.
-            let request = Request { unwanted: request.unwanted, ..Request::default() };
-            return Decision::from(&call.answer(&verdict, Some(&request)));
-        }
+    let (verdict, turned_away) = match call.admit() {
+        Ok(admitted) => (admitted.check(&request).await, false),
+        Err(denial) => (call.refuse(denial), true),
     };
-    if let Some(capture) = &call.gate().0.capture {
+    if let Some(capture) = call.gate().0.capture.as_ref().filter(|_| !turned_away) {
         let (digest, header) = (&call.active().digest, call.active().certificate_header());
         capture.take(&verdict, digest, header, || to_check_request(&request, header).into());
     }
-    Decision::from(&call.answer(&verdict, Some(&request)))
+    drop(request);
+    Finished(Ended::Read(Judged { call, arrived, verdict, turned_away }))
+}
+
+impl Finished {
+    /// A check that has failed in a way that left no verdict. The request is denied.
+    pub const fn failed() -> Self {
+        Self(Ended::Failed)
+    }
+
+    /// What the proxy must do with the request.
+    pub fn decision(&self) -> Decision<'_> {
+        match &self.0 {
+            Ended::Read(judged) => judged.decision(),
+            Ended::Unread(call, verdict) => call.answer(verdict, None).into(),
+            Ended::Failed => Decision::internal(),
+        }
+    }
+}
+
+impl Judged {
+    fn decision(&self) -> Decision<'_> {
+        let Self { call, arrived, verdict, turned_away } = self;
+        let mut request = arrived.request();
+        if *turned_away {
+            request = Request { unwanted: request.unwanted, ..Request::default() };
+        }
+        call.answer(verdict, Some(&request)).into()
+    }
 }
 
 impl Check {
     /// Its end. A panic is a denial.
-    pub async fn end(self) -> Decision {
+    pub async fn end(self) -> Finished {
         let ended = AssertUnwindSafe(self.0).catch_unwind().await;
         ended.unwrap_or_else(|_| {
             tracing::error!("a check that waited has panicked");
-            Decision::internal()
+            Finished::failed()
         })
     }
 }
