@@ -302,6 +302,8 @@ details! {
     MethodAmbiguous of RequestMalformed = "method_ambiguous";
     /// the URL in a header is under a stricter policy
     UrlOverridden of RequestMalformed = "url_overridden";
+    /// a thumbprint in cnf is no SHA-256 in base64url: hex, padded, standard base64, SHA-1, or no text at all
+    ConfirmationMalformed of TokenMalformed = "confirmation_malformed";
     /// the algorithm is allowed, but the key that the token names is for another, by its type or its alg
     KeyForbidsAlgorithm of TokenAlgorithmForbidden = "key_forbids_algorithm";
     /// the issuer publishes the key of the token, but in a form that cannot be used

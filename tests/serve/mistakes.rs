@@ -5,6 +5,7 @@
 use super::mutual_tls::{Connector, authority, with_tls};
 use super::service::{Service, keybound, request};
 use super::world::{World, reason};
+use keybound_core::jose::Thumbprint;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -279,5 +280,23 @@ fn a_socket_that_nobody_else_may_open_is_told_with_its_folder() {
         assert!(line["user"].is_u64() && line["group"].is_u64(), "{line}");
         assert_eq!(line["folder"].is_string(), mode == 0o700);
         assert_eq!(line["level"], if mode == 0o700 { "WARN" } else { "INFO" });
+    }
+}
+
+#[test]
+fn a_thumbprint_in_another_form_is_told_in_the_log() {
+    let world = World::new();
+    let mut service = world.service();
+    let thumbprint = Thumbprint::of(&world.certificate);
+    for odd in [
+        json!({"x5t#S256": thumbprint.to_hex()}),
+        json!({"x5t#S256": thumbprint.to_hex().to_uppercase()}),
+        json!({"x5t#S256": format!("{}=", thumbprint.to_base64url())}),
+        json!({"jkt": "2jmj7l5rSw0yVb_vlWAYkK_YBwk"}),
+    ] {
+        let bound = request(&format!("Bearer {}", world.bound_token("payments", &odd)), "");
+        assert_eq!(reason(&service, bound), "token_malformed");
+        let line = service.wait_for("denied");
+        assert_eq!(line["detail"], "confirmation_malformed", "{odd}");
     }
 }

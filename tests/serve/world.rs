@@ -73,7 +73,7 @@ impl World {
         self.bound_token(scope, &json!({"x5t#S256": certificate}))
     }
 
-    fn bound_token(&self, scope: &str, confirmation: &Value) -> String {
+    pub(crate) fn bound_token(&self, scope: &str, confirmation: &Value) -> String {
         let now = SystemClock.now().as_secs();
         let claims = json!({
             "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "somebody",

@@ -2,7 +2,7 @@
 
 use super::inputs::Inputs;
 use super::{Facts, describe, signature};
-use crate::denial::{Denial, Refusal};
+use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::Finding;
 use crate::jose::jws::{Header, Unverified, Verified};
 use crate::oauth::access_token::AccessToken;
@@ -102,8 +102,11 @@ fn read<S>(
     let explanation = &mut facts.explanation;
     let from = issuer.claims_from;
     let token = AccessToken::read(header, verified, issuer, from, selection, explanation);
-    token.map(Arc::new).inspect_err(|_| {
+    token.map(Arc::new).inspect_err(|denial| {
         let claims = verified.claims();
+        if *denial == Denial::TokenMalformed && Confirmation::of(claims).is_err() {
+            facts.detail = Some(Detail::ConfirmationMalformed);
+        }
         let seen = facts.seen();
         seen.issuer = text(claims.get("iss"));
         seen.client_id = text(issuer.claim_names.find(claims, "client_id"));
