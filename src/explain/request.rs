@@ -1,7 +1,7 @@
 //! The input of `explain`: a `CheckRequest` from Envoy or in JSON, or a request described as for
 //! curl.
 
-use super::certificate::Certificate;
+use super::certificate::{self, Certificate};
 use super::metadata;
 use crate::front::ext_authz::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use crate::front::ext_authz::pb::envoy::service::auth::v3::attribute_context as pb;
@@ -49,6 +49,7 @@ impl Described<'_> {
         let mut headers: Vec<_> = headers.collect();
         let mut peer = pb::Peer::default();
         if let Some(certificate) = &self.certificate {
+            certificate::principal(source).clone_into(&mut peer.principal);
             match certificate.carried(source) {
                 (None, value) => peer.certificate = value,
                 (Some(name), value) => headers.push(entry(name, value)),
