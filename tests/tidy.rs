@@ -52,6 +52,7 @@ const ENVOY: Order = &[
 /// Who calls the cryptography library itself, and what for.
 const CRYPTOGRAPHERS: &[&str] = &[
     "src/commands/demo/",                   // an issuer signs
+    "src/commands/test/keys.rs",            // so does one in a test
     "src/core/jose/key.rs",                 // signatures are verified
     "src/core/jose/thumbprint.rs",          // SHA-256
     "src/core/oauth/nonce.rs",              // nonces are authenticated

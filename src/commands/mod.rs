@@ -10,6 +10,7 @@ pub mod reasons;
 pub mod recording;
 mod schema;
 pub mod serve;
+pub mod test;
 pub mod thumbprint;
 
 use std::io::Write;
@@ -28,6 +29,8 @@ pub enum Command {
     Init(init::Arguments),
     /// Explains step by step how a request would be decided
     Explain(explain::Arguments),
+    /// Tests a configuration with tables of requests and what each must get, offline
+    Test(test::Arguments),
     /// Lists the reasons for a denial, or says what one of them means and what to do
     Reasons(reasons::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
@@ -47,6 +50,7 @@ impl Command {
             Self::CheckConfig(arguments) => check_config::run(arguments),
             Self::Init(arguments) => init::run(arguments),
             Self::Explain(arguments) => explain::run(arguments),
+            Self::Test(arguments) => test::run(arguments),
             Self::Reasons(arguments) => reasons::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),

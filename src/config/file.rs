@@ -3,6 +3,7 @@
 //! Every field is an `Option`, even where a value is required: `compile` reports what is missing
 //! together with everything else that is wrong.
 
+mod deciding;
 mod demands;
 mod keys;
 pub(super) mod telemetry;

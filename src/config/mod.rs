@@ -20,6 +20,7 @@ pub use outline::Outline;
 pub use problem::Problem;
 pub use schema::schema;
 pub use values::Address;
+pub(crate) use values::Span;
 
 use crate::front::forward_auth::Asker;
 use crate::installation::{InstallationRules, IssuerRules};
@@ -28,8 +29,10 @@ use crate::state::jwks::KeySource;
 use crate::telemetry::collector::Collector;
 use crate::telemetry::sample::Share;
 use compile::Files;
+use file::File;
 use keybound_core::jose::Thumbprint;
 use problem::Findings;
+use serde::de::DeserializeOwned;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -201,6 +204,36 @@ pub fn read(bytes: &[u8], folder: &Path) -> Result<Config, Vec<Problem>> {
     from_bytes(bytes, &Files::below(folder))
 }
 
+/// Reads a configuration for what it decides alone. It must be whole, but the files that it names need
+/// not be there.
+pub(crate) fn read_to_decide(bytes: &[u8]) -> Result<Config, Vec<Problem>> {
+    let text = text_in(bytes)?;
+    compiled(text, &Files::below(Path::new("")), File::deciding)
+}
+
+/// Reads another file in the notation of configurations, with the lines of the members of its list `key`
+/// and mappings at the places `mappings`.
+///
+/// The errors are all of its problems, in the order of the file.
+pub(crate) fn table<T: DeserializeOwned>(
+    bytes: &[u8],
+    key: &str,
+    mappings: &[&str],
+) -> Result<(T, Vec<Option<usize>>), Vec<Problem>> {
+    let mut findings = Findings::default();
+    let tree = yaml::read(text_in(bytes)?, &mut findings);
+    let list = tree.as_ref().and_then(|it| it.get(key)?.as_array());
+    let count = list.map_or(0, Vec::len);
+    let at = problem::Path::default().key(key);
+    let lines = (0..count).map(|it| findings.line_of(&at.index(it))).collect();
+    let found = tree.and_then(|it| tree::read(it, mappings, &mut findings));
+    let (problems, _) = findings.finish();
+    match found {
+        Some(found) if problems.is_empty() => Ok((found, lines)),
+        Some(_) | None => Err(problems),
+    }
+}
+
 /// The configuration that `text` spells, with the files that it names relative to `folder`.
 #[cfg(test)]
 fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
@@ -208,24 +241,34 @@ fn from_str(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 fn from_bytes(bytes: &[u8], files: &Files) -> Result<Config, Vec<Problem>> {
-    match str::from_utf8(bytes) {
-        Ok(text) => from_text(text, files),
-        Err(error) => {
-            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = good.split(|it| *it == b'\n').count();
-            let problem = Problem::of_file("the file is not UTF-8".to_owned());
-            Err(vec![Problem { line: Some(line), ..problem }])
-        }
-    }
+    from_text(text_in(bytes)?, files)
+}
+
+fn text_in(bytes: &[u8]) -> Result<&str, Vec<Problem>> {
+    str::from_utf8(bytes).map_err(|error| {
+        let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let line = good.split(|it| *it == b'\n').count();
+        let problem = Problem::of_file("the file is not UTF-8".to_owned());
+        vec![Problem { line: Some(line), ..problem }]
+    })
 }
 
 fn from_text(text: &str, files: &Files) -> Result<Config, Vec<Problem>> {
+    compiled(text, files, |it| it)
+}
+
+/// The configuration that `text` spells, of which `part` is compiled.
+fn compiled(
+    text: &str,
+    files: &Files,
+    part: impl FnOnce(File) -> File,
+) -> Result<Config, Vec<Problem>> {
     let mut findings = Findings::default();
     let mut outline = Outline::default();
     let compiled = yaml::read(text, &mut findings).and_then(|tree| {
         outline = Outline::of(&tree);
-        let file = tree::read(tree, &mut findings)?;
-        compile::compile(file, files, &mut findings)
+        let file = tree::read(tree, tree::MAPPINGS, &mut findings)?;
+        compile::compile(part(file), files, &mut findings)
     });
     let count = compiled.as_ref().map_or(0, |(_, rules, _)| rules.issuers.len());
     let issuers = problem::Path::default().key("issuers");

@@ -34,6 +34,12 @@ impl Problem {
         Self::new(&Path::default(), None, &message.into())
     }
 
+    /// A problem with the place `at` of another file in the notation of configurations.
+    pub(crate) fn at(at: &str, line: Option<usize>, message: &str) -> Self {
+        let whole = Self::new(&Path::default(), line, message);
+        Self { path: at.to_owned(), ..whole }
+    }
+
     /// A problem with `key` of the issuer at `index`, whose lines are `lines`.
     pub(super) fn of_issuer(
         index: usize,

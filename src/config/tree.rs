@@ -1,18 +1,21 @@
-//! Deserialisation that recovers from mistakes: as much of a [`File`] as a faulty tree holds.
+//! Deserialisation that recovers from mistakes: as much of a file as a faulty tree holds.
 //!
 //! Serde stops at the first mistake. So each mistake is noted and removed from the tree, and the
 //! rest is read again, until none is left.
 
-use super::file::File;
 use super::problem::{Findings, Path, Step, without_credentials};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
 /// The file in `tree`, without the parts that cannot be read. `None` if there are too many of
-/// those, or if the tree is not a mapping.
-pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
-    refuse_lists(&mut tree, "", &Path::default(), findings);
+/// those, or if the tree is not a mapping. At each place in `mappings` stands a mapping.
+pub(super) fn read<T: DeserializeOwned>(
+    mut tree: Value,
+    mappings: &[&str],
+    findings: &mut Findings,
+) -> Option<T> {
+    refuse_lists(&mut tree, "", mappings, &Path::default(), findings);
     if tree.is_null() {
         return None;
     }
@@ -20,7 +23,7 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
     while !findings.is_full() {
         let mut track = Track::new();
         let reader = serde_path_to_error::Deserializer::new(&tree, &mut track);
-        let error = match File::deserialize(reader) {
+        let error = match T::deserialize(reader) {
             Ok(file) => return Some(file),
             Err(error) => error.to_string(),
         };
@@ -38,8 +41,8 @@ pub(super) fn read(mut tree: Value, findings: &mut Findings) -> Option<File> {
     None
 }
 
-/// The places of mappings in a file. Making them from the schema would take a proxy's memory for good.
-const MAPPINGS: &[&str] = &[
+/// The places of mappings in a configuration. Making them from the schema would take a proxy's memory for good.
+pub(super) const MAPPINGS: &[&str] = &[
     "",
     ".client_certificate",
     ".client_certificate.header",
@@ -68,20 +71,26 @@ const MAPPINGS: &[&str] = &[
 
 /// Serde accepts a list as a mapping, by the order of its keys. Lists in the `place` of a mapping are
 /// replaced by null.
-fn refuse_lists(tree: &mut Value, place: &str, at: &Path, findings: &mut Findings) {
+fn refuse_lists(
+    tree: &mut Value,
+    place: &str,
+    mappings: &[&str],
+    at: &Path,
+    findings: &mut Findings,
+) {
     match tree {
-        Value::Array(_) if MAPPINGS.contains(&place) => {
+        Value::Array(_) if mappings.contains(&place) => {
             findings.unreadable(at, "invalid type: list, expected a mapping");
             *tree = Value::Null;
         }
         Value::Object(entries) => {
             for (key, value) in entries {
-                refuse_lists(value, &format!("{place}.{key}"), &at.key(key), findings);
+                refuse_lists(value, &format!("{place}.{key}"), mappings, &at.key(key), findings);
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                refuse_lists(item, &format!("{place}[]"), &at.index(index), findings);
+                refuse_lists(item, &format!("{place}[]"), mappings, &at.index(index), findings);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
@@ -260,6 +269,7 @@ fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::File;
     use crate::config::problem::MOST;
     use crate::config::schema;
     use crate::config::yaml;
@@ -268,7 +278,7 @@ mod tests {
     fn problems(text: &str) -> Vec<String> {
         let mut findings = Findings::default();
         let tree = yaml::read(text, &mut findings).unwrap();
-        read(tree, &mut findings);
+        read::<File>(tree, MAPPINGS, &mut findings);
         findings.finish().0.iter().map(ToString::to_string).collect()
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// A length of time, written with its unit: `150ms`, `30s`, `5m`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span(pub(super) Duration);
+pub(crate) struct Span(pub(crate) Duration);
 
 impl Span {
     fn parse(text: &str) -> Result<Self, String> {

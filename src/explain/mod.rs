@@ -113,6 +113,13 @@ impl Decision {
     }
 }
 
+impl Explained {
+    /// The outcome of the check, with its facts.
+    pub(crate) const fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+}
+
 /// Explains the `CheckRequest` in `message`.
 pub(crate) async fn explain<S: Sources>(message: &[u8], terms: Terms<'_, S>) -> Explained {
     let Terms { rules, sources, digest, changed, clock, deadline, online, accepted, .. } = terms;
