@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -300,6 +301,72 @@ fn wrong_usage_exits_2() {
         let (code, stdout, stderr) = keybound(folder.path(), arguments);
         assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}");
         assert!(stderr.contains("Usage"), "{stderr}");
+    }
+}
+
+/// The exit code of a command that gets the configuration from standard input, and what it told.
+fn piped(arguments: &[&str], variable: Option<&str>, input: &str) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keybound"));
+    let command = command.args(arguments).env_remove("KEYBOUND_CONFIG");
+    let command = command.envs(variable.map(|it| ("KEYBOUND_CONFIG", it)));
+    let piped = || std::process::Stdio::piped();
+    let mut child = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
+    // What does not read it has ended before.
+    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+const SMALL: &str = "\
+issuers: [{issuer: https://as.example.com, audiences: [https://api.example.com]}]
+policies: [{name: api, sender_constraint: certificate}]
+";
+
+#[test]
+fn all_commands_take_the_configuration_in_the_same_ways() {
+    let folder = folder_with(SMALL);
+    let file = folder.path().join("keybound.yaml").display().to_string();
+    let url = "https://api.example.com/";
+    let missing = "/nonexistent/keybound.yaml";
+    for (arguments, variable, code) in [
+        (&["check-config", &*file][..], None, 0),
+        (&["check-config", "-"], None, 0),
+        (&["check-config", "--config", &*file], None, 0),
+        (&["check-config", "--config", "-"], None, 0),
+        (&["check-config"], Some(&*file), 0),
+        (&["check-config"], Some("-"), 0),
+        (&["check-config"], Some(missing), 1),
+        (&["check-config", &*file], Some(missing), 0),
+        (&["check-config", "--config", &*file], Some(missing), 0),
+        (&["check-config", &*file, "--config", &*file], None, 2),
+        (&["check-config"], None, 2),
+        (&["explain", "--config", &*file, url], None, 3),
+        (&["explain", "--config", "-", url], None, 3),
+        (&["explain", url], Some(&*file), 3),
+        (&["explain", url], Some("-"), 3),
+        (&["explain", "--config", &*file, url], Some(missing), 3),
+        (&["explain", "--config", "-", "--request", "-"], None, 1),
+        (&["explain", url], None, 2),
+    ] {
+        let (found, stdout, stderr) = piped(arguments, variable, SMALL);
+        assert_eq!(found, code, "{arguments:?} {variable:?}: {stdout}{stderr}");
+        assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "there is no terminal");
+    }
+    let twice = ["explain", "--config", "-", "--request", "-"];
+    assert!(
+        piped(&twice, None, SMALL).2.contains("standard input can be read for one of them only")
+    );
+}
+
+#[test]
+fn each_shell_has_completions_for_each_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, stdout, stderr) = piped(&["completions", shell], None, "");
+        assert_eq!((code, &*stderr), (0, ""), "{shell}");
+        for word in ["check-config", "explain", "completions", "capture-reasons"] {
+            assert!(stdout.contains(word), "{shell}: {word}");
+        }
     }
 }
 

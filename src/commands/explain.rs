@@ -1,8 +1,8 @@
 //! The command `explain`: where it reads its request, and where it prints its explanation.
 
-use super::{check_config, complain, input};
+use super::{check_config, complain, input, paint};
 use crate::clock::{Clock, FixedClock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::explain::certificate::Certificate;
 use crate::explain::{
     Decision, Explained, Terms, Ways, explain, json, kept_at, request, text, time,
@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Handle};
 #[derive(Debug, clap::Args)]
 #[group(id = "what", required = true, multiple = false, args = ["request", "url"])]
 pub struct Arguments {
-    /// The configuration file
+    /// The configuration file; `-` is standard input
     #[arg(long, env = "KEYBOUND_CONFIG", value_name = "FILE")]
     config: PathBuf,
     /// A `CheckRequest`, binary or protobuf JSON; `-` is standard input
@@ -80,9 +80,16 @@ struct Described {
 
 /// Runs `explain`. Succeeds if the request is allowed, and exits with [`DENIED`] if it is not.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match config::load(&arguments.config) {
-        Ok(config) => config,
-        Err(problems) => {
+    let files = [Some(&arguments.config), arguments.request.as_ref(), arguments.token.as_ref()];
+    let more = [arguments.proof.as_ref(), arguments.described.cert.as_ref()];
+    let files = files.into_iter().chain(more).map(|it| it.map(PathBuf::as_path));
+    let config = match input::once(files).and_then(|()| input::config(&arguments.config)) {
+        Ok(Ok(config)) => config,
+        Err(failure) => {
+            complain(&failure);
+            return ExitCode::FAILURE;
+        }
+        Ok(Err(problems)) => {
             // Nobody is left to be told that standard error is gone.
             let _written = check_config::tell(&arguments.config, &problems, "");
             return ExitCode::FAILURE;
@@ -90,12 +97,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     };
     match explained(arguments, config) {
         Ok(explanation) => {
-            let text = if arguments.json {
-                json::of(&explanation).to_string() + "\n"
+            let written = if arguments.json {
+                writeln!(io::stdout().lock(), "{}", json::of(&explanation))
             } else {
-                text::of(&explanation)
+                paint::print(&text::of(&explanation))
             };
-            match io::stdout().lock().write_all(text.as_bytes()) {
+            match written {
                 Ok(()) => code(explanation.decision),
                 Err(_) => ExitCode::FAILURE,
             }

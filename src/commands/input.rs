@@ -1,14 +1,41 @@
 //! Files that commands read: a token, a certificate, a request.
 
+use crate::config::{self, Config, Problem};
 use crate::front::ext_authz::grpc::MESSAGE_BYTES;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+/// What stands for standard input.
+const STANDARD: &str = "-";
+
+/// Whether `path` stands for standard input.
+pub(super) fn is_standard(path: &Path) -> bool {
+    path == Path::new(STANDARD)
+}
+
+/// Refuses to read standard input for more than one thing: there would be nothing left for the second.
+pub(super) fn once<'a>(paths: impl IntoIterator<Item = Option<&'a Path>>) -> Result<(), String> {
+    let count = paths.into_iter().flatten().filter(|it| is_standard(it)).count();
+    if count < 2 {
+        Ok(())
+    } else {
+        Err("standard input can be read for one of them only".to_owned())
+    }
+}
+
+/// The configuration in the file at `path`, or its problems; an error if standard input cannot be read.
+pub(super) fn config(path: &Path) -> Result<Result<Config, Vec<Problem>>, String> {
+    if is_standard(path) {
+        return Ok(config::read(&bytes(path)?, Path::new("")));
+    }
+    Ok(config::load(path))
+}
+
 /// The content of the file at `path`; `-` is standard input. An error names the file.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let read = if path == Path::new("-") {
+    let read = if is_standard(path) {
         whole(io::stdin().lock())
     } else {
         File::open(path).and_then(whole)

@@ -1,11 +1,13 @@
 //! The commands of the program and their exit codes.
 
 pub mod check_config;
+pub mod completions;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod init;
 mod input;
+mod paint;
 pub mod reasons;
 pub mod recording;
 mod schema;
@@ -13,8 +15,20 @@ pub mod serve;
 pub mod test;
 pub mod thumbprint;
 
+use paint::{Colour, Paint};
 use std::io::Write;
 use std::process::ExitCode;
+
+/// The command line: the one of the program.
+#[derive(Debug, clap::Parser)]
+#[command(name = "keybound", version, about = ABOUT)]
+pub struct CommandLine {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const ABOUT: &str = "External authorizer for Envoy and Istio: sender-constrained OAuth access tokens at the gateway";
 
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
@@ -37,6 +51,8 @@ pub enum Command {
     Thumbprint(thumbprint::Arguments),
     /// Prints the JSON Schema of the configuration file
     Schema,
+    /// Prints a script by which a shell completes commands and options
+    Completions(completions::Arguments),
     /// Checks whether a running service is ready or alive, for probes without a shell
     Healthcheck(healthcheck::Arguments),
 }
@@ -54,6 +70,7 @@ impl Command {
             Self::Reasons(arguments) => reasons::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
             Self::Schema => schema::run(),
+            Self::Completions(arguments) => completions::run::<CommandLine>(arguments),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),
         }
     }
@@ -62,5 +79,6 @@ impl Command {
 /// One line on standard error.
 fn complain(line: &str) {
     // If standard error is gone, there is nowhere to report it.
-    let _written = writeln!(std::io::stderr().lock(), "keybound: {line}");
+    let name = Paint::stderr().text(Colour::Bold, "keybound:");
+    let _written = writeln!(std::io::stderr().lock(), "{name} {line}");
 }

@@ -1,10 +1,9 @@
 //! The command `reasons`: the reasons for a denial in a table, or all that there is to say about one.
 
-use super::complain;
+use super::{complain, paint};
 use crate::explain::usual_advice;
 use keybound_core::{Denial, Detail, OAuthError};
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The arguments of `reasons`.
@@ -20,7 +19,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         None => Ok(table()),
         Some(label) => one(label).ok_or(label),
     };
-    match text.map(|it| io::stdout().lock().write_all(it.as_bytes())) {
+    match text.map(|it| paint::print(&it)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(_)) => ExitCode::FAILURE,
         Err(label) => {

@@ -4,8 +4,10 @@
 mod online;
 mod report;
 
+use super::paint::{Colour, Paint};
 use super::{complain, input};
-use crate::config::{self, Config, Problem};
+use crate::config::{Config, Problem};
+use clap::error::ErrorKind;
 use online::Misfits;
 use report::Report;
 use serde_json::{Value, json};
@@ -18,9 +20,8 @@ use tokio::runtime::Builder;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration file; `-` is standard input
-    #[arg(required_unless_present = "config")]
     file: Option<PathBuf>,
-    /// The same, as the other commands name it
+    /// The same, as the other commands name it, and by `KEYBOUND_CONFIG`
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
     /// Also fetches metadata and keys of the issuers, and looks for their introspection endpoints. No
@@ -45,9 +46,12 @@ struct Findings {
 
 /// Writes a summary to standard output, and problems and warnings to standard error.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let given = arguments.file.as_deref().or(arguments.config.as_deref());
-    let file = given.unwrap_or_else(|| Path::new("-"));
-    let config = match read(file) {
+    let given = arguments.file.clone().or_else(|| arguments.config.clone());
+    let Some(file) = given.or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from)) else {
+        return without_file();
+    };
+    let file = file.as_path();
+    let config = match input::config(file) {
         Ok(config) => config,
         Err(failure) => {
             complain(&failure);
@@ -72,14 +76,6 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         findings.tell(file)
     };
     if valid && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// The configuration in `file`, or its problems; an error if standard input cannot be read.
-fn read(file: &Path) -> Result<Result<Config, Vec<Problem>>, String> {
-    if file == Path::new("-") {
-        return Ok(config::read(&input::bytes(file)?, Path::new("")));
-    }
-    Ok(config::load(file))
 }
 
 impl Findings {
@@ -125,16 +121,33 @@ impl Findings {
     }
 }
 
+/// The variable that names the configuration, for this and the other commands.
+const VARIABLE: &str = "KEYBOUND_CONFIG";
+
+/// Wrong usage, in the words of the parser of the command line.
+fn without_file() -> ExitCode {
+    let mut command =
+        <Arguments as clap::Args>::augment_args(clap::Command::new("keybound check-config"));
+    let message = format!("a configuration is expected: FILE, `-`, --config FILE or {VARIABLE}");
+    // If standard error is gone, there is nowhere to report it.
+    drop(command.error(ErrorKind::MissingRequiredArgument, message).print());
+    ExitCode::from(WRONG_USAGE)
+}
+
+/// The exit code for wrong usage, as the parser of the command line has it.
+const WRONG_USAGE: u8 = 2;
+
 /// One line each, in the format of compilers, so that editors can jump to the place.
 pub(super) fn tell(file: &Path, problems: &[Problem], kind: &str) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
+    let paint = Paint::stderr();
+    let colour = if kind.is_empty() { Colour::Red } else { Colour::Yellow };
     for Problem { path, line, message } in problems {
-        write!(stderr, "{}:", file.display())?;
-        if let Some(line) = line {
-            write!(stderr, "{line}:")?;
-        }
-        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        writeln!(stderr, " {kind}{place}{message}")?;
+        let line = line.map_or_else(String::new, |it| format!("{it}:"));
+        let place = format!("{}:{line}", file.display());
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        let (place, kind) = (paint.text(Colour::Bold, &place), paint.text(colour, kind));
+        writeln!(stderr, "{place} {kind}{}{message}", paint.text(colour, &path))?;
     }
     Ok(())
 }

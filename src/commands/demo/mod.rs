@@ -16,6 +16,7 @@ pub mod upstream;
 mod stage;
 mod way;
 
+use super::paint;
 use crate::clock::{Clock, SystemClock};
 use stage::{Programs, Stage};
 use std::fmt;
@@ -136,7 +137,7 @@ fn row(mark: &str, title: &str, expected: &str, got: &str, reason: &str) -> Stri
 }
 
 fn say(line: &str) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{line}").map_err(|cause| Failure::new("writing", cause))
+    paint::print(&format!("{line}\n")).map_err(|cause| Failure::new("writing", cause))
 }
 
 impl Arguments {

@@ -8,7 +8,7 @@ mod sources;
 mod table;
 
 use super::demo::Failure;
-use super::{check_config, complain, input};
+use super::{check_config, complain, input, paint};
 use crate::config::{self, Config, Problem};
 use case::{Got, Setting};
 use keybound_core::facts::{PUBLIC, RESOURCE_METADATA};
@@ -66,6 +66,11 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let files = arguments.files.iter().map(|it| Some(it.as_path()));
+    if let Err(failure) = input::once(files.chain([arguments.config.as_deref()])) {
+        complain(&failure);
+        return ExitCode::FAILURE;
+    }
     let mut reports = vec![];
     let mut all_ran = true;
     for file in &arguments.files {
@@ -78,14 +83,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     let good = all_ran && reports.iter().all(Report::is_good);
-    let text = if arguments.json {
-        json!({ "ok": good, "tables": reports.iter().map(Report::json).collect::<Vec<_>>() })
-            .to_string()
-            + "\n"
+    let written = if arguments.json {
+        let tables: Vec<_> = reports.iter().map(Report::json).collect();
+        writeln!(io::stdout().lock(), "{}", json!({ "ok": good, "tables": tables }))
     } else {
-        reports.iter().map(Report::text).collect()
+        paint::print(&reports.iter().map(Report::text).collect::<String>())
     };
-    let written = io::stdout().lock().write_all(text.as_bytes());
     if good && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
