@@ -3,6 +3,7 @@
 use super::certificates::Certificates;
 use super::connections::Connections;
 use super::installed::Installed;
+use super::process;
 use super::register::Register;
 use keybound_core::Denial;
 use prometheus::core::Collector;
@@ -211,6 +212,7 @@ impl Metrics {
         let mut families = self.registry.gather();
         let more = installed.families()?;
         families.extend(more.into_iter().filter(|it| !it.get_metric().is_empty()));
+        families.extend(process::families()?);
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families)
     }
@@ -398,6 +400,13 @@ mod tests {
                 "keybound_token_cache_misses_total counter",
                 "keybound_tokens_total counter",
                 "keybound_would_deny_total counter",
+                "process_cpu_seconds_total counter",
+                "process_max_fds gauge",
+                "process_open_fds gauge",
+                "process_resident_memory_bytes gauge",
+                "process_start_time_seconds gauge",
+                "process_threads gauge",
+                "process_virtual_memory_bytes gauge",
             ]
         );
     }

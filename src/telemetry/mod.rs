@@ -16,6 +16,7 @@ pub mod log;
 pub mod meters;
 pub mod metrics;
 pub mod otlp;
+mod process;
 pub mod rate_limit;
 mod register;
 pub mod reloads;

@@ -127,7 +127,9 @@ fn traces(service: &Service) -> (Value, Vec<String>) {
     let told = json!([status["token_cache"], status["replay"], status["last_denials"]]);
     let (_, metrics) = service.page("GET", "/metrics");
     // Time passes, and connections that nobody uses any more end when they do.
-    let moves = |it: &&str| it.contains("age_seconds") || it.starts_with("keybound_connections{");
+    let moving = ["keybound_connections{", "process_"];
+    let moves =
+        |it: &&str| it.contains("age_seconds") || moving.iter().any(|start| it.starts_with(start));
     let counted = metrics.lines().filter(|it| !moves(it));
     (told, counted.map(ToOwned::to_owned).collect())
 }

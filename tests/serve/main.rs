@@ -16,6 +16,8 @@ mod identity_provider;
 mod mistakes;
 mod mutual_tls;
 mod page;
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/proofs.rs"]
 mod proofs;
 mod reload;
@@ -32,6 +34,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use service::{Service, SlowKeys, folder, keybound, request};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -144,6 +147,23 @@ async fn reflection_lists_the_service() {
     let names: Vec<_> = list.service.iter().map(|it| &*it.name).collect();
     assert!(names.contains(&AUTHORIZATION), "{names:?}");
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+}
+
+#[test]
+fn promtool_finds_nothing_amiss_in_the_metrics() {
+    let service = Service::ready(&[]);
+    let (_, metrics) = service.page("GET", "/metrics");
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
+        assert!(metrics.lines().any(|it| it.starts_with(name)), "{name}: {metrics}");
+    }
+    let mut promtool = std::process::Command::new(programs::provisioned("promtool"));
+    let piped = std::process::Stdio::piped;
+    let promtool = promtool.args(["check", "metrics"]).stdin(piped()).stdout(piped());
+    let mut promtool = promtool.stderr(piped()).spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    assert_eq!((output.status.code(), &*String::from_utf8(told).unwrap()), (Some(0), ""));
 }
 
 #[tokio::test]
