@@ -1,5 +1,6 @@
 //! The command `serve`: starts the service, and stops it on a signal.
 
+use super::paint::Paint;
 use super::recording::Recording;
 use super::{check_config, complain};
 use crate::clock::{Clock, SystemClock};
@@ -71,6 +72,7 @@ fn serve(
         return Err("the clock of this machine says a time before 1970: set it first".into());
     }
     let (sink, writer) = Sink::to(std::io::stderr())?;
+    let sink = sink.coloured(Paint::stderr().is_on());
     let Recording { log_format, log_level, .. } = arguments.recording;
     log::install(log_format, log_level, sink)?;
     // Signed introspection answers are verified beside the accept loops.
@@ -86,7 +88,7 @@ async fn answer(
     source_files: Vec<SourceFile>,
 ) -> Result<Ended, StartFailure> {
     for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration");
+        tracing::warn!(%warning, "configuration warning");
     }
     let (stop, stopped) = mpsc::channel(2);
     let signals = Signals::new()?;

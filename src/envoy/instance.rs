@@ -88,10 +88,10 @@ impl Instance {
         let made = Installation::start(rules, previous, clock, runtime);
         let Made { installation, losses } = made.map_err(|it| sentence(&it))?;
         for warning in &warnings {
-            tracing::warn!(%warning, "configuration");
+            tracing::warn!(%warning, "configuration warning");
         }
         for remark in losses {
-            tracing::warn!(remark, "configuration");
+            tracing::warn!(remark, "configuration remark");
         }
         tracing::info!(
             from = shown(&origin),

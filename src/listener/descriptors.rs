@@ -17,7 +17,7 @@ pub fn raise() -> usize {
     let present = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => maximum,
         Err(error) => {
-            tracing::warn!(%error, ?current, "limit on open files not raised");
+            tracing::warn!(%error, current, "limit on open files not raised");
             current
         }
     };

@@ -176,7 +176,12 @@ impl Reloader {
             return self.reload(Some(&state)).await;
         }
         if files != self.missing {
-            tracing::warn!(?files, "configuration file missing: keeping the previous one");
+            let names: Vec<_> = files.iter().map(|it| it.display().to_string()).collect();
+            let files_missing = names.join(" ");
+            tracing::warn!(
+                files = files_missing,
+                "configuration file missing: keeping the previous one"
+            );
             let problem = |it: &&Path| format!("cannot read {}: it is missing", it.display());
             let problems = files.iter().map(problem).collect();
             self.gate.metrics().reloaded(Reload::Refused);
@@ -246,7 +251,7 @@ impl Reloader {
 
     fn refuse(&self, problems: Vec<String>) {
         for problem in &problems {
-            tracing::error!(problem, "configuration");
+            tracing::error!(problem, "configuration problem");
         }
         tracing::error!(
             problems = problems.len(),
@@ -291,11 +296,11 @@ impl Reloader {
         let logged: Vec<_> = warnings.iter().map(unplaced).chain(remarks.iter().cloned()).collect();
         for (warning, text) in warnings.iter().zip(&logged) {
             if !self.logged.contains(text) {
-                tracing::warn!(%warning, "configuration");
+                tracing::warn!(%warning, "configuration warning");
             }
         }
         for remark in remarks.iter().filter(|it| !self.logged.contains(it)) {
-            tracing::warn!(remark, "configuration");
+            tracing::warn!(remark, "configuration remark");
         }
         self.logged = logged;
     }

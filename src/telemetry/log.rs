@@ -1,5 +1,6 @@
 //! Log lines on standard error, written without ever blocking a check.
 
+use crate::clock::{Clock as _, SystemClock};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer as Line;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
 
@@ -54,6 +57,7 @@ impl From<Level> for LevelFilter {
 pub struct Sink {
     queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    coloured: bool,
 }
 
 /// The thread that writes the lines.
@@ -71,13 +75,19 @@ impl Sink {
     pub fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
         let (queue, lines) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
-        let sink = Self { queue: queue.clone(), dropped: Arc::clone(&dropped) };
+        let dropping = Arc::clone(&dropped);
+        let sink = Self { queue: queue.clone(), dropped: dropping, coloured: false };
         let (ending, ended) = sync_channel(0);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             write_lines(&lines, out, &dropped);
             drop(ending);
         })?;
         Ok((sink, Writer { queue, ended }))
+    }
+
+    /// The same sink, whose lines of text have colours for a terminal.
+    pub fn coloured(self, coloured: bool) -> Self {
+        Self { coloured, ..self }
     }
 }
 
@@ -141,14 +151,25 @@ pub fn subscriber(
     level: Level,
     sink: Sink,
 ) -> impl tracing::Subscriber + Send + Sync {
-    let lines = fmt::layer().with_ansi(false).with_writer(sink);
+    let coloured = sink.coloured && format == Format::Text;
+    let lines = fmt::layer().with_ansi(coloured).with_writer(sink);
     let lines = match format {
         Format::Json => {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
-        Format::Text => lines.boxed(),
+        // For people, the module means nothing.
+        Format::Text => lines.with_target(false).with_timer(Millis).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(targets(level)))
+}
+
+/// The time to the millisecond.
+struct Millis;
+
+impl FormatTime for Millis {
+    fn format_time(&self, line: &mut Line<'_>) -> std::fmt::Result {
+        line.write_str(&SystemClock.now().to_rfc3339_millis())
+    }
 }
 
 /// Libraries log frames and headers, tokens among them, at their lower levels. So only their
@@ -199,6 +220,30 @@ mod tests {
             assert_eq!(text.matches('\n').count(), 1, "{text:?}");
             assert!(text.ends_with('\n') && !text.contains('\u{1b}'), "{text:?}");
         }
+    }
+
+    #[test]
+    fn text_is_for_people_and_coloured_only_where_that_is_asked_for() {
+        let told = |coloured| {
+            let out = Out::default();
+            let (sink, writer) = Sink::to(out.clone()).unwrap();
+            let log = subscriber(Format::Text, Level::Info, sink.coloured(coloured));
+            with_default(log, || tracing::warn!(kid = "a\u{1b}[2J", "denied"));
+            writer.finish();
+            out.text()
+        };
+        let plain = told(false);
+        let words: Vec<_> = plain.split_ascii_whitespace().collect();
+        let [time, level, message, kid] = words.as_slice() else { panic!("{plain}") };
+        assert_eq!((*level, *message), ("WARN", "denied"));
+        assert!(time.len() == "2027-01-15T08:00:00.000Z".len(), "{time}");
+        assert!(!kid.contains('\u{1b}'), "{kid:?}");
+        let coloured = told(true);
+        assert!(
+            coloured.contains("\u{1b}[33m WARN") && !coloured.contains("\u{1b}[2J"),
+            "{coloured:?}"
+        );
+        assert_eq!(coloured.matches('\n').count(), 1);
     }
 
     #[test]

@@ -411,8 +411,8 @@ impl Shared {
             (report.turned_away(rank, why, now), report.behind(why))
         };
         if let Some(count) = told {
-            let (issuer, why) = (&*self.caller.issuer.name, why.label());
-            tracing::warn!(issuer, why, ?rank, count, "tokens turned away without introspection");
+            let (issuer, why, rank) = (&*self.caller.issuer.name, why.label(), rank.label());
+            tracing::warn!(issuer, why, rank, count, "tokens turned away without introspection");
         }
         Unconfirmed { refusal: why.detail().into(), why: last }
     }

@@ -17,6 +17,15 @@ pub(super) enum Rank {
 impl Rank {
     /// All ranks, highest first.
     pub(super) const ALL: [Self; 3] = [Self::Known, Self::Returning, Self::New];
+
+    /// The label in log lines.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::Returning => "returning",
+            Self::New => "new",
+        }
+    }
 }
 
 /// Why a check was turned away without a call.

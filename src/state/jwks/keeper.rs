@@ -164,7 +164,8 @@ impl Keeper {
         if let Outcome::Changed = outcome {
             let (keys, skipped) = (held.published.len(), held.published.skipped_count());
             let (kids, withdrawn): (Vec<_>, _) = (held.set.kids().collect(), held.withdrawn.len());
-            tracing::info!(issuer = &*self.issuer, keys, withdrawn, skipped, ?kids, "keys changed");
+            let kids = kids.join(" ");
+            tracing::info!(issuer = &*self.issuer, keys, withdrawn, skipped, kids, "keys changed");
             self.log_skipped(&held.published);
             self.log_unfit(&held.published);
         }
