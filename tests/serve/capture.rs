@@ -1,9 +1,10 @@
 //! What is refused can be kept, and explained later.
 
 use super::forward_auth::connect;
-use super::service::{Service, keybound};
-use super::world::{World, certificate, url_encoded};
+use super::service::{Service, keybound, request};
+use super::world::{World, certificate, reason, url_encoded};
 use super::{block_on, check_with_forged_token, forged_token};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -35,6 +36,90 @@ fn a_refused_request_is_kept_without_its_signature_and_explained_for_the_same_re
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("redacted"), "{text}");
     assert!(text.ends_with(": token_signature_invalid\n"), "{text}");
+}
+
+/// What `check-config --against` says of the requests in `folder` under the file at `config`.
+fn against(folder: &Path, config: &Path) -> Value {
+    let mut check = keybound();
+    check.args(["check-config", "--json", "--against"]).arg(folder).arg(config);
+    let output = check.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    told.get("against").cloned().unwrap()
+}
+
+#[test]
+fn a_changed_configuration_is_told_by_what_kept_requests_would_get_under_it() {
+    let world = World::new();
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path();
+    let scoped = |it: String| it.replace("limits:", "    scopes: [payments]\nlimits:");
+    let mut service = world.service_with(scoped, &["--capture", folder.to_str().unwrap()]);
+    let stolen = format!("Bearer {}", world.token("payments"));
+    let stolen = request(&stolen, &url_encoded(&certificate()));
+    assert_eq!(reason(&service, world.request("reports")), "scope_insufficient");
+    assert_eq!(reason(&service, stolen), "certificate_mismatch");
+    block_on(check_with_forged_token(service.uri())).unwrap();
+    for _ in 0..3 {
+        service.wait_for("refused request kept");
+    }
+    fs::write(folder.join("other.pb"), "other").unwrap();
+
+    let file = service.folder.path().join("keybound.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let changed = service.folder.path().join("changed.yaml");
+    for (from, to, expected) in [
+        ("", "", json!({"unchanged": 3, "reported": 0, "open": 0, "changes": []})),
+        (
+            "    scopes: [payments]\n",
+            "",
+            json!({"unchanged": 1, "reported": 0, "open": 1, "changes": [
+                {"kept_for": "scope_insufficient", "now": "allowed", "reported": false, "policy": "payments"},
+            ]}),
+        ),
+        (
+            "scopes: [payments]",
+            "mode: report",
+            json!({"unchanged": 1, "reported": 1, "open": 1, "changes": [
+                {"kept_for": "scope_insufficient", "now": "allowed", "reported": false, "policy": "payments"},
+            ]}),
+        ),
+        (
+            "- name: payments",
+            "- name: payments\n    match: {path_prefix: /elsewhere}",
+            json!({"unchanged": 0, "reported": 0, "open": 0, "changes": [
+                {"kept_for": "certificate_mismatch", "now": "policy_unknown", "reported": false, "policy": null},
+                {"kept_for": "scope_insufficient", "now": "policy_unknown", "reported": false, "policy": null},
+                {"kept_for": "token_signature_invalid", "now": "policy_unknown", "reported": false, "policy": null},
+            ]}),
+        ),
+    ] {
+        fs::write(&changed, text.replacen(from, to, 1)).unwrap();
+        let mut told = against(folder, if from.is_empty() { &file } else { &changed });
+        for change in told["changes"].as_array_mut().unwrap() {
+            let files = change["files"].take();
+            let name = files[0].as_str().unwrap();
+            assert!(name.contains(change["kept_for"].as_str().unwrap()), "{name}");
+            change.as_object_mut().unwrap().remove("files");
+        }
+        assert_eq!(told["requests"].take(), 3);
+        assert!(told["unreadable"].take()[0].as_str().unwrap().ends_with("other.pb"));
+        for key in ["requests", "unreadable"] {
+            told.as_object_mut().unwrap().remove(key);
+        }
+        assert_eq!(told, expected, "{to}");
+    }
+
+    let mut check = keybound();
+    let check = check.arg("check-config").arg(&changed).arg("--against").arg(folder);
+    let told = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    for line in ["kept requests: 3", "  1 scope_insufficient → policy_unknown (no policy)"] {
+        assert!(told.lines().any(|it| it == line), "{line}: {told}");
+    }
+    let mut check = keybound();
+    let check = check.arg("check-config").arg(&file).args(["--against", "/nonexistent"]);
+    assert_eq!(check.output().unwrap().status.code(), Some(1));
 }
 
 /// What `explain` says last of the request in `file`, and of nothing else.

@@ -1,12 +1,14 @@
 //! The command `check-config`: lists every problem of a configuration file, or the policies that it
 //! would enforce, and on request what the issuers publish.
 
+mod against;
 mod online;
 mod report;
 
 use super::paint::{Colour, Paint};
 use super::{complain, input};
 use crate::config::{Config, Problem};
+use against::Against;
 use clap::error::ErrorKind;
 use online::Misfits;
 use report::Report;
@@ -28,6 +30,10 @@ pub struct Arguments {
     /// token is sent
     #[arg(long)]
     online: bool,
+    /// Also puts the requests that `serve --capture` kept in this folder under the configuration, and
+    /// lists what would change
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
     /// Makes warnings count as errors
     #[arg(long)]
     strict: bool,
@@ -42,6 +48,8 @@ struct Findings {
     report: Option<Report>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// What would become of kept requests, if that was asked for.
+    against: Option<Against>,
 }
 
 /// Writes a summary to standard output, and problems and warnings to standard error.
@@ -59,13 +67,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let findings = match config {
-        Ok(config) => Findings::of(&config, arguments.online),
-        Err(problems) => Ok(Findings { report: None, problems, warnings: vec![] }),
+        Ok(config) => Findings::of(&config, arguments),
+        Err(problems) => Ok(Findings { report: None, problems, warnings: vec![], against: None }),
     };
     let findings = match findings {
         Ok(findings) => findings,
         Err(error) => {
-            complain(&error.to_string());
+            complain(&error);
             return ExitCode::FAILURE;
         }
     };
@@ -79,40 +87,49 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 impl Findings {
-    fn of(config: &Config, online: bool) -> io::Result<Self> {
+    fn of(config: &Config, arguments: &Arguments) -> Result<Self, String> {
         let mut report = Report::of(config);
         let mut misfits = Misfits::default();
-        if online {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+        if arguments.online {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
             let (found, all) = runtime.block_on(online::ask(config));
             for (issuer, found) in report.issuers.iter_mut().zip(found) {
                 issuer.online = Some(found);
             }
             misfits = all;
         }
+        let against =
+            arguments.against.as_deref().map(|it| against::put(it, config)).transpose()?;
         let warnings = config.warnings.iter().cloned().chain(misfits.warnings).collect();
-        Ok(Self { report: Some(report), problems: misfits.problems, warnings })
+        Ok(Self { report: Some(report), problems: misfits.problems, warnings, against })
     }
 
     fn tell(&self, file: &Path) -> io::Result<()> {
         tell(file, &self.problems, "")?;
         tell(file, &self.warnings, "warning: ")?;
-        match &self.report {
-            Some(report) => write!(io::stdout().lock(), "{report}"),
+        if let Some(report) = &self.report {
+            write!(io::stdout().lock(), "{report}")?;
+        }
+        match &self.against {
+            Some(against) => write!(io::stdout().lock(), "{against}"),
             None => Ok(()),
         }
     }
 
     /// One document, whose members are there whether or not the configuration is valid.
     fn json(&self, valid: bool) -> Value {
-        let Self { report, problems, warnings } = self;
+        let Self { report, problems, warnings, against } = self;
         let mut document = json!({ "issuers": [], "policies": [] });
         if let Some(report) = report {
             document = json!(report);
         }
-        for (name, value) in
-            [("valid", json!(valid)), ("problems", json!(problems)), ("warnings", json!(warnings))]
-        {
+        for (name, value) in [
+            ("valid", json!(valid)),
+            ("problems", json!(problems)),
+            ("warnings", json!(warnings)),
+            ("against", json!(against)),
+        ] {
             if let Some(members) = document.as_object_mut() {
                 members.insert(name.to_owned(), value);
             }
