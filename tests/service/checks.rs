@@ -305,6 +305,14 @@ fn policies(issuers: Vec<Arc<Issuer>>) -> PolicySet {
                 mode: Mode::Report,
                 ..policy("reported-streams", SenderConstraint::Certificate)
             },
+            Policy {
+                authentication: Authentication {
+                    max_age_seconds: Some(300),
+                    ..Authentication::default()
+                },
+                streams: Streams::EndWithToken,
+                ..policy("login-streams", SenderConstraint::Certificate)
+            },
             policy("either", SenderConstraint::Either),
             policy("if-bound", SenderConstraint::IfBound),
             policy("none", SenderConstraint::None),
@@ -436,6 +444,8 @@ async fn a_stream_ends_when_its_token_would_be_refused_where_the_policy_says_so(
     let lives = world.token(|_| {});
     let ends = world.token(|it| it["exp"] = json!(NOW - 29));
     let endless = world.token(|it| it["exp"] = json!(1e300));
+    let of_login = |ago: i64| world.token(|it| it["auth_time"] = json!(NOW - ago));
+    let (old_login, new_login) = (of_login(200), of_login(0));
     for (policy, token, own, expected) in [
         ("streams", &lives, None, Some("330000m")),
         ("streams", &ends, None, Some("1000m")),
@@ -446,6 +456,10 @@ async fn a_stream_ends_when_its_token_would_be_refused_where_the_policy_says_so(
         ("streams", &lives, Some("0S"), Some("330000m")),
         ("streams", &lives, Some("1S,1S"), Some("330000m")),
         ("reported-streams", &lives, None, Some("330000m")),
+        // Its login is too old before its end comes.
+        ("login-streams", &old_login, None, Some("130000m")),
+        ("login-streams", &new_login, None, Some("330000m")),
+        ("streams", &old_login, None, Some("330000m")),
         ("api", &lives, None, None),
         ("api", &lives, Some("5S"), None),
     ] {

@@ -106,7 +106,8 @@ async fn decide<S: Sources>(
         facts.proved.dpop = true;
     }
     if policy.streams == Streams::EndWithToken {
-        let left = left(ends, good_for, now);
+        let login_ends = token.login_ends(&policy.authentication).map(|it| it.since(now));
+        let left = login_ends.into_iter().fold(left(ends, good_for, now), Duration::min);
         facts.explanation.note(|| describe::left(left));
         facts.left = Some(left);
     }

@@ -64,6 +64,12 @@ impl AccessToken {
         })
     }
 
+    /// Until when the login counts as recent where it is `demanded`; none where that does not matter.
+    pub(crate) fn login_ends(&self, demanded: &Authentication) -> Option<UnixTime> {
+        let max_age = Duration::from_secs(demanded.max_age_seconds?.into());
+        Some(self.auth_time()?.saturating_add(max_age).saturating_add(self.issuer.clock_leeway))
+    }
+
     /// When the user logged in; none without a number that says so.
     fn auth_time(&self) -> Option<UnixTime> {
         match self.claims.get("auth_time")? {
@@ -97,6 +103,25 @@ mod tests {
         let found = token.admit_authentication(demanded, at, none);
         assert_eq!(token.admit_authentication(demanded, at, &mut Explanation::kept()), found);
         found
+    }
+
+    #[test]
+    fn a_login_counts_until_the_moment_after_which_it_is_refused() {
+        let claims = json!({"auth_time": NOW});
+        let none = &mut Explanation::default();
+        let paths = Authentication::CLAIMS.iter().map(ToString::to_string).collect();
+        let claims = claims.as_object().unwrap();
+        let token =
+            AccessToken::introspected(claims, &issuer(), &paths, Audience::IfSaid, none).unwrap();
+        let demanded = Authentication { max_age_seconds: Some(300), ..Authentication::default() };
+        let ends = token.login_ends(&demanded).unwrap();
+        assert_eq!(ends, UnixTime::from_secs(NOW + 300 + LEEWAY));
+        for (later, fits) in [(0, true), (1, false)] {
+            let now = ends.saturating_add(Duration::from_millis(later));
+            let found = token.admit_authentication(&demanded, now, none);
+            assert_eq!(found.is_ok(), fits, "{later} ms later");
+        }
+        assert_eq!(token.login_ends(&Authentication::default()), None);
     }
 
     #[test]
