@@ -85,6 +85,7 @@ pub(super) fn compile(
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);
+    resource::warn_of_promises(&policies, &root.key("policies"), findings);
     resource::warn_of_questions(&policies, asker, &root, findings);
     let judged = issuers.iter().map(|it| Arc::clone(&it.issuer)).collect();
     let policies =

@@ -60,6 +60,32 @@ pub(super) fn keep_apart(policies: &[Arc<Policy>], at: &Path, findings: &mut Fin
     }
 }
 
+/// Methods of requests that a resource is asked by.
+const USUAL: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// Warns of metadata that promise what another policy decides: a client would bring what is not asked
+/// for, or think itself protected where it is not.
+pub(super) fn warn_of_promises(policies: &Policies, at: &Path, findings: &mut Findings) {
+    for (index, policy) in policies.iter().enumerate() {
+        let Some((host, path)) = policy.resource_place() else { continue };
+        let decided = USUAL.map(|method| (method, policies.first_for(method, &host, path)));
+        let keeps = |place: Option<usize>| {
+            let other = place.and_then(|it| policies.get(it));
+            other.is_some_and(|it| !it.public && it.sender_constraint == policy.sender_constraint)
+        };
+        let Some((method, place)) = decided.into_iter().find(|(_, place)| !keeps(*place)) else {
+            continue;
+        };
+        let other = place.and_then(|it| policies.get(it));
+        let other = other.map_or_else(|| "no policy".to_owned(), |it| format!("`{}`", it.name));
+        let message = format!(
+            "the metadata would say what this policy demands, and {other} decides about {method} at \
+             this address (host {host}): have `match` hold what `origin` says, or leave `resource` out"
+        );
+        findings.warning(&at.index(index).key("resource"), message);
+    }
+}
+
 /// Warns of metadata that are not served over forward-auth: where Envoy asks at the client's own path,
 /// each path may be that of a question.
 pub(super) fn warn_of_questions(

@@ -251,6 +251,34 @@ fn metadata_over_forward_auth_need_a_path_where_nobody_asks() {
 }
 
 #[test]
+fn metadata_that_another_policy_would_have_to_keep_are_pointed_out() {
+    let origin =
+        "origin: https://api.test, resource: {}, match: {hosts: [api.test], path_prefix: /p";
+    for (first, second, other) in [
+        (format!("{origin}}}"), "none", None),
+        (format!("{origin}, methods: [POST]}}"), "none", Some("`second` decides about GET")),
+        (format!("{origin}, methods: [POST]}}"), "certificate", None),
+        (format!("{origin}}}").replace("//api", "//other"), "none", Some("`second` decides")),
+        (
+            format!("{origin}}}").replace("[api.test]", "['*.api.test']"),
+            "none",
+            Some("`second` decides"),
+        ),
+    ] {
+        // The first one of the file would match everything.
+        let text = edited(&format!(
+            "  sender_constraint: certificate\n  match: {{hosts: [elsewhere.test]}}\n\
+             - {{name: first, sender_constraint: certificate, {first}}}\n\
+             - {{name: second, sender_constraint: {second}}}"
+        ));
+        let warnings = config(&text).warnings;
+        let found = warnings.iter().find(|it| it.path == "policies[1].resource");
+        assert_eq!(found.is_some(), other.is_some(), "{first} {second}: {warnings:?}");
+        assert!(other.is_none_or(|it| found.unwrap().message.contains(it)), "{warnings:?}");
+    }
+}
+
+#[test]
 fn two_resources_are_not_in_one_place() {
     let policies = |origin: &str, path: &str, method: &str, more: &str| {
         edited(&format!(
