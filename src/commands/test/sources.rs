@@ -3,7 +3,7 @@
 use keybound_core::jose::json::Object;
 use keybound_core::jose::{KeySet, Thumbprint};
 use keybound_core::oauth::{AccessToken, Audience, ProofId, Token};
-use keybound_core::policy::{ClaimsFrom, Introspection, IssuerId, PolicySet};
+use keybound_core::policy::{Introspection, IssuerId, PolicySet};
 use keybound_core::{
     Denial, Explanation, Fixed, Introspected, NotRecorded, Sources, Unconfirmed, UnixTime, Use,
     Waiting,
@@ -50,12 +50,8 @@ impl<'a> TestSources<'a> {
         let known = self.answer.as_ref().filter(|it| it.issuer == issuer && it.token == hash);
         let answer = known.ok_or(Denial::TokenInactive)?;
         let claims = answer.claims.as_ref().ok_or(Denial::TokenInactive)?;
-        let audience = match (answer.signed, answer.allow_missing_audience) {
-            (true, _) if rules.claims_from == ClaimsFrom::Answer => Audience::IfSaid,
-            (true, _) => Audience::Ignored,
-            (false, true) => Audience::IfSaid,
-            (false, false) => Audience::Demanded,
-        };
+        let may_lack = answer.allow_missing_audience;
+        let audience = Audience::in_answer(answer.signed, rules.claims_from, may_lack);
         let explanation = &mut Explanation::default();
         let token =
             AccessToken::introspected(claims, rules, &self.selection, audience, explanation)?;

@@ -3,6 +3,7 @@ mod issuers;
 mod listeners;
 mod policies;
 mod proofs;
+mod resources;
 mod telemetry;
 mod whole;
 

@@ -38,6 +38,20 @@ pub enum Audience {
     Ignored,
 }
 
+impl Audience {
+    /// What is required of an answer about a token of an issuer whose claims come from `claims_from`.
+    ///
+    /// The audience of a JWT was checked by itself, unless the answer is what counts.
+    pub fn in_answer(is_jwt: bool, claims_from: ClaimsFrom, allow_missing_audience: bool) -> Self {
+        match (is_jwt, allow_missing_audience) {
+            (true, _) if claims_from == ClaimsFrom::Answer => Self::IfSaid,
+            (true, _) => Self::Ignored,
+            (false, true) => Self::IfSaid,
+            (false, false) => Self::Demanded,
+        }
+    }
+}
+
 /// The claims that are required. Those that are present must be valid in any case.
 #[derive(Clone, Copy)]
 pub(super) struct Demands {

@@ -338,12 +338,8 @@ impl Caller {
         if jwt.is_none() && self.forwards(signed) {
             return Err(Failure::JwtMissing);
         }
-        let audience = match (signed, self.rules.allow_missing_audience) {
-            (true, _) if self.issuer.claims_from == ClaimsFrom::Answer => Audience::IfSaid,
-            (true, _) => Audience::Ignored,
-            (false, true) => Audience::IfSaid,
-            (false, false) => Audience::Demanded,
-        };
+        let may_lack = self.rules.allow_missing_audience;
+        let audience = Audience::in_answer(signed, self.issuer.claims_from, may_lack);
         let mut explanation = Explanation::kept();
         let (issuer, selection) = (&self.issuer, &self.selection);
         let token =
