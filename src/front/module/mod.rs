@@ -19,8 +19,8 @@ use crate::telemetry::metrics::Front;
 use arrived::Arrived;
 use futures_util::FutureExt;
 use futures_util::task::noop_waker_ref;
+use keybound_core::Verdict;
 use keybound_core::client_certificate::Source;
-use keybound_core::{Request, Verdict};
 use std::fmt;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
@@ -72,7 +72,7 @@ pub struct Finished(Ended);
 enum Ended {
     /// The request was read.
     Read(Judged),
-    /// It could not be.
+    /// It could not be, or too many were being checked.
     Unread(Call<Kept>, Verdict),
     /// In a way that left no verdict.
     Failed,
@@ -84,8 +84,6 @@ struct Judged {
     call: Call<Kept>,
     arrived: Arrived,
     verdict: Verdict,
-    /// Whether no more was used of it than what must not reach the upstream.
-    turned_away: bool,
 }
 
 /// What the proxy knows of the client's certificate.
@@ -154,17 +152,21 @@ impl Endpoint {
 }
 
 async fn check(call: Call<Kept>, arrived: Arrived) -> Finished {
-    let request = arrived.request();
-    let (verdict, turned_away) = match call.admit() {
-        Ok(admitted) => (admitted.check(&request).await, false),
-        Err(denial) => (call.refuse(denial), true),
+    let admitted = match call.admit() {
+        Ok(admitted) => admitted,
+        Err(denial) => {
+            let verdict = call.refuse(denial);
+            return Finished(Ended::Unread(call, verdict));
+        }
     };
-    if let Some(capture) = call.gate().0.capture.as_ref().filter(|_| !turned_away) {
+    let request = arrived.request();
+    let verdict = admitted.check(&request).await;
+    if let Some(capture) = &call.gate().0.capture {
         let (digest, header) = (&call.active().digest, call.active().certificate_header());
         capture.take(&verdict, digest, header, || to_check_request(&request, header).into());
     }
     drop(request);
-    Finished(Ended::Read(Judged { call, arrived, verdict, turned_away }))
+    Finished(Ended::Read(Judged { call, arrived, verdict }))
 }
 
 impl Finished {
@@ -176,21 +178,12 @@ impl Finished {
     /// What the proxy must do with the request.
     pub fn decision(&self) -> Decision<'_> {
         match &self.0 {
-            Ended::Read(judged) => judged.decision(),
+            Ended::Read(Judged { call, arrived, verdict }) => {
+                call.answer(verdict, Some(&arrived.request())).into()
+            }
             Ended::Unread(call, verdict) => call.answer(verdict, None).into(),
             Ended::Failed => Decision::internal(),
         }
-    }
-}
-
-impl Judged {
-    fn decision(&self) -> Decision<'_> {
-        let Self { call, arrived, verdict, turned_away } = self;
-        let mut request = arrived.request();
-        if *turned_away {
-            request = Request { unwanted: request.unwanted, ..Request::default() };
-        }
-        call.answer(verdict, Some(&request)).into()
     }
 }
 
