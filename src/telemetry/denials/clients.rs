@@ -384,6 +384,9 @@ mod tests {
         let [count, over, ..] = clients[0];
         assert!(500 <= count && count - over <= 500, "{clients:?}");
         assert!(clients[1..].iter().all(|it| it[0] <= 1500 / 16), "{clients:?}");
+        // Who takes a place takes over its count, so that none is lost.
+        assert_eq!(clients.iter().map(|it| it[0]).sum::<u64>(), 1500);
+        assert!(clients.iter().all(|it| it[1] < it[0]), "{clients:?}");
     }
 
     #[test]
