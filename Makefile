@@ -1,6 +1,6 @@
 # What is done with this repository from day to day.
 
-.PHONY: bench bench-check demo fuzz module test lint
+.PHONY: bench bench-check demo fuzz module test test-platforms lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools. The first build takes some minutes.
 demo:
@@ -25,6 +25,13 @@ test:
 	-tests/provision.py keycloak
 	-tests/provision.py hydra
 	@tests/progress.py test --tests cargo test --locked
+
+# The platforms themselves, which docs/platforms.md names: each is built once, in minutes, for which Go is
+# needed, and gigabytes in its caches. PLATFORM_MINUTES=25 stops then, and the next run goes on.
+test-platforms:
+	@echo "== test-platforms: the platforms, each of which is built once, into target/tools" >&2
+	tests/provision.py envoy python-tools
+	tests/platforms/run.py
 
 # What a check costs beside servers that decide nothing, behind real proxies, and inside Envoy; what
 # is kept in memory. It takes half an hour, and wants two cores that have nothing else to do. One part

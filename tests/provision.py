@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
 """Provisions the programs that tests run: prints the path of each that is named.
 
-    tests/provision.py [--cached] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind cargo-deny python-tools
-        python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild]
+    tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
+        cargo-deny python-tools python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild istio]
 
-With --cached nothing is fetched, and what is not at hand is an error.
+With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
+either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
-FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN) is taken as it is.
+FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
 
 The status is 1 for a failure, 69 when what builds or runs the program is not on this machine, and 75
-when the program could not be downloaded. The last two are told apart for Keycloak, Hydra, and what comes
-from npm, from Debian or in wheels.
+when the program could not be downloaded. The last two are told apart for Keycloak, Go programs, and what
+comes from npm, from Debian or in wheels.
 """
 
 import fcntl
@@ -58,6 +59,10 @@ HYDRA_REPLACES = (
 )
 HYDRA_TAGS = "sqlite,sqlite_omit_load_extension"
 HYDRA_GO = (1, 24)
+# Each folder has a go.mod and a go.sum, which pin programs of Go and all that they need.
+GO_MODULES = ROOT / "tests/platforms"
+# What `make test-platforms` has, in this order, as far as there is time.
+PLATFORMS = ("istio",)
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What compiles and links for an old glibc: versions, and the wheels for the machines that it is for.
 ZIG = {
@@ -121,13 +126,14 @@ class NotDownloaded(Unavailable):
 
 
 def main():
-    cached = "--cached" in sys.argv[1:]
-    names = [it for it in sys.argv[1:] if it != "--cached"]
-    if not names or any(it not in PROGRAMS for it in names):
-        sys.exit(f"usage: {sys.argv[0]} [--cached] {{{'|'.join(PROGRAMS)}}} ...")
+    options = {it for it in sys.argv[1:] if it in ("--cached", "--version")}
+    names = [it for it in sys.argv[1:] if it not in options]
+    known = VERSIONS if "--version" in options else PROGRAMS
+    if not names or any(it not in known for it in names):
+        sys.exit(f"usage: {sys.argv[0]} [--cached|--version] {{{'|'.join(known)}}} ...")
     try:
         for name in names:
-            print(path_of(name, cached))
+            print(VERSIONS[name] if "--version" in options else path_of(name, "--cached" in options))
     except Unavailable as why:
         print(f"provision: {why}", file=sys.stderr)
         sys.exit(why.status)
@@ -379,20 +385,53 @@ def keycloak(whole, scratch):
 
 def hydra(whole, scratch):
     """Hydra out of its Go module, with a database in memory."""
-    needs("hydra", "go", "cc")
-    if version("go", "version") < HYDRA_GO:
-        raise ToolchainMissing(f"hydra needs Go {HYDRA_GO[0]}.{HYDRA_GO[1]} or newer")
+    needs_go("hydra", HYDRA_GO, cgo=True)
     module = scratch / "module"
     module.mkdir()
     package = "github.com/ory/hydra/v2"
     run("go", "mod", "init", "provision", cwd=module)
     run("go", "mod", "edit", "-replace", "=".join(HYDRA_REPLACES), cwd=module)
     downloads("go", "get", "-tool", f"{package}@v{HYDRA}", cwd=module)
+    build_go(module, package, whole / "hydra", tags=HYDRA_TAGS, cgo=True)
+
+
+def go_programs(folder, packages, stamp="", tags="", cgo=False):
+    """Programs, each out of a package, of the Go module in this folder of GO_MODULES: rows of PROGRAMS.
+
+    `stamp` holds further flags for the linker."""
+    module = GO_MODULES / folder
+    pinned = sorted(it for it in module.iterdir() if it.suffix in (".go", ".mod", ".sum"))
+    parts = [*(it.read_text() for it in pinned), *packages.values(), stamp, tags]
+    directory = f"{folder}-{digest(parts)}"
+
+    def fetch(whole, _scratch):
+        wanted = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(), re.MULTILINE)
+        needs_go(folder, tuple(map(int, wanted.groups())), cgo)
+        # What is not in go.mod and go.sum is not fetched.
+        downloads("go", "list", "-mod=readonly", "-deps", *packages.values(), cwd=module)
+        for program, package in packages.items():
+            build_go(module, package, whole / program, stamp, tags, cgo)
+
+    return {program: (directory, program, None, fetch) for program in packages}
+
+
+def needs_go(name, wanted, cgo):
+    needs(name, "go", *["cc"] * cgo)
+    if version("go", "version") < wanted:
+        raise ToolchainMissing(f"{name} needs Go {wanted[0]}.{wanted[1]} or newer")
+
+
+def build_go(module, package, program, stamp="", tags="", cgo=False):
     run(
-        "go", "build", "-trimpath", "-ldflags=-s -w", "-tags", HYDRA_TAGS,
-        "-o", whole / "hydra", package,
-        cwd=module, env=os.environ | {"CGO_ENABLED": "1"},
+        "go", "build", "-trimpath", f"-ldflags=-s -w {stamp}", "-tags", tags, "-o", program, package,
+        cwd=module, env=os.environ | {"CGO_ENABLED": str(int(cgo))},
     )
+
+
+def required(folder, module):
+    """The version of `module` that the go.mod in this folder of GO_MODULES requires."""
+    text = (GO_MODULES / folder / "go.mod").read_text()
+    return re.search(rf"^(?:require)?\s+{re.escape(module)} (\S+)", text, re.MULTILINE)[1]
 
 
 def version(*command):
@@ -478,6 +517,13 @@ PROGRAMS = {
         f"cargo-zigbuild-{digest(version for version, _ in ZIG.values())}", "cargo-zigbuild", None,
         cargo_zigbuild,
     ),
+    **go_programs("istio", {"istio": "."}),
+}
+
+# The versions of programs that are the same everywhere.
+VERSIONS = {
+    "envoy": ENVOY,
+    "istio": required("istio", "istio.io/istio"),
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ mod configured;
 
 mod configuration;
 mod links;
+mod platforms;
 
 use keybound::config::Problem;
 use keybound_core::client_certificate::HeaderFormat;

@@ -1,0 +1,46 @@
+//! The page on platforms: each row names tests that there are, and versions that they run with.
+
+use super::{code, root, tests};
+use std::process::Command;
+
+const PLATFORMS: &str = include_str!("../../docs/platforms.md");
+
+/// The rows of its first table: the platform, what was run, the versions, the tests.
+fn rows() -> Vec<[&'static str; 4]> {
+    let table = PLATFORMS.split("\n| platform |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().skip(2);
+    let cells = |row: &'static str| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>();
+    rows.map(|row| cells(row).try_into().unwrap()).collect()
+}
+
+/// What stands in backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn each_test_of_a_platform_is_in_a_row_and_each_row_names_some() {
+    let code = code(&["tests/platforms"]);
+    let mut there: Vec<_> = tests(&code).into_iter().collect();
+    let mut named: Vec<_> = rows().iter().flat_map(|it| quoted(it[3])).collect();
+    for [platform, what, _, tests] in rows() {
+        assert!(quoted(tests).next().is_some() && !what.is_empty(), "{platform}: {what}");
+    }
+    there.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(named, there);
+}
+
+#[test]
+fn its_versions_are_those_that_are_provisioned() {
+    for [platform, _, versions, _] in rows() {
+        assert!(!versions.is_empty(), "{platform}");
+        for told in versions.split(", ") {
+            let name = quoted(told).next().unwrap();
+            let script = root().join("tests/provision.py");
+            let output = Command::new(script).args(["--version", name]).output().unwrap();
+            let version = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(told, format!("`{name}` {}", version.trim()), "{platform}");
+        }
+    }
+}
