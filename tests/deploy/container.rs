@@ -1,7 +1,8 @@
 //! The container: one static program that runs in an empty root, as nobody.
 
 use crate::tokens::Signer;
-use crate::{deploy, is_there, skipped, succeeds};
+use crate::workshop::Workshop;
+use crate::{deploy, image, is_there, skipped, succeeds};
 use jsonwebtoken::Algorithm;
 use keybound::commands::demo::process::Process;
 use serde_json::{Value, json};
@@ -13,8 +14,11 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 #[tokio::test]
 async fn the_program_runs_where_there_is_nothing_else() {
-    if std::env::var_os("KEYBOUND_TEST_CONTAINER").is_none() {
-        skipped("the container, which takes minutes: set KEYBOUND_TEST_CONTAINER");
+    let Some(wanted) = std::env::var_os("KEYBOUND_TEST_CONTAINER") else {
+        return skipped("the container, which takes minutes: set KEYBOUND_TEST_CONTAINER");
+    };
+    if let Some(workshop) = Workshop::open() {
+        image::is_built_and_runs(&workshop, image::released(&wanted).as_deref()).await;
     } else if is_there("docker", "info", "the container image") {
         in_a_container();
     } else {
@@ -96,7 +100,7 @@ fn configuration() -> PathBuf {
 }
 
 /// Built as the recipe has it, but for the profile: once, and again when something has changed.
-fn static_program() -> PathBuf {
+pub(crate) fn static_program() -> PathBuf {
     let version = succeeds(Command::new(env!("CARGO")).arg("-vV"));
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let host = version.lines().find_map(|it| it.strip_prefix("host: ")).unwrap();

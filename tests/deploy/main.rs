@@ -14,10 +14,14 @@ mod clouds;
 mod collector;
 mod container;
 mod envoy;
+mod image;
 mod istio;
 mod kubernetes;
 mod mistakes;
 mod module;
+#[path = "../support/program.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod program;
 #[path = "../support/programs.rs"]
 mod programs;
 mod rollout;
@@ -32,6 +36,7 @@ mod tokens;
 #[path = "../support/verbatim.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod verbatim;
+mod workshop;
 #[path = "../support/wsgi.rs"]
 mod wsgi;
 
