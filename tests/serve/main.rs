@@ -5,6 +5,7 @@
 mod bounds;
 #[path = "../support/browser.rs"]
 mod browser;
+mod burst;
 mod capture;
 #[path = "../support/collector.rs"]
 mod collector;

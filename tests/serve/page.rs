@@ -274,16 +274,6 @@ fn what_a_stranger_wrote_stays_text_when_it_is_explained() {
 }
 
 #[test]
-fn a_picture_is_taken_of_it() {
-    let service = Service::ready(&[]);
-    deny(&service, &["1", "missing"]);
-    let Some(mut browser) = open(&service) else { return };
-    let picture = browser.picture();
-    assert_eq!(picture.get(1..4), Some(&b"PNG"[..]));
-    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("admin.png"), picture).unwrap();
-}
-
-#[test]
 fn nothing_of_the_page_comes_from_elsewhere() {
     let service = Service::ready(&[]);
     let (status, head, _) = service.answer("GET", "/");
@@ -354,12 +344,14 @@ fn who_is_denied_and_since_when_is_told_and_can_be_searched_for() {
     ));
 
     let Some(mut browser) = open(&service) else { return };
-    assert!(browser.text("summary").contains(status["replica"].as_str().unwrap()));
+    let told = browser.text("summary");
+    let digest = status["config"]["digest"].as_str().unwrap().get(..12).unwrap();
+    for part in [status["replica"].as_str().unwrap(), status["version"].as_str().unwrap(), digest] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
     assert!(browser.text("change").contains("policies[payments].scopes: added"));
     let told = browser.text("decisions");
-    let (sentence, advice) =
-        ("the access token is bound to another client certificate.", "was it renewed");
-    assert!(told.contains(sentence) && told.contains(advice), "{told}");
+    assert!(told.contains("The access token is bound to another client certificate."), "{told}");
     let all = ["certificate_mismatch", "scope_insufficient", "token_signature_invalid"];
     for place in ["clients", "denials"] {
         let told = browser.text(place);
@@ -388,39 +380,4 @@ fn who_is_denied_and_since_when_is_told_and_can_be_searched_for() {
     assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
 }
 
-const SHOWN: &str = "document.querySelector('#clients td') !== null";
-
-const SCOPED: &str = "sender_constraint: certificate\n    scopes: [payments]";
-
-/// Words that are broken in two, but for identifiers.
-const TORN: &str = "(() => {
-  const torn = [];
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let text = walk.nextNode(); text !== null; text = walk.nextNode()) {
-    if (text.parentElement.closest('code, script, noscript, pre, option') !== null) continue;
-    for (const word of text.data.matchAll(/[a-z_]+/gi)) {
-      const range = document.createRange();
-      range.setStart(text, word.index);
-      range.setEnd(text, word.index + word[0].length);
-      const tops = new Set([...range.getClientRects()].filter((it) => it.width > 0).map((it) => it.top));
-      if (tops.size > 1) torn.push(word[0]);
-    }
-  }
-  return torn;
-})()";
-
-#[test]
-fn no_word_is_torn_and_nothing_is_cut_off_on_a_wide_or_a_narrow_screen() {
-    let world = World::new();
-    let mut service = world.service();
-    service.rewrite(|it| it.replace("sender_constraint: certificate", SCOPED));
-    service.wait_for("configuration reloaded");
-    burst(&world, &service);
-    for width in [1280, 390] {
-        let url = format!("http://{}/", service.admin);
-        let Some(mut browser) = Browser::open(&url, (width, 900), SHOWN) else { return };
-        assert_eq!(browser.value(TORN), json!([]), "{width}");
-        let wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
-        assert_eq!(browser.value(wider), 0, "{width}");
-    }
-}
+pub(super) const SCOPED: &str = "sender_constraint: certificate\n    scopes: [payments]";

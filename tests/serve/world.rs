@@ -74,13 +74,19 @@ impl World {
     }
 
     pub(crate) fn bound_token(&self, scope: &str, confirmation: &Value) -> String {
+        self.token_with(&json!({"jti": scope, "scope": scope, "cnf": confirmation}))
+    }
+
+    /// A token with these claims beside, or in place of, the usual ones.
+    pub(crate) fn token_with(&self, claims: &Value) -> String {
         let now = SystemClock.now().as_secs();
-        let claims = json!({
+        let mut all = json!({
             "iss": "https://as.example.com", "aud": "https://api.example.com", "sub": "somebody",
-            "client_id": "client", "jti": scope, "iat": now, "exp": now + 3600, "scope": scope,
-            "cnf": confirmation,
+            "client_id": "client", "iat": now, "exp": now + 3600,
         });
-        self.signer.sign("at+jwt", &claims)
+        let own = claims.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(own);
+        self.signer.sign("at+jwt", &all)
     }
 
     pub(crate) fn request(&self, scope: &str) -> CheckRequest {
