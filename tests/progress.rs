@@ -1,4 +1,5 @@
-//! What `make demo` and `make test` say while something takes long.
+//! What `make demo`, `make test` and `make test-platforms` say while something takes long, and of what they leave
+//! out.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -68,4 +69,48 @@ fn what_cannot_be_started_fails() {
     assert_eq!(ended.status.code(), Some(127));
     assert!(String::from_utf8(ended.stderr).unwrap().contains("No such file"));
     assert_eq!(started(&["building"]).wait().unwrap().code(), Some(1));
+}
+
+/// `tests/platforms/run.py` for one platform with a command that tells what it is to test: its output, its standard
+/// error and its status. Nothing is at hand, and there is nothing on PATH but Python.
+fn platforms(environment: &[(&str, &str)]) -> (String, String, Option<i32>) {
+    let empty = tempfile::tempdir().unwrap();
+    let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let python = String::from_utf8(python.unwrap().stdout).unwrap();
+    std::os::unix::fs::symlink(python.trim(), empty.path().join("python3")).unwrap();
+    let command = ["istio", "--", "/bin/sh", "-c", "echo tests: $KEYBOUND_TEST_PLATFORMS"];
+    let output = Command::new("/usr/bin/env")
+        .arg("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/platforms/run.py"))
+        .args(command)
+        .env_remove("CI")
+        .env_remove("KEYBOUND_TOOLCHAINS")
+        .env_remove("ISTIO_BIN")
+        .env("CARGO_TARGET_DIR", empty.path())
+        .env("PATH", empty.path())
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = |it| String::from_utf8(it).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
+#[test]
+fn a_platform_that_is_not_to_be_had_in_time_is_named_and_not_tested() {
+    let (ci, optional) = (("CI", "true"), ("KEYBOUND_TOOLCHAINS", "optional"));
+    let missing = "istio needs go, which is not on PATH";
+    for (environment, told, tested, status) in [
+        (&[("ISTIO_BIN", "/bin/sh"), ci][..], "istio: at hand", "tests: istio\n", 0),
+        (&[("PLATFORM_MINUTES", "0"), ci], "istio: LEFT OUT: no time was left", "tests:\n", 0),
+        (&[("PLATFORM_MINUTES", "5"), ci], "istio: LEFT OUT: no time was left", "tests:\n", 0),
+        (&[("PLATFORM_MINUTES", "90"), ci], missing, "tests:\n", 1),
+        (&[ci], "istio: FAILED", "tests:\n", 1),
+        (&[ci, optional], "istio: LEFT OUT", "tests:\n", 0),
+        (&[], "istio: LEFT OUT", "tests:\n", 0),
+        (&[("CI", "false")], "istio: LEFT OUT", "tests:\n", 0),
+    ] {
+        let (out, err, found) = platforms(environment);
+        assert!(err.contains(told), "{environment:?}: {err}");
+        assert_eq!((out.as_str(), found), (tested, Some(status)), "{environment:?}: {err}");
+    }
 }

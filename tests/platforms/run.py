@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Has the platforms that keybound is used on, and runs the tests on them.
 
-    tests/platforms/run.py
+    tests/platforms/run.py [PROGRAM...] [-- COMMAND...]
 
-Each program of PLATFORMS in tests/provision.py is fetched and built, which takes minutes each, and stays in
-target/tools. With PLATFORM_MINUTES=25 there is no more time than that for all of it, the tests included: what
+Each program, of PLATFORMS in tests/provision.py if none is named, is fetched and built, which takes minutes each,
+and stays in target/tools. Then the command runs, which is that of the tests if none is given. With PLATFORM_MINUTES=25 there is no more time than that for all of it, the tests included: what
 is at hand is run, what does not fit is named at the end, and the next run goes on where this one was.
 
 What could not be downloaded is left out, and so is what lacks a toolchain (Go, for example). With CI=true the
@@ -23,6 +23,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import provision  # noqa: E402
 
+TESTS = [
+    ROOT / "tests/progress.py", "test-platforms", "--tests",
+    "cargo", "test", "--locked", "--test", "platforms",
+]
+
 # Seconds that the tests may take, in which nothing is built.
 FOR_TESTS = 300
 
@@ -30,9 +35,10 @@ FOR_TESTS = 300
 def main():
     minutes = os.environ.get("PLATFORM_MINUTES")
     ends = time.monotonic() + float(minutes) * 60 - FOR_TESTS if minutes else None
+    names, command = arguments()
     there, left_out, failed = [], {}, {}
     # First what costs nothing.
-    for name in sorted(provision.PLATFORMS, key=lambda it: not at_hand(it)):
+    for name in sorted(names, key=lambda it: not at_hand(it)):
         status, why = had(name, ends)
         if status == 0:
             there.append(name)
@@ -40,9 +46,10 @@ def main():
             left_out[name] = why
         else:
             failed[name] = why
-    tested = run_tests(there)
+    environment = os.environ | {"KEYBOUND_TEST_PLATFORMS": " ".join(there)}
+    tested = subprocess.run(command, cwd=ROOT, env=environment).returncode
     for name in there:
-        say(f"{name} {provision.VERSIONS.get(name, '')}: run")
+        say(f"{name}: at hand, version {provision.VERSIONS[name]}")
     for name, why in left_out.items():
         say(f"{name}: LEFT OUT: {why} (tests/provision.py {name})")
     for name, why in failed.items():
@@ -61,7 +68,7 @@ TIME_IS_UP = -1
 
 
 def had(name, ends):
-    """The status of provisioning it, and the last line of why, if that is not 0."""
+    """The status of provisioning it, and why, if that is not 0."""
     if at_hand(name):
         return 0, ""
     patience = None if ends is None else ends - time.monotonic()
@@ -92,15 +99,17 @@ def excused():
     return [TIME_IS_UP, provision.NotDownloaded.status, *missing]
 
 
-def run_tests(there):
-    environment = os.environ | {"KEYBOUND_TEST_PLATFORMS": " ".join(there)}
-    return subprocess.run(
-        [
-            ROOT / "tests/progress.py", "test-platforms", "--tests",
-            "cargo", "test", "--locked", "--test", "platforms",
-        ],
-        cwd=ROOT, env=environment,
-    ).returncode
+def arguments():
+    """The programs, and the command."""
+    names = sys.argv[1:]
+    command = TESTS
+    if "--" in names:
+        at = names.index("--")
+        names, command = names[:at], names[at + 1:]
+    unknown = [it for it in names if it not in provision.PLATFORMS]
+    if unknown or not command:
+        sys.exit(f"usage: {sys.argv[0]} [{'|'.join(provision.PLATFORMS)}]... [-- COMMAND...]")
+    return names or provision.PLATFORMS, command
 
 
 def say(line):
