@@ -14,6 +14,7 @@ pub mod commands;
 pub mod config;
 pub mod explain;
 pub mod fair_share;
+pub mod file_stamp;
 pub mod front;
 pub mod gate;
 pub mod health;

@@ -24,7 +24,7 @@ const CORE: Order = &[
 ];
 
 const SERVICE: Order = &[
-    &["clock", "fair_share", "invariant", "permissions", "proxy_names", "randomness"],
+    &["clock", "fair_share", "file_stamp", "invariant", "permissions", "proxy_names", "randomness"],
     &["state"],
     &["telemetry"],
     &["installation"],

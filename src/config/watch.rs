@@ -10,11 +10,10 @@
 
 use super::SourceFile;
 use super::compile::read_file;
+use crate::file_stamp::{PLACED, Stamp, UNFINISHED, WRITTEN, patience};
 use keybound_core::UnixTime;
 use keybound_core::jose::Thumbprint;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -39,32 +38,9 @@ struct Watched {
     patience: Duration,
 }
 
-/// The metadata of a file. Links are followed, so that a new target is a new file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
-    /// Its path with all links resolved.
-    place: Option<PathBuf>,
-    file: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// How many polls a stamp must stay the same before it is trusted. A file system's clock can be so
 /// coarse that two writes leave the same stamp; until then the file is read each time.
 const TRUSTED_AFTER: u8 = 8;
-
-/// For a file that was moved into place, or removed: two polls must agree.
-const PLACED: Duration = Duration::from_millis(100);
-
-/// For a new file that may have been written in place.
-const CREATED: Duration = Duration::from_millis(500);
-
-/// For an existing file that was written in place.
-const WRITTEN: Duration = Duration::from_secs(3);
-
-/// The same if its last line has no newline, as if more were to come.
-const UNFINISHED: Duration = Duration::from_secs(10);
 
 impl Watch {
     /// Watches the files that a configuration was read from, starting at `now`.
@@ -139,7 +115,7 @@ impl Watched {
     /// The same as a recent change, unless it is old enough to be complete.
     fn unsettled(&self, now: Instant, today: UnixTime) -> Option<Self> {
         let stamp = self.stamp.as_ref()?;
-        let age = today.since(UnixTime::from_secs(stamp.changed.0.saturating_add(1)));
+        let age = today.since(UnixTime::from_secs(stamp.changed().saturating_add(1)));
         (age < UNFINISHED).then(|| Self {
             then: SourceFile { path: self.then.path.clone(), content: None },
             since: now.checked_sub(age).unwrap_or(now),
@@ -173,41 +149,14 @@ impl Watched {
     }
 }
 
-/// How long a file must stay unchanged that went from the stamp `before` to `now`.
-fn patience(before: Option<&Stamp>, now: Option<&Stamp>) -> Duration {
-    let Some(now) = now else { return PLACED };
-    let other_place = before.is_some_and(|it| it.place != now.place);
-    let other_file = before.is_none_or(|it| it.file != now.file);
-    if other_place {
-        PLACED
-    } else if other_file && now.modified < now.changed {
-        // It was written before it got its name.
-        PLACED
-    } else if other_file {
-        CREATED
-    } else {
-        WRITTEN
-    }
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        Some(Self {
-            place: fs::canonicalize(path).ok(),
-            file: (found.dev(), found.ino()),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::attempt;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
     use std::time::SystemTime;
     use tempfile::TempDir;
 
