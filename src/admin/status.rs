@@ -3,9 +3,12 @@
 use super::Admin;
 use crate::explain::usual_advice;
 use crate::gate::Active;
-use crate::state::{introspection, jwks};
+use crate::state::revocation::denylist::DenylistStatus;
+use crate::state::{introspection, jwks, revocation};
 use crate::telemetry::history::LastHour;
-use crate::telemetry::installed::{CacheFigures, Installed, IssuerFigures, ReplayFigures};
+use crate::telemetry::installed::{
+    CacheFigures, DenylistFigures, Installed, IssuerFigures, ReplayFigures,
+};
 use crate::telemetry::metrics::{REVISION, VERSION};
 use crate::telemetry::reloads;
 use crate::telemetry::{carried, denials};
@@ -32,6 +35,7 @@ pub struct Status {
     config: ConfigStatus,
     issuers: Vec<jwks::Status>,
     introspection: Vec<introspection::Status>,
+    revocation: Vec<revocation::Status>,
     policies: Vec<EffectivePolicy>,
     /// Who has to fix the cause, for each reason.
     faults: BTreeMap<&'static str, &'static str>,
@@ -106,6 +110,7 @@ impl Status {
             },
             issuers: active.installation.issuers.iter().map(|it| it.keys.status()).collect(),
             introspection: asking(&active),
+            revocation: revoking(&active),
             policies: EffectivePolicy::all(active.policies()),
             faults: Denial::ALL.iter().map(|it| (it.label(), it.fault().label())).collect(),
             reasons: Denial::ALL.iter().map(|it| (it.label(), ReasonStatus::of(*it))).collect(),
@@ -139,12 +144,25 @@ fn asking(active: &Active) -> Vec<introspection::Status> {
         .collect()
 }
 
+/// The issuers whose tokens may be revoked here.
+fn revoking(active: &Active) -> Vec<revocation::Status> {
+    let issuers = active.installation.issuers.iter();
+    issuers.filter_map(|it| it.revocation.as_ref()).map(|it| it.status()).collect()
+}
+
+fn denylist(list: &DenylistStatus) -> DenylistFigures {
+    let &DenylistStatus { entries, modified, is_behind, applied, refused, .. } = list;
+    let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+    DenylistFigures { entries, modified, is_behind, applied, refused }
+}
+
 /// The state of the active configuration, for the metrics.
 pub fn installed(active: &Active) -> Installed {
     let installation = &active.installation;
     let issuers = installation.issuers.iter().map(|issuer| {
         let keys = issuer.keys.status();
         let asked = issuer.introspection.as_ref().map(|it| it.status());
+        let revokes = issuer.revocation.as_ref().map(|it| it.status());
         IssuerFigures {
             name: issuer.name().to_owned(),
             keys: keys.keys,
@@ -152,6 +170,7 @@ pub fn installed(active: &Active) -> Installed {
             refreshes: keys.refreshes,
             introspections: asked.iter().flat_map(introspection::Status::outcomes).collect(),
             shedding: asked.map(|it| it.shedding).unwrap_or_default(),
+            denylist: revokes.and_then(|it| it.denylist).as_ref().map(denylist),
         }
     });
     let Replay { recorded, repeats, entries, .. } = Replay::of(active);

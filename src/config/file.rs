@@ -6,11 +6,13 @@
 mod deciding;
 mod demands;
 mod keys;
+mod revocation;
 pub(super) mod telemetry;
 pub(super) mod upstream;
 
 pub(super) use demands::{Resource, UserAuthentication};
 pub(super) use keys::Keys;
+pub(super) use revocation::Revocation;
 
 use super::provider::Provider;
 use super::usual;
@@ -175,6 +177,8 @@ pub(super) struct Issuer {
     pub(super) ca_file: Option<String>,
     /// Introspection (RFC 7662); absent: opaque tokens are denied.
     pub(super) introspection: Option<Introspection>,
+    /// What revokes its tokens before they expire; absent: nothing but introspection.
+    pub(super) revocation: Option<Revocation>,
 }
 
 /// Where the client and the scope stand: dotted paths to claims, of which the first that is there

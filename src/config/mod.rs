@@ -150,23 +150,28 @@ pub struct Attempt {
     /// The configuration, or all of its problems in the order of the file.
     pub outcome: Result<Config, Vec<Problem>>,
     /// The files that it was read from, on which the outcome depends. The first is the
-    /// configuration file. Key files in use are not included, since [`crate::state::jwks`] reads
-    /// them again by itself.
+    /// configuration file. Key files and denylists in use are not included, since
+    /// [`crate::state`] reads them again by itself.
     pub source_files: Vec<SourceFile>,
 }
 
 impl Attempt {
     fn of(outcome: Result<Config, Vec<Problem>>, mut source_files: Vec<SourceFile>) -> Self {
         if let Ok(config) = &outcome {
-            let is_of_keys = |it: &SourceFile| {
-                let source =
-                    |issuer: &IssuerRules| issuer.keys.source == KeySource::File(it.path.clone());
-                config.rules.issuers.iter().any(source)
+            let is_followed = |it: &SourceFile| {
+                config.rules.issuers.iter().any(|issuer| is_followed_by(issuer, &it.path))
             };
-            source_files.retain(|it| !is_of_keys(it));
+            source_files.retain(|it| !is_followed(it));
         }
         Self { outcome, source_files }
     }
+}
+
+/// Whether an issuer reads the file at `path` again by itself.
+fn is_followed_by(issuer: &IssuerRules, path: &Path) -> bool {
+    let of_keys = issuer.keys.source == KeySource::File(path.to_owned());
+    let revocation = issuer.revocation.as_ref();
+    of_keys || revocation.and_then(|it| it.denylist.as_ref()).is_some_and(|it| it.path() == path)
 }
 
 /// A file that a configuration was read from, as it was then.

@@ -54,6 +54,7 @@ pub(super) const MAPPINGS: &[&str] = &[
     ".issuers[].claim_names",
     ".issuers[].introspection",
     ".issuers[].keys",
+    ".issuers[].revocation",
     ".limits",
     ".listen",
     ".listen.tls",

@@ -212,6 +212,8 @@ denials! {
     IntrospectionUnavailable = 503, Dependency, None, "introspection_unavailable";
     /// the DPoP proof cannot be checked for replay
     ReplayUnavailable = 503, Dependency, None, "replay_unavailable";
+    /// whether the access token has been revoked cannot be told
+    RevocationUnavailable = 503, Dependency, None, "revocation_unavailable";
     /// the check took too long
     CheckTimedOut = 503, Dependency, None, "check_timed_out";
     /// too many requests are being checked
@@ -308,6 +310,8 @@ details! {
     KeyForbidsAlgorithm of TokenAlgorithmForbidden = "key_forbids_algorithm";
     /// the issuer publishes the key of the token, but in a form that cannot be used
     KeyUnusable of TokenKeyUnknown = "key_unusable";
+    /// an entry of the denylist names the token
+    Denylisted of TokenRevoked = "denylisted";
     /// the token has no kid, and too many such tokens have failed with every key
     KeyTriesSpent of Overloaded = "key_tries_spent";
     /// the key of the token is unknown, and the key set cannot be fetched again yet

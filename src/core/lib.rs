@@ -143,8 +143,8 @@ pub use request::{
 };
 pub use resource::ResourceMetadata;
 pub use sources::{
-    Fixed, Introspected, Keys, Newer, NotRecorded, Sources, Turns, Unconfirmed, Use, VerifiedToken,
-    Waiting,
+    Fixed, Introspected, Keys, Newer, NotRecorded, Sources, Standing, Turns, Unconfirmed, Use,
+    VerifiedToken, Waiting,
 };
 pub use time::UnixTime;
 pub use uri::{HttpUri, NotHttpUri, Origin};

@@ -7,12 +7,11 @@ use crate::state::replay::ReplayStore;
 use crate::state::replay::memory::MemoryLimits;
 use keybound_core::client_certificate::{ClientCertificate, Source};
 use keybound_core::jose::Thumbprint;
-use keybound_core::oauth::ProofId;
-use keybound_core::oauth::Token;
+use keybound_core::oauth::{AccessToken, ProofId, Token};
 use keybound_core::policy::IssuerId;
 use keybound_core::{
-    Denial, Evidence, Introspected, NotRecorded, Sources, Turns, Unconfirmed, UnixTime, Use,
-    Waiting,
+    Denial, Evidence, Introspected, NotRecorded, Sources, Standing, Turns, Unconfirmed, UnixTime,
+    Use, Waiting,
 };
 use std::future::ready;
 
@@ -75,6 +74,19 @@ impl Sources for DryRun<'_> {
             return Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())));
         }
         self.installation.introspect(issuer, token, hash)
+    }
+
+    fn standing<'a>(
+        &'a self,
+        issuer: IssuerId,
+        token: &'a AccessToken,
+        now: UnixTime,
+    ) -> Standing<'a> {
+        self.installation.standing(issuer, token, now)
+    }
+
+    fn describe_standing(&self, issuer: IssuerId) -> String {
+        self.installation.describe_standing(issuer)
     }
 
     fn certificate(&self, source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {

@@ -1,16 +1,17 @@
-//! One object per issuer: its keys and its introspection. They start, are taken over by a new
+//! One object per issuer: its keys, its introspection and what revokes its tokens. They start, are taken over by a new
 //! configuration, and end together.
 
 use super::{InstallationRules, IssuerRules};
 use crate::clock::Clock;
 use crate::state::introspection::{self, BadEndpoint, Introspector};
 use crate::state::jwks::{self, BadSource, IssuerKeys, TimedKeys};
+use crate::state::revocation::Revocation;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// An issuer at run time: its keys and its introspection.
+/// An issuer at run time: its keys, its introspection and what revokes its tokens.
 #[derive(Debug)]
 pub struct LiveIssuer {
     name: Arc<str>,
@@ -18,6 +19,8 @@ pub struct LiveIssuer {
     pub keys: TimedKeys,
     /// Its introspection, if configured.
     pub introspection: Option<Arc<Introspector>>,
+    /// What revokes its tokens, if configured.
+    pub revocation: Option<Arc<Revocation>>,
 }
 
 /// An issuer cannot be used as it is configured.
@@ -91,7 +94,14 @@ impl LiveIssuer {
         introspection: Option<Arc<Introspector>>,
         patience: Duration,
     ) -> Self {
-        Self { name: keys.issuer().into(), keys: keys.within(patience), introspection }
+        let (name, keys) = (keys.issuer().into(), keys.within(patience));
+        Self { name, keys, introspection, revocation: None }
+    }
+
+    /// The same, whose tokens `revocation` may revoke.
+    #[must_use]
+    pub fn revoking(self, revocation: Option<Arc<Revocation>>) -> Self {
+        Self { revocation, ..self }
     }
 
     /// The exact `iss` of its tokens.
@@ -104,7 +114,7 @@ impl LiveIssuer {
         previous: Option<&Self>,
         common: Common<'_>,
     ) -> Result<PreparedIssuer, BadIssuer> {
-        let IssuerRules { issuer, keys, introspection } = rules;
+        let IssuerRules { issuer, keys, introspection, revocation } = rules;
         let Common { selection, patience, clock, runtime } = common;
         let held = previous.map(|it| it.keys.shared());
         let (ca, allow_http) = (keys.ca.as_deref(), keys.allow_http);
@@ -133,7 +143,12 @@ impl LiveIssuer {
                 issuer.name
             ));
         }
-        let issuer = Arc::new(Self::new(&keys, introspection, patience));
+        let known = previous.and_then(|it| it.revocation.as_ref());
+        let revocation = revocation
+            .as_ref()
+            .map(|rules| Revocation::start(&issuer.name, rules, known, clock, runtime));
+        let issuer = Self::new(&keys, introspection, patience).revoking(revocation);
+        let issuer = Arc::new(issuer);
         Ok(PreparedIssuer { issuer, change, losses })
     }
 }

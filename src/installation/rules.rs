@@ -3,6 +3,7 @@
 use crate::state::introspection::IntrospectionRules;
 use crate::state::jwks::KeyRules;
 use crate::state::replay::ReplayRules;
+use crate::state::revocation::RevocationRules;
 use crate::state::token_cache::TokenCacheLimits;
 use keybound_core::oauth::NonceKeys;
 use keybound_core::policy::{Issuer, PolicySet};
@@ -31,6 +32,8 @@ pub struct IssuerRules {
     pub keys: KeyRules,
     /// Its introspection, if configured.
     pub introspection: Option<IntrospectionRules>,
+    /// How its tokens may be revoked, if configured.
+    pub revocation: Option<RevocationRules>,
 }
 
 /// DPoP settings that are not part of the policies.

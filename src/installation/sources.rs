@@ -5,14 +5,14 @@ use crate::fair_share;
 use crate::invariant;
 use crate::state::introspection::Introspector;
 use crate::state::jwks::TimedKeys;
+use crate::state::revocation::Revocation;
 use keybound_core::client_certificate::{ClientCertificate, Source};
 use keybound_core::jose::Thumbprint;
-use keybound_core::oauth::ProofId;
-use keybound_core::oauth::Token;
+use keybound_core::oauth::{AccessToken, ProofId, Token};
 use keybound_core::policy::IssuerId;
 use keybound_core::{
-    Denial, Evidence, Introspected, NotRecorded, Sources, Turns, Unconfirmed, UnixTime, Use,
-    VerifiedToken, Waiting,
+    Denial, Evidence, Introspected, NotRecorded, Sources, Standing, Turns, Unconfirmed, UnixTime,
+    Use, VerifiedToken, Waiting,
 };
 
 impl Sources for Installation {
@@ -60,6 +60,22 @@ impl Sources for Installation {
         })
     }
 
+    fn standing<'a>(
+        &'a self,
+        issuer: IssuerId,
+        token: &'a AccessToken,
+        now: UnixTime,
+    ) -> Standing<'a> {
+        match self.revocation(issuer) {
+            Some(it) => it.standing(token, now),
+            None => Standing::Refused(revokes_nothing()),
+        }
+    }
+
+    fn describe_standing(&self, issuer: IssuerId) -> String {
+        self.revocation(issuer).map_or_else(String::new, Revocation::describe)
+    }
+
     fn remembered(&self, hash: Thumbprint) -> Option<VerifiedToken> {
         self.cache.get(&hash.into())
     }
@@ -81,4 +97,14 @@ impl Installation {
     fn introspector(&self, issuer: IssuerId) -> Option<&Introspector> {
         self.issuers.get(issuer.0)?.introspection.as_deref()
     }
+
+    fn revocation(&self, issuer: IssuerId) -> Option<&Revocation> {
+        self.issuers.get(issuer.0)?.revocation.as_deref()
+    }
+}
+
+#[cold]
+fn revokes_nothing() -> Unconfirmed {
+    invariant::broken("an issuer that revokes tokens has what tells which");
+    Denial::RevocationUnavailable.into()
 }

@@ -55,7 +55,7 @@ mod tests {
             let issuer = Arc::new(Issuer { name: (*name).into(), ..issuer });
             let source = KeySource::File(folder.join(name));
             let keys = KeyRules::new(source);
-            IssuerRules { issuer, keys, introspection: None }
+            IssuerRules { issuer, keys, introspection: None, revocation: None }
         };
         let issuers: Vec<_> = issuers.iter().map(issuer).collect();
         let judged = issuers.iter().map(|it| Arc::clone(&it.issuer)).collect();

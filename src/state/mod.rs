@@ -7,5 +7,6 @@ pub mod http;
 pub mod introspection;
 pub mod jwks;
 pub mod replay;
+pub mod revocation;
 pub mod token_cache;
 mod waits;

@@ -37,6 +37,23 @@ pub struct IssuerFigures {
     /// Whose tokens are turned away without introspection, by cause: 0 nobody's, 1 those that were
     /// not active before, 2 those that were, too.
     pub shedding: BTreeMap<&'static str, u8>,
+    /// Its denylist, if it has one.
+    pub denylist: Option<DenylistFigures>,
+}
+
+/// The figures of a denylist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DenylistFigures {
+    /// Its entries.
+    pub entries: u64,
+    /// When the file of the list in force was written, in seconds since 1970.
+    pub modified: Option<i64>,
+    /// Whether the file is missing or has a mistake, so that an earlier list is in force.
+    pub is_behind: bool,
+    /// New lists that came into force.
+    pub applied: u64,
+    /// New lists that were refused.
+    pub refused: u64,
 }
 
 /// The figures of a cache.
@@ -70,6 +87,7 @@ impl Installed {
             self.configuration()?,
             self.keys()?,
             self.introspections()?,
+            self.denylists()?,
             counter("keybound_token_cache_hits_total", "Token cache hits.", cache.hits)?,
             counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
             gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
@@ -136,6 +154,38 @@ impl Installed {
             }
         }
         Ok([introspections.collect(), shedding.collect()].concat())
+    }
+
+    fn denylists(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let issuer = &["issuer"];
+        let entries = gauges("keybound_denylist_entries", "Entries of the denylist.", issuer)?;
+        let modified = gauges(
+            "keybound_denylist_modified_timestamp_seconds",
+            "When the file of the denylist in force was written, in seconds since 1970.",
+            issuer,
+        )?;
+        let behind = gauges(
+            "keybound_denylist_behind",
+            "1 if the file of the denylist is missing or has a mistake, so that an earlier list is in \
+             force.",
+            issuer,
+        )?;
+        let loads = counters(
+            "keybound_denylist_loads_total",
+            "New denylists, by outcome.",
+            &["issuer", "outcome"],
+        )?;
+        for (name, list) in self.issuers.iter().filter_map(|it| Some((&*it.name, it.denylist?))) {
+            entries.with_label_values(&[name]).set(whole(list.entries));
+            if let Some(at) = list.modified {
+                modified.with_label_values(&[name]).set(at);
+            }
+            behind.with_label_values(&[name]).set(list.is_behind.into());
+            for (outcome, total) in [("applied", list.applied), ("refused", list.refused)] {
+                loads.with_label_values(&[name, outcome]).inc_by(total);
+            }
+        }
+        Ok([entries.collect(), modified.collect(), behind.collect(), loads.collect()].concat())
     }
 
     fn replay_unavailable(&self) -> prometheus::Result<Vec<MetricFamily>> {

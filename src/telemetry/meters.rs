@@ -5,7 +5,7 @@ use crate::invariant;
 use keybound_core::facts::{PUBLIC, RESOURCE_METADATA};
 use keybound_core::oauth::Confirmation;
 use keybound_core::policy::{Policy, PolicySet};
-use keybound_core::{Denial, Verdict};
+use keybound_core::{Denial, Detail, Verdict};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub struct Meters {
     checks: IntCounterVec,
     would_deny: IntCounterVec,
     details: IntCounterVec,
+    revocations: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,11 @@ impl Meters {
             // starts at one. So it starts at zero.
             unclaimed.outcome(front, Decided::Denied(Denial::Internal), &metrics.checks);
         }
+        for issuer in policies.issuers.iter().filter(|it| it.revokes) {
+            for source in SOURCES {
+                metrics.revocations.with_label_values(&[&*issuer.name, source]);
+            }
+        }
         Self {
             policies: policies.policies.iter().map(|it| PolicyMeters::new(Some(it))).collect(),
             unclaimed,
@@ -94,6 +100,7 @@ impl Meters {
             checks: metrics.checks.clone(),
             would_deny: metrics.would_deny.clone(),
             details: metrics.details.clone(),
+            revocations: metrics.revocations.clone(),
         }
     }
 
@@ -109,6 +116,9 @@ impl Meters {
         }
         if let (Err(denial), Some(detail)) = (verdict.outcome, verdict.facts.detail) {
             self.details.with_label_values(&[denial.label(), detail.label()]).inc();
+            if let (Some(source), Some(token)) = (revoked_by(detail), &verdict.facts.token) {
+                self.revocations.with_label_values(&[&*token.issuer.name, source]).inc();
+            }
         }
         if let Some(token) = verdict.facts.token.as_ref().filter(|_| verdict.facts.admitted)
             && let Some(issuer) = self.issuers.iter().find(|it| it.name == token.issuer.name)
@@ -175,6 +185,19 @@ impl PolicyMeters {
         let labels = [front.label(), self.name(), decision, reason];
         Some(cell.get_or_init(|| checks.with_label_values(&labels)))
     }
+}
+
+/// What revokes tokens, besides introspection, which has metrics of its own.
+const SOURCES: [&str; 1] = [DENYLIST];
+
+const DENYLIST: &str = "denylist";
+
+/// The details of tokens that were revoked, and what has revoked them.
+const REVOKED_BY: &[(Detail, &str)] = &[(Detail::Denylisted, DENYLIST)];
+
+/// What has revoked a token that is refused with this detail.
+fn revoked_by(detail: Detail) -> Option<&'static str> {
+    REVOKED_BY.iter().find(|(it, _)| *it == detail).map(|(_, source)| *source)
 }
 
 fn cells() -> Cells {

@@ -51,6 +51,7 @@ pub struct Metrics {
     pub(super) would_deny: IntCounterVec,
     pub(super) details: IntCounterVec,
     pub(super) tokens: IntCounterVec,
+    pub(super) revocations: IntCounterVec,
     config_reloads: IntCounterVec,
     spans: IntCounterVec,
     connections: Connections,
@@ -131,6 +132,11 @@ impl Metrics {
                 "Verified tokens seen, by what they are bound to.",
                 &["issuer", "bound"],
             )?,
+            revocations: new.counters(
+                "keybound_revocations_total",
+                "Denials of revoked tokens, including those of report mode, by what revoked them.",
+                &["issuer", "source"],
+            )?,
             config_reloads: new.counters(
                 "keybound_config_reloads_total",
                 "Attempts to reload the configuration.",
@@ -185,6 +191,7 @@ impl Metrics {
     /// Removes the series of issuers that are no longer configured.
     pub fn retain_issuers(&self, configured: impl Fn(&str) -> bool) {
         retain(&self.tokens, "issuer", &configured);
+        retain(&self.revocations, "issuer", &configured);
     }
 
     /// Counts an attempt to reload the configuration.
@@ -283,7 +290,7 @@ mod tests {
     use super::*;
     use crate::telemetry::certificates::Certificate;
     use crate::telemetry::connections::Cause;
-    use crate::telemetry::installed::{CacheFigures, IssuerFigures};
+    use crate::telemetry::installed::{CacheFigures, DenylistFigures, IssuerFigures};
     use keybound_core::UnixTime;
     use keybound_core::client_certificate::Validity;
 
@@ -350,6 +357,7 @@ mod tests {
             (&metrics.would_deny, 2),
             (&metrics.tokens, 2),
             (&metrics.details, 2),
+            (&metrics.revocations, 2),
         ] {
             vector.with_label_values(&vec!["x"; labels]);
         }
@@ -363,6 +371,7 @@ mod tests {
             refreshes: [("changed", 1)].into(),
             introspections: [("active", 1)].into(),
             shedding: [("busy", 1)].into(),
+            denylist: Some(DenylistFigures { modified: Some(1), ..DenylistFigures::default() }),
         };
         let installed = Installed {
             issuers: vec![issuer],
@@ -381,6 +390,10 @@ mod tests {
                 "keybound_config_reloads_total counter",
                 "keybound_connections gauge",
                 "keybound_denial_details_total counter",
+                "keybound_denylist_behind gauge",
+                "keybound_denylist_entries gauge",
+                "keybound_denylist_loads_total counter",
+                "keybound_denylist_modified_timestamp_seconds gauge",
                 "keybound_handshake_failures_total counter",
                 "keybound_introspection_shedding gauge",
                 "keybound_introspections_total counter",
@@ -392,6 +405,7 @@ mod tests {
                 "keybound_replay_recorded_total counter",
                 "keybound_replay_repeats_total counter",
                 "keybound_replay_unavailable_total counter",
+                "keybound_revocations_total counter",
                 "keybound_spans_total counter",
                 "keybound_tls_certificate_not_after_timestamp_seconds gauge",
                 "keybound_tls_certificate_not_before_timestamp_seconds gauge",

@@ -38,6 +38,7 @@ CONFIGURATION = set(
 OURS = {
     "keys_unavailable": "KeyboundOutage",
     "introspection_unavailable": "KeyboundOutage",
+    "revocation_unavailable": "KeyboundOutage",
     "check_timed_out": "KeyboundOutage",
     "replay_unavailable": "KeyboundReplayStoreUnavailable",
     "overloaded": "KeyboundOverloaded",
@@ -89,6 +90,7 @@ AGE = of_issuer("keybound_jwks_age_seconds")
 FAILED = of_issuer("keybound_jwks_refreshes_total", outcome="unreachable")
 FETCHED = of_issuer("keybound_jwks_refreshes_total", outcome="unchanged")
 SHEDDING = of_issuer("keybound_introspection_shedding", cause="busy")
+BEHIND = of_issuer("keybound_denylist_behind")
 NOT_KNOWN_YET = series("keybound_denial_details_total", detail="key_not_known_yet", reason="keys_unavailable")
 WOULD_DENY = series("keybound_would_deny_total", policy="trial", reason="token_expired", instance="a")
 RELOADS = series("keybound_config_reloads_total", outcome="refused", instance="a")
@@ -159,6 +161,7 @@ CASES = {
         [certificate(-350 * DAY, DAY + 100), certificate(-16 * 60, 8 * 60)],
     ),
     "KeyboundTokensShed": ({SHEDDING: "1x30"}, 1, 2, [{SHEDDING: "0x30"}]),
+    "KeyboundDenylistBehind": ({BEHIND: "0x5 1x30"}, 7, 8, [{BEHIND: "0x30"}]),
     "KeyboundOutage": (
         {checks(): "0+980x60", checks("keys_unavailable"): "0+20x60"}, 5, 7,
         [

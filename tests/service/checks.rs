@@ -78,7 +78,7 @@ impl World {
                 algorithms: vec![Algorithm::ES256, Algorithm::PS256, Algorithm::EdDSA],
                 ..Issuer::new(name, "https://api.example.com")
             });
-            IssuerRules { issuer, keys: kept_at(source), introspection: None }
+            IssuerRules { issuer, keys: kept_at(source), introspection: None, revocation: None }
         };
         let issuers = [
             issuer(ISSUER, key_file("as.json", &[&es256, &rs256])),

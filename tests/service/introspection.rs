@@ -1981,6 +1981,7 @@ fn issuer(name: &str, source: KeySource, endpoint: String) -> IssuerRules {
             // A machine under load must not fail a test that is not about time.
             upkeep: IntrospectionUpkeep { timeout: 30 * SECOND, ..IntrospectionUpkeep::default() },
         }),
+        revocation: None,
     }
 }
 

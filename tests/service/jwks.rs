@@ -1280,7 +1280,12 @@ fn issuer(name: &str, source: KeySource, upkeep: KeyUpkeep) -> IssuerRules {
         algorithms: vec![keybound_core::jose::Algorithm::ES256],
         ..Issuer::new(name, "https://api.example.com")
     });
-    IssuerRules { issuer, keys: KeyRules { upkeep, ..KeyRules::new(source) }, introspection: None }
+    IssuerRules {
+        issuer,
+        keys: KeyRules { upkeep, ..KeyRules::new(source) },
+        introspection: None,
+        revocation: None,
+    }
 }
 
 fn start_issuer(rules: &IssuerRules, clock: ManualClock) -> Arc<IssuerKeys> {

@@ -3,7 +3,7 @@
 use crate::support::configured::configured;
 use keybound::telemetry::certificates::Certificate;
 use keybound::telemetry::connections::Cause;
-use keybound::telemetry::installed::{Installed, IssuerFigures};
+use keybound::telemetry::installed::{DenylistFigures, Installed, IssuerFigures};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use keybound_core::client_certificate::Validity;
@@ -98,6 +98,7 @@ fn exposition() -> String {
         refreshes: refreshes.into(),
         introspections: [("active", 1)].into(),
         shedding: shedding.into(),
+        denylist: Some(DenylistFigures { modified: Some(1), ..DenylistFigures::default() }),
     };
     let installed = Installed {
         issuers: vec![issuer],

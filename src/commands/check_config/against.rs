@@ -189,6 +189,7 @@ const CIRCUMSTANCES: &[Denial] = &[
     Denial::KeysUnavailable,
     Denial::IntrospectionUnavailable,
     Denial::ReplayUnavailable,
+    Denial::RevocationUnavailable,
     Denial::CheckTimedOut,
     Denial::Overloaded,
     Denial::Internal,

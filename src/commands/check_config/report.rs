@@ -286,6 +286,9 @@ fn readings(rules: &IssuerRules) -> Vec<Reading> {
     if rules.keys.allow_http {
         line("allow_http", "true".to_owned());
     }
+    if let Some(list) = rules.revocation.as_ref().and_then(|it| it.denylist.as_ref()) {
+        line("revocation", list.describe());
+    }
     if let Some(skipped) = skipped(rules) {
         line("skipped keys", skipped);
     }

@@ -104,6 +104,14 @@ impl Files {
         }
     }
 
+    /// Where the file of this name is, which is read elsewhere and may be long.
+    pub(super) fn follows(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let content = read_file(&path).ok().as_deref().map(Thumbprint::of);
+        self.read.borrow_mut().push(SourceFile { path: path.clone(), content });
+        path
+    }
+
     /// What is in the file of this name.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         if name.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, PlainHttp, fetched, fetched_metadata};
-use super::{bearer, introspection, is_token, upkeep};
+use super::{bearer, introspection, is_token, revocation, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::provider::{Defaults, Provider, token_type};
@@ -71,6 +71,12 @@ fn issuer(
         None => Some(None),
         Some(rules) => rules.map(Some),
     };
+    let revocation =
+        given.revocation.map(|it| revocation::compile(it, &at.key("revocation"), files, findings));
+    let revocation = match revocation {
+        None => Some(None),
+        Some(rules) => rules.map(Some),
+    };
     let audiences = audiences(given.audiences, &at.key("audiences"), findings);
     let audience_claim = audience_claim(given.audience_claim, &usual, at, findings);
     let allow_missing_audience = given.allow_missing_audience.unwrap_or_default();
@@ -106,8 +112,10 @@ fn issuer(
         clock_leeway,
         introspection: asked,
         claims_from,
+        revokes: matches!(revocation, Some(Some(_))),
     };
-    Some(IssuerRules { issuer: Arc::new(issuer), keys: keys?, introspection: introspection? })
+    let (issuer, keys) = (Arc::new(issuer), keys?);
+    Some(IssuerRules { issuer, keys, introspection: introspection?, revocation: revocation? })
 }
 
 /// The tokens that are introspected, and where the claims of a JWT are from.

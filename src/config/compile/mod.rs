@@ -16,6 +16,7 @@ mod matching;
 mod policies;
 mod public;
 mod resource;
+mod revocation;
 mod streams;
 mod telemetry;
 mod timing;

@@ -27,7 +27,7 @@ impl File {
         }
         self.telemetry = None;
         for issuer in self.issuers.iter_mut().flatten() {
-            issuer.ca_file = None;
+            (issuer.ca_file, issuer.revocation) = (None, None);
             issuer.keys = Some(Keys { jwks_uri: Some(NOWHERE.to_owned()), ..Keys::default() });
             if let Some(introspection) = &mut issuer.introspection {
                 introspection.ask_nobody();

@@ -7,6 +7,7 @@ mod inputs;
 mod possession;
 mod rules;
 pub mod signature;
+mod standing;
 mod token;
 
 pub use diagnosis::{Diagnosis, SeenJwt, diagnose};
@@ -82,6 +83,9 @@ async fn decide<S: Sources>(
         (token, good_for) = Box::pin(token::completed(given, &token, facts)).await?;
         facts.token = Some(Arc::clone(&token));
         token::admit_time(&token, now, facts)?;
+    }
+    if let Some(awaited) = standing::admit(given, &token, facts)? {
+        Box::pin(standing::wait(given, awaited, facts)).await?;
     }
     let mut ends = token.ends();
     facts.admitted = true;

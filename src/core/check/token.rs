@@ -1,7 +1,7 @@
 //! Access tokens, verified by signature (RFC 9068) or by introspection (RFC 7662).
 
 use super::inputs::Inputs;
-use super::{Facts, describe, signature};
+use super::{Facts, describe, signature, standing};
 use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::Finding;
 use crate::jose::jws::{Header, Unverified, Verified};
@@ -48,7 +48,7 @@ fn remembered<S: Sources>(given: &Inputs<'_, S>) -> Option<(Arc<AccessToken>, Op
 }
 
 /// The issuer of a cached token, if the policy accepts it and its rules are unchanged.
-fn issued_by<S>(given: &Inputs<'_, S>, token: &AccessToken) -> Option<IssuerId> {
+pub(super) fn issued_by<S>(given: &Inputs<'_, S>, token: &AccessToken) -> Option<IssuerId> {
     let issued = |id: &IssuerId| {
         let issuer = given.rules.policies.issuers.get(id.0);
         issuer.is_some_and(|it| Arc::ptr_eq(it, &token.issuer) || it.judges_like(&token.issuer))
@@ -238,6 +238,12 @@ pub(super) async fn admit_unrevoked<S: Sources>(
         let found = if same { "none, or as in the token" } else { "another" };
         Finding::new("introspection", "cnf", found).wanting("the same keys as in the token")
     })?;
+    // The answer may name what the token does not, such as the session.
+    if let Some(known) = known.known_better(&said)
+        && let Some(awaited) = standing::admit(given, &known, facts)?
+    {
+        standing::wait(given, awaited, facts).await?;
+    }
     Ok(said.ends())
 }
 

@@ -2,6 +2,7 @@
 
 use super::claims::{Claim, Claims};
 use super::confirmation::Confirmation;
+use super::revocable::Revocable;
 use crate::denial::Denial;
 use crate::explanation::{Explanation, Finding};
 use crate::jose::json::{Object, find};
@@ -20,6 +21,8 @@ pub struct AccessToken {
     pub confirmation: Confirmation,
     /// The selected claims, `sub`, `client_id` and `scope` among them.
     pub claims: Claims,
+    /// By what it may be revoked, if its issuer revokes tokens.
+    pub revocable: Option<Box<Revocable>>,
     pub(super) expires: UnixTime,
     pub(super) begins: UnixTime,
     /// It names an audience, one of which is ours.
@@ -131,9 +134,10 @@ impl AccessToken {
             begins = begins.max(start(name, claims, explanation)?);
         }
         let confirmation = confirmation(claims, explanation)?;
+        let revocable = Revocable::of(claims, issuer);
         let claims = Claims::select(claims, selection, &issuer.claim_names);
         let issuer = Arc::clone(issuer);
-        Ok(Self { issuer, confirmation, claims, expires, begins, has_audience })
+        Ok(Self { issuer, confirmation, claims, revocable, expires, begins, has_audience })
     }
 
     /// Checks that the token is valid at `now`, within the issuer's leeway: before `exp`, and not
@@ -207,7 +211,8 @@ impl AccessToken {
 
     /// The approximate memory use in bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>().saturating_add(self.claims.bytes())
+        let revocable = self.revocable.as_ref().map_or(0, |it| it.bytes());
+        size_of::<Self>().saturating_add(self.claims.bytes()).saturating_add(revocable)
     }
 
     /// The `exp` claim, rounded down to a millisecond.

@@ -2,6 +2,7 @@
 
 use super::access_token::{AccessToken, one_of};
 use super::claims::Claim;
+use super::revocable::Revocable;
 use crate::denial::Denial;
 use crate::explanation::{Explanation, Finding};
 use std::sync::Arc;
@@ -38,10 +39,18 @@ impl AccessToken {
             issuer: Arc::clone(&self.issuer),
             confirmation,
             claims: self.claims.joined(&said.claims),
+            revocable: Revocable::joined(self.revocable.as_deref(), said.revocable.as_deref()),
             expires: self.expires.min(said.expires),
             begins: self.begins.max(said.begins),
             has_audience,
         })
+    }
+
+    /// This token, with the identifiers that its issuer `said` it has; none if those are its own.
+    pub(crate) fn known_better(&self, said: &Self) -> Option<Self> {
+        let revocable = Revocable::joined(self.revocable.as_deref(), said.revocable.as_deref());
+        let revocable = revocable.filter(|it| it.says_more())?;
+        Some(Self { revocable: Some(revocable), ..self.clone() })
     }
 }
 

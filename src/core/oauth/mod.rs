@@ -15,6 +15,7 @@ mod joined;
 pub(crate) mod mtls;
 pub(crate) mod nonce;
 mod read_on;
+pub(crate) mod revocable;
 
 pub use access_token::{AccessToken, Audience};
 pub use claims::{Ambiguous, Claim, Claims};
@@ -23,3 +24,4 @@ pub use credentials::{Credentials, Proof, Scheme, Token, is_access_token};
 pub use dpop::ProofId;
 pub use introspection::{BadAnswer, Form, Jwt, Statement};
 pub use nonce::{BadSecret, LiveNonce, NonceKeys};
+pub use revocable::{Identifier, Passed, Revocable};

@@ -2,6 +2,7 @@
 
 use super::access_token::{self as demands, AccessToken, Demands};
 use super::claims::Claims;
+use super::revocable::Revocable;
 use crate::jose::json::Object;
 use crate::jose::jws::Header;
 use crate::mismatches::Mismatches;
@@ -37,9 +38,10 @@ impl AccessToken {
         }
         let confirmation = beside.step(|it| demands::confirmation(claims, it))?;
         let has_audience = audience.unwrap_or_default();
+        let revocable = Revocable::of(claims, issuer);
         let claims = Claims::select(claims, selection, &issuer.claim_names);
         let issuer = Arc::clone(issuer);
-        Some(Self { issuer, confirmation, claims, expires, begins, has_audience })
+        Some(Self { issuer, confirmation, claims, revocable, expires, begins, has_audience })
     }
 
     /// The demands on its times.

@@ -45,6 +45,10 @@ pub struct Issuer {
     /// Whether the claims of a JWT are those in the token alone, or also those in the answer about it:
     /// then all JWTs are introspected.
     pub claims_from: ClaimsFrom,
+    /// Whether tokens of it may be revoked before they expire, by something that
+    /// [`Sources::standing`](crate::Sources::standing) is asked about. What identifies a token is kept
+    /// only then.
+    pub revokes: bool,
 }
 
 /// The `typ` of a token (RFC 7515 §4.1.9).
@@ -132,6 +136,7 @@ impl Issuer {
             clock_leeway: Duration::from_secs(30),
             introspection: Introspection::Never,
             claims_from: ClaimsFrom::default(),
+            revokes: false,
         }
     }
 

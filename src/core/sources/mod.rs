@@ -20,6 +20,7 @@ use crate::oauth::introspection::Jwt;
 use crate::policy::IssuerId;
 use crate::request::Evidence;
 use crate::time::UnixTime;
+use std::fmt;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,6 +74,22 @@ pub trait Sources: Sync {
         _hash: Thumbprint,
     ) -> Waiting<'a, Result<Introspected, Unconfirmed>> {
         Box::pin(ready(Err(Denial::IntrospectionUnavailable.into())))
+    }
+
+    /// Whether `token` was revoked. Asked about each token of an issuer that
+    /// [revokes](crate::policy::Issuer::revokes) some, at each check, whether or not it is cached.
+    fn standing<'a>(
+        &'a self,
+        _issuer: IssuerId,
+        _token: &'a AccessToken,
+        _now: UnixTime,
+    ) -> Standing<'a> {
+        Standing::Good
+    }
+
+    /// What [`Self::standing`] looks at, for an explanation.
+    fn describe_standing(&self, _issuer: IssuerId) -> String {
+        "nothing".to_owned()
     }
 
     /// The token with this SHA-256, if it is cached. Everything but its signature is checked again.
@@ -191,7 +208,27 @@ pub struct Introspected {
     pub good_for: Duration,
 }
 
-/// Why an issuer does not confirm a token.
+/// Whether a token was revoked.
+pub enum Standing<'a> {
+    /// It was not.
+    Good,
+    /// It was, or nobody can tell.
+    Refused(Unconfirmed),
+    /// This will tell. It must not wait for longer than a request can.
+    Waits(Waiting<'a, Result<(), Unconfirmed>>),
+}
+
+impl fmt::Debug for Standing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good => f.write_str("Good"),
+            Self::Refused(it) => f.debug_tuple("Refused").field(it).finish(),
+            Self::Waits(_) => f.write_str("Waits"),
+        }
+    }
+}
+
+/// Why a token is not confirmed: by its issuer, or because it was revoked.
 #[derive(Clone, Debug)]
 pub struct Unconfirmed {
     /// The reason, and its detail.

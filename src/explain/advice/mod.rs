@@ -100,6 +100,10 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
             "have the issuer publish the key in a form that can be used: the step `skipped` says \
              what is wrong with it",
         ),
+        Some(Detail::Denylisted) => Some(
+            "an entry of `revocation.denylist_file` names the token: the step that failed says on which \
+             line. If that is not meant, take the entry out of the file",
+        ),
         _ => None,
     }
 }
@@ -167,7 +171,9 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
             "the issuer does not know the token, or knows that it has ended: the client must \
              get a new one"
         }
-        D::TokenRevoked => "the issuer has withdrawn the token: the client must get a new one",
+        D::TokenRevoked => {
+            "it was revoked before it expires, by its issuer or by you: the client must get a new one"
+        }
         D::BindingMissing => {
             "was the token asked for over mutual TLS, or with a DPoP proof? The client must be \
              registered for bound tokens at the issuer"
@@ -247,6 +253,10 @@ pub(super) const fn on_reason(denial: Denial) -> &'static str {
             "can this machine reach the issuer's introspection endpoint, with its credentials?"
         }
         D::ReplayUnavailable => "is the replay store reachable, and large enough?",
+        D::RevocationUnavailable => {
+            "whether the token was revoked cannot be told now: the state of `revocation` is on the admin \
+             page"
+        }
         D::CheckTimedOut => {
             "what does the check wait for: keys, introspection or Redis? Their state is on the \
              admin page"

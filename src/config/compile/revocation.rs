@@ -1,0 +1,62 @@
+//! The part of the configuration about revoked tokens.
+
+use super::files::Files;
+use crate::config::file;
+use crate::config::problem::{Findings, Path};
+use crate::state::revocation::RevocationRules;
+use crate::state::revocation::denylist::{Denylist, Entry, YamlReader};
+use serde::Deserialize;
+use std::sync::Arc;
+
+pub(super) fn compile(
+    given: file::Revocation,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<RevocationRules> {
+    let file::Revocation { denylist_file } = given;
+    if denylist_file.is_none() {
+        findings.problem(at, "revokes nothing: give it `denylist_file`, or leave it out");
+    }
+    let denylist = denylist_file.map(|it| denylist(&it, &at.key("denylist_file"), files, findings));
+    let denylist = match denylist {
+        None => None,
+        Some(list) => Some(list?),
+    };
+    Some(RevocationRules { denylist })
+}
+
+fn denylist(
+    name: &str,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<Arc<Denylist>> {
+    if name.is_empty() {
+        findings.problem(at, "must be the name of a file");
+        return None;
+    }
+    let path = files.follows(name);
+    let list = Denylist::open(path, YAML);
+    list.map_err(|bad| findings.problem(at, bad.to_string())).ok()
+}
+
+/// A denylist in YAML.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    revoked: Vec<Entry>,
+}
+
+const YAML: YamlReader = |text| {
+    let read = crate::config::table::<Listed>(text, "revoked", &["", ".revoked[]"]);
+    let (Listed { revoked }, lines) = read.map_err(|problems| {
+        let told = problems.into_iter().map(|it| {
+            let place = if it.path.is_empty() { String::new() } else { format!("{}: ", it.path) };
+            (it.line, format!("{place}{}", it.message))
+        });
+        told.collect::<Vec<_>>()
+    })?;
+    let line = |it: Option<usize>| it.and_then(|it| u32::try_from(it).ok()).unwrap_or_default();
+    Ok(lines.into_iter().map(line).zip(revoked).collect())
+};

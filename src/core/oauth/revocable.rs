@@ -1,0 +1,206 @@
+//! What tells that a token is among those that were revoked: its identifiers, and when it was issued.
+
+use super::access_token::{BEGINNING, time};
+use crate::jose::json::Object;
+use crate::policy::Issuer;
+use crate::time::UnixTime;
+use serde_json::Value;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What tells that a token is among those that were revoked.
+///
+/// Of a JWT that its issuer was asked about, both what it says and what the answer says count: a
+/// wrapped token may have another `jti` than the one in it.
+#[derive(Clone, Debug)]
+pub struct Revocable {
+    own: Identifiers,
+    /// In the issuer's answer about the token.
+    said: Option<Box<Identifiers>>,
+    issued: UnixTime,
+    /// Under which list of revoked tokens it was last found to be good.
+    pub passed: Passed,
+}
+
+type Identifiers = [Option<Box<str>>; Identifier::ALL.len()];
+
+/// An identifier by which tokens are revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Identifier {
+    /// `jti`: the token (RFC 7519 §4.1.7).
+    Jti,
+    /// `sub`: the user (RFC 7519 §4.1.2).
+    Sub,
+    /// `sid`: the session (OpenID Connect Front-Channel Logout 1.0 §3).
+    Sid,
+    /// `client_id`: the client, wherever [`ClaimNames`](crate::policy::ClaimNames) says it stands.
+    ClientId,
+}
+
+impl Identifier {
+    /// Every identifier.
+    pub const ALL: [Self; 4] = [Self::Jti, Self::Sub, Self::Sid, Self::ClientId];
+
+    /// Its name, as that of the claim.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jti => "jti",
+            Self::Sub => "sub",
+            Self::Sid => "sid",
+            Self::ClientId => "client_id",
+        }
+    }
+}
+
+impl Revocable {
+    /// That of a token with these claims; none if its issuer revokes no tokens.
+    pub(super) fn of(claims: &Object, issuer: &Issuer) -> Option<Box<Self>> {
+        issuer.revokes.then(|| {
+            let identifier = |it: Identifier| {
+                issuer.claim_names.find(claims, it.name()).and_then(|claim| match claim {
+                    Value::Null => None,
+                    Value::String(text) => Some(text.as_str().into()),
+                    Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                        Some(claim.to_string().into())
+                    }
+                })
+            };
+            let iat = claims.get("iat").and_then(|it| time(it, f64::floor).ok());
+            Box::new(Self {
+                own: Identifier::ALL.map(identifier),
+                said: None,
+                issued: iat.unwrap_or(BEGINNING),
+                passed: Passed::default(),
+            })
+        })
+    }
+
+    /// That of a token together with what its issuer `said` about it. The earlier time counts.
+    pub(crate) fn joined(own: Option<&Self>, said: Option<&Self>) -> Option<Box<Self>> {
+        let (own, said) = match (own, said) {
+            (Some(own), Some(said)) => (own, said),
+            (one, other) => return one.or(other).cloned().map(Box::new),
+        };
+        let issued = match (own.issued, said.issued) {
+            (BEGINNING, issued) | (issued, BEGINNING) => issued,
+            (one, other) => one.min(other),
+        };
+        let (own, said) = (own.own.clone(), Some(Box::new(said.own.clone())));
+        Some(Box::new(Self { own, said, issued, passed: Passed::default() }))
+    }
+
+    /// Whether the issuer's answer identifies the token by more than the token itself.
+    pub(crate) fn says_more(&self) -> bool {
+        let said = self.said.iter().flat_map(|it| it.iter());
+        said.zip(&self.own).any(|(said, own)| said.is_some() && said != own)
+    }
+
+    /// The values of an identifier: none, one, or that of the token and that of the answer.
+    pub fn all(&self, identifier: Identifier) -> impl Iterator<Item = &str> {
+        let own = read(&self.own, identifier);
+        let said = self.said.as_ref().and_then(|it| read(it, identifier));
+        own.into_iter().chain(said.filter(|it| own != Some(it)))
+    }
+
+    /// When the token was issued (`iat`); the beginning of time if it does not say so, so that it counts
+    /// as issued before anything that was revoked.
+    pub const fn issued(&self) -> UnixTime {
+        self.issued
+    }
+
+    /// The approximate memory use in bytes.
+    pub fn bytes(&self) -> usize {
+        let of = |it: &Identifiers| it.iter().flatten().map(|it| it.len()).sum::<usize>();
+        let said =
+            self.said.as_ref().map_or(0, |it| size_of::<Identifiers>().saturating_add(of(it)));
+        size_of::<Self>().saturating_add(of(&self.own)).saturating_add(said)
+    }
+}
+
+fn read(of: &Identifiers, identifier: Identifier) -> Option<&str> {
+    let place = Identifier::ALL.iter().position(|it| *it == identifier)?;
+    of.get(place)?.as_deref()
+}
+
+/// The number of the list under which a token was last found to be good, so that a list is searched once
+/// for a token and not once for each request. Lists have numbers of their own over the whole process.
+#[derive(Debug, Default)]
+pub struct Passed(AtomicU64);
+
+impl Passed {
+    /// Whether the token was found to be good under this list.
+    #[inline]
+    pub fn is_under(&self, list: NonZeroU64) -> bool {
+        self.0.load(Ordering::Relaxed) == list.get()
+    }
+
+    /// Notes that the token was found to be good under this list.
+    pub fn note(&self, list: NonZeroU64) {
+        self.0.store(list.get(), Ordering::Relaxed);
+    }
+}
+
+impl Clone for Passed {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn revocable(claims: &Value) -> Revocable {
+        let mut issuer = Issuer::new("https://as.example.com", "api");
+        assert!(Revocable::of(claims.as_object().unwrap(), &issuer).is_none());
+        issuer.revokes = true;
+        *Revocable::of(claims.as_object().unwrap(), &issuer).unwrap()
+    }
+
+    fn identifiers(of: &Revocable) -> Vec<Vec<&str>> {
+        Identifier::ALL.iter().map(|it| of.all(*it).collect()).collect()
+    }
+
+    #[test]
+    fn a_token_is_known_by_its_identifiers_wherever_its_issuer_writes_them() {
+        let found = revocable(&json!({"jti": "j", "sub": "s", "sid": "i", "azp": "a"}));
+        assert_eq!(identifiers(&found), [["j"], ["s"], ["i"], ["a"]]);
+        let found = revocable(&json!({"client_id": "c", "azp": "a", "sid": 7, "sub": null}));
+        assert_eq!(identifiers(&found), [vec![], vec![], vec!["7"], vec!["c"]]);
+    }
+
+    #[test]
+    fn a_token_that_does_not_say_when_it_was_issued_is_older_than_anything() {
+        for (claims, millis) in [
+            (json!({"iat": 7}), 7000),
+            (json!({"iat": 7.0009}), 7000),
+            (json!({"nbf": 9}), i64::MIN),
+            (json!({"iat": "7"}), i64::MIN),
+        ] {
+            assert_eq!(revocable(&claims).issued(), UnixTime::from_millis(millis), "{claims}");
+        }
+    }
+
+    #[test]
+    fn what_a_token_says_counts_beside_what_its_issuer_says_of_it() {
+        let outer = revocable(&json!({"jti": "outer", "sub": "s", "iat": 7}));
+        let inner = revocable(&json!({"jti": "inner", "sub": "s", "sid": "i", "iat": 5}));
+        let joined = Revocable::joined(Some(&outer), Some(&inner)).unwrap();
+        assert_eq!(identifiers(&joined), [vec!["outer", "inner"], vec!["s"], vec!["i"], vec![]]);
+        assert_eq!((joined.issued(), joined.says_more()), (UnixTime::from_secs(5), true));
+        let silent = revocable(&json!({"sub": "s"}));
+        let joined = Revocable::joined(Some(&outer), Some(&silent)).unwrap();
+        assert_eq!((joined.issued(), joined.says_more()), (UnixTime::from_secs(7), false));
+        assert!(Revocable::joined(None, None).is_none());
+    }
+
+    #[test]
+    fn its_memory_is_counted() {
+        let one = revocable(&json!({"jti": "j"}));
+        let longer = revocable(&json!({"jti": "j".repeat(100)}));
+        assert_eq!(longer.bytes() - one.bytes(), 99);
+        assert!(size_of::<Revocable>() < one.bytes());
+        assert!(one.bytes() < Revocable::joined(Some(&one), Some(&one)).unwrap().bytes());
+    }
+}
