@@ -57,3 +57,8 @@ lint:
 	else \
 		echo "cargo deny: skipped, since it is not installed (tests/provision.py cargo-deny)"; \
 	fi
+	@if actionlint=$$(tests/provision.py --cached actionlint 2>/dev/null); then \
+		set -x; "$$actionlint" .github/workflows/*.yml; \
+	else \
+		echo "actionlint: skipped, since it is not installed (tests/provision.py actionlint)"; \
+	fi

@@ -61,7 +61,8 @@ HYDRA_REPLACES = (
 )
 HYDRA_TAGS = "sqlite,sqlite_omit_load_extension"
 HYDRA_GO = (1, 24)
-# Each folder has a go.mod and a go.sum, which pin programs of Go and all that they need.
+# Each folder has a go.mod and a go.sum, which pin programs of Go and all that they need; one of them is no
+# platform, and judges workflows.
 GO_MODULES = ROOT / "tests/platforms"
 # What `make test-platforms` has, in this order, as far as there is time.
 PLATFORMS = ("istio",)
@@ -523,6 +524,7 @@ PROGRAMS = {
         cargo_zigbuild,
     ),
     **go_programs("istio", {"istio": "."}),
+    **go_programs("actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
 }
 
 # The versions of programs that are the same everywhere.
