@@ -4,6 +4,9 @@ use std::fmt;
 
 /// Fills `octets` with unpredictable values.
 pub fn fill(octets: &mut [u8]) -> Result<(), NoRandomness> {
+    if cfg!(feature = "fips") {
+        return aws_lc_rs::rand::fill(octets).or(Err(NoRandomness));
+    }
     // The system comes first, since aws-lc spends 30 ms on gathering entropy. aws-lc is for static
     // programs, which do not find glibc's call at run time and may have no random device.
     getrandom::fill(octets).or_else(|_| aws_lc_rs::rand::fill(octets)).or(Err(NoRandomness))
@@ -31,6 +34,11 @@ impl std::error::Error for NoRandomness {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn they_are_those_of_a_fips_module_in_its_approved_mode_where_it_was_built_with_one() {
+        assert_eq!(aws_lc_rs::try_fips_mode().is_ok(), cfg!(feature = "fips"));
+    }
 
     #[test]
     fn all_octets_are_drawn_and_anew_each_time() {

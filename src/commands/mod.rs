@@ -15,13 +15,14 @@ pub mod serve;
 pub mod test;
 pub mod thumbprint;
 
+use crate::telemetry::metrics::VERSION;
 use paint::{Colour, Paint};
 use std::io::Write;
 use std::process::ExitCode;
 
 /// The command line: the one of the program.
 #[derive(Debug, clap::Parser)]
-#[command(name = "keybound", version, about = ABOUT)]
+#[command(name = "keybound", version = VERSION, about = ABOUT)]
 pub struct CommandLine {
     /// The command.
     #[command(subcommand)]

@@ -11,7 +11,7 @@ use crate::installation::{Checker, Installation};
 use crate::server::reload::InForce;
 use crate::server::{Ended, Server, Setup, StartFailure, reminder, sinks};
 use crate::telemetry::log::{self, Sink};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, VERSION};
 use std::convert::Infallible;
 use std::future::pending;
 use std::num::NonZero;
@@ -122,7 +122,7 @@ async fn answer(
     let reloader = server.reloader(in_force, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
-    tracing::info!(%ext_authz, forward_auth, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    tracing::info!(%ext_authz, forward_auth, %admin, version = VERSION, "listening");
     let ended = tokio::select! {
         ended = server.run(stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,

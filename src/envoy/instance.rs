@@ -13,6 +13,7 @@ use keybound::listener::places::Places;
 use keybound::server::reload::{InForce, Reloader};
 use keybound::server::{self, readiness, reminder};
 use keybound::telemetry::collector::Export;
+use keybound::telemetry::metrics::VERSION;
 use keybound::telemetry::reloads::Reloads;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -93,12 +94,7 @@ impl Instance {
         for remark in losses {
             tracing::warn!(remark, "configuration remark");
         }
-        tracing::info!(
-            from = shown(&origin),
-            digest,
-            version = env!("CARGO_PKG_VERSION"),
-            "checking inside Envoy"
-        );
+        tracing::info!(from = shown(&origin), digest, version = VERSION, "checking inside Envoy");
         let checker = Checker::new(Arc::clone(clock));
         let gate = Gate::new(checker, installation, digest, Arc::clone(&process.metrics))
             .with_sinks(sinks)

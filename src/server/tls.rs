@@ -180,3 +180,13 @@ impl fmt::Display for BadTls {
 }
 
 impl std::error::Error for BadTls {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_offers_what_a_fips_module_approves_alone_where_it_was_built_with_one() {
+        assert_eq!(aws_lc_rs::default_provider().fips(), cfg!(feature = "fips"));
+    }
+}

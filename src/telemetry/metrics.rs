@@ -262,8 +262,12 @@ fn tell_build(new: &Register<'_>) -> prometheus::Result<()> {
     Ok(())
 }
 
-/// The version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version. `+fips` at its end says that all cryptography is that of a FIPS module.
+pub const VERSION: &str = if cfg!(feature = "fips") {
+    concat!(env!("CARGO_PKG_VERSION"), "+fips")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 /// The commit that was built, where the build was told.
 pub const REVISION: &str = match option_env!("KEYBOUND_REVISION") {
@@ -293,6 +297,12 @@ mod tests {
     use crate::telemetry::installed::{CacheFigures, DenylistFigures, IssuerFigures};
     use keybound_core::UnixTime;
     use keybound_core::client_certificate::Validity;
+
+    #[test]
+    fn the_version_says_whether_the_cryptography_is_that_of_a_fips_module() {
+        assert_eq!(VERSION.strip_suffix("+fips").is_some(), cfg!(feature = "fips"));
+        assert!(VERSION.starts_with(env!("CARGO_PKG_VERSION")));
+    }
 
     #[test]
     fn what_is_in_force_stands_there_and_nothing_that_was() {

@@ -1,6 +1,7 @@
 //! The encoding of spans: the part of OTLP 1.x (protobuf) that is written here, and the collector's
 //! response.
 
+use super::metrics::VERSION;
 use super::spans::Span;
 use keybound_core::facts;
 use keybound_core::{Denial, Fault};
@@ -8,7 +9,7 @@ use prost::Message;
 
 /// The export request for `spans` of the service named `service`.
 pub fn request(service: &str, spans: &[Span]) -> Vec<u8> {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = VERSION;
     let resource = vec![text("service.name", service), text("service.version", version)];
     let scope = Scope { name: "keybound".to_owned(), version: version.to_owned() };
     let spans = spans.iter().map(WireSpan::of).collect();
