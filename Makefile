@@ -1,6 +1,6 @@
 # What is done with this repository from day to day.
 
-.PHONY: bench bench-check demo fuzz module test test-fips test-platforms lint
+.PHONY: bench bench-check demo fuzz module reproducible test test-fips test-platforms lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools. The first build takes some minutes.
 demo:
@@ -36,6 +36,11 @@ test-platforms:
 # The same tables of decisions by the FIPS module, which takes Go, cmake and minutes to build: docs/fips.md.
 test-fips:
 	cargo test --locked --features keybound/fips -p keybound -p keybound-core --lib --test tables --test serve
+
+# What is released, built twice in different folders: a byte that differs is an error. It takes half an hour.
+# OUT=FOLDER keeps the files.
+reproducible:
+	.ci/reproducible $(if $(OUT),--out $(OUT)) program module
 
 # What a check costs beside servers that decide nothing, behind real proxies, and inside Envoy; what
 # is kept in memory. It takes half an hour, and wants two cores that have nothing else to do. One part

@@ -12,6 +12,8 @@ mod configured;
 mod configuration;
 mod links;
 mod platforms;
+mod releases;
+mod versions;
 
 use keybound::config::Problem;
 use keybound_core::client_certificate::HeaderFormat;
