@@ -57,6 +57,11 @@ const FACTS: &[Fact] = &[
     fact("client_id", METADATA, |it| it.claim("client_id").map(Given)),
     fact("client_id", LOG | LAST_DENIALS, |it| it.client_id().map(Given)),
     fact("certificate", LOG | LAST_DENIALS, |it| it.verdict.facts.certificate.map(Print)),
+    // For whom tokens are bound to that certificate, where the token is bound to another: a client that
+    // has renewed it, or a thief.
+    fact("certificate_client", LOG | LAST_DENIALS, |it| {
+        it.verdict.facts.seen.as_deref()?.certificate_client.as_deref().map(Given)
+    }),
     // The keys to which the token of a refused request is bound, and that of the proof if it is another.
     fact("bound_certificate", LOG | LAST_DENIALS, |it| it.bound_to()?.x5t_s256.map(Print)),
     fact("bound_key", LOG | LAST_DENIALS, |it| it.bound_to()?.jkt.map(Print)),
@@ -323,13 +328,13 @@ mod tests {
             (
                 LOG,
                 "reason detail front policy method host path issuer claimed_issuer kid client_id \
-                 certificate bound_certificate bound_key proof_key skew_seconds proved trace_id \
+                 certificate certificate_client bound_certificate bound_key proof_key skew_seconds proved trace_id \
                  span_id request_id micros",
             ),
             (
                 LAST_DENIALS,
                 "reason detail let_through front policy method host path issuer claimed_issuer kid \
-                 client_id certificate bound_certificate bound_key proof_key skew_seconds proved \
+                 client_id certificate certificate_client bound_certificate bound_key proof_key skew_seconds proved \
                  trace_id request_id",
             ),
             (EXPLANATION, "decision reason would_deny detail policy sender_constraint"),

@@ -14,6 +14,7 @@ use keybound_core::{
     Denial, Evidence, Introspected, NotRecorded, Sources, Standing, Turns, Unconfirmed, UnixTime,
     Use, VerifiedToken, Waiting,
 };
+use std::sync::Arc;
 
 impl Sources for Installation {
     type Keys = TimedKeys;
@@ -82,6 +83,10 @@ impl Sources for Installation {
 
     fn remember(&self, hash: Thumbprint, token: VerifiedToken) {
         self.cache.insert(hash.into(), token);
+    }
+
+    fn client_of(&self, certificate: Thumbprint) -> Option<Arc<str>> {
+        self.cache.client_of(certificate)
     }
 
     fn certificate(&self, _source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {

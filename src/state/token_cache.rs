@@ -2,11 +2,15 @@
 //!
 //! Only tokens with a valid signature are inserted, so that a flood of forged ones evicts nothing.
 //! After a hit the caller still checks the token's times and that its key is still accepted.
+//!
+//! Beside them it remembers for which client tokens are bound to a certificate. That costs nothing where
+//! a token is found in the cache: it is written when one enters, and read when one is refused.
 
 use keybound_core::VerifiedToken;
+use keybound_core::facts::shortened;
 use keybound_core::jose::Thumbprint;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::{OptionsBuilder, UnitWeighter, Weighter};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -31,7 +35,11 @@ impl Default for TokenCacheLimits {
 pub struct TokenCache {
     entries: Cache<Digest, VerifiedToken, Cost, Seeded>,
     counts: Arc<Counts>,
+    clients: Arc<Clients>,
 }
+
+/// The clients of certificates, by thumbprint.
+type Clients = Cache<Digest, Arc<str>, UnitWeighter, Seeded>;
 
 /// Lookups so far, in this cache and in those that it replaced.
 #[derive(Debug, Default)]
@@ -67,13 +75,22 @@ impl TokenCache {
         let entries = cache.unwrap_or_else(|_| {
             Cache::with(EXPECTED, bytes, cost, <_>::default(), DefaultLifecycle::default())
         });
-        Self { entries, counts: Arc::default() }
+        let clients = Cache::with(
+            CLIENTS,
+            CLIENTS.try_into().unwrap_or(u64::MAX),
+            UnitWeighter,
+            <_>::default(),
+            DefaultLifecycle::default(),
+        );
+        Self { entries, counts: Arc::default(), clients: Arc::new(clients) }
     }
 
-    /// A cache with other `limits` that keeps the counters, and as many of the entries as fit.
+    /// A cache with other `limits` that keeps the counters and the clients, and as many of the entries as
+    /// fit.
     #[must_use]
     pub fn under(&self, limits: TokenCacheLimits) -> Self {
-        let new = Self { counts: Arc::clone(&self.counts), ..Self::new(limits) };
+        let (counts, clients) = (Arc::clone(&self.counts), Arc::clone(&self.clients));
+        let new = Self { counts, clients, ..Self::new(limits) };
         self.entries.iter().for_each(|(digest, entry)| new.insert(digest, entry));
         new
     }
@@ -86,9 +103,24 @@ impl TokenCache {
         found
     }
 
-    /// Inserts a token.
+    /// Inserts a token, and remembers for which client its certificate is.
     pub fn insert(&self, digest: Digest, entry: VerifiedToken) {
+        let client_id = entry.token.claims.text("client_id");
+        if let (Some(bound_to), Some(client_id)) = (entry.token.confirmation.x5t_s256, client_id) {
+            self.is_for(bound_to.into(), shortened(client_id));
+        }
         self.entries.insert(digest, entry);
+    }
+
+    /// The client for which a token was bound to this certificate most recently, among those remembered.
+    pub fn client_of(&self, certificate: Thumbprint) -> Option<Arc<str>> {
+        self.clients.get(&Digest::from(certificate))
+    }
+
+    fn is_for(&self, certificate: Digest, client_id: &str) {
+        if self.clients.get(&certificate).is_none_or(|it| *it != *client_id) {
+            self.clients.insert(certificate, client_id.into());
+        }
     }
 
     /// The number of cached tokens.
@@ -112,6 +144,9 @@ impl fmt::Debug for TokenCache {
         f.debug_struct("TokenCache").field("entries", &self.entries()).finish_non_exhaustive()
     }
 }
+
+/// The most certificates whose clients are remembered, with some 200 bytes each.
+const CLIENTS: usize = 4096;
 
 /// Initial capacity in entries; the cache grows as needed.
 const EXPECTED: usize = 10_000;
@@ -215,6 +250,29 @@ mod tests {
                 assert!(900 < places.len(), "{} at octet {at}, bit {bits}", places.len());
             }
         }
+    }
+
+    #[test]
+    fn a_certificate_is_that_of_its_last_client_whatever_the_limits_of_tokens_are() {
+        let cache = TokenCache::new(TokenCacheLimits::default());
+        let certificate = Thumbprint::of(b"certificate");
+        assert_eq!(cache.client_of(certificate), None);
+        for client in ["a", "a", "b"] {
+            cache.is_for(certificate.into(), client);
+            assert_eq!(cache.client_of(certificate).as_deref(), Some(client));
+        }
+        let smaller = cache.under(TokenCacheLimits { entries: 1, bytes: 1 });
+        assert_eq!(smaller.client_of(certificate).as_deref(), Some("b"));
+        assert_eq!(smaller.client_of(Thumbprint::of(b"other")), None);
+    }
+
+    #[test]
+    fn no_more_certificates_are_remembered_than_there_is_room_for() {
+        let cache = TokenCache::new(TokenCacheLimits::default());
+        for number in 0..2 * CLIENTS {
+            cache.is_for(Thumbprint::of(&number.to_le_bytes()).into(), "client");
+        }
+        assert!(cache.clients.len() <= CLIENTS, "{}", cache.clients.len());
     }
 
     #[test]

@@ -149,6 +149,43 @@ fn a_burst_is_told_by_client_since_when_and_what_to_do_on_a_wide_and_on_a_narrow
 }
 
 #[test]
+fn a_renewed_certificate_is_told_from_a_stolen_token() {
+    let world = World::new();
+    let mut service = service(&world);
+    let [old, renewed, reports, unknown] = [(); 4].map(|()| certificate());
+    let none = json!({});
+    for (client, own) in [("partner-bank", &renewed), ("reports", &reports)] {
+        assert_eq!(reason(&service, ask(&world, client, own, Some(own), &none)), "allowed");
+    }
+    for (client, shown, known, told) in [
+        ("acme-mobile", &unknown, None, "No token for the certificate shown has been seen lately."),
+        (
+            "partner-bank",
+            &renewed,
+            Some("partner-bank"),
+            "it has renewed it, and still sends an older token.",
+        ),
+        (
+            "acme-mobile",
+            &reports,
+            Some("reports"),
+            "is that of reports, which sends a token that is not its own.",
+        ),
+    ] {
+        let asked = ask(&world, client, &old, Some(shown), &none);
+        assert_eq!(reason(&service, asked), "certificate_mismatch");
+        let line = service.wait_for("denied");
+        let last = &service.status()["last_denials"][0];
+        for it in [&line, last] {
+            assert_eq!(it["certificate_client"].as_str(), known, "{it}");
+        }
+        let Some(mut browser) = open(&service, 1280) else { return };
+        let page = browser.text("denials");
+        assert!(page.contains(told), "{page}");
+    }
+}
+
+#[test]
 fn on_a_phone_who_is_denied_stands_above_everything_else_but_what_is_wrong() {
     let world = World::new();
     let service = service(&world);

@@ -71,6 +71,9 @@ pub struct Seen {
     pub client_id: Option<Box<str>>,
     /// The signature of the token was verified. Without, anybody may have written the name of the issuer.
     pub is_verified: bool,
+    /// The client for which tokens are bound to the certificate of the request, where the token of this
+    /// request is bound to another one.
+    pub certificate_client: Option<Arc<str>>,
     /// The key of the proof, where it is not the one that the token is bound to.
     pub proof_key: Option<Thumbprint>,
     /// How many seconds lie between the time in the token or the proof and the time of the check. Negative

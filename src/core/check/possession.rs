@@ -42,6 +42,11 @@ pub(super) fn verify_certificate<S: Sources>(
     facts.certificate = shown.thumbprint();
     facts.explanation.note(|| describe::evidence(source, &given.request.evidence));
     let same = mtls::verify(bound_to, shown);
+    if let (Err(Denial::CertificateMismatch), Some(shown)) = (same, shown.thumbprint())
+        && let Some(client) = given.sources.client_of(shown)
+    {
+        facts.seen().certificate_client = Some(client);
+    }
     facts.explanation.record(same, |_| describe::certificate(shown, bound_to))
 }
 

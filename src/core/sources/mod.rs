@@ -100,6 +100,12 @@ pub trait Sources: Sync {
     /// Caches a token whose signature was verified.
     fn remember(&self, _hash: Thumbprint, _token: VerifiedToken) {}
 
+    /// The client for which a verified token was bound to `certificate` before, if that is known. It
+    /// decides nothing: operators read it where a token is bound to another certificate.
+    fn client_of(&self, _certificate: Thumbprint) -> Option<Arc<str>> {
+        None
+    }
+
     /// The client's certificate by `source`: the result of [`Source::read`], which may be cached.
     fn certificate(&self, source: &Source, evidence: &Evidence<'_>) -> ClientCertificate {
         source.read(evidence)

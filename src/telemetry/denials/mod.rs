@@ -208,7 +208,7 @@ mod tests {
                 "age_seconds": 0, "reason": "token_key_unknown", "detail": null, "let_through": false,
                 "front": "ext_authz", "policy": null, "method": "GET", "host": "api.example.com", "path": "/payments",
                 "issuer": null, "claimed_issuer": null, "kid": "<img src=x>", "client_id": null,
-                "certificate": null, "bound_certificate": null, "bound_key": null, "proof_key": null,
+                "certificate": null, "certificate_client": null, "bound_certificate": null, "bound_key": null, "proof_key": null,
                 "skew_seconds": null, "proved": "none", "request_id": "7", "trace_id": null,
             }])
         );
