@@ -2,7 +2,7 @@
 
 use super::{complain, paint};
 use crate::explain::usual_advice;
-use keybound_core::{Denial, Detail, OAuthError};
+use keybound_core::{Denial, Detail, Fault, OAuthError};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -54,11 +54,21 @@ fn one(label: &str) -> Option<String> {
 
 fn head(denial: Denial) -> String {
     let error = denial.error().map_or("none", OAuthError::code);
-    let (label, status, fault) = (denial.label(), denial.status(), denial.fault().label());
-    let sentence = denial.sentence();
-    format!(
-        "{label}: {sentence}\nstatus: {status}; OAuth error: {error}; for the {fault} to mend\n"
-    )
+    let (label, status, sentence) = (denial.label(), denial.status(), denial.sentence());
+    let who = who_acts(denial.fault());
+    format!("{label}: {sentence}\nstatus: {status}; OAuth error: {error}\nwho must act: {who}\n")
+}
+
+const fn who_acts(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Client => {
+            "whoever runs the client, the issuer of its token, or whoever configures keybound"
+        }
+        Fault::Dependency => {
+            "whoever runs what keybound depends on: the issuer, its introspection endpoint, or Redis"
+        }
+        Fault::Keybound => "whoever runs keybound",
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +83,7 @@ mod tests {
             assert!(table.contains(&format!("{} ", denial.label())), "{denial}");
             let text = one(denial.label()).unwrap();
             assert!(text.starts_with(denial.label()) && text.contains("what to do: "), "{text}");
+            assert!(text.contains("\nwho must act: whoever runs "), "{text}");
         }
         assert!(one("replay_unavailable").unwrap().contains("detail store_full: "));
         assert_eq!(one("no_such_reason"), None);

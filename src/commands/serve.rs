@@ -10,10 +10,11 @@ use crate::gate::Gate;
 use crate::installation::{Checker, Installation};
 use crate::server::reload::InForce;
 use crate::server::{Ended, Server, Setup, StartFailure, reminder, sinks};
-use crate::telemetry::log::{self, Sink};
+use crate::telemetry::log::{self, Format, Sink};
 use crate::telemetry::metrics::{Metrics, VERSION};
 use std::convert::Infallible;
 use std::future::pending;
+use std::io::IsTerminal;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,19 +49,35 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let config = match outcome {
         Ok(config) => config,
         Err(problems) => {
-            // If standard error is gone, there is nowhere to report it.
-            let _written = check_config::tell(&arguments.config, &problems, "");
-            return ExitCode::FAILURE;
+            let words: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let error = format!("{}: {}", arguments.config.display(), words.join("; "));
+            return not_started(arguments, &error, || {
+                // If standard error is gone, there is nowhere to report it.
+                let _written = check_config::tell(&arguments.config, &problems, "");
+            });
         }
     };
     match serve(arguments, config, source_files) {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(failure) => {
-            complain(&failure.to_string());
-            ExitCode::FAILURE
+            let failure = failure.to_string();
+            not_started(arguments, &failure, || complain(&failure))
         }
     }
+}
+
+/// Says why it does not start: in one line of the log where a program reads it, else in text.
+fn not_started(arguments: &Arguments, error: &str, tell: impl FnOnce()) -> ExitCode {
+    let stderr = std::io::stderr();
+    if arguments.recording.log_format == Format::Text || stderr.is_terminal() {
+        tell();
+    } else if let Ok((sink, writer)) = Sink::to(stderr) {
+        let lines = log::subscriber(Format::Json, log::Level::Error, sink);
+        tracing::subscriber::with_default(lines, || tracing::error!(error, "not started"));
+        writer.finish();
+    }
+    ExitCode::FAILURE
 }
 
 fn serve(

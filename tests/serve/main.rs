@@ -430,23 +430,34 @@ fn healthcheck_says_whether_it_is_ready_or_with_live_whether_it_is_alive() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told_in_a_line() {
+fn what_keeps_it_from_starting_is_told_in_a_line_of_the_log() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (_folder, file) = folder(|_, it| it.replacen("127.0.0.1:0", &address, 1));
     let ended = keybound().arg("serve").arg("--config").arg(&file).output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let told = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.contains(&format!("cannot listen on {address}")), "{told}");
+    let last = told.lines().last().unwrap();
+    let line: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!((&line["level"], &line["message"]), (&"ERROR".into(), &"not started".into()));
+    assert!(line["error"].as_str().unwrap().contains(&format!("cannot listen on {address}")));
 }
 
 #[test]
 fn every_problem_of_the_configuration_is_told() {
     let (_folder, file) = folder(|_, it| it.replace("certificate", "cert").replace("150ms", "1"));
-    let ended = keybound().arg("serve").env("KEYBOUND_CONFIG", &file).output().unwrap();
-    assert_eq!(ended.status.code(), Some(1));
-    let told = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(told.lines().count(), 2, "{told}");
+    let serve = |format| {
+        let mut serve = keybound();
+        serve.args(["serve", "--log-format", format]).env("KEYBOUND_CONFIG", &file);
+        let ended = serve.output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    let text = serve("text");
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let line: serde_json::Value = serde_json::from_str(&serve("json")).unwrap();
+    let error = line["error"].as_str().unwrap();
+    assert!(error.starts_with(&file.display().to_string()), "{error}");
+    assert!(error.contains("policies[0].sender_constraint: ") && error.contains("; "), "{error}");
     assert_eq!(keybound().arg("serve").output().unwrap().status.code(), Some(2));
 }
