@@ -149,6 +149,7 @@ impl Server {
         let forward_auth = forward_auth.transpose()?;
         let places = Places::new("admin", admin::PLACES, Arc::default());
         let admin = Listener::bind(&setup.listen.admin, places)?;
+        let admin = admin.counting(gate.metrics().connections());
         if let Some(tls) = &setup.listen.tls {
             gate.metrics().certificates().set(&tls::validities(tls));
         }
@@ -283,6 +284,7 @@ impl Opening<'_> {
         let rules = PlaceRules { most: self.most, idle: IDLE, anybody: false };
         let places = Places::new(name.label(), rules, Arc::clone(&self.everybody));
         let listener = Listener::bind(address, places)?;
+        let listener = listener.counting(self.gate.metrics().connections());
         let failures = Arc::new(Failures::new(name, self.gate.metrics()));
         let phases = self.health.watch();
         Ok(Door { listener, serving: Serving { front, tls, phases, failures } })

@@ -31,6 +31,11 @@ impl Access {
         Ok(Self { mode: found.permissions().mode() & 0o7777, user: found.uid(), group, closed })
     }
 
+    /// Whether only our own user can reach it.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
     /// Logs it: a proxy that may not connect leaves no trace here.
     pub(super) fn tell(&self, socket: &Path) {
         let Self { mode, user, group, closed } = self;

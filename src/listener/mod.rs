@@ -5,9 +5,11 @@ pub mod descriptors;
 pub mod places;
 
 use crate::config::Address;
+use crate::telemetry::connections::{Connections, NotTaken};
 use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use access::Access;
 use places::{Place, Places};
+use prometheus::IntCounter;
 use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use std::fmt;
 use std::fs;
@@ -30,7 +32,12 @@ pub struct Listener {
     bound: Address,
     places: Arc<Places>,
     failures: RateLimit,
+    counters: Option<Counters>,
 }
+
+/// The connections that were not taken, by cause.
+#[derive(Debug)]
+struct Counters(Vec<(NotTaken, IntCounter)>);
 
 #[derive(Debug)]
 enum Inner {
@@ -39,6 +46,8 @@ enum Inner {
         listener: UnixListener,
         #[expect(dead_code, reason = "its file goes when it is dropped")]
         file: SocketFile,
+        /// Only our own user can reach it.
+        closed: bool,
     },
 }
 
@@ -107,7 +116,19 @@ impl Listener {
         };
         let (inner, bound) =
             found.map_err(|reason| Unavailable { address: address.clone(), reason })?;
-        Ok(Self { inner, bound, places, failures: RateLimit::of(1) })
+        Ok(Self { inner, bound, places, failures: RateLimit::of(1), counters: None })
+    }
+
+    /// The same listener, which counts connections that it does not take in these metrics.
+    #[must_use]
+    pub fn counting(self, metrics: &Connections) -> Self {
+        let listener = self.places.listener();
+        let of = |cause| (cause, metrics.not_taken(listener, cause));
+        let counted = Self { counters: Some(Counters(NotTaken::ALL.map(of).into())), ..self };
+        if matches!(counted.inner, Inner::Unix { closed: true, .. }) {
+            counted.count(NotTaken::SocketClosed);
+        }
+        counted
     }
 
     /// The bound address, with the port that the system chose if 0 was requested.
@@ -128,6 +149,7 @@ impl Listener {
                     if let Some(place) = self.places.take(Instant::now()) {
                         return Arrival { socket, from, place };
                     }
+                    self.count(NotTaken::LimitReached);
                 }
                 Err(error) => self.failed(&error).await,
             }
@@ -150,8 +172,14 @@ impl Listener {
         }
     }
 
+    fn count(&self, cause: NotTaken) {
+        let counters = self.counters.iter().flat_map(|it| &it.0);
+        counters.filter(|it| it.0 == cause).for_each(|it| it.1.inc());
+    }
+
     async fn failed(&self, error: &io::Error) {
         let now = Instant::now();
+        self.count(why(error));
         if let Allowance::Within { untold } = self.failures.take(now) {
             let listener = self.places.listener();
             tracing::warn!(%error, listener, untold, "connection not accepted");
@@ -160,6 +188,16 @@ impl Listener {
             self.places.shrink(now);
             sleep(ACCEPT_PAUSE).await;
         }
+    }
+}
+
+/// Why a connection was not taken.
+fn why(error: &io::Error) -> NotTaken {
+    /// EMFILE and ENFILE: of this process, or of the system.
+    const FILES_EXHAUSTED: [i32; 2] = [24, 23];
+    match error.raw_os_error() {
+        Some(code) if FILES_EXHAUSTED.contains(&code) => NotTaken::FilesExhausted,
+        Some(_) | None => NotTaken::Other,
     }
 }
 
@@ -215,10 +253,9 @@ fn unix(path: &Path) -> io::Result<(Inner, Address)> {
     let listener = UnixListener::from_std(socket.into())?;
     let file = SocketFile::of(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    if let Ok(access) = Access::of(path) {
-        access.tell(path);
-    }
-    Ok((Inner::Unix { listener, file }, Address::Unix(path.to_owned())))
+    let access = Access::of(path).inspect(|it| it.tell(path));
+    let closed = access.is_ok_and(|it| it.is_closed());
+    Ok((Inner::Unix { listener, file, closed }, Address::Unix(path.to_owned())))
 }
 
 /// Removes the socket file of a process that was killed, on which nobody listens.
@@ -341,6 +378,7 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::places::PlaceRules;
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn bind(address: &Address) -> Result<Listener, Unavailable> {
         let rules = PlaceRules { most: 2, idle: Duration::ZERO, anybody: false };
@@ -407,6 +445,39 @@ mod tests {
             assert_eq!(concerns_one_connection(&of(code)), one, "{}", of(code));
         }
         assert!(!concerns_one_connection(&of(12)) && !concerns_one_connection(&of(23)));
+    }
+
+    /// The counts of one listener that are not zero.
+    fn counted(metrics: &Metrics) -> Vec<(&'static str, u64)> {
+        let count = |cause| {
+            let counter = metrics.connections().not_taken("ext_authz", cause);
+            (cause.label(), counter.get())
+        };
+        NotTaken::ALL.into_iter().map(count).filter(|it| it.1 != 0).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_counted_by_its_cause() {
+        let metrics = Metrics::new().unwrap();
+        let listener = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let listener = listener.counting(metrics.connections());
+        assert_eq!(counted(&metrics), []);
+        for code in [24, 23, 103] {
+            listener.count(why(&io::Error::from_raw_os_error(code)));
+        }
+        assert_eq!(counted(&metrics), [("files_exhausted", 2), ("other", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_only_its_user_can_reach_is_counted_once() {
+        for (mode, expected) in [(0o700, &[("socket_closed", 1)][..]), (0o755, &[])] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let metrics = Metrics::new().unwrap();
+            let listener = bind(&Address::Unix(folder.path().join("socket"))).unwrap();
+            let _listener = listener.counting(metrics.connections());
+            assert_eq!(counted(&metrics), expected, "{mode:o}");
+        }
     }
 
     #[tokio::test]

@@ -72,11 +72,42 @@ impl Cause {
     }
 }
 
+/// Why a listener did not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The limit on connections is reached.
+    LimitReached,
+    /// Too many files are open.
+    FilesExhausted,
+    /// Only the user of keybound can reach the socket. Counted once, when it is made: who cannot reach it
+    /// leaves no trace.
+    SocketClosed,
+    /// Anything else.
+    Other,
+}
+
+impl NotTaken {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::LimitReached, Self::FilesExhausted, Self::SocketClosed, Self::Other];
+
+    /// The label in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::LimitReached => "limit_reached",
+            Self::FilesExhausted => "files_exhausted",
+            Self::SocketClosed => "socket_closed",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// The metrics of connections.
 #[derive(Debug)]
 pub struct Connections {
     open: IntGaugeVec,
     failures: IntCounterVec,
+    not_taken: IntCounterVec,
 }
 
 impl Connections {
@@ -92,6 +123,11 @@ impl Connections {
                 "Connections that failed before their first request.",
                 &["listener", "cause"],
             )?,
+            not_taken: new.counters(
+                "keybound_connections_not_accepted_total",
+                "Connections that a listener did not accept.",
+                &["listener", "cause"],
+            )?,
         })
     }
 
@@ -99,6 +135,11 @@ impl Connections {
     pub fn set_open(&self, listener: &str, connections: usize) {
         let open = i64::try_from(connections).unwrap_or(i64::MAX);
         self.open.with_label_values(&[listener]).set(open);
+    }
+
+    /// The counter of connections that a listener did not take for a cause.
+    pub fn not_taken(&self, listener: &str, cause: NotTaken) -> IntCounter {
+        self.not_taken.with_label_values(&[listener, cause.label()])
     }
 
     /// The counter of failed connections for a listener and cause.

@@ -293,7 +293,7 @@ fn retain(counters: &IntCounterVec, label: &str, keep: &dyn Fn(&str) -> bool) {
 mod tests {
     use super::*;
     use crate::telemetry::certificates::Certificate;
-    use crate::telemetry::connections::Cause;
+    use crate::telemetry::connections::{Cause, NotTaken};
     use crate::telemetry::installed::{CacheFigures, DenylistFigures, IssuerFigures};
     use keybound_core::UnixTime;
     use keybound_core::client_certificate::Validity;
@@ -373,6 +373,7 @@ mod tests {
         }
         metrics.connections().set_open("x", 1);
         metrics.connections().failures("x", Cause::Other);
+        metrics.connections().not_taken("x", NotTaken::Other);
         metrics.certificates().set(&[certificate(1, 2)]);
         let issuer = IssuerFigures {
             name: "x".to_owned(),
@@ -399,6 +400,7 @@ mod tests {
                 "keybound_config_info gauge",
                 "keybound_config_reloads_total counter",
                 "keybound_connections gauge",
+                "keybound_connections_not_accepted_total counter",
                 "keybound_denial_details_total counter",
                 "keybound_denylist_behind gauge",
                 "keybound_denylist_entries gauge",
