@@ -58,6 +58,10 @@ def of_issuer(name, instance="a", issuer="https://as.example", **labels):
     return series(name, instance=instance, issuer=issuer, **labels)
 
 
+def digest(digest, instance, job="keybound"):
+    return series("keybound_config_info", digest=digest, instance=instance, job=job)
+
+
 def of_envoy(name):
     return series(f"envoy_http_ext_authz_{name}", instance="edge", envoy_http_conn_manager_prefix="https")
 
@@ -185,6 +189,16 @@ CASES = {
     ),
     "KeyboundSlow": (slow(98), 10, 12, [slow(100)]),
     "KeyboundConfigRefused": ({RELOADS: "0x5 1x20"}, 4, 6, [{RELOADS: "1x30"}]),
+    "KeyboundConfigurationsDiffer": (
+        {digest("new", "a"): "1x40", digest("old", "b"): "1x40"}, 9, 11,
+        [
+            {digest("new", "a"): "1x40", digest("new", "b"): "1x40"},
+            # A rollout, or a reload that takes longer in one place.
+            {digest("old", "a"): "1x10 _x30", digest("new", "a"): "_x10 1x30", digest("old", "b"): "1x8 _x32", digest("new", "b"): "_x8 1x32"},
+            # Another deployment.
+            {digest("new", "a"): "1x40", digest("old", "b", job="other"): "1x40"},
+        ],
+    ),
     "KeyboundCertificateMismatches": (
         # None so far, whether there is a series for it or not; and far more than on the day before.
         {checks("certificate_mismatch"): "_x30 7+7x30"}, 41, 43,
