@@ -292,6 +292,11 @@ fn the_schema_is_printed() {
     let schema: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(schema, keybound::config::schema());
+    let (code, stdout, stderr) = keybound(folder.path(), &["schema", "--tests"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let schema: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(schema["required"], serde_json::json!(["tests"]));
+    assert!(schema["properties"]["at"].is_object(), "{schema}");
 }
 
 #[test]

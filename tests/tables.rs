@@ -106,6 +106,40 @@ fn the_table_that_the_page_on_tests_shows_is_one() {
     holds(&file, &whole(policies));
 }
 
+#[test]
+fn tokens_and_proofs_by_ml_dsa_are_made_where_the_configuration_accepts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.yaml");
+    let table = "\
+tests:
+  - name: by the key of the issuer, as without a word of it
+    request: GET https://api.example.com/a
+    certificate: client
+    token: {bound_to: {certificate: client}}
+    expect: {policy: api, reason: allowed}
+  - name: with a proof
+    request: GET https://api.example.com/a
+    token: {bound_to: {dpop_key: client}, header: {alg: ML-DSA-65}}
+    proof: {}
+    expect: {policy: api, reason: allowed}
+  - name: by the key of somebody else
+    request: GET https://api.example.com/a
+    token: {bound_to: {certificate: client}, header: {alg: ML-DSA-87}, signed_by: forger}
+    expect: {policy: api, reason: token_signature_invalid}
+  - name: by an algorithm that is not accepted
+    request: GET https://api.example.com/a
+    token: {header: {alg: ML-DSA-44}}
+    expect: {policy: api, reason: token_algorithm_forbidden}
+";
+    fs::write(&file, table).unwrap();
+    let configuration = "\
+issuers: [{issuer: https://as.example.com, audiences: [a], algorithms: [ML-DSA-65, ML-DSA-87]}]
+dpop: {algorithms: [ML-DSA-44]}
+policies: [{name: api, sender_constraint: either}]
+";
+    holds(&file, configuration);
+}
+
 /// The configurations in a page: blocks of YAML that have issuers or policies at the top.
 fn configurations(page: &str) -> impl Iterator<Item = &str> {
     let blocks = page.split("```yaml\n").skip(1).filter_map(|it| it.split("```").next());

@@ -10,7 +10,7 @@ mod input;
 mod paint;
 pub mod reasons;
 pub mod recording;
-mod schema;
+pub mod schema;
 pub mod serve;
 pub mod test;
 pub mod thumbprint;
@@ -50,8 +50,8 @@ pub enum Command {
     Reasons(reasons::Arguments),
     /// Prints the thumbprint of a certificate (x5t#S256) or of a JWK (jkt), in base64url and hex
     Thumbprint(thumbprint::Arguments),
-    /// Prints the JSON Schema of the configuration file
-    Schema,
+    /// Prints the JSON Schema of the configuration file, or of tables for `test`
+    Schema(schema::Arguments),
     /// Prints a script by which a shell completes commands and options
     Completions(completions::Arguments),
     /// Checks whether a running service is ready or alive, for probes without a shell
@@ -70,7 +70,7 @@ impl Command {
             Self::Test(arguments) => test::run(arguments),
             Self::Reasons(arguments) => reasons::run(arguments),
             Self::Thumbprint(arguments) => thumbprint::run(arguments),
-            Self::Schema => schema::run(),
+            Self::Schema(arguments) => schema::run(arguments),
             Self::Completions(arguments) => completions::run::<CommandLine>(arguments),
             Self::Healthcheck(arguments) => healthcheck::run(arguments),
         }

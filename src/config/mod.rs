@@ -19,6 +19,7 @@ mod yaml;
 pub use outline::Outline;
 pub use problem::Problem;
 pub use schema::schema;
+pub(crate) use schema::schema_of;
 pub use values::Address;
 pub(crate) use values::Span;
 

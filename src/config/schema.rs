@@ -1,11 +1,17 @@
 //! The JSON Schema (draft 2020-12) of the configuration file, generated from its shape.
 
 use super::file::File;
+use schemars::JsonSchema;
 use serde_json::Value;
 
 /// The schema of the configuration file.
 pub fn schema() -> Value {
-    let mut schema = schemars::schema_for!(File).to_value();
+    schema_of::<File>()
+}
+
+/// The schema of a file of this shape, in which no key may be null.
+pub(crate) fn schema_of<T: JsonSchema>() -> Value {
+    let mut schema = schemars::schema_for!(T).to_value();
     refuse_nulls(&mut schema);
     schema
 }

@@ -30,6 +30,7 @@ mod shared;
 #[path = "../support/switching.rs"]
 mod switching;
 mod systemd;
+mod tables;
 #[path = "../support/tokens.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod tokens;

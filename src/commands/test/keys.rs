@@ -4,7 +4,8 @@ use crate::commands::demo::Failure;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding, RsaKeyPair,
+    self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, PqdsaKeyPair,
+    PqdsaSigningAlgorithm, RsaEncoding, RsaKeyPair,
 };
 use keybound_core::jose::json::Object;
 use keybound_core::jose::{Algorithm, base64url};
@@ -22,6 +23,7 @@ enum Pair {
     Ecdsa(EcdsaKeyPair, &'static str),
     Ed25519(Ed25519KeyPair),
     Rsa(RsaKeyPair, &'static dyn RsaEncoding),
+    MlDsa(PqdsaKeyPair),
 }
 
 /// How an algorithm signs.
@@ -30,10 +32,11 @@ enum Way {
     Ecdsa(&'static EcdsaSigningAlgorithm, &'static str),
     Ed25519,
     Rsa(&'static dyn RsaEncoding),
+    MlDsa(&'static PqdsaSigningAlgorithm),
 }
 
 /// The algorithms that keys can be made for, the fastest first.
-pub(super) const KNOWN: [Algorithm; 11] = [
+pub(super) const KNOWN: [Algorithm; 14] = [
     Algorithm::ES256,
     Algorithm::EdDSA,
     Algorithm::Ed25519,
@@ -45,20 +48,25 @@ pub(super) const KNOWN: [Algorithm; 11] = [
     Algorithm::PS384,
     Algorithm::RS512,
     Algorithm::PS512,
+    Algorithm::MlDsa44,
+    Algorithm::MlDsa65,
+    Algorithm::MlDsa87,
 ];
 
 impl Key {
     /// A new key for `algorithm`.
     pub(super) fn generate(algorithm: Algorithm) -> Result<Self, Failure> {
         let failure = |cause| Failure::new("making a signing key", cause);
-        let unknown = || Failure::new("making a signing key", algorithm.name());
-        let pair = match way(algorithm).ok_or_else(unknown)? {
+        let pair = match way(algorithm) {
             Way::Ecdsa(algorithm, curve) => {
                 Pair::Ecdsa(EcdsaKeyPair::generate(algorithm).map_err(failure)?, curve)
             }
             Way::Ed25519 => Pair::Ed25519(Ed25519KeyPair::generate().map_err(failure)?),
             Way::Rsa(padding) => {
                 Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(failure)?, padding)
+            }
+            Way::MlDsa(algorithm) => {
+                Pair::MlDsa(PqdsaKeyPair::generate(algorithm).map_err(failure)?)
             }
         };
         Ok(Self { algorithm, pair })
@@ -90,6 +98,11 @@ impl Key {
                 let (n, e) = (base64url::encode(n), base64url::encode(e));
                 vec![("kty", "RSA".to_owned()), ("n", n), ("e", e)]
             }
+            // The type AKP is for one algorithm (RFC 9964).
+            Pair::MlDsa(pair) => {
+                let key = base64url::encode(pair.public_key().as_ref());
+                vec![("kty", "AKP".to_owned()), ("alg", self.kid().to_owned()), ("pub", key)]
+            }
         };
         members.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
     }
@@ -109,6 +122,11 @@ impl Key {
             Pair::Rsa(pair, padding) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(*padding, &random, input.as_bytes(), &mut signature).map_err(failure)?;
+                signature
+            }
+            Pair::MlDsa(pair) => {
+                let mut signature = vec![0; pair.algorithm().signature_len()];
+                pair.sign(input.as_bytes(), &mut signature).map_err(failure)?;
                 signature
             }
         };
@@ -139,9 +157,9 @@ fn content(der: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length.into())
 }
 
-/// How `algorithm` signs; none for those that no key is made for.
-fn way(algorithm: Algorithm) -> Option<Way> {
-    Some(match algorithm {
+/// How `algorithm` signs.
+fn way(algorithm: Algorithm) -> Way {
+    match algorithm {
         Algorithm::ES256 => Way::Ecdsa(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, "P-256"),
         Algorithm::ES384 => Way::Ecdsa(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, "P-384"),
         Algorithm::ES512 => Way::Ecdsa(&signature::ECDSA_P521_SHA512_FIXED_SIGNING, "P-521"),
@@ -152,8 +170,10 @@ fn way(algorithm: Algorithm) -> Option<Way> {
         Algorithm::PS256 => Way::Rsa(&signature::RSA_PSS_SHA256),
         Algorithm::PS384 => Way::Rsa(&signature::RSA_PSS_SHA384),
         Algorithm::PS512 => Way::Rsa(&signature::RSA_PSS_SHA512),
-        Algorithm::MlDsa44 | Algorithm::MlDsa65 | Algorithm::MlDsa87 => return None,
-    })
+        Algorithm::MlDsa44 => Way::MlDsa(&signature::ML_DSA_44_SIGNING),
+        Algorithm::MlDsa65 => Way::MlDsa(&signature::ML_DSA_65_SIGNING),
+        Algorithm::MlDsa87 => Way::MlDsa(&signature::ML_DSA_87_SIGNING),
+    }
 }
 
 #[cfg(test)]

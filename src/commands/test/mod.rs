@@ -57,6 +57,11 @@ enum Stop {
     Failure(String),
 }
 
+/// The schema of tables.
+pub(super) fn schema() -> Value {
+    config::schema_of::<Table>()
+}
+
 /// Runs `test`. Succeeds if every test gets what it must.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {

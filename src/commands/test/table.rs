@@ -1,6 +1,7 @@
 //! The shape of a table of tests.
 
 use crate::config::Span;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ pub(super) const MAPPINGS: &[&str] = &[
 ];
 
 /// A table: requests, and what each must get.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     /// The configuration, relative to the folder of the table.
@@ -33,7 +34,7 @@ pub(super) struct Table {
 }
 
 /// One request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Test {
     /// What it shows.
@@ -57,7 +58,7 @@ pub(super) struct Test {
 }
 
 /// An access token. By default it is valid, for all but the scopes and claims that a policy asks for.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Token {
     /// The issuer of the configuration that issues it; by default the first. Another issuer is one that
@@ -86,7 +87,7 @@ pub(super) struct Token {
 }
 
 /// What a token is bound to: a certificate, a DPoP key, or both.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BoundTo {
     /// The name of a client certificate.
@@ -96,7 +97,7 @@ pub(super) struct BoundTo {
 }
 
 /// Whose key signs a token.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Signer {
     /// The issuer's.
@@ -109,7 +110,7 @@ pub(super) enum Signer {
 }
 
 /// An authentication scheme.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// RFC 6750.
     Bearer,
@@ -118,7 +119,7 @@ pub(super) enum Scheme {
 }
 
 /// A DPoP proof. By default it is a good one, for this request and token.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proof {
     /// The name of its key; by default the key that the token is bound to.
@@ -138,7 +139,7 @@ pub(super) struct Proof {
 }
 
 /// What a request must get.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expect {
     /// The name of the policy that applies; without it, none may apply.
@@ -151,7 +152,7 @@ pub(super) struct Expect {
 }
 
 /// What becomes of a request.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Decision {
     /// It goes on.
