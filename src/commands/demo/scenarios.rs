@@ -51,7 +51,7 @@ pub const ALL: &[Scenario] = {
     use Trick::{ForgedIdentity, ForgedXfcc};
     &[
         of("its own token and certificate", Client, Bound),
-        of("… and an identity header of its own making", Client, Bound).with(ForgedIdentity),
+        of("… and a forged identity header", Client, Bound).with(ForgedIdentity),
         of("a stolen token, the thief's certificate", Thief, Bound)
             .denied(Denial::CertificateMismatch),
         of("… and a forged x-forwarded-client-cert", Thief, Bound)
