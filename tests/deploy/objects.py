@@ -275,7 +275,7 @@ def refusals(_world, _schemas):
         ({"networkPolicy": {**policy, "monitors": [{}]}}, "monitors"),
         ({"prometheusRule": {"enabled": True, "runbooks": "https://git.example"}}, "runbooks"),
         ({"runAsUser": 0}, "runAsUser"),
-        ({"replicas": 2}, "replicas"),
+        ({"replicas": 2}, "replicaCount"),
         ({"drain": {"delay": None}}, "delay"),
         ({"readinessProbe": {"httpGet": {}}}, "httpGet"),
         ({"extraEnv": {"HTTPS_PROXY": "a"}}, "extraEnv"),

@@ -75,6 +75,8 @@ def with_table():
 
 def rows(schema, whole, default, path):
     """Each value with what is said of it and its default. What has a shape of its own is listed in parts."""
+    if schema.get("deprecated"):
+        return
     # What is said where a definition is used goes before what the definition says.
     if named := schema.get("$ref"):
         schema = {**whole["$defs"][named.rpartition("/")[2]], **schema}
