@@ -190,6 +190,18 @@ def pod(_world, _schemas):
         spec = by_kind(render({**least, "podDisruptionBudget": edit}))["PodDisruptionBudget"]["spec"]
         spec.pop("selector")
         expect(spec == budget, f"{edit}: {spec}")
+    # Without a selector a constraint would be for no pods at all.
+    ours = {"matchLabels": {"app.kubernetes.io/name": "keybound", "app.kubernetes.io/instance": "keybound"}}
+    zones = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    own = {"labelSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}}
+    for written, constraint in (
+        (zones, {**zones, "labelSelector": ours}),
+        ({**zones, **own}, {**zones, **own}),
+    ):
+        values = {**least, "topologySpreadConstraints": [zones, written]}
+        spec = by_kind(render(values))["Deployment"]["spec"]["template"]["spec"]
+        found = spec["topologySpreadConstraints"]
+        expect(found == [{**zones, "labelSelector": ours}, constraint], f"{written}: {found}")
 
 
 def monitoring(_world, _schemas):
