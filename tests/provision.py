@@ -3,14 +3,15 @@
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
         cargo-deny python-tools python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild istio
-        actionlint buildah runc]
+        actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN,
-ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN) is taken as it is.
+ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
+HELM_BIN) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
@@ -64,8 +65,20 @@ HYDRA_GO = (1, 24)
 # Each folder has a go.mod and a go.sum, which pin programs of Go and all that they need; one of them is no
 # platform, and judges workflows.
 GO_MODULES = ROOT / "tests/platforms"
+# Modules of tests/platforms/crds, and where each has the definitions of its kinds.
+CRDS = {
+    "istio.io/api": "kubernetes/customresourcedefinitions.gen.yaml",
+    "sigs.k8s.io/gateway-api": "config/crd/standard/gateway.networking.k8s.io_*.yaml",
+    "github.com/envoyproxy/gateway": "charts/gateway-helm/charts/crds/crds/generated/*.yaml",
+    "github.com/cert-manager/cert-manager": "deploy/crds/cert-manager.io_*.yaml",
+}
+# One that has none, and the kinds of it.
+CRDS_OF_TYPES = (
+    "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring",
+    "podmonitors", "prometheusrules", "servicemonitors",
+)
 # What `make test-platforms` has, in this order, as far as there is time.
-PLATFORMS = ("istio",)
+PLATFORMS = ("istio", "kube-apiserver", "kubectl", "etcd", "kubernetes-crds", "helm")
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What compiles and links for an old glibc: versions, and the wheels for the machines that it is for.
 ZIG = {
@@ -408,14 +421,47 @@ def go_programs(folder, packages, stamp="", tags="", cgo=False):
     directory = f"{folder}-{digest(parts)}"
 
     def fetch(whole, _scratch):
-        wanted = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(), re.MULTILINE)
-        needs_go(folder, tuple(map(int, wanted.groups())), cgo)
+        needs_go(folder, go_wanted(module), cgo)
         # What is not in go.mod and go.sum is not fetched.
         downloads("go", "list", "-mod=readonly", "-deps", *packages.values(), cwd=module)
         for program, package in packages.items():
             build_go(module, package, whole / program, stamp, tags, cgo)
 
     return {program: (directory, program, None, fetch) for program in packages}
+
+
+def kubernetes_crds():
+    """The definitions of the kinds that others add to Kubernetes: a row of PROGRAMS."""
+    module = GO_MODULES / "crds"
+    pinned = [(module / it).read_text() for it in ("go.mod", "go.sum")]
+
+    def fetch(whole, scratch):
+        needs_go("kubernetes-crds", go_wanted(module), cgo=False)
+        downloads("go", "mod", "download", *CRDS, cwd=module)
+        for name, files in CRDS.items():
+            asked = ("go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", name)
+            place = subprocess.run(asked, cwd=module, stdout=subprocess.PIPE, text=True, check=True)
+            for it in sorted(Path(place.stdout.strip()).glob(files)):
+                (whole / it.name).write_bytes(it.read_bytes())
+        # Its module has the types alone, and is what the definitions are made of.
+        types, *kinds = CRDS_OF_TYPES
+        maker = "sigs.k8s.io/controller-tools/cmd/controller-gen"
+        downloads("go", "list", "-mod=readonly", "-deps", maker, f"{types}/v1", cwd=module)
+        run(
+            "go", "tool", maker, "crd:crdVersions=v1,allowDangerousTypes=true,maxDescLen=0",
+            f"paths={types}/v1", f"output:dir={scratch / 'crds'}", cwd=module,
+        )
+        for kind in kinds:
+            (made,) = (scratch / "crds").glob(f"*_{kind}.yaml")
+            shutil.copy(made, whole)
+
+    directory = f"kubernetes-crds-{digest([*pinned, *CRDS.values(), *CRDS_OF_TYPES])}"
+    return directory, ".", None, fetch
+
+
+def go_wanted(module):
+    wanted = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(), re.MULTILINE)
+    return tuple(map(int, wanted.groups()))
 
 
 def needs_go(name, wanted, cgo):
@@ -429,6 +475,14 @@ def build_go(module, package, program, stamp="", tags="", cgo=False):
         "go", "build", "-trimpath", f"-ldflags=-s -w {stamp}", "-tags", tags, "-o", program, package,
         cwd=module, env=os.environ | {"CGO_ENABLED": str(int(cgo))},
     )
+
+
+def stamp_of_kubernetes():
+    """Has its programs say their version: by that the chart decides whether it can be installed."""
+    version = required("kubernetes", "k8s.io/kubernetes")
+    major, minor, _ = version.removeprefix("v").split(".")
+    told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{it}={told[it]}" for it in told)
 
 
 def required(folder, module):
@@ -525,12 +579,31 @@ PROGRAMS = {
     ),
     **go_programs("istio", {"istio": "."}),
     **go_programs("actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
+    # Its go.mod says by `replace` what Kubernetes' own says by folders, which counts only there.
+    **go_programs("kubernetes", {
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+        "etcd": "go.etcd.io/etcd/server/v3",
+    }, stamp_of_kubernetes()),
+    "kubernetes-crds": kubernetes_crds(),
+    **go_programs(
+        "helm", {"helm": "helm.sh/helm/v3/cmd/helm"},
+        f"-X helm.sh/helm/v3/internal/version.version={required('helm', 'helm.sh/helm/v3')}",
+    ),
 }
 
 # The versions of programs that are the same everywhere.
 VERSIONS = {
     "envoy": ENVOY,
     "istio": required("istio", "istio.io/istio"),
+    "kube-apiserver": required("kubernetes", "k8s.io/kubernetes"),
+    "etcd": required("kubernetes", "go.etcd.io/etcd/server/v3"),
+    "helm": required("helm", "helm.sh/helm/v3"),
+    "istio-crds": required("crds", "istio.io/api"),
+    "gateway-api-crds": required("crds", "sigs.k8s.io/gateway-api"),
+    "envoy-gateway-crds": required("crds", "github.com/envoyproxy/gateway"),
+    "cert-manager-crds": required("crds", "github.com/cert-manager/cert-manager"),
+    "prometheus-operator-crds": required("crds", CRDS_OF_TYPES[0]),
 }
 
 if __name__ == "__main__":

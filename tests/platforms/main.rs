@@ -1,9 +1,14 @@
 //! The platforms that keybound is used on: their own control planes, servers and programs, built from their
 //! modules, with the files of `deploy/`. docs/platforms.md says what is run here.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
 
 mod istio;
+mod kubernetes;
+#[path = "../support/program.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod program;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -32,15 +32,32 @@ fn each_test_of_a_platform_is_in_a_row_and_each_row_names_some() {
 }
 
 #[test]
+fn pages_name_the_versions_that_their_platforms_ran_with() {
+    for (page, told) in [(
+        include_str!("../../deploy/helm/keybound/README.md"),
+        [("helm", "Helm VERSION"), ("kube-apiserver", "Kubernetes VERSION")],
+    )] {
+        for (name, told) in told {
+            let told = told.replace("VERSION", pinned(name).trim_start_matches('v'));
+            assert!(page.contains(&told), "{told}");
+        }
+    }
+}
+
+#[test]
 fn its_versions_are_those_that_are_provisioned() {
     for [platform, _, versions, _] in rows() {
         assert!(!versions.is_empty(), "{platform}");
         for told in versions.split(", ") {
             let name = quoted(told).next().unwrap();
-            let script = root().join("tests/provision.py");
-            let output = Command::new(script).args(["--version", name]).output().unwrap();
-            let version = String::from_utf8(output.stdout).unwrap();
-            assert_eq!(told, format!("`{name}` {}", version.trim()), "{platform}");
+            assert_eq!(told, format!("`{name}` {}", pinned(name)), "{platform}");
         }
     }
+}
+
+/// The version of `name` that is provisioned.
+fn pinned(name: &str) -> String {
+    let script = root().join("tests/provision.py");
+    let output = Command::new(script).args(["--version", name]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
