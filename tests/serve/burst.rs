@@ -158,18 +158,18 @@ fn a_renewed_certificate_is_told_from_a_stolen_token() {
         assert_eq!(reason(&service, ask(&world, client, own, Some(own), &none)), "allowed");
     }
     for (client, shown, known, told) in [
-        ("acme-mobile", &unknown, None, "No token for the certificate shown has been seen lately."),
+        ("acme-mobile", &unknown, None, "has been seen lately: it is new, or a thief's."),
         (
             "partner-bank",
             &renewed,
             Some("partner-bank"),
-            "it has renewed it, and still sends an older token.",
+            "it has renewed its certificate, and must replace the older tokens that it still sends.",
         ),
         (
             "acme-mobile",
             &reports,
             Some("reports"),
-            "is that of reports, which sends a token that is not its own.",
+            "is that of reports, which sends a token that is not its own: revoke that token at the issuer.",
         ),
     ] {
         let asked = ask(&world, client, &old, Some(shown), &none);
