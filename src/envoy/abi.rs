@@ -1098,6 +1098,32 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_ends_when_its_token_is_revoked_and_not_when_another_is() {
+        let (folder, config, mut stand) = streaming("/ends", within(60));
+        let list = folder.path().join("revoked.jsonl");
+        fs::write(&list, "{\"sub\":\"other\"}\n").unwrap();
+        let text = fs::read_to_string(&config).unwrap();
+        let revoking = "clock_leeway: 0s, revocation: {denylist_file: revoked.jsonl},";
+        fs::write(&config, text.replace("clock_leeway: 0s,", revoking)).unwrap();
+        let woken = wakes(&mut stand);
+        let hooks = Hooks::begin(&config, &stand);
+        passes(&hooks, &stand, &woken);
+        hooks.response(&stand);
+        let place = |text: &str| {
+            let beside = folder.path().join("beside");
+            fs::write(&beside, text).unwrap();
+            fs::rename(&beside, &list).unwrap();
+        };
+        place("{\"sub\":\"s\",\"client_id\":\"other\"}\n");
+        let patience = Duration::from_secs(2);
+        assert!(woken.recv_timeout(patience).is_err(), "the token of another is revoked");
+        place("{\"sub\":\"s\",\"client_id\":\"c\"}\n");
+        assert_eq!(woken.recv_timeout(patience), Ok(0));
+        hooks.scheduled(&stand);
+        assert_eq!(stand.told.borrow().last().unwrap(), "reset 0 keybound_token_ended");
+    }
+
+    #[test]
     fn nobody_wakes_a_stream_that_is_over_or_that_may_outlive_its_token() {
         for (path, is_over) in [("/ends", true), ("/stays", false)] {
             let (_folder, config, mut stand) = streaming(path, within(60));

@@ -2,13 +2,14 @@
 
 use crate::awaited::{Awaited, Wake};
 use crate::grpc;
-use keybound::front::module::{Begun, Check, Decision, Endpoint, Finished, Peer};
+use keybound::front::module::{Begun, Check, Decision, Endpoint, Finished, Open, Peer};
 use keybound_core::Header;
 use std::cell::Cell;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 /// What a stream needs of Envoy. A getter lends until the next call that changes something.
 pub(crate) trait Envoy: Peer {
@@ -165,9 +166,12 @@ impl Stream {
         false
     }
 
-    /// Has the stream end when so much time has passed.
-    fn end_after(&self, left: Duration, wake: impl Wake) {
-        let work = async move { sleep(left).await };
+    /// Has the stream end when so much time has passed, or when the token is revoked by which it is open.
+    fn end_after(&self, left: Duration, open: Option<Open>, wake: impl Wake) {
+        let work = async move {
+            // An error is that it took longer to be revoked.
+            drop(timeout(left, revoked(open)).await);
+        };
         self.ending.set(Some(Awaited::new(self.endpoint.runtime(), wake, work)));
     }
 
@@ -193,7 +197,7 @@ impl Stream {
                 let names = &self.names;
                 if let Some(left) = left {
                     match envoy.scheduler() {
-                        Some(wake) => self.end_after(left, wake),
+                        Some(wake) => self.end_after(left, finished.opens(), wake),
                         None => return self.carry_out(&Finished::failed(), envoy),
                     }
                 }
@@ -223,6 +227,13 @@ impl Stream {
                 Next::Answered
             }
         }
+    }
+}
+
+async fn revoked(open: Option<Open>) {
+    match open {
+        Some(open) => open.revoked().await,
+        None => pending().await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::channel::connect;
 use super::installation::{AUDIENCE, Call, ISSUER, Installation, Upstream};
-use super::{BOTH, OPTIONAL};
+use super::{BOTH, OPTIONAL, Way};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use keybound::clock::{Clock, SystemClock};
@@ -91,6 +91,39 @@ async fn calls_end_with_the_token_only_where_the_policy_says_so() {
     }
 }
 
+#[tokio::test]
+async fn what_is_open_ends_when_its_token_is_revoked_inside_envoy_and_at_its_end_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("revoked.jsonl");
+    std::fs::write(&list, "{\"sub\":\"nobody\"}\n").unwrap();
+    let revoking = |folder: &Path, config: &mut Value| {
+        streaming(folder, config);
+        config["issuers"][0]["revocation"] = json!({"denylist_file": &list});
+    };
+    let it = Installation::in_front_of(talkative().await, &[OPTIONAL], revoking).await;
+    let [mine, others] = ["mine", "others"].map(|jti| long_lived_token(&it, jti));
+    let mut opened = vec![];
+    for (token, is_revoked) in [(&mine, true), (&others, false)] {
+        for http in BOTH {
+            opened.push((events(&it, token, ENDS, http).await, is_revoked));
+        }
+        opened.push((web_socket(&it, token, ENDS).await, is_revoked));
+    }
+    let kept = (events(&it, &mine, STAYS, Version::HTTP_2).await, false);
+    let beside = folder.path().join("beside");
+    std::fs::write(&beside, "{\"jti\":\"mine\"}\n").unwrap();
+    std::fs::rename(beside, &list).unwrap();
+    // Who asks from outside can end a stream by its time alone, which was told when it began.
+    let ends = matches!(OPTIONAL.way, Way::Inside(_));
+    let until = SystemClock.now().saturating_add(4 * LATE);
+    let watched = opened.into_iter().chain([kept]).enumerate();
+    let watched = watched.map(|(place, (open, is_revoked))| async move {
+        let ended = open.ended(until).await;
+        assert_eq!(ended.is_some(), ends && is_revoked, "{place}");
+    });
+    join_all(watched).await;
+}
+
 /// What was opened at [`ENDS`] ends when the token does, and what was opened at [`STAYS`] goes on.
 async fn hold(opened: Vec<(&str, BoxFuture<'_, Open>)>, ends: UnixTime) {
     let late = ends.saturating_add(LATE);
@@ -143,6 +176,16 @@ fn token(it: &Installation) -> (String, UnixTime) {
         "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "client_id": "app", "iat": now, "exp": exp,
     });
     (it.signer.sign("at+jwt", &claims), UnixTime::from_secs(exp))
+}
+
+/// A token that outlives the test.
+fn long_lived_token(it: &Installation, jti: &str) -> String {
+    let now = SystemClock.now().as_secs();
+    let claims = json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "client_id": "app", "iat": now,
+        "exp": now + 600, "jti": jti,
+    });
+    it.signer.sign("at+jwt", &claims)
 }
 
 fn streaming(_: &Path, config: &mut Value) {

@@ -8,9 +8,11 @@
 
 mod arrived;
 mod decision;
+mod open;
 
 pub use arrived::Told;
 pub use decision::Decision;
+pub use open::Open;
 
 use crate::fair_share;
 use crate::front::capture::{Capture, to_check_request};
@@ -183,6 +185,16 @@ impl Finished {
             }
             Ended::Unread(call, verdict) => call.answer(verdict, None).into(),
             Ended::Failed => Decision::internal(),
+        }
+    }
+
+    /// What the request opens, if its token may be revoked while that is open.
+    pub fn opens(&self) -> Option<Open> {
+        match &self.0 {
+            Ended::Read(Judged { call, verdict, .. }) => {
+                Open::by(&call.gate().0.gate, verdict.facts.token.as_ref()?)
+            }
+            Ended::Unread(..) | Ended::Failed => None,
         }
     }
 }
