@@ -22,6 +22,7 @@ mod programs;
 #[path = "../support/proofs.rs"]
 mod proofs;
 mod reload;
+mod revocation;
 mod service;
 #[path = "../support/tokens.rs"]
 #[expect(dead_code, clippy::indexing_slicing, reason = "shared between tests")]
