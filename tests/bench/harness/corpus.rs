@@ -90,6 +90,20 @@ const PATIENT: &str = "limits: {check_deadline: 60s}\n";
 const FORGETFUL: &str =
     "limits: {check_deadline: 60s, token_cache_entries: 1, token_cache_bytes: 65536}\n";
 
+const KEYS: &str = "  keys: {jwks_file: jwks.json}\n";
+
+/// All that may revoke a token.
+const REVOKING: &str = "  revocation: {denylist_file: revoked.jsonl}\n";
+
+/// Entries for others, of each kind.
+fn revoked() -> String {
+    let kinds = ["jti", "sub", "sid", "client_id"];
+    let entries = (0..1000).flat_map(|it| kinds.map(|kind| json!({kind: format!("other-{it}")})));
+    let both = json!({"sub": "other", "client_id": "other", "before": 1_800_000_000});
+    let lines: Vec<_> = entries.chain([both]).map(|it| it.to_string()).collect();
+    lines.join("\n") + "\n"
+}
+
 pub(super) fn make(options: &Options) {
     let folder = &options.folder;
     fs::create_dir_all(folder).unwrap();
@@ -101,6 +115,9 @@ pub(super) fn make(options: &Options) {
     put("keybound.yaml", format!("{rules}{PATIENT}").as_bytes());
     put("nginx.yaml", format!("{rules}{PATIENT}{NGINX}").as_bytes());
     put("forgetful.yaml", format!("{rules}{FORGETFUL}").as_bytes());
+    let revoking = rules.replacen(KEYS, &format!("{KEYS}{REVOKING}"), 1);
+    put("revoking.yaml", format!("{revoking}{PATIENT}").as_bytes());
+    put("revoked.jsonl", revoked().as_bytes());
 
     let authority = Authority::new("authority").unwrap();
     let client_of = |name| {
