@@ -4,12 +4,26 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 #![expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may panic")]
 
+#[path = "../support/built_module.rs"]
+mod built_module;
+#[path = "../support/dpop_client.rs"]
+mod dpop_client;
 mod istio;
 mod kubernetes;
 #[path = "../support/program.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod program;
+#[path = "../support/programs.rs"]
+mod programs;
+#[path = "../support/proofs.rs"]
+mod proofs;
+#[path = "../support/tokens.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod tokens;
+#[path = "../support/verbatim.rs"]
+mod verbatim;
 
+use serde_json::Value;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,4 +45,18 @@ fn at_hand(name: &str) -> Option<PathBuf> {
         format!("skipped: {name} is not built yet, or not asked for (make test-platforms)\n");
     io::stderr().write_all(line.as_bytes()).unwrap();
     None
+}
+
+/// The file or folder `path` of `deploy/`.
+fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
+}
+
+/// The documents of a file of YAML.
+fn documents(path: &Path) -> Vec<Value> {
+    let program = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(open(sys.argv[1]))), sys.stdout)";
+    let python = programs::provisioned("python-tools");
+    let read = Command::new(python).args(["-c", program]).arg(path).output().unwrap();
+    assert!(read.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&read.stderr));
+    serde_json::from_slice(&read.stdout).unwrap()
 }

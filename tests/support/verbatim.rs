@@ -41,7 +41,17 @@ impl Verbatim<'_> {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response<Bytes>, Failure> {
-        tokio::time::timeout(TIMEOUT, self.answer(path, headers)).await?
+        self.ask("GET", path, headers).await
+    }
+
+    /// The same by another method.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Bytes>, Failure> {
+        tokio::time::timeout(TIMEOUT, self.answer(method, path, headers)).await?
     }
 
     /// All that comes back for a request that is written as it stands, until the connection ends.
@@ -65,10 +75,11 @@ impl Verbatim<'_> {
 
     async fn answer(
         &self,
+        method: &str,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response<Bytes>, Failure> {
-        let request = self.request(path, headers)?;
+        let request = self.request(method, path, headers)?;
         let stream = TokioIo::new(self.connect().await?);
         let mut connection = JoinSet::new();
         let response = if self.http == Version::HTTP_2 {
@@ -86,15 +97,17 @@ impl Verbatim<'_> {
 
     fn request(
         &self,
+        method: &str,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Request<Empty<Bytes>>, http::Error> {
         let authority = format!("{}:{}", self.host, self.address.port());
         let request = if self.http == Version::HTTP_2 {
-            Request::get(format!("https://{authority}{path}")).version(self.http)
+            Request::builder().uri(format!("https://{authority}{path}")).version(self.http)
         } else {
-            Request::get(path).header("host", authority)
+            Request::builder().uri(path).header("host", authority)
         };
+        let request = request.method(method);
         let add =
             |it: http::request::Builder, (name, value): &(&str, &str)| it.header(*name, *value);
         headers.iter().fold(request, add).body(Empty::new())

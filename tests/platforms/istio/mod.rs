@@ -1,4 +1,13 @@
-//! What configures proxies in an Istio mesh, driving a real Envoy, the real service, and requests.
+//! What configures proxies in an Istio mesh, driving real Envoys, the real service, and requests, by the files of
+//! `deploy/istio`.
+
+mod gateway;
+mod inside;
+mod mesh;
+mod proxy;
+mod sidecar;
+mod traps;
+mod workloads;
 
 use crate::at_hand;
 use std::process::Command;
