@@ -339,7 +339,11 @@ const OTHER_TYPES: &[&str] = &["refresh_token", "refresh", "offline", "id_token"
 
 /// Whether an audience, a string or an array of strings, is there; it must have one of ours. An empty
 /// one says nothing, as if it were absent.
-fn has_audience(aud: Option<&Value>, demanded: bool, accepted: &[String]) -> Result<bool, Denial> {
+pub(super) fn has_audience(
+    aud: Option<&Value>,
+    demanded: bool,
+    accepted: &[String],
+) -> Result<bool, Denial> {
     let ours = |it: &str| accepted.iter().any(|audience| audience == it);
     let (said, found) = match aud {
         None | Some(Value::Null) if demanded => return Err(Denial::TokenClaimMissing),

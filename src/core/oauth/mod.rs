@@ -16,6 +16,7 @@ pub(crate) mod mtls;
 pub(crate) mod nonce;
 mod read_on;
 pub(crate) mod revocable;
+pub(crate) mod status_list;
 
 pub use access_token::{AccessToken, Audience};
 pub use claims::{Ambiguous, Claim, Claims};
@@ -25,3 +26,7 @@ pub use dpop::ProofId;
 pub use introspection::{BadAnswer, Form, Jwt, Statement};
 pub use nonce::{BadSecret, LiveNonce, NonceKeys};
 pub use revocable::{Identifier, Passed, Revocable};
+pub use status_list::{
+    BadStatusList, MalformedStatus, STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, STATUS_LIST_TYPE,
+    Status, StatusList, StatusReference,
+};
