@@ -4,10 +4,11 @@ use super::Admin;
 use crate::explain::usual_advice;
 use crate::gate::Active;
 use crate::state::revocation::denylist::DenylistStatus;
+use crate::state::revocation::status_lists::StatusListsStatus;
 use crate::state::{introspection, jwks, revocation};
 use crate::telemetry::history::LastHour;
 use crate::telemetry::installed::{
-    CacheFigures, DenylistFigures, Installed, IssuerFigures, ReplayFigures,
+    CacheFigures, DenylistFigures, Installed, IssuerFigures, ReplayFigures, StatusListFigures,
 };
 use crate::telemetry::metrics::{REVISION, VERSION};
 use crate::telemetry::reloads;
@@ -156,6 +157,12 @@ fn denylist(list: &DenylistStatus) -> DenylistFigures {
     DenylistFigures { entries, modified, is_behind, applied, refused }
 }
 
+fn status_lists(lists: StatusListsStatus) -> StatusListFigures {
+    let StatusListsStatus { lists, unusable, age_seconds, fetches, .. } = lists;
+    let [lists, unusable] = [lists, unusable].map(|it| u64::try_from(it).unwrap_or(u64::MAX));
+    StatusListFigures { lists, unusable, age_seconds, fetches }
+}
+
 /// The state of the active configuration, for the metrics.
 pub fn installed(active: &Active) -> Installed {
     let installation = &active.installation;
@@ -170,7 +177,8 @@ pub fn installed(active: &Active) -> Installed {
             refreshes: keys.refreshes,
             introspections: asked.iter().flat_map(introspection::Status::outcomes).collect(),
             shedding: asked.map(|it| it.shedding).unwrap_or_default(),
-            denylist: revokes.and_then(|it| it.denylist).as_ref().map(denylist),
+            denylist: revokes.as_ref().and_then(|it| it.denylist.as_ref()).map(denylist),
+            status_lists: revokes.and_then(|it| it.status_lists).map(status_lists),
         }
     });
     let Replay { recorded, repeats, entries, .. } = Replay::of(active);

@@ -310,6 +310,16 @@ details! {
     KeyForbidsAlgorithm of TokenAlgorithmForbidden = "key_forbids_algorithm";
     /// the issuer publishes the key of the token, but in a form that cannot be used
     KeyUnusable of TokenKeyUnknown = "key_unusable";
+    /// the status claim cannot be read
+    StatusMalformed of TokenMalformed = "status_malformed";
+    /// the token names no place in a status list, and `status_list` is `required`
+    StatusMissing of TokenClaimMissing = "status_missing";
+    /// the token is invalid by the status list that it names
+    StatusInvalid of TokenRevoked = "status_invalid";
+    /// the token is suspended by the status list that it names
+    StatusSuspended of TokenRevoked = "status_suspended";
+    /// the token has a status in the list that it names which is neither valid, invalid nor suspended
+    StatusOther of TokenRevoked = "status_other";
     /// an entry of the denylist names the token
     Denylisted of TokenRevoked = "denylisted";
     /// the token has no kid, and too many such tokens have failed with every key
@@ -341,6 +351,14 @@ details! {
     StoreNotDurable of ReplayUnavailable = "store_not_durable";
     /// Redis refuses to record for another reason
     StoreRefuses of ReplayUnavailable = "store_refuses";
+    /// the status list that the token names could not be fetched, or is too old
+    StatusListUnavailable of RevocationUnavailable = "status_list_unavailable";
+    /// the status list that the token names is where no list may be fetched from
+    StatusListForbidden of RevocationUnavailable = "status_list_forbidden";
+    /// the tokens of the issuer name too many status lists at once
+    StatusListsFull of RevocationUnavailable = "status_lists_full";
+    /// the status list that the token names ends before its place, or is that of another tenant
+    StatusUnreadable of RevocationUnavailable = "status_unreadable";
     /// the issuer's introspection endpoint gave no usable answer about the token
     IssuerAnswerUnusable of IntrospectionUnavailable = "issuer_answer_unusable";
     /// the issuer failed to answer about this token recently, and is not asked again yet

@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::state::introspection::{self, BadEndpoint, Introspector};
 use crate::state::jwks::{self, BadSource, IssuerKeys, TimedKeys};
 use crate::state::revocation::Revocation;
+use crate::state::revocation::status_lists::StatusListTerms;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,12 +115,12 @@ impl LiveIssuer {
         previous: Option<&Self>,
         common: Common<'_>,
     ) -> Result<PreparedIssuer, BadIssuer> {
-        let IssuerRules { issuer, keys, introspection, revocation } = rules;
+        let IssuerRules { issuer, keys: key_rules, introspection, revocation } = rules;
         let Common { selection, patience, clock, runtime } = common;
         let held = previous.map(|it| it.keys.shared());
-        let (ca, allow_http) = (keys.ca.as_deref(), keys.allow_http);
+        let (ca, allow_http) = (key_rules.ca.as_deref(), key_rules.allow_http);
         let jwks::Prepared { keys, change, left_behind } =
-            jwks::prepare(&issuer.name, keys, held, clock, runtime)?;
+            jwks::prepare(&issuer.name, key_rules, held, clock, runtime)?;
         let known = previous.and_then(|it| it.introspection.as_ref());
         let asks = introspection.as_ref().map(|rules| {
             let terms =
@@ -144,9 +145,11 @@ impl LiveIssuer {
             ));
         }
         let known = previous.and_then(|it| it.revocation.as_ref());
+        let terms = StatusListTerms { issuer, keys: &keys, rules: key_rules };
         let revocation = revocation
             .as_ref()
-            .map(|rules| Revocation::start(&issuer.name, rules, known, clock, runtime));
+            .map(|rules| Revocation::start(terms, patience, rules, known, clock, runtime));
+        let revocation = revocation.transpose().map_err(BadSource::Credentials)?;
         let issuer = Self::new(&keys, introspection, patience).revoking(revocation);
         let issuer = Arc::new(issuer);
         Ok(PreparedIssuer { issuer, change, losses })

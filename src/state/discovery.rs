@@ -209,6 +209,12 @@ fn shortened(text: &str) -> String {
 /// The most characters of a text from a document that an error shows.
 const SHOWN_CHARS: usize = 200;
 
+/// The URL `text` in a document of somebody who is known by `named`, if it may be asked: the rule for the
+/// `jwks_uri` in metadata.
+pub(in crate::state) fn led_to(text: &str, named: &Url, allow_http: bool) -> Option<Url> {
+    endpoint(Some(text), From { at: named, allow_http })
+}
+
 /// The URL `text` in a document from `from`, if it may be asked. Other hosts are common, for example
 /// a CDN for keys. But a document must not point to where only this machine or its network can
 /// connect, since services there may trust their neighbours.

@@ -165,16 +165,27 @@ impl Client {
         self.allow_http
     }
 
-    /// Fetches the document at `url`, unless it is still the one that `known` names.
+    /// Fetches the JSON document at `url`, unless it is still the one that `known` names.
     pub async fn fetch(
         &self,
         url: &Url,
         known: Option<&HeaderValue>,
         limits: Limits,
     ) -> Result<Fetched, Failure> {
+        self.fetch_as("application/json, */*;q=0.5", url, known, limits).await
+    }
+
+    /// The same, for a document of the kind that `accept` says.
+    pub async fn fetch_as(
+        &self,
+        accept: &'static str,
+        url: &Url,
+        known: Option<&HeaderValue>,
+        limits: Limits,
+    ) -> Result<Fetched, Failure> {
         let mut request = Request::new(Method::GET, url.clone());
         let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         if let Some((server, token)) = &self.bearer
             && server.origin() == url.origin()
         {

@@ -8,5 +8,6 @@ pub mod introspection;
 pub mod jwks;
 pub mod replay;
 pub mod revocation;
+mod snapshot;
 pub mod token_cache;
 mod waits;

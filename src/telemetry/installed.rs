@@ -39,6 +39,21 @@ pub struct IssuerFigures {
     pub shedding: BTreeMap<&'static str, u8>,
     /// Its denylist, if it has one.
     pub denylist: Option<DenylistFigures>,
+    /// Its status lists, if its tokens may name some.
+    pub status_lists: Option<StatusListFigures>,
+}
+
+/// The figures of the status lists of an issuer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusListFigures {
+    /// How many lists tokens have named lately.
+    pub lists: u64,
+    /// How many of them cannot be used.
+    pub unusable: u64,
+    /// Seconds since the issuer last confirmed the one that it confirmed the longest ago.
+    pub age_seconds: Option<u64>,
+    /// Fetches by outcome.
+    pub fetches: BTreeMap<&'static str, u64>,
 }
 
 /// The figures of a denylist.
@@ -88,6 +103,7 @@ impl Installed {
             self.keys()?,
             self.introspections()?,
             self.denylists()?,
+            self.status_lists()?,
             counter("keybound_token_cache_hits_total", "Token cache hits.", cache.hits)?,
             counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
             gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
@@ -186,6 +202,40 @@ impl Installed {
             }
         }
         Ok([entries.collect(), modified.collect(), behind.collect(), loads.collect()].concat())
+    }
+
+    fn status_lists(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let issuer = &["issuer"];
+        let lists =
+            gauges("keybound_status_lists", "Status lists that tokens have named lately.", issuer)?;
+        let unusable = gauges(
+            "keybound_status_lists_unusable",
+            "Those that cannot be used: never fetched, too old, or past their end.",
+            issuer,
+        )?;
+        let age = gauges(
+            "keybound_status_list_age_seconds",
+            "The age of the oldest status list: seconds since the issuer last confirmed it.",
+            issuer,
+        )?;
+        let fetches = counters(
+            "keybound_status_list_fetches_total",
+            "Fetches of status lists, by outcome.",
+            &["issuer", "outcome"],
+        )?;
+        let figures =
+            self.issuers.iter().filter_map(|it| Some((&*it.name, it.status_lists.as_ref()?)));
+        for (name, figures) in figures {
+            lists.with_label_values(&[name]).set(whole(figures.lists));
+            unusable.with_label_values(&[name]).set(whole(figures.unusable));
+            if let Some(seconds) = figures.age_seconds {
+                age.with_label_values(&[name]).set(whole(seconds));
+            }
+            for (outcome, total) in &figures.fetches {
+                fetches.with_label_values(&[name, outcome]).inc_by(*total);
+            }
+        }
+        Ok([lists.collect(), unusable.collect(), age.collect(), fetches.collect()].concat())
     }
 
     fn replay_unavailable(&self) -> prometheus::Result<Vec<MetricFamily>> {

@@ -188,12 +188,18 @@ impl PolicyMeters {
 }
 
 /// What revokes tokens, besides introspection, which has metrics of its own.
-const SOURCES: [&str; 1] = [DENYLIST];
+const SOURCES: [&str; 2] = [DENYLIST, STATUS_LIST];
 
 const DENYLIST: &str = "denylist";
+const STATUS_LIST: &str = "status_list";
 
 /// The details of tokens that were revoked, and what has revoked them.
-const REVOKED_BY: &[(Detail, &str)] = &[(Detail::Denylisted, DENYLIST)];
+const REVOKED_BY: &[(Detail, &str)] = &[
+    (Detail::Denylisted, DENYLIST),
+    (Detail::StatusInvalid, STATUS_LIST),
+    (Detail::StatusSuspended, STATUS_LIST),
+    (Detail::StatusOther, STATUS_LIST),
+];
 
 /// What has revoked a token that is refused with this detail.
 fn revoked_by(detail: Detail) -> Option<&'static str> {

@@ -294,7 +294,9 @@ mod tests {
     use super::*;
     use crate::telemetry::certificates::Certificate;
     use crate::telemetry::connections::{Cause, NotTaken};
-    use crate::telemetry::installed::{CacheFigures, DenylistFigures, IssuerFigures};
+    use crate::telemetry::installed::{
+        CacheFigures, DenylistFigures, IssuerFigures, StatusListFigures,
+    };
     use keybound_core::UnixTime;
     use keybound_core::client_certificate::Validity;
 
@@ -383,6 +385,11 @@ mod tests {
             introspections: [("active", 1)].into(),
             shedding: [("busy", 1)].into(),
             denylist: Some(DenylistFigures { modified: Some(1), ..DenylistFigures::default() }),
+            status_lists: Some(StatusListFigures {
+                age_seconds: Some(1),
+                fetches: [("changed", 1)].into(),
+                ..StatusListFigures::default()
+            }),
         };
         let installed = Installed {
             issuers: vec![issuer],
@@ -419,6 +426,10 @@ mod tests {
                 "keybound_replay_unavailable_total counter",
                 "keybound_revocations_total counter",
                 "keybound_spans_total counter",
+                "keybound_status_list_age_seconds gauge",
+                "keybound_status_list_fetches_total counter",
+                "keybound_status_lists gauge",
+                "keybound_status_lists_unusable gauge",
                 "keybound_tls_certificate_not_after_timestamp_seconds gauge",
                 "keybound_tls_certificate_not_before_timestamp_seconds gauge",
                 "keybound_token_cache_entries gauge",

@@ -95,6 +95,7 @@ FAILED = of_issuer("keybound_jwks_refreshes_total", outcome="unreachable")
 FETCHED = of_issuer("keybound_jwks_refreshes_total", outcome="unchanged")
 SHEDDING = of_issuer("keybound_introspection_shedding", cause="busy")
 BEHIND = of_issuer("keybound_denylist_behind")
+LIST_AGE = of_issuer("keybound_status_list_age_seconds")
 NOT_KNOWN_YET = series("keybound_denial_details_total", detail="key_not_known_yet", reason="keys_unavailable")
 WOULD_DENY = series("keybound_would_deny_total", policy="trial", reason="token_expired", instance="a")
 RELOADS = series("keybound_config_reloads_total", outcome="refused", instance="a")
@@ -165,6 +166,7 @@ CASES = {
         [certificate(-350 * DAY, DAY + 100), certificate(-16 * 60, 8 * 60)],
     ),
     "KeyboundTokensShed": ({SHEDDING: "1x30"}, 1, 2, [{SHEDDING: "0x30"}]),
+    "KeyboundStatusListStale": ({LIST_AGE: "0+60x60"}, 17, 18, [{LIST_AGE: "300x60"}]),
     "KeyboundDenylistBehind": ({BEHIND: "0x5 1x30"}, 7, 8, [{BEHIND: "0x30"}]),
     "KeyboundOutage": (
         {checks(): "0+980x60", checks("keys_unavailable"): "0+20x60"}, 5, 7,

@@ -26,6 +26,7 @@ mod metadata;
 mod observability;
 mod providers;
 mod reload;
+mod status_lists;
 mod subrequests;
 mod support;
 mod wire;

@@ -3,7 +3,9 @@
 use crate::support::configured::configured;
 use keybound::telemetry::certificates::Certificate;
 use keybound::telemetry::connections::Cause;
-use keybound::telemetry::installed::{DenylistFigures, Installed, IssuerFigures};
+use keybound::telemetry::installed::{
+    DenylistFigures, Installed, IssuerFigures, StatusListFigures,
+};
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use keybound_core::client_certificate::Validity;
@@ -55,7 +57,7 @@ fn series(exposition: &str) -> BTreeMap<String, Labels> {
 
 /// `/metrics` of a service to which everything has happened.
 fn exposition() -> String {
-    let text = "issuers: [{issuer: https://as.example.com, audiences: [a]}]\n\
+    let text = "issuers: [{issuer: https://as.example.com, audiences: [a], revocation: {status_list: required}}]\n\
                 policies:\n\
                 - {name: payments, sender_constraint: certificate, origin: 'https://a.example', resource: {}}\n\
                 - {name: trial, sender_constraint: certificate, mode: report}\n";
@@ -99,6 +101,11 @@ fn exposition() -> String {
         introspections: [("active", 1)].into(),
         shedding: shedding.into(),
         denylist: Some(DenylistFigures { modified: Some(1), ..DenylistFigures::default() }),
+        status_lists: Some(StatusListFigures {
+            age_seconds: Some(1),
+            fetches: [("changed", 1)].into(),
+            ..StatusListFigures::default()
+        }),
     };
     let installed = Installed {
         issuers: vec![issuer],

@@ -126,7 +126,8 @@ fn source(it: &mut Value, name: &str, value: &Value) {
 }
 
 fn rows() -> Vec<Row> {
-    [issuers(), introspection(), dpop(), policies(), listeners()].into_iter().flatten().collect()
+    let all = [issuers(), introspection(), revocation(), dpop(), policies(), listeners()];
+    all.into_iter().flatten().collect()
 }
 
 fn issuers() -> Vec<Row> {
@@ -191,6 +192,23 @@ fn issuers() -> Vec<Row> {
             json!("secret"),
         ),
         set("issuers[].keys.snapshot_file", "/issuers/0/keys/snapshot_file", json!("as.json")),
+    ]
+}
+
+fn revocation() -> Vec<Row> {
+    vec![
+        set(
+            "issuers[].revocation.denylist_file",
+            "/issuers/0/revocation/denylist_file",
+            json!("revoked.yaml"),
+        )
+        .verified_anew(),
+        set(
+            "issuers[].revocation.status_list",
+            "/issuers/0/revocation/status_list",
+            json!("if_present"),
+        )
+        .verified_anew(),
     ]
 }
 
@@ -436,6 +454,7 @@ impl World {
             ("redis-elsewhere", "redis://us:old@127.0.0.1:2".to_owned()),
             ("rediss", "rediss://us:old@127.0.0.1:1".to_owned()),
             ("headers", "x-key: 1\n".to_owned()),
+            ("revoked.yaml", "revoked: []\n".to_owned()),
         ] {
             fs::write(files.path().join(name), content).unwrap();
         }

@@ -40,7 +40,7 @@ pub(crate) enum Behaviour {
     Normal,
     /// With a status and no keys.
     Status(u16),
-    /// With something else than the keys.
+    /// With something else than the keys. Those who know its version get 304.
     Body(Vec<u8>),
     /// With a body that says how long it is, and is as long.
     Huge(usize),
@@ -342,7 +342,7 @@ impl Script {
             Behaviour::Status(status) => {
                 respond(StatusCode::from_u16(*status).unwrap(), full("an error"))
             }
-            Behaviour::Body(body) => self.ok(full(body.clone())),
+            Behaviour::Body(body) => self.unless_known(headers, full(body.clone())),
             Behaviour::Huge(bytes) => self.ok(full(vec![b' '; *bytes])),
             Behaviour::Endless => self.ok(streamed(stream::repeat(vec![b' '; 65_536]))),
             Behaviour::Stalled => {
@@ -363,12 +363,16 @@ impl Script {
     }
 
     fn normal(&self, headers: &HeaderMap) -> Response<Body> {
+        self.unless_known(headers, full(self.keys.to_string()))
+    }
+
+    fn unless_known(&self, headers: &HeaderMap, body: Body) -> Response<Body> {
         let known = headers.get(header::IF_NONE_MATCH).and_then(|it| it.to_str().ok());
         if known.is_some() && known == self.etag.as_deref() {
             // Without the name of the version, which many servers do not repeat.
             return respond(StatusCode::NOT_MODIFIED, full(""));
         }
-        self.ok(full(self.keys.to_string()))
+        self.ok(body)
     }
 
     fn metadata(&self, at: Published) -> Response<Body> {

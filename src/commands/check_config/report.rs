@@ -11,11 +11,11 @@ use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
 use keybound_core::client_certificate::Source;
 use keybound_core::jose::KeySet;
-use keybound_core::policy::EffectivePolicy;
 use keybound_core::policy::{
     AUDIENCE, ClaimFormat, ClaimNames, ClaimsFrom, Introspection, NonceDemand, PolicySet,
     ProofRules, ProofTime, UpstreamAuthorization,
 };
+use keybound_core::policy::{EffectivePolicy, StatusDemand};
 use keybound_core::words::Words;
 use serde::Serialize;
 use std::fmt::{self, Display};
@@ -257,6 +257,16 @@ fn skipped(rules: &IssuerRules) -> Option<String> {
     Some(set.skipped_in_words()).filter(|it| !it.is_empty())
 }
 
+/// What becomes of the status that a token has in a list of the issuer.
+fn status_list(rules: &IssuerRules) -> Option<String> {
+    let passes = match rules.issuer.status {
+        StatusDemand::Off => return None,
+        StatusDemand::IfPresent => "a token that names no list passes",
+        StatusDemand::Required => "a token that names no list is denied",
+    };
+    Some(format!("{}: {passes}", rules.issuer.status.name()))
+}
+
 /// How tokens of an issuer are read and where it is asked, where it is not as without a provider.
 fn readings(rules: &IssuerRules) -> Vec<Reading> {
     let issuer = &rules.issuer;
@@ -288,6 +298,9 @@ fn readings(rules: &IssuerRules) -> Vec<Reading> {
     }
     if let Some(list) = rules.revocation.as_ref().and_then(|it| it.denylist.as_ref()) {
         line("revocation", list.describe());
+    }
+    if let Some(demand) = status_list(rules) {
+        line("status_list", demand);
     }
     if let Some(skipped) = skipped(rules) {
         line("skipped keys", skipped);

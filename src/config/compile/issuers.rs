@@ -113,6 +113,7 @@ fn issuer(
         introspection: asked,
         claims_from,
         revokes: matches!(revocation, Some(Some(_))),
+        status: revocation.iter().flatten().map(|it| it.status_list).next().unwrap_or_default(),
     };
     let (issuer, keys) = (Arc::new(issuer), keys?);
     Some(IssuerRules { issuer, keys, introspection: introspection?, revocation: revocation? })

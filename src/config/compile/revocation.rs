@@ -5,6 +5,7 @@ use crate::config::file;
 use crate::config::problem::{Findings, Path};
 use crate::state::revocation::RevocationRules;
 use crate::state::revocation::denylist::{Denylist, Entry, YamlReader};
+use keybound_core::policy::StatusDemand;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -14,16 +15,18 @@ pub(super) fn compile(
     files: &Files,
     findings: &mut Findings,
 ) -> Option<RevocationRules> {
-    let file::Revocation { denylist_file } = given;
-    if denylist_file.is_none() {
-        findings.problem(at, "revokes nothing: give it `denylist_file`, or leave it out");
+    let file::Revocation { denylist_file, status_list } = given;
+    let status_list = status_list.map(|it| it.0).unwrap_or_default();
+    if denylist_file.is_none() && status_list == StatusDemand::Off {
+        let message = "revokes nothing: give it `denylist_file` or `status_list: if_present`, or leave it out";
+        findings.problem(at, message);
     }
     let denylist = denylist_file.map(|it| denylist(&it, &at.key("denylist_file"), files, findings));
     let denylist = match denylist {
         None => None,
         Some(list) => Some(list?),
     };
-    Some(RevocationRules { denylist })
+    Some(RevocationRules { denylist, status_list })
 }
 
 fn denylist(

@@ -2,10 +2,11 @@
 
 use super::inputs::Inputs;
 use super::{Facts, token};
-use crate::denial::Denial;
+use crate::denial::{Denial, Detail, Refusal};
 use crate::explanation::Finding;
 use crate::oauth::access_token::AccessToken;
-use crate::policy::IssuerId;
+use crate::oauth::revocable::Revocable;
+use crate::policy::{IssuerId, StatusDemand};
 use crate::sources::{Sources, Standing, Unconfirmed, Waiting};
 
 /// What is still to be waited for before it is known whether a token was revoked.
@@ -19,16 +20,43 @@ pub(super) fn admit<'a, S: Sources>(
     token: &'a AccessToken,
     facts: &mut Facts,
 ) -> Result<Option<Awaited<'a>>, Denial> {
-    if token.revocable.is_none() {
-        return Ok(None);
+    let Some(revocable) = &token.revocable else { return Ok(None) };
+    if token.issuer.status != StatusDemand::Off {
+        admit_status(revocable, token.issuer.status, facts)?;
     }
     // Its issuer is one of the policy's, or it would not have been verified.
     let id = token::issued_by(given, token).ok_or(Denial::RevocationUnavailable)?;
     match given.sources.standing(id, token, given.now) {
         Standing::Good => settle(given, id, Ok(()), facts).map(|()| None),
         Standing::Refused(it) => settle(given, id, Err(it), facts).map(|()| None),
+        // Nobody vouches for where such a token leads to.
+        Standing::Waits(_) if facts.explanation.redacted().token => {
+            facts.explanation.note(|| {
+                Finding::new("token", "revocation", "not asked, since the signature is not known")
+            });
+            Ok(None)
+        }
         Standing::Waits(waiting) => Ok(Some((id, waiting))),
     }
+}
+
+/// Refuses a token that does not say where its status stands, though it must.
+fn admit_status(
+    revocable: &Revocable,
+    demand: StatusDemand,
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let (found, detail) = match revocable.places() {
+        Err(_) => ("malformed", Detail::StatusMalformed),
+        Ok([]) if demand == StatusDemand::Required => ("absent", Detail::StatusMissing),
+        Ok(_) => return Ok(()),
+    };
+    facts.detail = Some(detail);
+    let refused = Err(Refusal::from(detail).denial);
+    facts.explanation.record_error(refused, || {
+        Finding::new("token", "status.status_list", found)
+            .wanting("an object with `idx`, a whole number from 0, and `uri`, the URI of a list")
+    })
 }
 
 /// The same, once what was to be waited for has come.

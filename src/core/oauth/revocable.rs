@@ -1,8 +1,10 @@
-//! What tells that a token is among those that were revoked: its identifiers, and when it was issued.
+//! What tells that a token is among those that were revoked: its identifiers, when it was issued, and
+//! where its status stands.
 
 use super::access_token::{BEGINNING, time};
+use super::status_list::{MalformedStatus, StatusReference};
 use crate::jose::json::Object;
-use crate::policy::Issuer;
+use crate::policy::{Issuer, StatusDemand};
 use crate::time::UnixTime;
 use serde_json::Value;
 use std::num::NonZeroU64;
@@ -17,6 +19,10 @@ pub struct Revocable {
     own: Identifiers,
     /// In the issuer's answer about the token.
     said: Option<Box<Identifiers>>,
+    /// Where its status stands, as the token says and as the answer says.
+    places: Result<Box<[StatusReference]>, MalformedStatus>,
+    /// The answer names a place that the token does not.
+    is_said_elsewhere: bool,
     issued: UnixTime,
     /// Under which list of revoked tokens it was last found to be good.
     pub passed: Passed,
@@ -66,9 +72,15 @@ impl Revocable {
                 })
             };
             let iat = claims.get("iat").and_then(|it| time(it, f64::floor).ok());
+            let place = match issuer.status {
+                StatusDemand::Off => Ok(None),
+                StatusDemand::IfPresent | StatusDemand::Required => StatusReference::of(claims),
+            };
             Box::new(Self {
                 own: Identifier::ALL.map(identifier),
                 said: None,
+                places: place.map(|it| it.into_iter().collect()),
+                is_said_elsewhere: false,
                 issued: iat.unwrap_or(BEGINNING),
                 passed: Passed::default(),
             })
@@ -85,14 +97,41 @@ impl Revocable {
             (BEGINNING, issued) | (issued, BEGINNING) => issued,
             (one, other) => one.min(other),
         };
+        let (places, is_said_elsewhere) = own.places_with(said);
         let (own, said) = (own.own.clone(), Some(Box::new(said.own.clone())));
-        Some(Box::new(Self { own, said, issued, passed: Passed::default() }))
+        let passed = Passed::default();
+        Some(Box::new(Self { own, said, places, is_said_elsewhere, issued, passed }))
     }
 
-    /// Whether the issuer's answer identifies the token by more than the token itself.
+    /// The places of both, and whether `said` has one that this has not.
+    fn places_with(&self, said: &Self) -> (Result<Box<[StatusReference]>, MalformedStatus>, bool) {
+        match (&self.places, &said.places) {
+            (Ok(own), Ok(said)) => {
+                let more = said.iter().filter(|it| !own.contains(it));
+                let all: Box<[_]> = own.iter().chain(more).cloned().collect();
+                let is_more = own.len() < all.len();
+                (Ok(all), is_more)
+            }
+            (Ok(_), Err(MalformedStatus)) => (Err(MalformedStatus), true),
+            (Err(MalformedStatus), _) => (Err(MalformedStatus), false),
+        }
+    }
+
+    /// Whether the issuer's answer says more of the token than the token itself.
     pub(crate) fn says_more(&self) -> bool {
         let said = self.said.iter().flat_map(|it| it.iter());
-        said.zip(&self.own).any(|(said, own)| said.is_some() && said != own)
+        let is_more = said.zip(&self.own).any(|(said, own)| said.is_some() && said != own);
+        is_more || self.is_said_elsewhere
+    }
+
+    /// Where the status of the token stands: nowhere, at one place, or where the token and where the
+    /// answer says. Empty unless its issuer's statuses are [asked for](Issuer::status).
+    ///
+    /// # Errors
+    ///
+    /// The `status` claim cannot be read.
+    pub fn places(&self) -> Result<&[StatusReference], MalformedStatus> {
+        self.places.as_deref().map_err(|it| *it)
     }
 
     /// The values of an identifier: none, one, or that of the token and that of the answer.
@@ -113,7 +152,11 @@ impl Revocable {
         let of = |it: &Identifiers| it.iter().flatten().map(|it| it.len()).sum::<usize>();
         let said =
             self.said.as_ref().map_or(0, |it| size_of::<Identifiers>().saturating_add(of(it)));
-        size_of::<Self>().saturating_add(of(&self.own)).saturating_add(said)
+        let places = self.places().unwrap_or_default();
+        let of_place = |it: &StatusReference| size_of_val(it).saturating_add(it.bytes());
+        let places = places.iter().map(of_place).fold(0, usize::saturating_add);
+        let own = size_of::<Self>().saturating_add(of(&self.own));
+        own.saturating_add(said).saturating_add(places)
     }
 }
 
@@ -193,6 +236,41 @@ mod tests {
         let joined = Revocable::joined(Some(&outer), Some(&silent)).unwrap();
         assert_eq!((joined.issued(), joined.says_more()), (UnixTime::from_secs(7), false));
         assert!(Revocable::joined(None, None).is_none());
+    }
+
+    #[test]
+    fn the_place_of_its_status_is_read_where_it_is_asked_for() {
+        let mut issuer = Issuer::new("https://as.example.com", "api");
+        issuer.revokes = true;
+        let at = |uri: &str| json!({"status": {"status_list": {"idx": 7, "uri": uri}}});
+        let read = |issuer: &Issuer, claims: &Value| {
+            *Revocable::of(claims.as_object().unwrap(), issuer).unwrap()
+        };
+        assert_eq!(read(&issuer, &at("a")).places(), Ok(&[][..]));
+        assert_eq!(read(&issuer, &json!({"status": 7})).places(), Ok(&[][..]), "not looked at");
+        for demand in [StatusDemand::IfPresent, StatusDemand::Required] {
+            issuer.status = demand;
+            assert_eq!(read(&issuer, &json!({})).places(), Ok(&[][..]));
+            assert_eq!(read(&issuer, &json!({"status": 7})).places(), Err(MalformedStatus));
+            let found = read(&issuer, &at("a"));
+            let place = &found.places().unwrap()[0];
+            assert_eq!((place.uri(), place.index()), ("a", 7));
+        }
+        let [a, b] = ["a", "b"].map(|it| read(&issuer, &at(it)));
+        let (none, odd) = (read(&issuer, &json!({})), read(&issuer, &json!({"status": 7})));
+        for (own, said, places, more) in [
+            (&a, &a, Ok(vec!["a"]), false),
+            (&a, &none, Ok(vec!["a"]), false),
+            (&none, &a, Ok(vec!["a"]), true),
+            (&a, &b, Ok(vec!["a", "b"]), true),
+            (&a, &odd, Err(MalformedStatus), true),
+            (&odd, &a, Err(MalformedStatus), false),
+        ] {
+            let joined = Revocable::joined(Some(own), Some(said)).unwrap();
+            let found = joined.places().map(|it| it.iter().map(StatusReference::uri).collect());
+            assert_eq!((found, joined.says_more()), (places, more), "{own:?} {said:?}");
+        }
+        assert_eq!(a.bytes() - none.bytes(), size_of::<StatusReference>() + 1);
     }
 
     #[test]

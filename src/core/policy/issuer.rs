@@ -2,7 +2,7 @@
 
 use crate::jose::algorithm::Algorithm;
 use crate::jose::json::{Object, find};
-use crate::policy::USUAL_ALGORITHMS;
+use crate::policy::{StatusDemand, USUAL_ALGORITHMS};
 use crate::uri::HttpUri;
 use crate::words::words;
 use serde_json::Value;
@@ -49,6 +49,9 @@ pub struct Issuer {
     /// [`Sources::standing`](crate::Sources::standing) is asked about. What identifies a token is kept
     /// only then.
     pub revokes: bool,
+    /// What becomes of the status that a token has in a list of this issuer. It is read only where this
+    /// issuer [revokes](Self::revokes) tokens.
+    pub status: StatusDemand,
 }
 
 /// The `typ` of a token (RFC 7515 §4.1.9).
@@ -137,6 +140,7 @@ impl Issuer {
             introspection: Introspection::Never,
             claims_from: ClaimsFrom::default(),
             revokes: false,
+            status: StatusDemand::Off,
         }
     }
 

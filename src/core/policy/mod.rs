@@ -13,6 +13,7 @@ mod readings;
 pub(crate) mod reserved;
 mod resource;
 mod selection;
+mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use issuer::{
 pub use policies::Policies;
 pub use reserved::ReservedHeaders;
 pub use resource::{Resource, WELL_KNOWN_PATH};
+pub use status::StatusDemand;
 pub use streams::Streams;
 
 use crate::client_certificate::Source;

@@ -104,6 +104,40 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
             "an entry of `revocation.denylist_file` names the token: the step that failed says on which \
              line. If that is not meant, take the entry out of the file",
         ),
+        Some(Detail::StatusMalformed) => Some(
+            "have the issuer write `status.status_list` as an object with `idx`, a whole number from 0, \
+             and `uri`, or set `revocation.status_list: off` if its `status` is something else",
+        ),
+        Some(Detail::StatusMissing) => Some(
+            "have the issuer put `status.status_list` into its access tokens, or set \
+             `revocation.status_list: if_present`",
+        ),
+        Some(Detail::StatusInvalid) => Some(
+            "the issuer has revoked the token in its status list: the client must get a new one",
+        ),
+        Some(Detail::StatusSuspended) => Some(
+            "the issuer has suspended the token in its status list: it is good again once the issuer \
+             says so there",
+        ),
+        Some(Detail::StatusOther) => Some(
+            "the status list gives the token a status of the issuer's own. Only 0, valid, lets a token \
+             through",
+        ),
+        Some(Detail::StatusListUnavailable) => Some(
+            "can this machine fetch the status list that the token names? The step that failed says what \
+             was tried, and `/status` has the lists with their last error",
+        ),
+        Some(Detail::StatusListForbidden) => Some(
+            "a list is fetched over https (`allow_http` lifts that), and only from where it is no nearer \
+             to this machine than the issuer or its `keys.jwks_uri` is",
+        ),
+        Some(Detail::StatusListsFull) => Some(
+            "the issuer's tokens name more than 256 lists at a time: have it put more tokens into each",
+        ),
+        Some(Detail::StatusUnreadable) => Some(
+            "the list is shorter than the place that the token names, or is that of another tenant: the \
+             issuer must publish the list before it issues tokens that name it",
+        ),
         _ => None,
     }
 }

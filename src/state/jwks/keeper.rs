@@ -1,13 +1,13 @@
 //! The task that fetches an issuer's keys.
 
 use super::rules::KeyUpkeep;
-use super::snapshot::{self, Odd, Snapshot, Wanted};
 use super::source::{Obtained, Source};
 use super::status::{Outcome, Skipped};
 use super::{Failure, Held, Shared, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::randomness;
 use crate::state::http;
+use crate::state::snapshot::{self, Kind, Odd, Snapshot, Wanted};
 use crate::state::waits::after;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -274,6 +274,7 @@ impl Keeper {
         let Some(path) = self.upkeep.snapshot_file.clone() else { return };
         let now = self.clock.now();
         let wanted = Wanted {
+            kind: Kind::Keys,
             issuer: self.issuer.to_string(),
             source: self.source.place(),
             max_bytes: self.upkeep.max_bytes,
@@ -309,6 +310,7 @@ impl Keeper {
         let Some(held) = self.shared.held.load_full() else { return };
         let age = held.age(Instant::now());
         let snapshot = Snapshot {
+            kind: Kind::Keys,
             issuer: self.issuer.to_string(),
             source: self.source.place(),
             document: held.document.clone(),

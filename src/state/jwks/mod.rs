@@ -14,7 +14,6 @@
 mod keeper;
 mod rules;
 mod schedule;
-mod snapshot;
 mod source;
 mod status;
 mod survey;
@@ -32,7 +31,7 @@ pub use timed::TimedKeys;
 
 use crate::clock::Clock;
 use crate::state::waits::after;
-use crate::state::{discovery, http};
+use crate::state::{discovery, http, snapshot};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use keeper::{Keeper, Order, Progress};

@@ -1,10 +1,10 @@
 //! Where an issuer's keys come from: its metadata, a URL, or a file.
 
 use super::rules::{KeyRules, KeySource, KeyUpkeep};
-use super::snapshot;
 use super::{Failure, schedule};
 use crate::state::discovery::{self, Metadata, Wanted};
 use crate::state::http::{self, Client, Credentials, Limits, Reach};
+use crate::state::snapshot;
 use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use reqwest::Url;

@@ -6,13 +6,18 @@
 pub mod denylist;
 #[cfg(test)]
 mod samples;
+pub mod status_lists;
 
 use crate::clock::Clock;
+use crate::state::http::BadCredentials;
 use denylist::{Denylist, DenylistStatus};
 use keybound_core::oauth::AccessToken;
+use keybound_core::policy::StatusDemand;
 use keybound_core::{Standing, UnixTime};
 use serde::Serialize;
+use status_lists::{StatusListTerms, StatusLists, StatusListsStatus};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -21,6 +26,8 @@ use tokio::sync::watch;
 pub struct RevocationRules {
     /// The operator's denylist.
     pub denylist: Option<Arc<Denylist>>,
+    /// What becomes of the status that a token has in a list of the issuer.
+    pub status_list: StatusDemand,
 }
 
 /// What is known of the revoked tokens of one issuer.
@@ -28,6 +35,9 @@ pub struct RevocationRules {
 pub struct Revocation {
     issuer: Arc<str>,
     denylist: Option<Arc<Denylist>>,
+    status_lists: Option<Arc<StatusLists>>,
+    /// How long a check waits for a status list.
+    patience: Duration,
     changes: Arc<Changes>,
 }
 
@@ -42,41 +52,61 @@ pub struct Status {
     pub issuer: String,
     /// The operator's denylist.
     pub denylist: Option<DenylistStatus>,
+    /// The issuer's status lists.
+    pub status_lists: Option<StatusListsStatus>,
 }
 
 impl Revocation {
-    /// What revokes the tokens of `issuer` under `rules`. Whoever waits for changes of `previous` is told
-    /// of those of this one.
+    /// What revokes the tokens of an issuer under `rules`. Status lists are obtained by `terms`, and waited
+    /// for up to `patience`. Whoever waits for changes of `previous` is told of those of this one.
     pub fn start(
-        issuer: &Arc<str>,
+        terms: StatusListTerms<'_>,
+        patience: Duration,
         rules: &RevocationRules,
         previous: Option<&Arc<Self>>,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, BadCredentials> {
         let changes = previous.map_or_else(Arc::default, |it| Arc::clone(&it.changes));
-        let RevocationRules { denylist } = rules.clone();
+        let RevocationRules { denylist, status_list } = rules.clone();
         if let Some(denylist) = &denylist {
             denylist.start(&changes, clock, runtime);
         }
-        Arc::new(Self { issuer: Arc::clone(issuer), denylist, changes })
+        let status_lists = match status_list {
+            StatusDemand::Off => None,
+            StatusDemand::IfPresent | StatusDemand::Required => {
+                let known = previous.and_then(|it| it.status_lists.as_ref());
+                Some(StatusLists::start(terms, known, &changes, clock, runtime)?)
+            }
+        };
+        let issuer = Arc::clone(&terms.issuer.name);
+        Ok(Arc::new(Self { issuer, denylist, status_lists, patience, changes }))
     }
 
     /// Whether `token` was revoked.
     #[inline]
-    pub fn standing<'a>(&'a self, token: &'a AccessToken, _now: UnixTime) -> Standing<'a> {
-        self.denylist.as_ref().map_or(Standing::Good, |it| it.standing(token))
+    pub fn standing<'a>(&'a self, token: &'a AccessToken, now: UnixTime) -> Standing<'a> {
+        if let Some(denylist) = &self.denylist {
+            match denylist.standing(token) {
+                Standing::Good => (),
+                refused @ (Standing::Refused(_) | Standing::Waits(_)) => return refused,
+            }
+        }
+        // Last, since a list may have to be waited for.
+        let lists = self.status_lists.as_ref();
+        lists.map_or(Standing::Good, |it| it.standing(token, now, self.patience))
     }
 
     /// What [`Self::standing`] looks at, for an explanation.
     pub fn describe(&self) -> String {
-        let parts = self.denylist.iter().map(|it| it.describe());
-        parts.collect::<Vec<_>>().join(", ")
+        let denylist = self.denylist.iter().map(|it| it.describe());
+        let lists = self.status_lists.iter().map(|_| "the status list that it names".to_owned());
+        denylist.chain(lists).collect::<Vec<_>>().join(", ")
     }
 
     /// Notifies of each later change by which a token that was good may be so no more.
     pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.0.subscribe()
+        self.changes.subscribe()
     }
 
     /// Its state.
@@ -84,11 +114,17 @@ impl Revocation {
         Status {
             issuer: self.issuer.to_string(),
             denylist: self.denylist.as_ref().map(|it| it.status()),
+            status_lists: self.status_lists.as_ref().map(|it| it.status()),
         }
     }
 }
 
 impl Changes {
+    /// Notifies of each later change.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+
     /// Tells everybody who waits.
     pub fn ring(&self) {
         self.0.send_replace(());

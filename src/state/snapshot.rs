@@ -1,5 +1,5 @@
-//! Keys that outlive the process: one file per issuer, so that a restart while the issuer is down
-//! is not an outage here.
+//! Documents of issuers that outlive the process: a file for each, so that a restart while the issuer
+//! is down is not an outage here.
 //!
 //! Anybody who can write the file decides whose tokens are accepted, so a file that is not exactly
 //! as expected is ignored.
@@ -18,22 +18,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fmt, process};
 
-/// The keys of an issuer as they were once fetched.
+/// What a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::state) enum Kind {
+    /// The keys of an issuer.
+    Keys,
+    /// One of its status lists.
+    StatusList,
+}
+
+/// A document of an issuer as it was once fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
+pub(in crate::state) struct Snapshot {
+    /// What it is.
+    pub(in crate::state) kind: Kind,
     /// The issuer.
-    pub(super) issuer: String,
-    /// The source of the keys.
-    pub(super) source: String,
-    /// The JWK Set, byte for byte.
-    pub(super) document: Bytes,
+    pub(in crate::state) issuer: String,
+    /// Where it is from.
+    pub(in crate::state) source: String,
+    /// The document, byte for byte.
+    pub(in crate::state) document: Bytes,
     /// When the issuer last confirmed it.
-    pub(super) heard_at: UnixTime,
+    pub(in crate::state) heard_at: UnixTime,
 }
 
 /// Why a snapshot file is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Odd {
+pub(in crate::state) enum Odd {
     /// It cannot be read.
     Unreadable(io::ErrorKind),
     /// It is a directory, a pipe or a device.
@@ -48,9 +59,9 @@ pub(super) enum Odd {
     TooLarge,
     /// It is not a snapshot, or truncated.
     Malformed,
-    /// It holds the keys of another issuer.
+    /// It is a document of another issuer.
     OtherIssuer,
-    /// It holds keys from another source than the configuration names now.
+    /// Its document is from another source than the one wanted now.
     OtherSource,
     /// It is dated in the future.
     Premature,
@@ -60,15 +71,17 @@ pub(super) enum Odd {
 
 /// What a snapshot must match to be used.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(in crate::state) struct Wanted {
+    /// What it is.
+    pub(in crate::state) kind: Kind,
     /// The issuer.
-    pub(super) issuer: String,
+    pub(in crate::state) issuer: String,
     /// The source.
-    pub(super) source: String,
+    pub(in crate::state) source: String,
     /// The longest document, in bytes.
-    pub(super) max_bytes: usize,
-    /// How long keys are used after the last successful fetch.
-    pub(super) max_stale: Duration,
+    pub(in crate::state) max_bytes: usize,
+    /// How long it is used after the last successful fetch.
+    pub(in crate::state) max_stale: Duration,
 }
 
 /// What the file holds.
@@ -80,23 +93,28 @@ struct Record {
     /// Seconds since the epoch.
     fetched_at: i64,
     /// As text, so that the bytes read back are those that were fetched.
-    jwks: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jwks: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status_list: Option<String>,
 }
 
 /// Writes a snapshot atomically: a reader sees the old or the new one. A missing folder is created
 /// for this user alone; nothing is written to a folder whose snapshots would be ignored.
-pub(super) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
+pub(in crate::state) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let folder = folder(path);
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(folder)?;
     }
     trust_folder(folder).map_err(|it| io::Error::other(it.to_string()))?;
-    let jwks = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
+    let document = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
+    let document = |kind| (snapshot.kind == kind).then(|| document.to_owned());
     let record = Record {
         issuer: snapshot.issuer.clone(),
         source: snapshot.source.clone(),
         fetched_at: snapshot.heard_at.as_secs(),
-        jwks: jwks.to_owned(),
+        jwks: document(Kind::Keys),
+        status_list: document(Kind::StatusList),
     };
     let beside = beside(path);
     let written = fill(&beside, &serde_json::to_vec(&record)?);
@@ -132,7 +150,7 @@ fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Reads the `wanted` snapshot, if it may be used at `now`.
-pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapshot, Odd> {
+pub(in crate::state) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapshot, Odd> {
     // Escaped as JSON, no byte of a document takes more than two.
     let names = wanted.issuer.len().saturating_add(wanted.source.len());
     let limit = wanted.max_bytes.saturating_add(names).saturating_mul(2).saturating_add(FRAME);
@@ -151,8 +169,13 @@ pub(super) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Result<Snapsh
     if wanted.max_stale <= now.since(heard_at) {
         return Err(Odd::Stale);
     }
-    let Record { issuer, source, jwks, .. } = record;
-    Ok(Snapshot { issuer, source, document: Bytes::from(jwks), heard_at })
+    let Record { issuer, source, jwks, status_list, .. } = record;
+    let kind = wanted.kind;
+    let document = match (kind, jwks, status_list) {
+        (Kind::Keys, Some(document), None) | (Kind::StatusList, None, Some(document)) => document,
+        (Kind::Keys | Kind::StatusList, _, _) => return Err(Odd::Malformed),
+    };
+    Ok(Snapshot { kind, issuer, source, document: Bytes::from(document), heard_at })
 }
 
 fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
@@ -190,17 +213,18 @@ fn trust_folder(folder: &Path) -> Result<(), Odd> {
 }
 
 /// Why a snapshot at `path` would be ignored, as far as its folder shows.
-pub(super) fn folder_fault(path: &Path) -> Option<Odd> {
+pub(in crate::state) fn folder_fault(path: &Path) -> Option<Odd> {
     trust_folder(folder(path)).err().filter(|it| *it == Odd::FolderWritable)
 }
 
-fn folder(path: &Path) -> &Path {
+/// The folder of `path`.
+pub(in crate::state) fn folder(path: &Path) -> &Path {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
     folder.unwrap_or_else(|| Path::new("."))
 }
 
 /// The content of `file`; `None` if it is longer than `limit`.
-pub(super) fn bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
+pub(in crate::state) fn bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
     let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     file.take(one_more).read_to_end(&mut content)?;
@@ -225,7 +249,7 @@ impl fmt::Display for Odd {
             Self::TooLarge => f.write_str("it is too large"),
             Self::Malformed => f.write_str("it is not a whole snapshot"),
             Self::OtherIssuer => f.write_str("it is that of another issuer"),
-            Self::OtherSource => f.write_str("its keys come from another source"),
+            Self::OtherSource => f.write_str("its document comes from another source"),
             Self::Premature => f.write_str("it comes from the future"),
             Self::Stale => f.write_str("it is too old"),
         }
@@ -253,7 +277,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         let document = Bytes::from_static(b"{\"keys\": [\"\\u00e9\"]}\n");
         let (issuer, source) = (ISSUER.to_owned(), "discovery".to_owned());
-        Snapshot { issuer, source, document, heard_at: NOW }
+        Snapshot { kind: Kind::Keys, issuer, source, document, heard_at: NOW }
     }
 
     fn written() -> (tempfile::TempDir, PathBuf) {
@@ -265,7 +289,8 @@ mod tests {
 
     fn read_at(path: &Path, now: UnixTime) -> Result<Snapshot, Odd> {
         let (issuer, source) = (ISSUER.to_owned(), "discovery".to_owned());
-        read(path, &Wanted { issuer, source, max_bytes: 4096, max_stale: DAY }, now)
+        let kind = Kind::Keys;
+        read(path, &Wanted { kind, issuer, source, max_bytes: 4096, max_stale: DAY }, now)
     }
 
     #[test]
@@ -334,6 +359,8 @@ mod tests {
             r#"{"issuer":"https://as.example.com","fetched_at":1800000000,"jwks":"{}"}"#;
         check(|it| fs::write(it, from_anywhere).unwrap(), Odd::Malformed);
         check(|it| fs::write(it, [b' '; 10_000]).unwrap(), Odd::TooLarge);
+        let list = Snapshot { kind: Kind::StatusList, ..snapshot() };
+        check(|it| write(it, &list).unwrap(), Odd::Malformed);
         let other = Snapshot { issuer: "https://other".to_owned(), ..snapshot() };
         check(|it| write(it, &other).unwrap(), Odd::OtherIssuer);
         let elsewhere = Snapshot { source: "https://keys".to_owned(), ..snapshot() };
