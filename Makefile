@@ -21,6 +21,7 @@ test:
 	-tests/provision.py python-jose
 	-tests/provision.py node-clients
 	-tests/provision.py python-mcp
+	-tests/provision.py python-status-list
 	-tests/provision.py faketime
 	-tests/provision.py keycloak
 	-tests/provision.py hydra

@@ -2,13 +2,14 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
-        cargo-deny python-tools python-jose python-mcp node-clients faketime promtool keycloak hydra cargo-zigbuild istio
-        actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm]
+        cargo-deny python-tools python-jose python-mcp python-status-list node-clients faketime promtool keycloak hydra
+        cargo-zigbuild istio actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN, NODE_CLIENTS_BIN,
+VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
+PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN,
 ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
 HELM_BIN) is taken as it is.
@@ -113,6 +114,11 @@ PYTHON_MCP = (
     "PyJWT==2.15.1", "python-multipart==0.0.34", "referencing==0.37.0", "rpds-py==2026.9.1",
     "sse-starlette==3.7.0", "starlette==1.10.0", "truststore==0.10.5", "typing-extensions==4.16.0",
     "typing-inspection==0.4.5", "uvicorn==0.54.0",
+)
+
+# What makes status lists, and signs them.
+PYTHON_STATUS_LIST = (
+    "cffi==2.1.1", "cryptography==50.0.2", "pycparser==3.12", "token-status-list==0.1.0a2.dev1",
 )
 
 # What the programs in tests/clients import, and what that needs, all of it pinned.
@@ -560,6 +566,10 @@ PROGRAMS = {
     ),
     "python-jose": (
         f"python-jose-{digest(PYTHON_JOSE)}", "python", None, python_with(PYTHON_JOSE)
+    ),
+    "python-status-list": (
+        f"python-status-list-{digest(PYTHON_STATUS_LIST)}", "python", None,
+        python_with(PYTHON_STATUS_LIST),
     ),
     "python-mcp": (
         f"python-mcp-{digest(PYTHON_MCP)}", "python", None, python_with(PYTHON_MCP)

@@ -15,10 +15,11 @@ use tokio::time::timeout;
 /// How long an answer may take. Far more than any needs, for slow machines.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("authorization_server.mjs", include_str!("authorization_server.mjs")),
     ("dpop_client.mjs", include_str!("dpop_client.mjs")),
     ("mcp_client.mjs", include_str!("mcp_client.mjs")),
+    ("status_lists.mjs", include_str!("status_lists.mjs")),
 ];
 
 /// A Node, and the programs beside the packages that they import.
