@@ -16,6 +16,7 @@ pub(crate) mod mtls;
 pub(crate) mod nonce;
 mod read_on;
 pub(crate) mod revocable;
+pub(crate) mod security_event;
 pub(crate) mod status_list;
 
 pub use access_token::{AccessToken, Audience};
@@ -29,4 +30,8 @@ pub use revocable::{Identifier, Passed, Revocable};
 pub use status_list::{
     BadStatusList, MalformedStatus, STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, STATUS_LIST_TYPE,
     Status, StatusList, StatusReference,
+};
+pub use security_event::{
+    BadEvents, EVENT_BYTES, Effect, EventKind, EventSubject, SecurityEvent, SecurityEvents,
+    StreamStatus, SubjectKey, SubjectKeys, Transmitter,
 };
