@@ -9,6 +9,7 @@
 mod advice;
 mod beginning;
 pub mod connection;
+pub mod events;
 pub mod failures;
 mod paced;
 mod read_ahead;
@@ -39,6 +40,7 @@ use crate::telemetry::sinks::Sinks;
 use crate::telemetry::spans::Spans;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use connection::{Front, Serving};
+use events::EventsServer;
 use failures::Failures;
 use futures_util::future::join_all;
 use reload::{Doors, InForce, Reloader};
@@ -90,6 +92,7 @@ pub struct Server {
     /// The secret of the forward-auth listener.
     secret: Arc<ArcSwapOption<Secret>>,
     admin: Listener,
+    events: Option<EventsServer>,
     shards: Shards,
     health: Arc<Health>,
     gate: Arc<Gate>,
@@ -150,6 +153,8 @@ impl Server {
         let places = Places::new("admin", admin::PLACES, Arc::default());
         let admin = Listener::bind(&setup.listen.admin, places)?;
         let admin = admin.counting(gate.metrics().connections());
+        let events = setup.listen.events.as_ref();
+        let events = events.map(|it| EventsServer::start(it, &gate)).transpose()?;
         if let Some(tls) = &setup.listen.tls {
             gate.metrics().certificates().set(&tls::validities(tls));
         }
@@ -163,6 +168,7 @@ impl Server {
             forward_auth,
             secret,
             admin,
+            events,
             shards,
             health,
             gate,
@@ -186,6 +192,11 @@ impl Server {
         self.admin.bound()
     }
 
+    /// The address of the listener for events, if enabled.
+    pub fn events(&self) -> Option<&Address> {
+        self.events.as_ref().map(EventsServer::address)
+    }
+
     /// The task that applies changes of the configuration `in_force`.
     pub fn reloader(&self, in_force: InForce<'_>, clock: Arc<dyn Clock>) -> Reloader {
         let doors = [&self.ext_authz].into_iter().chain(&self.forward_auth);
@@ -193,6 +204,7 @@ impl Server {
             listen: self.setup.listen.clone(),
             secret: Arc::clone(&self.secret),
             tls: doors.filter_map(|it| it.serving.tls.clone()).collect(),
+            events_tls: self.events.as_ref().and_then(|it| it.tls().cloned()),
         };
         let (gate, reloads) = (Arc::clone(&self.gate), Arc::clone(&self.reloads));
         Reloader::new(in_force, gate, reloads, clock).with_doors(doors)
@@ -207,6 +219,7 @@ impl Server {
             forward_auth,
             secret: _,
             admin,
+            events,
             shards,
             health,
             gate,
@@ -216,7 +229,11 @@ impl Server {
         let listeners = [&ext_authz.listener, &admin].into_iter();
         let listeners = listeners.chain(forward_auth.as_ref().map(|it| &it.listener));
         let pages = Admin {
-            places: listeners.map(|it| Arc::clone(it.places())).collect(),
+            places: listeners
+                .map(Listener::places)
+                .chain(events.as_ref().map(EventsServer::places))
+                .map(Arc::clone)
+                .collect(),
             gate: Arc::clone(&gate),
             health: Arc::clone(&health),
             started: Instant::now(),

@@ -7,6 +7,8 @@
 
 #[path = "support/dpop_client.rs"]
 mod dpop_client;
+#[path = "replicas/events.rs"]
+mod events;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/proofs.rs"]

@@ -8,7 +8,8 @@ use crate::state::revocation::status_lists::StatusListsStatus;
 use crate::state::{introspection, jwks, revocation};
 use crate::telemetry::history::LastHour;
 use crate::telemetry::installed::{
-    CacheFigures, DenylistFigures, Installed, IssuerFigures, ReplayFigures, StatusListFigures,
+    CacheFigures, DenylistFigures, EventFigures, Installed, IssuerFigures, ReplayFigures,
+    StatusListFigures,
 };
 use crate::telemetry::metrics::{REVISION, VERSION};
 use crate::telemetry::reloads;
@@ -163,6 +164,18 @@ fn status_lists(lists: StatusListsStatus) -> StatusListFigures {
     StatusListFigures { lists, unusable, age_seconds, fetches }
 }
 
+fn events(status: revocation::events::Status) -> EventFigures {
+    EventFigures {
+        entries: u64::try_from(status.entries).unwrap_or(u64::MAX),
+        lag_seconds: status.lag_seconds,
+        last_event: status.last_event.map(|it| it.received_at),
+        is_full: status.full,
+        is_unheard: status.unheard,
+        received: status.received,
+        refused: status.refused,
+    }
+}
+
 /// The state of the active configuration, for the metrics.
 pub fn installed(active: &Active) -> Installed {
     let installation = &active.installation;
@@ -178,7 +191,8 @@ pub fn installed(active: &Active) -> Installed {
             introspections: asked.iter().flat_map(introspection::Status::outcomes).collect(),
             shedding: asked.map(|it| it.shedding).unwrap_or_default(),
             denylist: revokes.as_ref().and_then(|it| it.denylist.as_ref()).map(denylist),
-            status_lists: revokes.and_then(|it| it.status_lists).map(status_lists),
+            status_lists: revokes.as_ref().and_then(|it| it.status_lists.clone()).map(status_lists),
+            events: revokes.and_then(|it| it.events).map(events),
         }
     });
     let Replay { recorded, repeats, entries, .. } = Replay::of(active);

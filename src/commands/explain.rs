@@ -187,6 +187,10 @@ fn installation(
         if !online {
             issuer.introspection = None;
         }
+        // What is fetched and acknowledged here would be missing in the service.
+        if let Some(events) = issuer.revocation.as_mut().and_then(|it| it.events.as_mut()) {
+            events.is_passive = true;
+        }
     }
     // Slow keys delay only this command.
     rules.limits.check_deadline = Duration::from_secs(60);

@@ -139,7 +139,8 @@ async fn answer(
     let reloader = server.reloader(in_force, clock);
     let (ext_authz, admin) = (server.ext_authz(), server.admin());
     let forward_auth = server.forward_auth().map(tracing::field::display);
-    tracing::info!(%ext_authz, forward_auth, %admin, version = VERSION, "listening");
+    let events = server.events().map(tracing::field::display);
+    tracing::info!(%ext_authz, forward_auth, events, %admin, version = VERSION, "listening");
     let ended = tokio::select! {
         ended = server.run(stopped) => ended,
         () = signals.forward(stop) => Ended::AtOnce,

@@ -5,12 +5,14 @@
 
 mod deciding;
 mod demands;
+mod events;
 mod keys;
 mod revocation;
 pub(super) mod telemetry;
 pub(super) mod upstream;
 
 pub(super) use demands::{Resource, UserAuthentication};
+pub(super) use events::{EventDelivery, EventStore, Events};
 pub(super) use keys::Keys;
 pub(super) use revocation::Revocation;
 
@@ -74,7 +76,19 @@ pub(super) struct Listen {
     /// The listener for health, metrics and status.
     #[schemars(extend("default" = usual::admin().to_string()))]
     pub(super) admin: Option<Address>,
+    /// The listener for security events by push (RFC 8935, `POST /events`); absent: none.
+    pub(super) events: Option<EventsListener>,
     /// TLS on `ext_authz` and `forward_auth`; absent: no encryption.
+    pub(super) tls: Option<Tls>,
+}
+
+/// The listener for security events by push.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsListener {
+    /// Where it listens.
+    pub(super) address: Option<Address>,
+    /// Its own TLS; absent: no encryption.
     pub(super) tls: Option<Tls>,
 }
 

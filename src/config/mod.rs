@@ -73,10 +73,21 @@ pub struct Listen {
     pub forward_auth: Option<ForwardAuth>,
     /// Health, metrics and status.
     pub admin: Address,
+    /// The listener for security events by push, if any.
+    pub events: Option<EventsListener>,
     /// TLS on `ext_authz` and `forward_auth`; `None` for no encryption.
     pub tls: Option<Tls>,
     /// The keys in the file that say how proxies connect, which means nothing inside a proxy.
     pub for_proxies: Vec<&'static str>,
+}
+
+/// The listener for security events by push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsListener {
+    /// Where it listens.
+    pub address: Address,
+    /// Its own TLS; `None` for no encryption.
+    pub tls: Option<Tls>,
 }
 
 /// Telemetry of checks, besides the metrics and a log line for each denial. Like the listeners, it

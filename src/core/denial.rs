@@ -322,10 +322,17 @@ details! {
     StatusOther of TokenRevoked = "status_other";
     /// an entry of the denylist names the token
     Denylisted of TokenRevoked = "denylisted";
+    /// the issuer told by an event that tokens of this user or session that were issued until then are revoked
+    EventReceived of TokenRevoked = "event_received";
     /// the token has no kid, and too many such tokens have failed with every key
     KeyTriesSpent of Overloaded = "key_tries_spent";
     /// the key of the token is unknown, and the key set cannot be fetched again yet
     KeyNotKnownYet of KeysUnavailable = "key_not_known_yet";
+
+    /// there was no room for an event about tokens that were issued until then, of which this may be one
+    EventsFull of RevocationUnavailable = "events_full";
+    /// the events that replicas share in Redis could not be read for too long
+    EventsUnheard of RevocationUnavailable = "events_unheard";
 
     /// the replay store in memory is full
     StoreFull of ReplayUnavailable = "store_full";

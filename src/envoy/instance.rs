@@ -4,21 +4,25 @@ use crate::judge::{in_words, judge};
 use crate::process::Process;
 use keybound::admin::Admin;
 use keybound::admin::explain::Permits;
-use keybound::config::{Address, Attempt, Config, Origin};
+use keybound::config::{Address, Attempt, Config, EventsListener, Origin};
 use keybound::front::module::Endpoint;
 use keybound::gate::Gate;
 use keybound::health::{Health, Phase};
 use keybound::installation::{Checker, Installation, InstallationRules, Made};
 use keybound::listener::places::Places;
+use keybound::server::events::EventsServer;
 use keybound::server::reload::{InForce, Reloader};
 use keybound::server::{self, readiness, reminder};
 use keybound::telemetry::collector::Export;
 use keybound::telemetry::metrics::VERSION;
 use keybound::telemetry::reloads::Reloads;
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// A configuration in force.
 #[derive(Debug)]
@@ -120,6 +124,8 @@ impl Instance {
             runtime.spawn(ready(Arc::clone(&gate), Arc::clone(&health))).abort_handle(),
             runtime.spawn(remind(Arc::clone(&gate))).abort_handle(),
         ];
+        let events = listen.events.map(|it| runtime.spawn(receive(it, Arc::clone(&gate))));
+        let tasks = tasks.into_iter().chain(events.map(|it| it.abort_handle())).collect();
         let endpoint =
             Arc::new(Endpoint::new(gate, runtime.clone()).capturing(process.capture.clone()));
         let export = Mutex::new(export);
@@ -177,6 +183,31 @@ async fn ready(gate: Arc<Gate>, health: Arc<Health>) {
 async fn remind(gate: Arc<Gate>) {
     match reminder::run(&gate).await {}
 }
+
+/// Listens for security events as soon as the address is to be had: another process may have it, as the one
+/// before a hot restart has, or another configuration.
+async fn receive(listen: EventsListener, gate: Arc<Gate>) {
+    let mut told = false;
+    loop {
+        match EventsServer::start(&listen, &gate) {
+            Ok(server) => {
+                tracing::info!(events = %server.address(), "listening");
+                // It listens until this task ends.
+                pending::<()>().await;
+                drop(server);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the address for events is tried again until it is free");
+                }
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// How long until an address that is in use is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 fn shown(origin: &Origin) -> String {
     match origin {

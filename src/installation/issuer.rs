@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::state::introspection::{self, BadEndpoint, Introspector};
 use crate::state::jwks::{self, BadSource, IssuerKeys, TimedKeys};
 use crate::state::revocation::Revocation;
+use crate::state::revocation::events::{self, BadEvents};
 use crate::state::revocation::status_lists::StatusListTerms;
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +26,14 @@ pub struct LiveIssuer {
 }
 
 /// An issuer cannot be used as it is configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadIssuer {
     /// The source of its keys is invalid.
     Keys(BadSource),
     /// Its introspection endpoint is invalid.
     Introspection(BadEndpoint),
+    /// Its events cannot be received.
+    Events(BadEvents),
 }
 
 /// The issuers of a new configuration, before the old one is affected.
@@ -40,7 +43,8 @@ pub(super) struct Prepared(Vec<PreparedIssuer>);
 #[derive(Debug)]
 struct PreparedIssuer {
     issuer: Arc<LiveIssuer>,
-    change: Option<jwks::Change>,
+    /// Settings of keys that were taken over.
+    changes: Vec<jwks::Change>,
     losses: Vec<String>,
 }
 
@@ -81,7 +85,7 @@ impl Prepared {
     /// Applies the new settings to the state taken over. It cannot fail.
     pub(super) fn apply(self) -> Vec<Arc<LiveIssuer>> {
         let apply = |it: PreparedIssuer| {
-            it.change.into_iter().for_each(jwks::Change::apply);
+            it.changes.into_iter().for_each(jwks::Change::apply);
             it.issuer
         };
         self.0.into_iter().map(apply).collect()
@@ -145,20 +149,42 @@ impl LiveIssuer {
             ));
         }
         let known = previous.and_then(|it| it.revocation.as_ref());
+        let mut changes: Vec<_> = change.into_iter().collect();
         let terms = StatusListTerms { issuer, keys: &keys, rules: key_rules };
-        let revocation = revocation
-            .as_ref()
-            .map(|rules| Revocation::start(terms, patience, rules, known, clock, runtime));
-        let revocation = revocation.transpose().map_err(BadSource::Credentials)?;
+        let revocation = revocation.as_ref().map(|rules| {
+            let revocation = Revocation::start(terms, patience, rules, known, clock, runtime);
+            let revocation = revocation.map_err(BadSource::Credentials)?;
+            let Some(rules) = &rules.events else { return Ok(revocation) };
+            let terms = events::Terms { issuer, keys: &keys, rules, ca, allow_http };
+            let known = known.and_then(|it| it.events());
+            let events::Prepared { events, change, left_behind } =
+                events::prepare(&terms, known, &revocation.bell(), clock, runtime)?;
+            changes.extend(change);
+            if left_behind {
+                losses.push(format!(
+                    "{}: its events now come from another transmitter or store, and those that were \
+                     received count no more",
+                    issuer.name
+                ));
+            }
+            Ok::<_, BadIssuer>(revocation.hearing(Some(events)))
+        });
+        let revocation = revocation.transpose()?.map(Arc::new);
         let issuer = Self::new(&keys, introspection, patience).revoking(revocation);
         let issuer = Arc::new(issuer);
-        Ok(PreparedIssuer { issuer, change, losses })
+        Ok(PreparedIssuer { issuer, changes, losses })
     }
 }
 
 impl From<BadSource> for BadIssuer {
     fn from(error: BadSource) -> Self {
         Self::Keys(error)
+    }
+}
+
+impl From<BadEvents> for BadIssuer {
+    fn from(error: BadEvents) -> Self {
+        Self::Events(error)
     }
 }
 
@@ -173,6 +199,7 @@ impl fmt::Display for BadIssuer {
         match self {
             Self::Keys(error) => error.fmt(f),
             Self::Introspection(error) => error.fmt(f),
+            Self::Events(error) => error.fmt(f),
         }
     }
 }

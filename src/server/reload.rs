@@ -78,6 +78,8 @@ pub(super) struct Doors {
     pub(super) secret: Arc<ArcSwapOption<Secret>>,
     /// TLS, for each listener that uses it.
     pub(super) tls: Vec<Arc<Spoken>>,
+    /// TLS of the listener for events, if it uses it.
+    pub(super) events_tls: Option<Arc<Spoken>>,
 }
 
 /// The result of inspecting the files.
@@ -266,6 +268,7 @@ impl Reloader {
         let Config { listen, rules, telemetry, warnings, digest, outline, .. } = config;
         let old = self.gate.active();
         let spoken = self.doors.as_ref().map(|it| it.speak(&listen)).transpose()?;
+        let of_events = self.doors.as_ref().map(|it| it.speak_of_events(&listen)).transpose()?;
         let previous_digest = old.digest.clone();
         let (old, runtime) = (&old.installation, Handle::current());
         let made = Installation::start(rules, Some(old), &self.clock, &runtime)?;
@@ -275,6 +278,7 @@ impl Reloader {
         self.gate.replace(installation, digest);
         if let Some(doors) = &mut self.doors {
             doors.follow(&listen, spoken.unwrap_or_default(), self.gate.metrics());
+            doors.follow_events(&listen, of_events.flatten());
         }
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
@@ -325,6 +329,23 @@ impl Doors {
         new_tls.map(speak).transpose().map(Option::unwrap_or_default)
     }
 
+    /// The same of the listener for events.
+    fn speak_of_events(&self, listen: &Listen) -> Result<Option<Arc<ServerConfig>>, StartFailure> {
+        let own = events_tls(&self.listen);
+        let new = events_tls(listen).filter(|it| own != Some(it));
+        let spoken = self.events_tls.as_ref().zip(new).map(|(it, new)| it.with(new));
+        Ok(spoken.transpose()?)
+    }
+
+    fn follow_events(&mut self, listen: &Listen, spoken: Option<Arc<ServerConfig>>) {
+        if let (Some(tls), Some(new)) = (&self.events_tls, spoken) {
+            tls.replace(new);
+            let new = listen.events.as_ref().and_then(|it| it.tls.clone());
+            self.listen.events.iter_mut().for_each(|it| it.tls.clone_from(&new));
+            tracing::info!("TLS certificate of the listener for events replaced");
+        }
+    }
+
     fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>, metrics: &Metrics) {
         if let (false, Some(new)) = (spoken.is_empty(), &listen.tls) {
             metrics.certificates().set(&tls::validities(new));
@@ -339,16 +360,24 @@ impl Doors {
     fn for_a_restart(&self, listen: &Listen) -> impl Iterator<Item = &'static str> {
         let [asked, will_ask] = [&self.listen, listen].map(|it| it.forward_auth.as_ref());
         let same_place = asked.map(|it| &it.address) == will_ask.map(|it| &it.address);
+        let [listens, will_listen] = [&self.listen, listen].map(|it| it.events.as_ref());
+        let events_change = listens.map(|it| &it.address) != will_listen.map(|it| &it.address)
+            || events_tls(&self.listen).is_some() != events_tls(listen).is_some();
         let same_way = asked.map(|it| &it.asker.flavour) == will_ask.map(|it| &it.asker.flavour);
         [
             ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
             ("listen.forward_auth", !same_place),
             ("forward_auth", same_place && !same_way),
+            ("listen.events", events_change),
             ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
     }
+}
+
+fn events_tls(listen: &Listen) -> Option<&Tls> {
+    listen.events.as_ref()?.tls.as_ref()
 }
 
 /// Waits until every issuer has its first keys or failed to get them, and the replay store is

@@ -6,6 +6,7 @@ mod story;
 use crate::state::freshness;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use keybound_core::jose::Thumbprint;
 use reqwest::{Certificate, ClientBuilder, Identity, Request, Response, Url, redirect};
 use std::error::Error;
 use std::fmt;
@@ -46,7 +47,24 @@ impl BearerToken {
         value.set_sensitive(true);
         Some(Self(value))
     }
+
+    /// The `Authorization` that shows it.
+    pub const fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// Whether an `Authorization` shows it, in time that tells nothing of it. The name of the scheme has
+    /// no case (RFC 9110 §11.1).
+    pub fn is(&self, authorization: &HeaderValue) -> bool {
+        let token = |it: &HeaderValue| {
+            let (scheme, rest) = it.as_bytes().split_at_checked(BEARER.len())?;
+            scheme.eq_ignore_ascii_case(BEARER).then(|| Thumbprint::of(rest))
+        };
+        token(authorization).is_some_and(|it| Some(it) == token(&self.0))
+    }
 }
+
+const BEARER: &[u8] = b"Bearer ";
 
 /// The authorities that a client trusts, and its own certificate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -369,6 +387,27 @@ const MAX_IDLE: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bearer_token_is_recognised_by_all_of_it() {
+        let own = BearerToken::new("secret").unwrap();
+        for (authorization, expected) in [
+            ("Bearer secret", true),
+            ("bearer secret", true),
+            ("Bearer secret ", false),
+            ("Bearer  secret", false),
+            ("Bearer Secret", false),
+            ("Bearer secre", false),
+            ("Bearer secrets", false),
+            ("Basic secret", false),
+            ("secret", false),
+            ("Bearer ", false),
+            ("", false),
+        ] {
+            let authorization = HeaderValue::from_static(authorization);
+            assert_eq!(own.is(&authorization), expected, "{authorization:?}");
+        }
+    }
 
     #[test]
     fn https_goes_anywhere_and_http_to_loopback_only() {

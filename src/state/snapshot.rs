@@ -99,14 +99,8 @@ struct Record {
     status_list: Option<String>,
 }
 
-/// Writes a snapshot atomically: a reader sees the old or the new one. A missing folder is created
-/// for this user alone; nothing is written to a folder whose snapshots would be ignored.
+/// Writes a snapshot.
 pub(in crate::state) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
-    let folder = folder(path);
-    if !folder.exists() {
-        DirBuilder::new().mode(0o700).create(folder)?;
-    }
-    trust_folder(folder).map_err(|it| io::Error::other(it.to_string()))?;
     let document = std::str::from_utf8(&snapshot.document).map_err(io::Error::other)?;
     let document = |kind| (snapshot.kind == kind).then(|| document.to_owned());
     let record = Record {
@@ -116,8 +110,19 @@ pub(in crate::state) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()
         jwks: document(Kind::Keys),
         status_list: document(Kind::StatusList),
     };
+    place(path, &serde_json::to_vec(&record)?)
+}
+
+/// Writes a file atomically: a reader sees the old or the new one. A missing folder is created for this
+/// user alone; nothing is written to a folder whose files would be ignored.
+pub(in crate::state) fn place(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder(path);
+    if !folder.exists() {
+        DirBuilder::new().mode(0o700).create(folder)?;
+    }
+    trust_folder(folder).map_err(|it| io::Error::other(it.to_string()))?;
     let beside = beside(path);
-    let written = fill(&beside, &serde_json::to_vec(&record)?);
+    let written = fill(&beside, content);
     let placed = written.and_then(|()| fs::rename(&beside, path));
     if placed.is_err() {
         // The first error is the one to report, whether or not this call succeeds.
@@ -178,7 +183,8 @@ pub(in crate::state) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Res
     Ok(Snapshot { kind, issuer, source, document: Bytes::from(document), heard_at })
 }
 
-fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
+/// The content of a file that nobody but this user and root can have written.
+pub(in crate::state) fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
     let unreadable = |error: io::Error| Odd::Unreadable(error.kind());
     // Opening a pipe would wait for a writer.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {

@@ -41,6 +41,8 @@ pub struct IssuerFigures {
     pub denylist: Option<DenylistFigures>,
     /// Its status lists, if its tokens may name some.
     pub status_lists: Option<StatusListFigures>,
+    /// Its events, if they are received.
+    pub events: Option<EventFigures>,
 }
 
 /// The figures of the status lists of an issuer.
@@ -54,6 +56,25 @@ pub struct StatusListFigures {
     pub age_seconds: Option<u64>,
     /// Fetches by outcome.
     pub fetches: BTreeMap<&'static str, u64>,
+}
+
+/// The figures of an issuer's events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFigures {
+    /// The subjects that are kept.
+    pub entries: u64,
+    /// For how long the stream was not heard to its end, where that can be told.
+    pub lag_seconds: Option<u64>,
+    /// When the last event that revoked tokens was received, in seconds since 1970.
+    pub last_event: Option<i64>,
+    /// Whether there was no room for an event, so that other tokens are refused, too.
+    pub is_full: bool,
+    /// Whether what replicas share could not be read for too long.
+    pub is_unheard: bool,
+    /// Events by what came of them.
+    pub received: BTreeMap<&'static str, u64>,
+    /// Deliveries that were refused, by cause.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 /// The figures of a denylist.
@@ -104,6 +125,7 @@ impl Installed {
             self.introspections()?,
             self.denylists()?,
             self.status_lists()?,
+            self.events()?,
             counter("keybound_token_cache_hits_total", "Token cache hits.", cache.hits)?,
             counter("keybound_token_cache_misses_total", "Tokens not seen before.", cache.misses)?,
             gauge("keybound_token_cache_entries", "Tokens held.", cache.entries)?,
@@ -170,6 +192,62 @@ impl Installed {
             }
         }
         Ok([introspections.collect(), shedding.collect()].concat())
+    }
+
+    fn events(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let issuer = &["issuer"];
+        let entries =
+            gauges("keybound_events_entries", "Subjects of events that are kept.", issuer)?;
+        let lag = gauges(
+            "keybound_events_lag_seconds",
+            "For how long the stream of events was not heard to its end.",
+            issuer,
+        )?;
+        let last = gauges(
+            "keybound_events_last_timestamp_seconds",
+            "When the last event that revoked tokens was received, in seconds since 1970.",
+            issuer,
+        )?;
+        let full = gauges(
+            "keybound_events_full",
+            "1 if there was no room for an event, so that other tokens are refused, too.",
+            issuer,
+        )?;
+        let unheard = gauges(
+            "keybound_events_unheard",
+            "1 if events that replicas share cannot be read, so that tokens are refused.",
+            issuer,
+        )?;
+        let received = counters(
+            "keybound_events_received_total",
+            "Security events, by what came of them.",
+            &["issuer", "outcome"],
+        )?;
+        let refused = counters(
+            "keybound_events_refused_total",
+            "Deliveries of security events that were refused, by cause.",
+            &["issuer", "cause"],
+        )?;
+        let all = self.issuers.iter().filter_map(|it| Some((&*it.name, it.events.as_ref()?)));
+        for (name, events) in all {
+            entries.with_label_values(&[name]).set(whole(events.entries));
+            if let Some(seconds) = events.lag_seconds {
+                lag.with_label_values(&[name]).set(whole(seconds));
+            }
+            if let Some(at) = events.last_event {
+                last.with_label_values(&[name]).set(at);
+            }
+            full.with_label_values(&[name]).set(events.is_full.into());
+            unheard.with_label_values(&[name]).set(events.is_unheard.into());
+            for (outcome, total) in &events.received {
+                received.with_label_values(&[name, outcome]).inc_by(*total);
+            }
+            for (cause, total) in &events.refused {
+                refused.with_label_values(&[name, cause]).inc_by(*total);
+            }
+        }
+        let gauges = [entries, lag, last, full, unheard].map(|it| it.collect()).concat();
+        Ok([gauges, received.collect(), refused.collect()].concat())
     }
 
     fn denylists(&self) -> prometheus::Result<Vec<MetricFamily>> {

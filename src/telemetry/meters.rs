@@ -188,10 +188,11 @@ impl PolicyMeters {
 }
 
 /// What revokes tokens, besides introspection, which has metrics of its own.
-const SOURCES: [&str; 2] = [DENYLIST, STATUS_LIST];
+const SOURCES: [&str; 3] = [DENYLIST, STATUS_LIST, EVENT];
 
 const DENYLIST: &str = "denylist";
 const STATUS_LIST: &str = "status_list";
+const EVENT: &str = "event";
 
 /// The details of tokens that were revoked, and what has revoked them.
 const REVOKED_BY: &[(Detail, &str)] = &[
@@ -199,6 +200,7 @@ const REVOKED_BY: &[(Detail, &str)] = &[
     (Detail::StatusInvalid, STATUS_LIST),
     (Detail::StatusSuspended, STATUS_LIST),
     (Detail::StatusOther, STATUS_LIST),
+    (Detail::EventReceived, EVENT),
 ];
 
 /// What has revoked a token that is refused with this detail.

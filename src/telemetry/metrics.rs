@@ -295,7 +295,7 @@ mod tests {
     use crate::telemetry::certificates::Certificate;
     use crate::telemetry::connections::{Cause, NotTaken};
     use crate::telemetry::installed::{
-        CacheFigures, DenylistFigures, IssuerFigures, StatusListFigures,
+        CacheFigures, DenylistFigures, EventFigures, IssuerFigures, StatusListFigures,
     };
     use keybound_core::UnixTime;
     use keybound_core::client_certificate::Validity;
@@ -390,6 +390,13 @@ mod tests {
                 fetches: [("changed", 1)].into(),
                 ..StatusListFigures::default()
             }),
+            events: Some(EventFigures {
+                lag_seconds: Some(1),
+                last_event: Some(1),
+                received: [("revoking", 1)].into(),
+                refused: [("audience", 1)].into(),
+                ..EventFigures::default()
+            }),
         };
         let installed = Installed {
             issuers: vec![issuer],
@@ -413,6 +420,13 @@ mod tests {
                 "keybound_denylist_entries gauge",
                 "keybound_denylist_loads_total counter",
                 "keybound_denylist_modified_timestamp_seconds gauge",
+                "keybound_events_entries gauge",
+                "keybound_events_full gauge",
+                "keybound_events_lag_seconds gauge",
+                "keybound_events_last_timestamp_seconds gauge",
+                "keybound_events_received_total counter",
+                "keybound_events_refused_total counter",
+                "keybound_events_unheard gauge",
                 "keybound_handshake_failures_total counter",
                 "keybound_introspection_shedding gauge",
                 "keybound_introspections_total counter",

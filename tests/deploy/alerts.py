@@ -96,6 +96,12 @@ FETCHED = of_issuer("keybound_jwks_refreshes_total", outcome="unchanged")
 SHEDDING = of_issuer("keybound_introspection_shedding", cause="busy")
 BEHIND = of_issuer("keybound_denylist_behind")
 LIST_AGE = of_issuer("keybound_status_list_age_seconds")
+LAG = of_issuer("keybound_events_lag_seconds")
+UNHEARD = of_issuer("keybound_events_unheard")
+UNMAPPED = of_issuer("keybound_events_received_total", outcome="unmapped")
+APPLIED = of_issuer("keybound_events_received_total", outcome="revoking")
+STRANGERS = of_issuer("keybound_events_refused_total", cause="unauthenticated")
+FULL = of_issuer("keybound_events_full")
 NOT_KNOWN_YET = series("keybound_denial_details_total", detail="key_not_known_yet", reason="keys_unavailable")
 WOULD_DENY = series("keybound_would_deny_total", policy="trial", reason="token_expired", instance="a")
 RELOADS = series("keybound_config_reloads_total", outcome="refused", instance="a")
@@ -167,6 +173,15 @@ CASES = {
     ),
     "KeyboundTokensShed": ({SHEDDING: "1x30"}, 1, 2, [{SHEDDING: "0x30"}]),
     "KeyboundStatusListStale": ({LIST_AGE: "0+60x60"}, 17, 18, [{LIST_AGE: "300x60"}]),
+    "KeyboundEventsSilent": (
+        {LAG: "0x5 301x30", UNHEARD: "0x36"}, 6, 7,
+        [{LAG: "300x30", UNHEARD: "0x30"}, {LAG: "0+60x5 0+60x5 0+60x5", UNHEARD: "0x30"}],
+    ),
+    "KeyboundEventsNotApplied": (
+        {UNMAPPED: "0x5 1x30"}, 5, 6,
+        [{UNMAPPED: "1x30", APPLIED: "0+9x30", STRANGERS: "0+9x30"}],
+    ),
+    "KeyboundEventsFull": ({FULL: "0x5 1x30"}, 5, 6, [{FULL: "0x30"}]),
     "KeyboundDenylistBehind": ({BEHIND: "0x5 1x30"}, 7, 8, [{BEHIND: "0x30"}]),
     "KeyboundOutage": (
         {checks(): "0+980x60", checks("keys_unavailable"): "0+20x60"}, 5, 7,

@@ -20,6 +20,7 @@ issuers:
   keys: {refresh_min: 9999h, refresh_max: 9999h, refresh_default: 9999h, max_stale: 9999h,
     withdrawn_key_grace: 9999h, unknown_kid_cooldown: 9999h, fetch_timeout: 9999h}
   introspection: {client_id: gateway, authentication: none, timeout: 9999h, cache_ttl: 9999h, negative_ttl: 9999h}
+  revocation: {events: {delivery: poll, endpoint: 'https://as.example.com', audience: a, poll_interval: 9999h, keep: 9999h}}
 policies:
 - {name: a, sender_constraint: dpop, match: {hosts: [a.example]}, authentication: {max_age: 9999h}}
 limits: {check_deadline: 9999h}

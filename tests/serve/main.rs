@@ -9,6 +9,7 @@ mod burst;
 mod capture;
 #[path = "../support/collector.rs"]
 mod collector;
+mod events;
 mod explain;
 mod forward_auth;
 #[path = "../support/identity_provider.rs"]
@@ -25,7 +26,7 @@ mod reload;
 mod revocation;
 mod service;
 #[path = "../support/tokens.rs"]
-#[expect(dead_code, clippy::indexing_slicing, reason = "shared between tests")]
+#[expect(clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
 mod traces;
 mod world;

@@ -68,6 +68,11 @@ impl World {
         service
     }
 
+    /// What the issuer signs.
+    pub(crate) fn sign(&self, typ: &str, claims: &Value) -> String {
+        self.signer.sign(typ, claims)
+    }
+
     pub(crate) fn token(&self, scope: &str) -> String {
         let certificate = Thumbprint::of(&self.certificate).to_base64url();
         self.bound_token(scope, &json!({"x5t#S256": certificate}))

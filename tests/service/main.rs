@@ -18,6 +18,7 @@
 mod captures;
 mod checks;
 mod client_certificate;
+mod events;
 mod grpc;
 mod introspection;
 mod jose;

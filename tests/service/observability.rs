@@ -1,15 +1,17 @@
 //! The dashboard and the alerts name what there is.
 
 use crate::support::configured::configured;
+use keybound::state::revocation::events::{Outcome, Refusal};
 use keybound::telemetry::certificates::Certificate;
 use keybound::telemetry::connections::Cause;
 use keybound::telemetry::installed::{
-    DenylistFigures, Installed, IssuerFigures, StatusListFigures,
+    DenylistFigures, EventFigures, Installed, IssuerFigures, StatusListFigures,
 };
 use keybound::telemetry::meters::Meters;
 use keybound::telemetry::metrics::{Front, Metrics, Reload};
 use keybound_core::client_certificate::Validity;
 use keybound_core::oauth::NonceKeys;
+use keybound_core::words::Words;
 use keybound_core::{Denial, Detail, Facts, Fault, Request, Rules, Target, UnixTime, Verdict};
 use saphyr_parser::{Event, Parser};
 use serde_json::Value;
@@ -105,6 +107,13 @@ fn exposition() -> String {
             age_seconds: Some(1),
             fetches: [("changed", 1)].into(),
             ..StatusListFigures::default()
+        }),
+        events: Some(EventFigures {
+            lag_seconds: Some(1),
+            last_event: Some(1),
+            received: Outcome::NAMES.iter().map(|it| (*it, 1)).collect(),
+            refused: Refusal::NAMES.iter().map(|it| (*it, 1)).collect(),
+            ..EventFigures::default()
         }),
     };
     let installed = Installed {

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 /// All that a reload may lose.
-const HELD: [&str; 5] = ["keys", "tokens", "answers", "proofs", "nonces"];
+const HELD: [&str; 6] = ["keys", "tokens", "answers", "proofs", "nonces", "events"];
 
 /// What changes, and what of the things that are held does not outlive it.
 struct Row {
@@ -126,8 +126,67 @@ fn source(it: &mut Value, name: &str, value: &Value) {
 }
 
 fn rows() -> Vec<Row> {
-    let all = [issuers(), introspection(), revocation(), dpop(), policies(), listeners()];
-    all.into_iter().flatten().collect()
+    let of_issuers = [issuers(), introspection(), revocation(), security_events()];
+    let others = [dpop(), policies(), listeners()];
+    of_issuers.into_iter().chain(others).flatten().collect()
+}
+
+fn polled(it: &mut Value, _: &World) {
+    let endpoint = "https://127.0.0.1:1/poll";
+    let events = json!({"delivery": "poll", "endpoint": endpoint, "audience": "us"});
+    put(it, "/issuers/0/revocation/events", events);
+}
+
+fn verified(it: &mut Value, world: &World) {
+    polled(it, world);
+    let endpoint = json!("https://127.0.0.1:1/verify");
+    put(it, "/issuers/0/revocation/events/verification_endpoint", endpoint);
+}
+
+fn pushed(it: &mut Value, _: &World) {
+    put(it, "/listen/events/address", json!("127.0.0.1:9104"));
+    let events = json!({"delivery": "push", "bearer_token_file": "secret", "audience": "us"});
+    put(it, "/issuers/0/revocation/events", events);
+}
+
+fn pushed_over_tls(it: &mut Value, world: &World) {
+    pushed(it, world);
+    let tls =
+        json!({"certificate_file": "cert.pem", "key_file": "key.pem", "client_ca_file": "ca.pem"});
+    put(it, "/listen/events/tls", tls);
+}
+
+fn security_events() -> Vec<Row> {
+    let set_event = |key: &'static str, value: Value| {
+        let pointer = key.replace("issuers[].", "/issuers/0/").replace('.', "/");
+        row(key, move |it, _| put(it, &pointer, value.clone())).from(polled)
+    };
+    let events = |name: &str| -> &'static str {
+        let key = format!("issuers[].revocation.events.{name}");
+        Box::leak(key.into_boxed_str())
+    };
+    vec![
+        row(events("delivery"), pushed).from(polled),
+        set_event(events("endpoint"), json!("https://127.0.0.1:2/poll")),
+        set_event(events("audience"), json!("others")),
+        set_event(events("bearer_token_file"), json!("secret")),
+        set_event(events("issuer"), json!("https://events.example.com")).losing(&["events"]),
+        set_event(events("jwks_uri"), json!("https://127.0.0.1:1/jwks")),
+        set_event(events("poll_interval"), json!("9s")),
+        set_event(events("keep"), json!("1h")),
+        set_event(events("capacity"), json!(5)),
+        set_event(events("snapshot_file"), json!("events")),
+        set_event(events("verification_endpoint"), json!("https://127.0.0.1:1/verify")),
+        set_event(events("stream_id"), json!("s")).from(verified),
+        set_event(events("verification_token_file"), json!("secret")).from(verified),
+        // Until it has been read, nothing is known of what other replicas were told.
+        set_event(events("store"), json!("redis"))
+            .from(|it, world| {
+                polled(it, world);
+                redis("redis")(it, world);
+            })
+            .losing(&["tokens", "answers", "events"]),
+    ]
 }
 
 fn issuers() -> Vec<Row> {
@@ -397,6 +456,17 @@ fn listeners() -> Vec<Row> {
         set("listen.ext_authz", "/listen/ext_authz", json!("127.0.0.1:9101")),
         set("listen.forward_auth", "/listen/forward_auth", json!("127.0.0.1:9102")),
         set("listen.admin", "/listen/admin", json!("127.0.0.1:9103")),
+        set("listen.events.address", "/listen/events/address", json!("127.0.0.1:9105"))
+            .from(pushed),
+        row("listen.events.tls.certificate_file", pushed_over_tls).from(pushed),
+        row("listen.events.tls.key_file", pushed_over_tls).from(pushed),
+        row("listen.events.tls.client_ca_file", pushed_over_tls).from(pushed),
+        set(
+            "listen.events.tls.client_names",
+            "/listen/events/tls/client_names",
+            json!(["as.example.com"]),
+        )
+        .from(pushed_over_tls),
         row("listen.tls.certificate_file", tls),
         row("listen.tls.key_file", tls),
         row("listen.tls.client_ca_file", mutual_tls),
@@ -527,7 +597,8 @@ impl World {
             !losses.iter().any(|it| it.starts_with("dpop.replay"))
         };
         let nonces = installation.rules.nonces.check(&held.nonce, NOW).is_some();
-        let had = [keys, tokens, answers, proofs, nonces];
+        let events = !losses.iter().any(|it| it.contains("its events now come from another"));
+        let had = [keys, tokens, answers, proofs, nonces, events];
         HELD.into_iter().zip(had).filter(|(_, had)| !had).map(|(name, _)| name).collect()
     }
 }

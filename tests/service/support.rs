@@ -18,3 +18,5 @@ pub(crate) mod shared;
 pub(crate) mod subrequest;
 #[path = "../support/tokens.rs"]
 pub(crate) mod tokens;
+#[path = "../support/transmitter.rs"]
+pub(crate) mod transmitter;

@@ -9,6 +9,7 @@ use crate::state::introspection::ClientAuthentication;
 use crate::state::jwks::{KeyRules, KeySource};
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
+use crate::state::revocation::events::{Delivery, EventRules};
 use keybound_core::client_certificate::Source;
 use keybound_core::jose::KeySet;
 use keybound_core::policy::{
@@ -302,10 +303,28 @@ fn readings(rules: &IssuerRules) -> Vec<Reading> {
     if let Some(demand) = status_list(rules) {
         line("status_list", demand);
     }
+    if let Some(events) = rules.revocation.as_ref().and_then(|it| it.events.as_ref()) {
+        line("events", described(events));
+    }
     if let Some(skipped) = skipped(rules) {
         line("skipped keys", skipped);
     }
     readings
+}
+
+fn described(events: &EventRules) -> String {
+    let delivery = match &events.delivery {
+        Delivery::Poll { endpoint, interval, .. } => format!("poll {endpoint} each {interval:?}"),
+        Delivery::Push { .. } => "push".to_owned(),
+    };
+    let store = match (&events.shared, &events.snapshot_file) {
+        (Some(_), _) => "shared in Redis".to_owned(),
+        (None, Some(path)) => format!("kept in {}", path.display()),
+        (None, None) => "in memory".to_owned(),
+    };
+    let EventRules { transmitter, keep, capacity, .. } = events;
+    let (from, to) = (&transmitter.issuer, transmitter.audiences.join(" "));
+    format!("{delivery}, from {from} to {to}, {store} for {keep:?}, at most {capacity} subjects")
 }
 
 fn introspection(rules: &IssuerRules) -> Option<String> {

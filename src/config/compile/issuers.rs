@@ -2,7 +2,7 @@
 
 use super::files::{self, Files};
 use super::url::{Fetched, PlainHttp, fetched, fetched_metadata};
-use super::{bearer, introspection, is_token, revocation, upkeep};
+use super::{bearer, events, introspection, is_token, revocation, upkeep};
 use crate::config::file;
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::provider::{Defaults, Provider, token_type};
@@ -23,6 +23,7 @@ use std::time::Duration;
 pub(super) fn compile(
     issuers: Vec<file::Issuer>,
     patience: Duration,
+    redis: events::Redis<'_>,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -40,7 +41,7 @@ pub(super) fn compile(
             let message = format!("{} is used twice: names must be unique", quoted(name));
             findings.problem(&at.key("issuer"), message);
         }
-        compiled.push(issuer(given, patience, &at, files, findings));
+        compiled.push(issuer(given, patience, redis, &at, files, findings));
     }
     compiled.into_iter().collect()
 }
@@ -48,6 +49,7 @@ pub(super) fn compile(
 fn issuer(
     given: file::Issuer,
     patience: Duration,
+    redis: events::Redis<'_>,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
@@ -71,8 +73,10 @@ fn issuer(
         None => Some(None),
         Some(rules) => rules.map(Some),
     };
-    let revocation =
-        given.revocation.map(|it| revocation::compile(it, &at.key("revocation"), files, findings));
+    let of = events::Of { name: name.as_deref(), keys: keys.as_ref(), plain, redis };
+    let revocation = given
+        .revocation
+        .map(|it| revocation::compile(it, of, &at.key("revocation"), files, findings));
     let revocation = match revocation {
         None => Some(None),
         Some(rules) => rules.map(Some),

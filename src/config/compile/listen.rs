@@ -3,7 +3,7 @@
 use super::files::{self, Files};
 use super::forward_auth;
 use crate::config::problem::{Findings, Path, quoted};
-use crate::config::{Address, Listen, Tls, file, usual};
+use crate::config::{Address, EventsListener, Listen, Tls, file, usual};
 use crate::proxy_names::ProxyName;
 use std::net::SocketAddr;
 
@@ -28,6 +28,7 @@ pub(super) fn compile(
         ext_authz: listen.ext_authz.unwrap_or_else(usual::ext_authz),
         forward_auth: forward_auth::compile(listen.forward_auth, asker, root, files, findings),
         admin: listen.admin.unwrap_or_else(usual::admin),
+        events: listen.events.and_then(|it| events(it, &at.key("events"), files, findings)),
         tls: listen.tls.and_then(|it| tls(it, &at.key("tls"), files, findings)),
         for_proxies,
     };
@@ -40,6 +41,32 @@ pub(super) fn compile(
         forward_auth::warn_of_reach(forward_auth, tls, &at.key("forward_auth"), findings);
     }
     compiled
+}
+
+/// The listener for events. Who sends them is told by a secret, which must not be read on the way.
+fn events(
+    given: file::EventsListener,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<EventsListener> {
+    let file::EventsListener { address, tls: given } = given;
+    let address_at = at.key("address");
+    if address.is_none() && !findings.is_incomplete(&address_at) {
+        findings.problem(&address_at, "is missing: where transmitters connect, as in 0.0.0.0:9004");
+    }
+    let tls_at = at.key("tls");
+    let wants_tls = given.is_some() || findings.is_incomplete(&tls_at);
+    let tls = given.and_then(|it| tls(it, &tls_at, files, findings));
+    let address = address?;
+    if let (false, Some(elsewhere)) = (wants_tls, elsewhere(&address)) {
+        let message = format!(
+            "{elsewhere} can be reached from other machines and has no TLS: the Authorization of the \
+             transmitter and its events are sent unencrypted, unless a proxy in front ends TLS"
+        );
+        findings.warning(&address_at, message);
+    }
+    (tls.is_some() || !wants_tls).then_some(EventsListener { address, tls })
 }
 
 /// Warns of listeners that are not only reachable by the proxy. `tls` is whether client
@@ -86,10 +113,14 @@ fn elsewhere(address: &Address) -> Option<&SocketAddr> {
 
 fn keep_apart(listen: &Listen, at: &Path, findings: &mut Findings) {
     let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
+    let events = listen.events.as_ref().map(|it| &it.address);
     for (key, address, other_key, other) in [
         ("admin", Some(&listen.admin), "ext_authz", Some(&listen.ext_authz)),
         ("forward_auth", forward_auth, "ext_authz", Some(&listen.ext_authz)),
         ("forward_auth", forward_auth, "admin", Some(&listen.admin)),
+        ("events", events, "ext_authz", Some(&listen.ext_authz)),
+        ("events", events, "forward_auth", forward_auth),
+        ("events", events, "admin", Some(&listen.admin)),
     ] {
         if let (Some(address), Some(other)) = (address, other)
             && overlap(address, other)

@@ -6,6 +6,7 @@ mod choosing;
 mod client_authentication;
 mod client_certificate;
 mod dpop;
+mod events;
 mod exposure;
 mod files;
 mod forward_auth;
@@ -71,8 +72,11 @@ pub(super) fn compile(
     let at = root.key("issuers");
     let issuers = findings.required(file.issuers, &at, "list the issuers to accept");
     let names = issuers::Names::of(issuers.as_deref().unwrap_or_default());
-    let issuers = issuers.map(|it| issuers::compile(it, limits.patience(), &at, files, findings));
+    let redis = events::Redis::of(dpop.as_ref().map(|it| &it.1));
+    let issuers =
+        issuers.map(|it| issuers::compile(it, limits.patience(), redis, &at, files, findings));
     let sockets = [Some(&listen.ext_authz), Some(&listen.admin)].into_iter().flatten();
+    let sockets = sockets.chain(listen.events.as_ref().map(|it| &it.address));
     let forward_auth = listen.forward_auth.as_ref().map(|it| &it.address);
     files.keep_apart(&sockets.chain(forward_auth).collect::<Vec<_>>(), findings);
     let at = root.key("policies");
@@ -83,6 +87,7 @@ pub(super) fn compile(
     exposure::warn_of_redis(&dpop, &root.key("dpop"), findings);
     files.warn_of_others(findings);
     timing::check(&issuers, &limits, &root, findings);
+    events::check(&issuers, &listen, &root, findings);
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);

@@ -1,5 +1,6 @@
 //! The part of the configuration about revoked tokens.
 
+use super::events;
 use super::files::Files;
 use crate::config::file;
 use crate::config::problem::{Findings, Path};
@@ -11,22 +12,31 @@ use std::sync::Arc;
 
 pub(super) fn compile(
     given: file::Revocation,
+    of: events::Of<'_>,
     at: &Path,
     files: &Files,
     findings: &mut Findings,
 ) -> Option<RevocationRules> {
-    let file::Revocation { denylist_file, status_list } = given;
+    let file::Revocation { denylist_file, status_list, events } = given;
     let status_list = status_list.map(|it| it.0).unwrap_or_default();
-    if denylist_file.is_none() && status_list == StatusDemand::Off {
-        let message = "revokes nothing: give it `denylist_file` or `status_list: if_present`, or leave it out";
+    let events_at = at.key("events");
+    let has_list = denylist_file.is_some() || status_list != StatusDemand::Off;
+    if !has_list && events.is_none() && !findings.is_incomplete(at) {
+        let message = "revokes nothing: give it `denylist_file`, `status_list: if_present` or `events`, \
+                       or leave it out";
         findings.problem(at, message);
     }
+    let events = events.map(|it| events::compile(it, of, &events_at, files, findings));
     let denylist = denylist_file.map(|it| denylist(&it, &at.key("denylist_file"), files, findings));
     let denylist = match denylist {
         None => None,
         Some(list) => Some(list?),
     };
-    Some(RevocationRules { denylist, status_list })
+    let events = match events {
+        None => None,
+        Some(rules) => Some(rules?),
+    };
+    Some(RevocationRules { denylist, status_list, events })
 }
 
 fn denylist(

@@ -1,3 +1,4 @@
+mod events;
 mod introspection;
 mod issuers;
 mod listeners;

@@ -16,7 +16,7 @@ impl File {
     /// needed then.
     pub(in crate::config) fn deciding(mut self) -> Self {
         let listen = self.listen.get_or_insert_default();
-        listen.tls = None;
+        (listen.tls, listen.events) = (None, None);
         if let Some(forward_auth) = &mut self.forward_auth {
             (forward_auth.secret_file, forward_auth.secret_header) = (None, None);
             // The chart's users leave it to the chart.

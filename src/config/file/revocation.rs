@@ -1,5 +1,6 @@
 //! The shape of the configuration of an issuer's revoked tokens.
 
+use super::Events;
 use crate::config::values::Word;
 use keybound_core::policy::StatusDemand;
 use schemars::JsonSchema;
@@ -16,4 +17,6 @@ pub(in crate::config) struct Revocation {
     /// (`status.status_list`, draft-ietf-oauth-status-list).
     #[schemars(extend("default" = StatusDemand::default().name()))]
     pub(in crate::config) status_list: Option<Word<StatusDemand>>,
+    /// Security events of the issuer, by poll or by push; absent: none.
+    pub(in crate::config) events: Option<Events>,
 }

@@ -27,11 +27,11 @@ pub use dpop::ProofId;
 pub use introspection::{BadAnswer, Form, Jwt, Statement};
 pub use nonce::{BadSecret, LiveNonce, NonceKeys};
 pub use revocable::{Identifier, Passed, Revocable};
-pub use status_list::{
-    BadStatusList, MalformedStatus, STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, STATUS_LIST_TYPE,
-    Status, StatusList, StatusReference,
-};
 pub use security_event::{
     BadEvents, EVENT_BYTES, Effect, EventKind, EventSubject, SecurityEvent, SecurityEvents,
     StreamStatus, SubjectKey, SubjectKeys, Transmitter,
+};
+pub use status_list::{
+    BadStatusList, MalformedStatus, STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, STATUS_LIST_TYPE,
+    Status, StatusList, StatusReference,
 };

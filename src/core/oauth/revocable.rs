@@ -26,6 +26,8 @@ pub struct Revocable {
     issued: UnixTime,
     /// Under which list of revoked tokens it was last found to be good.
     pub passed: Passed,
+    /// Under which events it was last found to be good.
+    pub passed_events: Passed,
 }
 
 type Identifiers = [Option<Box<str>>; Identifier::ALL.len()];
@@ -83,6 +85,7 @@ impl Revocable {
                 is_said_elsewhere: false,
                 issued: iat.unwrap_or(BEGINNING),
                 passed: Passed::default(),
+                passed_events: Passed::default(),
             })
         })
     }
@@ -99,8 +102,8 @@ impl Revocable {
         };
         let (places, is_said_elsewhere) = own.places_with(said);
         let (own, said) = (own.own.clone(), Some(Box::new(said.own.clone())));
-        let passed = Passed::default();
-        Some(Box::new(Self { own, said, places, is_said_elsewhere, issued, passed }))
+        let (passed, passed_events) = <_>::default();
+        Some(Box::new(Self { own, said, places, is_said_elsewhere, issued, passed, passed_events }))
     }
 
     /// The places of both, and whether `said` has one that this has not.

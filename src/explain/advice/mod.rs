@@ -138,6 +138,18 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
             "the list is shorter than the place that the token names, or is that of another tenant: the \
              issuer must publish the list before it issues tokens that name it",
         ),
+        Some(Detail::EventReceived) => Some(
+            "the issuer has ended the session, or changed or closed the account: the client must get a \
+             new token. The step that failed names the event",
+        ),
+        Some(Detail::EventsFull) => Some(
+            "more users and sessions were revoked than `revocation.events.capacity`: raise it. New tokens \
+             are good at once",
+        ),
+        Some(Detail::EventsUnheard) => Some(
+            "the Redis of `dpop.replay`, in which replicas share events, cannot be read: is it up, and do \
+             its rights cover XADD and XRANGE on keybound:events:*?",
+        ),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! A token must be good by each of the parts. Whatever cannot be told refuses it.
 
 pub mod denylist;
+pub mod events;
 #[cfg(test)]
 mod samples;
 pub mod status_lists;
@@ -11,6 +12,7 @@ pub mod status_lists;
 use crate::clock::Clock;
 use crate::state::http::BadCredentials;
 use denylist::{Denylist, DenylistStatus};
+use events::{Bell, EventRules, Events};
 use keybound_core::oauth::AccessToken;
 use keybound_core::policy::StatusDemand;
 use keybound_core::{Standing, UnixTime};
@@ -28,6 +30,8 @@ pub struct RevocationRules {
     pub denylist: Option<Arc<Denylist>>,
     /// What becomes of the status that a token has in a list of the issuer.
     pub status_list: StatusDemand,
+    /// How the events of the issuer are received.
+    pub events: Option<EventRules>,
 }
 
 /// What is known of the revoked tokens of one issuer.
@@ -38,6 +42,7 @@ pub struct Revocation {
     status_lists: Option<Arc<StatusLists>>,
     /// How long a check waits for a status list.
     patience: Duration,
+    events: Option<Arc<Events>>,
     changes: Arc<Changes>,
 }
 
@@ -54,6 +59,8 @@ pub struct Status {
     pub denylist: Option<DenylistStatus>,
     /// The issuer's status lists.
     pub status_lists: Option<StatusListsStatus>,
+    /// The events of the issuer.
+    pub events: Option<events::Status>,
 }
 
 impl Revocation {
@@ -66,9 +73,9 @@ impl Revocation {
         previous: Option<&Arc<Self>>,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
-    ) -> Result<Arc<Self>, BadCredentials> {
+    ) -> Result<Self, BadCredentials> {
         let changes = previous.map_or_else(Arc::default, |it| Arc::clone(&it.changes));
-        let RevocationRules { denylist, status_list } = rules.clone();
+        let RevocationRules { denylist, status_list, .. } = rules.clone();
         if let Some(denylist) = &denylist {
             denylist.start(&changes, clock, runtime);
         }
@@ -80,7 +87,23 @@ impl Revocation {
             }
         };
         let issuer = Arc::clone(&terms.issuer.name);
-        Ok(Arc::new(Self { issuer, denylist, status_lists, patience, changes }))
+        Ok(Self { issuer, denylist, status_lists, patience, events: None, changes })
+    }
+
+    /// The same, which hears these events.
+    #[must_use]
+    pub fn hearing(self, events: Option<Arc<Events>>) -> Self {
+        Self { events, ..self }
+    }
+
+    /// What rings for those who wait for its changes.
+    pub fn bell(&self) -> Bell {
+        Bell::of(Arc::clone(&self.changes))
+    }
+
+    /// The events of the issuer, if they are received.
+    pub const fn events(&self) -> Option<&Arc<Events>> {
+        self.events.as_ref()
     }
 
     /// Whether `token` was revoked.
@@ -88,6 +111,12 @@ impl Revocation {
     pub fn standing<'a>(&'a self, token: &'a AccessToken, now: UnixTime) -> Standing<'a> {
         if let Some(denylist) = &self.denylist {
             match denylist.standing(token) {
+                Standing::Good => (),
+                refused @ (Standing::Refused(_) | Standing::Waits(_)) => return refused,
+            }
+        }
+        if let Some(events) = &self.events {
+            match events.standing(token, now) {
                 Standing::Good => (),
                 refused @ (Standing::Refused(_) | Standing::Waits(_)) => return refused,
             }
@@ -101,7 +130,8 @@ impl Revocation {
     pub fn describe(&self) -> String {
         let denylist = self.denylist.iter().map(|it| it.describe());
         let lists = self.status_lists.iter().map(|_| "the status list that it names".to_owned());
-        denylist.chain(lists).collect::<Vec<_>>().join(", ")
+        let events = self.events.iter().map(|it| it.describe());
+        denylist.chain(events).chain(lists).collect::<Vec<_>>().join(", ")
     }
 
     /// Notifies of each later change by which a token that was good may be so no more.
@@ -115,6 +145,7 @@ impl Revocation {
             issuer: self.issuer.to_string(),
             denylist: self.denylist.as_ref().map(|it| it.status()),
             status_lists: self.status_lists.as_ref().map(|it| it.status()),
+            events: self.events.as_ref().map(|it| it.status()),
         }
     }
 }

@@ -46,6 +46,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if $.Values.socket.hostPath }}{{ $address = printf "unix:/run/keybound/%s.sock" $front }}{{ end }}
 {{- $_ := set $listen $front $address }}
 {{- end }}
+{{- if .Values.events.enabled }}
+{{- $_ := set $listen "events" (dict "address" (printf "%s:9004" .Values.address)) }}
+{{- end }}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) (dict "listen" $listen)) }}
 {{- end }}
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// A connection. All copies share it.
 #[derive(Clone)]
-pub(super) enum Link {
+pub(in crate::state) enum Link {
     /// To one server.
     Single(MultiplexedConnection),
     /// To the servers of a cluster.
@@ -22,7 +22,7 @@ pub(super) enum Link {
 
 impl Link {
     /// Connects. The task that drives the connection runs on the present runtime.
-    pub(super) async fn open(rules: &RedisRules) -> RedisResult<Self> {
+    pub(in crate::state) async fn open(rules: &RedisRules) -> RedisResult<Self> {
         let certificates =
             rules.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
         if rules.cluster {
@@ -58,7 +58,7 @@ impl Link {
     }
 
     /// Sends a command and returns its reply. An error reply is an `Err`.
-    pub(super) async fn send(self, command: &Cmd) -> RedisResult<Value> {
+    pub(in crate::state) async fn send(self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Single(mut connection) => command.query_async(&mut connection).await,
             Self::Cluster(mut connection) => command.query_async(&mut connection).await,
@@ -78,7 +78,7 @@ impl fmt::Debug for Link {
 }
 
 /// A connection takes a few round trips, with TLS some more. No request waits for it.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
+pub(in crate::state) const CONNECT: Duration = Duration::from_secs(2);
 
 /// Commands that may be queued before senders have to wait.
 const UNDER_WAY: usize = 1024;

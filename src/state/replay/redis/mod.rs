@@ -20,6 +20,7 @@ mod look;
 mod record;
 mod rules;
 
+pub(in crate::state) use link::{CONNECT, Link};
 pub use rules::{BadRedis, RedisRules};
 
 use super::{Unavailable, Use};
@@ -27,7 +28,6 @@ use ::redis::{ErrorKind, RedisError, RedisResult, Value};
 use keeper::Keeper;
 use keybound_core::UnixTime;
 use keybound_core::oauth::ProofId;
-use link::Link;
 use record::Record;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

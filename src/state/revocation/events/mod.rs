@@ -1,0 +1,380 @@
+//! Events that revoke tokens: a receiver of security event tokens, by poll (RFC 8936) and by push
+//! (RFC 8935), for each issuer by itself.
+//!
+//! - A token of a revoked subject is refused as soon as the event is in force, from whatever cache it
+//!   comes.
+//! - An event is acknowledged once it is in force and kept where it is to be kept, and not before.
+//! - Events may come in any order and any number of times: of each subject the latest time counts.
+//! - Memory is bounded. What there is no room for is not forgotten: it revokes more than it says.
+//! - A stream that cannot be heard refuses no tokens: it is told in metrics and logs.
+
+mod keeping;
+mod marks;
+mod poll;
+mod receiver;
+mod report;
+mod rules;
+mod shared;
+mod snapshot;
+mod verify;
+
+pub use marks::{Hit, Mark};
+pub use receiver::NotTaken;
+pub use report::{LastError, LastEvent, Outcome, Refusal, Status};
+pub use rules::{Delivery, EventRules, Verification};
+pub use snapshot::BadSnapshot;
+
+use super::Changes;
+use crate::clock::Clock;
+use crate::state::http::{self, Client, Credentials, Reach};
+use crate::state::jwks::{self, BadSource, IssuerKeys};
+use ::http::HeaderValue;
+use keeping::Keeping;
+use keybound_core::oauth::{AccessToken, SubjectKey, SubjectKeys};
+use keybound_core::policy::Issuer;
+use keybound_core::{Detail, Standing, Unconfirmed, UnixTime};
+use marks::Marks;
+use poll::Poller;
+use receiver::Receiver;
+use report::Report;
+use reqwest::Url;
+use shared::Shared;
+use snapshot::Snapshots;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use verify::Asker;
+
+/// The events of one issuer.
+///
+/// Its tasks end when this is dropped. All methods may be called from any thread and any runtime.
+#[derive(Debug)]
+pub struct Events {
+    receiver: Arc<Receiver>,
+    began: Instant,
+    #[expect(dead_code, reason = "its tasks end when it is dropped")]
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What is needed to receive the events of an issuer.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The issuer.
+    pub issuer: &'a Arc<Issuer>,
+    /// Its keys.
+    pub keys: &'a Arc<IssuerKeys>,
+    /// How its events are received.
+    pub rules: &'a EventRules,
+    /// PEM of the authorities that its servers are verified with.
+    pub ca: Option<&'a [u8]>,
+    /// Whether it may be asked over plain `http` on other machines.
+    pub allow_http: bool,
+}
+
+/// Rings when something was revoked, so that what goes on meanwhile is judged again.
+#[derive(Clone, Debug, Default)]
+pub struct Bell(Arc<Changes>);
+
+/// The events of an issuer before the configuration takes effect.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The events.
+    pub events: Arc<Events>,
+    /// Settings of its keys to change when the configuration takes effect.
+    pub change: Option<jwks::Change>,
+    /// Whether events of the previous configuration are left behind.
+    pub left_behind: bool,
+}
+
+/// Events cannot be received as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadEvents {
+    /// The certification authorities cannot be read.
+    Credentials(http::BadCredentials),
+    /// A URL is neither `https` nor `http` that is allowed, or it holds a password.
+    UrlRefused,
+    /// The source of the transmitter's keys is invalid.
+    Keys(BadSource),
+    /// What was kept cannot be read.
+    Snapshot(BadSnapshot),
+}
+
+/// Prepares the events of an issuer. What `previous` received stays in force, if it is from the same
+/// transmitter.
+pub fn prepare(
+    terms: &Terms<'_>,
+    previous: Option<&Arc<Events>>,
+    bell: &Bell,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Prepared, BadEvents> {
+    let Terms { issuer, keys, rules, .. } = *terms;
+    let known = previous.filter(|it| rules.continues(&it.receiver.rules));
+    let left_behind = previous.is_some() && known.is_none();
+    let (keys, change) = match &rules.keys {
+        None => (Arc::clone(keys), None),
+        Some(own) => {
+            let name = rules.transmitter.issuer.as_ref().into();
+            let held = known.map(|it| &it.receiver.keys);
+            let prepared = jwks::prepare(&name, own, held, clock, runtime);
+            let prepared = prepared.map_err(BadEvents::Keys)?;
+            (prepared.keys, prepared.change)
+        }
+    };
+    if let Some(same) = known.filter(|it| it.is_under(terms, &keys)) {
+        return Ok(Prepared { events: Arc::clone(same), change, left_behind });
+    }
+    let (marks, report) = match known.map(|it| &it.receiver) {
+        Some(known) => {
+            known.marks.set_capacity(rules.capacity);
+            (Arc::clone(&known.marks), Arc::new(Report::after(&known.report)))
+        }
+        None => (Arc::new(restored(rules, issuer, clock.now())?), Arc::default()),
+    };
+    // One writes the file at a time, also while the configuration changes.
+    let kept = known.and_then(|it| it.receiver.keeping.snapshots.clone());
+    let snapshots = rules.snapshot_file.clone().map(|path| {
+        let same = kept.filter(|it| it.is_at(&path));
+        same.unwrap_or_else(|| Arc::new(Snapshots::at(path)))
+    });
+    let place = rules.shared.clone().filter(|_| !rules.is_passive);
+    let shared = place.map(|place| {
+        let before = known.and_then(|it| it.receiver.keeping.shared.as_deref());
+        Arc::new(Shared::new(place, &issuer.name, before))
+    });
+    let receiver = Arc::new(Receiver {
+        issuer: Arc::clone(issuer),
+        signer: signer(issuer, rules),
+        keys,
+        rules: rules.clone(),
+        marks,
+        report,
+        keeping: Keeping { snapshots, shared },
+        clock: Arc::clone(clock),
+        bell: bell.clone(),
+    });
+    let events = Events::start(receiver, terms, runtime)?;
+    Ok(Prepared { events: Arc::new(events), change, left_behind })
+}
+
+/// Who signs the events, as an issuer of JWTs.
+fn signer(issuer: &Issuer, rules: &EventRules) -> Issuer {
+    Issuer {
+        algorithms: issuer.algorithms.clone(),
+        clock_leeway: issuer.clock_leeway,
+        ..Issuer::new(&rules.transmitter.issuer, "")
+    }
+}
+
+/// What was kept before this process began.
+fn restored(rules: &EventRules, issuer: &Issuer, now: UnixTime) -> Result<Marks, BadEvents> {
+    let marks = Marks::new(rules.capacity);
+    let Some(path) = &rules.snapshot_file else { return Ok(marks) };
+    let kept = snapshot::read(path, &issuer.name, rules.capacity).map_err(BadEvents::Snapshot)?;
+    let (issuer, entries) = (&*issuer.name, kept.marks.len());
+    tracing::info!(issuer, entries, "events restored from the snapshot");
+    kept.passed_over.into_iter().for_each(|it| _ = marks.pass_over(it));
+    for (subject, mark) in kept.marks.into_iter().filter(|(_, it)| now < it.expires) {
+        marks.put((subject, mark), now);
+    }
+    Ok(marks)
+}
+
+impl Events {
+    fn start(
+        receiver: Arc<Receiver>,
+        terms: &Terms<'_>,
+        runtime: &Handle,
+    ) -> Result<Self, BadEvents> {
+        let mut tasks = JoinSet::new();
+        if terms.rules.is_passive {
+            return Ok(Self { receiver, began: Instant::now(), tasks: Mutex::new(tasks) });
+        }
+        let client = || {
+            let credentials = Credentials { ca: terms.ca, identity: None };
+            let client = Client::new(credentials).map_err(BadEvents::Credentials)?;
+            Ok::<_, BadEvents>(client.allowing_http(terms.allow_http))
+        };
+        let askable = |text: &str| {
+            let url = Url::parse(text).or(Err(BadEvents::UrlRefused))?;
+            Reach::of(&url, terms.allow_http).map(|_| url).ok_or(BadEvents::UrlRefused)
+        };
+        if let Delivery::Poll { endpoint, interval, bearer } = &terms.rules.delivery {
+            let poller = Poller {
+                receiver: Arc::clone(&receiver),
+                client: client()?,
+                endpoint: askable(endpoint)?,
+                interval: *interval,
+                bearer: bearer.clone(),
+            };
+            tasks.spawn_on(poller.run(), runtime);
+        }
+        if let Some(rules) = &terms.rules.verification {
+            let asker = Asker {
+                receiver: Arc::clone(&receiver),
+                client: client()?,
+                endpoint: askable(&rules.endpoint)?,
+                rules: rules.clone(),
+            };
+            tasks.spawn_on(asker.run(), runtime);
+        }
+        if let Some(shared) = receiver.keeping.shared.clone() {
+            tasks.spawn_on(shared.run(Arc::clone(&receiver)), runtime);
+        }
+        tasks.spawn_on(sweep(Arc::clone(&receiver)), runtime);
+        Ok(Self { receiver, began: Instant::now(), tasks: Mutex::new(tasks) })
+    }
+
+    /// Whether it receives events on these terms already.
+    fn is_under(&self, terms: &Terms<'_>, keys: &Arc<IssuerKeys>) -> bool {
+        let own = &self.receiver;
+        own.rules == *terms.rules
+            && Arc::ptr_eq(&own.keys, keys)
+            && own.issuer.judges_like(terms.issuer)
+    }
+
+    /// Why a token with these subjects that was issued at `issued` is refused at `now`.
+    pub fn find(
+        &self,
+        subjects: impl Iterator<Item = SubjectKey>,
+        issued: UnixTime,
+        now: UnixTime,
+    ) -> Option<Hit> {
+        self.receiver.marks.find(subjects, issued, now)
+    }
+
+    /// Whether `token` was revoked by an event.
+    #[inline]
+    pub(super) fn standing<'a>(&self, token: &AccessToken, now: UnixTime) -> Standing<'a> {
+        let Some(revocable) = &token.revocable else { return Standing::Good };
+        if self.is_unheard() {
+            return Standing::Refused(Detail::EventsUnheard.into());
+        }
+        // Before the marks are looked at: one that comes meanwhile changes it.
+        let number = self.receiver.marks.number();
+        if revocable.passed_events.is_under(number) {
+            return Standing::Good;
+        }
+        match self.find(SubjectKeys::of(revocable).iter(), revocable.issued(), now) {
+            None => {
+                revocable.passed_events.note(number);
+                Standing::Good
+            }
+            Some(hit) => Standing::Refused(refusal(hit)),
+        }
+    }
+
+    /// What they are, for an explanation.
+    pub(super) fn describe(&self) -> String {
+        let rules = &self.receiver.rules;
+        let (entries, from) = (self.receiver.marks.entries(), &rules.transmitter.issuer);
+        let kept = if rules.is_passive {
+            "those of snapshot_file, which alone are read here: ask /explain of the service"
+        } else {
+            rules.delivery.label()
+        };
+        format!("the events of {from} ({kept}; subjects: {entries})")
+    }
+
+    /// Whether it cannot be told what has been revoked: what replicas share was not read for too long.
+    pub fn is_unheard(&self) -> bool {
+        self.receiver.keeping.shared.as_ref().is_some_and(|it| it.is_stale())
+    }
+
+    /// Whether events come by push.
+    pub fn is_pushed(&self) -> bool {
+        matches!(self.receiver.rules.delivery, Delivery::Push { .. })
+    }
+
+    /// Whether events are pushed by who shows this `Authorization`. It is compared in constant time.
+    pub fn is_pushed_with(&self, authorization: &HeaderValue) -> bool {
+        match &self.receiver.rules.delivery {
+            Delivery::Push { bearer } => bearer.is(authorization),
+            Delivery::Poll { .. } => false,
+        }
+    }
+
+    /// Takes a token that was pushed, and returns once it may be acknowledged.
+    pub async fn take(&self, token: &[u8]) -> Result<(), NotTaken> {
+        self.receiver.take(token).await
+    }
+
+    /// Counts a push that never came to a token.
+    pub fn count_refused(&self, refusal: Refusal) {
+        self.receiver.report.refused(refusal);
+    }
+
+    /// The state of these events.
+    pub fn status(&self) -> Status {
+        let Receiver { report, rules, marks, clock, .. } = &*self.receiver;
+        let status = report.status(rules, marks, self.began, clock.now());
+        Status { unheard: self.is_unheard(), ..status }
+    }
+}
+
+#[cold]
+fn refusal(hit: Hit) -> Unconfirmed {
+    let (detail, why) = match hit {
+        Hit::Event(Mark { until, kind, .. }) => {
+            let until = until.to_rfc3339();
+            let why = format!(
+                "the issuer told by an event, {kind}, that tokens until {until} are revoked"
+            );
+            (Detail::EventReceived, why)
+        }
+        Hit::NoRoom(until) => {
+            let until = until.to_rfc3339();
+            (
+                Detail::EventsFull,
+                format!("there was no room for an event about tokens until {until}"),
+            )
+        }
+    };
+    Unconfirmed { refusal: detail.into(), why: Some(why.into()) }
+}
+
+/// Drops what has expired, now and then.
+async fn sweep(receiver: Arc<Receiver>) {
+    loop {
+        sleep(SWEEP).await;
+        receiver.marks.drop_expired(receiver.clock.now());
+    }
+}
+
+const SWEEP: Duration = Duration::from_secs(60);
+
+impl Bell {
+    /// One that tells those who wait for these changes.
+    pub(super) const fn of(changes: Arc<Changes>) -> Self {
+        Self(changes)
+    }
+
+    /// Something was revoked.
+    pub(super) fn ring(&self) {
+        self.0.ring();
+    }
+
+    /// Waits for it.
+    pub fn heard(&self) -> watch::Receiver<()> {
+        self.0.0.subscribe()
+    }
+}
+
+impl fmt::Display for BadEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credentials(error) => error.fmt(f),
+            Self::UrlRefused => f.write_str(
+                "events are asked for by https only, or by http from this machine, without `allow_http`",
+            ),
+            Self::Keys(error) => error.fmt(f),
+            Self::Snapshot(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BadEvents {}

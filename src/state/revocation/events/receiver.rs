@@ -1,0 +1,200 @@
+//! What is done with a token that was delivered, however it came: it is verified, what it revokes is put
+//! into force and kept, and only then is it acknowledged.
+
+use super::Bell;
+use super::keeping::Keeping;
+use super::marks::{Mark, Marked, Marks, Put};
+use super::report::{Outcome, Refusal, Report};
+use super::rules::EventRules;
+use super::snapshot::Kept;
+use crate::clock::Clock;
+use crate::state::jwks::IssuerKeys;
+use keybound_core::jose::Unverified;
+use keybound_core::oauth::{
+    BadEvents, EVENT_BYTES, Effect, EventKind, SecurityEvent, SecurityEvents,
+};
+use keybound_core::policy::Issuer;
+use keybound_core::{Denial, Explanation, UnixTime, signature};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A receiver of one stream.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// Whose tokens are revoked.
+    pub(super) issuer: Arc<Issuer>,
+    /// Who signs events, as far as the verification of a signature needs to know.
+    pub(super) signer: Issuer,
+    pub(super) keys: Arc<IssuerKeys>,
+    pub(super) rules: EventRules,
+    pub(super) marks: Arc<Marks>,
+    pub(super) report: Arc<Report>,
+    pub(super) keeping: Keeping,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) bell: Bell,
+}
+
+/// Why a token is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It is not a security event token of this transmitter for us, or cannot be told to be.
+    Refused(BadEvents),
+    /// It is in force, but could not be kept where it was to be kept: it may be sent again.
+    NotKept,
+}
+
+/// What must still be kept.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// What is revoked now that was not before.
+    pub(super) marks: Vec<Marked>,
+    /// Whether anything revokes tokens, new or not.
+    pub(super) revoking: bool,
+    /// The time of issue for whose events there is no room now.
+    pub(super) passed_over: bool,
+    /// Whether a token came that tells nothing but that the stream works.
+    pub(super) heard: bool,
+}
+
+/// How long the keys of the transmitter are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Receiver {
+    /// Takes one token, and returns once it may be acknowledged.
+    pub(super) async fn take(&self, token: &[u8]) -> Result<(), NotTaken> {
+        let mut changes = Changes::default();
+        self.apply(token, &mut changes).await.map_err(NotTaken::Refused)?;
+        self.keep(changes).await
+    }
+
+    /// Verifies a token and puts it into force. It may be acknowledged once `changes` are kept.
+    pub(super) async fn apply(&self, token: &[u8], changes: &mut Changes) -> Result<(), BadEvents> {
+        let events = self.read(token).await.inspect_err(|bad| {
+            self.report.refused((*bad).into());
+            let (issuer, cause) = (&*self.issuer.name, bad.sentence());
+            tracing::warn!(issuer, cause, "security event token refused");
+        })?;
+        self.report.token_came();
+        changes.heard = true;
+        for event in &events.events {
+            self.put(event, &events.jti, changes);
+        }
+        Ok(())
+    }
+
+    /// Keeps what was put into force.
+    pub(super) async fn keep(&self, changes: Changes) -> Result<(), NotTaken> {
+        self.keeping.keep(self, changes).await.map_err(|error| {
+            self.report.refused(Refusal::NotKept);
+            self.report.failed(format!("events not kept: {error}"), self.clock.now());
+            let issuer = &*self.issuer.name;
+            tracing::error!(issuer, %error, "events are in force but not kept: not acknowledged");
+            NotTaken::NotKept
+        })
+    }
+
+    async fn read(&self, token: &[u8]) -> Result<SecurityEvents, BadEvents> {
+        if EVENT_BYTES < token.len() {
+            return Err(BadEvents::Malformed);
+        }
+        let jws = Unverified::parse(token).or(Err(BadEvents::Malformed))?;
+        SecurityEvents::admit(jws.header())?;
+        let header = jws.header().clone();
+        let keys = self.keys.within(PATIENCE);
+        let mut explanation = Explanation::default();
+        let verified = signature::verify(&keys, jws, &self.signer, &mut explanation).await;
+        let (verified, _) = verified.map_err(|it| {
+            let unknown = it.refusal.denial == Denial::KeysUnavailable;
+            if unknown { BadEvents::Keys } else { BadEvents::Signature }
+        })?;
+        let (from, now) = (&self.rules.transmitter, self.clock.now());
+        SecurityEvents::read(&header, &verified, from, &self.issuer, now)
+    }
+
+    fn put(&self, event: &SecurityEvent, jti: &str, changes: &mut Changes) {
+        let (issuer, now) = (&*self.issuer.name, self.clock.now());
+        let kind = event.kind.map(EventKind::name);
+        self.report.received(Outcome::from(&event.effect));
+        match (&event.effect, event.kind) {
+            (Effect::Revokes { subjects, until }, Some(named)) => {
+                let expires = now.saturating_add(self.rules.keep);
+                let mark = Mark { until: *until, expires, kind: named };
+                let marks = subjects.iter().map(|it| (it.key(), mark));
+                let is_new = self.put_all(marks, now, changes);
+                self.report.revoked(named, *until, now);
+                let delay = now.since(*until).as_secs();
+                tracing::info!(issuer, kind, jti, delay, is_new, "event revokes tokens");
+            }
+            (Effect::Unmapped { format }, _) => {
+                tracing::error!(
+                    issuer,
+                    kind,
+                    jti,
+                    format,
+                    "event NOT applied: its subject cannot be found in tokens; have the issuer name \
+                     subjects as iss_sub or by their session"
+                );
+            }
+            (Effect::Foreign, _) => {
+                tracing::warn!(
+                    issuer,
+                    kind,
+                    jti,
+                    "event about a subject of another issuer: ignored"
+                );
+            }
+            (Effect::Streams(status), _) => {
+                self.report.streams(*status);
+                tracing::warn!(issuer, %status, "the issuer tells the state of the event stream");
+            }
+            (Effect::Revokes { .. } | Effect::Unknown, _) => {
+                tracing::info!(issuer, jti, "event of a kind that is not known");
+            }
+            (Effect::Verifies { .. } | Effect::Nothing, _) => {
+                tracing::debug!(issuer, kind, jti, "event without a consequence");
+            }
+        }
+    }
+
+    /// Puts marks into force, and notes them as changes that must be kept.
+    fn put_all(
+        &self,
+        marks: impl Iterator<Item = Marked>,
+        now: UnixTime,
+        changes: &mut Changes,
+    ) -> bool {
+        let had_room = self.marks.no_room(now).is_none();
+        let mut is_new = false;
+        for (subject, mark) in marks {
+            changes.revoking = true;
+            match self.marks.put((subject, mark), now) {
+                Put::Nothing => continue,
+                Put::More(mark) => changes.marks.push((subject, mark)),
+                Put::MoreOfAll => changes.passed_over = true,
+            }
+            is_new = true;
+        }
+        if had_room && self.marks.no_room(now).is_some() {
+            let (issuer, capacity) = (&*self.issuer.name, self.rules.capacity);
+            tracing::error!(
+                issuer,
+                capacity,
+                "no room for more events: all tokens that were issued until now are refused; raise \
+                 revocation.events.capacity"
+            );
+        }
+        if is_new {
+            self.bell.ring();
+        }
+        is_new
+    }
+
+    /// Puts into force what another replica has received.
+    pub(super) fn put_shared(&self, kept: &Kept) {
+        let (marks, mut changes) = (kept.marks.iter().copied(), Changes::default());
+        self.put_all(marks, self.clock.now(), &mut changes);
+        if kept.passed_over.is_some_and(|it| self.marks.pass_over(it)) {
+            self.bell.ring();
+        }
+    }
+}

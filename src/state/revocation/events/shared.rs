@@ -1,0 +1,326 @@
+//! Events that replicas share: what one receives is written to a Redis stream before it is acknowledged,
+//! and read by all.
+//!
+//! A replica that cannot read what the others have acknowledged cannot tell which tokens are good: after
+//! a while it refuses those of the issuer. What is in force stays in force.
+
+use super::marks::{Mark, Marked};
+use super::receiver::{Changes, Receiver};
+use super::snapshot::Kept;
+use crate::state::replay::redis::{CONNECT, Link, RedisRules};
+use crate::state::waits::doubled;
+use keybound_core::UnixTime;
+use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::SubjectKey;
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// What replicas share of the events of one issuer.
+#[derive(Debug)]
+pub(super) struct Shared {
+    rules: RedisRules,
+    key: String,
+    link: watch::Sender<Option<Link>>,
+    pending: Mutex<Pending>,
+    /// One writes at a time, so that nobody takes for written what another has yet to write.
+    writing: tokio::sync::Mutex<()>,
+    stale: Arc<AtomicBool>,
+}
+
+/// What is in force here and not written yet.
+#[derive(Debug, Default)]
+struct Pending {
+    marks: HashMap<SubjectKey, Mark>,
+    passed_over: bool,
+    heard: bool,
+    /// When it was last written that the stream works.
+    heard_at: Option<Instant>,
+}
+
+/// How far the stream was read: the id of its last entry.
+type Position = String;
+
+/// How often the stream is read.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a command may take.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the stream may go unread before tokens are refused.
+const STALE: Duration = Duration::from_secs(60);
+
+/// The most entries that are read at once.
+const BATCH: usize = 500;
+
+/// The most marks in one entry.
+const ENTRY: usize = 500;
+
+/// How long entries stay in the stream beyond the time that they count.
+const MARGIN: Duration = Duration::from_secs(3600);
+
+/// The time between two entries that tell nothing but that the stream works.
+const HEARD: Duration = Duration::from_secs(30);
+
+impl Shared {
+    /// What is shared of the events of `issuer`. Until it has been read once, nothing is known.
+    pub(super) fn new(rules: RedisRules, issuer: &str, previous: Option<&Self>) -> Self {
+        let key = format!("keybound:events:{}", Thumbprint::of(issuer.as_bytes()).to_base64url());
+        let stale =
+            previous.map_or_else(|| Arc::new(AtomicBool::new(true)), |it| Arc::clone(&it.stale));
+        let pending = previous.map(|it| std::mem::take(&mut *it.pending()));
+        let pending = Mutex::new(pending.unwrap_or_default());
+        let (link, writing) = (watch::Sender::new(None), tokio::sync::Mutex::default());
+        Self { rules, key, link, pending, writing, stale }
+    }
+
+    /// Whether it has not been read for so long that nothing can be told.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Writes what has changed, and whatever could not be written before.
+    pub(super) async fn write(&self, receiver: &Receiver, changes: &Changes) -> RedisResult<()> {
+        {
+            let mut pending = self.pending();
+            pending.marks.extend(changes.marks.iter().copied());
+            pending.passed_over |= changes.passed_over;
+            pending.heard |= changes.heard;
+        }
+        let link = self.link.borrow().clone();
+        let link = link.ok_or_else(|| RedisError::from((ErrorKind::Io, "not connected")))?;
+        self.flush(&link, receiver).await
+    }
+
+    async fn flush(&self, link: &Link, receiver: &Receiver) -> RedisResult<()> {
+        let _alone = self.writing.lock().await;
+        loop {
+            let (marks, passed_over, heard) = self.next_entry();
+            if marks.is_empty() && !passed_over && !heard {
+                return Ok(());
+            }
+            let now = receiver.clock.now();
+            let passed = if passed_over { receiver.marks.passed_over(now) } else { None };
+            let kept = Kept { marks: marks.clone(), passed_over: passed };
+            let keep = receiver.rules.keep.saturating_add(MARGIN);
+            if let Err(error) = self.append(link, &kept, now.saturating_sub(keep)).await {
+                let mut pending = self.pending();
+                for (subject, mark) in marks {
+                    pending.marks.entry(subject).or_insert(mark);
+                }
+                pending.passed_over |= passed_over;
+                return Err(error);
+            }
+        }
+    }
+
+    fn next_entry(&self) -> (Vec<Marked>, bool, bool) {
+        let mut pending = self.pending();
+        let marks: Vec<_> = pending.marks.iter().take(ENTRY).map(|(k, it)| (*k, *it)).collect();
+        for (subject, _) in &marks {
+            pending.marks.remove(subject);
+        }
+        let passed_over = std::mem::take(&mut pending.passed_over);
+        // What tells nothing else is not written each time.
+        let due = pending.heard_at.is_none_or(|it| HEARD <= it.elapsed());
+        let heard = std::mem::take(&mut pending.heard) && due;
+        if heard || !marks.is_empty() {
+            pending.heard_at = Some(Instant::now());
+        }
+        (marks, passed_over, heard)
+    }
+
+    async fn append(&self, link: &Link, kept: &Kept, oldest: UnixTime) -> RedisResult<()> {
+        let mut command = Cmd::new();
+        command.arg("XADD").arg(&self.key).arg("MINID").arg("~").arg(oldest.as_millis().max(0));
+        command.arg("*").arg("events").arg(kept.lines());
+        send(link, &command).await.map(drop)
+    }
+
+    /// Connects, reads what is there and what comes, and reconnects. It never returns.
+    pub(super) async fn run(self: Arc<Self>, receiver: Arc<Receiver>) {
+        let (mut failures, mut read_at) = (0_u32, None);
+        loop {
+            let Err(error) = self.follow(&receiver, &mut read_at).await;
+            self.link.send_replace(None);
+            failures = if read_at.is_some_and(|it: Instant| it.elapsed() < DEADLINE) {
+                0
+            } else {
+                failures.saturating_add(1)
+            };
+            let is_stale = read_at.is_none_or(|it| STALE <= it.elapsed());
+            let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
+            let issuer = &*receiver.issuer.name;
+            receiver.report.failed(format!("redis: {error}"), receiver.clock.now());
+            tracing::warn!(issuer, %error, failures, "events that replicas share are not read");
+            if is_stale && !was_stale {
+                tracing::error!(
+                    issuer,
+                    "events that other replicas acknowledged cannot be read: tokens of this issuer are \
+                     refused until they can"
+                );
+            }
+            sleep(doubled(FIRST_PAUSE, failures, LAST_PAUSE)).await;
+        }
+    }
+
+    /// Follows the stream until that fails.
+    async fn follow(
+        &self,
+        receiver: &Receiver,
+        read_at: &mut Option<Instant>,
+    ) -> Result<std::convert::Infallible, RedisError> {
+        let link =
+            timeout(CONNECT, Link::open(&self.rules)).await.unwrap_or_else(|_| Err(late()))?;
+        // From the beginning: it may be another Redis than before, or have lost what it had.
+        let mut position = "-".to_owned();
+        let mut there = HashMap::new();
+        self.read(&link, receiver, &mut position, Some(&mut there)).await?;
+        self.write_missing(receiver, &there);
+        drop(there);
+        self.link.send_replace(Some(link.clone()));
+        loop {
+            *read_at = Some(Instant::now());
+            if self.stale.swap(false, Ordering::Relaxed) {
+                tracing::info!(
+                    issuer = &*receiver.issuer.name,
+                    "events that replicas share are read"
+                );
+            }
+            self.flush(&link, receiver).await?;
+            sleep(LOOK).await;
+            self.read(&link, receiver, &mut position, None).await?;
+        }
+    }
+
+    /// Has those marks written that are in force here and not in the stream, which has lost them.
+    fn write_missing(&self, receiver: &Receiver, there: &HashMap<SubjectKey, UnixTime>) {
+        let all = receiver.marks.all(receiver.clock.now());
+        let is_missing =
+            |(subject, mark): &Marked| there.get(subject).is_none_or(|until| *until < mark.until);
+        let missing: Vec<_> = all.into_iter().filter(is_missing).collect();
+        if !missing.is_empty() {
+            let (issuer, marks) = (&*receiver.issuer.name, missing.len());
+            tracing::warn!(issuer, marks, "events that replicas share were lost: written again");
+            self.pending().marks.extend(missing);
+        }
+    }
+
+    /// Reads to the end of the stream.
+    async fn read(
+        &self,
+        link: &Link,
+        receiver: &Receiver,
+        position: &mut Position,
+        mut there: Option<&mut HashMap<SubjectKey, UnixTime>>,
+    ) -> RedisResult<()> {
+        loop {
+            let mut command = Cmd::new();
+            command.arg("XRANGE").arg(&self.key).arg(&*position).arg("+").arg("COUNT").arg(BATCH);
+            let entries = entries(send(link, &command).await?)?;
+            let count = entries.len();
+            for (id, kept) in entries {
+                *position = format!("({id}");
+                receiver.put_shared(&kept);
+                match there.as_deref_mut() {
+                    Some(there) => {
+                        there.extend(kept.marks.iter().map(|(subject, it)| (*subject, it.until)));
+                    }
+                    None => receiver.report.token_came(),
+                }
+            }
+            if count < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn send(link: &Link, command: &Cmd) -> RedisResult<Value> {
+    timeout(DEADLINE, link.clone().send(command)).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> RedisError {
+    RedisError::from((ErrorKind::Io, "late answer"))
+}
+
+/// The entries of an answer to XRANGE. One that we did not write is passed over.
+fn entries(answer: Value) -> RedisResult<Vec<(String, Kept)>> {
+    let odd = || RedisError::from((ErrorKind::UnexpectedReturnType, "not a stream of events"));
+    let Value::Array(entries) = answer else { return Err(odd()) };
+    let read = |entry: Value| {
+        let Value::Array(parts) = entry else { return Err(odd()) };
+        let [id, Value::Array(fields)] = &*parts else { return Err(odd()) };
+        let id = text(id).ok_or_else(odd)?.to_owned();
+        let kept = match &**fields {
+            [name, lines] if text(name) == Some("events") => {
+                text(lines).and_then(|it| Kept::of_lines(it.lines()))
+            }
+            _ => None,
+        };
+        // An event that is written and cannot be read may revoke anything.
+        Ok((id, kept.ok_or_else(odd)?))
+    };
+    entries.into_iter().map(read).collect()
+}
+
+fn text(value: &Value) -> Option<&str> {
+    let Value::BulkString(octets) = value else { return None };
+    str::from_utf8(octets).ok()
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keybound_core::oauth::EventKind;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn answer(name: &str, lines: &str) -> Value {
+        let fields = Value::Array(vec![bulk(name), bulk(lines)]);
+        Value::Array(vec![Value::Array(vec![bulk("7-1"), fields])])
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_is_written() {
+        let mark = Mark {
+            until: UnixTime::from_millis(5),
+            expires: UnixTime::from_millis(9),
+            kind: EventKind::SessionRevoked,
+        };
+        let passed_over = Some((UnixTime::from_millis(1), UnixTime::from_millis(2)));
+        for kept in [
+            Kept::default(),
+            Kept { marks: vec![(SubjectKey::from_octets([7; 16]), mark)], passed_over },
+        ] {
+            let found = entries(answer("events", &kept.lines())).unwrap();
+            assert_eq!(found, [("7-1".to_owned(), kept)]);
+        }
+        assert_eq!(entries(Value::Array(vec![])).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_nothing() {
+        for odd in [
+            answer("other", ""),
+            answer("events", "nonsense"),
+            Value::Nil,
+            Value::Array(vec![bulk("7-1")]),
+        ] {
+            assert!(entries(odd).is_err());
+        }
+    }
+}
