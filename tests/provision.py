@@ -53,8 +53,9 @@ TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b1
 CARGO_DENY = "0.20.2"
 KEYCLOAK = "26.7.3"
 KEYCLOAK_SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
-# What Keycloak is built for, before it starts: a database in memory, and clients with certificates.
-KEYCLOAK_BUILD = ("--db=dev-mem", "--https-client-auth=request")
+# What Keycloak is built for, before it starts: a database in memory, clients with certificates, and
+# security events.
+KEYCLOAK_BUILD = ("--db=dev-mem", "--https-client-auth=request", "--features=ssf")
 KEYCLOAK_JAVA = (17, 0)
 HYDRA = "2.3.0"
 # A module that Hydra replaces in its own go.mod, which counts only there.
@@ -101,7 +102,7 @@ PYTHON_TOOLS = (
 
 # What signs tokens and proofs by the newest algorithms.
 PYTHON_JOSE = (
-    "cffi==2.1.1", "cryptography==50.0.2", "jwcrypto==1.6.1", "pycparser==3.12",
+    "cffi==2.1.1", "cryptography==50.0.2", "joserfc==1.8.0", "jwcrypto==1.6.1", "pycparser==3.12",
     "typing-extensions==4.16.0",
 )
 

@@ -9,7 +9,7 @@ use super::realm::{GATEWAY, SECRET, UNBOUND_CLIENT, USER, realm};
 use super::tokens::Signer;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::pki::{Authority, Identity};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -36,6 +36,7 @@ pub(crate) struct Asking<'a> {
     client: &'a str,
     /// Whether they are for the user, with an ID token and a refresh token.
     for_user: bool,
+    scope: Option<&'a str>,
     identity: Option<&'a Identity>,
     /// The key of the proof that comes along.
     key: Option<&'a Signer>,
@@ -44,7 +45,7 @@ pub(crate) struct Asking<'a> {
 impl<'a> Asking<'a> {
     /// For itself.
     pub(crate) const fn by(client: &'a str) -> Self {
-        Self { realm: REALM, client, for_user: false, identity: None, key: None }
+        Self { realm: REALM, client, for_user: false, scope: None, identity: None, key: None }
     }
 
     /// In another realm than that of the tests.
@@ -55,6 +56,11 @@ impl<'a> Asking<'a> {
     /// For the user.
     pub(crate) const fn for_user(self) -> Self {
         Self { for_user: true, ..self }
+    }
+
+    /// With these scopes.
+    pub(crate) const fn scoped(self, scope: &'a str) -> Self {
+        Self { scope: Some(scope), ..self }
     }
 
     /// On a connection with the certificate of `identity`.
@@ -95,6 +101,10 @@ impl Keycloak {
             // What it is built for.
             "--db=dev-mem".to_owned(),
             "--https-client-auth=request".to_owned(),
+            "--features=ssf".to_owned(),
+            // Events are pushed to loopback, and at once.
+            "--spi-ssf-transmitter--default--allow-insecure-push-targets=true".to_owned(),
+            "--spi-ssf-transmitter--default--outbox-drainer-interval=1s".to_owned(),
             // On its own, on loopback, on a port that is free.
             "--cache=local".to_owned(),
             "--http-host=127.0.0.1".to_owned(),
@@ -130,9 +140,14 @@ impl Keycloak {
 
     /// Makes what `body` says, as an administrator.
     pub(crate) async fn administer(&self, path: &str, body: &Value) {
+        self.administer_by(Method::POST, path, body).await;
+    }
+
+    /// The same by another method.
+    pub(crate) async fn administer_by(&self, method: Method, path: &str, body: &Value) {
         let token = self.administrator_token().await;
         let url = format!("{}{path}", self.origin);
-        let request = client(&self.authority, None).post(url).bearer_auth(token);
+        let request = client(&self.authority, None).request(method, url).bearer_auth(token);
         success(json(request, body)).await;
     }
 
@@ -153,7 +168,8 @@ impl Keycloak {
         self.issuer_of(REALM)
     }
 
-    fn issuer_of(&self, realm: &str) -> String {
+    /// The issuer of another realm.
+    pub(crate) fn issuer_of(&self, realm: &str) -> String {
         format!("{}/realms/{realm}", self.origin)
     }
 
@@ -182,6 +198,7 @@ impl Keycloak {
             fields.extend([("username", USER), ("password", SECRET)]);
         } else {
             fields.push(("grant_type", "client_credentials"));
+            fields.extend(asking.scope.map(|it| ("scope", it)));
         }
         let mut request = client(&self.authority, asking.identity).post(&url);
         if let Some(key) = asking.key {
@@ -231,7 +248,13 @@ impl Keycloak {
         self.begin(realm, &[], &json!({})).await
     }
 
-    async fn begin(&self, realm: &str, files: &[(&str, String)], more: &Value) -> Installation {
+    /// The same with all of these.
+    pub(crate) async fn begin(
+        &self,
+        realm: &str,
+        files: &[(&str, String)],
+        more: &Value,
+    ) -> Installation {
         Installation::of(Arc::clone(&self.authority), &[DOOR], |directory, config| {
             fs::write(directory.join("secret"), SECRET).unwrap();
             for (name, text) in files {
@@ -245,6 +268,9 @@ impl Keycloak {
                 read[name] = value.clone();
             }
             config["issuers"] = json!([read]);
+            if more["revocation"]["events"]["delivery"] == "push" {
+                config["listen"]["events"] = json!({"address": "127.0.0.1:0"});
+            }
             config["policies"] = json!([
                 {"name": "dpop", "match": {"path_prefix": "/dpop"}, "sender_constraint": "dpop"},
                 {"name": "any", "match": {"path_prefix": "/any"}, "sender_constraint": "if_bound"},

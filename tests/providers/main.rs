@@ -20,10 +20,12 @@ mod proofs;
 mod tokens;
 
 mod bound;
+mod event_tokens;
 mod http;
 mod hydra;
 mod introspected;
 mod keycloak;
+mod keycloak_events;
 mod opaque;
 mod post_quantum;
 mod realm;
