@@ -3,7 +3,8 @@
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
         cargo-deny python-tools python-jose python-mcp python-status-list node-clients faketime promtool keycloak hydra
-        cargo-zigbuild istio actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm]
+        cargo-zigbuild istio actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm
+        envoy-gateway spire-server spire-agent oidc-discovery-provider]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
@@ -12,7 +13,7 @@ VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
 PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN,
 ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
-HELM_BIN) is taken as it is.
+HELM_BIN, ENVOY_GATEWAY_BIN, SPIRE_SERVER_BIN with the others beside it) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
@@ -79,8 +80,10 @@ CRDS_OF_TYPES = (
     "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring",
     "podmonitors", "prometheusrules", "servicemonitors",
 )
+ENVOY_GATEWAY = "github.com/envoyproxy/gateway"
+SPIRE = "github.com/spiffe/spire"
 # What `make test-platforms` has, in this order, as far as there is time.
-PLATFORMS = ("istio", "kube-apiserver", "kubectl", "etcd", "kubernetes-crds", "helm")
+PLATFORMS = ("istio", "kube-apiserver", "kubectl", "etcd", "kubernetes-crds", "helm", "envoy-gateway", "spire-server")
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What compiles and links for an old glibc: versions, and the wheels for the machines that it is for.
 ZIG = {
@@ -601,6 +604,13 @@ PROGRAMS = {
         "helm", {"helm": "helm.sh/helm/v3/cmd/helm"},
         f"-X helm.sh/helm/v3/internal/version.version={required('helm', 'helm.sh/helm/v3')}",
     ),
+    **go_programs("envoy_gateway", {"envoy-gateway": f"{ENVOY_GATEWAY}/cmd/envoy-gateway"}),
+    # The server keeps its entries in SQLite, which is C.
+    **go_programs("spire", {
+        "spire-server": f"{SPIRE}/cmd/spire-server",
+        "spire-agent": f"{SPIRE}/cmd/spire-agent",
+        "oidc-discovery-provider": f"{SPIRE}/support/oidc-discovery-provider",
+    }, cgo=True),
 }
 
 # The versions of programs that are the same everywhere.
@@ -615,6 +625,8 @@ VERSIONS = {
     "envoy-gateway-crds": required("crds", "github.com/envoyproxy/gateway"),
     "cert-manager-crds": required("crds", "github.com/cert-manager/cert-manager"),
     "prometheus-operator-crds": required("crds", CRDS_OF_TYPES[0]),
+    "envoy-gateway": required("envoy_gateway", ENVOY_GATEWAY),
+    "spire-server": required("spire", SPIRE),
 }
 
 if __name__ == "__main__":

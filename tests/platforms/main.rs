@@ -8,6 +8,7 @@
 mod built_module;
 #[path = "../support/dpop_client.rs"]
 mod dpop_client;
+mod envoy_gateway;
 mod istio;
 mod kubernetes;
 #[path = "../support/program.rs"]
@@ -17,6 +18,7 @@ mod program;
 mod programs;
 #[path = "../support/proofs.rs"]
 mod proofs;
+mod spire;
 #[path = "../support/tokens.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod tokens;
@@ -40,10 +42,7 @@ fn at_hand(name: &str) -> Option<PathBuf> {
     if found && named != Some(false) {
         return Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()));
     }
-    // Not by a print macro: the harness would swallow the line.
-    let line =
-        format!("skipped: {name} is not built yet, or not asked for (make test-platforms)\n");
-    io::stderr().write_all(line.as_bytes()).unwrap();
+    skipped(&format!("{name} is not built yet, or not asked for (make test-platforms)"));
     None
 }
 
@@ -59,4 +58,16 @@ fn documents(path: &Path) -> Vec<Value> {
     let read = Command::new(python).args(["-c", program]).arg(path).output().unwrap();
     assert!(read.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&read.stderr));
     serde_json::from_slice(&read.stdout).unwrap()
+}
+
+fn skipped(what: &str) {
+    // Not by a print macro: the harness would swallow the line.
+    io::stderr().write_all(format!("skipped: {what}\n").as_bytes()).unwrap();
+}
+
+/// `text` with `from`, which must be there, replaced by `to`.
+#[track_caller]
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from} is not in\n{text}");
+    text.replace(from, to)
 }
