@@ -3,7 +3,7 @@
 use crate::support::configured::configured;
 use keybound::state::revocation::events::{Outcome, Refusal};
 use keybound::telemetry::certificates::Certificate;
-use keybound::telemetry::connections::Cause;
+use keybound::telemetry::connections::{Cause, NotTaken};
 use keybound::telemetry::installed::{
     DenylistFigures, EventFigures, Installed, IssuerFigures, StatusListFigures,
 };
@@ -34,7 +34,7 @@ const OF_ENVOY: &[&str] = &[
 ];
 
 /// Labels that Prometheus adds, and that of Envoy's metrics.
-const ADDED: &[&str] = &["job", "instance", "le", "envoy_http_conn_manager_prefix"];
+const ADDED: &[&str] = &["namespace", "job", "instance", "le", "envoy_http_conn_manager_prefix"];
 
 /// The labels of a metric and the values that they take here.
 type Labels = BTreeMap<String, BTreeSet<String>>;
@@ -125,6 +125,9 @@ fn exposition() -> String {
     metrics.connections().set_open("ext_authz", 1);
     for cause in Cause::ALL {
         metrics.connections().failures("ext_authz", cause);
+    }
+    for cause in NotTaken::ALL {
+        metrics.connections().not_taken("ext_authz", cause);
     }
     let (from, until) = (UnixTime::from_secs(0), UnixTime::from_secs(1));
     let validity = Validity { from, until };
