@@ -566,6 +566,25 @@ async fn a_check_waits_for_no_longer_than_its_patience() {
 // ---- bounds ----
 
 #[tokio::test]
+async fn places_that_never_answer_hold_up_no_list_that_is_good() {
+    let world = World::new().await;
+    world.serve(&world.claims(1, &[0]));
+    assert_eq!(world.told(0).await, Ok(Status::Valid));
+    let silent = IdentityProvider::start(&[]).await;
+    silent.hold();
+    for number in 0..10 {
+        let place = place(&format!("{}?{number}", silent.jwks_uri()), 0);
+        let told = world.lists.told(&place, "", world.time(), Duration::from_millis(1)).await;
+        assert_eq!(told, Err(Untold::Late));
+    }
+    // A token beyond the end has the list fetched again.
+    world.serve(&world.claims(1, &[0, 1]));
+    let grown = world.lists.told(&place(&world.uri(), 8), "", world.time(), 3 * SECOND).await;
+    assert_eq!(grown, Ok(Status::Invalid));
+    silent.release();
+}
+
+#[tokio::test]
 async fn a_thousand_lists_are_too_many() {
     let world = World::new().await;
     world.serve(&world.claims(1, &[1]));

@@ -267,6 +267,8 @@ async fn follow(list: Weak<Denylist>, mut followed: Followed, clock: Arc<dyn Clo
 /// Whether the last line of the file has an end.
 fn ends(path: &Path) -> bool {
     let last = || {
+        // Opening a pipe would block until it has a writer.
+        path.metadata().ok().filter(std::fs::Metadata::is_file)?;
         let mut file = File::open(path).ok()?;
         file.seek(SeekFrom::End(-1)).ok()?;
         let mut last = [0];
@@ -294,3 +296,21 @@ impl PartialEq for Denylist {
 }
 
 impl Eq for Denylist {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+
+    #[test]
+    fn nobody_waits_for_a_pipe_that_is_put_in_the_place_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("revoked.yaml");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (told, ended) = mpsc::channel();
+        thread::spawn(move || told.send(ends(&pipe)));
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(true));
+    }
+}

@@ -20,6 +20,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Fetches one list. There is one for each, so that fetches of a list never overlap.
@@ -118,9 +119,19 @@ impl Keeper {
         due
     }
 
+    /// Whose turn it is to fetch, among lists like this one.
+    fn turns(&self) -> &Semaphore {
+        let held = self.list.held.load().is_some();
+        if held && self.list.report().consecutive_failures == 0 {
+            &self.common.turns_of_good
+        } else {
+            &self.common.turns_of_others
+        }
+    }
+
     async fn obtain(&self) -> Result<Obtained, Failure> {
         // The permits are never closed.
-        let _turn = self.common.turns.acquire().await.or(Err(Failure::Late))?;
+        let _turn = self.turns().acquire().await.or(Err(Failure::Late))?;
         let held = self.list.held.load_full();
         let known = held.as_ref().filter(|it| self.may_be_unchanged(it));
         let etag = known.and_then(|it| it.version.as_ref());

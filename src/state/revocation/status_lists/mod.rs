@@ -98,8 +98,11 @@ struct Common {
     lists: ArcSwap<Lists>,
     /// Held while the set of lists changes.
     changing: Mutex<()>,
-    /// One permit per fetch.
-    turns: Semaphore,
+    /// One permit per fetch of a list that was good when it was fetched last. The others have their own, so
+    /// that places that never answer hold up no list by which tokens are judged.
+    turns_of_good: Semaphore,
+    /// One permit per fetch of any other list.
+    turns_of_others: Semaphore,
     /// Those that have ended, by outcome. The labels come from a closed set.
     fetches: watch::Sender<BTreeMap<&'static str, u64>>,
     changes: Arc<Changes>,
@@ -176,7 +179,8 @@ impl StatusLists {
             clock: Arc::clone(clock),
             lists: ArcSwap::default(),
             changing: Mutex::default(),
-            turns: Semaphore::new(FETCHES),
+            turns_of_good: Semaphore::new(FETCHES),
+            turns_of_others: Semaphore::new(FETCHES),
             fetches: watch::Sender::new(previous.map(|it| it.common.fetches()).unwrap_or_default()),
             changes: Arc::clone(changes),
         };
@@ -385,7 +389,7 @@ const MOST_BYTES: usize = 256 << 20;
 /// A list that was used so recently is not given up for another one.
 const SPARED: Duration = Duration::from_secs(60);
 
-/// The most fetches of an issuer's lists at a time.
+/// The most fetches of an issuer's lists at a time, of good ones and of others.
 const FETCHES: usize = 4;
 
 /// The most checks that wait for lists of an issuer.
