@@ -13,6 +13,8 @@ mod clouds;
 #[expect(dead_code, reason = "shared between tests")]
 mod collector;
 mod container;
+#[path = "../support/deployed.rs"]
+mod deployed;
 mod envoy;
 mod image;
 mod istio;
@@ -41,15 +43,10 @@ mod workshop;
 #[path = "../support/wsgi.rs"]
 mod wsgi;
 
+use deployed::{deploy, replaced, skipped};
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-
-/// The file or folder `path` of `deploy/`.
-fn deploy(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
-}
 
 /// Runs `command`, which must succeed.
 #[track_caller]
@@ -71,18 +68,6 @@ fn is_there(program: &str, argument: &str, what: &str) -> bool {
         skipped(&format!("{what}, for `{program} {argument}` does not work here"));
     }
     there
-}
-
-fn skipped(what: &str) {
-    // Not by a print macro: the harness would swallow the line.
-    io::stderr().write_all(format!("skipped: {what}\n").as_bytes()).unwrap();
-}
-
-/// `text` with `from`, which must be there, replaced by `to`.
-#[track_caller]
-fn replaced(text: &str, from: &str, to: &str) -> String {
-    assert!(text.contains(from), "{from} is not in\n{text}");
-    text.replace(from, to)
 }
 
 #[test]

@@ -6,6 +6,8 @@
 
 #[path = "../support/built_module.rs"]
 mod built_module;
+#[path = "../support/deployed.rs"]
+mod deployed;
 #[path = "../support/dpop_client.rs"]
 mod dpop_client;
 mod envoy_gateway;
@@ -25,8 +27,8 @@ mod tokens;
 #[path = "../support/verbatim.rs"]
 mod verbatim;
 
+use deployed::{deploy, replaced, skipped};
 use serde_json::Value;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,11 +48,6 @@ fn at_hand(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The file or folder `path` of `deploy/`.
-fn deploy(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
-}
-
 /// The documents of a file of YAML.
 fn documents(path: &Path) -> Vec<Value> {
     let program = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(open(sys.argv[1]))), sys.stdout)";
@@ -58,16 +55,4 @@ fn documents(path: &Path) -> Vec<Value> {
     let read = Command::new(python).args(["-c", program]).arg(path).output().unwrap();
     assert!(read.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&read.stderr));
     serde_json::from_slice(&read.stdout).unwrap()
-}
-
-fn skipped(what: &str) {
-    // Not by a print macro: the harness would swallow the line.
-    io::stderr().write_all(format!("skipped: {what}\n").as_bytes()).unwrap();
-}
-
-/// `text` with `from`, which must be there, replaced by `to`.
-#[track_caller]
-fn replaced(text: &str, from: &str, to: &str) -> String {
-    assert!(text.contains(from), "{from} is not in\n{text}");
-    text.replace(from, to)
 }
