@@ -155,9 +155,7 @@ impl Server {
         let admin = admin.counting(gate.metrics().connections());
         let events = setup.listen.events.as_ref();
         let events = events.map(|it| EventsServer::start(it, &gate)).transpose()?;
-        if let Some(tls) = &setup.listen.tls {
-            gate.metrics().certificates().set(&tls::validities(tls));
-        }
+        gate.metrics().certificates().set(&tls::validities(&setup.listen));
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(health_and_reflection::report(reporter, health.watch()));

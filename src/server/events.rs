@@ -82,9 +82,10 @@ impl EventsServer {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = sync_channel(1);
         let (bound_to, places_there) = (listen.address.clone(), Arc::clone(&places));
+        let of = Arc::clone(gate);
         // The runtime is made and dropped there: it may not be dropped on a thread of another one.
         thread::Builder::new().name(NAME.to_owned()).spawn(move || {
-            let bound = bind(&bound_to, places_there);
+            let bound = bind(&bound_to, places_there, of.metrics());
             let (runtime, listener) = match bound {
                 Ok(both) => both,
                 Err(failure) => return drop(tell.send(Err(failure))),
@@ -118,10 +119,14 @@ impl EventsServer {
     }
 }
 
-fn bind(address: &Address, places: Arc<Places>) -> Result<(Runtime, Listener), StartFailure> {
+fn bind(
+    address: &Address,
+    places: Arc<Places>,
+    metrics: &Metrics,
+) -> Result<(Runtime, Listener), StartFailure> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let inside = runtime.enter();
-    let listener = Listener::bind(address, places)?;
+    let listener = Listener::bind(address, places)?.counting(metrics.connections());
     drop(inside);
     Ok((runtime, listener))
 }

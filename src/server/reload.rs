@@ -278,7 +278,7 @@ impl Reloader {
         self.gate.replace(installation, digest);
         if let Some(doors) = &mut self.doors {
             doors.follow(&listen, spoken.unwrap_or_default(), self.gate.metrics());
-            doors.follow_events(&listen, of_events.flatten());
+            doors.follow_events(&listen, of_events.flatten(), self.gate.metrics());
         }
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
@@ -337,20 +337,26 @@ impl Doors {
         Ok(spoken.transpose()?)
     }
 
-    fn follow_events(&mut self, listen: &Listen, spoken: Option<Arc<ServerConfig>>) {
+    fn follow_events(
+        &mut self,
+        listen: &Listen,
+        spoken: Option<Arc<ServerConfig>>,
+        metrics: &Metrics,
+    ) {
         if let (Some(tls), Some(new)) = (&self.events_tls, spoken) {
             tls.replace(new);
             let new = listen.events.as_ref().and_then(|it| it.tls.clone());
             self.listen.events.iter_mut().for_each(|it| it.tls.clone_from(&new));
+            metrics.certificates().set(&tls::validities(&self.listen));
             tracing::info!("TLS certificate of the listener for events replaced");
         }
     }
 
     fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>, metrics: &Metrics) {
-        if let (false, Some(new)) = (spoken.is_empty(), &listen.tls) {
-            metrics.certificates().set(&tls::validities(new));
+        if !spoken.is_empty() && listen.tls.is_some() {
             self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
             self.listen.tls.clone_from(&listen.tls);
+            metrics.certificates().set(&tls::validities(&self.listen));
             tracing::info!("TLS certificate and authorities replaced, for new connections");
         }
         let secret = listen.forward_auth.as_ref().and_then(|it| it.asker.secret.clone());

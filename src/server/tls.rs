@@ -1,7 +1,7 @@
 //! TLS on the listeners: rustls with aws-lc-rs, and mutual TLS when the configuration names a
 //! client CA.
 
-use crate::config::Tls;
+use crate::config::{Listen, Tls};
 use crate::proxy_names::{self, ProxyName};
 use crate::telemetry::certificates::Certificate;
 use arc_swap::ArcSwap;
@@ -54,11 +54,18 @@ impl Spoken {
     }
 }
 
-/// The validity periods of the certificates in `tls`: those that are shown, and the authorities of
+/// The validity periods of the certificates of `listen`: those that are shown, and the authorities of
 /// clients.
-pub fn validities(tls: &Tls) -> Vec<Certificate> {
-    let files =
-        [("certificate_file", Some(&tls.certificate)), ("client_ca_file", tls.client_ca.as_ref())];
+pub fn validities(listen: &Listen) -> Vec<Certificate> {
+    let events = listen.events.as_ref().and_then(|it| it.tls.as_ref());
+    let own = listen.tls.iter().flat_map(|it| of(it, ["certificate_file", "client_ca_file"]));
+    let names = ["events.certificate_file", "events.client_ca_file"];
+    own.chain(events.into_iter().flat_map(|it| of(it, names))).collect()
+}
+
+/// Those in the files of `tls`, which the configuration names so.
+fn of(tls: &Tls, [shown, authorities]: [&'static str; 2]) -> Vec<Certificate> {
+    let files = [(shown, Some(&tls.certificate)), (authorities, tls.client_ca.as_ref())];
     let in_file = |(file, pem): (&'static str, Option<&Vec<u8>>)| {
         let certificates = pem.and_then(|it| certificates(it, file).ok()).unwrap_or_default();
         let numbered = (1_usize..).zip(certificates);

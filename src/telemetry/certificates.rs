@@ -1,4 +1,5 @@
-//! The metrics of the certificates in `listen.tls`: from when until when each is valid.
+//! The metrics of the certificates of listeners (`listen.tls`, `listen.events.tls`): from when until when each
+//! is valid.
 
 use super::register::Register;
 use keybound_core::client_certificate::Validity;
@@ -28,12 +29,12 @@ impl Certificates {
         Ok(Self {
             not_before: new.gauges(
                 "keybound_tls_certificate_not_before_timestamp_seconds",
-                "When a certificate of listen.tls becomes valid, by the key of its file and its place there.",
+                "When a certificate of a listener becomes valid, by the key of its file and its place there.",
                 labels,
             )?,
             not_after: new.gauges(
                 "keybound_tls_certificate_not_after_timestamp_seconds",
-                "When a certificate of listen.tls expires, by the key of its file and its place there.",
+                "When a certificate of a listener expires, by the key of its file and its place there.",
                 labels,
             )?,
         })

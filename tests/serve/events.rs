@@ -247,4 +247,11 @@ fn events_come_over_tls_of_their_own() {
     let mut answer = vec![];
     drop(plain.read_to_end(&mut answer));
     assert!(!answer.starts_with(b"HTTP"), "nothing is taken without TLS");
+    let (_, metrics) = service.page("GET", "/metrics");
+    for series in [
+        "keybound_tls_certificate_not_after_timestamp_seconds{file=\"events.certificate_file\",position=\"1\"}",
+        "keybound_connections_not_accepted_total{cause=\"limit_reached\",listener=\"events\"} 0",
+    ] {
+        assert!(metrics.contains(series), "{series} in {metrics}");
+    }
 }
