@@ -6,8 +6,11 @@ pub mod freshness;
 pub mod http;
 pub mod introspection;
 pub mod jwks;
+mod refreshes;
 pub mod replay;
 pub mod revocation;
 mod snapshot;
 pub mod token_cache;
 mod waits;
+
+pub use refreshes::LastError;

@@ -86,7 +86,7 @@ fn exposition() -> String {
         meters.record(Front::ExtAuthz, &verdict, Duration::ZERO);
     }
     let refreshes = ["changed", "unchanged", "not_modified"].map(|outcome| {
-        let source = include_str!("../../src/state/jwks/status.rs");
+        let source = include_str!("../../src/state/refreshes.rs");
         assert!(source.contains(&format!("=> {outcome:?},")), "{outcome}");
         (outcome, 1)
     });

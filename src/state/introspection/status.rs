@@ -2,7 +2,7 @@
 
 use super::breaker::State;
 use super::rank::{Rank, TurnedAway};
-use crate::state::jwks::LastError;
+use crate::state::refreshes::LastError;
 use crate::state::waits::after;
 use keybound_core::UnixTime;
 use serde::Serialize;
@@ -111,7 +111,7 @@ impl Report {
         now: Instant,
     ) -> bool {
         self.ended(label);
-        self.last_error = Some(LastError { what: words.to_string(), at: at.as_secs() });
+        self.last_error = Some(LastError::of(&words, at));
         self.last_words = Some(Arc::clone(words));
         self.failure_told.tell(now).is_some()
     }

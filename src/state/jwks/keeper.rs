@@ -2,11 +2,12 @@
 
 use super::rules::KeyUpkeep;
 use super::source::{Obtained, Source};
-use super::status::{Outcome, Skipped};
+use super::status::Skipped;
 use super::{Failure, Held, Shared, schedule, withdrawn};
 use crate::clock::Clock;
 use crate::randomness;
 use crate::state::http;
+use crate::state::refreshes::Outcome;
 use crate::state::snapshot::{self, Kind, Odd, Snapshot, Wanted};
 use crate::state::waits::after;
 use bytes::Bytes;
@@ -135,7 +136,7 @@ impl Keeper {
     }
 
     async fn read(&mut self, cause: Cause) -> Result<Obtained, Failure> {
-        let failures = self.shared.report().consecutive_failures;
+        let failures = self.shared.report().failures.in_a_row;
         let held = self.shared.held.load_full();
         let known = held
             .as_ref()
@@ -259,7 +260,7 @@ impl Keeper {
         let failures = {
             let mut report = self.shared.report();
             report.add(Outcome::Failed(failure), self.clock.now());
-            report.consecutive_failures
+            report.failures.in_a_row
         };
         tracing::warn!(issuer = &*self.issuer, failures, error = %failure, "key refresh failed");
         if self.shared.held.load().is_none() {

@@ -24,12 +24,13 @@ mod withdrawn;
 
 pub use rules::{KeyRules, KeySource, KeyUpkeep};
 pub use source::BadSource;
-pub use status::{LastError, SkippedKey, Status};
+pub use status::{SkippedKey, Status};
 pub use survey::{Survey, survey};
 pub use takeover::{Change, Prepared, prepare};
 pub use timed::TimedKeys;
 
 use crate::clock::Clock;
+use crate::state::refreshes::Failed;
 use crate::state::waits::after;
 use crate::state::{discovery, http, snapshot};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -317,8 +318,8 @@ impl IssuerKeys {
             age_seconds: held.as_ref().map(|it| it.age(now).as_secs()),
             usable_for_seconds: usable.map(|it| until(it.usable_until)),
             next_refresh_seconds: report.next.map(until),
-            consecutive_failures: report.consecutive_failures,
-            last_error: report.last_error.clone(),
+            consecutive_failures: report.failures.in_a_row,
+            last_error: report.failures.last.clone(),
             refreshes: report.refreshes.clone(),
         }
     }
@@ -374,7 +375,7 @@ impl Held {
     }
 }
 
-impl Failure {
+impl Failed for Failure {
     fn label(&self) -> &'static str {
         match self {
             Self::Discovery(failure) => failure.label(),

@@ -1,6 +1,6 @@
 //! The status of an issuer's keys, for metrics and the admin page.
 
-use super::Failure;
+use crate::state::refreshes::{Failures, LastError, Outcome};
 use keybound_core::UnixTime;
 use keybound_core::jose::{self, KeySet};
 use serde::Serialize;
@@ -94,45 +94,10 @@ impl Skipped {
     }
 }
 
-/// A fetch that failed.
-#[derive(Clone, Debug, Serialize)]
-pub struct LastError {
-    /// What went wrong.
-    pub what: String,
-    /// Its time, in seconds since the epoch.
-    pub at: i64,
-}
-
-/// The outcome of a fetch.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome<'a> {
-    /// The key set changed.
-    Changed,
-    /// The document is unchanged.
-    Unchanged,
-    /// The server answered 304.
-    NotModified,
-    /// The fetch failed.
-    Failed(&'a Failure),
-}
-
-impl Outcome<'_> {
-    /// The label in metrics.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Changed => "changed",
-            Self::Unchanged => "unchanged",
-            Self::NotModified => "not_modified",
-            Self::Failed(failure) => failure.label(),
-        }
-    }
-}
-
 /// Counters of outcomes.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    pub(super) consecutive_failures: u32,
-    pub(super) last_error: Option<LastError>,
+    pub(super) failures: Failures,
     pub(super) next: Option<Instant>,
     pub(super) skipped: Skipped,
     pub(super) refreshes: BTreeMap<&'static str, u64>,
@@ -143,14 +108,6 @@ impl Report {
     pub(super) fn add(&mut self, outcome: Outcome<'_>, at: UnixTime) {
         let count = self.refreshes.entry(outcome.label()).or_default();
         *count = count.saturating_add(1);
-        match outcome {
-            Outcome::Changed | Outcome::Unchanged | Outcome::NotModified => {
-                self.consecutive_failures = 0;
-            }
-            Outcome::Failed(failure) => {
-                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                self.last_error = Some(LastError { what: failure.to_string(), at: at.as_secs() });
-            }
-        }
+        self.failures.add(outcome, at);
     }
 }

@@ -18,7 +18,7 @@ pub use load::{BadDenylist, YamlReader};
 use super::Changes;
 use crate::clock::Clock;
 use crate::file_stamp::Stamp;
-use crate::state::jwks::LastError;
+use crate::state::refreshes::LastError;
 use arc_swap::ArcSwap;
 use follow::Followed;
 use keybound_core::oauth::AccessToken;
@@ -229,7 +229,7 @@ impl Denylist {
             let mut state = self.state();
             state.is_behind = true;
             state.refused = state.refused.saturating_add(1);
-            state.last_error = Some(LastError { what: bad.to_string(), at: now.as_secs() });
+            state.last_error = Some(LastError::of(bad, now));
         }
         tracing::error!(problem = %bad, "denylist refused: keeping the previous one");
     }

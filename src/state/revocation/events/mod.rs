@@ -20,7 +20,7 @@ mod verify;
 
 pub use marks::{Hit, Mark};
 pub use receiver::NotTaken;
-pub use report::{LastError, LastEvent, Outcome, Refusal, Status};
+pub use report::{LastEvent, Outcome, Refusal, Status};
 pub use rules::{Delivery, EventRules, Verification};
 pub use snapshot::BadSnapshot;
 

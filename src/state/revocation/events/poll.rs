@@ -148,7 +148,7 @@ impl Poller {
         let report = &self.receiver.report;
         let Err(failed) = polled else { return report.polled("ok") };
         report.polled(failed.label());
-        report.failed(format!("poll: {failed}"), self.receiver.clock.now());
+        report.failed(&format_args!("poll: {failed}"), self.receiver.clock.now());
         let issuer = &*self.receiver.issuer.name;
         tracing::warn!(issuer, failures, error = %failed, "events not polled");
     }

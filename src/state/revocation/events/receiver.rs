@@ -86,7 +86,7 @@ impl Receiver {
     pub(super) async fn keep(&self, changes: Changes) -> Result<(), NotTaken> {
         self.keeping.keep(self, changes).await.map_err(|error| {
             self.report.refused(Refusal::NotKept);
-            self.report.failed(format!("events not kept: {error}"), self.clock.now());
+            self.report.failed(&format_args!("events not kept: {error}"), self.clock.now());
             let issuer = &*self.issuer.name;
             tracing::error!(issuer, %error, "events are in force but not kept: not acknowledged");
             NotTaken::NotKept

@@ -2,11 +2,13 @@
 
 use super::marks::Marks;
 use super::rules::{Delivery, EventRules};
+use crate::state::refreshes::LastError;
 use keybound_core::UnixTime;
 use keybound_core::oauth::{BadEvents, Effect, EventKind, StreamStatus};
 use keybound_core::words::{Words, words};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
@@ -83,15 +85,6 @@ pub struct LastEvent {
     pub received_at: i64,
 }
 
-/// What last went wrong.
-#[derive(Clone, Debug, Serialize)]
-pub struct LastError {
-    /// What it was.
-    pub what: String,
-    /// When, in seconds since 1970.
-    pub at: i64,
-}
-
 /// The state of the events of one issuer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -165,8 +158,8 @@ impl Report {
     }
 
     /// Something went wrong.
-    pub(super) fn failed(&self, what: String, now: UnixTime) {
-        self.counts().last_error = Some(LastError { what, at: now.as_secs() });
+    pub(super) fn failed(&self, what: &dyn Display, now: UnixTime) {
+        self.counts().last_error = Some(LastError::of(what, now));
     }
 
     /// The numbers, with those that `previous` receivers of this issuer counted.

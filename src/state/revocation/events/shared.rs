@@ -155,7 +155,7 @@ impl Shared {
             let is_stale = read_at.is_none_or(|it| STALE <= it.elapsed());
             let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
             let issuer = &*receiver.issuer.name;
-            receiver.report.failed(format!("redis: {error}"), receiver.clock.now());
+            receiver.report.failed(&format_args!("redis: {error}"), receiver.clock.now());
             tracing::warn!(issuer, %error, failures, "events that replicas share are not read");
             if is_stale && !was_stale {
                 tracing::error!(

@@ -47,7 +47,9 @@ impl Asker {
             Err(failure) => failure,
         };
         let issuer = &*self.receiver.issuer.name;
-        self.receiver.report.failed(format!("verification: {failure}"), self.receiver.clock.now());
+        self.receiver
+            .report
+            .failed(&format_args!("verification: {failure}"), self.receiver.clock.now());
         tracing::warn!(issuer, error = %failure, "verification of the event stream not asked for");
     }
 

@@ -1,6 +1,7 @@
 //! Why a status list could not be had.
 
 use crate::state::http;
+use crate::state::refreshes::Failed;
 use keybound_core::oauth::BadStatusList;
 use std::fmt;
 
@@ -23,9 +24,8 @@ pub(super) enum Failure {
     Panicked,
 }
 
-impl Failure {
-    /// The label in metrics.
-    pub(super) const fn label(&self) -> &'static str {
+impl Failed for Failure {
+    fn label(&self) -> &'static str {
         match self {
             Self::Http(failure) => failure.label(),
             Self::Bad(bad) => bad.label(),

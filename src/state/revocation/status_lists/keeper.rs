@@ -3,10 +3,10 @@
 use super::failure::Failure;
 use super::list::{Held, Shared};
 use super::schedule::{self, Life};
-use super::status::Outcome;
 use super::{Common, saved};
 use crate::randomness;
 use crate::state::http::{self, Limits};
+use crate::state::refreshes::Outcome;
 use crate::state::snapshot::{self, Kind, Odd, Snapshot, Wanted};
 use crate::state::waits::after;
 use bytes::Bytes;
@@ -122,7 +122,7 @@ impl Keeper {
     /// Whose turn it is to fetch, among lists like this one.
     fn turns(&self) -> &Semaphore {
         let held = self.list.held.load().is_some();
-        if held && self.list.report().consecutive_failures == 0 {
+        if held && self.list.report().failures.in_a_row == 0 {
             &self.common.turns_of_good
         } else {
             &self.common.turns_of_others
@@ -214,7 +214,7 @@ impl Keeper {
         let held = held.heard(now, Duration::ZERO, usable);
         let list = Arc::clone(&held.list);
         self.list.held.store(Some(Arc::new(held)));
-        self.list.report().add(outcome, time);
+        self.list.report().failures.add(outcome, time);
         self.common.count(outcome);
         if let Outcome::Changed = outcome {
             let (issuer, at) = (&*self.common.issuer.name, http::shown(&self.list.url));
@@ -229,8 +229,8 @@ impl Keeper {
     async fn fail(&self, failure: &Failure) -> Duration {
         let failures = {
             let mut report = self.list.report();
-            report.add(Outcome::Failed(failure), self.common.clock.now());
-            report.consecutive_failures
+            report.failures.add(Outcome::Failed(failure), self.common.clock.now());
+            report.failures.in_a_row
         };
         let (issuer, at) = (&*self.common.issuer.name, http::shown(&self.list.url));
         tracing::warn!(issuer, list = at, failures, error = %failure, "status list not fetched");

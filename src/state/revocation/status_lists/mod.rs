@@ -25,6 +25,7 @@ pub use status::{StatusListStatus, StatusListsStatus};
 use crate::clock::Clock;
 use crate::state::http::{BadCredentials, Client, Credentials};
 use crate::state::jwks::{IssuerKeys, KeyRules};
+use crate::state::refreshes::Outcome;
 use crate::state::revocation::Changes;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -35,7 +36,6 @@ use keybound_core::oauth::{Status, StatusList, StatusReference};
 use keybound_core::policy::Issuer;
 use list::{Held, List, Progress, Shared};
 use place::Places;
-use status::Outcome;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
@@ -259,7 +259,7 @@ impl StatusLists {
                 held.age(Instant::now()).as_secs()
             ),
         };
-        match &list.shared.report().last_error {
+        match &list.shared.report().failures.last {
             Some(error) => format!("{held}; last error: {}", error.what),
             None => held,
         }

@@ -1,10 +1,9 @@
 //! The state of an issuer's status lists, for metrics and the admin page.
 
 use super::StatusLists;
-use super::failure::Failure;
 use super::list::Shared;
 use crate::state::http;
-use crate::state::jwks::LastError;
+use crate::state::refreshes::{Failures, LastError};
 use keybound_core::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,52 +53,11 @@ pub struct StatusListStatus {
     pub last_error: Option<LastError>,
 }
 
-/// The outcome of a fetch.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Outcome<'a> {
-    /// The list changed.
-    Changed,
-    /// The document is unchanged.
-    Unchanged,
-    /// The server answered 304.
-    NotModified,
-    /// The fetch failed.
-    Failed(&'a Failure),
-}
-
 /// What happened to one list.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    pub(super) consecutive_failures: u32,
-    pub(super) last_error: Option<LastError>,
+    pub(super) failures: Failures,
     pub(super) next: Option<Instant>,
-}
-
-impl Outcome<'_> {
-    /// The label in metrics.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Changed => "changed",
-            Self::Unchanged => "unchanged",
-            Self::NotModified => "not_modified",
-            Self::Failed(failure) => failure.label(),
-        }
-    }
-}
-
-impl Report {
-    /// Records one fetch.
-    pub(super) fn add(&mut self, outcome: Outcome<'_>, at: UnixTime) {
-        match outcome {
-            Outcome::Changed | Outcome::Unchanged | Outcome::NotModified => {
-                self.consecutive_failures = 0;
-            }
-            Outcome::Failed(failure) => {
-                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                self.last_error = Some(LastError { what: failure.to_string(), at: at.as_secs() });
-            }
-        }
-    }
 }
 
 impl StatusLists {
@@ -149,8 +107,8 @@ impl StatusListStatus {
             issued_at: known.map(|it| it.issued().as_secs()),
             expires_at: known.and_then(|it| it.expires()).map(UnixTime::as_secs),
             next_refresh_seconds: report.next.map(until),
-            consecutive_failures: report.consecutive_failures,
-            last_error: report.last_error.clone(),
+            consecutive_failures: report.failures.in_a_row,
+            last_error: report.failures.last.clone(),
         }
     }
 }
