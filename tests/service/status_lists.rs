@@ -585,6 +585,35 @@ async fn places_that_never_answer_hold_up_no_list_that_is_good() {
 }
 
 #[tokio::test]
+async fn a_good_list_that_waits_for_others_stays_a_good_one() {
+    let world = World::new().await;
+    world.serve(&world.claims(1, &[0]));
+    assert_eq!(world.told(0).await, Ok(Status::Valid));
+    let beyond = |uri: &str| {
+        let (place, world) = (place(uri, 8), &world);
+        async move { world.lists.told(&place, "", world.time(), Duration::from_millis(1)).await }
+    };
+    let mut others = vec![];
+    for _ in 0..4 {
+        let server = IdentityProvider::start(&[]).await;
+        let uri = server.jwks_uri();
+        server.behave(Behaviour::Body(world.signed(&claims(&uri, 1, &[0]))));
+        assert_eq!(told(&world.lists, &uri, 0, world.time()).await, Ok(Status::Valid));
+        server.hold();
+        assert_eq!(beyond(&uri).await, Err(Untold::Late));
+        others.push(server);
+    }
+    world.serve(&world.claims(1, &[0, 1]));
+    assert_eq!(beyond(&world.uri()).await, Err(Untold::Late), "all turns are taken");
+    let ended = world.fetches();
+    world.pass(31 * SECOND).await;
+    world.lists.ended(ended + 5).await;
+    assert_eq!(world.look_up(8), Ok(Status::Invalid));
+    assert_eq!(world.state().fetches["timed_out"], 4, "those that never answered");
+    others.iter().for_each(IdentityProvider::release);
+}
+
+#[tokio::test]
 async fn a_thousand_lists_are_too_many() {
     let world = World::new().await;
     world.serve(&world.claims(1, &[1]));

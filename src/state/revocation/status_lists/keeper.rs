@@ -92,8 +92,13 @@ impl Keeper {
 
     /// Fetches once and returns when the next fetch is due.
     async fn fetch(&self, cause: Cause) -> Instant {
-        let obtained = timeout(FETCH_TIMEOUT, AssertUnwindSafe(self.obtain()).catch_unwind());
-        let obtained = match obtained.await {
+        let obtained = {
+            // The time for it does not count as its own: a good list that only had to wait for others would
+            // be taken for one that fails. The permits are never closed.
+            let _turn = self.turns().acquire().await;
+            timeout(FETCH_TIMEOUT, AssertUnwindSafe(self.obtain()).catch_unwind()).await
+        };
+        let obtained = match obtained {
             Ok(Ok(obtained)) => obtained.and_then(|it| self.settle(it)),
             Ok(Err(_)) => Err(Failure::Panicked),
             Err(_) => Err(Failure::Late),
@@ -130,8 +135,6 @@ impl Keeper {
     }
 
     async fn obtain(&self) -> Result<Obtained, Failure> {
-        // The permits are never closed.
-        let _turn = self.turns().acquire().await.or(Err(Failure::Late))?;
         let held = self.list.held.load_full();
         let known = held.as_ref().filter(|it| self.may_be_unchanged(it));
         let etag = known.and_then(|it| it.version.as_ref());
@@ -338,7 +341,7 @@ impl Keeper {
 const ACCEPT: &str = "application/statuslist+jwt";
 const _: () = assert!(ACCEPT.len() == 12 + STATUS_LIST_TYPE.len());
 
-/// How long a fetch may take, its turn included. Checks do not wait for so long.
+/// How long a fetch may take. Checks do not wait for so long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How exactly is known when a list was last used.
