@@ -4,7 +4,7 @@
 //! that a rename or a link puts in place is complete at once: it was written before. One that is
 //! written in place is taken as complete once it has not changed for much longer than a writer pauses.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +42,14 @@ impl Stamp {
             size: found.size(),
             modified: (found.mtime(), found.mtime_nsec()),
             changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Whether `file`, which is open, is this one, and was not written since.
+    pub fn is_of(&self, file: &File) -> bool {
+        let written = (self.file, self.size, self.modified);
+        file.metadata().is_ok_and(|it| {
+            written == ((it.dev(), it.ino()), it.size(), (it.mtime(), it.mtime_nsec()))
         })
     }
 

@@ -10,7 +10,10 @@ pub(super) struct Followed {
     read: LastRead,
     /// The file at the last look.
     seen: Option<Stamp>,
-    /// Since when it looks like that.
+    /// Whether it had changed then, and is still to be read.
+    pending: bool,
+    /// Since when it looks like that, or files are placed one after the other: each is complete, and none
+    /// need wait for the last.
     since: Instant,
     /// How long it must.
     patience: Duration,
@@ -31,7 +34,7 @@ impl Followed {
     pub(super) fn read_as(read: Option<Stamp>, now: Instant) -> Self {
         let seen = read.clone();
         let read = read.map_or(LastRead::Unsure, |it| LastRead::Of(Some(it)));
-        Self { read, seen, since: now, patience: PLACED }
+        Self { read, seen, pending: false, since: now, patience: PLACED }
     }
 
     /// Whether to read the file, which has the stamp `found` now. `ends` tells whether its last line has an
@@ -43,22 +46,26 @@ impl Followed {
         ends: impl FnOnce() -> bool,
     ) -> bool {
         if matches!(&self.read, LastRead::Of(it) if *it == found) {
-            self.seen = found;
+            (self.seen, self.pending) = (found, false);
             return false;
         }
         if found != self.seen {
+            let was_placed = self.pending && self.patience == PLACED;
             self.patience = patience(self.seen.as_ref(), found.as_ref());
             if self.patience != PLACED && !ends() {
                 self.patience = UNFINISHED;
             }
-            (self.seen, self.since) = (found, now);
+            if !(was_placed && self.patience == PLACED && found.is_some()) {
+                self.since = now;
+            }
+            (self.seen, self.pending) = (found, true);
         }
         self.patience <= now.saturating_duration_since(self.since)
     }
 
     /// The file was read, with this stamp before and after.
     pub(super) fn was_read(&mut self, stamp: Option<Stamp>) {
-        self.read = LastRead::Of(stamp);
+        (self.read, self.pending) = (LastRead::Of(stamp), false);
     }
 }
 
@@ -133,5 +140,39 @@ mod tests {
         assert!(followed.is_due(None, much_later, || true));
         followed.was_read(None);
         assert!(!followed.is_due(None, much_later, || true));
+    }
+
+    #[test]
+    fn files_that_are_placed_one_after_the_other_do_not_put_it_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let step = Duration::from_millis(50);
+        let stamps: Vec<_> =
+            (0..4).map(|it| written(folder.path(), &it.to_string(), "a\n")).collect();
+        let mut followed = Followed::read_as(Some(stamps[0].clone()), start);
+        let mut due = |found: &Stamp, steps| {
+            followed.is_due(Some(found.clone()), after(start, step * steps), || true)
+        };
+        assert!(!due(&stamps[0], 0));
+        assert_eq!(
+            [1, 2, 3].map(|it| due(&stamps[usize::try_from(it).unwrap()], it)),
+            [false, false, true]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_written_in_place_after_one_was_placed_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, text: &str| written(folder.path(), name, text);
+        let (before, placed, longer) =
+            (at("list", "a\n"), at("other", "b\n"), at("other", "b\nc\n"));
+        let start = Instant::now();
+        let mut followed = Followed::read_as(Some(before), start);
+        assert!(!followed.is_due(Some(placed), start, || true));
+        let then = after(start, PLACED);
+        let just = WRITTEN.checked_sub(Duration::from_millis(1)).unwrap();
+        assert!(!followed.is_due(Some(longer.clone()), then, || true));
+        assert!(!followed.is_due(Some(longer.clone()), after(then, just), || true));
+        assert!(followed.is_due(Some(longer), after(then, WRITTEN), || true));
     }
 }

@@ -36,14 +36,19 @@ const LONGEST_LINE: u64 = 64 * 1024;
 /// The longest YAML document: one that is longer is slow to read, and takes many times its length.
 const LONGEST_YAML: u64 = 1024 * 1024;
 
-/// The entries in the file at `path`. This may take seconds.
-pub(super) fn load(path: &Path, yaml: YamlReader) -> Result<Table, BadDenylist> {
+/// The file at `path`, open.
+pub(super) fn open(path: &Path) -> Result<File, BadDenylist> {
     let bad = |(line, message)| BadDenylist { path: path.to_owned(), line, message };
     // Opening a pipe would block until it has a writer.
     if !path.metadata().map_err(|it| bad(unreadable(&it)))?.is_file() {
         return Err(bad((None, "is not a regular file".to_owned())));
     }
-    let file = File::open(path).map_err(|it| bad(unreadable(&it)))?;
+    File::open(path).map_err(|it| bad(unreadable(&it)))
+}
+
+/// The entries in `file`, which was found at `path`. This may take seconds.
+pub(super) fn load(path: &Path, file: &File, yaml: YamlReader) -> Result<Table, BadDenylist> {
+    let bad = |(line, message)| BadDenylist { path: path.to_owned(), line, message };
     read(BufReader::with_capacity(1 << 16, file), yaml).map_err(bad)
 }
 
@@ -250,7 +255,7 @@ mod tests {
     fn what_is_no_file_is_told_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let told = |path: &Path| load(path, YAML).unwrap_err().to_string();
+        let told = |path: &Path| open(path).unwrap_err().to_string();
         assert!(told(&missing).starts_with(&*missing.to_string_lossy()));
         assert!(told(folder.path()).ends_with("is not a regular file"));
     }

@@ -25,7 +25,6 @@ use keybound_core::oauth::AccessToken;
 use keybound_core::{Detail, Standing, Unconfirmed, UnixTime};
 use serde::Serialize;
 use std::fmt;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -91,7 +90,7 @@ impl Denylist {
             return Ok(known);
         }
         let stamp = Stamp::of(&path);
-        let table = load::load(&path, yaml)?;
+        let table = load::load(&path, &load::open(&path)?, yaml)?;
         let state = State { stamp, is_behind: false, applied: 0, refused: 0, last_error: None };
         Ok(Arc::new(Self {
             path,
@@ -199,17 +198,27 @@ impl Denylist {
         if !followed.is_due(found.clone(), Instant::now(), || ends(&self.path)) {
             return;
         }
-        let table = load::load(&self.path, self.yaml);
-        let after = Stamp::of(&self.path);
-        if after != found {
-            // It is being changed: what was read may be half of each.
-            return;
-        }
+        let Some(table) = self.read(found.as_ref()) else { return };
         followed.was_read(found.clone());
         match table {
             Ok(table) => self.apply(table, found),
             Err(bad) => self.refuse(&bad, clock.now()),
         }
+    }
+
+    /// What is in the file that has the stamp `found`; none if it is written meanwhile, so that what was read
+    /// may be half of each. That another file is in its place by then does no harm.
+    fn read(&self, found: Option<&Stamp>) -> Option<Result<Table, BadDenylist>> {
+        let file = match load::open(&self.path) {
+            Ok(file) => file,
+            Err(bad) => return (Stamp::of(&self.path).as_ref() == found).then_some(Err(bad)),
+        };
+        let is_same = || found.is_some_and(|it| it.is_of(&file));
+        if !is_same() {
+            return None;
+        }
+        let table = load::load(&self.path, &file, self.yaml);
+        is_same().then_some(table)
     }
 
     fn apply(&self, table: Table, stamp: Option<Stamp>) {
@@ -267,9 +276,7 @@ async fn follow(list: Weak<Denylist>, mut followed: Followed, clock: Arc<dyn Clo
 /// Whether the last line of the file has an end.
 fn ends(path: &Path) -> bool {
     let last = || {
-        // Opening a pipe would block until it has a writer.
-        path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        let mut file = File::open(path).ok()?;
+        let mut file = load::open(path).ok()?;
         file.seek(SeekFrom::End(-1)).ok()?;
         let mut last = [0];
         file.read_exact(&mut last).ok()?;
