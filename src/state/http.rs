@@ -7,7 +7,9 @@ use crate::state::freshness;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use keybound_core::jose::Thumbprint;
+use keybound_core::jose::json::Object;
 use reqwest::{Certificate, ClientBuilder, Identity, Request, Response, Url, redirect};
+use serde_json::Value;
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
@@ -65,6 +67,20 @@ impl BearerToken {
 }
 
 const BEARER: &[u8] = b"Bearer ";
+
+/// A request that brings `body` to `url`, and shows `bearer`.
+pub fn post_json(url: &Url, bearer: Option<&BearerToken>, body: Object) -> Request {
+    let mut request = Request::new(Method::POST, url.clone());
+    let headers = request.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json.clone());
+    headers.insert(header::ACCEPT, json);
+    if let Some(bearer) = bearer {
+        headers.insert(header::AUTHORIZATION, bearer.header().clone());
+    }
+    *request.body_mut() = Some(Value::Object(body).to_string().into());
+    request
+}
 
 /// The authorities that a client trusts, and its own certificate.
 #[derive(Clone, Copy, Debug, Default)]

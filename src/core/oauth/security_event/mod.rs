@@ -50,16 +50,15 @@ pub struct SecurityEvent {
 pub enum Effect {
     /// The tokens of each of these that were issued until `until` are revoked.
     Revokes {
+        /// What has happened.
+        kind: EventKind,
         /// Whose tokens.
         subjects: Vec<EventSubject>,
         /// The last time of issue that is revoked.
         until: UnixTime,
     },
     /// The transmitter shows that the stream works (SSF 1.0 §8.1.4).
-    Verifies {
-        /// What we asked it to repeat.
-        state: Option<Box<str>>,
-    },
+    Verifies,
     /// The transmitter says whether it will go on sending (SSF 1.0 §8.1.5).
     Streams(StreamStatus),
     /// Nothing, as it should be: a new credential takes no other away.
@@ -204,9 +203,7 @@ impl Token<'_> {
         let kind = EventKind::of(uri);
         let effect = match kind {
             None => Effect::Unknown,
-            Some(EventKind::Verification) => {
-                Effect::Verifies { state: text(body, "state").map(Into::into) }
-            }
+            Some(EventKind::Verification) => Effect::Verifies,
             Some(EventKind::StreamUpdated) => {
                 let status = text(body, "status").and_then(StreamStatus::named);
                 status.map_or(Effect::Unknown, Effect::Streams)
@@ -214,12 +211,12 @@ impl Token<'_> {
             Some(EventKind::CredentialChange) if text(body, "change_type") == Some("create") => {
                 Effect::Nothing
             }
-            Some(_) => self.revocation(body),
+            Some(kind) => self.revocation(kind, body),
         };
         Ok(SecurityEvent { kind, effect })
     }
 
-    fn revocation(&self, body: &Object) -> Effect {
+    fn revocation(&self, kind: EventKind, body: &Object) -> Effect {
         // SSF 1.0 names the subject in the token, and what came before it in the event.
         let written = [self.claims.get("sub_id"), body.get("subject")];
         let mut subjects = vec![];
@@ -234,7 +231,7 @@ impl Token<'_> {
         if subjects.is_empty() {
             return otherwise;
         }
-        Effect::Revokes { subjects, until: self.when(body) }
+        Effect::Revokes { kind, subjects, until: self.when(body) }
     }
 
     /// The time of an event: `event_timestamp` (CAEP 1.0 §2), else `toe` (RFC 8417 §2.2), else `iat`.

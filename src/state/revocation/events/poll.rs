@@ -2,9 +2,9 @@
 
 use super::receiver::{Changes, NotTaken, Receiver};
 use crate::randomness;
-use crate::state::http::{BearerToken, Client, Failure, Limits, Reply};
+use crate::state::http::{BearerToken, Client, Failure, Limits, Reply, post_json};
 use crate::state::waits::doubled;
-use ::http::{HeaderValue, Method, StatusCode, header};
+use ::http::StatusCode;
 use keybound_core::jose::json::{self, Object};
 use keybound_core::oauth::BadEvents;
 use reqwest::{Request, Url};
@@ -132,16 +132,7 @@ impl Poller {
             let errors: Object = told.refused.iter().map(error).collect();
             body.insert("setErrs".to_owned(), errors.into());
         }
-        let mut request = Request::new(Method::POST, self.endpoint.clone());
-        let headers = request.headers_mut();
-        let json = HeaderValue::from_static("application/json");
-        headers.insert(header::CONTENT_TYPE, json.clone());
-        headers.insert(header::ACCEPT, json);
-        if let Some(bearer) = &self.bearer {
-            headers.insert(header::AUTHORIZATION, bearer.header().clone());
-        }
-        *request.body_mut() = Some(Value::Object(body).to_string().into());
-        request
+        post_json(&self.endpoint, self.bearer.as_ref(), body)
     }
 
     fn tell(&self, polled: &Result<bool, Failed>, failures: u32) {

@@ -115,17 +115,17 @@ impl Receiver {
         let (issuer, now) = (&*self.issuer.name, self.clock.now());
         let kind = event.kind.map(EventKind::name);
         self.report.received(Outcome::from(&event.effect));
-        match (&event.effect, event.kind) {
-            (Effect::Revokes { subjects, until }, Some(named)) => {
+        match &event.effect {
+            Effect::Revokes { kind: of, subjects, until } => {
                 let expires = now.saturating_add(self.rules.keep);
-                let mark = Mark { until: *until, expires, kind: named };
+                let mark = Mark { until: *until, expires, kind: *of };
                 let marks = subjects.iter().map(|it| (it.key(), mark));
                 let is_new = self.put_all(marks, now, changes);
-                self.report.revoked(named, *until, now);
+                self.report.revoked(*of, *until, now);
                 let delay = now.since(*until).as_secs();
                 tracing::info!(issuer, kind, jti, delay, is_new, "event revokes tokens");
             }
-            (Effect::Unmapped { format }, _) => {
+            Effect::Unmapped { format } => {
                 tracing::error!(
                     issuer,
                     kind,
@@ -135,7 +135,7 @@ impl Receiver {
                      subjects as iss_sub or by their session"
                 );
             }
-            (Effect::Foreign, _) => {
+            Effect::Foreign => {
                 tracing::warn!(
                     issuer,
                     kind,
@@ -143,14 +143,14 @@ impl Receiver {
                     "event about a subject of another issuer: ignored"
                 );
             }
-            (Effect::Streams(status), _) => {
+            Effect::Streams(status) => {
                 self.report.streams(*status);
                 tracing::warn!(issuer, %status, "the issuer tells the state of the event stream");
             }
-            (Effect::Revokes { .. } | Effect::Unknown, _) => {
+            Effect::Unknown => {
                 tracing::info!(issuer, jti, "event of a kind that is not known");
             }
-            (Effect::Verifies { .. } | Effect::Nothing, _) => {
+            Effect::Verifies | Effect::Nothing => {
                 tracing::debug!(issuer, kind, jti, "event without a consequence");
             }
         }

@@ -215,7 +215,7 @@ impl From<&Effect> for Outcome {
     fn from(effect: &Effect) -> Self {
         match effect {
             Effect::Revokes { .. } => Self::Revoking,
-            Effect::Verifies { .. } | Effect::Streams(_) => Self::Stream,
+            Effect::Verifies | Effect::Streams(_) => Self::Stream,
             Effect::Nothing => Self::Harmless,
             Effect::Foreign => Self::Foreign,
             Effect::Unmapped { .. } => Self::Unmapped,

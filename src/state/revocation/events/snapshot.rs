@@ -46,6 +46,9 @@ pub struct BadSnapshot {
 /// The first line of a file.
 const TITLE: &str = "keybound security events, version 1";
 
+/// Its last line, without which it was cut off.
+const END: &str = "end";
+
 /// The longest line of a file, in bytes.
 const LINE: usize = 128;
 
@@ -90,7 +93,7 @@ pub(super) fn read(path: &Path, issuer: &str, capacity: usize) -> Result<Kept, B
     let malformed = || bad("it is not a snapshot of events, or is truncated".to_owned());
     let Ok(text) = str::from_utf8(&content) else { return Err(malformed()) };
     let (mut lines, whose) = (text.lines(), format!("issuer {issuer}"));
-    if lines.next() != Some(TITLE) || !text.ends_with('\n') {
+    if lines.next() != Some(TITLE) || !text.ends_with('\n') || lines.next_back() != Some(END) {
         return Err(malformed());
     }
     if lines.next() != Some(&whose) {
@@ -115,7 +118,7 @@ fn time(words: &mut SplitAsciiWhitespace<'_>) -> Option<UnixTime> {
 
 impl Kept {
     fn written(&self, issuer: &str) -> String {
-        format!("{TITLE}\nissuer {issuer}\n{}", self.lines())
+        format!("{TITLE}\nissuer {issuer}\n{}{END}\n", self.lines())
     }
 
     /// What is kept, if each of these lines tells of some.
@@ -202,17 +205,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events");
         let good = kept().written(ISSUER);
-        let line = good.lines().last().unwrap().to_owned();
+        let line = good.lines().rev().nth(1).unwrap().to_owned();
+        let more = |line: &str| good.replace("\nend\n", &format!("\n{line}\nend\n"));
         for (text, why) in [
             (String::new(), "not a snapshot"),
             (good.trim_end().to_owned(), "truncated"),
+            (good.replace("end\n", ""), "truncated"),
+            (good.replace(&format!("{line}\nend\n"), ""), "truncated"),
             (good.replace(ISSUER, "https://other"), "another issuer"),
             (good.replace("version 1", "version 2"), "not a snapshot"),
             (good.replace(&line, line.get(1..).unwrap()), "not a snapshot"),
             (good.replace("account-disabled", "else"), "not a snapshot"),
-            (good.clone() + &line + " x\n", "not a snapshot"),
-            (good.clone() + "\n", "not a snapshot"),
-            (good.clone() + "passed-over 1\n", "not a snapshot"),
+            (more(&format!("{line} x")), "not a snapshot"),
+            (more(""), "not a snapshot"),
+            (more("passed-over 1"), "not a snapshot"),
         ] {
             fs::write(&path, &text).unwrap();
             let found = read(&path, ISSUER, 1).unwrap_err().to_string();

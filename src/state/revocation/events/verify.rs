@@ -3,13 +3,10 @@
 
 use super::receiver::Receiver;
 use super::rules::Verification;
-use crate::randomness;
-use crate::state::http::{Client, Failure, Limits};
-use ::http::{HeaderValue, Method, StatusCode, header};
-use keybound_core::jose::base64url;
+use crate::state::http::{Client, Failure, Limits, post_json};
+use ::http::StatusCode;
 use keybound_core::jose::json::Object;
 use reqwest::{Request, Url};
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -54,22 +51,10 @@ impl Asker {
     }
 
     fn request(&self) -> Request {
-        let mut state = [0; 16];
-        if randomness::fill(&mut state).is_err() {
-            tracing::debug!("no randomness: the state of a verification event repeats");
-        }
         let mut body = Object::new();
-        body.insert("state".to_owned(), base64url::encode(&state).into());
         if let Some(stream) = &self.rules.stream_id {
             body.insert("stream_id".to_owned(), stream.as_str().into());
         }
-        let mut request = Request::new(Method::POST, self.endpoint.clone());
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(bearer) = &self.rules.bearer {
-            headers.insert(header::AUTHORIZATION, bearer.header().clone());
-        }
-        *request.body_mut() = Some(Value::Object(body).to_string().into());
-        request
+        post_json(&self.endpoint, self.rules.bearer.as_ref(), body)
     }
 }
