@@ -85,3 +85,25 @@ pub fn patience(before: Option<&Stamp>, now: Option<&Stamp>) -> Duration {
         WRITTEN
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn an_open_file_is_the_one_that_was_seen_until_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["list", "other"].map(|it| folder.path().join(it));
+        fs::write(&path, "a\n").unwrap();
+        fs::write(&other, "a\n").unwrap();
+        let stamp = Stamp::of(&path).unwrap();
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        assert!(stamp.is_of(&file));
+        assert!(!stamp.is_of(&File::open(&other).unwrap()));
+        fs::rename(&other, &path).unwrap();
+        assert!(stamp.is_of(&file), "another has its name, and it is what it was");
+        file.write_all(b"b\n").unwrap();
+        assert!(!stamp.is_of(&file));
+    }
+}

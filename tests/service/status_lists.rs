@@ -594,22 +594,24 @@ async fn a_good_list_that_waits_for_others_stays_a_good_one() {
         async move { world.lists.told(&place, "", world.time(), Duration::from_millis(1)).await }
     };
     let mut others = vec![];
-    for _ in 0..4 {
+    for _ in 0..8 {
         let server = IdentityProvider::start(&[]).await;
         let uri = server.jwks_uri();
         server.behave(Behaviour::Body(world.signed(&claims(&uri, 1, &[0]))));
         assert_eq!(told(&world.lists, &uri, 0, world.time()).await, Ok(Status::Valid));
         server.hold();
-        assert_eq!(beyond(&uri).await, Err(Untold::Late));
+        assert_eq!(beyond(&uri).await, Err(Untold::Late), "four have their turn, four wait");
         others.push(server);
     }
     world.serve(&world.claims(1, &[0, 1]));
-    assert_eq!(beyond(&world.uri()).await, Err(Untold::Late), "all turns are taken");
+    assert_eq!(beyond(&world.uri()).await, Err(Untold::Late), "it waits for all of them");
     let ended = world.fetches();
     world.pass(31 * SECOND).await;
-    world.lists.ended(ended + 5).await;
+    world.lists.ended(ended + 4).await;
+    world.pass(31 * SECOND).await;
+    world.lists.ended(ended + 9).await;
     assert_eq!(world.look_up(8), Ok(Status::Invalid));
-    assert_eq!(world.state().fetches["timed_out"], 4, "those that never answered");
+    assert_eq!(world.state().fetches["timed_out"], 8, "those that never answered");
     others.iter().for_each(IdentityProvider::release);
 }
 

@@ -312,6 +312,24 @@ mod tests {
     use std::thread;
 
     #[test]
+    fn a_file_that_is_written_while_it_is_read_is_read_again() {
+        static WRITTEN: Mutex<Option<PathBuf>> = Mutex::new(None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revoked.yaml");
+        std::fs::write(&path, "revoked: []\n").unwrap();
+        let list = Denylist::open(path.clone(), |_| {
+            if let Some(path) = &*locked(&WRITTEN) {
+                std::fs::write(path, "revoked: []\n# and more\n").unwrap();
+            }
+            Ok(vec![])
+        });
+        let (list, found) = (list.unwrap(), Stamp::of(&path));
+        assert!(list.read(found.as_ref()).is_some());
+        *locked(&WRITTEN) = Some(path);
+        assert!(list.read(found.as_ref()).is_none());
+    }
+
+    #[test]
     fn nobody_waits_for_a_pipe_that_is_put_in_the_place_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("revoked.yaml");

@@ -378,3 +378,92 @@ impl fmt::Display for BadEvents {
 }
 
 impl std::error::Error for BadEvents {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::FixedClock;
+    use crate::state::http::BearerToken;
+    use crate::state::jwks::{KeyRules, KeySource};
+    use crate::state::replay::redis::RedisRules;
+    use crate::state::revocation::samples::token;
+    use keybound_core::oauth::{EventKind, EventSubject, Transmitter};
+    use serde_json::json;
+
+    const NOW: UnixTime = UnixTime::from_secs(1000);
+
+    fn events(capacity: usize, shared: Option<RedisRules>) -> Arc<Events> {
+        let issuer = &Arc::new(Issuer::new("https://as.example.com", "api"));
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock(NOW));
+        let key_rules = KeyRules::new(KeySource::File("/nonexistent/jwks.json".into()));
+        let runtime = &Handle::current();
+        let keys = jwks::prepare(&issuer.name, &key_rules, None, &clock, runtime).unwrap().keys;
+        let rules = &EventRules {
+            transmitter: Transmitter { issuer: "t".into(), audiences: vec![] },
+            delivery: Delivery::Push { bearer: BearerToken::new("theirs").unwrap() },
+            keys: None,
+            verification: None,
+            keep: EventRules::KEEP,
+            capacity,
+            snapshot_file: None,
+            shared,
+            is_passive: false,
+        };
+        let terms = Terms { issuer, keys: &keys, rules, ca: None, allow_http: false };
+        prepare(&terms, None, &Bell::default(), &clock, runtime).unwrap().events
+    }
+
+    fn revoke(events: &Events, sub: &str) {
+        let mark = Mark {
+            until: NOW,
+            expires: UnixTime::from_secs(2000),
+            kind: EventKind::AccountDisabled,
+        };
+        events.receiver.marks.put((EventSubject::User(sub.into()).key(), mark), NOW);
+    }
+
+    fn refused(events: &Events, token: &AccessToken) -> Option<Detail> {
+        match events.standing(token, NOW) {
+            Standing::Good => None,
+            Standing::Refused(it) => it.refusal.detail,
+            Standing::Waits(_) => panic!("events are known at once"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_by_an_event_also_if_it_was_good_before() {
+        let events = events(10, None);
+        let alice = token(&json!({"sub": "alice", "iat": 1000}));
+        let later = token(&json!({"sub": "alice", "iat": 1001}));
+        assert_eq!([&alice, &later].map(|it| refused(&events, it)), [None, None]);
+        revoke(&events, "bob");
+        assert_eq!(refused(&events, &alice), None);
+        revoke(&events, "alice");
+        let expected = [Some(Detail::EventReceived), None];
+        assert_eq!([&alice, &later].map(|it| refused(&events, it)), expected);
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_all_tokens_of_then_are_refused_and_new_ones_pass() {
+        let events = events(1, None);
+        let (alice, new) =
+            (json!({"sub": "alice", "iat": 1000}), json!({"sub": "alice", "iat": 1001}));
+        let [alice, new] = [alice, new].map(|it| token(&it));
+        revoke(&events, "bob");
+        assert_eq!(refused(&events, &alice), None);
+        revoke(&events, "carol");
+        let expected = [Some(Detail::EventsFull), None];
+        assert_eq!([&alice, &new].map(|it| refused(&events, it)), expected);
+    }
+
+    #[tokio::test]
+    async fn until_what_replicas_share_was_read_no_token_passes_not_even_one_that_was_good() {
+        let url = b"redis://127.0.0.1:1";
+        let shared = RedisRules::read(url, false, None, RedisRules::DEADLINE).unwrap();
+        let events = events(10, Some(shared));
+        let alice = token(&json!({"sub": "alice", "iat": 1000}));
+        let number = events.receiver.marks.number();
+        alice.revocable.as_ref().unwrap().passed_events.note(number);
+        assert_eq!(refused(&events, &alice), Some(Detail::EventsUnheard));
+    }
+}
