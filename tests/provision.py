@@ -618,6 +618,7 @@ VERSIONS = {
     "envoy": ENVOY,
     "istio": required("istio", "istio.io/istio"),
     "kube-apiserver": required("kubernetes", "k8s.io/kubernetes"),
+    "kubectl": required("kubernetes", "k8s.io/kubernetes"),
     "etcd": required("kubernetes", "go.etcd.io/etcd/server/v3"),
     "helm": required("helm", "helm.sh/helm/v3"),
     "istio-crds": required("crds", "istio.io/api"),
@@ -625,9 +626,11 @@ VERSIONS = {
     "envoy-gateway-crds": required("crds", "github.com/envoyproxy/gateway"),
     "cert-manager-crds": required("crds", "github.com/cert-manager/cert-manager"),
     "prometheus-operator-crds": required("crds", CRDS_OF_TYPES[0]),
+    "kubernetes-crds": ", ".join(f"{it} {required('crds', it)}" for it in [*CRDS, CRDS_OF_TYPES[0]]),
     "envoy-gateway": required("envoy_gateway", ENVOY_GATEWAY),
     "spire-server": required("spire", SPIRE),
 }
+assert VERSIONS.keys() >= set(PLATFORMS), set(PLATFORMS) - VERSIONS.keys()
 
 if __name__ == "__main__":
     main()
