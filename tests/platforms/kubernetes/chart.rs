@@ -69,12 +69,13 @@ impl Release {
         found.remove(0)
     }
 
-    /// All that is in the namespace.
+    /// All that is in the namespace, except what was told of it: the API server itself writes events.
     fn all(&self) -> Vec<String> {
         let kinds = ["api-resources", "--namespaced", "--verbs=list", "--output=name"];
         let kinds = self.cluster.kubectl(&kinds, "").unwrap();
-        // Warned of, and no more than what endpointslices show.
-        let kinds: Vec<_> = kinds.lines().filter(|it| *it != "endpoints").collect();
+        // The first is warned of, and no more than what endpointslices show.
+        let left_out = ["endpoints", "events", "events.events.k8s.io"];
+        let kinds: Vec<_> = kinds.lines().filter(|it| !left_out.contains(it)).collect();
         let get = ["get", &kinds.join(","), "--namespace", &self.namespace, "--output=name"];
         let told = self.cluster.kubectl(&[&get[..], &["--ignore-not-found"]].concat(), "").unwrap();
         told.lines().map(str::to_owned).collect()
