@@ -1,6 +1,6 @@
 # What is done with this repository from day to day.
 
-.PHONY: bench bench-check demo fuzz module reproducible test test-fips test-platforms lint
+.PHONY: bench bench-check demo fuzz module reproducible soak test test-fips test-platforms lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools. The first build takes some minutes.
 demo:
@@ -49,6 +49,13 @@ reproducible:
 bench: module
 	tests/provision.py envoy nginx
 	tests/bench/run.py
+
+# Clients of all kinds through Envoy, by ext_authz and by the module, while all that can change does and what
+# can fail fails: SOAK_MINUTES (an hour), at SOAK_RATE (2,000) requests a second in all. It fails when an answer is
+# wrong or something grows.
+soak: module
+	tests/provision.py envoy redis
+	tests/bench/soak.py
 
 # How many instructions a check takes, whatever else the machine does: more fail.
 bench-check:

@@ -28,12 +28,12 @@ def a_filter(name, kind, **settings):
     return {"name": name, "typed_config": {"@type": TYPE + "filters.http." + kind, **settings}}
 
 
-def ext_authz(server):
-    """A question to a server for each request."""
+def ext_authz(port, timeout="1s"):
+    """A question for each request to the server on this port."""
     return a_filter(
         "ext_authz", "ext_authz.v3.ExtAuthz", transport_api_version="V3",
         include_peer_certificate=True, encode_raw_headers=True,
-        grpc_service={"envoy_grpc": {"cluster_name": str(server.port)}, "timeout": "1s"})
+        grpc_service={"envoy_grpc": {"cluster_name": str(port)}, "timeout": timeout})
 
 
 def dynamic_module(file, configuration):
@@ -104,9 +104,9 @@ end
 """
 
 
-def listener(corpus, port, filters):
+def listener(corpus, port, filters, server="server", body="ok"):
     router = a_filter("router", "router.v3.Router")
-    answer = {"status": 200, "body": {"inline_string": "ok"}}
+    answer = {"status": 200, "body": {"inline_string": body}}
     manager = {
         "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
@@ -116,8 +116,8 @@ def listener(corpus, port, filters):
             {"match": {"prefix": "/"}, "direct_response": answer}]}]},
         "http_filters": [*filters, router],
     }
-    own = {"certificate_chain": {"filename": f"{corpus}/server.pem"},
-           "private_key": {"filename": f"{corpus}/server.key"}}
+    own = {"certificate_chain": {"filename": f"{corpus}/{server}.pem"},
+           "private_key": {"filename": f"{corpus}/{server}.key"}}
     tls = {
         "@type": TYPE + "transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,

@@ -73,6 +73,6 @@ def stack(workshop, name, workers=1):
             ALONE: lambda: [],
             INSIDE: lambda: [dynamic_module(MODULE, workshop.corpus / "module.yaml")],
             OWN: lambda: [jwt_authn(workshop.corpus), lua()],
-        }.get(name, lambda: [ext_authz(*asked)])()
+        }.get(name, lambda: [ext_authz(asked[0].port)])()
         envoy = started.enter_context(Envoy(workshop, {name: filters}, asked, workers))
         yield envoy, [*envoy.processes(), *(it.process.pid for it in asked)]

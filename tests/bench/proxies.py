@@ -18,8 +18,8 @@ def measure(workshop, rounds, seconds):
         Server(workshop.noop("full")) as noop,
         Server(workshop.service()) as service,
         Server(workshop.service("nginx.yaml", http=http)) as other,
-        Envoy(workshop, {"Envoy": [], "Envoy, noop": [ext_authz(noop)],
-                         "Envoy, keybound": [ext_authz(service)]}, [noop, service]) as envoy,
+        Envoy(workshop, {"Envoy": [], "Envoy, noop": [ext_authz(noop.port)],
+                         "Envoy, keybound": [ext_authz(service.port)]}, [noop, service]) as envoy,
         Nginx(workshop, {"nginx": None, "nginx, keybound": http}) as nginx,
     ):
         everybody = [(it, proxy) for proxy in (envoy, nginx) for it in proxy.ports]

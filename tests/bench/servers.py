@@ -99,15 +99,15 @@ def figures(name, verdict, printed):
 
 
 class Server:
-    """A server on a core and a port of its own, from its start to its end."""
+    """A server on a core and a port of its own, from its start to its end; where `core` is None, on any core."""
 
-    def __init__(self, command, port=None):
+    def __init__(self, command, port=None, core=0):
         self.port = port or free_port()
         command = command(self.port)
         self.log = PLACE / f"server-{self.port}.log"
         with open(self.log, "w") as out:
             began = time.monotonic()
-            self.process = subprocess.Popen(pinned(0, command), stdout=out, stderr=out)
+            self.process = subprocess.Popen(pinned(core, command), stdout=out, stderr=out)
         while self.process.poll() is None and time.monotonic() < began + 60:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
@@ -178,9 +178,9 @@ def can_pin():
 
 
 def pinned(place, command):
-    """The command on the first or the second core that we may use."""
+    """The command on the first or the second core that we may use, or where `place` is None on any."""
     command = [str(it) for it in command]
-    if not can_pin():
+    if place is None or not can_pin():
         return command
     core = sorted(os.sched_getaffinity(0))[place]
     return ["taskset", "-c", str(core), *command]

@@ -5,13 +5,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Brings the tokens of a file in turn.
 struct Browser {
@@ -45,7 +42,7 @@ pub(super) async fn run(options: &load::Options) {
     let folder = &options.file;
     let tokens = std::fs::read_to_string(folder.join("tokens.txt")).unwrap();
     let tokens: Arc<[_]> = tokens.lines().map(str::to_owned).collect();
-    let tls = TlsConnector::from(Arc::new(client(folder)));
+    let tls = TlsConnector::from(Arc::new(super::corpus::tls_client(folder, "client")));
     let mut askers = vec![];
     for _ in 0..options.shape.connections {
         let stream = TcpStream::connect(&options.to).await.unwrap();
@@ -57,13 +54,4 @@ pub(super) async fn run(options: &load::Options) {
         askers.push(Browser { sender, tokens: Arc::clone(&tokens) });
     }
     load::run(&options.shape, askers).await;
-}
-
-fn client(folder: &Path) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(folder.join("ca.pem")).unwrap()).unwrap();
-    let chain = vec![CertificateDer::from_pem_file(folder.join("client.pem")).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(folder.join("client.key")).unwrap();
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    builder.with_client_auth_cert(chain, key).unwrap()
 }

@@ -10,14 +10,17 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use jsonwebtoken::Algorithm;
-use keybound::commands::demo::pki::Authority;
+use keybound::commands::demo::pki::{Authority, Identity};
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
 use prost::Message;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -119,18 +122,7 @@ pub(super) fn make(options: &Options) {
     put("revoking.yaml", format!("{revoking}{PATIENT}").as_bytes());
     put("revoked.jsonl", revoked().as_bytes());
 
-    let authority = Authority::new("authority").unwrap();
-    let client_of = |name| {
-        let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-        authority.client(name, rsa).unwrap()
-    };
-    let (identity, another) = (client_of("payments-client"), client_of("accounting-client"));
-    let server = authority.server(&[HOST]).unwrap();
-    put("ca.pem", authority.certificate_pem().as_bytes());
-    for (name, identity) in [("client", &identity), ("another", &another), ("server", &server)] {
-        put(&format!("{name}.pem"), identity.certificate_pem().as_bytes());
-        put(&format!("{name}.key"), identity.key_pem().as_bytes());
-    }
+    let Parties { client: identity, another } = certificates(folder);
     let x5t = json!({"x5t#S256": identity.thumbprint().to_base64url()});
     let token = |number, cnf| issuer.sign("at+jwt", &claims(number, cnf));
     let tokens: Vec<String> = (0..options.tokens).map(|it| token(it, &x5t)).collect();
@@ -147,6 +139,44 @@ pub(super) fn make(options: &Options) {
     let bound = token(0, &json!({"jkt": jkt}));
     let proofs = (0..options.proofs).map(|number| dpop_check(&client, &bound, number));
     put("dpop.grpc", &frames(proofs));
+}
+
+/// Who has certificates.
+pub(super) struct Parties {
+    pub(super) client: Identity,
+    pub(super) another: Identity,
+}
+
+/// Certificates of the server, of the client that tokens are bound to, and of another, put into `folder`
+/// with their keys.
+pub(super) fn certificates(folder: &Path) -> Parties {
+    let put = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    fs::create_dir_all(folder).unwrap();
+    let authority = Authority::new("authority").unwrap();
+    let client_of = |name| {
+        let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        authority.client(name, rsa).unwrap()
+    };
+    let (client, another) = (client_of("payments-client"), client_of("accounting-client"));
+    let servers = [authority.server(&[HOST]).unwrap(), authority.server(&[HOST]).unwrap()];
+    put("ca.pem", &authority.certificate_pem());
+    let named = [("client", &client), ("another", &another)];
+    let servers = ["server", "renewed"].into_iter().zip(&servers);
+    for (name, identity) in named.into_iter().chain(servers) {
+        put(&format!("{name}.pem"), &identity.certificate_pem());
+        put(&format!("{name}.key"), &identity.key_pem());
+    }
+    Parties { client, another }
+}
+
+/// What the client or another shows in mutual TLS, of a folder that [`certificates`] filled.
+pub(super) fn tls_client(folder: &Path, name: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(folder.join("ca.pem")).unwrap()).unwrap();
+    let chain = CertificateDer::from_pem_file(folder.join(format!("{name}.pem"))).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key"))).unwrap();
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    builder.with_client_auth_cert(vec![chain], key).unwrap()
 }
 
 pub(super) fn claims(number: usize, cnf: &Value) -> Value {

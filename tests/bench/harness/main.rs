@@ -24,6 +24,7 @@ mod noop;
 #[path = "../../support/proofs.rs"]
 mod proofs;
 mod raw;
+mod soak;
 #[path = "../../support/tokens.rs"]
 mod tokens;
 
@@ -41,6 +42,8 @@ enum Command {
     Fill(fill::Options),
     /// Answers OK to everything.
     Noop(noop::Options),
+    /// Asks for a long time, while things fail and change.
+    Soak(soak::Options),
     /// Times bare signature verifications.
     Raw,
 }
@@ -56,6 +59,7 @@ fn main() {
         Command::Browse(options) => runtime.block_on(browse::run(&options)),
         Command::Fill(options) => runtime.block_on(fill::run(&options)),
         Command::Noop(options) => runtime.block_on(noop::serve(&options)),
+        Command::Soak(options) => runtime.block_on(soak::run(&options)),
         Command::Raw => raw::measure(),
     }
 }
