@@ -40,8 +40,8 @@ SEEN = (
     "Known: allowed", "New: allowed", "Proof: allowed", "Proof: replay_unavailable",
     "Replay: proof_replayed", "WrongCertificate: certificate_mismatch", "WrongKey: proof_key_mismatch",
     "Expired: token_expired", "Forged: token_signature_invalid", "NoToken: credentials_missing",
-    "Former: allowed", "Former: token_key_unknown", "Revoked: token_revoked",
-    "Stranger: token_key_unknown",
+    "Former: allowed", "Former: token_key_unknown", "Stolen: allowed", "Stolen: token_key_unknown",
+    "Revoked: token_revoked", "Stranger: token_key_unknown",
 )
 
 # By how much the median of the last quarter may exceed that of the second: the first is for filling caches.

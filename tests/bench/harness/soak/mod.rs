@@ -32,7 +32,7 @@ pub(super) struct Options {
 }
 
 /// What a client tries, and how many of a hundred requests do.
-const MIX: [(Kind, usize); 12] = [
+const MIX: [(Kind, usize); 13] = [
     (Kind::Known, 48),
     (Kind::New, 12),
     (Kind::Proof, 12),
@@ -42,7 +42,8 @@ const MIX: [(Kind, usize); 12] = [
     (Kind::Expired, 3),
     (Kind::Forged, 3),
     (Kind::NoToken, 2),
-    (Kind::Former, 3),
+    (Kind::Former, 2),
+    (Kind::Stolen, 1),
     (Kind::Revoked, 2),
     (Kind::Stranger, 1),
 ];
@@ -67,6 +68,8 @@ enum Kind {
     NoToken,
     /// A token by the key before the present one.
     Former,
+    /// The same, of just now, as by somebody who has stolen that key.
+    Stolen,
     /// A token of the session before the present one.
     Revoked,
     /// A token by a key that was never published.
@@ -143,8 +146,9 @@ struct Soaking {
 
 impl Asker for Soaking {
     async fn ask(&mut self, number: usize) -> Result<String, Failure> {
-        // Of a hundred in a row all are others: 37 and 100 have no divisor in common.
-        let mut kind = number * 37 % 100;
+        // Who come in turn to the two proxies try the same; and of a hundred such pairs in a row, each tries
+        // something else: 37 and 100 have no divisor in common.
+        let mut kind = number / 2 * 37 % 100;
         let (kind, _) = MIX
             .iter()
             .find(|(_, share)| {
@@ -208,6 +212,7 @@ impl Soaking {
                 (token, Some(proof))
             }
             Kind::New => (world.issue(&by_certificate, 300), None),
+            Kind::Stolen => (world.issue_by_former(&by_certificate, 300), None),
             Kind::Expired => (world.issue(&by_certificate, -60), None),
             Kind::Stranger => (Token::by_stranger(stranger, &by_certificate), None),
             Kind::Former => (world.former(number), None),
@@ -245,10 +250,16 @@ fn may_be(
         }
         // Nobody knows whether it was recorded when that could not be said.
         Kind::Replay => world.recorded(&["proof_replayed", ALLOWED], moment),
-        Kind::Known | Kind::New | Kind::Former | Kind::Revoked => vec![ALLOWED],
+        Kind::Known | Kind::New | Kind::Former | Kind::Stolen | Kind::Revoked => vec![ALLOWED],
     };
     let of_token = world.may_be(token, moment).into_iter();
-    of_token.flat_map(|it| if it == ALLOWED { good.clone() } else { vec![it] }).collect()
+    let told = of_token.flat_map(|it| match it {
+        ALLOWED => good.clone(),
+        // A key may have come with a token of just now.
+        "token_key_unknown" if matches!(kind, Kind::Stolen) => vec![it, "keys_unavailable"],
+        it => vec![it],
+    });
+    told.collect()
 }
 
 /// A proof by `key`, that has not been used.

@@ -187,9 +187,18 @@ impl World {
 
     /// A new token by the present key, of the present session.
     pub(super) fn issue(&self, cnf: &Value, good_for: i64) -> Token {
+        self.issue_by(0, cnf, good_for)
+    }
+
+    /// The same by the key before the present one, if there is one.
+    pub(super) fn issue_by_former(&self, cnf: &Value, good_for: i64) -> Token {
+        self.issue_by(1, cnf, good_for)
+    }
+
+    fn issue_by(&self, before: usize, cnf: &Value, good_for: i64) -> Token {
         let state = self.state.lock().unwrap();
-        let (key, session) = (state.keys.len() - 1, state.ended.len());
-        let signer = Arc::clone(&state.keys[key].signer);
+        let key = (state.keys.len() - 1).saturating_sub(before);
+        let (signer, session) = (Arc::clone(&state.keys[key].signer), state.ended.len());
         drop(state);
         Token::new(&signer, key, session, cnf, good_for)
     }
