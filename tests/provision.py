@@ -2,16 +2,16 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
-        cargo-deny python-tools python-jose python-mcp python-status-list node-clients faketime promtool keycloak hydra
-        cargo-zigbuild istio actionlint buildah runc kube-apiserver kubectl etcd kubernetes-crds helm
-        envoy-gateway spire-server spire-agent oidc-discovery-provider]
+        cargo-deny python-tools python-jose python-mcp python-status-list node-clients faketime promtool
+        keycloak hydra cargo-zigbuild istio pilot-discovery actionlint buildah runc kube-apiserver kubectl etcd
+        kubernetes-crds helm envoy-gateway spire-server spire-agent oidc-discovery-provider]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
 PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
-FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN,
+FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN, PILOT_DISCOVERY_BIN,
 ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
 HELM_BIN, ENVOY_GATEWAY_BIN, SPIRE_SERVER_BIN with the others beside it) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
@@ -80,10 +80,16 @@ CRDS_OF_TYPES = (
     "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring",
     "podmonitors", "prometheusrules", "servicemonitors",
 )
+ISTIO = "istio.io/istio"
+# What installs istiod: the charts of its module.
+ISTIO_CHARTS = ("manifests/charts/base", "manifests/charts/istio-control/istio-discovery")
 ENVOY_GATEWAY = "github.com/envoyproxy/gateway"
 SPIRE = "github.com/spiffe/spire"
 # What `make test-platforms` has, in this order, as far as there is time.
-PLATFORMS = ("istio", "kube-apiserver", "kubectl", "etcd", "kubernetes-crds", "helm", "envoy-gateway", "spire-server")
+PLATFORMS = (
+    "istio", "pilot-discovery", "kube-apiserver", "kubectl", "etcd", "kubernetes-crds", "helm", "envoy-gateway",
+    "spire-server",
+)
 MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
 # What compiles and links for an old glibc: versions, and the wheels for the machines that it is for.
 ZIG = {
@@ -421,13 +427,14 @@ def hydra(whole, scratch):
     build_go(module, package, whole / "hydra", tags=HYDRA_TAGS, cgo=True)
 
 
-def go_programs(folder, packages, stamp="", tags="", cgo=False):
+def go_programs(folder, packages, stamp="", tags="", cgo=False, beside=()):
     """Programs, each out of a package, of the Go module in this folder of GO_MODULES: rows of PROGRAMS.
 
-    `stamp` holds further flags for the linker."""
+    `stamp` holds further flags for the linker, `beside` pairs of a module and a folder of it that is laid beside the
+    programs, under its last name."""
     module = GO_MODULES / folder
     pinned = sorted(it for it in module.iterdir() if it.suffix in (".go", ".mod", ".sum"))
-    parts = [*(it.read_text() for it in pinned), *packages.values(), stamp, tags]
+    parts = [*(it.read_text() for it in pinned), *packages.values(), stamp, tags, *(it for _, it in beside)]
     directory = f"{folder}-{digest(parts)}"
 
     def fetch(whole, _scratch):
@@ -436,6 +443,13 @@ def go_programs(folder, packages, stamp="", tags="", cgo=False):
         downloads("go", "list", "-mod=readonly", "-deps", *packages.values(), cwd=module)
         for program, package in packages.items():
             build_go(module, package, whole / program, stamp, tags, cgo)
+        for name, place in beside:
+            source = go_folder(module, name) / place
+            for it in filter(Path.is_file, source.rglob("*")):
+                target = whole / source.name / it.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # Not their modes: nobody may write to the cache of Go.
+                target.write_bytes(it.read_bytes())
 
     return {program: (directory, program, None, fetch) for program in packages}
 
@@ -449,9 +463,7 @@ def kubernetes_crds():
         needs_go("kubernetes-crds", go_wanted(module), cgo=False)
         downloads("go", "mod", "download", *CRDS, cwd=module)
         for name, files in CRDS.items():
-            asked = ("go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", name)
-            place = subprocess.run(asked, cwd=module, stdout=subprocess.PIPE, text=True, check=True)
-            for it in sorted(Path(place.stdout.strip()).glob(files)):
+            for it in sorted(go_folder(module, name).glob(files)):
                 (whole / it.name).write_bytes(it.read_bytes())
         # Its module has the types alone, and is what the definitions are made of.
         types, *kinds = CRDS_OF_TYPES
@@ -467,6 +479,13 @@ def kubernetes_crds():
 
     directory = f"kubernetes-crds-{digest([*pinned, *CRDS.values(), *CRDS_OF_TYPES])}"
     return directory, ".", None, fetch
+
+
+def go_folder(module, name):
+    """Where the module `name` is that the module in this folder requires."""
+    asked = ("go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", name)
+    place = subprocess.run(asked, cwd=module, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(place.stdout.strip())
 
 
 def go_wanted(module):
@@ -592,6 +611,12 @@ PROGRAMS = {
         cargo_zigbuild,
     ),
     **go_programs("istio", {"istio": "."}),
+    # Istiod itself.
+    **go_programs(
+        "istio", {"pilot-discovery": f"{ISTIO}/pilot/cmd/pilot-discovery"},
+        f"-X {ISTIO}/pkg/version.buildVersion={required('istio', ISTIO)}",
+        beside=[(ISTIO, it) for it in ISTIO_CHARTS],
+    ),
     **go_programs("actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
     # Its go.mod says by `replace` what Kubernetes' own says by folders, which counts only there.
     **go_programs("kubernetes", {
@@ -616,7 +641,8 @@ PROGRAMS = {
 # The versions of programs that are the same everywhere.
 VERSIONS = {
     "envoy": ENVOY,
-    "istio": required("istio", "istio.io/istio"),
+    "istio": required("istio", ISTIO),
+    "pilot-discovery": required("istio", ISTIO),
     "kube-apiserver": required("kubernetes", "k8s.io/kubernetes"),
     "kubectl": required("kubernetes", "k8s.io/kubernetes"),
     "etcd": required("kubernetes", "go.etcd.io/etcd/server/v3"),

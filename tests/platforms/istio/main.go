@@ -4,10 +4,11 @@
 //	istio version
 //	istio admit FOLDER
 //	istio serve FOLDER
+//	istio secrets FOLDER
 //
 // The folder has mesh.yaml (what is below meshConfig), istio.yaml (objects of Istio's kinds), kubernetes.yaml
 // (Kubernetes' own) and identities/. What `admit` refuses, istiod's webhook would; `serve` takes it nevertheless, as
-// istiod does where it has no webhook. Where it listens is the line of standard output that is JSON.
+// istiod does where it has no webhook; `secrets` serves the certificates alone. Where it listens is the line of standard output that is JSON.
 package main
 
 import (
@@ -34,7 +35,9 @@ import (
 	"istio.io/istio/security/pkg/server/ca/authenticate"
 )
 
-var commands = map[string]func(t test.Failer, folder string){"admit": admit, "serve": serve}
+var commands = map[string]func(t test.Failer, folder string){
+	"admit": admit, "serve": serve, "secrets": secretsAlone,
+}
 
 func main() {
 	switch {
@@ -51,7 +54,7 @@ func main() {
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: istio version | admit FOLDER | serve FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: istio version | admit FOLDER | serve FOLDER | secrets FOLDER")
 		os.Exit(2)
 	}
 }
@@ -86,10 +89,15 @@ func serve(t test.Failer, folder string) {
 		DisableSecretAuthorization: true,
 	})
 	discovery.Discovery.Authenticators = []security.Authenticator{&authenticate.XfccAuthenticator{}}
-	where := map[string]string{
-		"discovery": discovery.Listener.Addr().String(),
-		"secrets":   serveSecrets(t, filepath.Join(folder, "identities")),
-	}
+	listens(map[string]string{"discovery": discovery.Listener.Addr().String(), "secrets": serveSecrets(t, folder)})
+}
+
+func secretsAlone(t test.Failer, folder string) {
+	listens(map[string]string{"secrets": serveSecrets(t, folder)})
+}
+
+// listens says where, and goes on.
+func listens(where map[string]string) {
 	line, _ := json.Marshal(where)
 	fmt.Println(string(line))
 	select {}

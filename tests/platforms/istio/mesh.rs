@@ -1,5 +1,7 @@
-//! A mesh: a control plane made of istiod's own generators, what it drives, and who asks.
+//! A mesh: a control plane, of istiod's own generators or istiod itself, what it drives, and who asks.
 
+use super::istiod::Istiod;
+use super::objects::{secret, service_entry, sidecar};
 use super::proxy::{Proxy, Workload};
 use super::workloads::Workloads;
 use crate::at_hand;
@@ -8,8 +10,6 @@ use crate::program::Running;
 use crate::tokens::Signer;
 use crate::verbatim::{Failure, Verbatim};
 use crate::{deploy, documents};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Response, Version};
 use jsonwebtoken::Algorithm;
@@ -25,19 +25,24 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
-/// What istiod's features must be for an Envoy without Istio's own filters, and for proxies that say who they are.
-const FEATURES: &[(&str, &str)] = &[
+/// What istiod's features must be for an Envoy without Istio's own filters.
+pub(crate) const FEATURES: [(&str, &str); 3] = [
     ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
     ("PILOT_ENABLE_ALPN_FILTER", "false"),
     ("PILOT_DISABLE_MX_ALPN", "true"),
-    ("XDS_AUTH_PLAINTEXT", "true"),
-    ("TRUSTED_GATEWAY_CIDR", "127.0.0.0/8"),
 ];
+/// How its generators believe proxies who they are.
+const BELIEF: [(&str, &str); 2] =
+    [("XDS_AUTH_PLAINTEXT", "true"), ("TRUSTED_GATEWAY_CIDR", "127.0.0.0/8")];
 
+/// How long istiod may take to tell the gateway of all that it has.
+const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const HOST: &str = "api.example.com";
 
 /// What is applied to a mesh: the files of `deploy/istio`, and what a test changes of them.
@@ -68,10 +73,26 @@ pub(crate) struct Mesh {
     pub(crate) api: SocketAddr,
     pub(crate) keybound: SocketAddr,
     pub(crate) service: Option<Service>,
-    pub(crate) control: Running,
+    control: Control,
     _upstream: JoinSet<()>,
     _reserved: [Reserved; 4],
     _files: TempDir,
+}
+
+/// What configures the proxies.
+enum Control {
+    Generators(Running),
+    /// Beside what hands out the certificates of workloads.
+    Istiod(&'static Istiod, #[expect(dead_code, reason = "it ends with this")] Running),
+}
+
+impl Control {
+    fn log(&self) -> String {
+        match self {
+            Self::Generators(it) => it.log(),
+            Self::Istiod(it, _) => it.log(),
+        }
+    }
 }
 
 /// A port that nobody else gets. Envoy does, since it lets others share its ports.
@@ -170,10 +191,37 @@ impl Plan {
 
     /// Starts all of it; nothing, and a line that says why, where istiod is not to be had.
     pub(crate) async fn start(self) -> Option<Mesh> {
-        Some(self.run(&at_hand("istio")?).await)
+        let program = at_hand("istio")?;
+        Some(
+            self.run(async |plan, files, secret| plan.generators(&program, files, secret).await)
+                .await,
+        )
     }
 
-    async fn run(mut self, program: &Path) -> Mesh {
+    /// The same by istiod itself, which has it from the API server of Kubernetes.
+    pub(crate) async fn start_by(self, istiod: &'static Istiod) -> Option<Mesh> {
+        let program = at_hand("istio")?;
+        let control = async |plan: &Self, files: &TempDir, secret: &Value| {
+            let (agent, mut listens) = server(&program, "secrets", files).await;
+            let more = istiod.apply(&plan.mesh, &plan.objects, secret);
+            listens.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (Control::Istiod(istiod, agent), listens)
+        };
+        let mesh = self.run(control).await;
+        // It may have told the gateway of less before it heard of all.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(why) = TcpStream::connect(mesh.address).await {
+            assert!(Instant::now() < deadline, "{}: {why}\n{}", mesh.address, mesh.told());
+            sleep(Duration::from_millis(50)).await;
+        }
+        Some(mesh)
+    }
+
+    /// `control` is what configures the proxies by the plan and the Secret of the gateway, and where it listens.
+    async fn run(
+        mut self,
+        control: impl AsyncFnOnce(&Self, &TempDir, &Value) -> (Control, Value),
+    ) -> Mesh {
         let files = TempDir::new().unwrap();
         let authority = Authority::new("clients").unwrap();
         let signer = Signer::new(Algorithm::ES256, "test");
@@ -214,22 +262,14 @@ impl Plan {
 
         let workloads = Workloads::new(&files.path().join("identities"));
         let server = authority.server(&[HOST, "127.0.0.1"]).unwrap();
-        place(&files, "mesh.yaml", &self.mesh.to_string());
-        let objects: Vec<_> = self.objects.iter().map(Value::to_string).collect();
-        place(&files, "istio.yaml", &objects.join("\n---\n"));
-        place(&files, "kubernetes.yaml", &secret(&authority, &server).to_string());
-        let judged = Command::new(program).arg("admit").arg(files.path()).output().unwrap();
-        let told = String::from_utf8_lossy(&judged.stderr);
-        assert_eq!(judged.status.success(), self.refused.is_none(), "{told}");
-        assert!(told.contains(self.refused.unwrap_or_default()), "{told}");
-        let arguments = [Path::new("serve"), files.path()];
-        let listens =
-            |line: &str| serde_json::from_str(line).ok().filter(|it: &Value| it.is_object());
-        let (control, listens) = Running::start(program, &arguments, FEATURES, listens).await;
+        let (control, listens) = control(&self, &files, &secret(&authority, &server)).await;
 
         let mut proxies = vec![];
         for workload in [vec![Workload::Gateway], self.sidecars.clone()].concat() {
-            proxies.push(Proxy::start(workload, &listens, files.path(), &control).await);
+            let started = Proxy::start(workload, &listens, files.path()).await;
+            proxies.push(
+                started.unwrap_or_else(|why| panic!("{workload:?}: {why}\n{}", control.log())),
+            );
         }
         Mesh {
             authority,
@@ -245,6 +285,25 @@ impl Plan {
             _reserved: reserved,
             _files: files,
         }
+    }
+
+    /// Istiod's generators, after its webhook has judged the objects.
+    async fn generators(
+        &self,
+        program: &Path,
+        files: &TempDir,
+        secret: &Value,
+    ) -> (Control, Value) {
+        place(files, "mesh.yaml", &self.mesh.to_string());
+        let objects: Vec<_> = self.objects.iter().map(Value::to_string).collect();
+        place(files, "istio.yaml", &objects.join("\n---\n"));
+        place(files, "kubernetes.yaml", &secret.to_string());
+        let judged = Command::new(program).arg("admit").arg(files.path()).output().unwrap();
+        let told = String::from_utf8_lossy(&judged.stderr);
+        assert_eq!(judged.status.success(), self.refused.is_none(), "{told}");
+        assert!(told.contains(self.refused.unwrap_or_default()), "{told}");
+        let (control, listens) = server(program, "serve", files).await;
+        (Control::Generators(control), listens)
     }
 
     /// keybound's configuration, with addresses and keys of this test.
@@ -284,6 +343,14 @@ impl Plan {
     }
 }
 
+/// A server of our program, and where it listens.
+async fn server(program: &Path, command: &str, files: &TempDir) -> (Running, Value) {
+    let arguments = [Path::new(command), files.path()];
+    let listens = |line: &str| serde_json::from_str(line).ok().filter(|it: &Value| it.is_object());
+    let features = [&FEATURES[..], &BELIEF].concat();
+    Running::start(program, &arguments, &features, listens).await
+}
+
 /// A file of `deploy/istio`.
 pub(crate) fn istio(name: &str) -> PathBuf {
     deploy("istio").join(name)
@@ -293,69 +360,6 @@ fn place(files: &TempDir, name: &str, text: &str) -> PathBuf {
     let path = files.path().join(name);
     fs::write(&path, text).unwrap();
     path
-}
-
-/// The service of a workload on this machine, with its ports, their protocols and where they lead.
-fn service_entry(
-    workload: Workload,
-    at: &[Option<(u16, &str, SocketAddr)>],
-    in_mesh: bool,
-) -> Value {
-    let (name, namespace) = (workload.name(), workload.namespace());
-    let at = || at.iter().flatten();
-    let ports = at().map(|(number, name, _)| {
-        json!({"number": number, "name": name, "protocol": name.to_uppercase()})
-    });
-    let leads: serde_json::Map<_, _> =
-        at().map(|(_, name, to)| ((*name).to_owned(), to.port().into())).collect();
-    let address = at().map(|(.., to)| to.ip().to_string()).next();
-    let mut endpoint = json!({"address": address, "ports": leads});
-    if in_mesh {
-        endpoint["labels"] = json!({"security.istio.io/tlsMode": "istio"});
-        endpoint["serviceAccount"] = workload.account().into();
-    }
-    json!({
-        "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "hosts": [format!("{name}.{namespace}.svc.cluster.local")],
-            "location": "MESH_INTERNAL", "resolution": "STATIC",
-            "ports": ports.collect::<Vec<_>>(), "endpoints": [endpoint],
-        },
-    })
-}
-
-/// Where the proxy of a workload listens, since nothing diverts connections to it here.
-fn sidecar(workload: Workload, inbound: SocketAddr, to: SocketAddr, outbound: SocketAddr) -> Value {
-    let protocol = if workload == Workload::Keybound { "GRPC" } else { "HTTP" };
-    json!({
-        "apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
-        "metadata": {"name": workload.name(), "namespace": workload.namespace()},
-        "spec": {
-            "workloadSelector": {"labels": workload.labels()},
-            "ingress": [{
-                "port": {"number": inbound.port(), "name": "inbound", "protocol": protocol},
-                "bind": inbound.ip().to_string(), "defaultEndpoint": to.to_string(),
-            }],
-            "egress": [{
-                "port": {"number": outbound.port(), "name": "outbound", "protocol": "HTTP_PROXY"},
-                "bind": outbound.ip().to_string(), "hosts": ["keybound/*"],
-            }],
-        },
-    })
-}
-
-/// The Secret that gateway.yaml names.
-fn secret(authority: &Authority, server: &Identity) -> Value {
-    let encoded = |it: String| STANDARD.encode(it);
-    json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "api-tls", "namespace": "istio-system"},
-        "data": {
-            "tls.crt": encoded(server.certificate_pem()), "tls.key": encoded(server.key_pem()),
-            "ca.crt": encoded(authority.certificate_pem()),
-        },
-    })
 }
 
 impl Mesh {

@@ -3,7 +3,9 @@
 
 mod gateway;
 mod inside;
+mod istiod;
 mod mesh;
+mod objects;
 mod proxy;
 mod sidecar;
 mod traps;

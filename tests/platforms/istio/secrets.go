@@ -21,7 +21,7 @@ import (
 )
 
 // secrets hands each proxy the certificate of its service account: NAMESPACE.ACCOUNT.crt and .key, and
-// root.crt, in a folder.
+// root.crt, in the folder identities.
 type secrets struct {
 	secret.UnimplementedSecretDiscoveryServiceServer
 	folder string
@@ -33,7 +33,7 @@ func serveSecrets(t test.Failer, folder string) string {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer()
-	secret.RegisterSecretDiscoveryServiceServer(server, &secrets{folder: folder})
+	secret.RegisterSecretDiscoveryServiceServer(server, &secrets{folder: filepath.Join(folder, "identities")})
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	return listener.Addr().String()

@@ -44,6 +44,15 @@ impl Cluster {
 
     async fn start() -> Option<Self> {
         let kinds = at_hand("kubernetes-crds")?;
+        let it = Self::without_kinds().await?;
+        it.apply(&["--recursive", "-f", kinds.to_str().unwrap()], "").unwrap();
+        let established = "--for=condition=Established";
+        it.kubectl(&["wait", established, "crd", "--all", "--timeout=120s"], "").unwrap();
+        Some(it)
+    }
+
+    /// One of its own, with Kubernetes' own kinds alone, and the namespaces of Istio and keybound.
+    pub(crate) async fn without_kinds() -> Option<Self> {
         let etcd = at_hand("etcd")?;
         let program = at_hand("kube-apiserver")?;
         let (kubectl, helm) = (at_hand("kubectl")?, at_hand("helm")?);
@@ -52,14 +61,16 @@ impl Cluster {
         let server = start_server(&program, &home).await;
         let it = Self { home, kubectl, helm, server, _etcd: etcd };
         it.ready().await;
-        it.apply(&["--recursive", "-f", kinds.to_str().unwrap()], "").unwrap();
-        let established = "--for=condition=Established";
-        it.kubectl(&["wait", established, "crd", "--all", "--timeout=120s"], "").unwrap();
         // As its controller would.
         it.namespace("keybound", "privileged");
         it.namespace("istio-system", "privileged");
         it.account("default");
         Some(it)
+    }
+
+    /// The file by which programs find it, and are its administrator.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.home.join("kubeconfig")
     }
 
     async fn ready(&self) {
@@ -128,7 +139,7 @@ impl Cluster {
             .args(arguments)
             .env_clear()
             .env("HOME", &self.home)
-            .env("KUBECONFIG", self.home.join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,7 +4,7 @@ mod chart;
 mod cluster;
 
 use crate::at_hand;
-use cluster::Cluster;
+pub(crate) use cluster::Cluster;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
