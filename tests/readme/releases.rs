@@ -1,6 +1,7 @@
 //! How releases are made: the workflows, the steps that they take, and the page that tells of both.
 
 use super::root;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -87,7 +88,7 @@ fn the_page_names_each_file_that_is_released() {
         let name = file.file_name().unwrap().to_str().unwrap().replace("arm64", "amd64");
         assert!(PAGE.contains(&name), "{name}");
     }
-    assert_eq!(files.len(), 8, "{files:?}");
+    assert_eq!(files.len(), 10, "{files:?}");
     let mut check = Command::new("sha256sum");
     assert!(
         check.args(["--check", "SHA256SUMS"]).current_dir(&out).output().unwrap().status.success()
@@ -157,6 +158,58 @@ fn the_chart_is_released_with_the_image_beside_it_and_what_a_catalogue_reads() {
     assert!(!told.is_empty() && told.iter().all(|it| kinds.contains(it)), "{told:?}");
 }
 
+#[test]
+fn what_is_written_down_is_what_is_linked_and_nothing_may_be_missing() {
+    for (linked, missing) in [
+        ("keybound v0.1.0 (somewhere)\nserde v1.0.0", None),
+        ("keybound v0.1.0\nserde v1.0.0\nring v0.17.0", Some("[('ring', '0.17.0')]")),
+        ("keybound v0.1.0\nserde v2.0.0", Some("[('serde', '2.0.0')]")),
+    ] {
+        let folder = Steps::new();
+        let component =
+            |name: &str, version| json!({"bom-ref": name, "name": name, "version": version});
+        let mut about = component("keybound", "0.1.0");
+        about["purl"] = format!("file://{}#keybound", folder.path("").display()).into();
+        let told = json!({
+            "metadata": {"component": about},
+            "components": [component("serde", "1.0.0"), component("syn", "3.0.0")],
+            "dependencies": [
+                {"ref": "keybound", "dependsOn": ["serde", "syn"]}, {"ref": "serde"}, {"ref": "syn"},
+            ],
+        });
+        fs::write(folder.path("told.json"), told.to_string()).unwrap();
+        fs::create_dir_all(folder.path("src/envoy")).unwrap();
+        folder.program("cargo", &format!("echo '{linked}'"));
+        folder.program("cyclonedx", "cp told.json bom.json; cp told.json src/envoy/bom.json");
+        let usual = std::env::var_os("PATH").unwrap();
+        let first = [folder.path("")].into_iter();
+        let path = std::env::join_paths(first.chain(std::env::split_paths(&usual))).unwrap();
+        let out = folder.path("out");
+        let step = Command::new(folder.path(".ci/release"))
+            .args(["sbom", out.to_str().unwrap()])
+            .env("PATH", path)
+            .env("CARGO_CYCLONEDX_BIN", folder.path("cyclonedx"))
+            .output()
+            .unwrap();
+        let problems = String::from_utf8_lossy(&step.stderr);
+        assert_eq!(step.status.success(), missing.is_none(), "{linked}: {problems}");
+        assert!(problems.contains(missing.unwrap_or_default()), "{linked}: {problems}");
+        for product in missing.is_none().then_some(PRODUCTS).into_iter().flatten() {
+            let text = fs::read_to_string(out.join(format!("{product}.cdx.json"))).unwrap();
+            assert!(!text.contains(&*folder.path("").to_string_lossy()), "{text}");
+            let written: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(written["components"], json!([component("serde", "1.0.0")]));
+            let depends = json!([
+                {"ref": "keybound", "dependsOn": ["serde"]}, {"ref": "serde", "dependsOn": []},
+            ]);
+            assert_eq!(written["dependencies"], depends);
+        }
+    }
+}
+
+/// What a release says the composition of.
+const PRODUCTS: [&str; 3] = ["keybound", "keybound-fips", "libkeybound_envoy"];
+
 /// The steps of a release, in a copy of what they read.
 struct Steps {
     folder: tempfile::TempDir,
@@ -198,7 +251,16 @@ impl Steps {
             write(&format!("built-{architecture}"), "libkeybound_envoy.so");
             write(&format!("fips-{architecture}"), "keybound-fips");
         }
-        write("about", "keybound.cdx.json");
+        for product in PRODUCTS {
+            write("about", &format!("{product}.cdx.json"));
+        }
         built
+    }
+
+    /// Has `name` be a program of the shell that does this.
+    fn program(&self, name: &str, does: &str) {
+        let path = self.path(name);
+        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
