@@ -95,7 +95,7 @@ impl Installation {
         let cache = match previous {
             Some(it) if it.limits.token_cache == limits.token_cache => Arc::clone(&it.cache),
             Some(it) => Arc::new(it.cache.under(limits.token_cache)),
-            None => Arc::new(TokenCache::new(limits.token_cache)),
+            None => Arc::new(TokenCache::new(limits.token_cache)?),
         };
         let nonces_drawn = dpop.nonce_keys.is_none();
         let nonces = nonces(dpop, previous)?;

@@ -77,12 +77,12 @@ impl Sources for Installation {
         self.revocation(issuer).map_or_else(String::new, Revocation::describe)
     }
 
-    fn remembered(&self, hash: Thumbprint) -> Option<VerifiedToken> {
-        self.cache.get(&hash.into())
+    fn remembered(&self, token: Token<'_>) -> Option<VerifiedToken> {
+        self.cache.get(token)
     }
 
-    fn remember(&self, hash: Thumbprint, token: VerifiedToken) {
-        self.cache.insert(hash.into(), token);
+    fn remember(&self, token: Token<'_>, verified: VerifiedToken) {
+        self.cache.insert(token, verified);
     }
 
     fn client_of(&self, certificate: Thumbprint) -> Option<Arc<str>> {

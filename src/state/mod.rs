@@ -11,6 +11,7 @@ pub mod replay;
 pub mod revocation;
 mod snapshot;
 pub mod token_cache;
+mod token_tag;
 mod waits;
 
 pub use refreshes::LastError;

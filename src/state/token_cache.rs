@@ -1,4 +1,4 @@
-//! A cache of verified tokens, keyed by their SHA-256. Proofs and decisions are never cached.
+//! A cache of verified tokens, keyed by their [tags](Tag). Proofs and decisions are never cached.
 //!
 //! Only tokens with a valid signature are inserted, so that a flood of forged ones evicts nothing.
 //! After a hit the caller still checks the token's times and that its key is still accepted.
@@ -6,9 +6,13 @@
 //! Beside them it remembers for which client tokens are bound to a certificate. That costs nothing where
 //! a token is found in the cache: it is written when one enters, and read when one is refused.
 
+use super::token_tag::{Tag, TagKey};
+use crate::invariant;
+use crate::randomness::NoRandomness;
 use keybound_core::VerifiedToken;
 use keybound_core::facts::shortened;
 use keybound_core::jose::Thumbprint;
+use keybound_core::oauth::Token;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, UnitWeighter, Weighter};
 use std::fmt;
@@ -33,7 +37,8 @@ impl Default for TokenCacheLimits {
 
 /// Verified tokens, bounded by number and by bytes.
 pub struct TokenCache {
-    entries: Cache<Digest, VerifiedToken, Cost, Seeded>,
+    entries: Cache<Tag, VerifiedToken, Cost, Seeded>,
+    key: Arc<TagKey>,
     counts: Arc<Counts>,
     clients: Arc<Clients>,
 }
@@ -61,20 +66,11 @@ impl From<Thumbprint> for Digest {
 
 impl TokenCache {
     /// An empty cache within `limits`.
-    pub fn new(limits: TokenCacheLimits) -> Self {
-        let entries = u64::try_from(limits.entries).unwrap_or(u64::MAX).max(1);
-        let bytes = u64::try_from(limits.bytes).unwrap_or(u64::MAX).max(1);
-        // An entry weighs at least its share of the bytes, so that one bound enforces both limits.
-        let cost = Cost { share: bytes.div_ceil(entries) };
-        let cache = OptionsBuilder::new()
-            .estimated_items_capacity(limits.entries.min(EXPECTED))
-            .weight_capacity(bytes)
-            .shards(SHARDS)
-            .build()
-            .map(|it| Cache::with_options(it, cost, <_>::default(), DefaultLifecycle::default()));
-        let entries = cache.unwrap_or_else(|_| {
-            Cache::with(EXPECTED, bytes, cost, <_>::default(), DefaultLifecycle::default())
-        });
+    ///
+    /// # Errors
+    ///
+    /// The system has no randomness for the key of the tags.
+    pub fn new(limits: TokenCacheLimits) -> Result<Self, NoRandomness> {
         let clients = Cache::with(
             CLIENTS,
             CLIENTS.try_into().unwrap_or(u64::MAX),
@@ -82,34 +78,50 @@ impl TokenCache {
             <_>::default(),
             DefaultLifecycle::default(),
         );
-        Self { entries, counts: Arc::default(), clients: Arc::new(clients) }
+        let (key, clients) = (Arc::new(TagKey::draw()?), Arc::new(clients));
+        Ok(Self { entries: entries(limits), key, counts: Arc::default(), clients })
     }
 
     /// A cache with other `limits` that keeps the counters and the clients, and as many of the entries as
     /// fit.
     #[must_use]
     pub fn under(&self, limits: TokenCacheLimits) -> Self {
-        let (counts, clients) = (Arc::clone(&self.counts), Arc::clone(&self.clients));
-        let new = Self { counts, clients, ..Self::new(limits) };
-        self.entries.iter().for_each(|(digest, entry)| new.insert(digest, entry));
+        let (key, counts) = (Arc::clone(&self.key), Arc::clone(&self.counts));
+        let clients = Arc::clone(&self.clients);
+        let new = Self { entries: entries(limits), key, counts, clients };
+        self.entries.iter().for_each(|(tag, entry)| new.insert_at(tag, entry));
         new
     }
 
-    /// The verified token with this digest, if it is cached.
-    pub fn get(&self, digest: &Digest) -> Option<VerifiedToken> {
-        let found = self.entries.get(digest);
+    /// What is cached of this token.
+    pub fn get(&self, token: Token<'_>) -> Option<VerifiedToken> {
+        let found = self.tag(token).and_then(|it| self.entries.get(&it));
         let counter = if found.is_some() { &self.counts.hits } else { &self.counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    /// Inserts a token, and remembers for which client its certificate is.
-    pub fn insert(&self, digest: Digest, entry: VerifiedToken) {
+    /// Inserts what was verified of a token, and remembers for which client its certificate is.
+    pub fn insert(&self, token: Token<'_>, entry: VerifiedToken) {
+        if let Some(tag) = self.tag(token) {
+            self.insert_at(tag, entry);
+        }
+    }
+
+    fn tag(&self, token: Token<'_>) -> Option<Tag> {
+        let tag = self.key.tag(token.as_bytes());
+        if tag.is_none() {
+            invariant::broken("each token has a tag");
+        }
+        tag
+    }
+
+    fn insert_at(&self, tag: Tag, entry: VerifiedToken) {
         let client_id = entry.token.claims.text("client_id");
         if let (Some(bound_to), Some(client_id)) = (entry.token.confirmation.x5t_s256, client_id) {
             self.is_for(bound_to.into(), shortened(client_id));
         }
-        self.entries.insert(digest, entry);
+        self.entries.insert(tag, entry);
     }
 
     /// The client for which a token was bound to this certificate most recently, among those remembered.
@@ -145,6 +157,23 @@ impl fmt::Debug for TokenCache {
     }
 }
 
+/// An empty cache within `limits`.
+fn entries(limits: TokenCacheLimits) -> Cache<Tag, VerifiedToken, Cost, Seeded> {
+    let entries = u64::try_from(limits.entries).unwrap_or(u64::MAX).max(1);
+    let bytes = u64::try_from(limits.bytes).unwrap_or(u64::MAX).max(1);
+    // An entry weighs at least its share of the bytes, so that one bound enforces both limits.
+    let cost = Cost { share: bytes.div_ceil(entries) };
+    let cache = OptionsBuilder::new()
+        .estimated_items_capacity(limits.entries.min(EXPECTED))
+        .weight_capacity(bytes)
+        .shards(SHARDS)
+        .build()
+        .map(|it| Cache::with_options(it, cost, <_>::default(), DefaultLifecycle::default()));
+    cache.unwrap_or_else(|_| {
+        Cache::with(EXPECTED, bytes, cost, <_>::default(), DefaultLifecycle::default())
+    })
+}
+
 /// The most certificates whose clients are remembered, with some 200 bytes each.
 const CLIENTS: usize = 4096;
 
@@ -161,8 +190,8 @@ struct Cost {
     share: u64,
 }
 
-impl Weighter<Digest, VerifiedToken> for Cost {
-    fn weight(&self, _: &Digest, entry: &VerifiedToken) -> u64 {
+impl Weighter<Tag, VerifiedToken> for Cost {
+    fn weight(&self, _: &Tag, entry: &VerifiedToken) -> u64 {
         u64::try_from(entry.token.bytes()).unwrap_or(u64::MAX).max(self.share)
     }
 }
@@ -254,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_that_of_its_last_client_whatever_the_limits_of_tokens_are() {
-        let cache = TokenCache::new(TokenCacheLimits::default());
+        let cache = TokenCache::new(TokenCacheLimits::default()).unwrap();
         let certificate = Thumbprint::of(b"certificate");
         assert_eq!(cache.client_of(certificate), None);
         for client in ["a", "a", "b"] {
@@ -268,7 +297,7 @@ mod tests {
 
     #[test]
     fn no_more_certificates_are_remembered_than_there_is_room_for() {
-        let cache = TokenCache::new(TokenCacheLimits::default());
+        let cache = TokenCache::new(TokenCacheLimits::default()).unwrap();
         for number in 0..2 * CLIENTS {
             cache.is_for(Thumbprint::of(&number.to_le_bytes()).into(), "client");
         }

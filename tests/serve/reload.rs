@@ -248,7 +248,8 @@ fn keys_and_verified_tokens_survive() {
     service.rewrite(|it| it.replace("150ms", "149ms"));
     service.wait_for(RELOADED);
     // Signed anew, so that it is verified anew.
-    assert_eq!(reason(&service, world.request("payments")), "allowed");
+    let second = world.request("payments");
+    assert_eq!(reason(&service, second.clone()), "allowed");
     assert_eq!(world.provider.fetches(), 1);
     let after = service.status();
     assert_eq!(before["token_cache"]["entries"], 1);
@@ -258,6 +259,8 @@ fn keys_and_verified_tokens_survive() {
     service.rewrite(|it| it.replace("limits: {", "limits: {token_cache_entries: 7, "));
     service.wait_for(RELOADED);
     assert_eq!(service.status()["token_cache"]["entries"], 2, "as far as there is room");
+    assert_eq!(reason(&service, second), "allowed");
+    service.has_metric("keybound_token_cache_hits_total 1");
     service.has_metric("keybound_token_cache_misses_total 2");
     assert_eq!(world.provider.fetches(), 1);
 }

@@ -27,7 +27,7 @@ pub(crate) struct Twin {
 impl Twin {
     pub(crate) fn start(runtime: &Handle) -> Self {
         Self {
-            cache: Arc::new(TokenCache::new(TokenCacheLimits::default())),
+            cache: Arc::new(TokenCache::new(TokenCacheLimits::default()).unwrap()),
             replay: Arc::new(ReplayStore::start(&ReplayRules::default(), runtime)),
         }
     }

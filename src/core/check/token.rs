@@ -40,8 +40,7 @@ pub(super) async fn verified<S: Sources>(
 /// A cached token and the `kid` of its key, if it was verified under the same rules by a key that
 /// its issuer still publishes for that algorithm.
 fn remembered<S: Sources>(given: &Inputs<'_, S>) -> Option<(Arc<AccessToken>, Option<Arc<str>>)> {
-    let VerifiedToken { token, signed_by } =
-        given.sources.remembered(given.credentials.token_hash())?;
+    let VerifiedToken { token, signed_by } = given.sources.remembered(given.credentials.token)?;
     let keys = given.sources.keys(issued_by(given, &token)?)?.current()?;
     let kid = keys.behind(&signed_by)?.kid().cloned();
     token.claims.are_selected_by(&given.rules.selection).then_some((token, kid))
@@ -86,7 +85,7 @@ async fn signed<S: Sources>(
     })?;
     let token = read(given, &header, &verified, issuer, facts)?;
     let remembered = VerifiedToken { token: Arc::clone(&token), signed_by };
-    sources.remember(credentials.token_hash(), remembered);
+    sources.remember(credentials.token, remembered);
     Ok(token)
 }
 

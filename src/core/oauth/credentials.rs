@@ -57,8 +57,8 @@ impl<'a> Credentials<'a> {
         Ok(Self { scheme, token, proof, token_hash: OnceLock::new() })
     }
 
-    /// The SHA-256 of the token: the `ath` of a proof (RFC 9449 §4.2) and the key of the token
-    /// cache. Computed once, since for a long token it is the larger part of a check.
+    /// The SHA-256 of the token: the `ath` of a proof (RFC 9449 §4.2), and what an answer about an opaque
+    /// token is cached by. Computed once, since for a long token it would be the larger part of a check.
     pub fn token_hash(&self) -> Thumbprint {
         *self.token_hash.get_or_init(|| Thumbprint::of(self.token.as_bytes()))
     }

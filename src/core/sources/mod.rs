@@ -92,13 +92,16 @@ pub trait Sources: Sync {
         "nothing".to_owned()
     }
 
-    /// The token with this SHA-256, if it is cached. Everything but its signature is checked again.
-    fn remembered(&self, _hash: Thumbprint) -> Option<VerifiedToken> {
+    /// What was cached of `token`. Everything but its signature is checked again.
+    ///
+    /// What is returned for another token is as good as a forged signature: whoever keeps less than the
+    /// whole text of a token keeps of it what nobody can find a second token for.
+    fn remembered(&self, _token: Token<'_>) -> Option<VerifiedToken> {
         None
     }
 
-    /// Caches a token whose signature was verified.
-    fn remember(&self, _hash: Thumbprint, _token: VerifiedToken) {}
+    /// Caches what was verified of `token`, whose signature is good.
+    fn remember(&self, _token: Token<'_>, _verified: VerifiedToken) {}
 
     /// The client for which a verified token was bound to `certificate` before, if that is known. It
     /// decides nothing: operators read it where a token is bound to another certificate.
