@@ -272,13 +272,20 @@ impl Envoy for Filter<'_> {
 
     fn set_metadata(&mut self, namespace: &str, metadata: &[(&str, &str)]) {
         let namespace = Buffer::lent(namespace.as_bytes());
-        let entries: Vec<_> = metadata.iter().map(|it| HttpHeader::lent(it.0, it.1)).collect();
         if let Some(set_all) = set_metadata_batch() {
-            // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent.
-            unsafe { set_all(self.raw, namespace, entries.as_ptr(), entries.len()) };
+            for some in metadata.chunks(AT_ONCE) {
+                let mut entries = [HttpHeader::NONE; AT_ONCE];
+                for (entry, (name, value)) in entries.iter_mut().zip(some) {
+                    *entry = HttpHeader::lent(name, value);
+                }
+                // SAFETY: the filter lives while the hook runs, and Envoy copies all that it is lent. As many
+                // entries are filled as it is told of.
+                unsafe { set_all(self.raw, namespace, entries.as_ptr(), some.len()) };
+            }
             return;
         }
-        for HttpHeader { name, value } in entries {
+        for (name, value) in metadata {
+            let HttpHeader { name, value } = HttpHeader::lent(name, value);
             // SAFETY: as above.
             unsafe {
                 envoy_dynamic_module_callback_http_set_dynamic_metadata_string(
@@ -348,7 +355,10 @@ fn lent(headers: &[Header<'_>]) -> Vec<HttpHeader> {
     headers.iter().map(|it| HttpHeader::lent(it.name, &it.value)).collect()
 }
 
-/// The callback that sets all entries of metadata at once; Envoy 1.38 has none.
+/// How many entries of metadata Envoy is told of at once. No check has more.
+const AT_ONCE: usize = 8;
+
+/// The callback that sets several entries of metadata at once; Envoy 1.38 has none.
 fn set_metadata_batch() -> Option<SetMetadataBatch> {
     static FOUND: OnceLock<Option<SetMetadataBatch>> = OnceLock::new();
     *FOUND.get_or_init(|| {
