@@ -95,7 +95,9 @@ impl<'a, 'n> Headers<'a, 'n> {
             23 => ("x-forwarded-client-cert", &mut self.xfcc),
             _ => return None,
         };
-        name.eq_ignore_ascii_case(known.as_bytes()).then_some(field)
+        // Proxies write names in lower case.
+        let known = known.as_bytes();
+        (name == known || name.eq_ignore_ascii_case(known)).then_some(field)
     }
 
     /// A request with these headers, and nothing else yet.

@@ -5,7 +5,6 @@ use keybound_core::{
     Annotation, Detail, Evidence, Field, Overrides, PeerCertificate, Refusal, Request, Rules,
     Target,
 };
-use std::ops::Range;
 
 /// What a proxy tells of a request beside its headers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +43,7 @@ pub(super) fn read<'a>(
                 continue;
             }
         };
-        *part = str::from_utf8(value).or(Err(Detail::TextNotUtf8))?;
+        *part = text(value)?;
     }
     if target.method.is_empty() {
         return Err(Detail::MethodMissing.into());
@@ -58,25 +57,43 @@ pub(super) fn read<'a>(
     Ok(request)
 }
 
+/// The text of a part of the target. What nearly all requests have needs no look at each octet.
+fn text(value: &[u8]) -> Result<&str, Detail> {
+    match value {
+        b"GET" => Ok("GET"),
+        b"POST" => Ok("POST"),
+        b"http" => Ok("http"),
+        b"https" => Ok("https"),
+        _ => str::from_utf8(value).or(Err(Detail::TextNotUtf8)),
+    }
+}
+
 /// A copy of a request: the proxy's own memory may be gone while a check waits.
 #[derive(Debug)]
 pub(super) struct Arrived {
     text: String,
-    policy: Option<Range<usize>>,
-    target: [Range<usize>; 4],
+    policy: Option<Place>,
+    target: [Place; 4],
     bytes: Vec<u8>,
     fields: [Kept; 7],
-    sole: [Option<Range<usize>>; 2],
-    principal: Range<usize>,
+    sole: [Option<Place>; 2],
+    principal: Place,
     certificate: PeerCertificate<'static>,
     unwanted: Vec<String>,
 }
 
+/// Where a part of the request lies in what is copied of it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: usize,
+    end: usize,
+}
+
 /// A [`Field`] whose value is elsewhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Kept {
     Absent,
-    One(Range<usize>),
+    One(Place),
     Many,
 }
 
@@ -93,7 +110,7 @@ impl From<&Request<'_>> for Arrived {
         let mut say = |it: &str| {
             let start = text.len();
             text.push_str(it);
-            start..text.len()
+            Place { start, end: text.len() }
         };
         let target = [method, scheme, authority, path].map(&mut say);
         let policy = request.policy.map(say);
@@ -105,7 +122,7 @@ impl From<&Request<'_>> for Arrived {
         let mut keep = |it: &[u8]| {
             let start = bytes.len();
             bytes.extend_from_slice(it);
-            start..bytes.len()
+            Place { start, end: bytes.len() }
         };
         let fields = fields.map(|it| match it {
             Field::Absent => Kept::Absent,
@@ -129,33 +146,38 @@ impl From<&Request<'_>> for Arrived {
 impl Arrived {
     /// The request.
     pub(super) fn request(&self) -> Request<'_> {
-        let say = |it: &Range<usize>| self.text.get(it.clone()).unwrap_or_default();
-        let bytes = |it: &Range<usize>| self.bytes.get(it.clone()).unwrap_or_default();
-        let [method, scheme, authority, path] = self.target.each_ref().map(say);
-        let field = |it: &Kept| match it {
+        let say = |it: Place| self.text.get(it.start..it.end).unwrap_or_default();
+        let bytes = |it: Place| self.bytes.get(it.start..it.end).unwrap_or_default();
+        let field = |it: Kept| match it {
             Kept::Absent => Field::Absent,
             Kept::One(place) => Field::One(bytes(place)),
             Kept::Many => Field::Many,
         };
-        let [authorization, proof, xfcc, header, override_method, url, grpc_timeout] =
-            self.fields.each_ref().map(field);
-        let [traceparent, request_id] = self.sole.each_ref().map(|it| it.as_ref().map(bytes));
+        // One by one: `map` of an array is no loop that is unrolled where code is built small.
+        let [method, scheme, authority, path] = self.target;
+        let [authorization, proof, xfcc, header, override_method, url, grpc_timeout] = self.fields;
+        let [traceparent, request_id] = self.sole;
         Request {
-            policy: self.policy.as_ref().map(say),
+            policy: self.policy.map(say),
             annotated: Annotation::Absent,
-            target: Target { method, scheme, authority, path },
-            overrides: Overrides { method: override_method, url },
-            authorization,
-            proof,
+            target: Target {
+                method: say(method),
+                scheme: say(scheme),
+                authority: say(authority),
+                path: say(path),
+            },
+            overrides: Overrides { method: field(override_method), url: field(url) },
+            authorization: field(authorization),
+            proof: field(proof),
             evidence: Evidence {
                 peer_certificate: self.certificate,
-                peer_principal: bytes(&self.principal),
-                xfcc,
-                header,
+                peer_principal: bytes(self.principal),
+                xfcc: field(xfcc),
+                header: field(header),
             },
-            traceparent,
-            request_id,
-            grpc_timeout,
+            traceparent: traceparent.map(bytes),
+            request_id: request_id.map(bytes),
+            grpc_timeout: field(grpc_timeout),
             unwanted: self.unwanted.iter().map(String::as_str).collect(),
         }
     }
