@@ -77,6 +77,8 @@ class Stage:
         self.servers[name].process.wait()
         time.sleep(AWAY)
         self.start(name)
+        if name == "redis":
+            self.expect("what Redis has written", self.is_loaded)
         self.tell(f"{name} up")
 
     # ---- what is configured ----
@@ -224,6 +226,12 @@ limits: {{{deadline}token_cache_entries: 5000}}
                 self.tell(f"FAILED: {what}: {seen}")
                 return
             time.sleep(0.1)
+
+    def is_loaded(self):
+        """Whether Redis has read what it wrote before: until then it listens and answers `LOADING`."""
+        with socket.create_connection(("127.0.0.1", self.ports["redis"]), timeout=10) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith(b"+PONG")
 
     def is_in_force(self, port):
         """Whether the configuration is that who refuses a request without a token."""
