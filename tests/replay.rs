@@ -11,7 +11,7 @@ mod redis_proxy;
 
 use futures_util::future::join_all;
 use keybound::state::replay::memory::MemoryLimits;
-use keybound::state::replay::redis::RedisRules;
+use keybound::state::replay::redis::{RedisIdentity, RedisRules};
 use keybound::state::replay::{ReplayRules, ReplayStore, Unavailable};
 use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::ProofId;
@@ -514,6 +514,45 @@ async fn tls_trusts_no_other_authority_than_the_one_that_was_named() {
         let store = started(&redis, ca);
         assert!(timeout(SHORT, store.reachable()).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn a_redis_that_demands_client_certificates_keeps_the_contract() {
+    let redis = Redis::with_client_certificates();
+    let store = showing(&redis, Some(redis.client(0)));
+    timeout(LONG, store.reachable()).await.unwrap();
+    keeps_the_contract(&store).await;
+}
+
+#[tokio::test]
+async fn without_a_client_certificate_that_redis_takes_no_proof_is_accepted() {
+    let (redis, other) = (Redis::with_client_certificates(), Redis::with_client_certificates());
+    for shown in [None, Some(other.client(0))] {
+        let store = showing(&redis, shown);
+        // Redis closes the connection as well, which may be seen first.
+        let told = async {
+            while store.record(&proof("a", "1"), at(60), at(0)).await
+                != Err(Unavailable::NotPermitted)
+            {
+                assert!(!store.is_reachable());
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, told).await.unwrap();
+    }
+}
+
+/// A store that shows this certificate.
+fn showing(redis: &Redis, client: Option<[Vec<u8>; 2]>) -> ReplayStore {
+    let url = redis.url().as_bytes();
+    let rules = RedisRules::read(url, false, Some(redis.ca()), PATIENT).unwrap();
+    let rules = match client {
+        Some([certificate, key]) => {
+            rules.with_identity(RedisIdentity { certificate, key }).unwrap()
+        }
+        None => rules,
+    };
+    ReplayStore::start(&ReplayRules::Redis(rules), &Handle::current())
 }
 
 #[test]

@@ -142,6 +142,44 @@ async fn a_new_way_to_redis_is_taken_once_it_leads_there() {
     assert_eq!(it.check(1, &used).await, Err(Denial::ProofReplayed));
 }
 
+#[tokio::test]
+async fn a_client_certificate_for_redis_is_replaced_while_proofs_come_in() {
+    let redis = Redis::with_client_certificates();
+    let beside = TempDir::new().unwrap();
+    let at = |name: &str| beside.path().join(name);
+    let write = |name: &str, pem: &[u8]| {
+        fs::write(at("new"), pem).unwrap();
+        fs::rename(at("new"), at(name)).unwrap();
+    };
+    let [certificate, key] = redis.client(0);
+    write("ca", &redis.ca());
+    write("certificate", &certificate);
+    write("key", &key);
+    let it = Replicas::with([&redis, &redis], |_, it| {
+        it["dpop"]["replay"]["ca_file"] = json!(at("ca"));
+        it["dpop"]["replay"]["certificate_file"] = json!(at("certificate"));
+        it["dpop"]["replay"]["key_file"] = json!(at("key"));
+    })
+    .await;
+    let used = it.new_proof();
+    assert_eq!(it.check(0, &used).await, Ok(()));
+    let [certificate, key] = redis.client(1);
+    write("certificate", &certificate);
+    let replaced = async {
+        while !it.services.iter().all(|it| it.log().contains("configuration rejected")) {
+            it.accept_at_both().await;
+        }
+        assert!(!it.have_reloaded(), "this key is not that of the new certificate");
+        write("key", &key);
+        while !it.have_reloaded() {
+            it.accept_at_both().await;
+        }
+    };
+    timeout(LONG, replaced).await.unwrap();
+    it.accept_at_both().await;
+    assert_eq!(it.check(1, &used).await, Err(Denial::ProofReplayed));
+}
+
 /// One of a client whose clock is wrong, so that the time in it says nothing.
 #[tokio::test]
 async fn a_proof_that_was_used_at_one_replica_is_remembered_for_as_long_as_its_nonce_lives() {

@@ -378,6 +378,10 @@ pub(super) struct Replay {
     pub(super) cluster: Option<bool>,
     /// PEM file with the authorities to trust for `rediss://`; absent: those of the system.
     pub(super) ca_file: Option<String>,
+    /// PEM file with the client certificate that is shown to Redis, and its chain; absent: none.
+    pub(super) certificate_file: Option<String>,
+    /// PEM file with the key of the certificate.
+    pub(super) key_file: Option<String>,
     /// How long a check waits for Redis.
     #[schemars(extend("default" = Span(RedisRules::DEADLINE)))]
     pub(super) timeout: Option<Span>,

@@ -346,7 +346,7 @@ details! {
     StoreLate of ReplayUnavailable = "store_late";
     /// Redis has no memory left (OOM)
     StoreOutOfMemory of ReplayUnavailable = "store_out_of_memory";
-    /// Redis does not let this user write (NOPERM, NOAUTH)
+    /// Redis does not let this user write (NOPERM, NOAUTH), or refuses the client certificate
     StoreNotPermitted of ReplayUnavailable = "store_not_permitted";
     /// Redis is a replica, which only reads (READONLY)
     StoreReadOnly of ReplayUnavailable = "store_read_only";

@@ -6,7 +6,7 @@ use jsonwebtoken::Algorithm;
 use keybound::clock::{Clock, SystemClock};
 use keybound::state::http::BearerToken;
 use keybound::state::jwks::{self, IssuerKeys, KeyRules, KeySource};
-use keybound::state::replay::redis::RedisRules;
+use keybound::state::replay::redis::{RedisIdentity, RedisRules};
 use keybound::state::revocation::events::{
     self, Bell, Delivery, EventRules, Events, NotTaken, Terms,
 };
@@ -34,6 +34,11 @@ struct Stream {
 
 impl Stream {
     async fn over(redis: &Redis) -> Self {
+        let url = redis.url().as_bytes();
+        Self::by(RedisRules::read(url, false, None, RedisRules::DEADLINE).unwrap()).await
+    }
+
+    async fn by(redis: RedisRules) -> Self {
         let signer = Signer::new(Algorithm::ES256, "k");
         let directory = TempDir::new().unwrap();
         let jwks = directory.path().join("jwks.json");
@@ -42,7 +47,6 @@ impl Stream {
         let keys = jwks::prepare(&ISSUER.into(), &keys, None, &clock(), &Handle::current());
         let keys = keys.unwrap().keys;
         keys.tried().await;
-        let url = redis.url().as_bytes();
         let rules = EventRules {
             transmitter: Transmitter { issuer: ISSUER.into(), audiences: vec![US.into()] },
             delivery: Delivery::Push { bearer: BearerToken::new("theirs").unwrap() },
@@ -51,7 +55,7 @@ impl Stream {
             keep: EventRules::KEEP,
             capacity: 1000,
             snapshot_file: None,
-            shared: Some(RedisRules::read(url, false, None, RedisRules::DEADLINE).unwrap()),
+            shared: Some(redis),
             is_passive: false,
         };
         Self { signer, keys, rules, _directory: directory }
@@ -157,6 +161,23 @@ async fn what_redis_has_lost_is_written_again_by_who_knows_it() {
     redis.resume();
     let late = stream.replica();
     until(|| is_revoked(&late, "alice")).await;
+}
+
+#[tokio::test]
+async fn events_are_shared_through_a_redis_that_demands_client_certificates() {
+    let redis = Redis::with_client_certificates();
+    let [certificate, key] = redis.client(0);
+    let (url, ca) = (redis.url().as_bytes(), Some(redis.ca()));
+    let without = RedisRules::read(url, false, ca, RedisRules::DEADLINE).unwrap();
+    let with = without.clone().with_identity(RedisIdentity { certificate, key }).unwrap();
+    let refused = Stream::by(without).await.replica();
+    let stream = Stream::by(with).await;
+    let (one, other) = (stream.replica(), stream.replica());
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    assert_eq!(stream.take(&one, "alice").await, Ok(()));
+    until(|| is_revoked(&other, "alice")).await;
+    until(|| format!("{:?}", refused.status()).contains("certificate_file")).await;
+    assert!(refused.is_unheard());
 }
 
 #[tokio::test]

@@ -89,6 +89,11 @@ fn redis(url_file: &'static str) -> impl Fn(&mut Value, &World) {
     move |it, _| put(it, "/dpop/replay", json!({"store": "redis", "url_file": url_file}))
 }
 
+fn redis_identity(it: &mut Value, _: &World) {
+    put(it, "/dpop/replay/certificate_file", json!("cert.pem"));
+    put(it, "/dpop/replay/key_file", json!("key.pem"));
+}
+
 fn tls(it: &mut Value, _: &World) {
     put(it, "/listen/tls", json!({"certificate_file": "cert.pem", "key_file": "key.pem"}));
 }
@@ -380,6 +385,8 @@ fn dpop() -> Vec<Row> {
             .losing(&["proofs"]),
         set("dpop.replay.timeout", "/dpop/replay/timeout", json!("60ms")).from(redis("redis")),
         set("dpop.replay.ca_file", "/dpop/replay/ca_file", json!("ca.pem")).from(redis("rediss")),
+        row("dpop.replay.certificate_file", redis_identity).from(redis("rediss")),
+        row("dpop.replay.key_file", redis_identity).from(redis("rediss")),
         set("dpop.replay.cluster", "/dpop/replay/cluster", json!(true))
             .from(redis("redis"))
             .losing(&["proofs"]),

@@ -1,7 +1,7 @@
 //! A Redis of one test's own, which can be ended at a bad moment.
 
 use crate::programs::provisioned;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -39,6 +39,15 @@ impl Redis {
 
     /// On a port, over TLS only.
     pub(crate) fn with_tls() -> Self {
+        Self::over_tls("no")
+    }
+
+    /// On a port, over TLS only, for clients with a certificate of its authority.
+    pub(crate) fn with_client_certificates() -> Self {
+        Self::over_tls("yes")
+    }
+
+    fn over_tls(clients: &str) -> Self {
         let port = free_port();
         let options = [
             "--port",
@@ -46,7 +55,7 @@ impl Redis {
             "--tls-port",
             &port,
             "--tls-auth-clients",
-            "no",
+            clients,
             "--tls-cert-file",
             "server.pem",
             "--tls-key-file",
@@ -87,6 +96,14 @@ impl Redis {
     /// The certification authority that vouches for it.
     pub(crate) fn ca(&self) -> Vec<u8> {
         fs::read(self.directory.path().join("ca.pem")).unwrap()
+    }
+
+    /// A client certificate of its authority, and its key, in PEM: one of two.
+    pub(crate) fn client(&self, place: usize) -> [Vec<u8>; 2] {
+        ["", "-key"].map(|rest| {
+            let name = format!("client-{place}{rest}.pem");
+            fs::read(self.directory.path().join(name)).unwrap()
+        })
     }
 
     /// Its Unix socket.
@@ -166,9 +183,16 @@ fn write_certificates(directory: &Path) {
     fs::write(directory.join("ca.pem"), ca.pem()).unwrap();
 
     let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    let server = server.signed_by(&key, &issuer).unwrap();
-    fs::write(directory.join("server.pem"), server.pem()).unwrap();
-    fs::write(directory.join("server-key.pem"), key.serialize_pem()).unwrap();
+    for (owner, name) in
+        [("server", "127.0.0.1"), ("client-0", "keybound"), ("client-1", "keybound")]
+    {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        // One with the name of its issuer is taken for self-signed.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let at = |rest| directory.join(format!("{owner}{rest}.pem"));
+        fs::write(at(""), certificate.pem()).unwrap();
+        fs::write(at("-key"), key.serialize_pem()).unwrap();
+    }
 }

@@ -8,7 +8,7 @@ use crate::config::problem::{Findings, Path};
 use crate::installation::DpopRules;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
-use crate::state::replay::redis::RedisRules;
+use crate::state::replay::redis::{RedisIdentity, RedisRules};
 use keybound_core::oauth::NonceKeys;
 use keybound_core::policy::{
     NonceDemand, Policy, ProofRules, ProofTime, SenderConstraint, USUAL_ALGORITHMS,
@@ -84,6 +84,8 @@ fn replay(
         ("url_file", given.url_file.is_some()),
         ("cluster", given.cluster.is_some()),
         ("ca_file", given.ca_file.is_some()),
+        ("certificate_file", given.certificate_file.is_some()),
+        ("key_file", given.key_file.is_some()),
         ("timeout", given.timeout.is_some()),
     ];
     let (others, other) = match store {
@@ -129,6 +131,8 @@ fn in_redis(
     let deadline =
         span(given.timeout, RedisRules::DEADLINE, DEADLINE, &at.key("timeout"), findings);
     let share = share(&given, RedisRules::SHARE, at, findings);
+    let certificate = at.key("certificate_file");
+    let identity = identity(&given, at, files, findings);
     let ca = given.ca_file.map(|name| {
         let ca = files.read(&name).and_then(|pem| match files::authorities(&pem) {
             Ok(()) => Ok(pem),
@@ -146,7 +150,44 @@ fn in_redis(
     let rules = RedisRules::read(&urls, given.cluster.unwrap_or(false), ca, deadline);
     let bad = |error| format!("{} {error}", files.path(&name).display());
     let rules = rules.map_err(|error| findings.problem(&at, bad(error))).ok()?;
+    let rules = match identity? {
+        None => rules,
+        Some(identity) => rules
+            .with_identity(identity)
+            .map_err(|error| findings.problem(&certificate, error.to_string()))
+            .ok()?,
+    };
     Some(ReplayRules::Redis(rules.with_share(share)))
+}
+
+/// The client certificate for Redis and its key, both or neither.
+#[expect(clippy::option_option, reason = "None is a problem, and there may be no certificate")]
+fn identity(
+    given: &file::Replay,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<Option<RedisIdentity>> {
+    let (name, key) = match (&given.certificate_file, &given.key_file) {
+        (None, None) => return Some(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(_), None) => {
+            findings.problem(&at.key("key_file"), "is missing: the certificate needs its key");
+            return None;
+        }
+        (None, Some(_)) => {
+            let message = "is missing: the key needs its certificate";
+            findings.problem(&at.key("certificate_file"), message);
+            return None;
+        }
+    };
+    let read = files.read(name).and_then(|certificate| {
+        let key = files.read_secret(key)?;
+        let fit = files::identity(&certificate, &key);
+        fit.map_err(|reason| format!("{} {reason}", files.path(name).display()))?;
+        Ok(Some(RedisIdentity { certificate, key }))
+    });
+    read.map_err(|message| findings.problem(&at.key("certificate_file"), message)).ok()
 }
 
 /// Says what a store in memory means, where a policy counts on it.

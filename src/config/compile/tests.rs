@@ -117,6 +117,7 @@ fn among_files(text: &str) -> Result<Config, Vec<String>> {
         ("http", "http://127.0.0.1:6379\n".to_owned()),
         ("ca.pem", made.cert.pem()),
         ("key.pem", made.signing_key.serialize_pem()),
+        ("other.pem", rcgen::KeyPair::generate().unwrap().serialize_pem()),
     ] {
         fs::write(folder.path().join(name), text).unwrap();
     }

@@ -40,6 +40,8 @@ fn proofs_are_bounded_and_recorded() {
             "rediss",
         ),
         ("{replay: {store: redis, url_file: rediss, ca_file: short}}", ".replay.ca_file", "PEM"),
+        ("{replay: {certificate_file: ca.pem}}", ".replay.certificate_file", "`store: redis`"),
+        ("{replay: {key_file: key.pem}}", ".replay.key_file", "`store: redis`"),
     ] {
         refuses_with_files(
             &format!("limits: {{}}\ndpop: {given}"),
@@ -47,11 +49,32 @@ fn proofs_are_bounded_and_recorded() {
             message,
         );
     }
+    for (given, path, message) in [
+        ("certificate_file: ca.pem", ".key_file", "is missing: the certificate needs its key"),
+        ("key_file: key.pem", ".certificate_file", "is missing: the key needs its certificate"),
+        ("certificate_file: none, key_file: key.pem", ".certificate_file", "cannot read"),
+        ("certificate_file: ca.pem, key_file: none", ".certificate_file", "cannot read"),
+        ("certificate_file: short, key_file: key.pem", ".certificate_file", "no certificate"),
+        ("certificate_file: ca.pem, key_file: short", ".certificate_file", "no private key"),
+        ("certificate_file: ca.pem, key_file: other.pem", ".certificate_file", "cannot be used"),
+    ] {
+        let replay = format!("{{store: redis, url_file: rediss, {given}}}");
+        let edit = format!("limits: {{}}\ndpop: {{replay: {replay}}}");
+        refuses_with_files(&edit, &format!("dpop.replay{path}"), message);
+    }
+    let in_the_clear =
+        "{store: redis, url_file: redis, certificate_file: ca.pem, key_file: key.pem}";
+    refuses_with_files(
+        &format!("limits: {{}}\ndpop: {{replay: {in_the_clear}}}"),
+        "dpop.replay.certificate_file",
+        "rediss",
+    );
     let usual = takes_with_files("limits: {}\ndpop: {}");
     assert_eq!(usual.rules.policies.proofs, ProofRules::default());
     assert_eq!(usual.rules.dpop.replay, ReplayRules::default());
     let given = "{algorithms: [ES384], proof_window: 300s, nonce: required,
-  nonce_secret_file: secret, replay: {store: redis, url_file: rediss, ca_file: ca.pem}}";
+  nonce_secret_file: secret, replay: {store: redis, url_file: rediss, ca_file: ca.pem,
+  certificate_file: ca.pem, key_file: key.pem}}";
     let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
     assert_eq!(config.rules.policies.proofs.algorithms, [Algorithm::ES384]);
     assert_eq!(config.rules.policies.proofs.nonce, NonceDemand::Required);

@@ -3,7 +3,7 @@
 use super::link::{CONNECT, Link};
 use super::record::Record;
 use super::rules::RedisRules;
-use super::{Shared, Unavailable, count, look, runs_no_script, set};
+use super::{Shared, Unavailable, count, look, runs_no_script, set, told};
 use crate::clock::{Clock, SystemClock};
 use crate::randomness;
 use crate::state::waits::{after, doubled};
@@ -42,7 +42,7 @@ impl Keeper {
                 Err(failure) => failure,
             };
             drop(self.shared.link.send_replace(Err(Unavailable::of(&failure))));
-            tracing::warn!(error = %failure, failures, "replay store not connected");
+            tracing::warn!(error = %told(&failure), failures, "replay store not connected");
             sleep(pause(failures, randomness::jitter())).await;
             failures = failures.saturating_add(1);
         }

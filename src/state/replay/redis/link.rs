@@ -1,12 +1,13 @@
 //! A connection to Redis: one server or a cluster, with or without TLS.
 
-use super::rules::{RedisRules, RedisUrl};
+use super::rules::{RedisIdentity, RedisRules, RedisUrl};
 use crate::invariant;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ErrorKind, RedisError, RedisResult,
+    TlsCertificates, Value,
 };
 use std::fmt;
 use std::time::Duration;
@@ -23,8 +24,7 @@ pub(in crate::state) enum Link {
 impl Link {
     /// Connects. The task that drives the connection runs on the present runtime.
     pub(in crate::state) async fn open(rules: &RedisRules) -> RedisResult<Self> {
-        let certificates =
-            rules.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
+        let certificates = certificates(rules);
         if rules.cluster {
             let builder = ClusterClientBuilder::new(rules.urls.iter().map(RedisUrl::reveal))
                 .connection_timeout(CONNECT)
@@ -69,6 +69,15 @@ impl Link {
     pub(super) const fn heals(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
+}
+
+/// Whom to trust and what to show, where the rules say either.
+fn certificates(rules: &RedisRules) -> Option<TlsCertificates> {
+    let client_tls = rules.identity.clone().map(|RedisIdentity { certificate, key }| {
+        ClientTlsConfig { client_cert: certificate, client_key: key }
+    });
+    let is_usual = client_tls.is_none() && rules.ca.is_none();
+    (!is_usual).then(|| TlsCertificates { client_tls, root_cert: rules.ca.clone() })
 }
 
 impl fmt::Debug for Link {

@@ -18,10 +18,12 @@ mod keeper;
 mod link;
 mod look;
 mod record;
+mod refusal;
 mod rules;
 
 pub(in crate::state) use link::{CONNECT, Link};
-pub use rules::{BadRedis, RedisRules};
+pub(in crate::state) use refusal::told;
+pub use rules::{BadRedis, RedisIdentity, RedisRules};
 
 use super::{Unavailable, Use};
 use ::redis::{ErrorKind, RedisError, RedisResult, Value};
@@ -310,6 +312,7 @@ impl Unavailable {
             Some("MISCONF" | "NOREPLICAS") => Self::NotDurable,
             Some(_) => Self::Refused,
             None if failure.kind() == ErrorKind::AuthenticationFailed => Self::NotPermitted,
+            None if refusal::of_certificate(failure) => Self::NotPermitted,
             None if failure.kind() == ErrorKind::UnexpectedReturnType => Self::Refused,
             None => Self::Unreachable,
         }

@@ -14,8 +14,18 @@ pub struct RedisRules {
     pub(super) urls: Vec<RedisUrl>,
     pub(super) cluster: bool,
     pub(super) ca: Option<Vec<u8>>,
+    pub(super) identity: Option<RedisIdentity>,
     pub(super) deadline: Duration,
     pub(super) share: usize,
+}
+
+/// The client certificate that is shown to Redis, and its key. `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisIdentity {
+    /// The certificate and its chain in PEM.
+    pub certificate: Vec<u8>,
+    /// The private key in PEM.
+    pub key: Vec<u8>,
 }
 
 /// Why these rules are invalid.
@@ -35,6 +45,8 @@ pub enum BadRedis {
     CaUnused,
     /// The certification authority's file holds no certificate.
     CaMalformed,
+    /// A client certificate without a `rediss` URL.
+    IdentityUnused,
 }
 
 /// A URL with a password in it.
@@ -76,7 +88,7 @@ impl RedisRules {
             drop(client.or(Err(BadRedis::ClusterMalformed))?);
         }
         if let Some(ca) = &ca {
-            if !parsed.iter().all(|it| matches!(it.addr(), ConnectionAddr::TcpTls { .. })) {
+            if !parsed.iter().all(is_over_tls) {
                 return Err(BadRedis::CaUnused);
             }
             let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca).collect();
@@ -84,7 +96,16 @@ impl RedisRules {
                 return Err(BadRedis::CaMalformed);
             }
         }
-        Ok(Self { urls, cluster, ca, deadline, share: Self::SHARE })
+        Ok(Self { urls, cluster, ca, identity: None, deadline, share: Self::SHARE })
+    }
+
+    /// Sets the client certificate that is shown to Redis: for `rediss` URLs only.
+    pub fn with_identity(self, identity: RedisIdentity) -> Result<Self, BadRedis> {
+        let over_tls = |it: &RedisUrl| it.parse().is_ok_and(|it| is_over_tls(&it));
+        if !self.urls.iter().all(over_tls) {
+            return Err(BadRedis::IdentityUnused);
+        }
+        Ok(Self { identity: Some(identity), ..self })
     }
 
     /// Sets the limit on live records per client.
@@ -109,8 +130,9 @@ impl RedisRules {
 
     /// Whether one connection would serve both.
     pub(super) fn reach_alike(&self, other: &Self) -> bool {
-        let Self { urls, cluster, ca, deadline, share: _ } = self;
-        (urls, *cluster, ca, *deadline) == (&other.urls, other.cluster, &other.ca, other.deadline)
+        let Self { urls, cluster, ca, identity, deadline, share: _ } = self;
+        (urls, *cluster, ca, identity, *deadline)
+            == (&other.urls, other.cluster, &other.ca, &other.identity, other.deadline)
     }
 
     /// Whether `other` has the same servers and database, whatever its user and deadline. Two
@@ -148,6 +170,17 @@ impl RedisUrl {
     }
 }
 
+/// Whether it is a connection over TLS.
+fn is_over_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+impl fmt::Debug for RedisIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisIdentity")
+    }
+}
+
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RedisUrl")
@@ -164,7 +197,7 @@ impl fmt::Display for BadRedis {
             Self::ClusterMalformed => {
                 "must hold URLs of one cluster, alike but for host and port, and without a database"
             }
-            Self::CaUnused => "is of use only with rediss URLs",
+            Self::CaUnused | Self::IdentityUnused => "is of use only with rediss URLs",
             Self::CaMalformed => "must hold certificates in PEM",
         })
     }
@@ -237,6 +270,23 @@ mod tests {
         {
             check("rediss://host", false, Some(odd), Err(BadRedis::CaMalformed));
         }
+    }
+
+    #[test]
+    fn a_client_certificate_goes_with_tls_only_and_another_one_needs_another_connection() {
+        let rules =
+            |it: &str| RedisRules::read(it.as_bytes(), false, None, RedisRules::DEADLINE).unwrap();
+        let identity = |key: &[u8]| RedisIdentity { certificate: CA.to_vec(), key: key.to_vec() };
+        for url in ["redis://host", "redis+unix:///run/redis.sock"] {
+            let found = rules(url).with_identity(identity(b"1"));
+            assert_eq!(found, Err(BadRedis::IdentityUnused), "{url}");
+        }
+        let without = rules("rediss://host");
+        let one = without.clone().with_identity(identity(b"1")).unwrap();
+        let other = without.clone().with_identity(identity(b"2")).unwrap();
+        assert!(one.reach_alike(&one.clone()));
+        assert!(!one.reach_alike(&other) && !one.reach_alike(&without));
+        assert!(one.is_where(&other) && one.is_where(&without));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::marks::{Mark, Marked};
 use super::receiver::{Changes, Receiver};
 use super::snapshot::Kept;
-use crate::state::replay::redis::{CONNECT, Link, RedisRules};
+use crate::state::replay::redis::{CONNECT, Link, RedisRules, told};
 use crate::state::waits::doubled;
 use keybound_core::UnixTime;
 use keybound_core::jose::Thumbprint;
@@ -155,6 +155,7 @@ impl Shared {
             let is_stale = read_at.is_none_or(|it| STALE <= it.elapsed());
             let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
             let issuer = &*receiver.issuer.name;
+            let error = told(&error);
             receiver.report.failed(&format_args!("redis: {error}"), receiver.clock.now());
             tracing::warn!(issuer, %error, failures, "events that replicas share are not read");
             if is_stale && !was_stale {
