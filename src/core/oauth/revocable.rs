@@ -66,11 +66,11 @@ impl Revocable {
         issuer.revokes.then(|| {
             let identifier = |it: Identifier| {
                 issuer.claim_names.find(claims, it.name()).and_then(|claim| match claim {
-                    Value::Null => None,
-                    Value::String(text) => Some(text.as_str().into()),
-                    Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                        Some(claim.to_string().into())
-                    }
+                    // What names nothing is as good as absent: a token whose `sid` is a list may be of
+                    // any session of its user.
+                    Value::Null | Value::Array(_) | Value::Object(_) => None,
+                    Value::String(text) => (!text.is_empty()).then(|| text.as_str().into()),
+                    Value::Bool(_) | Value::Number(_) => Some(claim.to_string().into()),
                 })
             };
             let iat = claims.get("iat").and_then(|it| time(it, f64::floor).ok());
@@ -214,6 +214,10 @@ mod tests {
         assert_eq!(identifiers(&found), [["j"], ["s"], ["i"], ["a"]]);
         let found = revocable(&json!({"client_id": "c", "azp": "a", "sid": 7, "sub": null}));
         assert_eq!(identifiers(&found), [vec![], vec![], vec!["7"], vec!["c"]]);
+        for odd in [json!(""), json!(["s"]), json!({"id": "s"}), json!(null)] {
+            let found = revocable(&json!({"sub": "u", "sid": odd}));
+            assert_eq!(identifiers(&found), [vec![], vec!["u"], vec![], vec![]], "{odd}");
+        }
     }
 
     #[test]

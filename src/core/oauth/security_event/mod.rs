@@ -16,7 +16,7 @@ use crate::time::UnixTime;
 use crate::words::{Words, words};
 use serde_json::Value;
 use std::fmt;
-use subject::Named;
+use subject::{Named, Reach};
 
 /// Whom we take events from, and about whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub enum Effect {
         subjects: Vec<EventSubject>,
         /// The last time of issue that is revoked.
         until: UnixTime,
+        /// It is about a user whom nothing in a token tells: the user's other tokens stay good.
+        is_partial: bool,
     },
     /// The transmitter shows that the stream works (SSF 1.0 §8.1.4).
     Verifies,
@@ -222,7 +224,7 @@ impl Token<'_> {
         let mut subjects = vec![];
         let mut otherwise = Effect::Unmapped { format: "absent" };
         for written in written.into_iter().flatten() {
-            match subject::read(written, self.issuer) {
+            match subject::read(written, self.issuer, kind.reach()) {
                 Named::Of(found) => subjects.extend(found),
                 Named::Foreign => otherwise = Effect::Foreign,
                 Named::Unmapped(format) => otherwise = Effect::Unmapped { format },
@@ -231,7 +233,9 @@ impl Token<'_> {
         if subjects.is_empty() {
             return otherwise;
         }
-        Effect::Revokes { kind, subjects, until: self.when(body) }
+        let is_user = |it: &EventSubject| matches!(it, EventSubject::User(_));
+        let is_partial = kind.reach() == Reach::User && !subjects.iter().any(is_user);
+        Effect::Revokes { kind, subjects, until: self.when(body), is_partial }
     }
 
     /// The time of an event: `event_timestamp` (CAEP 1.0 §2), else `toe` (RFC 8417 §2.2), else `iat`.
@@ -253,6 +257,18 @@ impl EventKind {
     fn of(uri: &str) -> Option<Self> {
         let (family, name) = uri.strip_prefix(SCHEMAS)?.split_once("/event-type/")?;
         Self::named(name).filter(|it| it.family() == family)
+    }
+
+    /// How much of its subject it is about.
+    const fn reach(self) -> Reach {
+        match self {
+            Self::SessionRevoked | Self::Verification | Self::StreamUpdated => Reach::Session,
+            Self::TokenClaimsChange
+            | Self::CredentialChange
+            | Self::AccountDisabled
+            | Self::AccountPurged
+            | Self::SessionsRevoked => Reach::User,
+        }
     }
 
     /// The profile that defines it.

@@ -117,12 +117,21 @@ impl SubjectKeys {
     }
 }
 
-/// Reads a subject of an event that concerns tokens of `issuer`.
-pub(super) fn read(subject: &Value, issuer: &Issuer) -> Named {
-    read_within(subject, issuer, DEPTH)
+/// How much of what a complex subject names an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The session, where one is named.
+    Session,
+    /// The whole user, whatever session is named besides.
+    User,
 }
 
-fn read_within(subject: &Value, issuer: &Issuer, depth: usize) -> Named {
+/// Reads a subject of an event that concerns tokens of `issuer`.
+pub(super) fn read(subject: &Value, issuer: &Issuer, reach: Reach) -> Named {
+    read_within(subject, issuer, reach, DEPTH)
+}
+
+fn read_within(subject: &Value, issuer: &Issuer, reach: Reach, depth: usize) -> Named {
     let Some((subject, depth)) = subject.as_object().zip(depth.checked_sub(1)) else {
         return Named::Unmapped("malformed");
     };
@@ -138,8 +147,8 @@ fn read_within(subject: &Value, issuer: &Issuer, depth: usize) -> Named {
             }
             None => Named::Unmapped("malformed"),
         },
-        Some("aliases") => aliases(subject, issuer, depth),
-        Some("complex") => complex(subject, issuer, depth),
+        Some("aliases") => aliases(subject, issuer, reach, depth),
+        Some("complex") => complex(subject, issuer, reach, depth),
         Some("account") => Named::Unmapped("account"),
         Some("email") => Named::Unmapped("email"),
         Some("phone_number") => Named::Unmapped("phone_number"),
@@ -149,7 +158,7 @@ fn read_within(subject: &Value, issuer: &Issuer, depth: usize) -> Named {
         Some("saml_assertion_id") => Named::Unmapped("saml_assertion_id"),
         Some(_) => Named::Unmapped("other"),
         None if subject.contains_key("user") || subject.contains_key("session") => {
-            complex(subject, issuer, depth)
+            complex(subject, issuer, reach, depth)
         }
         None => Named::Unmapped("malformed"),
     }
@@ -169,12 +178,12 @@ fn of_issuer(
 }
 
 /// Names of one and the same subject (RFC 9493 §3.2.8): those that are known count.
-fn aliases(subject: &Object, issuer: &Issuer, depth: usize) -> Named {
+fn aliases(subject: &Object, issuer: &Issuer, reach: Reach, depth: usize) -> Named {
     let names = subject.get("identifiers").and_then(Value::as_array);
     let mut found = vec![];
     let mut foreign = false;
     for name in names.into_iter().flatten() {
-        match read_within(name, issuer, depth) {
+        match read_within(name, issuer, reach, depth) {
             Named::Of(more) => found.extend(more),
             Named::Foreign => foreign = true,
             Named::Unmapped(_) => (),
@@ -189,13 +198,16 @@ fn aliases(subject: &Object, issuer: &Issuer, depth: usize) -> Named {
 
 /// A subject that all members name together (SSF 1.0 §3.1).
 ///
-/// A session, where one is named, else the user. Other members (device, application, tenant, group)
-/// narrow it to what no token tells, so that they are left out: rather more is revoked than less.
-fn complex(subject: &Object, issuer: &Issuer, depth: usize) -> Named {
-    let member = |name: &str| subject.get(name).map(|it| read_within(it, issuer, depth));
+/// A session, where one is named and the event is about no more, else the user. Other members (device,
+/// application, tenant, group) narrow it to what no token tells, so that they are left out: rather more is
+/// revoked than less.
+fn complex(subject: &Object, issuer: &Issuer, reach: Reach, depth: usize) -> Named {
+    let member = |name: &str| subject.get(name).map(|it| read_within(it, issuer, reach, depth));
     let user = member("user");
-    if matches!(user, Some(Named::Foreign)) {
-        return Named::Foreign;
+    match &user {
+        Some(Named::Foreign) => return Named::Foreign,
+        Some(Named::Of(found)) if reach == Reach::User => return Named::Of(found.clone()),
+        Some(Named::Of(_) | Named::Unmapped(_)) | None => (),
     }
     let users = match &user {
         Some(Named::Of(found)) => found.iter().filter_map(of_user).collect(),

@@ -58,7 +58,10 @@ fn a_session_that_ended_takes_its_tokens_along() {
     let subjects =
         vec![EventSubject::Session("s-1".into()), EventSubject::Sessionless("alice".into())];
     let kind = EventKind::SessionRevoked;
-    assert_eq!(found.events[0].effect, Effect::Revokes { kind, subjects, until: at(NOW - 20) });
+    assert_eq!(
+        found.events[0].effect,
+        Effect::Revokes { kind, subjects, until: at(NOW - 20), is_partial: false }
+    );
 }
 
 #[test]
@@ -221,8 +224,52 @@ fn a_subject_is_mapped_to_the_claims_of_tokens() {
                 }
             });
             let (kind, subjects) = (EventKind::SessionRevoked, expected.clone());
-            assert_eq!(found, Effect::Revokes { kind, subjects, until: at(NOW - 20) });
+            assert_eq!(
+                found,
+                Effect::Revokes { kind, subjects, until: at(NOW - 20), is_partial: false }
+            );
         }
+    }
+}
+
+#[test]
+fn what_happens_to_an_account_is_not_narrowed_to_the_session_that_is_named_besides() {
+    use EventSubject::{Session, Token, User};
+    let email = json!({"format": "email", "email": "alice@example.com"});
+    let session = json!({"format": "opaque", "id": "s"});
+    let token = json!({"format": "jwt_id", "iss": ISSUER, "jti": "j"});
+    let theirs = json!({"format": "iss_sub", "iss": "https://other.example.com", "sub": "alice"});
+    for name in [
+        "risc/event-type/account-disabled",
+        "risc/event-type/account-purged",
+        "risc/event-type/sessions-revoked",
+        "caep/event-type/credential-change",
+        "caep/event-type/token-claims-change",
+    ] {
+        let event = |subject: &Value| {
+            effect_after(|it| {
+                it["events"] = json!({format!("https://schemas.openid.net/secevent/{name}"): {}});
+                it["sub_id"] = subject.clone();
+            })
+        };
+        for (subject, expected, partial) in [
+            (json!({"user": alice(), "session": session}), User("alice".into()), false),
+            (json!({"user": alice(), "session": theirs}), User("alice".into()), false),
+            (json!({"user": alice()}), User("alice".into()), false),
+            (alice(), User("alice".into()), false),
+            // Less than all that the event says: told apart, so that somebody looks.
+            (json!({"user": email, "session": session}), Session("s".into()), true),
+            (json!({"session": session}), Session("s".into()), true),
+            (token.clone(), Token("j".into()), true),
+        ] {
+            let found = event(&subject);
+            let Effect::Revokes { subjects, is_partial, .. } = found else {
+                panic!("{name} {subject}: {found:?}")
+            };
+            assert_eq!((subjects, is_partial), (vec![expected], partial), "{name} {subject}");
+        }
+        assert_eq!(event(&json!({"user": theirs, "session": session})), Effect::Foreign, "{name}");
+        assert_eq!(event(&json!({"user": email})), Effect::Unmapped { format: "email" }, "{name}");
     }
 }
 

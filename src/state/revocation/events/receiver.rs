@@ -116,7 +116,7 @@ impl Receiver {
         let kind = event.kind.map(EventKind::name);
         self.report.received(Outcome::from(&event.effect));
         match &event.effect {
-            Effect::Revokes { kind: of, subjects, until } => {
+            Effect::Revokes { kind: of, subjects, until, is_partial } => {
                 let expires = now.saturating_add(self.rules.keep);
                 let mark = Mark { until: *until, expires, kind: *of };
                 let marks = subjects.iter().map(|it| (it.key(), mark));
@@ -124,6 +124,16 @@ impl Receiver {
                 self.report.revoked(*of, *until, now);
                 let delay = now.since(*until).as_secs();
                 tracing::info!(issuer, kind, jti, delay, is_new, "event revokes tokens");
+                if *is_partial {
+                    tracing::error!(
+                        issuer,
+                        kind,
+                        jti,
+                        "event applied IN PART: it is about a user who cannot be found in tokens, and only \
+                         the session or token that it names is revoked; have the issuer name users as \
+                         iss_sub"
+                    );
+                }
             }
             Effect::Unmapped { format } => {
                 tracing::error!(

@@ -214,11 +214,11 @@ fn all<T: Words>(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str,
 impl From<&Effect> for Outcome {
     fn from(effect: &Effect) -> Self {
         match effect {
-            Effect::Revokes { .. } => Self::Revoking,
+            Effect::Revokes { is_partial: false, .. } => Self::Revoking,
             Effect::Verifies | Effect::Streams(_) => Self::Stream,
             Effect::Nothing => Self::Harmless,
             Effect::Foreign => Self::Foreign,
-            Effect::Unmapped { .. } => Self::Unmapped,
+            Effect::Revokes { is_partial: true, .. } | Effect::Unmapped { .. } => Self::Unmapped,
             Effect::Unknown => Self::Unknown,
         }
     }
