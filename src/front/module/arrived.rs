@@ -43,7 +43,7 @@ pub(super) fn read<'a>(
                 continue;
             }
         };
-        *part = text(value)?;
+        *part = str::from_utf8(value).or(Err(Detail::TextNotUtf8))?;
     }
     if target.method.is_empty() {
         return Err(Detail::MethodMissing.into());
@@ -55,17 +55,6 @@ pub(super) fn read<'a>(
     let certificate = told.digest.map(PeerCertificate::sha256_in_hex);
     request.evidence.peer_certificate = certificate.unwrap_or_default();
     Ok(request)
-}
-
-/// The text of a part of the target. What nearly all requests have needs no look at each octet.
-fn text(value: &[u8]) -> Result<&str, Detail> {
-    match value {
-        b"GET" => Ok("GET"),
-        b"POST" => Ok("POST"),
-        b"http" => Ok("http"),
-        b"https" => Ok("https"),
-        _ => str::from_utf8(value).or(Err(Detail::TextNotUtf8)),
-    }
 }
 
 /// A copy of a request: the proxy's own memory may be gone while a check waits.
