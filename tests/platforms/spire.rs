@@ -24,6 +24,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use world::Spire;
 
 /// Whatever hangs, the test does not.
@@ -33,7 +34,7 @@ const EDGE: &str = "spiffe://example.org/edge";
 const APP: &str = "spiffe://example.org/clients/app";
 /// In seconds: an X.509-SVID that is not renewed within the test, and one that is.
 const AN_HOUR: u32 = 3600;
-const SHORT: u32 = 40;
+const SHORT: u32 = 60;
 
 /// A client's X.509-SVID, an Envoy with one of its own, a service that it asks, and an upstream.
 struct Edge {
@@ -98,7 +99,19 @@ impl Edge {
         fs::write(&file, bootstrap).unwrap();
         let envoy = Envoy::run(&program, &file, &client).await.unwrap();
         let address = envoy.address("https").unwrap();
-        Some(Self { spire, signer, address, _running: (envoy, service, sites), _files: files })
+        let it = Self { spire, signer, address, _running: (envoy, service, sites), _files: files };
+        it.has_its_identity().await;
+        Some(it)
+    }
+
+    /// Waits until Envoy has its certificate from the agent: until then it takes no connection.
+    async fn has_its_identity(&self) {
+        let client = self.client(&self.spire.minted(APP).pem);
+        let deadline = Instant::now() + PATIENCE * 3;
+        while self.get(&client, "/status", "", None).await.is_none() {
+            assert!(Instant::now() < deadline, "Envoy takes no connection");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// A token that is in order, bound to the certificate with this thumbprint.

@@ -50,8 +50,7 @@ impl Istiod {
         let cluster = Cluster::without_kinds().await?;
         // Without what asks a webhook, as long as nobody knows where that is.
         install(&cluster, &charts.join("base"), &["--set=defaultRevision="]);
-        let kinds = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"];
-        cluster.kubectl(&kinds, "").unwrap();
+        cluster.knows_its_kinds().await;
         configure(&cluster, &charts, &json!({}));
         for object in gateway_account() {
             cluster.create(&object).unwrap();

@@ -46,9 +46,19 @@ impl Cluster {
         let kinds = at_hand("kubernetes-crds")?;
         let it = Self::without_kinds().await?;
         it.apply(&["--recursive", "-f", kinds.to_str().unwrap()], "").unwrap();
-        let established = "--for=condition=Established";
-        it.kubectl(&["wait", established, "crd", "--all", "--timeout=120s"], "").unwrap();
+        it.knows_its_kinds().await;
         Some(it)
+    }
+
+    /// Waits until all kinds that it was told of are served. kubectl cannot wait for one that is so new that it
+    /// has no conditions yet.
+    pub(crate) async fn knows_its_kinds(&self) {
+        let wait = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"];
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(why) = self.kubectl(&wait, "") {
+            assert!(Instant::now() < deadline, "{why}");
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// One of its own, with Kubernetes' own kinds alone, and the namespaces of Istio and keybound.
