@@ -1,4 +1,4 @@
-//! A cache of verified tokens, keyed by their [tags](Tag). Proofs and decisions are never cached.
+//! A cache of verified tokens, keyed by their tags (`token_tag`). Proofs and decisions are never cached.
 //!
 //! Only tokens with a valid signature are inserted, so that a flood of forged ones evicts nothing.
 //! After a hit the caller still checks the token's times and that its key is still accepted.
