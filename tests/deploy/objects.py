@@ -59,8 +59,10 @@ def check_written(documents, schemas, kinds):
 
 def chart(world, schemas):
     """For every file of values there is, the chart renders what can be applied and run."""
-    files = [*sorted((CHART / "ci").glob("*.yaml")), *sorted(DEPLOY.rglob("keybound-values.yaml"))]
+    # Named as chart-testing looks for them.
+    files = [*sorted((CHART / "ci").glob("*-values.yaml")), *sorted(DEPLOY.rglob("keybound-values.yaml"))]
     expect(8 <= len(files), f"{files}")
+    expect(set((CHART / "ci").iterdir()) < set(files), f"{files}")
     for path in files:
         values = yaml.safe_load(path.read_text())
         report = helm_python.lint(CHART, values, strict=True, namespace="keybound")
@@ -76,7 +78,7 @@ def chart(world, schemas):
 
 def switches(_world, _schemas):
     """What can be turned on and off is there, and is not."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     for edit, kinds in (
         ({}, "ConfigMap Deployment NetworkPolicy PodDisruptionBudget Service ServiceAccount"),
         ({"kind": "DaemonSet"}, "ConfigMap DaemonSet NetworkPolicy Service ServiceAccount"),
@@ -137,7 +139,7 @@ def switches(_world, _schemas):
 
 def reloads(world, _schemas):
     """The pods are replaced for what keybound cannot reload, and for nothing else unless it is asked for."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     for always, edit, replaced in (
         (False, {}, False),
         (False, {"limits": {"token_bytes": 1024}}, False),
@@ -162,7 +164,7 @@ def reloads(world, _schemas):
 
 def pod(_world, _schemas):
     """The pod has the time that it needs to drain, and the user that is asked for or none."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     for drain, seconds in (
         ({}, 30),
         ({"delay": "20s", "deadline": "40s"}, 65),
@@ -207,7 +209,7 @@ def pod(_world, _schemas):
 def monitoring(_world, _schemas):
     """The chart brings the very rules and the very dashboard of `deploy/observability` along, also when it
     is packaged; and Prometheus can reach what it is told to scrape."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     rules = yaml.safe_load((DEPLOY / "observability/alerts.yaml").read_text())
     dashboard = (DEPLOY / "observability/dashboard.json").read_text()
     values = {**least, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
@@ -236,7 +238,7 @@ def monitoring(_world, _schemas):
 
 def warnings(_world, _schemas):
     """What is not wrong but not safe either is said at the end of an installation."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     def dpop(constraint, store):
         policies = [*least["config"]["policies"], {"name": "p", "sender_constraint": constraint}]
         return {**least["config"], "policies": policies, "dpop": {"replay": {"store": store}}}
@@ -266,7 +268,7 @@ def warnings(_world, _schemas):
 
 def refusals(_world, _schemas):
     """Values that cannot be meant are refused, and the complaint names them."""
-    least = yaml.safe_load((CHART / "ci/deployment.yaml").read_text())
+    least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
     render(least)
     issuers, policies = least["config"]["issuers"], least["config"]["policies"]
     proofs = {**least["config"], "policies": [{"name": "api", "sender_constraint": "dpop"}]}
@@ -628,7 +630,7 @@ def is_confined(workload, path):
     expect(not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), path)
     host = [it["name"] for it in pod["volumes"] if "hostPath" in it]
     # The one exception, which an operator has to ask for.
-    expect(host == (["socket"] if path.name == "node-socket.yaml" else []), path)
+    expect(host == (["socket"] if path.name == "node-socket-values.yaml" else []), path)
 
 
 def configuration_is_good(objects, world, path):

@@ -133,7 +133,7 @@ async fn with_every_file_of_values_it_is_installed_its_pods_are_admitted_and_not
 
 #[tokio::test]
 async fn a_directory_of_the_node_is_refused_where_pods_must_be_restricted() {
-    let values = ours(CHART).join("ci/node-socket.yaml");
+    let values = ours(CHART).join("ci/node-socket-values.yaml");
     let Some(release) = Release::new("no-host-paths", "restricted").await else { return };
     let warning = release.install(CHART, &values).unwrap_err();
     assert!(warning.contains("restricted volume types"), "{warning}");
@@ -155,7 +155,7 @@ async fn it_follows_the_version_before_and_goes_back_to_it() {
             let refusal = upgraded.unwrap_err();
             assert!(refusal.contains("replicaCount"), "{refusal}");
             assert_eq!(release.objects(), before, "{name}");
-            let values = ours(CHART).join(format!("ci/{name}.yaml"));
+            let values = ours(CHART).join(format!("ci/{name}-values.yaml"));
             upgraded = release.upgrade(&values, &[]);
         }
         upgraded.unwrap_or_else(|it| panic!("{name}: {it}"));
@@ -194,7 +194,7 @@ async fn any_two_switches_together_make_objects_that_are_taken_without_a_warning
         r#"topologySpreadConstraints=[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]"#,
     ];
     let Some(release) = Release::new("switches", "restricted").await else { return };
-    let values = ours(CHART).join("ci/deployment.yaml");
+    let values = ours(CHART).join("ci/deployment-values.yaml");
     let monitors = r#"networkPolicy.monitors=[{"podSelector": {}}]"#;
     let mut rendered = vec![];
     for (at, one) in SWITCHES.iter().enumerate() {
