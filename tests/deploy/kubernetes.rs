@@ -47,6 +47,11 @@ fn for_every_file_of_values_the_chart_renders_what_can_be_applied_and_run() {
 }
 
 #[test]
+fn the_chart_has_no_fault_as_it_is_downloaded() {
+    check("lint", None);
+}
+
+#[test]
 fn what_the_chart_can_turn_on_and_off_is_there_and_is_not() {
     check("switches", None);
 }

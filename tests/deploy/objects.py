@@ -76,6 +76,14 @@ def chart(world, schemas):
         configuration_is_good(objects, world, path)
 
 
+def lint(_world, _schemas):
+    """As it is downloaded, without a value, the chart has no fault; but nothing of it is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, helm_python.package(CHART, destination=folder))
+        report = helm_python.lint(archive, {}, strict=True, namespace="keybound")
+        expect(not report["errors"], f"{report}")
+
+
 def switches(_world, _schemas):
     """What can be turned on and off is there, and is not."""
     least = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
@@ -293,7 +301,11 @@ def refusals(_world, _schemas):
         ({"drain": {"delay": None}}, "delay"),
         ({"readinessProbe": {"httpGet": {}}}, "httpGet"),
         ({"extraEnv": {"HTTPS_PROXY": "a"}}, "extraEnv"),
-        ({"config": {}}, "issuers"),
+        # Without a word of whom to trust, the complaint shows how one is said.
+        ({"config": {}}, "config: say whom to trust and what to demand, for example {issuers: [{issuer: "),
+        ({"config": None}, "missing property 'config'"),
+        ({"config": {"issuers": issuers}}, "missing property 'policies'"),
+        ({"config": {"policies": policies}}, "missing property 'issuers'"),
         ({"config": {**least["config"], "policies": []}}, "policies"),
         ({"config": {**least["config"], "listen": {"admin": "0.0.0.0:1"}}}, "admin"),
         ({"config": {**least["config"], "listen": {"forward_auth": "[::]:1"}}}, "forward_auth"),
@@ -687,7 +699,7 @@ class World:
 CHECKS = {
     it.__name__: it
     for it in (
-        manifests, foreign_manifests, chart, switches, reloads, pod, monitoring, warnings, refusals,
+        manifests, foreign_manifests, chart, lint, switches, reloads, pod, monitoring, warnings, refusals,
         providers, pods, names, modules, browsers,
     )
 }

@@ -38,6 +38,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The configuration file. Where it listens is the chart's affair, for the Service and the probes. */}}
 {{- define "keybound.config" -}}
+{{- if not .Values.config }}
+{{- fail "config: say whom to trust and what to demand, for example {issuers: [{issuer: https://as.example.com, audiences: [https://api.example.com]}], policies: [{name: api, sender_constraint: certificate}]}; all that it may say is in docs/configuration.md" }}
+{{- end }}
 {{- $listen := dict "admin" (printf "%s:9003" .Values.address) }}
 {{- $fronts := dict "ext_authz" "9001" }}
 {{- if .Values.forwardAuth.enabled }}{{ $_ := set $fronts "forward_auth" "9002" }}{{ end }}
