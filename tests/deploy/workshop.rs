@@ -112,18 +112,17 @@ impl Workshop {
         Image::read(&layout, digest)
     }
 
-    /// What `deploy/container/images.sh` makes of `options`: an image for each architecture.
-    pub(crate) fn images(&self, options: &[&str]) -> Vec<Image> {
-        let layout = tempfile::tempdir_in(self.folder.path()).unwrap().keep();
-        let mut script = self.command(&crate::deploy("container/images.sh"));
-        script.arg(format!("oci:{}:it", layout.display())).arg("--pull-never").args(options);
-        let told = succeeds(&mut script).stdout;
-        let digest = digest_in(&layout);
-        assert_eq!(String::from_utf8(told).unwrap().trim(), digest);
-        let index = blob(&layout, &digest);
-        let index: Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
-        let digests = index["manifests"].as_array().unwrap().iter();
-        digests.map(|it| Image::read(&layout, it["digest"].as_str().unwrap().to_owned())).collect()
+    /// What `.ci/release images` makes of `built`: under each name an image for each architecture.
+    pub(crate) fn released(&self, built: &Path) -> Vec<(String, Vec<Image>)> {
+        let out = self.path("released");
+        let mut release = self.command(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/release"));
+        let told = succeeds(release.arg("images").arg(built).arg(&out)).stdout;
+        let told = String::from_utf8(told).unwrap();
+        let images = told.lines().map(|line| {
+            let (name, digest) = line.split_once(' ').unwrap();
+            (name.to_owned(), Image::list(&out.join(name), digest))
+        });
+        images.collect()
     }
 
     /// Runs `image` until it ends by itself, with `arguments` in place of its own, and returns its output.
@@ -217,6 +216,15 @@ impl Image {
         let mut settings = config["config"].clone();
         settings["architecture"] = config["architecture"].clone();
         Self { digest, size, config: settings, layers }
+    }
+
+    /// Those of the list `digest`, which must be all that `layout` has.
+    fn list(layout: &Path, digest: &str) -> Vec<Self> {
+        assert_eq!(digest, digest_in(layout));
+        let index = fs::read(blob(layout, digest)).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let digests = index["manifests"].as_array().unwrap().iter();
+        digests.map(|it| Self::read(layout, it["digest"].as_str().unwrap().to_owned())).collect()
     }
 
     /// Lays its files into `folder`.
