@@ -3,6 +3,7 @@
 use super::root;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -181,13 +182,10 @@ fn what_is_written_down_is_what_is_linked_and_nothing_may_be_missing() {
         fs::create_dir_all(folder.path("src/envoy")).unwrap();
         folder.program("cargo", &format!("echo '{linked}'"));
         folder.program("cyclonedx", "cp told.json bom.json; cp told.json src/envoy/bom.json");
-        let usual = std::env::var_os("PATH").unwrap();
-        let first = [folder.path("")].into_iter();
-        let path = std::env::join_paths(first.chain(std::env::split_paths(&usual))).unwrap();
         let out = folder.path("out");
         let step = Command::new(folder.path(".ci/release"))
             .args(["sbom", out.to_str().unwrap()])
-            .env("PATH", path)
+            .env("PATH", folder.programs_first())
             .env("CARGO_CYCLONEDX_BIN", folder.path("cyclonedx"))
             .output()
             .unwrap();
@@ -203,6 +201,38 @@ fn what_is_written_down_is_what_is_linked_and_nothing_may_be_missing() {
                 {"ref": "keybound", "dependsOn": ["serde"]}, {"ref": "serde", "dependsOn": []},
             ]);
             assert_eq!(written["dependencies"], depends);
+        }
+    }
+}
+
+#[test]
+fn two_builds_of_which_one_byte_differs_are_refused() {
+    for (product, file, builder) in [
+        ("program", "*-unknown-linux-gnu/release/keybound", "cargo"),
+        ("module", "module/libkeybound_envoy.so", "deploy/envoy-module/build.py"),
+    ] {
+        for (built, told) in [
+            ("echo the same", None),
+            ("pwd | wc -c", Some("two builds differ, first at byte ")),
+            ("case $PWD in */a/*) echo 1 ;; *) echo 1 more ;; esac", Some("first at byte 1;")),
+            ("pwd", Some(" names ")),
+            ("exit 1", Some("it does not build")),
+        ] {
+            let folder = Steps::new();
+            let place = file.replace('*', std::env::consts::ARCH);
+            fs::create_dir_all(folder.path("deploy/envoy-module")).unwrap();
+            folder.program(
+                builder,
+                &format!(
+                    "it=$CARGO_TARGET_DIR/{place}; mkdir -p \"${{it%/*}}\"; ({built}) > \"$it\"",
+                ),
+            );
+            let output = folder.twice(product);
+            let problems = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), told.is_none(), "{product}, {built}: {problems}");
+            assert!(problems.contains(told.unwrap_or_default()), "{product}, {built}: {problems}");
+            let kept = folder.path("out").join(file.rsplit_once('/').unwrap().1);
+            assert_eq!(kept.exists(), told.is_none(), "{product}, {built}");
         }
     }
 }
@@ -233,6 +263,32 @@ impl Steps {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// `.ci/reproducible` on `product`, with the programs that are here instead of others.
+    fn twice(&self, product: &str) -> Output {
+        fs::copy(root().join(".ci/reproducible"), self.path(".ci/reproducible")).unwrap();
+        for arguments in [&["init", "--quiet"][..], &["add", "."]] {
+            let mut git = Command::new("git");
+            assert!(git.args(arguments).current_dir(self.path("")).status().unwrap().success());
+        }
+        fs::create_dir(self.path("scratch")).unwrap();
+        fs::create_dir(self.path("tests")).unwrap();
+        self.program("tests/provision.py", "exit 1");
+        Command::new(self.path(".ci/reproducible"))
+            .args(["--out", self.path("out").to_str().unwrap(), product])
+            .env("PATH", self.programs_first())
+            .env("TMPDIR", self.path("scratch"))
+            .env("KEYBOUND_REVISION", "unknown")
+            .output()
+            .unwrap()
+    }
+
+    /// Where programs are looked for: here at first.
+    fn programs_first(&self) -> OsString {
+        let usual = std::env::var_os("PATH").unwrap();
+        let here = [self.path("")].into_iter();
+        std::env::join_paths(here.chain(std::env::split_paths(&usual))).unwrap()
     }
 
     fn step(&self, arguments: &[&str]) -> Output {
