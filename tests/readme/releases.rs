@@ -152,11 +152,59 @@ fn the_chart_is_released_with_the_image_beside_it_and_what_a_catalogue_reads() {
     assert!(values.contains("\n  repository: registry.example.com/somebody/keybound "), "{values}");
     let chart = fs::read_to_string(out.join("Chart.yaml")).unwrap();
     assert!(chart.contains("image: registry.example.com/somebody/keybound:0.1.0\n"), "{chart}");
+    assert!(!chart.contains("\nhome:"), "{chart}");
+    assert_eq!(fs::read_to_string(out.join(".helmignore")).unwrap(), "ci/\nREADME.md\n");
     // The categories and kinds that Artifact Hub knows, of which others are ignored in silence.
     assert!(CHART.contains("  artifacthub.io/category: security\n"));
     let kinds = ["added", "changed", "deprecated", "removed", "fixed", "security"];
     let told: Vec<_> = CHART.lines().filter_map(|it| it.trim().strip_prefix("- kind: ")).collect();
     assert!(!told.is_empty() && told.iter().all(|it| kinds.contains(it)), "{told:?}");
+}
+
+#[test]
+fn a_catalogue_is_told_where_the_chart_is_from_and_its_page_leads_there() {
+    let folder = Steps::new();
+    let out = folder.path("chart");
+    let mut step = Command::new(folder.path(".ci/release"));
+    step.args(["chart", out.to_str().unwrap(), "registry.example.com/somebody"]);
+    step.env("GITHUB_SERVER_URL", "https://git.example.com");
+    step.env("GITHUB_REPOSITORY", "somebody/keybound").env("GITHUB_REF_NAME", "v0.1.0");
+    assert!(step.status().unwrap().success());
+    let text = |it: &str| fs::read_to_string(out.join(it)).unwrap();
+    let home = "https://git.example.com/somebody/keybound";
+    let chart = text("Chart.yaml");
+    assert!(chart.contains(&format!("\nhome: {home}\nsources: [{home}]\n")), "{chart}");
+    assert_eq!(text(".helmignore"), "ci/\n");
+    let page = text("README.md");
+    for link in page.split("](").skip(1) {
+        assert!(["https://", "#"].iter().any(|it| link.starts_with(it)), "{link}");
+    }
+    for there in
+        ["docs/configuration.md)", "deploy/helm/keybound/ci/node-values.yaml)", "docs/alerts.md)"]
+    {
+        assert!(page.contains(&format!("]({home}/blob/v0.1.0/{there}")), "{page}");
+    }
+}
+
+#[test]
+fn security_and_versions_say_of_the_same_versions_that_they_are_supported() {
+    let policy = include_str!("../../.github/SECURITY.md");
+    let versions = include_str!("../../docs/versions.md");
+    let supported = policy.split("\n## Supported versions\n").nth(1).unwrap();
+    assert!(
+        supported.contains("the newest minor version and, for three months, the one before it")
+    );
+    assert!(supported.contains("(../docs/versions.md)"));
+    for line in [
+        "| the newest minor version | faults and security |",
+        "| the one before it | security, for three months after the newest came out |",
+    ] {
+        assert!(versions.contains(line), "{line}");
+    }
+    // Whom to tell, without everybody hearing of it, and by when there is what.
+    assert!(policy.contains("*Security → Report a vulnerability*"));
+    let times = policy.split("| what you can expect | within |\n|---|---|\n").nth(1).unwrap();
+    assert!(5 <= times.lines().take_while(|it| it.starts_with('|')).count(), "{times}");
 }
 
 #[test]
@@ -254,7 +302,7 @@ impl Steps {
         for file in [".ci/release", "Cargo.toml", "CHANGELOG.md"] {
             fs::copy(root().join(file), steps.path(file)).unwrap();
         }
-        for file in ["Chart.yaml", "values.yaml"] {
+        for file in ["Chart.yaml", "README.md", "values.yaml", ".helmignore"] {
             fs::copy(root().join(chart).join(file), steps.path(chart).join(file)).unwrap();
         }
         fs::set_permissions(steps.path(".ci/release"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -292,7 +340,9 @@ impl Steps {
     }
 
     fn step(&self, arguments: &[&str]) -> Output {
-        Command::new(self.path(".ci/release")).args(arguments).output().unwrap()
+        let mut step = Command::new(self.path(".ci/release"));
+        // A workflow's own tests are no release.
+        step.args(arguments).env_remove("GITHUB_REPOSITORY").output().unwrap()
     }
 
     /// What the jobs leave, each file with the name of its job in it.
