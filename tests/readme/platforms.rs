@@ -55,6 +55,30 @@ fn its_versions_are_those_that_are_provisioned() {
     }
 }
 
+#[test]
+fn no_page_leaves_it_to_its_reader_whether_a_version_can_do_what_it_says() {
+    let words = [
+        "if your version",
+        "your version has",
+        "depending on your version",
+        "should work with",
+        "may work with",
+    ];
+    let mut files = vec![root().join("README.md"), root().join("docs"), root().join("deploy")];
+    let mut judged = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(path).unwrap().map(|it| it.unwrap().path()));
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        judged += 1;
+        assert_eq!(words.iter().find(|it| text.contains(**it)), None, "{}", path.display());
+    }
+    assert!(100 <= judged, "{judged} files");
+}
+
 /// The version of `name` that is provisioned.
 fn pinned(name: &str) -> String {
     let script = root().join("tests/provision.py");
