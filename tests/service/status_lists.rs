@@ -779,10 +779,11 @@ async fn each_token_is_held_to_what_the_operator_asks_for() {
         let other = json!({"status_attestation": {"credential_hash_alg": "sha-256"}});
         for (status, expected) in [
             (None, without),
-            (Some(json!(null)), without),
             (Some(json!({})), without),
             (Some(other), without),
+            (Some(json!(null)), malformed),
             (Some(json!("active")), malformed),
+            (Some(json!({"status_list": null})), malformed),
             (Some(json!({"status_list": []})), malformed),
             (Some(json!({"status_list": {"idx": "0", "uri": it.world.uri()}})), malformed),
             (Some(it.place(0)), good),
