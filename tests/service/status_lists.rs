@@ -16,10 +16,12 @@ use keybound::state::revocation::Changes;
 use keybound::state::revocation::status_lists::{
     StatusListTerms, StatusLists, StatusListsStatus, Untold,
 };
-use keybound_core::jose::{Algorithm, base64url};
+use keybound_core::jose::{Algorithm, Thumbprint, base64url};
 use keybound_core::oauth::{STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, Status, StatusReference};
 use keybound_core::policy::Issuer;
-use keybound_core::{Denial, Detail, Facts, Field, Mark, Request, UnixTime};
+use keybound_core::{
+    Denial, Detail, Evidence, Facts, Field, Mark, PeerCertificate, Request, UnixTime,
+};
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -27,16 +29,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-const NOW: i64 = 1_800_000_000;
+pub(super) const NOW: i64 = 1_800_000_000;
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// An issuer, and whoever serves its lists.
-struct World {
-    signer: Signer,
+pub(super) struct World {
+    pub(super) signer: Signer,
     keys: Arc<IssuerKeys>,
-    issuer: IdentityProvider,
+    pub(super) issuer: IdentityProvider,
     server: IdentityProvider,
     clock: Arc<ManualClock>,
     rules: KeyRules,
@@ -68,12 +70,12 @@ impl World {
     }
 
     /// The claims of a list with these statuses.
-    fn claims(&self, bits: u64, octets: &[u8]) -> Value {
+    pub(super) fn claims(&self, bits: u64, octets: &[u8]) -> Value {
         claims(&self.uri(), bits, octets)
     }
 
     /// Serves this list from here on.
-    fn serve(&self, claims: &Value) {
+    pub(super) fn serve(&self, claims: &Value) {
         self.server.behave(Behaviour::Body(self.signed(claims)));
     }
 
@@ -116,7 +118,7 @@ impl World {
     }
 
     /// Lets `span` pass, by both clocks.
-    async fn pass(&self, span: Duration) {
+    pub(super) async fn pass(&self, span: Duration) {
         // What has been begun goes on until it waits.
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -707,24 +709,31 @@ async fn what_is_dropped_stops_fetching() {
 // ---- whole checks ----
 
 /// A service by its configuration, and the issuer whose tokens it checks.
-struct Checked {
-    world: World,
-    installation: Installation,
+pub(super) struct Checked {
+    pub(super) world: World,
+    pub(super) installation: Installation,
     checker: Checker,
 }
 
 impl Checked {
     async fn under(revocation: &str) -> Self {
+        Self::with(&format!("revocation: {revocation}")).await
+    }
+
+    /// Under a configuration that says so of the issuer.
+    pub(super) async fn with(more: &str) -> Self {
         let world = World::new().await;
         let text = format!(
-            "listen: {{ext_authz: 127.0.0.1:0}}
+            "listen: {{ext_authz: 127.0.0.1:0, events: {{address: 127.0.0.1:0}}}}
 issuers:
   - issuer: {issuer}
     audiences: [api]
     keys: {{jwks_uri: {issuer}/jwks}}
-    revocation: {revocation}
+    {more}
 limits: {{check_deadline: 60s}}
-policies: [{{name: all, sender_constraint: if_bound}}]
+policies:
+  - {{name: all, sender_constraint: if_bound}}
+  - {{name: writes, sender_constraint: if_bound, scopes: [write]}}
 ",
             issuer = world.issuer.issuer()
         );
@@ -738,19 +747,40 @@ policies: [{{name: all, sender_constraint: if_bound}}]
 
     /// A token with this `status`.
     fn token(&self, status: Option<&Value>) -> String {
+        let status = status.map(|it| json!({"status": it}));
+        self.token_with(&status.unwrap_or_else(|| json!({})))
+    }
+
+    /// A token with these claims beside the usual ones.
+    pub(super) fn token_with(&self, more: &Value) -> String {
         let mut claims = json!({
             "iss": self.world.issuer.issuer(), "aud": "api", "sub": "alice", "client_id": "app",
             "iat": NOW, "exp": NOW + 7200,
         });
-        if let Some(status) = status {
-            claims["status"] = status.clone();
-        }
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         format!("Bearer {}", self.world.signer.sign("at+jwt", &claims))
     }
 
     /// How a request with this token ends, and the detail.
-    async fn ends(&self, token: &str) -> (Result<(), Denial>, Option<Detail>) {
-        let request = Request { authorization: Field::One(token.as_bytes()), ..Request::default() };
+    pub(super) async fn ends(&self, token: &str) -> (Result<(), Denial>, Option<Detail>) {
+        self.ends_for(token, None, "all").await
+    }
+
+    /// The same, for who shows this certificate under this policy.
+    async fn ends_for(
+        &self,
+        token: &str,
+        certificate: Option<&[u8]>,
+        policy: &str,
+    ) -> (Result<(), Denial>, Option<Detail>) {
+        let peer = certificate
+            .map_or(PeerCertificate::Absent, |it| PeerCertificate::Sha256(Thumbprint::of(it)));
+        let request = Request {
+            policy: Some(policy),
+            authorization: Field::One(token.as_bytes()),
+            evidence: Evidence { peer_certificate: peer, ..Evidence::default() },
+            ..Request::default()
+        };
         let mut facts = Facts::default();
         let ended = self.checker.check_into(&mut facts, &self.installation, &request).await;
         let rules = &self.installation.rules;
@@ -762,7 +792,7 @@ policies: [{{name: all, sender_constraint: if_bound}}]
         (ended, facts.detail)
     }
 
-    fn place(&self, index: u64) -> Value {
+    pub(super) fn place(&self, index: u64) -> Value {
         json!({"status_list": {"idx": index, "uri": self.world.uri()}})
     }
 }
@@ -842,6 +872,47 @@ async fn a_token_whose_signature_is_not_verified_leads_nowhere() {
     let forged = format!("Bearer {}", stranger.sign("at+jwt", &claims));
     assert_eq!(it.ends(&forged).await.0, Err(Denial::TokenSignatureInvalid));
     assert_eq!(it.world.server.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_that_its_sender_cannot_use_leads_nowhere() {
+    let it = Checked::under("{status_list: required}").await;
+    it.world.serve(&it.world.claims(1, &[0]));
+    let certificate = Thumbprint::of(b"its own");
+    let cnf = json!({"x5t#S256": certificate.to_base64url()});
+    let token = |index| {
+        let more = json!({"cnf": cnf, "status": it.place(index)});
+        it.token_with(&more)
+    };
+    let (own, stolen) = (Some(b"its own".as_slice()), Some(b"another's".as_slice()));
+    for (certificate, policy, denial) in [
+        (None, "all", Denial::CertificateMissing),
+        (stolen, "all", Denial::CertificateMismatch),
+        (own, "writes", Denial::ScopeInsufficient),
+    ] {
+        assert_eq!(it.ends_for(&token(0), certificate, policy).await.0, Err(denial));
+        assert_eq!(it.world.server.asked().len(), 0, "{denial:?}");
+    }
+    assert_eq!(it.ends_for(&token(0), own, "all").await, (Ok(()), None));
+    let asked = it.world.server.asked().len();
+    // Nor does a place beyond the end of the list cause anything.
+    let refused = it.ends_for(&token(8), stolen, "all").await;
+    assert_eq!(refused.0, Err(Denial::CertificateMismatch));
+    assert_eq!(it.world.server.asked().len(), asked);
+    let unreadable = it.ends_for(&token(8), own, "all").await;
+    assert_eq!(unreadable.1, Some(Detail::StatusUnreadable));
+    assert_eq!(it.world.server.asked().len(), asked + 1);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_token_is_told_before_its_sender_is_looked_at() {
+    let it = Checked::under("{status_list: required}").await;
+    it.world.serve(&it.world.claims(1, &[0b1]));
+    let cnf = json!({"x5t#S256": Thumbprint::of(b"its own").to_base64url()});
+    let token = it.token_with(&json!({"cnf": cnf, "status": it.place(0)}));
+    let invalid = (Err(Denial::TokenRevoked), Some(Detail::StatusInvalid));
+    assert_eq!(it.ends_for(&token, Some(b"its own"), "all").await, invalid);
+    assert_eq!(it.ends_for(&token, Some(b"another's"), "all").await, invalid);
 }
 
 #[tokio::test]

@@ -84,11 +84,10 @@ async fn decide<S: Sources>(
         facts.token = Some(Arc::clone(&token));
         token::admit_time(&token, now, facts)?;
     }
-    if let Some(awaited) = standing::admit(given, &token, facts)? {
-        Box::pin(standing::wait(given, awaited, facts)).await?;
-    }
+    let awaited = standing::admit(given, &token, facts)?;
     let mut ends = token.ends();
-    facts.admitted = true;
+    // A token is not good as long as that is not known.
+    facts.admitted = awaited.is_none();
     token.admit_authentication(&policy.authentication, now, &mut facts.explanation)?;
     token.admit_scopes(&policy.scopes, &mut facts.explanation)?;
     admit_claims(&token, policy, &mut facts.explanation)?;
@@ -98,7 +97,11 @@ async fn decide<S: Sources>(
     let binding = || describe::binding(&token.confirmation, constraint, credentials.scheme);
     let to_prove = facts.explanation.record(to_prove, |_| binding())?;
     let proof = possession::verify(given, to_prove, facts).await?;
-    // The issuer is not asked about a token that the sender cannot use anyway.
+    // Nobody is asked about a token that the sender cannot use anyway.
+    if let Some(awaited) = awaited {
+        Box::pin(standing::wait(given, awaited, facts)).await?;
+        facts.admitted = true;
+    }
     if token::must_be_unrevoked(&token, credentials.token) {
         let by_answer = Box::pin(token::admit_unrevoked(given, &token, facts)).await?;
         ends = ends.into_iter().chain(by_answer).min();
