@@ -116,6 +116,8 @@ pub struct Fetched {
     pub body: Option<Bytes>,
     /// The entity tag of this version.
     pub etag: Option<HeaderValue>,
+    /// What it is said to be (`Content-Type`).
+    pub kind: Option<HeaderValue>,
     /// How long it may be cached, if the server says so.
     pub lifetime: Option<Duration>,
 }
@@ -236,7 +238,8 @@ impl Client {
             status => return Err(Failure::Status(status)),
         };
         let etag = reply.headers.get(header::ETAG).cloned();
-        Ok(Fetched { body, etag, lifetime: freshness::lifetime(&reply.headers) })
+        let kind = reply.headers.get(header::CONTENT_TYPE).cloned();
+        Ok(Fetched { body, etag, kind, lifetime: freshness::lifetime(&reply.headers) })
     }
 
     /// Sends `request` and reads the answer.

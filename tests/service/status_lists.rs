@@ -330,6 +330,24 @@ async fn a_line_break_behind_the_list_does_no_harm() {
 // ---- how it is kept ----
 
 #[tokio::test]
+async fn what_is_said_to_be_something_else_than_a_list_is_none() {
+    let world = World::new().await;
+    world.serve(&world.claims(1, &[0b10]));
+    world.server.content_type("application/statuslist+jwt");
+    assert_eq!(world.told(1).await, Ok(Status::Invalid));
+    world.serve(&world.claims(1, &[0b00]));
+    world.server.content_type("text/html; charset=utf-8");
+    world.refresh().await;
+    assert_eq!(world.look_up(1), Ok(Status::Invalid), "it is not taken over");
+    let error = world.state().each[0].last_error.clone().unwrap().what;
+    assert!(error.contains("text/html") && error.contains("application/statuslist+jwt"), "{error}");
+    assert_eq!(world.state().fetches["content_type"], 1);
+    world.server.content_type("application/octet-stream");
+    world.refresh().await;
+    assert_eq!(world.look_up(1), Ok(Status::Valid));
+}
+
+#[tokio::test]
 async fn a_revocation_counts_from_the_next_refresh_on() {
     let world = World::new().await;
     world.serve(&world.claims(1, &[0]));

@@ -102,6 +102,7 @@ struct Script {
     metadata: Value,
     cache_control: Option<String>,
     etag: Option<String>,
+    content_type: Option<String>,
     asked: Vec<Asked>,
 }
 
@@ -142,6 +143,7 @@ impl IdentityProvider {
             }),
             cache_control: None,
             etag: None,
+            content_type: None,
             asked: Vec::new(),
         };
         let shared = Arc::new(Shared {
@@ -197,6 +199,11 @@ impl IdentityProvider {
     /// Sends this `Cache-Control`.
     pub(crate) fn cache_control(&self, value: &str) {
         self.script().cache_control = Some(value.to_owned());
+    }
+
+    /// Sends this `Content-Type`.
+    pub(crate) fn content_type(&self, value: &str) {
+        self.script().content_type = Some(value.to_owned());
     }
 
     /// Sends this `ETag`, and 304 to those who know it.
@@ -388,6 +395,9 @@ impl Script {
         let headers = response.headers_mut();
         if let Some(value) = &self.cache_control {
             headers.insert(header::CACHE_CONTROL, value.parse().unwrap());
+        }
+        if let Some(value) = &self.content_type {
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
         }
         if let Some(value) = &self.etag {
             headers.insert(header::ETAG, value.parse().unwrap());

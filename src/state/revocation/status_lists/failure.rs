@@ -10,6 +10,8 @@ use std::fmt;
 pub(super) enum Failure {
     /// It could not be fetched.
     Http(http::Failure),
+    /// What was fetched is said to be something else than a list.
+    OtherKind(String),
     /// What was fetched is not the list.
     Bad(BadStatusList),
     /// The issuer's keys are not available, so that nothing can be verified.
@@ -28,6 +30,7 @@ impl Failed for Failure {
     fn label(&self) -> &'static str {
         match self {
             Self::Http(failure) => failure.label(),
+            Self::OtherKind(_) => "content_type",
             Self::Bad(bad) => bad.label(),
             Self::NoKeys => "keys_unavailable",
             Self::Older => "older",
@@ -42,6 +45,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(failure) => failure.fmt(f),
+            Self::OtherKind(kind) => write!(
+                f,
+                "the answer is {kind:?}, and a status list comes as application/statuslist+jwt: have the \
+                 issuer say so"
+            ),
             Self::Bad(bad) => bad.fmt(f),
             Self::NoKeys => f.write_str("the keys of the issuer are not available"),
             Self::Older => f.write_str("it was issued before the one that is in use"),

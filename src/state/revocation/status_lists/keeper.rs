@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::list::{Held, Shared};
 use super::schedule::{self, Life};
-use super::{Common, saved};
+use super::{Common, kind, saved};
 use crate::randomness;
 use crate::state::http::{self, Limits};
 use crate::state::refreshes::Outcome;
@@ -152,6 +152,7 @@ impl Keeper {
             let held = Held { version, from_snapshot: false, ..Held::clone(&held) };
             return Ok(Obtained { held, outcome: Outcome::NotModified, cached });
         };
+        kind::admit(fetched.kind.as_ref()).map_err(Failure::OtherKind)?;
         let (list, digest) = self.verified(&body, time).await?;
         let same = held.as_ref().is_some_and(|it| it.digest == digest);
         if held.is_some_and(|it| list.issued() < it.list.issued()) {

@@ -13,6 +13,7 @@
 
 mod failure;
 mod keeper;
+mod kind;
 mod list;
 mod place;
 mod saved;
