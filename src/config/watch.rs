@@ -9,7 +9,7 @@
 //! much longer than a writer pauses.
 
 use super::SourceFile;
-use super::compile::read_file;
+use super::compile::{of_long, read_file};
 use crate::file_stamp::{PLACED, Stamp, UNFINISHED, WRITTEN, patience};
 use keybound_core::UnixTime;
 use keybound_core::jose::Thumbprint;
@@ -137,6 +137,7 @@ impl Watched {
         if self.looks < TRUSTED_AFTER {
             let content = read_file(&self.then.path).ok();
             let digest = content.as_deref().map(Thumbprint::of);
+            let digest = digest.or_else(|| of_long(self.stamp.as_ref()));
             if digest != self.now && 0 < self.looks {
                 (self.since, self.patience) = (now, WRITTEN);
             }
@@ -222,6 +223,30 @@ policies:
             write("keybound.yaml", "other")(folder);
         };
         check(both, false, &[]);
+    }
+
+    #[test]
+    fn a_long_file_that_was_refused_is_read_again_once_it_is_another() {
+        let (folder, file) = folder();
+        let list = folder.path().join("revoked.jsonl");
+        let long = "{\"jti\":\"a\"}\n".repeat(100_000);
+        fs::write(&list, format!("{long}{{\"jti\":")).unwrap();
+        let revoking = "    revocation: {denylist_file: revoked.jsonl}\npolicies:\n";
+        fs::write(&file, CONFIG.replace("policies:\n", revoking)).unwrap();
+        let attempt = attempt(&file);
+        assert!(attempt.outcome.is_err());
+        let mut watch = Watch::over(attempt.source_files, Instant::now());
+        for _ in 0..=TRUSTED_AFTER {
+            let state = watch.look(Instant::now());
+            assert!(watch.is_same(&state));
+        }
+        fs::write(folder.path().join("mended"), long).unwrap();
+        fs::rename(folder.path().join("mended"), &list).unwrap();
+        let state = watch.look(Instant::now());
+        assert!(!watch.is_same(&state) && watch.missing(&state).is_empty());
+        fs::remove_file(&list).unwrap();
+        let state = watch.look(Instant::now());
+        assert_eq!(watch.missing(&state), [&*list]);
     }
 
     #[test]

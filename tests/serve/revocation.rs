@@ -99,6 +99,21 @@ fn a_list_with_a_mistake_changes_nothing_later_and_holds_up_no_reload() {
     service.has_metric(&format!("{behind} 0"));
 }
 
+#[test]
+fn a_long_list_with_a_mistake_that_holds_up_a_reload_is_read_again_once_it_is_mended() {
+    let world = World::new();
+    let mut service = revoking(&world);
+    let mine = asking(&world, &json!({"jti": "mine"}));
+    let long = NOBODY.repeat(70_000);
+    service.place("long.jsonl", format!("{long}{{\"jti\":7}}\n"));
+    service.rewrite(|it| it.replace(LIST, "long.jsonl"));
+    service.wait_for("configuration rejected: keeping the previous one");
+    assert_eq!(reason(&service, mine.clone()), "allowed");
+    service.place("long.jsonl", format!("{long}{{\"jti\":\"mine\"}}\n"));
+    service.wait_for("configuration reloaded");
+    assert_eq!(reason(&service, mine), "token_revoked");
+}
+
 /// A volume as the kubelet writes it: each file is a link into `..data`, itself a link.
 fn volume(folder: &Path, data: &str, list: &str) {
     fs::create_dir(folder.join(data)).unwrap();

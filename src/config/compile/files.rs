@@ -3,6 +3,7 @@
 use super::exposure;
 use crate::config::problem::{self, Findings};
 use crate::config::{Address, SourceFile};
+use crate::file_stamp::Stamp;
 use keybound_core::jose::Thumbprint;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -107,7 +108,7 @@ impl Files {
     /// Where the file of this name is, which is read elsewhere and may be long.
     pub(super) fn follows(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        let content = read_file(&path).ok().as_deref().map(Thumbprint::of);
+        let content = content_of(&path);
         self.read.borrow_mut().push(SourceFile { path: path.clone(), content });
         path
     }
@@ -138,6 +139,20 @@ fn real(path: &Path) -> PathBuf {
         real = real.canonicalize().unwrap_or(real);
     }
     real
+}
+
+/// What stands for the content of the file at `path`; none if it cannot be read. A long one is known by its
+/// metadata.
+fn content_of(path: &Path) -> Option<Thumbprint> {
+    let found = read_file(path).ok();
+    found.as_deref().map(Thumbprint::of).or_else(|| of_long(Stamp::of(path).as_ref()))
+}
+
+/// What stands for the content of a file that is longer than what is read here, and has this stamp: with it, a
+/// later one is told from it.
+pub(in crate::config) fn of_long(stamp: Option<&Stamp>) -> Option<Thumbprint> {
+    let long = stamp.filter(|it| LONGEST < it.size());
+    long.map(|it| Thumbprint::of(format!("{it:?}").as_bytes()))
 }
 
 /// What is in the file at `path`. The error is a sentence that names it.

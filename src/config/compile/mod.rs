@@ -26,7 +26,7 @@ mod upstream;
 mod url;
 mod user_authentication;
 
-pub(super) use files::{Files, read_file};
+pub(super) use files::{Files, of_long, read_file};
 
 use super::file::{self, File};
 use super::problem::{Findings, Path};
