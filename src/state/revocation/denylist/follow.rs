@@ -67,7 +67,15 @@ impl Followed {
     pub(super) fn was_read(&mut self, stamp: Option<Stamp>) {
         (self.read, self.pending) = (LastRead::Of(stamp), false);
     }
+
+    /// The file could not be read at `now`, which may pass: it is tried again after a while.
+    pub(super) fn was_not_read(&mut self, now: Instant) {
+        (self.since, self.patience) = (now, AGAIN);
+    }
 }
+
+/// The time until a file that could not be read is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -140,6 +148,29 @@ mod tests {
         assert!(followed.is_due(None, much_later, || true));
         followed.was_read(None);
         assert!(!followed.is_due(None, much_later, || true));
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_tried_again_after_a_while_though_it_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, text: &str| written(folder.path(), name, text);
+        let (before, found, another) = (at("list", "a\n"), at("new", "b\n"), at("other", "c\n"));
+        let start = Instant::now();
+        let mut followed = Followed::read_as(Some(before), start);
+        let due =
+            |it: &mut Followed, found: &Stamp, at| it.is_due(Some(found.clone()), at, || true);
+        assert!(!due(&mut followed, &found, start));
+        let read = after(start, PLACED);
+        assert!(due(&mut followed, &found, read));
+        followed.was_not_read(read);
+        let just = AGAIN.checked_sub(Duration::from_millis(1)).unwrap();
+        assert!(!due(&mut followed, &found, after(read, just)));
+        assert!(due(&mut followed, &found, after(read, AGAIN)));
+        followed.was_not_read(after(read, AGAIN));
+        // One that takes its place is not kept waiting.
+        let placed = after(read, AGAIN);
+        assert!(!due(&mut followed, &another, placed));
+        assert!(due(&mut followed, &another, after(placed, PLACED)));
     }
 
     #[test]

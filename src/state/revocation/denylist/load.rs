@@ -19,6 +19,8 @@ pub struct BadDenylist {
     path: PathBuf,
     line: Option<usize>,
     message: String,
+    /// Whether the same file may be read without an error later.
+    pub(super) is_passing: bool,
 }
 
 impl fmt::Display for BadDenylist {
@@ -38,25 +40,43 @@ const LONGEST_YAML: u64 = 1024 * 1024;
 
 /// The file at `path`, open.
 pub(super) fn open(path: &Path) -> Result<File, BadDenylist> {
-    let bad = |(line, message)| BadDenylist { path: path.to_owned(), line, message };
     // Opening a pipe would block until it has a writer.
-    if !path.metadata().map_err(|it| bad(unreadable(&it)))?.is_file() {
-        return Err(bad((None, "is not a regular file".to_owned())));
+    if !path.metadata().map_err(|it| unreadable(&it).of(path))?.is_file() {
+        return Err(Fault::of_all("is not a regular file").of(path));
     }
-    File::open(path).map_err(|it| bad(unreadable(&it)))
+    File::open(path).map_err(|it| unreadable(&it).of(path))
 }
 
 /// The entries in `file`, which was found at `path`. This may take seconds.
 pub(super) fn load(path: &Path, file: &File, yaml: YamlReader) -> Result<Table, BadDenylist> {
-    let bad = |(line, message)| BadDenylist { path: path.to_owned(), line, message };
-    read(BufReader::with_capacity(1 << 16, file), yaml).map_err(bad)
+    read(BufReader::with_capacity(1 << 16, file), yaml).map_err(|it| it.of(path))
 }
 
 /// What is wrong, and on which line.
-type Fault = (Option<usize>, String);
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    line: Option<usize>,
+    message: String,
+    is_passing: bool,
+}
+
+impl Fault {
+    fn at(line: Option<usize>, message: impl Into<String>) -> Self {
+        Self { line, message: message.into(), is_passing: false }
+    }
+
+    fn of_all(message: impl Into<String>) -> Self {
+        Self::at(None, message)
+    }
+
+    fn of(self, path: &Path) -> BadDenylist {
+        let Self { line, message, is_passing } = self;
+        BadDenylist { path: path.to_owned(), line, message, is_passing }
+    }
+}
 
 fn read(mut file: impl BufRead, yaml: YamlReader) -> Result<Table, Fault> {
-    let table = Filling::new().map_err(|it| (None, it.to_string()))?;
+    let table = Filling::new().map_err(|it| Fault::of_all(it.to_string()))?;
     if file.fill_buf().map_err(|it| unreadable(&it))?.starts_with(BYTE_ORDER_MARK) {
         file.consume(BYTE_ORDER_MARK.len());
     }
@@ -64,8 +84,12 @@ fn read(mut file: impl BufRead, yaml: YamlReader) -> Result<Table, Fault> {
     if is_json_lines(start) { lines(file, table) } else { document(file, yaml, table) }
 }
 
+/// A file that is gone or that we may not read is another once that changes, and is read again then. Any other
+/// error is the system's.
 fn unreadable(error: &io::Error) -> Fault {
-    (None, format!("cannot be read: {error}"))
+    let of_the_file = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+    let is_passing = !of_the_file.contains(&error.kind());
+    Fault { is_passing, ..Fault::of_all(format!("cannot be read: {error}")) }
 }
 
 /// Whether a file that starts so holds an entry on each line: the first thing in it is an object without
@@ -80,7 +104,7 @@ fn is_json_lines(start: &[u8]) -> bool {
 fn lines(mut file: impl BufRead, mut table: Filling) -> Result<Table, Fault> {
     let mut line = Vec::with_capacity(256);
     for number in 1_u32.. {
-        let fault = |message: String| (usize::try_from(number).ok(), message);
+        let fault = |message: String| Fault::at(usize::try_from(number).ok(), message);
         line.clear();
         let most = LONGEST_LINE.saturating_add(1);
         let mut rest = file.by_ref().take(most);
@@ -101,7 +125,7 @@ fn lines(mut file: impl BufRead, mut table: Filling) -> Result<Table, Fault> {
         }
         table.add(&entry, number);
     }
-    Err((None, format!("has more than {} lines", u32::MAX)))
+    Err(Fault::of_all(format!("has more than {} lines", u32::MAX)))
 }
 
 /// The message, whose place is that within the line.
@@ -117,19 +141,19 @@ fn document(file: impl BufRead, yaml: YamlReader, mut table: Filling) -> Result<
     rest.read_to_end(&mut text).map_err(|it| unreadable(&it))?;
     if rest.limit() == 0 {
         let message = format!("is longer than {LONGEST_YAML} bytes of YAML: write {JSON_LINES}");
-        return Err((None, message));
+        return Err(Fault::of_all(message));
     }
     if text.trim_ascii().is_empty() {
         // A full disk leaves such a file, and nobody means to revoke nothing by it.
-        return Err((None, "is empty: write `revoked: []` where nothing is revoked".to_owned()));
+        return Err(Fault::of_all("is empty: write `revoked: []` where nothing is revoked"));
     }
     let entries = yaml(&text).map_err(|faults| {
-        let none = || (None, "is not a denylist".to_owned());
-        faults.into_iter().next().unwrap_or_else(none)
+        let first = faults.into_iter().next();
+        first.map_or_else(|| Fault::of_all("is not a denylist"), |(line, it)| Fault::at(line, it))
     })?;
     for (line, entry) in entries {
         if let Some(wrong) = entry.fault() {
-            return Err((usize::try_from(line).ok(), wrong));
+            return Err(Fault::at(usize::try_from(line).ok(), wrong));
         }
         table.add(&entry, line);
     }
@@ -218,15 +242,16 @@ mod tests {
             (&format!("{{\"jti\":\"{}\"}}", "a".repeat(most)), "is longer than 65536 bytes"),
         ] {
             for text in [format!("{good}{line}\n{good}"), format!("{good}{line}")] {
-                let (number, found) = read(text.as_bytes()).unwrap_err();
-                assert_eq!(number, Some(2), "{text:.80}");
+                let Fault { line: number, message: found, is_passing } =
+                    read(text.as_bytes()).unwrap_err();
+                assert_eq!((number, is_passing), (Some(2), false), "{text:.80}");
                 assert!(found.starts_with(told) || found.contains(told), "{found} for {text:.80}");
                 assert!(!found.contains(" at line "), "{found}");
             }
         }
-        let (line, _) = read(b"{\"jti\":\"a\"}\n{\"jti\":\"\xff\"}\n").unwrap_err();
-        assert_eq!(line, Some(2), "not UTF-8");
-        assert_eq!(read(b"wrong: 7").unwrap_err(), (Some(2), "revoked[0]: wrong".to_owned()));
+        let not_utf_8 = read(b"{\"jti\":\"a\"}\n{\"jti\":\"\xff\"}\n").unwrap_err();
+        assert_eq!(not_utf_8.line, Some(2));
+        assert_eq!(read(b"wrong: 7").unwrap_err(), Fault::at(Some(2), "revoked[0]: wrong"));
     }
 
     #[test]
@@ -241,14 +266,42 @@ mod tests {
     #[test]
     fn a_file_that_says_nothing_is_no_denylist() {
         for text in ["", "\n", " \r\n\t", "\u{feff}"] {
-            let (_, told) = read(text.as_bytes()).unwrap_err();
+            let told = read(text.as_bytes()).unwrap_err().message;
             assert!(told.contains("write `revoked: []`"), "{text:?}: {told}");
         }
         let most = usize::try_from(LONGEST_YAML).unwrap();
         let longer = |by: usize| "#".repeat(most + by);
         assert!(read(longer(0).as_bytes()).is_ok());
-        let (_, told) = read(longer(1).as_bytes()).unwrap_err();
+        let told = read(longer(1).as_bytes()).unwrap_err().message;
         assert!(told.contains("write JSON Lines"), "{told}");
+    }
+
+    /// A disk that fails behind the first line.
+    struct Failing(bool);
+
+    impl Read for Failing {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let line = b"{\"jti\":\"a\"}\n";
+            into.iter_mut().zip(line).for_each(|(to, from)| *to = *from);
+            Ok(line.len())
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_system_may_pass_and_one_of_the_file_does_not() {
+        let failed = super::read(BufReader::with_capacity(16, Failing(false)), YAML).unwrap_err();
+        assert!(failed.is_passing && failed.message.starts_with("cannot be read"), "{failed:?}");
+        for (kind, is_passing) in [
+            (io::ErrorKind::NotFound, false),
+            (io::ErrorKind::PermissionDenied, false),
+            (io::ErrorKind::TimedOut, true),
+            (io::ErrorKind::StaleNetworkFileHandle, true),
+        ] {
+            assert_eq!(unreadable(&kind.into()).is_passing, is_passing, "{kind}");
+        }
     }
 
     #[test]

@@ -199,7 +199,11 @@ impl Denylist {
             return;
         }
         let Some(table) = self.read(found.as_ref()) else { return };
-        followed.was_read(found.clone());
+        if matches!(&table, Err(bad) if bad.is_passing) {
+            followed.was_not_read(Instant::now());
+        } else {
+            followed.was_read(found.clone());
+        }
         match table {
             Ok(table) => self.apply(table, found),
             Err(bad) => self.refuse(&bad, clock.now()),
