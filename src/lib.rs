@@ -24,6 +24,7 @@ pub mod listener;
 pub mod permissions;
 pub mod proxy_names;
 pub mod randomness;
+pub mod rate_limit;
 pub mod server;
 pub mod state;
 pub mod telemetry;

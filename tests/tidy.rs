@@ -24,7 +24,8 @@ const CORE: Order = &[
 ];
 
 const SERVICE: Order = &[
-    &["clock", "fair_share", "file_stamp", "invariant", "permissions", "proxy_names", "randomness"],
+    &["clock", "fair_share", "file_stamp", "invariant", "permissions", "proxy_names"],
+    &["randomness", "rate_limit"],
     &["state"],
     &["telemetry"],
     &["installation"],

@@ -5,8 +5,8 @@
 
 use crate::gate::Gate;
 use crate::installation::LiveIssuer;
+use crate::rate_limit::{Allowance, RateLimit};
 use crate::state::revocation::events::{Events, NotTaken, Refusal};
-use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use bytes::Bytes;
 use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderMap,

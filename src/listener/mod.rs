@@ -5,8 +5,8 @@ pub mod descriptors;
 pub mod places;
 
 use crate::config::Address;
+use crate::rate_limit::{Allowance, RateLimit};
 use crate::telemetry::connections::{Connections, NotTaken};
-use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use access::Access;
 use places::{Place, Places};
 use prometheus::IntCounter;

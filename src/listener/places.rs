@@ -4,7 +4,7 @@
 //! anybody can reach, busy ones follow, and those just accepted come last.
 
 use crate::front::peer::{Everybody, Peer};
-use crate::telemetry::rate_limit::{Allowance, RateLimit};
+use crate::rate_limit::{Allowance, RateLimit};
 use std::collections::HashMap;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

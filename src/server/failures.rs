@@ -3,9 +3,9 @@
 use super::advice;
 use super::beginning::Beginning;
 use crate::proxy_names::NotNamed;
+use crate::rate_limit::{Allowance, RateLimit};
 use crate::telemetry::connections::Cause;
 use crate::telemetry::metrics::{Front, Metrics};
-use crate::telemetry::rate_limit::{Allowance, RateLimit};
 use prometheus::IntCounter;
 use std::error::Error;
 use std::fmt::Display;

@@ -17,7 +17,6 @@ pub mod meters;
 pub mod metrics;
 pub mod otlp;
 mod process;
-pub mod rate_limit;
 mod register;
 pub mod reloads;
 pub mod sample;

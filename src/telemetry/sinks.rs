@@ -2,9 +2,9 @@
 
 use super::check_event::CheckEvent;
 use super::check_log;
-use super::rate_limit::{Allowance, RateLimit};
 use super::sample::{self, Sample};
 use super::spans::Spans;
+use crate::rate_limit::{Allowance, RateLimit};
 
 /// The log and, if traces are exported, the spans.
 #[derive(Debug)]
