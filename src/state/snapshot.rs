@@ -11,7 +11,7 @@ use keybound_core::jose::json;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,19 +116,40 @@ pub(in crate::state) fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()
 /// Writes a file atomically: a reader sees the old or the new one. A missing folder is created for this
 /// user alone; nothing is written to a folder whose files would be ignored.
 pub(in crate::state) fn place(path: &Path, content: &[u8]) -> io::Result<()> {
+    place_with(path, |out| out.write_all(content)).map(drop)
+}
+
+/// The same with what `write` writes. The file, to which more can be added.
+pub(in crate::state) fn place_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<File> {
     let folder = folder(path);
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(folder)?;
     }
     trust_folder(folder).map_err(|it| io::Error::other(it.to_string()))?;
     let beside = beside(path);
-    let written = fill(&beside, content);
-    let placed = written.and_then(|()| fs::rename(&beside, path));
+    let placed = fill(&beside, write).and_then(|file| {
+        fs::rename(&beside, path)?;
+        Ok(file)
+    });
     if placed.is_err() {
         // The first error is the one to report, whether or not this call succeeds.
         drop(fs::remove_file(&beside));
     }
-    placed
+    let file = placed?;
+    sync(folder)?;
+    Ok(file)
+}
+
+/// Has the names in a folder written to the disk: without this, a crash of the machine may bring the old
+/// file back.
+fn sync(folder: &Path) -> io::Result<()> {
+    let synced = File::open(folder).and_then(|it| it.sync_all());
+    // There are file systems that cannot.
+    let cannot = [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
+    synced.or_else(|it| if cannot.contains(&it.kind()) { Ok(()) } else { Err(it) })
 }
 
 /// A name in the same directory that no other writer uses.
@@ -140,7 +161,10 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
+fn fill(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<File> {
     match fs::remove_file(path) {
         // Left by a process with the same PID that died while writing.
         Ok(()) => (),
@@ -148,10 +172,14 @@ fn fill(path: &Path, content: &[u8]) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     // `create_new` does not follow a link that another user may have put there.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut out = BufWriter::new(&file);
+    write(&mut out)?;
+    out.flush()?;
+    drop(out);
     // Without this, a crash of the machine may leave the new name with no content.
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// Reads the `wanted` snapshot, if it may be used at `now`.
@@ -184,7 +212,13 @@ pub(in crate::state) fn read(path: &Path, wanted: &Wanted, now: UnixTime) -> Res
 }
 
 /// The content of a file that nobody but this user and root can have written.
-pub(in crate::state) fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
+fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Odd> {
+    let file = trusted(path)?;
+    bounded(file, limit).map_err(|it| Odd::Unreadable(it.kind()))?.ok_or(Odd::TooLarge)
+}
+
+/// A file, open, that nobody but this user and root can have written.
+pub(in crate::state) fn trusted(path: &Path) -> Result<File, Odd> {
     let unreadable = |error: io::Error| Odd::Unreadable(error.kind());
     // Opening a pipe would wait for a writer.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
@@ -197,7 +231,7 @@ pub(in crate::state) fn content(path: &Path, limit: usize) -> Result<Vec<u8>, Od
     }
     trust(metadata.mode(), metadata.uid(), geteuid().as_raw())?;
     trust_folder(folder(path))?;
-    bounded(file, limit).map_err(unreadable)?.ok_or(Odd::TooLarge)
+    Ok(file)
 }
 
 /// Whether a file with this mode and owner can have been written only by `us` or root.
@@ -323,7 +357,7 @@ mod tests {
         fs::write(&precious, "precious").unwrap();
         let trap = directory.path().join("trap");
         symlink(&precious, &trap).unwrap();
-        fill(&trap, b"{}").unwrap();
+        fill(&trap, |out| out.write_all(b"{}")).unwrap();
         assert_eq!(fs::read(&precious).unwrap(), b"precious");
         assert_eq!(read_at(&path, NOW), Ok(snapshot()));
     }

@@ -4,7 +4,7 @@
 
 use super::block_on;
 use super::mutual_tls::{Connector, authority, tls_files};
-use super::service::Service;
+use super::service::{Service, keybound};
 use super::tokens::{Signer, tampered};
 use super::world::{World, reason};
 use keybound::clock::{Clock, SystemClock};
@@ -24,6 +24,11 @@ fn service(world: &World) -> Service {
 }
 
 fn service_with(world: &World, more: &str, files: &[(&str, String)]) -> Service {
+    service_of(world, more, "", files)
+}
+
+/// A service whose listener and whose receiver of events have more settings.
+fn service_of(world: &World, more: &str, kept: &str, files: &[(&str, String)]) -> Service {
     let edit = |folder: &Path, config: String| {
         for (name, content) in files {
             fs::write(folder.join(name), content).unwrap();
@@ -32,9 +37,11 @@ fn service_with(world: &World, more: &str, files: &[(&str, String)]) -> Service 
         let jwks_uri = format!("jwks_uri: '{}'", world.provider.jwks_uri());
         let config = config.replace("jwks_file: jwks.json", &jwks_uri);
         let listen = format!("listen: {{events: {{address: '127.0.0.1:0'{more}}}, ");
-        let events = "    revocation: {events: {delivery: push, bearer_token_file: pushes, \
-                      audience: 'https://gateway.example.com'}}\n    audiences:";
-        config.replacen("listen: {", &listen, 1).replacen("    audiences:", events, 1)
+        let events = format!(
+            "    revocation: {{events: {{delivery: push, bearer_token_file: pushes, \
+             audience: 'https://gateway.example.com'{kept}}}}}\n    audiences:"
+        );
+        config.replacen("listen: {", &listen, 1).replacen("    audiences:", &events, 1)
     };
     let mut service = Service::start(edit, &[]);
     service.wait_for("ready");
@@ -119,6 +126,53 @@ fn a_pushed_event_is_in_force_when_it_is_acknowledged() {
     ] {
         assert!(metrics.contains(series), "{series} in {metrics}");
     }
+}
+
+#[test]
+fn what_was_acknowledged_is_in_force_after_a_crash_and_a_file_that_was_changed_is_an_error() {
+    let world = World::new();
+    let service = service_of(&world, "", ", snapshot_file: kept", &[]);
+    for user in ["another", "somebody", "a-third"] {
+        assert_eq!(sent(&address(&service), &request(KNOWN, &event(&world, user))).0, 202);
+    }
+    let mut service = service.killed_and_started();
+    service.wait_for("ready");
+    assert_eq!(reason(&service, world.request("payments")), "token_revoked");
+    let file = service.folder.path().join("kept");
+    let mut content = fs::read(&file).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&file, content).unwrap();
+    let config = service.folder.path().join("keybound.yaml");
+    let started = keybound().arg("serve").arg("--config").arg(config).output().unwrap();
+    assert!(!started.status.success());
+    let told = String::from_utf8_lossy(&started.stderr).into_owned();
+    for part in ["is not as it was written", "put back a good one, or remove it"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn a_flood_of_tokens_that_are_refused_is_no_flood_of_lines() {
+    let world = World::new();
+    let mut service = service(&world);
+    let address = address(&service);
+    let stranger = Signer::new(jsonwebtoken::Algorithm::ES256, "1");
+    let forged = stranger.sign("secevent+jwt", &claims("somebody"));
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    for _ in 0..300 {
+        assert_eq!(answered(&mut stream, &request(KNOWN, &forged)).0, 400);
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 2;
+    let (_, metrics) = service.page("GET", "/metrics");
+    let series = "keybound_events_refused_total{cause=\"signature\",issuer=\"https://as.example.com\"} 300\n";
+    assert!(metrics.contains(series), "{metrics}");
+    service.signal("TERM");
+    service.end();
+    let refused = |it: &&Value| it["message"] == "security event token refused";
+    let lines = service.log.iter().filter(refused).count();
+    assert!(0 < lines && lines <= 5 * seconds, "{lines} in {seconds} s");
 }
 
 #[test]

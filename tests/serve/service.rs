@@ -73,7 +73,10 @@ impl Service {
     ) -> Self {
         let (folder, file) = folder(edit);
         let mut command = by_way_of(by);
-        command.arg("serve").arg("--config").arg(file).args(arguments);
+        Self::of(command.arg("serve").arg("--config").arg(file).args(arguments), folder)
+    }
+
+    fn of(command: &mut Command, folder: TempDir) -> Self {
         let mut child = command.spawn().unwrap();
         let (tell, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -93,6 +96,16 @@ impl Service {
         let mut service = Self::start(|_, it| it, arguments);
         service.wait_for("ready");
         service
+    }
+
+    /// The same in the same folder, once this one was killed.
+    pub(crate) fn killed_and_started(mut self) -> Self {
+        self.signal("KILL");
+        self.child.wait().unwrap();
+        let empty = tempfile::tempdir().unwrap();
+        let folder = std::mem::replace(&mut self.folder, empty);
+        let file = folder.path().join("keybound.yaml");
+        Self::of(keybound().arg("serve").arg("--config").arg(file), folder)
     }
 
     /// The next log line with this message.

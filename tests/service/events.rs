@@ -383,7 +383,11 @@ async fn what_cannot_be_kept_is_in_force_and_not_acknowledged() {
     let path = folder.path().join("events");
     let rules = EventRules { snapshot_file: Some(path.clone()), ..site.polling() };
     let events = site.receive(&rules, None);
+    while !path.is_file() {
+        tokio::task::yield_now().await;
+    }
     // A folder is in the way of the file.
+    fs::remove_file(&path).unwrap();
     fs::create_dir_all(path.join("full")).unwrap();
     site.send(&session_revoked("1", "s", NOW));
     site.transmitter.until(|_| is_revoked(&events, "s", NOW, NOW)).await;

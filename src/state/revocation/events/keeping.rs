@@ -1,17 +1,17 @@
 //! Where events are kept beyond memory, before they are acknowledged.
 
+use super::journal::{Journal, Pending};
 use super::receiver::{Changes, Receiver};
 use super::shared::Shared;
-use super::snapshot::Snapshots;
 use redis::RedisError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 /// Where the events of an issuer are kept.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
-    pub(super) snapshots: Option<Arc<Snapshots>>,
+    pub(super) journal: Option<Arc<Journal>>,
     pub(super) shared: Option<Arc<Shared>>,
 }
 
@@ -30,10 +30,18 @@ impl Keeping {
         if let Some(shared) = &self.shared {
             shared.write(receiver, &changes).await.map_err(NotKept::Shared)?;
         }
-        if let Some(snapshots) = self.snapshots.as_ref().filter(|_| changes.revoking) {
-            snapshots.save(receiver).await.map_err(NotKept::Snapshot)?;
-        }
-        Ok(())
+        if changes.revoking { self.write().await } else { Ok(()) }
+    }
+
+    /// Writes the file, if there is something that it does not hold, or it was not written yet.
+    pub(super) async fn write(&self) -> Result<(), NotKept> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.save().await.map_err(NotKept::Snapshot)
+    }
+
+    /// What is in force and not in the file yet, if there is one. To be held while more comes into force.
+    pub(super) fn pending(&self) -> Option<MutexGuard<'_, Pending>> {
+        self.journal.as_ref().map(|it| it.pending())
     }
 }
 

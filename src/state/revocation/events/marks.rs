@@ -205,11 +205,16 @@ impl Marks {
 
     /// Those that count at `now`.
     pub(super) fn all(&self, now: UnixTime) -> Vec<Marked> {
-        let of_shard = |shard: &RwLock<HashMap<SubjectKey, Mark>>| -> Vec<Marked> {
+        self.by_shard(now).flatten().collect()
+    }
+
+    /// The same in parts, of which each is copied once it is asked for: nobody waits while they are written
+    /// somewhere.
+    pub(super) fn by_shard(&self, now: UnixTime) -> impl Iterator<Item = Vec<Marked>> {
+        self.shards.iter().map(move |shard| {
             let marks = shard.read().unwrap_or_else(PoisonError::into_inner);
             marks.iter().filter(|(_, it)| now < it.expires).map(|(k, it)| (*k, *it)).collect()
-        };
-        self.shards.iter().flat_map(of_shard).collect()
+        })
     }
 
     /// The time of issue for whose events there was no room, with its end.

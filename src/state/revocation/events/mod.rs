@@ -8,27 +8,29 @@
 //! - Memory is bounded. What there is no room for is not forgotten: it revokes more than it says.
 //! - A stream that cannot be heard refuses no tokens: it is told in metrics and logs.
 
+mod journal;
 mod keeping;
+mod kept;
 mod marks;
 mod poll;
 mod receiver;
 mod report;
 mod rules;
 mod shared;
-mod snapshot;
 mod verify;
 
+pub use journal::BadSnapshot;
 pub use marks::{Hit, Mark};
 pub use receiver::NotTaken;
 pub use report::{LastEvent, Outcome, Refusal, Status};
 pub use rules::{Delivery, EventRules, Verification};
-pub use snapshot::BadSnapshot;
 
 use super::Changes;
 use crate::clock::Clock;
 use crate::state::http::{self, Client, Credentials, Reach};
 use crate::state::jwks::{self, BadSource, IssuerKeys};
 use ::http::HeaderValue;
+use journal::Journal;
 use keeping::Keeping;
 use keybound_core::oauth::{AccessToken, SubjectKey, SubjectKeys};
 use keybound_core::policy::Issuer;
@@ -39,7 +41,6 @@ use receiver::Receiver;
 use report::Report;
 use reqwest::Url;
 use shared::Shared;
-use snapshot::Snapshots;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -136,10 +137,10 @@ pub fn prepare(
         None => (Arc::new(restored(rules, issuer, clock.now())?), Arc::default()),
     };
     // One writes the file at a time, also while the configuration changes.
-    let kept = known.and_then(|it| it.receiver.keeping.snapshots.clone());
-    let snapshots = rules.snapshot_file.clone().map(|path| {
+    let kept = known.and_then(|it| it.receiver.keeping.journal.clone());
+    let journal = rules.snapshot_file.clone().map(|path| {
         let same = kept.filter(|it| it.is_at(&path));
-        same.unwrap_or_else(|| Arc::new(Snapshots::at(path)))
+        same.unwrap_or_else(|| Arc::new(Journal::of(path, &issuer.name, &marks, clock)))
     });
     let place = rules.shared.clone().filter(|_| !rules.is_passive);
     let shared = place.map(|place| {
@@ -153,9 +154,10 @@ pub fn prepare(
         rules: rules.clone(),
         marks,
         report,
-        keeping: Keeping { snapshots, shared },
+        keeping: Keeping { journal, shared },
         clock: Arc::clone(clock),
         bell: bell.clone(),
+        lines: receiver::Lines::default(),
     });
     let events = Events::start(receiver, terms, runtime)?;
     Ok(Prepared { events: Arc::new(events), change, left_behind })
@@ -174,13 +176,10 @@ fn signer(issuer: &Issuer, rules: &EventRules) -> Issuer {
 fn restored(rules: &EventRules, issuer: &Issuer, now: UnixTime) -> Result<Marks, BadEvents> {
     let marks = Marks::new(rules.capacity);
     let Some(path) = &rules.snapshot_file else { return Ok(marks) };
-    let kept = snapshot::read(path, &issuer.name, rules.capacity).map_err(BadEvents::Snapshot)?;
-    let (issuer, entries) = (&*issuer.name, kept.marks.len());
+    let read = journal::read(path, &issuer.name, |line| journal::restore(&marks, line, now));
+    read.map_err(BadEvents::Snapshot)?;
+    let (issuer, entries) = (&*issuer.name, marks.entries());
     tracing::info!(issuer, entries, "events restored from the snapshot");
-    kept.passed_over.into_iter().for_each(|it| _ = marks.pass_over(it));
-    for (subject, mark) in kept.marks.into_iter().filter(|(_, it)| now < it.expires) {
-        marks.put((subject, mark), now);
-    }
     Ok(marks)
 }
 
@@ -337,9 +336,10 @@ fn refusal(hit: Hit) -> Unconfirmed {
     Unconfirmed { refusal: detail.into(), why: Some(why.into()) }
 }
 
-/// Drops what has expired, now and then.
+/// Drops what has expired, now and then, and keeps what no delivery brought.
 async fn sweep(receiver: Arc<Receiver>) {
     loop {
+        receiver.catch_up().await;
         sleep(SWEEP).await;
         receiver.marks.drop_expired(receiver.clock.now());
     }

@@ -2,12 +2,13 @@
 //! into force and kept, and only then is it acknowledged.
 
 use super::Bell;
-use super::keeping::Keeping;
+use super::keeping::{Keeping, NotKept};
+use super::kept::Kept;
 use super::marks::{Mark, Marked, Marks, Put};
 use super::report::{Outcome, Refusal, Report};
 use super::rules::EventRules;
-use super::snapshot::Kept;
 use crate::clock::Clock;
+use crate::rate_limit::{Allowance, RateLimit};
 use crate::state::jwks::IssuerKeys;
 use keybound_core::jose::Unverified;
 use keybound_core::oauth::{
@@ -17,6 +18,7 @@ use keybound_core::policy::Issuer;
 use keybound_core::{Denial, Explanation, UnixTime, signature};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A receiver of one stream.
 #[derive(Debug)]
@@ -32,6 +34,33 @@ pub(super) struct Receiver {
     pub(super) keeping: Keeping,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bell: Bell,
+    pub(super) lines: Lines,
+}
+
+/// How many lines of the log a stream has in a second, whatever comes.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// About what revokes tokens.
+    revoking: RateLimit,
+    /// About what does not, though it may be meant to.
+    other: RateLimit,
+    /// About what is refused, or cannot be kept.
+    failing: RateLimit,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        let [revoking, other, failing] = [20, 5, 5].map(RateLimit::of);
+        Self { revoking, other, failing }
+    }
+}
+
+/// How many lines were left out in the last second that had too many; none where this one is.
+fn untold(lines: &RateLimit) -> Option<u32> {
+    match lines.take(Instant::now()) {
+        Allowance::Within { untold } => Some(untold),
+        Allowance::Exceeded => None,
+    }
 }
 
 /// Why a token is not acknowledged.
@@ -71,8 +100,9 @@ impl Receiver {
     pub(super) async fn apply(&self, token: &[u8], changes: &mut Changes) -> Result<(), BadEvents> {
         let events = self.read(token).await.inspect_err(|bad| {
             self.report.refused((*bad).into());
+            let Some(untold) = untold(&self.lines.failing) else { return };
             let (issuer, cause) = (&*self.issuer.name, bad.sentence());
-            tracing::warn!(issuer, cause, "security event token refused");
+            tracing::warn!(issuer, cause, untold, "security event token refused");
         })?;
         self.report.token_came();
         changes.heard = true;
@@ -86,11 +116,23 @@ impl Receiver {
     pub(super) async fn keep(&self, changes: Changes) -> Result<(), NotTaken> {
         self.keeping.keep(self, changes).await.map_err(|error| {
             self.report.refused(Refusal::NotKept);
-            self.report.failed(&format_args!("events not kept: {error}"), self.clock.now());
-            let issuer = &*self.issuer.name;
-            tracing::error!(issuer, %error, "events are in force but not kept: not acknowledged");
+            self.not_kept(&error);
             NotTaken::NotKept
         })
+    }
+
+    /// Writes to the file what came into force otherwise than by a delivery.
+    pub(super) async fn catch_up(&self) {
+        if let Err(error) = self.keeping.write().await {
+            self.not_kept(&error);
+        }
+    }
+
+    fn not_kept(&self, error: &NotKept) {
+        self.report.failed(&format_args!("events not kept: {error}"), self.clock.now());
+        let Some(untold) = untold(&self.lines.failing) else { return };
+        let issuer = &*self.issuer.name;
+        tracing::error!(issuer, %error, untold, "events are in force but not kept: not acknowledged");
     }
 
     async fn read(&self, token: &[u8]) -> Result<SecurityEvents, BadEvents> {
@@ -112,18 +154,37 @@ impl Receiver {
     }
 
     fn put(&self, event: &SecurityEvent, jti: &str, changes: &mut Changes) {
-        let (issuer, now) = (&*self.issuer.name, self.clock.now());
-        let kind = event.kind.map(EventKind::name);
+        let now = self.clock.now();
         self.report.received(Outcome::from(&event.effect));
+        let mut is_new = false;
         match &event.effect {
-            Effect::Revokes { kind: of, subjects, until, is_partial } => {
+            Effect::Revokes { kind, subjects, until, .. } => {
                 let expires = now.saturating_add(self.rules.keep);
-                let mark = Mark { until: *until, expires, kind: *of };
+                let mark = Mark { until: *until, expires, kind: *kind };
                 let marks = subjects.iter().map(|it| (it.key(), mark));
-                let is_new = self.put_all(marks, now, changes);
-                self.report.revoked(*of, *until, now);
+                is_new = self.put_all(marks, now, changes);
+                self.report.revoked(*kind, *until, now);
+            }
+            Effect::Streams(status) => self.report.streams(*status),
+            Effect::Unmapped { .. }
+            | Effect::Foreign
+            | Effect::Unknown
+            | Effect::Verifies
+            | Effect::Nothing => (),
+        }
+        self.tell(event, jti, is_new, now);
+    }
+
+    /// Logs what came of an event.
+    fn tell(&self, event: &SecurityEvent, jti: &str, is_new: bool, now: UnixTime) {
+        let (issuer, kind) = (&*self.issuer.name, event.kind.map(EventKind::name));
+        let revokes = matches!(event.effect, Effect::Revokes { is_partial: false, .. });
+        let lines = if revokes { &self.lines.revoking } else { &self.lines.other };
+        let Some(untold) = untold(lines) else { return };
+        match &event.effect {
+            Effect::Revokes { until, is_partial, .. } => {
                 let delay = now.since(*until).as_secs();
-                tracing::info!(issuer, kind, jti, delay, is_new, "event revokes tokens");
+                tracing::info!(issuer, kind, jti, delay, is_new, untold, "event revokes tokens");
                 if *is_partial {
                     tracing::error!(
                         issuer,
@@ -141,6 +202,7 @@ impl Receiver {
                     kind,
                     jti,
                     format,
+                    untold,
                     "event NOT applied: its subject cannot be found in tokens; have the issuer name \
                      subjects as iss_sub or by their session"
                 );
@@ -150,18 +212,18 @@ impl Receiver {
                     issuer,
                     kind,
                     jti,
+                    untold,
                     "event about a subject of another issuer: ignored"
                 );
             }
             Effect::Streams(status) => {
-                self.report.streams(*status);
-                tracing::warn!(issuer, %status, "the issuer tells the state of the event stream");
+                tracing::warn!(issuer, %status, untold, "the issuer tells the state of the event stream");
             }
             Effect::Unknown => {
-                tracing::info!(issuer, jti, "event of a kind that is not known");
+                tracing::info!(issuer, jti, untold, "event of a kind that is not known");
             }
             Effect::Verifies | Effect::Nothing => {
-                tracing::debug!(issuer, kind, jti, "event without a consequence");
+                tracing::debug!(issuer, kind, jti, untold, "event without a consequence");
             }
         }
     }
@@ -174,16 +236,26 @@ impl Receiver {
         changes: &mut Changes,
     ) -> bool {
         let had_room = self.marks.no_room(now).is_none();
-        let mut is_new = false;
+        let (mut is_new, mut pending) = (false, self.keeping.pending());
         for (subject, mark) in marks {
             changes.revoking = true;
             match self.marks.put((subject, mark), now) {
                 Put::Nothing => continue,
-                Put::More(mark) => changes.marks.push((subject, mark)),
+                Put::More(mark) => {
+                    if let Some(pending) = &mut pending {
+                        pending.mark((subject, mark));
+                    }
+                    changes.marks.push((subject, mark));
+                }
                 Put::MoreOfAll => changes.passed_over = true,
             }
             is_new = true;
         }
+        // Also where nothing is new but how long it counts.
+        if let (Some(pending), Some(times)) = (&mut pending, self.marks.passed_over(now)) {
+            pending.passed_over(times);
+        }
+        drop(pending);
         if had_room && self.marks.no_room(now).is_some() {
             let (issuer, capacity) = (&*self.issuer.name, self.rules.capacity);
             tracing::error!(
@@ -201,10 +273,10 @@ impl Receiver {
 
     /// Puts into force what another replica has received.
     pub(super) fn put_shared(&self, kept: &Kept) {
-        let (marks, mut changes) = (kept.marks.iter().copied(), Changes::default());
-        self.put_all(marks, self.clock.now(), &mut changes);
         if kept.passed_over.is_some_and(|it| self.marks.pass_over(it)) {
             self.bell.ring();
         }
+        let (marks, mut changes) = (kept.marks.iter().copied(), Changes::default());
+        self.put_all(marks, self.clock.now(), &mut changes);
     }
 }

@@ -4,9 +4,9 @@
 //! A replica that cannot read what the others have acknowledged cannot tell which tokens are good: after
 //! a while it refuses those of the issuer. What is in force stays in force.
 
+use super::kept::Kept;
 use super::marks::{Mark, Marked};
 use super::receiver::{Changes, Receiver};
-use super::snapshot::Kept;
 use crate::state::replay::redis::{CONNECT, Link, RedisRules, told};
 use crate::state::waits::doubled;
 use keybound_core::UnixTime;
