@@ -27,6 +27,7 @@ mod metadata;
 mod observability;
 mod providers;
 mod reload;
+mod revocation;
 mod status_lists;
 mod subrequests;
 mod support;
