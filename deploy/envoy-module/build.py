@@ -26,6 +26,8 @@ PROVISION = ROOT / "tests/provision.py"
 GLIBC = (2, 17)
 # What belongs to glibc. Images without a shell have no more: no libgcc_s.so.1 above all.
 LIBRARIES = re.compile(r"ld-linux.*\.so\.\d|lib(c|dl|m|pthread|rt)\.so\.\d")
+# Bytes of functions of a check that must lie together (src/envoy/order.ld).
+TOGETHER = 128 << 10
 HOOK = re.compile(r"\benvoy_dynamic_module_on_\w+")
 CALLBACK = re.compile(r"\bfn (envoy_dynamic_module_callback_\w+)")
 
@@ -109,6 +111,9 @@ def judge(module, promised, stripped):
     glibc = max(tuple(map(int, it.split("."))) for it in re.findall(r"Name: GLIBC_([\d.]+)", told))
     print(f"{module}: {module.stat().st_size / 1e6:.1f} MB")
     print(f"needs glibc {'.'.join(map(str, glibc))}, and of libraries: {' '.join(needed)}")
+    together = re.search(r" \.text\.often +PROGBITS +\w+ \w+ (\w+)", told)
+    if stripped and int(together[1] if together else "0", 16) < TOGETHER:
+        print("the functions of a check lie apart, which costs memory and time: tests/bench/order.py mends it")
 
     interface, *_tests = (ROOT / "src/envoy/abi.rs").read_text().split("#[cfg(test)]")
     defined, undefined = symbols(told)

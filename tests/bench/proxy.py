@@ -61,7 +61,7 @@ def status(workshop, port, identity, token):
     corpus = workshop.corpus
     context = ssl.create_default_context(cafile=corpus / "ca.pem")
     context.load_cert_chain(corpus / f"{identity}.pem", corpus / f"{identity}.key")
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     client.connect()
     client.sock = context.wrap_socket(client.sock, server_hostname=HOST)
     client.request("GET", "/accounts", headers={
