@@ -226,7 +226,7 @@ pub(super) fn check(certificate: &str, own: &[(&str, &str)]) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-fn frames(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+pub(super) fn frames(messages: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut all = vec![];
     for message in messages {
         all.push(0);

@@ -19,6 +19,7 @@ mod browse;
 mod checks;
 mod corpus;
 mod fill;
+mod flood;
 mod load;
 mod noop;
 #[path = "../../support/proofs.rs"]
@@ -40,6 +41,8 @@ enum Command {
     Browse(load::Options),
     /// Fills a server.
     Fill(fill::Options),
+    /// Pushes security events to a server.
+    Flood(flood::Options),
     /// Answers OK to everything.
     Noop(noop::Options),
     /// Asks for a long time, while things fail and change.
@@ -58,6 +61,7 @@ fn main() {
         Command::Load(options) => runtime.block_on(checks::run(&options)),
         Command::Browse(options) => runtime.block_on(browse::run(&options)),
         Command::Fill(options) => runtime.block_on(fill::run(&options)),
+        Command::Flood(options) => runtime.block_on(flood::run(&options)),
         Command::Noop(options) => runtime.block_on(noop::serve(&options)),
         Command::Soak(options) => runtime.block_on(soak::run(&options)),
         Command::Raw => raw::measure(),
