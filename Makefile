@@ -17,6 +17,7 @@ module:
 test:
 	@echo "== test: the programs that the tests run, which are fetched once, into target/tools" >&2
 	tests/provision.py envoy envoy-1.38 envoy-1.39 nginx caddy traefik redis promtool python-tools
+	-tests/provision.py valkey
 	-tests/provision.py chromium
 	-tests/provision.py python-jose
 	-tests/provision.py node-clients

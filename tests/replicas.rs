@@ -9,6 +9,9 @@
 mod dpop_client;
 #[path = "replicas/events.rs"]
 mod events;
+#[path = "support/program.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod program;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/proofs.rs"]
@@ -22,6 +25,8 @@ mod redis_proxy;
 #[path = "support/tokens.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod tokens;
+#[path = "support/valkey.rs"]
+mod valkey;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,6 +56,11 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 type Outcome = Result<(), Denial>;
+
+#[test]
+fn replicas_that_share_a_valkey_do_what_they_do_with_redis() {
+    valkey::all_hold_with_valkey("replicas_that_share_a_valkey_do_what_they_do_with_redis", 12);
+}
 
 #[tokio::test]
 async fn of_many_checks_of_one_proof_at_both_replicas_exactly_one_passes() {
