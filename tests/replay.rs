@@ -11,8 +11,12 @@ mod programs;
 mod redis;
 #[path = "support/redis_proxy.rs"]
 mod redis_proxy;
+#[path = "replay/sentinel.rs"]
+mod sentinel;
 #[path = "support/valkey.rs"]
 mod valkey;
+#[path = "support/watched.rs"]
+mod watched;
 
 use futures_util::future::join_all;
 use keybound::state::replay::memory::MemoryLimits;
@@ -570,10 +574,25 @@ async fn without_a_client_certificate_that_redis_takes_no_proof_is_accepted() {
     }
 }
 
+#[tokio::test]
+async fn a_cluster_that_demands_client_certificates_keeps_the_contract() {
+    let redis = Redis::with_cluster_and_client_certificates();
+    let store = showing_to(&redis, true, Some(redis.client(0)));
+    timeout(LONG, store.reachable()).await.unwrap();
+    keeps_the_contract(&store).await;
+    let store = showing_to(&redis, true, None);
+    assert!(timeout(SHORT, store.reachable()).await.is_err());
+    store.record(&proof("a", "1"), at(60), at(0)).await.unwrap_err();
+}
+
 /// A store that shows this certificate.
 fn showing(redis: &Redis, client: Option<[Vec<u8>; 2]>) -> ReplayStore {
+    showing_to(redis, false, client)
+}
+
+fn showing_to(redis: &Redis, cluster: bool, client: Option<[Vec<u8>; 2]>) -> ReplayStore {
     let url = redis.url().as_bytes();
-    let rules = RedisRules::read(url, false, Some(redis.ca()), PATIENT).unwrap();
+    let rules = RedisRules::read(url, cluster, Some(redis.ca()), PATIENT).unwrap();
     let rules = match client {
         Some([certificate, key]) => {
             rules.with_identity(RedisIdentity { certificate, key }).unwrap()

@@ -22,11 +22,16 @@ mod redis;
 #[path = "support/redis_proxy.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod redis_proxy;
+#[path = "replicas/sentinel.rs"]
+mod sentinel;
 #[path = "support/tokens.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod tokens;
 #[path = "support/valkey.rs"]
 mod valkey;
+#[path = "support/watched.rs"]
+#[expect(dead_code, reason = "shared between tests")]
+mod watched;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

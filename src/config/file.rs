@@ -373,6 +373,9 @@ pub(super) struct Replay {
     /// A file with the URL of the Redis server: `redis://`, `rediss://` (TLS) or `redis+unix://`,
     /// with user and password if needed. For a cluster, one URL per line.
     pub(super) url_file: Option<String>,
+    /// A file with the URLs of the sentinels that watch this Redis, one per line, with their own user and
+    /// password if needed. The host of the URL in `url_file` is then the name of the master.
+    pub(super) sentinel_url_file: Option<String>,
     /// Whether the URLs belong to a cluster.
     #[schemars(extend("default" = false))]
     pub(super) cluster: Option<bool>,

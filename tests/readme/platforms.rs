@@ -24,7 +24,7 @@ fn each_test_of_a_platform_is_in_a_row_and_each_row_names_some() {
     let stores = ["tests/replay.rs", "tests/replicas.rs"]
         .map(|it| std::fs::read_to_string(root().join(it)).unwrap());
     let stores = stores.concat() + &code(&["tests/replicas"]);
-    let platforms = code(&["tests/platforms"]);
+    let platforms = code(&["tests/platforms", "tests/replay"]);
     let mut there: Vec<_> = tests(&platforms).into_iter().collect();
     let mut named: Vec<_> = rows().iter().flat_map(|it| quoted(it[3])).collect();
     named.retain(|it| !tests(&stores).contains(it));

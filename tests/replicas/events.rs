@@ -25,7 +25,7 @@ const ISSUER: &str = "https://as.example.com";
 const US: &str = "https://gateway.example.com";
 
 /// An issuer, and what replicas need to receive its events.
-struct Stream {
+pub(super) struct Stream {
     signer: Signer,
     keys: Arc<IssuerKeys>,
     rules: EventRules,
@@ -38,7 +38,7 @@ impl Stream {
         Self::by(RedisRules::read(url, false, None, RedisRules::DEADLINE).unwrap()).await
     }
 
-    async fn by(redis: RedisRules) -> Self {
+    pub(super) async fn by(redis: RedisRules) -> Self {
         let signer = Signer::new(Algorithm::ES256, "k");
         let directory = TempDir::new().unwrap();
         let jwks = directory.path().join("jwks.json");
@@ -61,7 +61,7 @@ impl Stream {
         Self { signer, keys, rules, _directory: directory }
     }
 
-    fn replica(&self) -> Arc<Events> {
+    pub(super) fn replica(&self) -> Arc<Events> {
         let issuer = Arc::new(Issuer::new(ISSUER, "https://api.example.com"));
         let rules = &self.rules;
         let terms = Terms { issuer: &issuer, keys: &self.keys, rules, ca: None, allow_http: false };
@@ -80,7 +80,7 @@ impl Stream {
         self.signer.sign("secevent+jwt", &claims)
     }
 
-    async fn take(&self, replica: &Events, user: &str) -> Result<(), NotTaken> {
+    pub(super) async fn take(&self, replica: &Events, user: &str) -> Result<(), NotTaken> {
         replica.take(self.disabled(user).as_bytes()).await
     }
 }
@@ -89,7 +89,7 @@ fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)
 }
 
-fn is_revoked(events: &Events, user: &str) -> bool {
+pub(super) fn is_revoked(events: &Events, user: &str) -> bool {
     let now = SystemClock.now();
     let issued = UnixTime::from_secs(now.as_secs() - 60);
     let subjects = SubjectKeys::from_claims(Some(user), None, None);
@@ -97,7 +97,7 @@ fn is_revoked(events: &Events, user: &str) -> bool {
 }
 
 /// Waits until it holds, and says how long that took.
-async fn until(holds: impl Fn() -> bool) -> Duration {
+pub(super) async fn until(holds: impl Fn() -> bool) -> Duration {
     let begun = Instant::now();
     let wait = async {
         while !holds() {
@@ -178,6 +178,20 @@ async fn events_are_shared_through_a_redis_that_demands_client_certificates() {
     until(|| is_revoked(&other, "alice")).await;
     until(|| format!("{:?}", refused.status()).contains("certificate_file")).await;
     assert!(refused.is_unheard());
+}
+
+#[tokio::test]
+async fn a_redis_that_became_a_replica_is_neither_written_to_nor_read() {
+    let redis = Redis::start();
+    let stream = Stream::over(&redis).await;
+    let one = stream.replica();
+    until(|| !one.is_unheard()).await;
+    redis.ask("REPLICAOF 127.0.0.1 1");
+    until(|| format!("{:?}", one.status()).contains("is a replica")).await;
+    assert_eq!(stream.take(&one, "alice").await, Err(NotTaken::NotKept));
+    redis.ask("REPLICAOF NO ONE");
+    let late = stream.replica();
+    until(|| !late.is_unheard() && is_revoked(&late, "alice")).await;
 }
 
 #[tokio::test]

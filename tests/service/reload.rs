@@ -89,6 +89,15 @@ fn redis(url_file: &'static str) -> impl Fn(&mut Value, &World) {
     move |it, _| put(it, "/dpop/replay", json!({"store": "redis", "url_file": url_file}))
 }
 
+/// The master that sentinels watch, and its sentinels.
+fn watched(url_file: &'static str, sentinels: &'static str) -> impl Fn(&mut Value, &World) {
+    move |it, _| {
+        let replay =
+            json!({"store": "redis", "url_file": url_file, "sentinel_url_file": sentinels});
+        put(it, "/dpop/replay", replay);
+    }
+}
+
 fn redis_identity(it: &mut Value, _: &World) {
     put(it, "/dpop/replay/certificate_file", json!("cert.pem"));
     put(it, "/dpop/replay/key_file", json!("key.pem"));
@@ -383,6 +392,19 @@ fn dpop() -> Vec<Row> {
         row("dpop.replay.url_file", redis("redis-elsewhere"))
             .from(redis("redis"))
             .losing(&["proofs"]),
+        row("dpop.replay.sentinel_url_file", watched("master", "sentinels-more"))
+            .from(watched("master", "sentinels")),
+        row("dpop.replay.url_file", watched("master-password", "sentinels"))
+            .from(watched("master", "sentinels")),
+        row("dpop.replay.sentinel_url_file", watched("master", "sentinels-elsewhere"))
+            .from(watched("master", "sentinels"))
+            .losing(&["proofs"]),
+        row("dpop.replay.url_file", watched("master-other", "sentinels"))
+            .from(watched("master", "sentinels"))
+            .losing(&["proofs"]),
+        row("dpop.replay.sentinel_url_file", watched("master", "sentinels"))
+            .from(redis("redis"))
+            .losing(&["proofs"]),
         set("dpop.replay.timeout", "/dpop/replay/timeout", json!("60ms")).from(redis("redis")),
         set("dpop.replay.ca_file", "/dpop/replay/ca_file", json!("ca.pem")).from(redis("rediss")),
         row("dpop.replay.certificate_file", redis_identity).from(redis("rediss")),
@@ -530,6 +552,12 @@ impl World {
             ("redis-password", "redis://us:new@127.0.0.1:1".to_owned()),
             ("redis-elsewhere", "redis://us:old@127.0.0.1:2".to_owned()),
             ("rediss", "rediss://us:old@127.0.0.1:1".to_owned()),
+            ("master", "redis://us:old@mymaster".to_owned()),
+            ("master-password", "redis://us:new@mymaster".to_owned()),
+            ("master-other", "redis://us:old@other".to_owned()),
+            ("sentinels", "redis://127.0.0.1:1".to_owned()),
+            ("sentinels-more", "redis://:new@127.0.0.1:2\nredis://:new@127.0.0.1:1".to_owned()),
+            ("sentinels-elsewhere", "redis://127.0.0.1:2".to_owned()),
             ("headers", "x-key: 1\n".to_owned()),
             ("revoked.yaml", "revoked: []\n".to_owned()),
         ] {

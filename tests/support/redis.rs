@@ -4,7 +4,7 @@ use crate::programs::provisioned;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,24 +49,60 @@ impl Redis {
 
     fn over_tls(clients: &str) -> Self {
         let port = free_port();
-        let options = [
-            "--port",
-            "0",
-            "--tls-port",
-            &port,
-            "--tls-auth-clients",
-            clients,
-            "--tls-cert-file",
-            "server.pem",
-            "--tls-key-file",
-            "server-key.pem",
-            "--tls-ca-cert-file",
-            "ca.pem",
-        ];
-        Self::with(&options, |directory| {
+        let options = ["--port", "0", "--tls-port", &port, "--tls-auth-clients", clients];
+        Self::with(&[&options[..], &CERTIFICATES].concat(), |directory| {
             write_certificates(directory);
             format!("rediss://127.0.0.1:{port}")
         })
+    }
+
+    /// A cluster of one over TLS only, for clients with a certificate of its authority.
+    pub(crate) fn with_cluster_and_client_certificates() -> Self {
+        let (port, bus) = (free_port(), free_port());
+        let tls = ["--port", "0", "--tls-port", &port, "--tls-auth-clients", "yes"];
+        let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--tls-cluster", "yes"];
+        let options = [&tls[..], &cluster, &CERTIFICATES].concat();
+        let redis = Self::with(&options, |directory| {
+            write_certificates(directory);
+            format!("rediss://127.0.0.1:{port}")
+        });
+        assert_eq!(redis.ask("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
+        redis
+    }
+
+    /// On a port, as one of several that replicate: over TLS with the certificates that are in `tls`, if
+    /// there are any.
+    pub(crate) fn replicating(options: &[&str], tls: Option<&Path>) -> Self {
+        let port = free_port();
+        let of_port: &[&str] = match tls {
+            Some(_) => &["--port", "0", "--tls-replication", "yes", "--tls-auth-clients", "no"],
+            None => &["--port", &port],
+        };
+        let of_tls: &[&str] = if tls.is_some() { &["--tls-port", &port] } else { &[] };
+        let certificates: &[&str] = if tls.is_some() { &CERTIFICATES } else { &[] };
+        Self::with(&[options, of_port, of_tls, certificates].concat(), |directory| {
+            tls.inspect(|from| copy_certificates(from, directory));
+            format!("127.0.0.1:{port}")
+        })
+    }
+
+    /// One in sentinel mode, with the settings in `lines`.
+    pub(crate) fn sentinel(lines: &str, tls: Option<&Path>) -> Self {
+        let port = free_port();
+        let options = ["sentinel.conf", "--sentinel"];
+        Self::run(options.into_iter(), |directory| {
+            let listen = if tls.is_some() { TLS_OF_SENTINELS } else { "port PORT\n" };
+            let listen = listen.replace("PORT", &port);
+            let text = format!("bind 127.0.0.1\nunixsocket redis.sock\n{listen}{lines}");
+            fs::write(directory.join("sentinel.conf"), text).unwrap();
+            tls.inspect(|from| copy_certificates(from, directory));
+            format!("127.0.0.1:{port}")
+        })
+    }
+
+    /// Whether it runs.
+    pub(crate) const fn is_up(&self) -> bool {
+        self.process.is_some()
     }
 
     /// A cluster of one, which has all slots.
@@ -74,15 +110,24 @@ impl Redis {
         let (port, bus) = (free_port(), free_port());
         let options = ["--port", &port, "--cluster-enabled", "yes", "--cluster-port", &bus];
         let redis = Self::with(&options, |_| format!("redis://127.0.0.1:{port}"));
-        let mut connection = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-        assert_eq!(asked(&mut connection, "CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
+        assert_eq!(redis.ask("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
         redis
     }
 
     fn with(options: &[&str], url: impl FnOnce(&Path) -> String) -> Self {
+        let usual = ["--bind", "127.0.0.1", "--unixsocket", "redis.sock", "--save", ""];
+        let usual = usual.into_iter().chain(["--appendonly", "yes", "--appendfsync", "always"]);
+        Self::run(usual.chain(options.iter().copied()), url)
+    }
+
+    /// With these options and no others.
+    pub(crate) fn run<'a>(
+        options: impl Iterator<Item = &'a str>,
+        url: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = url(directory.path());
-        let options = options.iter().map(|it| String::from(*it)).collect();
+        let options = options.map(str::to_owned).collect();
         let mut redis = Self { directory, options, url, process: None };
         redis.resume();
         redis
@@ -113,17 +158,28 @@ impl Redis {
 
     /// The first line of its answer to a command.
     pub(crate) fn ask(&self, command: &str) -> String {
-        asked(&mut UnixStream::connect(self.socket()).unwrap(), command)
+        self.answer(command).lines().next().unwrap().to_owned()
     }
 
     /// The strings in its answer to a command.
     pub(crate) fn strings(&self, command: &str) -> Vec<String> {
-        let mut connection = UnixStream::connect(self.socket()).unwrap();
-        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
+        let answer = self.answer(command);
         let lines = answer.lines().filter(|it| !it.starts_with(['*', '$', '+']));
         lines.map(str::to_owned).collect()
+    }
+
+    /// Asks once more where it has closed the connection, as it does when it turns into a replica.
+    fn answer(&self, command: &str) -> String {
+        let answered = |_| {
+            let mut connection = UnixStream::connect(self.socket()).ok()?;
+            connection.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+            // A sentinel knows no QUIT.
+            connection.shutdown(Shutdown::Write).ok()?;
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).ok()?;
+            (!answer.is_empty()).then_some(answer)
+        };
+        (0..3).find_map(answered).unwrap()
     }
 
     /// Ends it as a crash would.
@@ -136,15 +192,15 @@ impl Redis {
     /// Starts it again where it was, with what it had written.
     pub(crate) fn resume(&mut self) {
         let mut process = Command::new(provisioned("redis"))
-            .args(["--bind", "127.0.0.1", "--unixsocket", "redis.sock", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always"])
             .args(&self.options)
             .current_dir(self.directory.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let ready = lines.any(|it| it.unwrap().contains("eady to accept connections"));
+        let is_ready =
+            |it: &str| it.contains("eady to accept connections") || it.contains("Sentinel ID is");
+        let ready = lines.any(|it| is_ready(&it.unwrap()));
         self.process = Some(process);
         assert!(ready, "redis-server does not start");
     }
@@ -164,9 +220,28 @@ impl Drop for Redis {
     }
 }
 
-fn asked(connection: &mut (impl Read + Write), command: &str) -> String {
-    connection.write_all(format!("{command}\r\n").as_bytes()).unwrap();
-    BufReader::new(connection).lines().next().unwrap().unwrap()
+const CERTIFICATES: [&str; 6] = [
+    "--tls-cert-file",
+    "server.pem",
+    "--tls-key-file",
+    "server-key.pem",
+    "--tls-ca-cert-file",
+    "ca.pem",
+];
+
+const TLS_OF_SENTINELS: &str = "port 0
+tls-port PORT
+tls-replication yes
+tls-auth-clients no
+tls-cert-file server.pem
+tls-key-file server-key.pem
+tls-ca-cert-file ca.pem
+";
+
+fn copy_certificates(from: &Path, to: &Path) {
+    for name in ["ca.pem", "server.pem", "server-key.pem"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
 }
 
 /// Redis cannot choose a port itself.
@@ -175,7 +250,7 @@ fn free_port() -> String {
     listener.local_addr().unwrap().port().to_string()
 }
 
-fn write_certificates(directory: &Path) {
+pub(crate) fn write_certificates(directory: &Path) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();

@@ -8,7 +8,7 @@ use crate::config::problem::{Findings, Path};
 use crate::installation::DpopRules;
 use crate::state::replay::ReplayRules;
 use crate::state::replay::memory::MemoryLimits;
-use crate::state::replay::redis::{RedisIdentity, RedisRules};
+use crate::state::replay::redis::{RedisIdentity, RedisRules, SentinelUrls};
 use keybound_core::oauth::NonceKeys;
 use keybound_core::policy::{
     NonceDemand, Policy, ProofRules, ProofTime, SenderConstraint, USUAL_ALGORITHMS,
@@ -82,6 +82,7 @@ fn replay(
     let for_memory = [("capacity", given.capacity.is_some())];
     let for_redis = [
         ("url_file", given.url_file.is_some()),
+        ("sentinel_url_file", given.sentinel_url_file.is_some()),
         ("cluster", given.cluster.is_some()),
         ("ca_file", given.ca_file.is_some()),
         ("certificate_file", given.certificate_file.is_some()),
@@ -140,6 +141,8 @@ fn in_redis(
         });
         ca.map_err(|message| findings.problem(&at.key("ca_file"), message)).ok()
     });
+    let cluster = given.cluster.unwrap_or(false);
+    let sentinels = sentinels(given.sentinel_url_file, cluster, at, files, findings);
     let at = at.key("url_file");
     let name = findings.required(given.url_file, &at, "name a file that holds the URL of Redis")?;
     let urls = files.read_secret(&name).map_err(|message| findings.problem(&at, message)).ok()?;
@@ -147,7 +150,10 @@ fn in_redis(
         None => None,
         Some(ca) => Some(ca?),
     };
-    let rules = RedisRules::read(&urls, given.cluster.unwrap_or(false), ca, deadline);
+    let rules = match sentinels? {
+        Some(sentinels) => RedisRules::read_watched(&urls, sentinels, ca, deadline),
+        None => RedisRules::read(&urls, cluster, ca, deadline),
+    };
     let bad = |error| format!("{} {error}", files.path(&name).display());
     let rules = rules.map_err(|error| findings.problem(&at, bad(error))).ok()?;
     let rules = match identity? {
@@ -158,6 +164,28 @@ fn in_redis(
             .ok()?,
     };
     Some(ReplayRules::Redis(rules.with_share(share)))
+}
+
+/// The sentinels that name the server.
+#[expect(clippy::option_option, reason = "None is a problem, and there may be no sentinels")]
+fn sentinels(
+    given: Option<String>,
+    cluster: bool,
+    at: &Path,
+    files: &Files,
+    findings: &mut Findings,
+) -> Option<Option<SentinelUrls>> {
+    let Some(name) = given else { return Some(None) };
+    let at = at.key("sentinel_url_file");
+    if cluster {
+        findings.problem(&at, "is for servers that are no cluster: remove it, or `cluster`");
+        return None;
+    }
+    let read = files.read_secret(&name).and_then(|urls| {
+        let bad = |error| format!("{} {error}", files.path(&name).display());
+        SentinelUrls::read(&urls).map(Some).map_err(bad)
+    });
+    read.map_err(|message| findings.problem(&at, message)).ok()
 }
 
 /// The client certificate for Redis and its key, both or neither.

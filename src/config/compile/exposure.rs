@@ -116,6 +116,14 @@ pub(super) fn warn_of_redis(dpop: &DpopRules, at: &problem::Path, findings: &mut
         );
         findings.warning(&at.key("replay").key("url_file"), message);
     }
+    let mut elsewhere = rules.sentinels_in_the_clear().filter(|it| !is_loopback(it));
+    if let Some(host) = elsewhere.next() {
+        let message = format!(
+            "the sentinel at {host} is asked unencrypted, where others can change the answer and name a \
+             server of theirs: write rediss://"
+        );
+        findings.warning(&at.key("replay").key("sentinel_url_file"), message);
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ fn proofs_are_bounded_and_recorded() {
         ("{replay: {store: redis, url_file: rediss, ca_file: short}}", ".replay.ca_file", "PEM"),
         ("{replay: {certificate_file: ca.pem}}", ".replay.certificate_file", "`store: redis`"),
         ("{replay: {key_file: key.pem}}", ".replay.key_file", "`store: redis`"),
+        ("{replay: {sentinel_url_file: sentinels}}", ".replay.sentinel_url_file", "`store: redis`"),
     ] {
         refuses_with_files(
             &format!("limits: {{}}\ndpop: {given}"),
@@ -83,6 +84,33 @@ fn proofs_are_bounded_and_recorded() {
     assert!(matches!(config.rules.dpop.replay, ReplayRules::Redis(_)));
     let unused = takes_with_files("limits: {}\ndpop: {nonce: off, nonce_secret_file: secret}");
     assert!(unused.warnings[0].message.contains("no effect"));
+}
+
+#[test]
+fn sentinels_name_a_master_and_no_cluster() {
+    for (given, path, message) in [
+        ("url_file: master, sentinel_url_file: none", ".sentinel_url_file", "cannot read"),
+        ("url_file: master, sentinel_url_file: empty", ".sentinel_url_file", "must hold the URL"),
+        (
+            "url_file: master, sentinel_url_file: http",
+            ".sentinel_url_file",
+            "must hold nothing but",
+        ),
+        ("sentinel_url_file: sentinels", ".url_file", "name a file"),
+        ("url_file: other-port, sentinel_url_file: sentinels", ".url_file", "name of the master"),
+        (
+            "url_file: master, sentinel_url_file: sentinels, cluster: true",
+            ".sentinel_url_file",
+            "no cluster",
+        ),
+        ("url_file: master, sentinel_url_file: sentinels, ca_file: ca.pem", ".url_file", "rediss"),
+    ] {
+        let edit = format!("limits: {{}}\ndpop: {{replay: {{store: redis, {given}}}}}");
+        refuses_with_files(&edit, &format!("dpop.replay{path}"), message);
+    }
+    let given = "{replay: {store: redis, url_file: master, sentinel_url_file: sentinels}}";
+    let config = takes_with_files(&format!("limits: {{}}\ndpop: {given}"));
+    assert!(format!("{:?}", config.rules.dpop.replay).contains("Watched"));
 }
 
 #[test]
@@ -142,6 +170,33 @@ fn what_goes_to_redis_on_another_machine_is_encrypted() {
         let [told] = *told else { panic!("{urls}: {told:?}") };
         assert!(told.message.contains(host) && told.message.contains("rediss"), "{told}");
         assert!(!told.message.contains("secret"), "{told}");
+    }
+}
+
+#[test]
+fn what_sentinels_on_another_machine_say_is_encrypted() {
+    let folder = private_folder();
+    let at = |name: &str| folder.path().join(name);
+    for (server, sentinels, of_server, of_sentinels) in [
+        ("rediss://mymaster", "rediss://10.0.0.1\nredis://127.0.0.1", None, None),
+        ("rediss://mymaster", "rediss://10.0.0.1\nredis://10.0.0.2", None, Some("10.0.0.2")),
+        ("redis://u:secret@mymaster", "redis+unix:///run/s.sock", Some("mymaster"), None),
+        ("redis://mymaster", "redis://u:secret@s1", Some("mymaster"), Some("s1")),
+    ] {
+        fs::write(at("urls"), server).unwrap();
+        fs::write(at("sentinels"), sentinels).unwrap();
+        let replay = "{store: redis, url_file: urls, sentinel_url_file: sentinels}";
+        let text = edited(&format!("limits: {{}}\ndpop: {{replay: {replay}}}"));
+        let warnings = from_str(&text, folder.path()).unwrap().warnings;
+        for (key, host) in [("url_file", of_server), ("sentinel_url_file", of_sentinels)] {
+            let path = format!("dpop.replay.{key}");
+            let told = warnings.iter().find(|it| it.path == path).map(|it| &it.message);
+            assert_eq!(told.is_some(), host.is_some(), "{server} {sentinels}: {told:?}");
+            if let (Some(told), Some(host)) = (told, host) {
+                assert!(told.contains(host) && told.contains("rediss"), "{told}");
+                assert!(!told.contains("secret"), "{told}");
+            }
+        }
     }
 }
 

@@ -31,7 +31,8 @@ impl Keeper {
             let since = Instant::now();
             let failure = match self.connect().await {
                 Ok(link) => {
-                    tracing::info!(cluster = self.rules.cluster, "replay store connected");
+                    let (cluster, master) = (link.heals(), link.named());
+                    tracing::info!(cluster, master, "replay store connected");
                     drop(self.shared.link.send_replace(Ok(link)));
                     let failure = self.watch().await;
                     if STEADY < since.elapsed() {
@@ -84,11 +85,18 @@ impl Keeper {
     /// Waits until records can no longer be made, and returns why.
     async fn watch(&self) -> RedisError {
         let mut look_at = Instant::now();
+        let mut ask_at = after(Instant::now(), CALM);
         loop {
             // The reason was set by `doubt`, which may have dropped the connection.
             let Ok(link) = self.shared.link.borrow().clone() else {
                 return RedisError::from((ErrorKind::Io, "connection lost"));
             };
+            if ask_at <= Instant::now() {
+                ask_at = after(Instant::now(), CALM);
+                if let Err(failure) = link.still_leads().await {
+                    return failure;
+                }
+            }
             if look_at <= Instant::now() {
                 look_at = after(Instant::now(), LOOK_AGAIN);
                 self.look(&link).await;

@@ -7,12 +7,14 @@
 //!
 //! This store cannot notice that Redis lost a confirmed record, whose proof could then be used once
 //! more. Redis replicates after it has answered, so a failover loses the last moments. `appendfsync
-//! always` and `min-replicas-to-write` make that rarer. Redis must not evict either: with
+//! always` and `min-replicas-to-write` make that rarer. Where sentinels name the master, they are
+//! asked every second whether it still is: one that was replaced takes records for a while, and all
+//! are lost (`link`, `sentinels`). Redis must not evict either: with
 //! `maxmemory-policy noeviction` a full Redis is an outage, as it should be. Nonces (RFC 9449 §9)
 //! limit what a lost record is worth.
 //!
 //! An ACL needs `~keybound:replay:* +set`; `+get +time +eval +evalsha` for the limit per client;
-//! `+info` for detecting eviction; and `+cluster|slots` in a cluster.
+//! `+info` for detecting eviction; `+role` with sentinels; and `+cluster|slots` in a cluster.
 
 mod keeper;
 mod link;
@@ -20,10 +22,11 @@ mod look;
 mod record;
 mod refusal;
 mod rules;
+mod sentinels;
 
 pub(in crate::state) use link::{CONNECT, Link};
 pub(in crate::state) use refusal::told;
-pub use rules::{BadRedis, RedisIdentity, RedisRules};
+pub use rules::{BadRedis, RedisIdentity, RedisRules, SentinelUrls};
 
 use super::{Unavailable, Use};
 use ::redis::{ErrorKind, RedisError, RedisResult, Value};

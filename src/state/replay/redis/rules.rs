@@ -1,7 +1,10 @@
 //! The Redis connection and its limits, as configured.
 
 use crate::state::replay::memory::MemoryLimits;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{
+    ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -10,14 +13,29 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 /// The Redis connection and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisRules {
-    /// One server, or some servers of a cluster.
+    /// One server, some servers of a cluster, or a master by its name.
     pub(super) urls: Vec<RedisUrl>,
-    pub(super) cluster: bool,
+    pub(super) layout: Layout,
     pub(super) ca: Option<Vec<u8>>,
     pub(super) identity: Option<RedisIdentity>,
     pub(super) deadline: Duration,
     pub(super) share: usize,
 }
+
+/// How the server for a record is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// There is one.
+    One,
+    /// It is one of a cluster.
+    Cluster,
+    /// It is the master that these sentinels name.
+    Watched(Vec<RedisUrl>),
+}
+
+/// The URLs of sentinels, with their passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentinelUrls(Vec<RedisUrl>);
 
 /// The client certificate that is shown to Redis, and its key. `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +59,10 @@ pub enum BadRedis {
     UrlsTooMany,
     /// The URLs do not match each other, or do not suit a cluster.
     ClusterMalformed,
+    /// The URL does not name a master that sentinels could know.
+    MasterMalformed,
+    /// The URL of a sentinel names a database, which it has none of.
+    SentinelMalformed,
     /// A certification authority without a `rediss` URL.
     CaUnused,
     /// The certification authority's file holds no certificate.
@@ -74,21 +96,46 @@ impl RedisRules {
         ca: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Self, BadRedis> {
-        let text = std::str::from_utf8(file).or(Err(BadRedis::UrlMissing))?;
-        let lines = text.lines().map(str::trim).filter(|it| !it.is_empty());
-        let urls: Vec<_> = lines.map(|it| RedisUrl(it.to_owned())).collect();
-        let parsed = urls.iter().map(RedisUrl::parse).collect::<Result<Vec<_>, _>>()?;
-        match *parsed {
-            [] => return Err(BadRedis::UrlMissing),
-            [_, _, ..] if !cluster => return Err(BadRedis::UrlsTooMany),
-            [_, ..] => (),
+        let (urls, parsed) = RedisUrl::read(file)?;
+        if parsed.len() != 1 && !cluster {
+            return Err(BadRedis::UrlsTooMany);
         }
         if cluster {
-            let client = redis::cluster::ClusterClientBuilder::new(parsed.iter().cloned()).build();
+            let client = redis::cluster::ClusterClientBuilder::new(parsed).build();
             drop(client.or(Err(BadRedis::ClusterMalformed))?);
         }
-        if let Some(ca) = &ca {
-            if !parsed.iter().all(is_over_tls) {
+        let layout = if cluster { Layout::Cluster } else { Layout::One };
+        Self::new(urls, layout, ca, deadline)
+    }
+
+    /// Reads a file with the URL of a master that sentinels watch: its name stands where the host
+    /// does, and there is no port, as in `rediss://user:password@mymaster/0`.
+    pub fn read_watched(
+        file: &[u8],
+        sentinels: SentinelUrls,
+        ca: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Self, BadRedis> {
+        const NO_PORT: u16 = 6379;
+        let (urls, parsed) = RedisUrl::read(file)?;
+        let [master] = parsed.as_slice() else { return Err(BadRedis::UrlsTooMany) };
+        let (ConnectionAddr::Tcp(_, NO_PORT) | ConnectionAddr::TcpTls { port: NO_PORT, .. }) =
+            master.addr()
+        else {
+            return Err(BadRedis::MasterMalformed);
+        };
+        Self::new(urls, Layout::Watched(sentinels.0), ca, deadline)
+    }
+
+    fn new(
+        urls: Vec<RedisUrl>,
+        layout: Layout,
+        ca: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Self, BadRedis> {
+        let rules = Self { urls, layout, ca, identity: None, deadline, share: Self::SHARE };
+        if let Some(ca) = &rules.ca {
+            if !rules.is_over_tls() {
                 return Err(BadRedis::CaUnused);
             }
             let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca).collect();
@@ -96,13 +143,12 @@ impl RedisRules {
                 return Err(BadRedis::CaMalformed);
             }
         }
-        Ok(Self { urls, cluster, ca, identity: None, deadline, share: Self::SHARE })
+        Ok(rules)
     }
 
     /// Sets the client certificate that is shown to Redis: for `rediss` URLs only.
     pub fn with_identity(self, identity: RedisIdentity) -> Result<Self, BadRedis> {
-        let over_tls = |it: &RedisUrl| it.parse().is_ok_and(|it| is_over_tls(&it));
-        if !self.urls.iter().all(over_tls) {
+        if !self.is_over_tls() {
             return Err(BadRedis::IdentityUnused);
         }
         Ok(Self { identity: Some(identity), ..self })
@@ -119,35 +165,71 @@ impl RedisRules {
         self.share
     }
 
-    /// The hosts with unencrypted connections.
+    /// Whether any connection is over TLS.
+    fn is_over_tls(&self) -> bool {
+        let is_tls = |it: &ConnectionInfo| matches!(it.addr(), ConnectionAddr::TcpTls { .. });
+        let urls = self.urls.iter().chain(self.sentinels());
+        urls.flat_map(RedisUrl::parse).any(|it| is_tls(&it))
+    }
+
+    fn sentinels(&self) -> &[RedisUrl] {
+        if let Layout::Watched(sentinels) = &self.layout { sentinels } else { &[] }
+    }
+
+    /// The hosts of servers with unencrypted connections, or the name of their master.
     pub fn hosts_in_the_clear(&self) -> impl Iterator<Item = String> {
-        self.urls.iter().filter_map(|it| {
-            let parsed = it.parse().ok()?;
-            let ConnectionAddr::Tcp(host, _) = parsed.addr() else { return None };
-            Some(host.clone())
-        })
+        in_the_clear(&self.urls)
+    }
+
+    /// The hosts of sentinels with unencrypted connections.
+    pub fn sentinels_in_the_clear(&self) -> impl Iterator<Item = String> {
+        in_the_clear(self.sentinels())
     }
 
     /// Whether one connection would serve both.
     pub(super) fn reach_alike(&self, other: &Self) -> bool {
-        let Self { urls, cluster, ca, identity, deadline, share: _ } = self;
-        (urls, *cluster, ca, identity, *deadline)
-            == (&other.urls, other.cluster, &other.ca, &other.identity, other.deadline)
+        let Self { urls, layout, ca, identity, deadline, share: _ } = self;
+        (urls, layout, ca, identity, *deadline)
+            == (&other.urls, &other.layout, &other.ca, &other.identity, other.deadline)
     }
 
     /// Whether `other` has the same servers and database, whatever its user and deadline. Two
-    /// clusters are the same if they share a server.
+    /// clusters are the same if they share a server, and two masters of one name if they share a
+    /// sentinel.
     pub fn is_where(&self, other: &Self) -> bool {
-        let places = |it: &Self| {
-            let places = it.urls.iter().filter_map(RedisUrl::place);
-            places.collect::<std::collections::BTreeSet<_>>()
-        };
-        let (here, there) = (places(self), places(other));
-        match (self.cluster, other.cluster) {
-            (true, true) => !here.is_disjoint(&there),
-            (false, false) => here == there,
-            (true, false) | (false, true) => false,
+        let (here, there) = (places(&self.urls), places(&other.urls));
+        match (&self.layout, &other.layout) {
+            (Layout::Cluster, Layout::Cluster) => !here.is_disjoint(&there),
+            (Layout::One, Layout::One) => here == there,
+            (Layout::Watched(own), Layout::Watched(others)) => {
+                here == there && !places(own).is_disjoint(&places(others))
+            }
+            (Layout::One | Layout::Cluster | Layout::Watched(_), _) => false,
         }
+    }
+}
+
+/// The servers and databases.
+fn places(urls: &[RedisUrl]) -> BTreeSet<(String, i64)> {
+    urls.iter().filter_map(RedisUrl::place).collect()
+}
+
+fn in_the_clear(urls: &[RedisUrl]) -> impl Iterator<Item = String> {
+    urls.iter().filter_map(|it| {
+        let parsed = it.parse().ok()?;
+        let ConnectionAddr::Tcp(host, _) = parsed.addr() else { return None };
+        Some(host.clone())
+    })
+}
+
+impl SentinelUrls {
+    /// Reads a file with the URL of a sentinel in each line, as in `redis://:password@host:26379`.
+    pub fn read(file: &[u8]) -> Result<Self, BadRedis> {
+        let (urls, parsed) = RedisUrl::read(file)?;
+        if parsed.iter().any(|it| it.redis_settings().db() != 0) {
+            return Err(BadRedis::SentinelMalformed);
+        }
+        Ok(Self(urls))
     }
 }
 
@@ -162,17 +244,27 @@ impl RedisUrl {
         Some((parsed.addr().to_string(), parsed.redis_settings().db()))
     }
 
+    /// The URLs in a file, one in each line, and what they say.
+    fn read(file: &[u8]) -> Result<(Vec<Self>, Vec<ConnectionInfo>), BadRedis> {
+        let text = std::str::from_utf8(file).or(Err(BadRedis::UrlMissing))?;
+        let lines = text.lines().map(str::trim).filter(|it| !it.is_empty());
+        let urls: Vec<_> = lines.map(|it| Self(it.to_owned())).collect();
+        let parsed = urls.iter().map(Self::parse).collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() { Err(BadRedis::UrlMissing) } else { Ok((urls, parsed)) }
+    }
+
+    /// What it says, for a connection.
+    pub(super) fn info(&self) -> RedisResult<ConnectionInfo> {
+        let bad = RedisError::from((ErrorKind::InvalidClientConfig, "not a URL of Redis"));
+        self.parse().or(Err(bad))
+    }
+
     fn parse(&self) -> Result<ConnectionInfo, BadRedis> {
         if self.0.contains('#') {
             return Err(BadRedis::UrlInsecure);
         }
         self.0.as_str().into_connection_info().or(Err(BadRedis::UrlMalformed))
     }
-}
-
-/// Whether it is a connection over TLS.
-fn is_over_tls(info: &ConnectionInfo) -> bool {
-    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
 }
 
 impl fmt::Debug for RedisIdentity {
@@ -197,6 +289,11 @@ impl fmt::Display for BadRedis {
             Self::ClusterMalformed => {
                 "must hold URLs of one cluster, alike but for host and port, and without a database"
             }
+            Self::MasterMalformed => {
+                "must hold a redis or rediss URL with the name of the master that the sentinels watch \
+                 where the host stands, and without a port"
+            }
+            Self::SentinelMalformed => "must hold URLs without a database: sentinels have none",
             Self::CaUnused | Self::IdentityUnused => "is of use only with rediss URLs",
             Self::CaMalformed => "must hold certificates in PEM",
         })
@@ -327,10 +424,95 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn watched(file: &str, sentinels: &str) -> RedisRules {
+        let sentinels = SentinelUrls::read(sentinels.as_bytes()).unwrap();
+        RedisRules::read_watched(file.as_bytes(), sentinels, None, RedisRules::DEADLINE).unwrap()
+    }
+
+    #[test]
+    fn sentinels_have_urls_of_their_own_and_the_master_has_a_name() {
+        for (url, name) in [
+            ("redis://mymaster", "mymaster"),
+            ("rediss://user:p%40ss@My-Master_1.a/3", "My-Master_1.a"),
+        ] {
+            for sentinels in
+                ["redis://s", "redis://u:p@s:26379\nrediss://t\nredis+unix:///run/s.sock"]
+            {
+                let rules = watched(url, sentinels);
+                let (place, _) = rules.urls[0].place().unwrap();
+                assert_eq!(place, format!("{name}:6379"));
+                assert_eq!(rules.sentinels().len(), sentinels.lines().count());
+            }
+        }
+        let sentinels = SentinelUrls::read(b"redis://s").unwrap();
+        for (file, expected) in [
+            ("", BadRedis::UrlMissing),
+            ("redis://a\nredis://b", BadRedis::UrlsTooMany),
+            ("redis://mymaster:6380", BadRedis::MasterMalformed),
+            ("rediss://mymaster:26379", BadRedis::MasterMalformed),
+            ("redis+unix:///run/redis.sock", BadRedis::MasterMalformed),
+        ] {
+            let (file, urls) = (file.as_bytes(), sentinels.clone());
+            let found = RedisRules::read_watched(file, urls, None, RedisRules::DEADLINE);
+            assert_eq!(found, Err(expected));
+        }
+        for (file, expected) in [
+            ("", BadRedis::UrlMissing),
+            ("host:26379", BadRedis::UrlMalformed),
+            ("redis://s/1", BadRedis::SentinelMalformed),
+            ("redis://s\nredis://t/1", BadRedis::SentinelMalformed),
+            ("rediss://s/#insecure", BadRedis::UrlInsecure),
+        ] {
+            assert_eq!(SentinelUrls::read(file.as_bytes()), Err(expected), "{file}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_of_use_where_the_servers_or_the_sentinels_have_tls() {
+        for (url, sentinel, of_use) in [
+            ("rediss://m", "rediss://s", true),
+            ("rediss://m", "redis://s", true),
+            ("redis://m", "rediss://s", true),
+            ("redis://m", "redis://s", false),
+        ] {
+            let sentinels = SentinelUrls::read(sentinel.as_bytes()).unwrap();
+            let (ca, deadline) = (Some(CA.to_vec()), RedisRules::DEADLINE);
+            let found = RedisRules::read_watched(url.as_bytes(), sentinels, ca, deadline);
+            assert_eq!(found.is_ok(), of_use, "{url} {sentinel} {found:?}");
+            let identity = RedisIdentity { certificate: CA.to_vec(), key: b"1".to_vec() };
+            let found = watched(url, sentinel).with_identity(identity);
+            assert_eq!(found.is_ok(), of_use, "{url} {sentinel} {found:?}");
+        }
+    }
+
+    #[test]
+    fn one_sentinel_tells_which_master_it_is() {
+        let here = watched("redis://m/1", "redis://a\nredis://b:7000");
+        for (url, sentinels, same) in [
+            ("redis://u:new@m/1", "redis://:new@b:7000", true),
+            ("redis://m/1", "redis://c\nredis://a", true),
+            ("redis://m/1", "redis://c\nredis://b:7001", false),
+            ("redis://m/2", "redis://a", false),
+            ("redis://n/1", "redis://a", false),
+        ] {
+            let there = watched(url, sentinels);
+            assert_eq!(here.is_where(&there), same, "{url} {sentinels}");
+            assert_eq!(there.is_where(&here), same, "{url} {sentinels}");
+            assert!(!here.reach_alike(&there));
+        }
+        assert!(here.reach_alike(&here.clone()));
+        let one = RedisRules::read(b"redis://m/1", false, None, RedisRules::DEADLINE).unwrap();
+        for (one, other) in [(&here, &one), (&one, &here)] {
+            assert!(!one.is_where(other) && !one.reach_alike(other));
+        }
+    }
+
     #[test]
     fn debug_gives_no_password_away() {
         let file = b"redis://user:secret@host";
         let rules = RedisRules::read(file, false, None, RedisRules::DEADLINE).unwrap();
-        assert!(!format!("{rules:?}").contains("secret"));
+        let watched = watched("redis://user:secret@m", "redis://:secret@s");
+        assert!(!format!("{rules:?}{watched:?}").contains("secret"));
     }
 }

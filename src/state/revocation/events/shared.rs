@@ -48,6 +48,9 @@ type Position = String;
 /// How often the stream is read.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often it is asked whether this is still the server that all write to.
+const ASK: Duration = Duration::from_secs(1);
+
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -184,6 +187,7 @@ impl Shared {
         self.write_missing(receiver, &there);
         drop(there);
         self.link.send_replace(Some(link.clone()));
+        let mut asked_at = Instant::now();
         loop {
             *read_at = Some(Instant::now());
             if self.stale.swap(false, Ordering::Relaxed) {
@@ -194,6 +198,10 @@ impl Shared {
             }
             self.flush(&link, receiver).await?;
             sleep(LOOK).await;
+            if ASK <= asked_at.elapsed() {
+                asked_at = Instant::now();
+                link.still_leads().await?;
+            }
             self.read(&link, receiver, &mut position, None).await?;
         }
     }
