@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 # Of a thousand requests, ten make a p99, and what disturbs one moment decides it. So where it is told
@@ -45,7 +47,7 @@ def provisioned(name):
 class Workshop:
     """The programs, and what is asked. There is one at a time, for it has a place to itself."""
 
-    def __init__(self, harness_profile=("--release",)):
+    def __init__(self, harness_profile=("--release",), issuer=None):
         allow_many_files()
         PLACE.mkdir(parents=True, exist_ok=True)
         self.lock = open(PLACE / "lock", "w")
@@ -53,12 +55,13 @@ class Workshop:
         self.keybound = build("bin", "keybound", "--release")
         self.harness = build("bench", "harness", *harness_profile)
         self.corpus = PLACE / "corpus"
+        self.served_at = ["--served-at", issuer.url(self.corpus)] if issuer else []
         self.renew()
 
     def renew(self):
         """Proofs are good for minutes."""
         shutil.rmtree(self.corpus, ignore_errors=True)
-        subprocess.run([self.harness, "corpus", self.corpus], check=True)
+        subprocess.run([self.harness, "corpus", self.corpus, *self.served_at], check=True)
 
     def noop(self, decode):
         """The command of a server that answers OK to everything."""
@@ -83,6 +86,34 @@ class Workshop:
         file = self.corpus / f"{corpus}.grpc"
         return [self.harness, "load", "--to", f"127.0.0.1:{server.port}", "--file", file,
                 "--pid", server.process.pid, *more]
+
+
+class Issuer(ThreadingHTTPServer):
+    """Serves the files of a folder, and has no events to tell of."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *given):
+            super().__init__(*given, directory=given[-1].folder)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"sets": {}}')
+
+        def log_message(self, *_):
+            pass
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Issuer.Handler)
+        self.folder = None
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, folder):
+        """Where `folder` is served from now on."""
+        self.folder = folder
+        return f"http://127.0.0.1:{self.server_port}"
 
 
 def ran(command):

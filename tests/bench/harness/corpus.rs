@@ -6,13 +6,15 @@
 use super::proofs::prove;
 use super::tokens::{Signer, tampered};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::Args;
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use jsonwebtoken::Algorithm;
 use keybound::commands::demo::pki::{Authority, Identity};
 use keybound_core::jose::Thumbprint;
 use keybound_core::jose::thumbprint;
+use keybound_core::oauth::EventSubject;
+use miniz_oxide::deflate::compress_to_vec_zlib;
 use prost::Message;
 use serde_json::{Value, json};
 use std::fs;
@@ -32,7 +34,16 @@ pub(super) struct Options {
     /// How many proofs there are.
     #[arg(long, default_value_t = 20_000)]
     proofs: usize,
+    /// The URL under which the folder is served.
+    #[arg(long, default_value = "http://127.0.0.1:9")]
+    served_at: String,
 }
+
+/// Who issues the tokens.
+const ISSUER: &str = "https://as.bank.example/oauth/v2";
+
+/// The file with the status list that tokens name.
+const STATUS_LIST: &str = "statuses.jwt";
 
 /// What is asked for.
 pub(super) const HOST: &str = "api.bank.example";
@@ -67,7 +78,7 @@ pub(super) fn configuration(algorithm: &str) -> String {
     format!(
         "
 issuers:
-- issuer: https://as.bank.example/oauth/v2
+- issuer: {ISSUER}
   audiences: [https://api.bank.example]
   algorithms: [{algorithm}]
   keys: {{jwks_file: jwks.json}}
@@ -95,10 +106,40 @@ const FORGETFUL: &str =
 
 const KEYS: &str = "  keys: {jwks_file: jwks.json}\n";
 
-/// All that may revoke a token.
-const REVOKING: &str = "  revocation: {denylist_file: revoked.jsonl}\n";
+/// All that may revoke a token, and keys at the side of the list.
+fn revoking(served_at: &str) -> String {
+    format!(
+        "  keys: {{jwks_uri: '{served_at}/jwks.json'}}
+  revocation:
+    denylist_file: revoked.jsonl
+    status_list: required
+    events: {{delivery: poll, endpoint: '{served_at}/poll', poll_interval: 1h, audience: gateway,
+             snapshot_file: events}}
+"
+    )
+}
 
-/// Entries for others, of each kind.
+/// The status list of an issuer where each token is good.
+fn status_list(issuer: &Signer, uri: &str, tokens: usize) -> String {
+    let statuses = compress_to_vec_zlib(&vec![0; tokens.div_ceil(8)], 9);
+    let list = json!({"bits": 1, "lst": URL_SAFE_NO_PAD.encode(statuses)});
+    let claims = json!({"sub": uri, "iat": now(), "ttl": 86_400, "status_list": list});
+    issuer.sign("statuslist+jwt", &claims)
+}
+
+/// A snapshot of events about others.
+fn events() -> String {
+    let (until, expires) = (now() * 1000, (now() + 86_400) * 1000);
+    let line = |it: usize| {
+        let subject = EventSubject::User(format!("other-{it}").into()).key();
+        let key = URL_SAFE_NO_PAD.encode(subject.octets());
+        format!("{key} {until} {expires} session-revoked\n")
+    };
+    let lines: String = (0..1000).map(line).collect();
+    format!("keybound security events, version 1\nissuer {ISSUER}\n{lines}end\n")
+}
+
+/// Entries of a denylist for others, of each kind.
 fn revoked() -> String {
     let kinds = ["jti", "sub", "sid", "client_id"];
     let entries = (0..1000).flat_map(|it| kinds.map(|kind| json!({kind: format!("other-{it}")})));
@@ -118,9 +159,10 @@ pub(super) fn make(options: &Options) {
     put("keybound.yaml", format!("{rules}{PATIENT}").as_bytes());
     put("nginx.yaml", format!("{rules}{PATIENT}{NGINX}").as_bytes());
     put("forgetful.yaml", format!("{rules}{FORGETFUL}").as_bytes());
-    let revoking = rules.replacen(KEYS, &format!("{KEYS}{REVOKING}"), 1);
+    let revoking = rules.replacen(KEYS, &revoking(&options.served_at), 1);
     put("revoking.yaml", format!("{revoking}{PATIENT}").as_bytes());
     put("revoked.jsonl", revoked().as_bytes());
+    put("events", events().as_bytes());
 
     let Parties { client: identity, another } = certificates(folder);
     let x5t = json!({"x5t#S256": identity.thumbprint().to_base64url()});
@@ -131,6 +173,16 @@ pub(super) fn make(options: &Options) {
     let bearer =
         |pem: &str, token: &String| check(pem, &[("authorization", &format!("Bearer {token}"))]);
     put("cached.grpc", &frames(tokens.iter().map(|it| bearer(&pem, it))));
+    let uri = format!("{}/{STATUS_LIST}", options.served_at);
+    let listed: Vec<String> = (0..options.tokens)
+        .map(|number| {
+            let mut claims = claims(number, &x5t);
+            claims["status"] = json!({"status_list": {"idx": number, "uri": uri}});
+            issuer.sign("at+jwt", &claims)
+        })
+        .collect();
+    put("listed.grpc", &frames(listed.iter().map(|it| bearer(&pem, it))));
+    put(STATUS_LIST, status_list(&issuer, &uri, options.tokens).as_bytes());
     let another = url_encoded_pem(another.certificate_der());
     put("wrong-certificate.grpc", &frames(tokens.iter().map(|it| bearer(&another, it))));
     put("forged.grpc", &frames([bearer(&pem, &tampered(&tokens[0]))].into_iter()));
@@ -182,7 +234,7 @@ pub(super) fn tls_client(folder: &Path, name: &str) -> ClientConfig {
 pub(super) fn claims(number: usize, cnf: &Value) -> Value {
     let now = now();
     json!({
-        "iss": "https://as.bank.example/oauth/v2",
+        "iss": ISSUER,
         "sub": "2f6c8a7e-6d0b-4c39-a0b6-3d1d0a8c1c77",
         "aud": ["https://api.bank.example", "https://payments.bank.example"],
         "client_id": "1cbc9a3e-5b2e-4b3f-9a41-3c53c1b8c6e1",
