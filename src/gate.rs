@@ -24,7 +24,7 @@ use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -44,6 +44,8 @@ pub struct Gate {
     unclear: RateLimit,
     /// Whether other gates count in the same metrics.
     has_others: bool,
+    /// Whether issuers are asked for events.
+    hears: AtomicBool,
 }
 
 /// The active configuration and what is derived from it.
@@ -102,6 +104,7 @@ impl Gate {
             carried: Carried::default(),
             unclear,
             has_others: false,
+            hears: AtomicBool::new(false),
         }
     }
 
@@ -138,7 +141,16 @@ impl Gate {
             self.carried.forget();
         }
         self.active.store(Arc::new(Active::new(installation, digest, &self.metrics)));
+        if self.hears.load(Ordering::SeqCst) {
+            self.active().installation.hear();
+        }
         self.replaced.send_replace(());
+    }
+
+    /// Has issuers asked for their events, under the active configuration and under those that replace it.
+    pub fn hear(&self) {
+        self.hears.store(true, Ordering::SeqCst);
+        self.active().installation.hear();
     }
 
     /// Notifies of each later replacement of the active configuration.

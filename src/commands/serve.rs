@@ -128,6 +128,8 @@ async fn answer(
         capture,
     };
     let server = Server::start(setup, Arc::clone(&gate))?;
+    // Nothing can refuse the start any more.
+    gate.hear();
     let in_force = InForce {
         origin: Origin::File(arguments.config.clone()),
         source_files,

@@ -123,6 +123,7 @@ impl Instance {
             reloading.abort_handle(),
             runtime.spawn(ready(Arc::clone(&gate), Arc::clone(&health))).abort_handle(),
             runtime.spawn(remind(Arc::clone(&gate))).abort_handle(),
+            runtime.spawn(hear(Arc::clone(&gate))).abort_handle(),
         ];
         let events = listen.events.map(|it| runtime.spawn(receive(it, Arc::clone(&gate))));
         let tasks = tasks.into_iter().chain(events.map(|it| it.abort_handle())).collect();
@@ -183,6 +184,16 @@ async fn ready(gate: Arc<Gate>, health: Arc<Health>) {
 async fn remind(gate: Arc<Gate>) {
     match reminder::run(&gate).await {}
 }
+
+/// Has issuers asked for events. Envoy may still refuse the listener, and what was acknowledged would be
+/// forgotten with it.
+async fn hear(gate: Arc<Gate>) {
+    sleep(ACCEPTED).await;
+    gate.hear();
+}
+
+/// How long until Envoy has surely taken a listener, or not.
+const ACCEPTED: Duration = Duration::from_secs(1);
 
 /// Listens for security events as soon as the address is to be had: another process may have it, as the one
 /// before a hot restart has, or another configuration.

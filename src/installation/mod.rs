@@ -111,6 +111,12 @@ impl Installation {
         Ok(Made { installation: Self { nonces_drawn, ..made }, losses })
     }
 
+    /// Has issuers asked for their events. What comes is acknowledged, and so this must be in force.
+    pub fn hear(&self) {
+        let revocations = self.issuers.iter().filter_map(|it| it.revocation.as_ref());
+        revocations.filter_map(|it| it.events()).for_each(|it| it.begin());
+    }
+
     /// The policies.
     pub const fn policies(&self) -> &PolicySet {
         &self.rules.policies

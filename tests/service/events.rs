@@ -2,7 +2,7 @@
 
 use crate::support::clock::ManualClock;
 use crate::support::tokens::{Signer, tampered};
-use crate::support::transmitter::Transmitter;
+use crate::support::transmitter::{State, Transmitter};
 use http::StatusCode;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::Clock;
@@ -73,7 +73,9 @@ impl Site {
     }
 
     fn receive(&self, rules: &EventRules, previous: Option<&Arc<Events>>) -> Arc<Events> {
-        self.try_to_receive(rules, previous).unwrap()
+        let events = self.try_to_receive(rules, previous).unwrap();
+        events.begin();
+        events
     }
 
     fn try_to_receive(
@@ -85,7 +87,8 @@ impl Site {
         let terms = Terms { issuer: &issuer, keys: &self.keys, rules, ca: None, allow_http: false };
         let clock: Arc<dyn Clock> = self.clock.clone();
         let runtime = Handle::current();
-        events::prepare(&terms, previous, &self.bell, &clock, &runtime).map(|it| it.events)
+        let prepared = events::prepare(&terms, previous, &self.bell, &clock, &runtime);
+        prepared.map(|it| it.events)
     }
 
     /// A token that ends the session `sid`.
@@ -143,6 +146,28 @@ async fn an_event_is_polled_put_into_force_and_then_acknowledged() {
     assert_eq!((status.lag_seconds, status.full), (Some(0), false));
     let asked = site.transmitter.state().authorizations.clone();
     assert!(asked.iter().all(|it| it.as_deref() == Some("Bearer ours")));
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_events_before_they_are_in_force() {
+    let site = Site::new().await;
+    let in_force = site.receive(&site.polling(), None);
+    let mut rules = site.polling();
+    if let Delivery::Poll { bearer, .. } = &mut rules.delivery {
+        *bearer = BearerToken::new("next");
+    }
+    rules.capacity = 1;
+    let prepared = site.try_to_receive(&rules, Some(&in_force)).unwrap();
+    let polls = site.transmitter.polls();
+    site.transmitter.polled(polls + 10).await;
+    let asked_as_next = |it: &State| it.authorizations.contains(&Some("Bearer next".to_owned()));
+    assert!(!asked_as_next(&site.transmitter.state()));
+    // Whatever becomes of it, nothing has changed for what is in force.
+    (0..2).for_each(|it| site.send(&session_revoked(&it.to_string(), &format!("s-{it}"), NOW)));
+    site.transmitter.until(|it| it.acknowledged.len() == 2).await;
+    assert!(!in_force.status().full);
+    prepared.begin();
+    site.transmitter.until(asked_as_next).await;
 }
 
 #[tokio::test]

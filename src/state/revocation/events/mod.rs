@@ -42,7 +42,7 @@ use report::Report;
 use reqwest::Url;
 use shared::Shared;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -57,8 +57,17 @@ use verify::Asker;
 pub struct Events {
     receiver: Arc<Receiver>,
     began: Instant,
-    #[expect(dead_code, reason = "its tasks end when it is dropped")]
+    /// They end when it is dropped.
     tasks: Mutex<JoinSet<()>>,
+    asking: Mutex<Asking>,
+    runtime: Handle,
+}
+
+/// What asks the transmitter, until it may begin.
+#[derive(Debug, Default)]
+struct Asking {
+    poller: Option<Poller>,
+    asker: Option<Asker>,
 }
 
 /// What is needed to receive the events of an issuer.
@@ -105,7 +114,7 @@ pub enum BadEvents {
 }
 
 /// Prepares the events of an issuer. What `previous` received stays in force, if it is from the same
-/// transmitter.
+/// transmitter. Nobody is asked before [`Events::begin`].
 pub fn prepare(
     terms: &Terms<'_>,
     previous: Option<&Arc<Events>>,
@@ -130,10 +139,7 @@ pub fn prepare(
         return Ok(Prepared { events: Arc::clone(same), change, left_behind });
     }
     let (marks, report) = match known.map(|it| &it.receiver) {
-        Some(known) => {
-            known.marks.set_capacity(rules.capacity);
-            (Arc::clone(&known.marks), Arc::new(Report::after(&known.report)))
-        }
+        Some(known) => (Arc::clone(&known.marks), Arc::new(Report::after(&known.report))),
         None => (Arc::new(restored(rules, issuer, clock.now())?), Arc::default()),
     };
     // One writes the file at a time, also while the configuration changes.
@@ -189,43 +195,30 @@ impl Events {
         terms: &Terms<'_>,
         runtime: &Handle,
     ) -> Result<Self, BadEvents> {
-        let mut tasks = JoinSet::new();
-        if terms.rules.is_passive {
-            return Ok(Self { receiver, began: Instant::now(), tasks: Mutex::new(tasks) });
+        let (mut tasks, mut asking) = (JoinSet::new(), Asking::default());
+        if !terms.rules.is_passive {
+            asking = Asking::of(&receiver, terms)?;
+            if let Some(shared) = receiver.keeping.shared.clone() {
+                tasks.spawn_on(shared.run(Arc::clone(&receiver)), runtime);
+            }
+            tasks.spawn_on(sweep(Arc::clone(&receiver)), runtime);
         }
-        let client = || {
-            let credentials = Credentials { ca: terms.ca, identity: None };
-            let client = Client::new(credentials).map_err(BadEvents::Credentials)?;
-            Ok::<_, BadEvents>(client.allowing_http(terms.allow_http))
-        };
-        let askable = |text: &str| {
-            let url = Url::parse(text).or(Err(BadEvents::UrlRefused))?;
-            Reach::of(&url, terms.allow_http).map(|_| url).ok_or(BadEvents::UrlRefused)
-        };
-        if let Delivery::Poll { endpoint, interval, bearer } = &terms.rules.delivery {
-            let poller = Poller {
-                receiver: Arc::clone(&receiver),
-                client: client()?,
-                endpoint: askable(endpoint)?,
-                interval: *interval,
-                bearer: bearer.clone(),
-            };
-            tasks.spawn_on(poller.run(), runtime);
+        let (tasks, asking) = (Mutex::new(tasks), Mutex::new(asking));
+        Ok(Self { receiver, began: Instant::now(), tasks, asking, runtime: runtime.clone() })
+    }
+
+    /// Has the transmitter asked from now on, since these events are in force: what comes is acknowledged.
+    /// Only the first call does anything.
+    pub fn begin(&self) {
+        self.receiver.marks.set_capacity(self.receiver.rules.capacity);
+        let Asking { poller, asker } = std::mem::take(&mut *locked(&self.asking));
+        let mut tasks = locked(&self.tasks);
+        if let Some(poller) = poller {
+            tasks.spawn_on(poller.run(), &self.runtime);
         }
-        if let Some(rules) = &terms.rules.verification {
-            let asker = Asker {
-                receiver: Arc::clone(&receiver),
-                client: client()?,
-                endpoint: askable(&rules.endpoint)?,
-                rules: rules.clone(),
-            };
-            tasks.spawn_on(asker.run(), runtime);
+        if let Some(asker) = asker {
+            tasks.spawn_on(asker.run(), &self.runtime);
         }
-        if let Some(shared) = receiver.keeping.shared.clone() {
-            tasks.spawn_on(shared.run(Arc::clone(&receiver)), runtime);
-        }
-        tasks.spawn_on(sweep(Arc::clone(&receiver)), runtime);
-        Ok(Self { receiver, began: Instant::now(), tasks: Mutex::new(tasks) })
     }
 
     /// Whether it receives events on these terms already.
@@ -313,6 +306,40 @@ impl Events {
         let status = report.status(rules, marks, self.began, clock.now());
         Status { unheard: self.is_unheard(), ..status }
     }
+}
+
+impl Asking {
+    fn of(receiver: &Arc<Receiver>, terms: &Terms<'_>) -> Result<Self, BadEvents> {
+        let client = || {
+            let credentials = Credentials { ca: terms.ca, identity: None };
+            let client = Client::new(credentials).map_err(BadEvents::Credentials)?;
+            Ok::<_, BadEvents>(client.allowing_http(terms.allow_http))
+        };
+        let askable = |text: &str| {
+            let url = Url::parse(text).or(Err(BadEvents::UrlRefused))?;
+            Reach::of(&url, terms.allow_http).map(|_| url).ok_or(BadEvents::UrlRefused)
+        };
+        let poller = match &terms.rules.delivery {
+            Delivery::Poll { endpoint, interval, bearer } => Some(Poller {
+                receiver: Arc::clone(receiver),
+                client: client()?,
+                endpoint: askable(endpoint)?,
+                interval: *interval,
+                bearer: bearer.clone(),
+            }),
+            Delivery::Push { .. } => None,
+        };
+        let asker = terms.rules.verification.as_ref().map(|rules| {
+            let endpoint = askable(&rules.endpoint)?;
+            let (receiver, client) = (Arc::clone(receiver), client()?);
+            Ok::<_, BadEvents>(Asker { receiver, client, endpoint, rules: rules.clone() })
+        });
+        Ok(Self { poller, asker: asker.transpose()? })
+    }
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cold]

@@ -26,9 +26,10 @@ pub(super) struct Shared {
     rules: RedisRules,
     key: String,
     link: watch::Sender<Option<Link>>,
-    pending: Mutex<Pending>,
+    /// Also of what follows this under the same rules: while a configuration is prepared, both are there.
+    pending: Arc<Mutex<Pending>>,
     /// One writes at a time, so that nobody takes for written what another has yet to write.
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
     stale: Arc<AtomicBool>,
 }
 
@@ -75,10 +76,11 @@ impl Shared {
         let key = format!("keybound:events:{}", Thumbprint::of(issuer.as_bytes()).to_base64url());
         let stale =
             previous.map_or_else(|| Arc::new(AtomicBool::new(true)), |it| Arc::clone(&it.stale));
-        let pending = previous.map(|it| std::mem::take(&mut *it.pending()));
-        let pending = Mutex::new(pending.unwrap_or_default());
-        let (link, writing) = (watch::Sender::new(None), tokio::sync::Mutex::default());
-        Self { rules, key, link, pending, writing, stale }
+        // Into another Redis, all that is in force is written when it is reached.
+        let same = previous.filter(|it| it.rules == rules);
+        let pending = same.map(|it| Arc::clone(&it.pending)).unwrap_or_default();
+        let writing = same.map(|it| Arc::clone(&it.writing)).unwrap_or_default();
+        Self { rules, key, link: watch::Sender::new(None), pending, writing, stale }
     }
 
     /// Whether it has not been read for so long that nothing can be told.
