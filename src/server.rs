@@ -43,7 +43,7 @@ use connection::{Front, Serving};
 use events::EventsServer;
 use failures::Failures;
 use futures_util::future::join_all;
-use reload::{Doors, InForce, Reloader};
+use reload::{Doors, EventsDoor, InForce, Reloader};
 use shard::Shards;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -93,6 +93,7 @@ pub struct Server {
     secret: Arc<ArcSwapOption<Secret>>,
     admin: Listener,
     events: Option<EventsServer>,
+    events_tls: Option<Arc<Spoken>>,
     shards: Shards,
     health: Arc<Health>,
     gate: Arc<Gate>,
@@ -154,8 +155,11 @@ impl Server {
         let admin = Listener::bind(&setup.listen.admin, places)?;
         let admin = admin.counting(gate.metrics().connections());
         let events = setup.listen.events.as_ref();
-        let events = events.map(|it| EventsServer::start(it, &gate)).transpose()?;
-        gate.metrics().certificates().set(&tls::validities(&setup.listen));
+        let events_tls = events.map(EventsServer::spoken).transpose()?.flatten();
+        let events = events.map(|it| EventsServer::start(&it.address, events_tls.clone(), &gate));
+        let events = events.transpose()?;
+        let shown = tls::validities(setup.listen.tls.as_ref(), setup.listen.events.as_ref());
+        gate.metrics().certificates().set(&shown);
         let shards = Shards::start(setup.shards, setup.drain_deadline)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(health_and_reflection::report(reporter, health.watch()));
@@ -167,6 +171,7 @@ impl Server {
             secret,
             admin,
             events,
+            events_tls,
             shards,
             health,
             gate,
@@ -202,10 +207,11 @@ impl Server {
             listen: self.setup.listen.clone(),
             secret: Arc::clone(&self.secret),
             tls: doors.filter_map(|it| it.serving.tls.clone()).collect(),
-            events_tls: self.events.as_ref().and_then(|it| it.tls().cloned()),
         };
+        let (listener, tls) = (self.setup.listen.events.clone(), self.events_tls.clone());
         let (gate, reloads) = (Arc::clone(&self.gate), Arc::clone(&self.reloads));
-        Reloader::new(in_force, gate, reloads, clock).with_doors(doors)
+        let reloader = Reloader::new(in_force, gate, reloads, clock);
+        reloader.with_doors(doors).with_events(EventsDoor { listener, tls })
     }
 
     /// Serves requests. It is ready once the issuers of the configuration in force have keys,
@@ -218,6 +224,7 @@ impl Server {
             secret: _,
             admin,
             events,
+            events_tls: _,
             shards,
             health,
             gate,

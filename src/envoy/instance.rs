@@ -4,14 +4,15 @@ use crate::judge::{in_words, judge};
 use crate::process::Process;
 use keybound::admin::Admin;
 use keybound::admin::explain::Permits;
-use keybound::config::{Address, Attempt, Config, EventsListener, Origin};
+use keybound::config::{Address, Attempt, Config, Origin};
 use keybound::front::module::Endpoint;
 use keybound::gate::Gate;
 use keybound::health::{Health, Phase};
 use keybound::installation::{Checker, Installation, InstallationRules, Made};
 use keybound::listener::places::Places;
 use keybound::server::events::EventsServer;
-use keybound::server::reload::{InForce, Reloader};
+use keybound::server::reload::{EventsDoor, InForce, Reloader};
+use keybound::server::tls::{self, Spoken};
 use keybound::server::{self, readiness, reminder};
 use keybound::telemetry::collector::Export;
 use keybound::telemetry::metrics::VERSION;
@@ -90,6 +91,8 @@ impl Instance {
         let sentence = |error: &dyn std::fmt::Display| vec![error.to_string()];
         let (sinks, export) = server::sinks(telemetry.clone(), clock, &process.metrics)
             .map_err(|it| sentence(&it))?;
+        let events_tls = listen.events.as_ref().map(EventsServer::spoken).transpose();
+        let events_tls = events_tls.map_err(|it| sentence(&it))?.flatten();
         let made = Installation::start(rules, previous, clock, runtime);
         let Made { installation, losses } = made.map_err(|it| sentence(&it))?;
         for warning in &warnings {
@@ -115,8 +118,10 @@ impl Instance {
             outline,
             logged: &warnings,
         };
+        let door = EventsDoor { listener: listen.events.clone(), tls: events_tls.clone() };
         let reloader =
-            Reloader::new(in_force, Arc::clone(&gate), Arc::clone(&reloads), Arc::clone(clock));
+            Reloader::new(in_force, Arc::clone(&gate), Arc::clone(&reloads), Arc::clone(clock))
+                .with_events(door);
         let reloading =
             runtime.spawn(async move { match reloader.judged_by(judge).run(asks).await {} });
         let tasks = vec![
@@ -125,7 +130,13 @@ impl Instance {
             runtime.spawn(remind(Arc::clone(&gate))).abort_handle(),
             runtime.spawn(hear(Arc::clone(&gate))).abort_handle(),
         ];
-        let events = listen.events.map(|it| runtime.spawn(receive(it, Arc::clone(&gate))));
+        if events_tls.is_some() {
+            let shown = tls::validities(None, listen.events.as_ref());
+            process.metrics.certificates().set(&shown);
+        }
+        let events = listen.events.map(|it| it.address);
+        let events =
+            events.map(|it| runtime.spawn(receive(it, events_tls.clone(), Arc::clone(&gate))));
         let tasks = tasks.into_iter().chain(events.map(|it| it.abort_handle())).collect();
         let endpoint =
             Arc::new(Endpoint::new(gate, runtime.clone()).capturing(process.capture.clone()));
@@ -197,10 +208,10 @@ const ACCEPTED: Duration = Duration::from_secs(1);
 
 /// Listens for security events as soon as the address is to be had: another process may have it, as the one
 /// before a hot restart has, or another configuration.
-async fn receive(listen: EventsListener, gate: Arc<Gate>) {
+async fn receive(address: Address, tls: Option<Arc<Spoken>>, gate: Arc<Gate>) {
     let mut told = false;
     loop {
-        match EventsServer::start(&listen, &gate) {
+        match EventsServer::start(&address, tls.clone(), &gate) {
             Ok(server) => {
                 tracing::info!(events = %server.address(), "listening");
                 // It listens until this task ends.

@@ -3,7 +3,7 @@
 
 use super::StartFailure;
 use super::failures;
-use super::tls::Spoken;
+use super::tls::{BadTls, Spoken};
 use crate::config::{Address, EventsListener};
 use crate::front::events::Endpoint;
 use crate::gate::Gate;
@@ -32,7 +32,6 @@ use tokio::time::{Instant, interval, timeout};
 pub struct EventsServer {
     address: Address,
     places: Arc<Places>,
-    tls: Option<Arc<Spoken>>,
     #[expect(dead_code, reason = "the thread ends when it is dropped")]
     stop: oneshot::Sender<()>,
 }
@@ -68,20 +67,28 @@ const NAME: &str = "events";
 const PROTOCOL: &[u8] = b"http/1.1";
 
 impl EventsServer {
-    /// Listens, and answers for what is in force at `gate`.
-    pub fn start(listen: &EventsListener, gate: &Arc<Gate>) -> Result<Self, StartFailure> {
-        let tls = listen.tls.as_ref().map(|it| Spoken::new(it, PROTOCOL)).transpose()?;
-        let tls = tls.map(Arc::new);
+    /// What it will say in TLS, if it is to use it.
+    pub fn spoken(listen: &EventsListener) -> Result<Option<Arc<Spoken>>, BadTls> {
+        let spoken = listen.tls.as_ref().map(|it| Spoken::new(it, PROTOCOL));
+        spoken.transpose().map(|it| it.map(Arc::new))
+    }
+
+    /// Listens at `address`, says `tls`, and answers for what is in force at `gate`.
+    pub fn start(
+        address: &Address,
+        tls: Option<Arc<Spoken>>,
+        gate: &Arc<Gate>,
+    ) -> Result<Self, StartFailure> {
         let shared = Arc::new(Shared {
             endpoint: Endpoint::new(Arc::clone(gate)),
-            tls: tls.clone(),
+            tls,
             gate: Arc::clone(gate),
             failed: RateLimit::of(1),
         });
         let places = Places::new(NAME, PLACES, Arc::default());
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = sync_channel(1);
-        let (bound_to, places_there) = (listen.address.clone(), Arc::clone(&places));
+        let (bound_to, places_there) = (address.clone(), Arc::clone(&places));
         let of = Arc::clone(gate);
         // The runtime is made and dropped there: it may not be dropped on a thread of another one.
         thread::Builder::new().name(NAME.to_owned()).spawn(move || {
@@ -100,7 +107,7 @@ impl EventsServer {
             });
         })?;
         let address = told.recv()??;
-        Ok(Self { address, places, tls, stop })
+        Ok(Self { address, places, stop })
     }
 
     /// The address, with the port that the system chose if 0 was requested.
@@ -111,11 +118,6 @@ impl EventsServer {
     /// Its connection limit.
     pub const fn places(&self) -> &Arc<Places> {
         &self.places
-    }
-
-    /// What it says in TLS, for a reload to replace.
-    pub const fn tls(&self) -> Option<&Arc<Spoken>> {
-        self.tls.as_ref()
     }
 }
 
@@ -202,14 +204,13 @@ mod tests {
     async fn an_address_that_is_taken_is_a_failure_and_can_be_had_later() {
         let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = Address::Tcp(taken.local_addr().unwrap());
-        let listen = EventsListener { address: address.clone(), tls: None };
         let metrics = Arc::new(Metrics::new().unwrap());
         let installation = samples::installation(samples::policy_set());
         let checker = Checker::new(Arc::new(SystemClock));
         let gate = Arc::new(Gate::new(checker, installation, "digest".to_owned(), metrics));
-        let failure = EventsServer::start(&listen, &gate).unwrap_err();
+        let failure = EventsServer::start(&address, None, &gate).unwrap_err();
         assert!(failure.to_string().contains("cannot listen"), "{failure}");
         drop(taken);
-        assert_eq!(*EventsServer::start(&listen, &gate).unwrap().address(), address);
+        assert_eq!(*EventsServer::start(&address, None, &gate).unwrap().address(), address);
     }
 }

@@ -6,12 +6,13 @@ use super::tls::{self, Spoken};
 use crate::clock::Clock;
 use crate::config::watch::{FileState, Watch};
 use crate::config::{
-    Address, Attempt, Config, Listen, Origin, Outline, Problem, SourceFile, Telemetry, Tls,
+    Address, Attempt, Config, EventsListener, Listen, Origin, Outline, Problem, SourceFile,
+    Telemetry, Tls,
 };
 use crate::front::forward_auth::Secret;
 use crate::gate::Gate;
 use crate::installation::{Installation, Made};
-use crate::telemetry::metrics::{Metrics, Reload};
+use crate::telemetry::metrics::Reload;
 use crate::telemetry::reloads::Reloads;
 use arc_swap::ArcSwapOption;
 use futures_util::future::{join, join_all};
@@ -45,6 +46,7 @@ pub struct Reloader {
     telemetry: Telemetry,
     reloads: Arc<Reloads>,
     doors: Option<Doors>,
+    events: EventsDoor,
     judge: Judge,
 }
 
@@ -78,8 +80,15 @@ pub(super) struct Doors {
     pub(super) secret: Arc<ArcSwapOption<Secret>>,
     /// TLS, for each listener that uses it.
     pub(super) tls: Vec<Arc<Spoken>>,
-    /// TLS of the listener for events, if it uses it.
-    pub(super) events_tls: Option<Arc<Spoken>>,
+}
+
+/// The listener for events, where there is one.
+#[derive(Debug, Default)]
+pub struct EventsDoor {
+    /// As it was configured. Its address does not change at a reload.
+    pub listener: Option<EventsListener>,
+    /// TLS, if it uses it.
+    pub tls: Option<Arc<Spoken>>,
 }
 
 /// The result of inspecting the files.
@@ -128,6 +137,7 @@ impl Reloader {
             telemetry,
             reloads,
             doors: None,
+            events: EventsDoor::default(),
             judge: Ok,
         }
     }
@@ -141,6 +151,12 @@ impl Reloader {
     /// The same, with listeners for proxies.
     pub(super) fn with_doors(self, doors: Doors) -> Self {
         Self { doors: Some(doors), ..self }
+    }
+
+    /// The same, with a listener for events.
+    #[must_use]
+    pub fn with_events(self, events: EventsDoor) -> Self {
+        Self { events, ..self }
     }
 
     /// Reloads when somebody `asks`, and when a file has changed.
@@ -268,7 +284,7 @@ impl Reloader {
         let Config { listen, rules, telemetry, warnings, digest, outline, .. } = config;
         let old = self.gate.active();
         let spoken = self.doors.as_ref().map(|it| it.speak(&listen)).transpose()?;
-        let of_events = self.doors.as_ref().map(|it| it.speak_of_events(&listen)).transpose()?;
+        let of_events = self.events.speak(&listen)?;
         let previous_digest = old.digest.clone();
         let (old, runtime) = (&old.installation, Handle::current());
         let made = Installation::start(rules, Some(old), &self.clock, &runtime)?;
@@ -276,9 +292,13 @@ impl Reloader {
         let late = ready(&installation).await;
 
         self.gate.replace(installation, digest);
-        if let Some(doors) = &mut self.doors {
-            doors.follow(&listen, spoken.unwrap_or_default(), self.gate.metrics());
-            doors.follow_events(&listen, of_events.flatten(), self.gate.metrics());
+        let doors = self.doors.as_mut();
+        let mut is_new = doors.is_some_and(|it| it.follow(&listen, spoken.unwrap_or_default()));
+        is_new |= self.events.follow(&listen, of_events);
+        if is_new {
+            let own = self.doors.as_ref().and_then(|it| it.listen.tls.as_ref());
+            let shown = tls::validities(own, self.events.listener.as_ref());
+            self.gate.metrics().certificates().set(&shown);
         }
         let remarks = [self.for_a_restart(&listen, &telemetry), losses, late].concat();
         self.tell(&warnings, &remarks);
@@ -317,7 +337,12 @@ impl Reloader {
             ("telemetry", *telemetry != self.telemetry),
         ];
         let own = own.into_iter().filter_map(|(key, differs)| differs.then_some(key));
-        doors.chain(own).map(|key| format!("{key}: changes only with a restart")).collect()
+        let events = self.events.differs(listen).then_some("listen.events");
+        doors
+            .chain(events)
+            .chain(own)
+            .map(|key| format!("{key}: changes only with a restart"))
+            .collect()
     }
 }
 
@@ -329,52 +354,27 @@ impl Doors {
         new_tls.map(speak).transpose().map(Option::unwrap_or_default)
     }
 
-    /// The same of the listener for events.
-    fn speak_of_events(&self, listen: &Listen) -> Result<Option<Arc<ServerConfig>>, StartFailure> {
-        let own = events_tls(&self.listen);
-        let new = events_tls(listen).filter(|it| own != Some(it));
-        let spoken = self.events_tls.as_ref().zip(new).map(|(it, new)| it.with(new));
-        Ok(spoken.transpose()?)
-    }
-
-    fn follow_events(
-        &mut self,
-        listen: &Listen,
-        spoken: Option<Arc<ServerConfig>>,
-        metrics: &Metrics,
-    ) {
-        if let (Some(tls), Some(new)) = (&self.events_tls, spoken) {
-            tls.replace(new);
-            let new = listen.events.as_ref().and_then(|it| it.tls.clone());
-            self.listen.events.iter_mut().for_each(|it| it.tls.clone_from(&new));
-            metrics.certificates().set(&tls::validities(&self.listen));
-            tracing::info!("TLS certificate of the listener for events replaced");
-        }
-    }
-
-    fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>, metrics: &Metrics) {
-        if !spoken.is_empty() && listen.tls.is_some() {
+    /// Follows `listen`, and says whether there are other certificates now.
+    fn follow(&mut self, listen: &Listen, spoken: Vec<Arc<ServerConfig>>) -> bool {
+        let is_new = !spoken.is_empty() && listen.tls.is_some();
+        if is_new {
             self.tls.iter().zip(spoken).for_each(|(tls, new)| tls.replace(new));
             self.listen.tls.clone_from(&listen.tls);
-            metrics.certificates().set(&tls::validities(&self.listen));
             tracing::info!("TLS certificate and authorities replaced, for new connections");
         }
         let secret = listen.forward_auth.as_ref().and_then(|it| it.asker.secret.clone());
         self.secret.store(secret.map(Arc::new));
+        is_new
     }
 
     fn for_a_restart(&self, listen: &Listen) -> impl Iterator<Item = &'static str> {
         let [asked, will_ask] = [&self.listen, listen].map(|it| it.forward_auth.as_ref());
         let same_place = asked.map(|it| &it.address) == will_ask.map(|it| &it.address);
-        let [listens, will_listen] = [&self.listen, listen].map(|it| it.events.as_ref());
-        let events_change = listens.map(|it| &it.address) != will_listen.map(|it| &it.address)
-            || events_tls(&self.listen).is_some() != events_tls(listen).is_some();
         let same_way = asked.map(|it| &it.asker.flavour) == will_ask.map(|it| &it.asker.flavour);
         [
             ("listen.ext_authz", listen.ext_authz != self.listen.ext_authz),
             ("listen.forward_auth", !same_place),
             ("forward_auth", same_place && !same_way),
-            ("listen.events", events_change),
             ("listen.tls", listen.tls.is_some() != self.listen.tls.is_some()),
         ]
         .into_iter()
@@ -382,8 +382,35 @@ impl Doors {
     }
 }
 
-fn events_tls(listen: &Listen) -> Option<&Tls> {
-    listen.events.as_ref()?.tls.as_ref()
+impl EventsDoor {
+    /// What it will say in TLS, if that changes.
+    fn speak(&self, listen: &Listen) -> Result<Option<Arc<ServerConfig>>, StartFailure> {
+        let own = of_events(self.listener.as_ref());
+        let new = of_events(listen.events.as_ref()).filter(|it| own != Some(it));
+        let spoken = self.tls.as_ref().zip(new).map(|(it, new)| it.with(new));
+        Ok(spoken.transpose()?)
+    }
+
+    /// Follows `listen`, and says whether there is another certificate now.
+    fn follow(&mut self, listen: &Listen, spoken: Option<Arc<ServerConfig>>) -> bool {
+        let Some((tls, new)) = self.tls.as_ref().zip(spoken) else { return false };
+        tls.replace(new);
+        let new = listen.events.as_ref().and_then(|it| it.tls.clone());
+        self.listener.iter_mut().for_each(|it| it.tls.clone_from(&new));
+        tracing::info!("TLS certificate of the listener for events replaced");
+        true
+    }
+
+    /// Whether `listen` has it elsewhere, or has or has not TLS in contrast to it.
+    fn differs(&self, listen: &Listen) -> bool {
+        let [listens, will_listen] = [self.listener.as_ref(), listen.events.as_ref()];
+        listens.map(|it| &it.address) != will_listen.map(|it| &it.address)
+            || of_events(listens).is_some() != of_events(will_listen).is_some()
+    }
+}
+
+fn of_events(listener: Option<&EventsListener>) -> Option<&Tls> {
+    listener?.tls.as_ref()
 }
 
 /// Waits until every issuer has its first keys or failed to get them, and the replay store is

@@ -1,7 +1,7 @@
 //! TLS on the listeners: rustls with aws-lc-rs, and mutual TLS when the configuration names a
 //! client CA.
 
-use crate::config::{Listen, Tls};
+use crate::config::{EventsListener, Tls};
 use crate::proxy_names::{self, ProxyName};
 use crate::telemetry::certificates::Certificate;
 use arc_swap::ArcSwap;
@@ -54,12 +54,12 @@ impl Spoken {
     }
 }
 
-/// The validity periods of the certificates of `listen`: those that are shown, and the authorities of
-/// clients.
-pub fn validities(listen: &Listen) -> Vec<Certificate> {
-    let events = listen.events.as_ref().and_then(|it| it.tls.as_ref());
-    let own = listen.tls.iter().flat_map(|it| of(it, ["certificate_file", "client_ca_file"]));
+/// The validity periods of the certificates that are shown to proxies under `own` and at the listener for
+/// `events`, and of the authorities of clients.
+pub fn validities(own: Option<&Tls>, events: Option<&EventsListener>) -> Vec<Certificate> {
+    let own = own.into_iter().flat_map(|it| of(it, ["certificate_file", "client_ca_file"]));
     let names = ["events.certificate_file", "events.client_ca_file"];
+    let events = events.and_then(|it| it.tls.as_ref());
     own.chain(events.into_iter().flat_map(|it| of(it, names))).collect()
 }
 
