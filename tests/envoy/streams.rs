@@ -9,8 +9,9 @@ use keybound::clock::{Clock, SystemClock};
 use keybound_core::UnixTime;
 use reqwest::{Response, StatusCode, Upgraded, Version};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -93,14 +94,9 @@ async fn calls_end_with_the_token_only_where_the_policy_says_so() {
 
 #[tokio::test]
 async fn what_is_open_ends_when_its_token_is_revoked_inside_envoy_and_at_its_end_elsewhere() {
-    let folder = tempfile::tempdir().unwrap();
-    let list = folder.path().join("revoked.jsonl");
-    std::fs::write(&list, "{\"sub\":\"nobody\"}\n").unwrap();
-    let revoking = |folder: &Path, config: &mut Value| {
-        streaming(folder, config);
-        config["issuers"][0]["revocation"] = json!({"denylist_file": &list});
-    };
-    let it = Installation::in_front_of(talkative().await, &[OPTIONAL], revoking).await;
+    let list = Denylist::new();
+    let edit = |folder: &Path, config: &mut Value| list.named_by(folder, config);
+    let it = Installation::in_front_of(talkative().await, &[OPTIONAL], edit).await;
     let [mine, others] = ["mine", "others"].map(|jti| long_lived_token(&it, jti));
     let mut opened = vec![];
     for (token, is_revoked) in [(&mine, true), (&others, false)] {
@@ -109,15 +105,58 @@ async fn what_is_open_ends_when_its_token_is_revoked_inside_envoy_and_at_its_end
         }
         opened.push((web_socket(&it, token, ENDS).await, is_revoked));
     }
-    let kept = (events(&it, &mine, STAYS, Version::HTTP_2).await, false);
-    let beside = folder.path().join("beside");
-    std::fs::write(&beside, "{\"jti\":\"mine\"}\n").unwrap();
-    std::fs::rename(beside, &list).unwrap();
-    // Who asks from outside can end a stream by its time alone, which was told when it began.
+    opened.push((events(&it, &mine, STAYS, Version::HTTP_2).await, false));
+    list.revoke("mine");
+    hold_revoked(opened).await;
+}
+
+#[tokio::test]
+async fn a_call_ends_when_its_token_is_revoked_inside_envoy_and_at_its_end_elsewhere() {
+    let list = Denylist::new();
+    let edit = |folder: &Path, config: &mut Value| {
+        list.named_by(folder, config);
+        // The path of a call is that of its method.
+        config["policies"][0].as_object_mut().unwrap().remove("match");
+    };
+    let it = Installation::in_front_of(restless().await, &[OPTIONAL], edit).await;
+    let [mine, others] = ["mine", "others"].map(|jti| long_lived_token(&it, jti));
+    let opened = vec![(call(&it, &mine).await, true), (call(&it, &others).await, false)];
+    list.revoke("mine");
+    hold_revoked(opened).await;
+}
+
+/// A denylist that names nobody at first.
+struct Denylist(TempDir);
+
+impl Denylist {
+    fn new() -> Self {
+        let it = Self(TempDir::new().unwrap());
+        std::fs::write(it.path(), "{\"sub\":\"nobody\"}\n").unwrap();
+        it
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("revoked.jsonl")
+    }
+
+    fn named_by(&self, folder: &Path, config: &mut Value) {
+        streaming(folder, config);
+        config["issuers"][0]["revocation"] = json!({"denylist_file": self.path()});
+    }
+
+    fn revoke(&self, jti: &str) {
+        let beside = self.0.path().join("beside");
+        std::fs::write(&beside, format!("{{\"jti\":\"{jti}\"}}\n")).unwrap();
+        std::fs::rename(beside, self.path()).unwrap();
+    }
+}
+
+/// Each ends if its token was revoked, inside Envoy: who asks from outside can end a stream by its time alone,
+/// which was told when it began.
+async fn hold_revoked(opened: Vec<(Open, bool)>) {
     let ends = matches!(OPTIONAL.way, Way::Inside(_));
     let until = SystemClock.now().saturating_add(4 * LATE);
-    let watched = opened.into_iter().chain([kept]).enumerate();
-    let watched = watched.map(|(place, (open, is_revoked))| async move {
+    let watched = opened.into_iter().enumerate().map(|(place, (open, is_revoked))| async move {
         let ended = open.ended(until).await;
         assert_eq!(ended.is_some(), ends && is_revoked, "{place}");
     });

@@ -35,15 +35,16 @@ fn ask(service: &Service, question: &Value) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
 }
 
+/// What the service says of the request that is in question.
 #[track_caller]
-fn explained(service: &Service, question: &Value) -> String {
+pub(crate) fn explained(service: &Service, question: &Value) -> String {
     let (status, text) = ask(service, question);
     assert_eq!(status, 200, "{text}");
     text
 }
 
 /// As it is kept, to be pasted.
-fn kept(request: &CheckRequest) -> String {
+pub(crate) fn kept(request: &CheckRequest) -> String {
     STANDARD.encode(request.encode_to_vec())
 }
 

@@ -28,6 +28,7 @@ mod service;
 #[path = "../support/tokens.rs"]
 #[expect(clippy::indexing_slicing, reason = "shared between tests")]
 mod tokens;
+mod told_by_issuer;
 mod traces;
 mod world;
 

@@ -33,7 +33,7 @@ fn revoking_with(world: &World, edit: impl FnOnce(String) -> String) -> Service 
 }
 
 /// With these claims beside the usual ones.
-fn asking(world: &World, claims: &Value) -> CheckRequest {
+pub(crate) fn asking(world: &World, claims: &Value) -> CheckRequest {
     let certificate = keybound_core::jose::Thumbprint::of(&world.certificate).to_base64url();
     let mut all = json!({"scope": "payments", "cnf": {"x5t#S256": certificate}});
     all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());

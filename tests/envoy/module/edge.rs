@@ -212,6 +212,7 @@ impl Site {
                 "name": "upstream",
                 "type": "STATIC",
                 "connect_timeout": "5s",
+                "circuit_breakers": {"thresholds": [{"max_connections": 10_000, "max_requests": 10_000}]},
                 "load_assignment": {
                     "cluster_name": "upstream",
                     "endpoints": [{"lb_endpoints": [{"endpoint": {"address": upstream}}]}],

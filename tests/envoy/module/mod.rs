@@ -4,6 +4,7 @@ mod bodies;
 mod edge;
 mod failures;
 mod load;
+mod revocation;
 mod setup;
 mod shown;
 mod updates;

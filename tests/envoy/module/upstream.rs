@@ -1,15 +1,18 @@
-//! An upstream that reads a whole request and tells of it, and that says back what it hears over a
-//! WebSocket.
+//! An upstream that reads a whole request and tells of it, that says back what it hears over a
+//! WebSocket, and that begins events at `/open` which never end.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Collected, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Collected, Either, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, json};
 use std::convert::Infallible;
+use std::future::ready;
 use tokio::io::{copy, split};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -30,8 +33,16 @@ pub(super) async fn serve(listener: TcpListener) {
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::default();
+type Body = Either<Full<Bytes>, BoxBody<Bytes, Infallible>>;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let mut response = Response::new(Either::Left(Full::default()));
+    if request.uri().path() == "/open" {
+        let event = Frame::data(Bytes::from_static(b"data: x\n\n"));
+        let events = stream::once(ready(Ok(event))).chain(stream::pending());
+        *response.body_mut() = Either::Right(BoxBody::new(StreamBody::new(events)));
+        return Ok(response);
+    }
     if request.headers().contains_key(header::UPGRADE) {
         Handle::current().spawn(async move {
             let (mut from, mut to) =
@@ -56,6 +67,6 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         "method": head.method.as_str(), "path": head.uri.to_string(), "headers": headers,
         "bytes": body.len(), "sum": sum,
     });
-    *response.body_mut() = Full::new(told.to_string().into());
+    *response.body_mut() = Either::Left(Full::new(told.to_string().into()));
     Ok(response)
 }
