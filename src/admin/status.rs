@@ -171,6 +171,7 @@ fn events(status: revocation::events::Status) -> EventFigures {
         last_event: status.last_event.map(|it| it.received_at),
         is_full: status.full,
         is_unheard: status.unheard,
+        unreadable: u64::try_from(status.unreadable).unwrap_or(u64::MAX),
         received: status.received,
         refused: status.refused,
     }

@@ -331,7 +331,7 @@ details! {
 
     /// there was no room for an event about tokens that were issued until then, of which this may be one
     EventsFull of RevocationUnavailable = "events_full";
-    /// the events that replicas share in Redis could not be read for too long
+    /// the events that replicas share in Redis could not be read for too long, or one of them cannot be read
     EventsUnheard of RevocationUnavailable = "events_unheard";
 
     /// the replay store in memory is full

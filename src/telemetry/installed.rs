@@ -69,8 +69,10 @@ pub struct EventFigures {
     pub last_event: Option<i64>,
     /// Whether there was no room for an event, so that other tokens are refused, too.
     pub is_full: bool,
-    /// Whether what replicas share could not be read for too long.
+    /// Whether what replicas share could not be read for too long, or in part.
     pub is_unheard: bool,
+    /// How many entries of it cannot be read.
+    pub unreadable: u64,
     /// Events by what came of them.
     pub received: BTreeMap<&'static str, u64>,
     /// Deliveries that were refused, by cause.
@@ -218,6 +220,11 @@ impl Installed {
             "1 if events that replicas share cannot be read, so that tokens are refused.",
             issuer,
         )?;
+        let unreadable = gauges(
+            "keybound_events_unreadable",
+            "Entries that replicas share and that cannot be read, so that tokens are refused.",
+            issuer,
+        )?;
         let received = counters(
             "keybound_events_received_total",
             "Security events, by what came of them.",
@@ -239,6 +246,7 @@ impl Installed {
             }
             full.with_label_values(&[name]).set(events.is_full.into());
             unheard.with_label_values(&[name]).set(events.is_unheard.into());
+            unreadable.with_label_values(&[name]).set(whole(events.unreadable));
             for (outcome, total) in &events.received {
                 received.with_label_values(&[name, outcome]).inc_by(*total);
             }
@@ -246,7 +254,8 @@ impl Installed {
                 refused.with_label_values(&[name, cause]).inc_by(*total);
             }
         }
-        let gauges = [entries, lag, last, full, unheard].map(|it| it.collect()).concat();
+        let gauges =
+            [entries, lag, last, full, unheard, unreadable].map(|it| it.collect()).concat();
         Ok([gauges, received.collect(), refused.collect()].concat())
     }
 

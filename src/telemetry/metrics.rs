@@ -427,6 +427,7 @@ mod tests {
                 "keybound_events_received_total counter",
                 "keybound_events_refused_total counter",
                 "keybound_events_unheard gauge",
+                "keybound_events_unreadable gauge",
                 "keybound_handshake_failures_total counter",
                 "keybound_introspection_shedding gauge",
                 "keybound_introspections_total counter",

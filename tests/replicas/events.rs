@@ -164,6 +164,38 @@ async fn what_redis_has_lost_is_written_again_by_who_knows_it() {
 }
 
 #[tokio::test]
+async fn an_entry_that_cannot_be_read_refuses_all_tokens_until_it_is_deleted_and_stops_no_other() {
+    let redis = Redis::start();
+    let stream = Stream::over(&redis).await;
+    let (one, other) = (stream.replica(), stream.replica());
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    assert_eq!(stream.take(&one, "alice").await, Ok(()));
+    let keys = redis.strings("KEYS *");
+    let [key] = &*keys else { panic!("{keys:?}") };
+    let add = |what: &str| redis.strings(&format!("XADD {key} * {what}")).remove(0);
+    let odd = ["foo bar", "events nonsense"].map(add);
+    until(|| one.is_unheard() && other.is_unheard()).await;
+    // What comes behind it is taken, kept, and in force everywhere.
+    assert_eq!(stream.take(&one, "bob").await, Ok(()));
+    let late = stream.replica();
+    for replica in [&one, &other, &late] {
+        until(|| is_revoked(replica, "alice") && is_revoked(replica, "bob")).await;
+        until(|| replica.status().unreadable == 2).await;
+        assert!(replica.is_unheard());
+    }
+    for (place, id) in odd.iter().enumerate() {
+        let order = format!("XDEL {key} {id}");
+        let told = || late.status().last_error.is_some_and(|it| format!("{it:?}").contains(&order));
+        until(told).await;
+        assert_eq!((late.status().unreadable, late.is_unheard()), (2 - place, true));
+        redis.ask(&order);
+    }
+    until(|| [&one, &other, &late].iter().all(|it| !it.is_unheard())).await;
+    assert_eq!(late.status().unreadable, 0);
+    assert!(is_revoked(&late, "alice") && is_revoked(&late, "bob"));
+}
+
+#[tokio::test]
 async fn events_are_shared_through_a_redis_that_demands_client_certificates() {
     let redis = Redis::with_client_certificates();
     let [certificate, key] = redis.client(0);

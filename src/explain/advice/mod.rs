@@ -148,7 +148,8 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
         ),
         Some(Detail::EventsUnheard) => Some(
             "the Redis of `dpop.replay`, in which replicas share events, cannot be read: is it up, and do \
-             its rights cover XADD and XRANGE on keybound:events:*?",
+             its rights cover XADD and XRANGE on keybound:events:*? Or an entry there cannot be read: the \
+             log names it",
         ),
         _ => None,
     }

@@ -272,7 +272,8 @@ impl Events {
         format!("the events of {from} ({kept}; subjects: {entries})")
     }
 
-    /// Whether it cannot be told what has been revoked: what replicas share was not read for too long.
+    /// Whether it cannot be told what has been revoked: what replicas share was not read for too long, or
+    /// not all of it can be.
     pub fn is_unheard(&self) -> bool {
         self.receiver.keeping.shared.as_ref().is_some_and(|it| it.is_stale())
     }
@@ -304,7 +305,8 @@ impl Events {
     pub fn status(&self) -> Status {
         let Receiver { report, rules, marks, clock, .. } = &*self.receiver;
         let status = report.status(rules, marks, self.began, clock.now());
-        Status { unheard: self.is_unheard(), ..status }
+        let unreadable = self.receiver.keeping.shared.as_ref().map_or(0, |it| it.unreadable());
+        Status { unheard: self.is_unheard(), unreadable, ..status }
     }
 }
 

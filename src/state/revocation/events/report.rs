@@ -98,8 +98,10 @@ pub struct Status {
     pub capacity: usize,
     /// Whether there was no room for an event, so that other tokens are refused as well.
     pub full: bool,
-    /// Whether what replicas share could not be read for so long that tokens are refused.
+    /// Whether what replicas share could not be read for so long, or in part, that tokens are refused.
     pub unheard: bool,
+    /// How many entries of it cannot be read.
+    pub unreadable: usize,
     /// For how long the stream has not been heard to its end; none where that cannot be told.
     pub lag_seconds: Option<u64>,
     /// What the transmitter last said of the stream.
@@ -189,6 +191,7 @@ impl Report {
             capacity: rules.capacity,
             full: marks.no_room(now).is_some(),
             unheard: false,
+            unreadable: 0,
             lag_seconds: heard.map(|it| it.elapsed().as_secs()),
             stream: counts.stream.map(StreamStatus::name),
             last_event: counts.last_event,

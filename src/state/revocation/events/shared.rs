@@ -3,6 +3,9 @@
 //!
 //! A replica that cannot read what the others have acknowledged cannot tell which tokens are good: after
 //! a while it refuses those of the issuer. What is in force stays in force.
+//!
+//! An entry that cannot be read may revoke any token: as long as it is there, all of the issuer's are
+//! refused. Those around it count, and more are written.
 
 use super::kept::Kept;
 use super::marks::{Mark, Marked};
@@ -14,7 +17,7 @@ use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::SubjectKey;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -30,7 +33,10 @@ pub(super) struct Shared {
     pending: Arc<Mutex<Pending>>,
     /// One writes at a time, so that nobody takes for written what another has yet to write.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether nothing can be told: it was not read for too long, or not all of it can be.
     stale: Arc<AtomicBool>,
+    /// How many entries cannot be read.
+    unreadable: AtomicUsize,
 }
 
 /// What is in force here and not written yet.
@@ -43,8 +49,16 @@ struct Pending {
     heard_at: Option<Instant>,
 }
 
-/// How far the stream was read: the id of its last entry.
-type Position = String;
+/// How far the stream was read.
+#[derive(Debug)]
+struct Reading {
+    /// Where the next range begins: behind the last entry.
+    position: String,
+    /// The id of the first entry that cannot be read.
+    odd: Option<String>,
+    /// How many there are from there on.
+    odd_ones: usize,
+}
 
 /// How often the stream is read.
 const LOOK: Duration = Duration::from_millis(500);
@@ -67,6 +81,9 @@ const ENTRY: usize = 500;
 /// How long entries stay in the stream beyond the time that they count.
 const MARGIN: Duration = Duration::from_secs(3600);
 
+/// The time between two error lines about the same entry that cannot be read.
+const REMIND: Duration = Duration::from_secs(60);
+
 /// The time between two entries that tell nothing but that the stream works.
 const HEARD: Duration = Duration::from_secs(30);
 
@@ -80,10 +97,16 @@ impl Shared {
         let same = previous.filter(|it| it.rules == rules);
         let pending = same.map(|it| Arc::clone(&it.pending)).unwrap_or_default();
         let writing = same.map(|it| Arc::clone(&it.writing)).unwrap_or_default();
-        Self { rules, key, link: watch::Sender::new(None), pending, writing, stale }
+        let (link, unreadable) = (watch::Sender::new(None), AtomicUsize::new(0));
+        Self { rules, key, link, pending, writing, stale, unreadable }
     }
 
-    /// Whether it has not been read for so long that nothing can be told.
+    /// How many entries cannot be read.
+    pub(super) fn unreadable(&self) -> usize {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing can be told: it has not been read for too long, or an entry cannot be.
     pub(super) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
     }
@@ -157,7 +180,8 @@ impl Shared {
             } else {
                 failures.saturating_add(1)
             };
-            let is_stale = read_at.is_none_or(|it| STALE <= it.elapsed());
+            let is_late = read_at.is_none_or(|it| STALE <= it.elapsed());
+            let is_stale = is_late || 0 < self.unreadable();
             let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
             let issuer = &*receiver.issuer.name;
             let error = told(&error);
@@ -183,16 +207,21 @@ impl Shared {
         let link =
             timeout(CONNECT, Link::open(&self.rules)).await.unwrap_or_else(|_| Err(late()))?;
         // From the beginning: it may be another Redis than before, or have lost what it had.
-        let mut position = "-".to_owned();
+        let mut reading = Reading::after("-".to_owned());
         let mut there = HashMap::new();
-        self.read(&link, receiver, &mut position, Some(&mut there)).await?;
+        self.read(&link, receiver, &mut reading, Some(&mut there)).await?;
         self.write_missing(receiver, &there);
         drop(there);
         self.link.send_replace(Some(link.clone()));
         let mut asked_at = Instant::now();
+        let mut told = None;
         loop {
             *read_at = Some(Instant::now());
-            if self.stale.swap(false, Ordering::Relaxed) {
+            self.unreadable.store(reading.odd_ones, Ordering::Relaxed);
+            let is_stale = reading.odd.is_some();
+            let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
+            self.tell_of_odd(receiver, &reading, &mut told);
+            if was_stale && !is_stale {
                 tracing::info!(
                     issuer = &*receiver.issuer.name,
                     "events that replicas share are read"
@@ -204,8 +233,51 @@ impl Shared {
                 asked_at = Instant::now();
                 link.still_leads().await?;
             }
-            self.read(&link, receiver, &mut position, None).await?;
+            self.look_at_odd(&link, receiver, &mut reading).await?;
+            self.read(&link, receiver, &mut reading, None).await?;
         }
+    }
+
+    /// Says which entry cannot be read and what is to be done, now and then. `told` is which it was and when.
+    fn tell_of_odd(
+        &self,
+        receiver: &Receiver,
+        reading: &Reading,
+        told: &mut Option<(String, Instant)>,
+    ) {
+        let Some(odd) = &reading.odd else { return };
+        if told.as_ref().is_some_and(|(it, at)| it == odd && at.elapsed() < REMIND) {
+            return;
+        }
+        *told = Some((odd.clone(), Instant::now()));
+        let (issuer, key, unreadable) = (&*receiver.issuer.name, &*self.key, reading.odd_ones);
+        let what = format!("redis: entry {odd} of {key} cannot be read: XDEL {key} {odd}");
+        receiver.report.failed(&what, receiver.clock.now());
+        tracing::error!(
+            issuer,
+            key,
+            entry = &**odd,
+            unreadable,
+            "an entry among the events that replicas share cannot be read, and may revoke any token: those of \
+             this issuer are refused while it is there; see who wrote it, and delete it with XDEL key entry"
+        );
+    }
+
+    /// Looks whether the first entry that could not be read is still there. If not, those behind it are read
+    /// again, since they may hold others.
+    async fn look_at_odd(
+        &self,
+        link: &Link,
+        receiver: &Receiver,
+        reading: &mut Reading,
+    ) -> RedisResult<()> {
+        let Some(odd) = &reading.odd else { return Ok(()) };
+        if !self.range(link, odd, odd, 1).await?.is_empty() {
+            return Ok(());
+        }
+        *reading = Reading::after(format!("({odd}"));
+        // They are no news.
+        self.read(link, receiver, reading, Some(&mut HashMap::new())).await
     }
 
     /// Has those marks written that are in force here and not in the stream, which has lost them.
@@ -226,16 +298,19 @@ impl Shared {
         &self,
         link: &Link,
         receiver: &Receiver,
-        position: &mut Position,
+        reading: &mut Reading,
         mut there: Option<&mut HashMap<SubjectKey, UnixTime>>,
     ) -> RedisResult<()> {
         loop {
-            let mut command = Cmd::new();
-            command.arg("XRANGE").arg(&self.key).arg(&*position).arg("+").arg("COUNT").arg(BATCH);
-            let entries = entries(send(link, &command).await?)?;
+            let entries = self.range(link, &reading.position, "+", BATCH).await?;
             let count = entries.len();
             for (id, kept) in entries {
-                *position = format!("({id}");
+                reading.position = format!("({id}");
+                let Some(kept) = kept else {
+                    reading.odd.get_or_insert(id);
+                    reading.odd_ones = reading.odd_ones.saturating_add(1);
+                    continue;
+                };
                 receiver.put_shared(&kept);
                 match there.as_deref_mut() {
                     Some(there) => {
@@ -250,8 +325,28 @@ impl Shared {
         }
     }
 
+    /// The entries between these ids, `most` at most.
+    async fn range(
+        &self,
+        link: &Link,
+        from: &str,
+        to: &str,
+        most: usize,
+    ) -> RedisResult<Vec<(String, Option<Kept>)>> {
+        let mut command = Cmd::new();
+        command.arg("XRANGE").arg(&self.key).arg(from).arg(to).arg("COUNT").arg(most);
+        entries(send(link, &command).await?)
+    }
+
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    /// One that begins at this position.
+    const fn after(position: String) -> Self {
+        Self { position, odd: None, odd_ones: 0 }
     }
 }
 
@@ -263,8 +358,8 @@ fn late() -> RedisError {
     RedisError::from((ErrorKind::Io, "late answer"))
 }
 
-/// The entries of an answer to XRANGE. One that we did not write is passed over.
-fn entries(answer: Value) -> RedisResult<Vec<(String, Kept)>> {
+/// The entries of an answer to XRANGE, each with its id and what is kept in it, if that can be read.
+fn entries(answer: Value) -> RedisResult<Vec<(String, Option<Kept>)>> {
     let odd = || RedisError::from((ErrorKind::UnexpectedReturnType, "not a stream of events"));
     let Value::Array(entries) = answer else { return Err(odd()) };
     let read = |entry: Value| {
@@ -277,8 +372,7 @@ fn entries(answer: Value) -> RedisResult<Vec<(String, Kept)>> {
             }
             _ => None,
         };
-        // An event that is written and cannot be read may revoke anything.
-        Ok((id, kept.ok_or_else(odd)?))
+        Ok((id, kept))
     };
     entries.into_iter().map(read).collect()
 }
@@ -318,19 +412,17 @@ mod tests {
             Kept { marks: vec![(SubjectKey::from_octets([7; 16]), mark)], passed_over },
         ] {
             let found = entries(answer("events", &kept.lines())).unwrap();
-            assert_eq!(found, [("7-1".to_owned(), kept)]);
+            assert_eq!(found, [("7-1".to_owned(), Some(kept))]);
         }
         assert_eq!(entries(Value::Array(vec![])).unwrap().len(), 0);
     }
 
     #[test]
     fn what_cannot_be_read_is_not_taken_for_nothing() {
-        for odd in [
-            answer("other", ""),
-            answer("events", "nonsense"),
-            Value::Nil,
-            Value::Array(vec![bulk("7-1")]),
-        ] {
+        for odd in [answer("other", ""), answer("events", "nonsense")] {
+            assert_eq!(entries(odd).unwrap(), [("7-1".to_owned(), None)]);
+        }
+        for odd in [Value::Nil, Value::Array(vec![bulk("7-1")])] {
             assert!(entries(odd).is_err());
         }
     }
