@@ -175,19 +175,51 @@ async fn a_backlog_is_read_to_its_end_without_a_pause() {
     let site = Site::new().await;
     site.transmitter.state().batch = 3;
     (0..10).for_each(|it| site.send(&session_revoked(&it.to_string(), &format!("s-{it}"), NOW)));
-    let rules = EventRules {
-        delivery: match site.polling().delivery {
-            Delivery::Poll { endpoint, bearer, .. } => {
-                Delivery::Poll { endpoint, bearer, interval: Duration::from_secs(3600) }
-            }
-            push @ Delivery::Push { .. } => push,
-        },
-        ..site.polling()
-    };
-    let events = site.receive(&rules, None);
+    let events = site.receive(&rarely(site.polling()), None);
     site.transmitter.until(|it| it.acknowledged.len() == 10).await;
     assert!((0..10).all(|it| is_revoked(&events, &format!("s-{it}"), NOW, NOW)));
     assert_eq!(site.transmitter.polls(), 5, "four with events, and the last acknowledgement");
+}
+
+/// Polls that leave so much time between them that no second one is waited for.
+fn rarely(rules: EventRules) -> EventRules {
+    let delivery = match rules.delivery {
+        Delivery::Poll { endpoint, bearer, .. } => {
+            Delivery::Poll { endpoint, bearer, interval: Duration::from_secs(3600) }
+        }
+        push @ Delivery::Push { .. } => push,
+    };
+    EventRules { delivery, ..rules }
+}
+
+#[tokio::test]
+async fn what_comes_again_although_it_was_answered_is_waited_for_as_usual() {
+    for nonsense in [false, true] {
+        let (site, other) = (Site::new().await, Site::new().await);
+        site.transmitter.state().is_deaf = true;
+        let claims = session_revoked("1", "s", NOW);
+        let token = if nonsense { "nonsense".to_owned() } else { site.signed(&claims) };
+        site.transmitter.send("1", &token);
+        let events = site.receive(&rarely(site.polling()), None);
+        // The second brings the answer to the first.
+        site.transmitter.polled(2).await;
+        assert_eq!(is_revoked(&events, "s", NOW, NOW), !nonsense);
+        let _events = other.receive(&other.polling(), None);
+        other.transmitter.polled(20).await;
+        assert_eq!(site.transmitter.polls(), 2);
+    }
+}
+
+#[tokio::test]
+async fn of_an_answer_with_more_than_was_asked_for_the_rest_is_left_for_the_next() {
+    for (sent, polls) in [(500, 2), (501, 3)] {
+        let site = Site::new().await;
+        site.transmitter.state().batch = 1000;
+        (0..sent).for_each(|it| site.transmitter.send(&it.to_string(), "nonsense"));
+        let _events = site.receive(&rarely(site.polling()), None);
+        site.transmitter.until(|it| it.errors.len() == sent).await;
+        assert_eq!(site.transmitter.polls(), polls, "{sent}");
+    }
 }
 
 #[tokio::test]

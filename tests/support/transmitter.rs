@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) pending: VecDeque<(String, String)>,
     pub(crate) acknowledged: Vec<String>,
     pub(crate) errors: Vec<(String, String)>,
+    /// It sends again what was answered.
+    pub(crate) is_deaf: bool,
     /// The most tokens of one answer.
     pub(crate) batch: usize,
     /// The status of each answer to a poll.
@@ -56,6 +58,7 @@ impl Transmitter {
             pending: VecDeque::new(),
             acknowledged: vec![],
             errors: vec![],
+            is_deaf: false,
             batch: 100,
             status: StatusCode::OK,
             body: None,
@@ -158,14 +161,15 @@ fn polled(state: &mut State, asked: &Value) -> (StatusCode, String) {
     if let Some(body) = state.body.clone() {
         return (StatusCode::OK, body);
     }
+    let is_deaf = state.is_deaf;
     for jti in asked["ack"].as_array().into_iter().flatten() {
         let jti = jti.as_str().unwrap();
-        state.pending.retain(|(it, _)| it != jti);
+        state.pending.retain(|(it, _)| is_deaf || it != jti);
         state.acknowledged.push(jti.to_owned());
     }
     for (jti, error) in asked["setErrs"].as_object().into_iter().flatten() {
         assert!(error["description"].is_string());
-        state.pending.retain(|(it, _)| it != jti);
+        state.pending.retain(|(it, _)| is_deaf || it != jti);
         state.errors.push((jti.clone(), error["err"].as_str().unwrap().to_owned()));
     }
     let sets: Value = state

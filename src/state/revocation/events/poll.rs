@@ -9,7 +9,9 @@ use keybound_core::jose::json::{self, Object};
 use keybound_core::oauth::BadEvents;
 use reqwest::{Request, Url};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -33,6 +35,15 @@ struct Told {
     refused: Vec<(String, BadEvents)>,
 }
 
+/// Polls that follow each other without a pause.
+#[derive(Debug, Default)]
+struct Row {
+    polls: u32,
+    /// What was answered in them, as hashes of the `jti`.
+    answered: HashSet<u64>,
+    hasher: RandomState,
+}
+
 /// Why a poll failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Failed {
@@ -50,7 +61,7 @@ struct Answer {
     more: bool,
 }
 
-/// The most tokens that are asked for at once.
+/// The most tokens that are asked for, and taken, at once. Others were not acknowledged, and come again.
 const BATCH: usize = 500;
 
 /// The longest answer that is read, in bytes.
@@ -62,24 +73,24 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The longest wait after failures, unless the interval is longer.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How many polls may follow each other at once: a transmitter that heeds no acknowledgement, or never
-/// comes to an end, is asked at the usual interval then.
+/// How many polls may follow each other at once: a transmitter that never comes to an end is asked at the
+/// usual interval then. One that sends again what was answered is so at once.
 const IN_A_ROW: u32 = 1000;
 
 impl Poller {
     /// Polls without end.
     pub(super) async fn run(self) {
-        let (mut told, mut failures, mut in_a_row) = (Told::default(), 0_u32, 0_u32);
+        let (mut told, mut failures, mut row) = (Told::default(), 0_u32, Row::default());
         loop {
-            let polled = self.poll(&mut told).await;
+            let polled = self.poll(&mut told, &mut row).await;
             self.tell(&polled, failures);
             let pause = match polled {
-                Ok(true) if in_a_row < IN_A_ROW => {
-                    (failures, in_a_row) = (0, in_a_row.saturating_add(1));
+                Ok(true) if row.polls < IN_A_ROW => {
+                    (failures, row.polls) = (0, row.polls.saturating_add(1));
                     continue;
                 }
                 Ok(_) => {
-                    (failures, in_a_row) = (0, 0);
+                    failures = 0;
                     self.interval
                 }
                 Err(_) => {
@@ -88,34 +99,40 @@ impl Poller {
                     pause
                 }
             };
+            row = Row::default();
             sleep(shortened(pause, failures)).await;
         }
     }
 
-    /// Polls once, and returns whether to go on at once: there is more, or something to acknowledge.
-    async fn poll(&self, told: &mut Told) -> Result<bool, Failed> {
+    /// Polls once, and returns whether to go on at once: something came that is to be acknowledged, and that
+    /// was not already in this `row`.
+    async fn poll(&self, told: &mut Told, row: &mut Row) -> Result<bool, Failed> {
         let reply = self.client.send(self.request(told), LIMITS).await.map_err(Failed::Http)?;
         let Answer { sets, more } = Answer::of(&reply)?;
         // The transmitter has heard it.
         *told = Told::default();
-        let (came, mut changes, mut applied) = (sets.len(), Changes::default(), vec![]);
-        for (jti, set) in sets {
-            match self.receiver.apply(set.as_bytes(), &mut changes).await {
+        let (mut is_new, mut is_whole) = (false, !more && sets.len() <= BATCH);
+        let (mut changes, mut applied) = (Changes::default(), vec![]);
+        for (jti, set) in sets.into_iter().take(BATCH) {
+            let outcome = self.receiver.apply(set.as_bytes(), &mut changes).await;
+            if outcome.is_err_and(BadEvents::is_passing) {
+                is_whole = false;
+                continue;
+            }
+            is_new |= row.answered.insert(row.hasher.hash_one(&jti));
+            match outcome {
                 Ok(()) => applied.push(jti),
-                Err(bad) if bad.is_passing() => (),
                 Err(bad) => told.refused.push((jti, bad)),
             }
         }
-        let passing = came.saturating_sub(applied.len()).saturating_sub(told.refused.len());
         match self.receiver.keep(changes).await {
             Ok(()) => told.acknowledged = applied,
             Err(NotTaken::NotKept | NotTaken::Refused(_)) => return Err(Failed::NotKept),
         }
-        if !more && passing == 0 {
+        if is_whole {
             self.receiver.report.heard();
         }
-        let answered = told.acknowledged.len().saturating_add(told.refused.len());
-        Ok(0 < answered || (more && passing == 0 && 0 < came))
+        Ok(is_new)
     }
 
     fn request(&self, told: &Told) -> Request {
