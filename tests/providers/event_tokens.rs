@@ -54,7 +54,11 @@ async fn holds(by: &str, command: impl Fn() -> Command) {
         let keys = jwks::prepare(&ISSUER.into(), &keys, None, &clock, &runtime).unwrap().keys;
         keys.tried().await;
         let rules = EventRules {
-            transmitter: Transmitter { issuer: ISSUER.into(), audiences: vec![US.into()] },
+            transmitter: Transmitter {
+                issuer: ISSUER.into(),
+                audiences: vec![US.into()],
+                stream: None,
+            },
             delivery: Delivery::Push { bearer: BearerToken::new("x").unwrap() },
             keys: None,
             verification: None,

@@ -48,7 +48,11 @@ impl Stream {
         let keys = keys.unwrap().keys;
         keys.tried().await;
         let rules = EventRules {
-            transmitter: Transmitter { issuer: ISSUER.into(), audiences: vec![US.into()] },
+            transmitter: Transmitter {
+                issuer: ISSUER.into(),
+                audiences: vec![US.into()],
+                stream: None,
+            },
             delivery: Delivery::Push { bearer: BearerToken::new("theirs").unwrap() },
             keys: None,
             verification: None,

@@ -51,7 +51,11 @@ impl Site {
     /// Rules for its stream.
     fn polling(&self) -> EventRules {
         EventRules {
-            transmitter: oauth::Transmitter { issuer: ISSUER.into(), audiences: vec![US.into()] },
+            transmitter: oauth::Transmitter {
+                issuer: ISSUER.into(),
+                audiences: vec![US.into()],
+                stream: None,
+            },
             delivery: Delivery::Poll {
                 endpoint: self.transmitter.url("/poll"),
                 interval: Duration::from_millis(5),
@@ -476,10 +480,11 @@ async fn a_stream_is_tried_out_and_its_silence_told() {
     let site = Site::new().await;
     let verification = Some(Verification {
         endpoint: site.transmitter.url("/verify"),
-        stream_id: Some("stream-1".to_owned()),
         bearer: BearerToken::new("ours"),
     });
-    let events = site.receive(&EventRules { verification, ..site.pushed() }, None);
+    let mut rules = EventRules { verification, ..site.pushed() };
+    rules.transmitter.stream = Some("stream-1".into());
+    let events = site.receive(&rules, None);
     while site.transmitter.state().verifications.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -490,12 +495,21 @@ async fn a_stream_is_tried_out_and_its_silence_told() {
     tokio::time::advance(Duration::from_secs(100)).await;
     assert!(Some(100) <= lag(&events));
     let uri = "https://schemas.openid.net/secevent/ssf/event-type/verification";
-    let token = site.signed(&json!({
-        "iss": ISSUER, "aud": US, "iat": NOW, "jti": "v",
-        "sub_id": {"format": "opaque", "id": "stream-1"}, "events": {uri: {}},
-    }));
-    assert_eq!(events.take(token.as_bytes()).await, Ok(()));
-    assert_eq!((lag(&events), events.status().received["stream"]), (Some(0), 1));
+    let token = |stream: &str, state: &Value| {
+        site.signed(&json!({
+            "iss": ISSUER, "aud": US, "iat": NOW, "jti": "v",
+            "sub_id": {"format": "opaque", "id": stream}, "events": {uri: {"state": state}},
+        }))
+    };
+    // Of another stream, and in answer to somebody else: acknowledged, and no sign of life.
+    for (stream, state) in [("stream-2", &asked["state"]), ("stream-1", &json!("else"))] {
+        assert_eq!(events.take(token(stream, state).as_bytes()).await, Ok(()));
+        assert!(Some(100) <= lag(&events), "{stream} {state}");
+    }
+    let counted = |it: &str| events.status().received[it];
+    assert_eq!((counted("foreign"), counted("stream")), (2, 0));
+    assert_eq!(events.take(token("stream-1", &asked["state"]).as_bytes()).await, Ok(()));
+    assert_eq!((lag(&events), counted("stream")), (Some(0), 1));
     let silent = site.receive(&site.pushed(), None);
     assert_eq!(lag(&silent), None, "nothing tells whether a pushed stream is silent");
 }

@@ -124,11 +124,7 @@ pub(super) fn compile(
             bearer.ok().flatten().map(|bearer| Delivery::Push { bearer })
         }
     };
-    let asking = Asking {
-        endpoint: verification_endpoint,
-        token: verification_token,
-        stream_id: given.stream_id,
-    };
+    let asking = Asking { endpoint: verification_endpoint, token: verification_token };
     let verification = verification(asking, delivery.as_ref(), at, findings);
     let snapshot = at.key("snapshot_file");
     let snapshot_file =
@@ -145,7 +141,11 @@ pub(super) fn compile(
     }
     let keys = keys(jwks_uri, of.keys);
     Some(EventRules {
-        transmitter: Transmitter { issuer: issuer?.into(), audiences: vec![audience?] },
+        transmitter: Transmitter {
+            issuer: issuer?.into(),
+            audiences: vec![audience?],
+            stream: given.stream_id.map(Into::into),
+        },
         delivery: delivery?,
         keys: keys.ok()?,
         verification: verification.ok()?,
@@ -193,7 +193,6 @@ fn transmitter(
 struct Asking {
     endpoint: Read<String>,
     token: Read<BearerToken>,
-    stream_id: Option<String>,
 }
 
 fn verification(
@@ -202,15 +201,11 @@ fn verification(
     at: &Path,
     findings: &mut Findings,
 ) -> Read<Verification> {
-    let Asking { endpoint, token, stream_id } = asking;
+    let Asking { endpoint, token } = asking;
     let Some(endpoint) = endpoint? else {
-        let has_token = !matches!(token, Ok(None));
-        for (key, given) in
-            [("stream_id", stream_id.is_some()), ("verification_token_file", has_token)]
-        {
-            if given {
-                findings.warning(&at.key(key), "has no effect without `verification_endpoint`");
-            }
+        if !matches!(token, Ok(None)) {
+            let at = at.key("verification_token_file");
+            findings.warning(&at, "has no effect without `verification_endpoint`");
         }
         if matches!(delivery, Some(Delivery::Push { .. })) {
             let message = "nothing tells a stream without events from one that is broken: name \
@@ -223,7 +218,7 @@ fn verification(
         (None, Some(Delivery::Poll { bearer, .. })) => bearer.clone(),
         (own, _) => own,
     };
-    Ok(Some(Verification { endpoint, stream_id, bearer }))
+    Ok(Some(Verification { endpoint, bearer }))
 }
 
 fn shared(

@@ -27,7 +27,8 @@ pub(in crate::config) struct Events {
     /// How often it is polled.
     #[schemars(extend("default" = Span(EventRules::POLL_INTERVAL)))]
     pub(in crate::config) poll_interval: Option<Span>,
-    /// The stream, for verification.
+    /// The stream: it is named where verification is asked for, and events about another one count for
+    /// nothing.
     pub(in crate::config) stream_id: Option<String>,
     /// The https URL where verification events are asked for, so that a stream that has fallen silent is
     /// noticed.

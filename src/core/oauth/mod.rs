@@ -28,7 +28,7 @@ pub use introspection::{BadAnswer, Form, Jwt, Statement};
 pub use nonce::{BadSecret, LiveNonce, NonceKeys};
 pub use revocable::{Identifier, Passed, Revocable};
 pub use security_event::{
-    BadEvents, EVENT_BYTES, Effect, EventKind, EventSubject, SecurityEvent, SecurityEvents,
+    BadEvents, EVENT_BYTES, Effect, EventKind, EventSubject, Partly, SecurityEvent, SecurityEvents,
     StreamStatus, SubjectKey, SubjectKeys, Transmitter,
 };
 pub use status_list::{

@@ -65,7 +65,7 @@ fn a_poll_may_say_everything() {
     let source = KeySource::Uri("https://events.example.com/jwks".to_owned());
     assert_eq!(rules.keys.unwrap().source, source);
     let verification = rules.verification.unwrap();
-    assert_eq!(verification.stream_id.as_deref(), Some("s"));
+    assert_eq!(rules.transmitter.stream.as_deref(), Some("s"));
     assert!(verification.bearer.is_some(), "that of the polls");
     assert_eq!((rules.keep, rules.capacity), (Duration::from_secs(3600), 5));
     assert!(rules.snapshot_file.unwrap().ends_with("kept"));
@@ -126,7 +126,9 @@ fn what_may_go_unnoticed_is_told() {
     assert!(tells(&warnings(POLL, ""), "kept in memory alone"));
     assert!(!tells(&warnings(&format!("{POLL}, snapshot_file: kept"), ""), "kept in memory alone"));
     assert!(tells(&warnings(PUSH, LISTEN), "name `verification_endpoint`"));
-    assert!(tells(&warnings(&format!("{POLL}, stream_id: s"), ""), "has no effect"));
+    let asked = format!("{POLL}, verification_token_file: polls");
+    assert!(tells(&warnings(&asked, ""), "has no effect"));
+    assert!(!tells(&warnings(&format!("{POLL}, stream_id: s"), ""), "has no effect"));
     let open = "events: {address: '0.0.0.0:9004'}";
     assert!(tells(&warnings(PUSH, open), "has no TLS"));
 }

@@ -9,7 +9,7 @@ mod subject;
 pub use subject::{EventSubject, SubjectKey, SubjectKeys};
 
 use crate::jose::json::Object;
-use crate::jose::{Header, Verified};
+use crate::jose::{Header, Thumbprint, Verified};
 use crate::oauth::access_token::time;
 use crate::policy::Issuer;
 use crate::time::UnixTime;
@@ -25,6 +25,8 @@ pub struct Transmitter {
     pub issuer: Box<str>,
     /// Who we are to it: the `aud` of its tokens must hold one of these.
     pub audiences: Vec<String>,
+    /// The name of our stream (`stream_id`), if it is known.
+    pub stream: Option<Box<str>>,
 }
 
 /// A security event token that was signed by its transmitter for us.
@@ -56,8 +58,8 @@ pub enum Effect {
         subjects: Vec<EventSubject>,
         /// The last time of issue that is revoked.
         until: UnixTime,
-        /// It is about a user whom nothing in a token tells: the user's other tokens stay good.
-        is_partial: bool,
+        /// Why that is less than the event says, if it is.
+        partly: Option<Partly>,
     },
     /// The transmitter shows that the stream works (SSF 1.0 §8.1.4).
     Verifies,
@@ -67,6 +69,8 @@ pub enum Effect {
     Nothing,
     /// Nothing: it is about a subject of another issuer.
     Foreign,
+    /// Nothing: it is about another stream, or answers to what we have not asked for.
+    OtherStream,
     /// Nothing, although something should: nothing in a token tells whether it is this subject's.
     Unmapped {
         /// The format of the subject, as far as it is one that is registered.
@@ -74,6 +78,16 @@ pub enum Effect {
     },
     /// Nothing: we know no such event.
     Unknown,
+}
+
+/// Why less is revoked than an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partly {
+    /// It is about a user whom nothing in a token tells: the user's other tokens stay good.
+    UserUnknown,
+    /// It claims a time that is later than two clocks may differ: tokens that claim to be issued after that
+    /// stay good, and are not good yet.
+    ClockAhead,
 }
 
 words! {
@@ -185,7 +199,7 @@ impl SecurityEvents {
         if events.is_empty() || MAX_EVENTS < events.len() {
             return Err(BadEvents::Claims);
         }
-        let token = Token { claims, iat, issuer, now };
+        let token = Token { claims, iat, from, issuer, now };
         let read = |(uri, body): (&String, &Value)| token.event(uri, body);
         Ok(Self { jti, events: events.iter().map(read).collect::<Result<_, _>>()? })
     }
@@ -195,6 +209,7 @@ impl SecurityEvents {
 struct Token<'a> {
     claims: &'a Object,
     iat: UnixTime,
+    from: &'a Transmitter,
     issuer: &'a Issuer,
     now: UnixTime,
 }
@@ -205,6 +220,11 @@ impl Token<'_> {
         let kind = EventKind::of(uri);
         let effect = match kind {
             None => Effect::Unknown,
+            Some(EventKind::Verification | EventKind::StreamUpdated)
+                if self.is_of_another_stream(body) =>
+            {
+                Effect::OtherStream
+            }
             Some(EventKind::Verification) => Effect::Verifies,
             Some(EventKind::StreamUpdated) => {
                 let status = text(body, "status").and_then(StreamStatus::named);
@@ -216,6 +236,18 @@ impl Token<'_> {
             Some(kind) => self.revocation(kind, body),
         };
         Ok(SecurityEvent { kind, effect })
+    }
+
+    /// Whether an event is about another stream than ours: it has another name (SSF 1.0 §8.1.4, §8.1.5), or
+    /// a `state` that we have not sent. One without a `state` is from the transmitter by itself.
+    fn is_of_another_stream(&self, body: &Object) -> bool {
+        let named = [self.claims.get("sub_id"), body.get("subject")].into_iter().flatten();
+        let mut ids = named.filter_map(|it| it.get("id").and_then(Value::as_str));
+        let own = self.from.stream.as_deref();
+        let is_named_otherwise = own.is_some_and(|own| ids.any(|it| it != own));
+        let state = body.get("state").filter(|it| !it.is_null());
+        is_named_otherwise
+            || state.is_some_and(|it| it.as_str() != Some(&self.from.verification_state()))
     }
 
     fn revocation(&self, kind: EventKind, body: &Object) -> Effect {
@@ -234,21 +266,39 @@ impl Token<'_> {
             return otherwise;
         }
         let is_user = |it: &EventSubject| matches!(it, EventSubject::User(_));
-        let is_partial = kind.reach() == Reach::User && !subjects.iter().any(is_user);
-        Effect::Revokes { kind, subjects, until: self.when(body), is_partial }
+        let user_unknown = kind.reach() == Reach::User && !subjects.iter().any(is_user);
+        let (when, latest) = (self.when(body), self.now.saturating_add(self.issuer.clock_leeway));
+        let partly = match (user_unknown, latest < when) {
+            (true, _) => Some(Partly::UserUnknown),
+            (false, true) => Some(Partly::ClockAhead),
+            (false, false) => None,
+        };
+        Effect::Revokes { kind, subjects, until: when.min(latest), partly }
     }
 
     /// The time of an event: `event_timestamp` (CAEP 1.0 §2), else `toe` (RFC 8417 §2.2), else `iat`.
     ///
     /// None lies behind the token that tells it: what says so is in other units than seconds, or wrong,
-    /// and does not count. Nor does it lie in our future, where it would revoke what is not issued yet.
+    /// and does not count. It may lie in our future as far as two clocks may differ: what it revokes was
+    /// issued by the same clock. From beyond that it counts up to there, so that it is not forgotten, and
+    /// revokes nothing for as long as a wrong clock says.
     fn when(&self, body: &Object) -> UnixTime {
         let leeway = self.issuer.clock_leeway;
         let said = [body.get("event_timestamp"), self.claims.get("toe")].into_iter().flatten();
         let said = said.filter_map(|it| time(it, f64::ceil).ok());
         let latest = self.iat.saturating_add(leeway);
-        let when = said.into_iter().find(|it| *it <= latest).unwrap_or(self.iat);
-        when.min(self.now.saturating_add(leeway))
+        said.into_iter().find(|it| *it <= latest).unwrap_or(self.iat)
+    }
+}
+
+impl Transmitter {
+    /// What a verification is asked for with, and comes with (SSF 1.0 §8.1.4): the same for all replicas,
+    /// since any of them may get what another has asked for.
+    pub fn verification_state(&self) -> String {
+        let stream = self.stream.as_deref().unwrap_or_default();
+        let own = self.audiences.iter().map(String::as_str);
+        let parts: Vec<_> = [&*self.issuer, stream].into_iter().chain(own).collect();
+        Thumbprint::of(format!("verification\0{}", parts.join("\0")).as_bytes()).to_base64url()
     }
 }
 

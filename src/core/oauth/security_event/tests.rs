@@ -23,9 +23,13 @@ fn token() -> Value {
 }
 
 fn read(claims: &Value) -> Result<SecurityEvents, BadEvents> {
-    let from = Transmitter { issuer: ISSUER.into(), audiences: vec!["other".into(), US.into()] };
     let claims = claims.as_object().unwrap();
-    SecurityEvents::from_claims(claims, &from, &examples::issuer(), UnixTime::from_secs(NOW))
+    SecurityEvents::from_claims(claims, &from(None), &examples::issuer(), UnixTime::from_secs(NOW))
+}
+
+fn from(stream: Option<&str>) -> Transmitter {
+    let stream = stream.map(Into::into);
+    Transmitter { issuer: ISSUER.into(), audiences: vec!["other".into(), US.into()], stream }
 }
 
 fn read_after(edit: impl FnOnce(&mut Value)) -> Result<SecurityEvents, BadEvents> {
@@ -60,7 +64,7 @@ fn a_session_that_ended_takes_its_tokens_along() {
     let kind = EventKind::SessionRevoked;
     assert_eq!(
         found.events[0].effect,
-        Effect::Revokes { kind, subjects, until: at(NOW - 20), is_partial: false }
+        Effect::Revokes { kind, subjects, until: at(NOW - 20), partly: None }
     );
 }
 
@@ -119,12 +123,39 @@ fn the_time_is_that_of_the_event_and_not_of_its_delivery() {
         it["toe"] = (NOW - 15).into();
     };
     assert_eq!(until(&toe), at(NOW - 15), "toe");
-    // What is not issued yet is not revoked for good.
-    let ahead = |it: &mut Value| {
-        bare(it);
-        it["iat"] = (NOW + 100_000).into();
-    };
-    assert_eq!(until(&ahead), at(NOW + 30), "in our future");
+}
+
+#[test]
+fn an_event_from_our_future_counts_as_far_as_two_clocks_may_differ_and_what_is_beyond_is_told() {
+    for (leeway, ahead, until, partly) in [
+        (30, 29, 29, None),
+        (30, 30, 30, None),
+        (30, 31, 30, Some(Partly::ClockAhead)),
+        (5, 5, 5, None),
+        (5, 6, 5, Some(Partly::ClockAhead)),
+        (0, 0, 0, None),
+        (0, 1, 0, Some(Partly::ClockAhead)),
+        // In milliseconds.
+        (30, NOW * 999, 30, Some(Partly::ClockAhead)),
+    ] {
+        let mut claims = token();
+        claims["iat"] = (NOW + ahead).into();
+        claims["events"] = json!({SESSION_REVOKED: {}});
+        let issuer = Issuer {
+            clock_leeway: Duration::from_secs(leeway),
+            ..Issuer::clone(&examples::issuer())
+        };
+        let claims = claims.as_object().unwrap();
+        let found = SecurityEvents::from_claims(claims, &from(None), &issuer, at(NOW)).unwrap();
+        let Effect::Revokes { until: found, partly: told, .. } = found.events[0].effect else {
+            panic!("it revokes")
+        };
+        assert_eq!((found, told), (at(NOW + until), partly), "{ahead} s ahead of {leeway} s");
+    }
+    // What it says of the time of the event is believed, whatever the clock of the token.
+    let stamped = effect_after(|it| it["iat"] = (NOW + 100_000).into());
+    let Effect::Revokes { until, partly, .. } = stamped else { panic!("it revokes") };
+    assert_eq!((until, partly), (at(NOW - 20), None));
 }
 
 #[test]
@@ -226,7 +257,7 @@ fn a_subject_is_mapped_to_the_claims_of_tokens() {
             let (kind, subjects) = (EventKind::SessionRevoked, expected.clone());
             assert_eq!(
                 found,
-                Effect::Revokes { kind, subjects, until: at(NOW - 20), is_partial: false }
+                Effect::Revokes { kind, subjects, until: at(NOW - 20), partly: None }
             );
         }
     }
@@ -263,10 +294,11 @@ fn what_happens_to_an_account_is_not_narrowed_to_the_session_that_is_named_besid
             (token.clone(), Token("j".into()), true),
         ] {
             let found = event(&subject);
-            let Effect::Revokes { subjects, is_partial, .. } = found else {
+            let Effect::Revokes { subjects, partly, .. } = found else {
                 panic!("{name} {subject}: {found:?}")
             };
-            assert_eq!((subjects, is_partial), (vec![expected], partial), "{name} {subject}");
+            let partial = partial.then_some(Partly::UserUnknown);
+            assert_eq!((subjects, partly), (vec![expected], partial), "{name} {subject}");
         }
         assert_eq!(event(&json!({"user": theirs, "session": session})), Effect::Foreign, "{name}");
         assert_eq!(event(&json!({"user": email})), Effect::Unmapped { format: "email" }, "{name}");
@@ -329,7 +361,8 @@ fn a_stream_is_verified_and_tells_its_state() {
             it["events"] = json!({uri: body});
         })
     };
-    assert_eq!(ssf("verification", json!({"state": "s-1"})), Effect::Verifies);
+    let state = from(None).verification_state();
+    assert_eq!(ssf("verification", json!({"state": state})), Effect::Verifies);
     assert_eq!(ssf("verification", json!({})), Effect::Verifies);
     for (name, status) in [
         ("enabled", StreamStatus::Enabled),
@@ -337,6 +370,56 @@ fn a_stream_is_verified_and_tells_its_state() {
         ("disabled", StreamStatus::Disabled),
     ] {
         assert_eq!(ssf("stream-updated", json!({"status": name})), Effect::Streams(status));
+    }
+}
+
+#[test]
+fn what_is_about_another_stream_or_was_not_asked_for_says_nothing_of_ours() {
+    let ssf = |name: &str, stream: Option<&str>, sub_id: &Value, body: &Value| {
+        let uri = format!("https://schemas.openid.net/secevent/ssf/event-type/{name}");
+        let mut claims = token();
+        claims["sub_id"] = sub_id.clone();
+        claims["events"] = json!({uri: body});
+        let claims = claims.as_object().unwrap();
+        let events =
+            SecurityEvents::from_claims(claims, &from(stream), &examples::issuer(), at(NOW));
+        events.unwrap().events.remove(0).effect
+    };
+    let (ours, theirs) =
+        (json!({"format": "opaque", "id": "a"}), json!({"format": "opaque", "id": "b"}));
+    let (paused, nothing) = (json!({"status": "paused"}), json!({}));
+    let tells = Effect::Streams(StreamStatus::Paused);
+    for (stream, sub_id, other) in [
+        (Some("a"), &ours, false),
+        (Some("a"), &theirs, true),
+        // As transmitters wrote it before there was a `sub_id`.
+        (Some("a"), &json!(null), false),
+        (None, &theirs, false),
+    ] {
+        let found = [
+            ssf("verification", stream, sub_id, &nothing),
+            ssf("stream-updated", stream, sub_id, &paused),
+        ];
+        let expected = if other {
+            [Effect::OtherStream, Effect::OtherStream]
+        } else {
+            [Effect::Verifies, tells.clone()]
+        };
+        assert_eq!(found, expected, "{stream:?} {sub_id}");
+    }
+    let (named, unnamed) = (from(Some("a")).verification_state(), from(None).verification_state());
+    for (stream, state, other) in [
+        (Some("a"), json!(named), false),
+        (Some("a"), json!(unnamed), true),
+        (None, json!(unnamed), false),
+        (None, json!(named), true),
+        (Some("a"), json!("else"), true),
+        (Some("a"), json!(7), true),
+        (Some("a"), json!(null), false),
+    ] {
+        let found = ssf("verification", stream, &ours, &json!({"state": state}));
+        let expected = if other { Effect::OtherStream } else { Effect::Verifies };
+        assert_eq!(found, expected, "{stream:?} {state}");
     }
 }
 

@@ -428,7 +428,7 @@ mod tests {
         let runtime = &Handle::current();
         let keys = jwks::prepare(&issuer.name, &key_rules, None, &clock, runtime).unwrap().keys;
         let rules = &EventRules {
-            transmitter: Transmitter { issuer: "t".into(), audiences: vec![] },
+            transmitter: Transmitter { issuer: "t".into(), audiences: vec![], stream: None },
             delivery: Delivery::Push { bearer: BearerToken::new("theirs").unwrap() },
             keys: None,
             verification: None,

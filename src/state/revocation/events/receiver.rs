@@ -12,7 +12,7 @@ use crate::rate_limit::{Allowance, RateLimit};
 use crate::state::jwks::IssuerKeys;
 use keybound_core::jose::Unverified;
 use keybound_core::oauth::{
-    BadEvents, EVENT_BYTES, Effect, EventKind, SecurityEvent, SecurityEvents,
+    BadEvents, EVENT_BYTES, Effect, EventKind, Partly, SecurityEvent, SecurityEvents,
 };
 use keybound_core::policy::Issuer;
 use keybound_core::{Denial, Explanation, UnixTime, signature};
@@ -104,8 +104,11 @@ impl Receiver {
             let (issuer, cause) = (&*self.issuer.name, bad.sentence());
             tracing::warn!(issuer, cause, untold, "security event token refused");
         })?;
-        self.report.token_came();
-        changes.heard = true;
+        // What is about another stream does not show that this one works.
+        if events.events.iter().any(|it| it.effect != Effect::OtherStream) {
+            self.report.token_came();
+            changes.heard = true;
+        }
         for event in &events.events {
             self.put(event, &events.jti, changes);
         }
@@ -168,6 +171,7 @@ impl Receiver {
             Effect::Streams(status) => self.report.streams(*status),
             Effect::Unmapped { .. }
             | Effect::Foreign
+            | Effect::OtherStream
             | Effect::Unknown
             | Effect::Verifies
             | Effect::Nothing => (),
@@ -178,22 +182,31 @@ impl Receiver {
     /// Logs what came of an event.
     fn tell(&self, event: &SecurityEvent, jti: &str, is_new: bool, now: UnixTime) {
         let (issuer, kind) = (&*self.issuer.name, event.kind.map(EventKind::name));
-        let revokes = matches!(event.effect, Effect::Revokes { is_partial: false, .. });
+        let revokes = matches!(event.effect, Effect::Revokes { partly: None, .. });
         let lines = if revokes { &self.lines.revoking } else { &self.lines.other };
         let Some(untold) = untold(lines) else { return };
         match &event.effect {
-            Effect::Revokes { until, is_partial, .. } => {
+            Effect::Revokes { until, partly, .. } => {
                 let delay = now.since(*until).as_secs();
                 tracing::info!(issuer, kind, jti, delay, is_new, untold, "event revokes tokens");
-                if *is_partial {
-                    tracing::error!(
+                match partly {
+                    None => (),
+                    Some(Partly::UserUnknown) => tracing::error!(
                         issuer,
                         kind,
                         jti,
                         "event applied IN PART: it is about a user who cannot be found in tokens, and only \
                          the session or token that it names is revoked; have the issuer name users as \
                          iss_sub"
-                    );
+                    ),
+                    Some(Partly::ClockAhead) => tracing::error!(
+                        issuer,
+                        kind,
+                        jti,
+                        "event applied IN PART: it claims a time that is later than clock_leeway allows, and \
+                         only tokens issued until the end of that are revoked; compare the clocks of the \
+                         issuer and of this machine"
+                    ),
                 }
             }
             Effect::Unmapped { format } => {
@@ -214,6 +227,15 @@ impl Receiver {
                     jti,
                     untold,
                     "event about a subject of another issuer: ignored"
+                );
+            }
+            Effect::OtherStream => {
+                tracing::warn!(
+                    issuer,
+                    kind,
+                    jti,
+                    untold,
+                    "event about another stream, or one that was not asked for: ignored"
                 );
             }
             Effect::Streams(status) => {

@@ -21,7 +21,7 @@ words! {
         Stream = "stream",
         /// It has no consequence, as it should be.
         Harmless = "harmless",
-        /// It is about a subject of another issuer.
+        /// It is about a subject of another issuer, or about another stream.
         Foreign = "foreign",
         /// It should revoke tokens, but no token tells whether it is this subject's.
         Unmapped = "unmapped",
@@ -217,11 +217,11 @@ fn all<T: Words>(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str,
 impl From<&Effect> for Outcome {
     fn from(effect: &Effect) -> Self {
         match effect {
-            Effect::Revokes { is_partial: false, .. } => Self::Revoking,
+            Effect::Revokes { partly: None, .. } => Self::Revoking,
             Effect::Verifies | Effect::Streams(_) => Self::Stream,
             Effect::Nothing => Self::Harmless,
-            Effect::Foreign => Self::Foreign,
-            Effect::Revokes { is_partial: true, .. } | Effect::Unmapped { .. } => Self::Unmapped,
+            Effect::Foreign | Effect::OtherStream => Self::Foreign,
+            Effect::Revokes { partly: Some(_), .. } | Effect::Unmapped { .. } => Self::Unmapped,
             Effect::Unknown => Self::Unknown,
         }
     }

@@ -55,8 +55,6 @@ pub enum Delivery {
 pub struct Verification {
     /// Where verification events are asked for.
     pub endpoint: String,
-    /// The stream.
-    pub stream_id: Option<String>,
     /// Who we are.
     pub bearer: Option<BearerToken>,
 }

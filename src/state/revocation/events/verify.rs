@@ -51,10 +51,12 @@ impl Asker {
     }
 
     fn request(&self) -> Request {
+        let transmitter = &self.receiver.rules.transmitter;
         let mut body = Object::new();
-        if let Some(stream) = &self.rules.stream_id {
-            body.insert("stream_id".to_owned(), stream.as_str().into());
+        if let Some(stream) = transmitter.stream.as_deref() {
+            body.insert("stream_id".to_owned(), stream.into());
         }
+        body.insert("state".to_owned(), transmitter.verification_state().into());
         post_json(&self.endpoint, self.rules.bearer.as_ref(), body)
     }
 }
