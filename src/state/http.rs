@@ -50,6 +50,11 @@ impl BearerToken {
         Some(Self(value))
     }
 
+    /// Its length, in bytes.
+    pub fn length(&self) -> usize {
+        self.0.len().saturating_sub(BEARER.len())
+    }
+
     /// The `Authorization` that shows it.
     pub const fn header(&self) -> &HeaderValue {
         &self.0

@@ -33,7 +33,7 @@ fn service_of(world: &World, more: &str, kept: &str, files: &[(&str, String)]) -
         for (name, content) in files {
             fs::write(folder.join(name), content).unwrap();
         }
-        fs::write(folder.join("pushes"), "their-secret").unwrap();
+        fs::write(folder.join("pushes"), "the-secret-of-theirs").unwrap();
         let jwks_uri = format!("jwks_uri: '{}'", world.provider.jwks_uri());
         let config = config.replace("jwks_file: jwks.json", &jwks_uri);
         let listen = format!("listen: {{events: {{address: '127.0.0.1:0'{more}}}, ");
@@ -74,7 +74,7 @@ fn request(authorization: &str, token: &str) -> String {
     )
 }
 
-const KNOWN: &str = "authorization: Bearer their-secret\r\n";
+const KNOWN: &str = "authorization: Bearer the-secret-of-theirs\r\n";
 
 /// The status and the whole answer.
 fn answered(stream: &mut (impl Read + Write), request: &str) -> (u16, String) {
@@ -184,10 +184,10 @@ fn who_does_not_show_the_secret_is_refused_before_the_body_is_read() {
     for authorization in [
         "",
         "authorization: Bearer other\r\n",
-        "authorization: Basic their-secret\r\n",
-        "authorization: their-secret\r\n",
-        "authorization: Bearer their-secret\r\nauthorization: Bearer their-secret\r\n",
-        "authorization: Bearer their-secret, Bearer their-secret\r\n",
+        "authorization: Basic the-secret-of-theirs\r\n",
+        "authorization: the-secret-of-theirs\r\n",
+        "authorization: Bearer the-secret-of-theirs\r\nauthorization: Bearer the-secret-of-theirs\r\n",
+        "authorization: Bearer the-secret-of-theirs, Bearer the-secret-of-theirs\r\n",
     ] {
         let (status, answer) = sent(&address, &request(authorization, &token));
         assert_eq!(status, 401, "{authorization}: {answer}");
@@ -249,7 +249,7 @@ fn a_body_has_bounds_of_size_and_of_time() {
     let (status, answer) = sent(&address, &request(KNOWN, &"x".repeat(64 * 1024)));
     assert_eq!(status, 400, "read, and no token: {answer}");
     assert!(!answer.contains("too long"), "{answer}");
-    let endless = "POST /events HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer their-secret\r\n\
+    let endless = "POST /events HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer the-secret-of-theirs\r\n\
                    content-type: application/secevent+jwt\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunks = format!("10000\r\n{}\r\n", "x".repeat(0x10000)).repeat(3);
     assert_eq!(sent(&address, &format!("{endless}{chunks}")).0, 400);

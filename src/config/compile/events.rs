@@ -2,7 +2,7 @@
 
 use super::files::Files;
 use super::url::{PlainHttp, fetched};
-use super::{bearer, span, whole_number};
+use super::{bearer, secret, span, whole_number};
 use crate::config::file::{self, EventDelivery, EventStore};
 use crate::config::problem::{Findings, Path};
 use crate::config::{EventsListener, Listen};
@@ -121,7 +121,11 @@ pub(super) fn compile(
                 let told = "name a file with the Authorization that the transmitter must show";
                 findings.required(None::<()>, &at.key("bearer_token_file"), told);
             }
-            bearer.ok().flatten().map(|bearer| Delivery::Push { bearer })
+            let bearer = bearer.ok().flatten();
+            if bearer.as_ref().is_some_and(|it| it.length() < secret::SHORTEST) {
+                findings.problem(&at.key("bearer_token_file"), secret::unusable());
+            }
+            bearer.map(|bearer| Delivery::Push { bearer })
         }
     };
     let asking = Asking { endpoint: verification_endpoint, token: verification_token };

@@ -2,6 +2,7 @@
 //! reach that listener.
 
 use super::files::Files;
+use super::secret;
 use crate::config::file::{self, Flavour as Named};
 use crate::config::problem::{Findings, Path, quoted};
 use crate::config::{Address, ForwardAuth, usual};
@@ -72,25 +73,12 @@ fn secret(
         }
         Some(_) => (),
     }
-    match files.read_secret(file).and_then(|it| usable(&it)) {
+    match files.read_secret(file).and_then(|it| secret::usable(&it)) {
         Ok(secret) => Some(Secret::new(name?, &secret)),
         Err(message) => {
             findings.problem(&at.key("secret_file"), message);
             None
         }
-    }
-}
-
-/// What a file holds, without the line break at its end.
-fn usable(text: &[u8]) -> Result<Vec<u8>, String> {
-    /// Long enough that it cannot be guessed over the network.
-    const SHORTEST: usize = 16;
-    let secret = text.trim_ascii_end();
-    if SHORTEST <= secret.len() && secret.iter().all(u8::is_ascii_graphic) {
-        Ok(secret.to_owned())
-    } else {
-        // The message does not quote it.
-        Err(format!("the file must hold {SHORTEST} visible characters at least, on one line"))
     }
 }
 

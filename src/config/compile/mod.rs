@@ -18,6 +18,7 @@ mod policies;
 mod public;
 mod resource;
 mod revocation;
+mod secret;
 mod streams;
 mod telemetry;
 mod timing;

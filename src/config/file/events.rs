@@ -16,7 +16,8 @@ pub(in crate::config) struct Events {
     /// For `delivery: poll`: the https URL of the poll endpoint of the stream (RFC 8936).
     pub(in crate::config) endpoint: Option<String>,
     /// A file with a bearer token. For `delivery: poll` it is sent to the endpoint; for `delivery: push` it
-    /// is the `Authorization` that the transmitter must show. It is read again when it changes.
+    /// is the `Authorization` that the transmitter must show, of 16 characters at least. It is read again when
+    /// it changes.
     pub(in crate::config) bearer_token_file: Option<String>,
     /// Who we are to the transmitter: the `aud` of its tokens must hold it.
     pub(in crate::config) audience: Option<String>,

@@ -24,7 +24,7 @@ fn hearing(site: &Site, authority: &Authority) -> Value {
         "address": "127.0.0.1:0", "tls": {"certificate_file": certificate, "key_file": key},
     });
     config["issuers"][0]["revocation"] = json!({"events": {
-        "delivery": "push", "bearer_token_file": site.write("pushes", "their-secret"), "audience": GATEWAY,
+        "delivery": "push", "bearer_token_file": site.write("pushes", "the-secret-of-theirs"), "audience": GATEWAY,
     }});
     let policy =
         json!({"name": "open", "sender_constraint": "if_bound", "streams": "end_with_token"});
@@ -70,7 +70,7 @@ async fn push(
             "session": {"format": "opaque", "id": sid}},
         "events": {uri: {"event_timestamp": now}},
     });
-    let request = from.post(to).bearer_auth("their-secret");
+    let request = from.post(to).bearer_auth("the-secret-of-theirs");
     let request = request.header("content-type", "application/secevent+jwt");
     let answer = request.body(site.signer.sign("secevent+jwt", &claims)).send().await?;
     Ok(answer.status())

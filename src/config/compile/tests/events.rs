@@ -9,7 +9,12 @@ const LISTEN: &str = "events: {address: '127.0.0.1:9004'}";
 /// The outcome for an issuer with these events, in a folder with the files that they name.
 fn read_with(events: &str, listeners: &str, more: &str) -> Result<Config, Vec<Problem>> {
     let folder = private_folder();
-    for (name, text) in [("pushes", "secret"), ("polls", "token"), ("odd", "two words")] {
+    for (name, text) in [
+        ("pushes", "secret-of-theirs"),
+        ("short", "secret-of-their"),
+        ("polls", "token"),
+        ("odd", "two words"),
+    ] {
         fs::write(folder.path().join(name), text).unwrap();
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(folder.path().join(name), private).unwrap();
@@ -83,6 +88,11 @@ fn what_is_missing_or_odd_is_named() {
             "delivery: push, bearer_token_file: odd, audience: us",
             ".bearer_token_file",
             "one bearer",
+        ),
+        (
+            "delivery: push, bearer_token_file: short, audience: us",
+            ".bearer_token_file",
+            "16 visible characters",
         ),
         (&format!("{PUSH}, endpoint: 'https://as.example.com'"), ".endpoint", "delivery: poll"),
         (&format!("{PUSH}, poll_interval: 5s"), ".poll_interval", "delivery: poll"),
