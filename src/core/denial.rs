@@ -334,6 +334,9 @@ details! {
     /// the events that replicas share in Redis could not be read for too long, or one of them cannot be read
     EventsUnheard of RevocationUnavailable = "events_unheard";
 
+    /// a claim by which tokens are revoked (`jti`, `sub`, `sid`, the client) holds more names than are looked up
+    NamesTooMany of RevocationUnavailable = "names_too_many";
+
     /// the replay store in memory is full
     StoreFull of ReplayUnavailable = "store_full";
     /// the client has used as many proofs as one key may within their lifetime

@@ -19,9 +19,11 @@ pub struct Revocable {
     own: Identifiers,
     /// In the issuer's answer about the token.
     said: Option<Box<Identifiers>>,
+    /// What stands in either where a name should and is none.
+    listed: Box<[Listed]>,
     /// Where its status stands, as the token says and as the answer says.
     places: Result<Box<[StatusReference]>, MalformedStatus>,
-    /// The answer names a place that the token does not.
+    /// The answer names a place or a list that the token does not.
     is_said_elsewhere: bool,
     issued: UnixTime,
     /// Under which list of revoked tokens it was last found to be good.
@@ -31,6 +33,18 @@ pub struct Revocable {
 }
 
 type Identifiers = [Option<Box<str>>; Identifier::ALL.len()];
+
+/// The names in a claim that should be one name and is a list or an object: it may mean each of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listed {
+    identifier: Identifier,
+    names: Vec<Box<str>>,
+    /// There are more than are kept.
+    has_more: bool,
+}
+
+/// The most names of a claim that are looked up. Those of four claims may have to be combined.
+const MOST_LISTED: usize = 4;
 
 /// An identifier by which tokens are revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,15 +78,9 @@ impl Revocable {
     /// That of a token with these claims; none if its issuer revokes no tokens.
     pub(super) fn of(claims: &Object, issuer: &Issuer) -> Option<Box<Self>> {
         issuer.revokes.then(|| {
-            let identifier = |it: Identifier| {
-                issuer.claim_names.find(claims, it.name()).and_then(|claim| match claim {
-                    // What names nothing is as good as absent: a token whose `sid` is a list may be of
-                    // any session of its user.
-                    Value::Null | Value::Array(_) | Value::Object(_) => None,
-                    Value::String(text) => (!text.is_empty()).then(|| text.as_str().into()),
-                    Value::Bool(_) | Value::Number(_) => Some(claim.to_string().into()),
-                })
-            };
+            let claim = |it: Identifier| issuer.claim_names.find(claims, it.name());
+            let identifier = |it| claim(it).and_then(name);
+            let listed = |it| claim(it).and_then(|claim| Listed::of(it, claim));
             let iat = claims.get("iat").and_then(|it| time(it, f64::floor).ok());
             let place = match issuer.status {
                 StatusDemand::Off => Ok(None),
@@ -81,6 +89,7 @@ impl Revocable {
             Box::new(Self {
                 own: Identifier::ALL.map(identifier),
                 said: None,
+                listed: Identifier::ALL.into_iter().filter_map(listed).collect(),
                 places: place.map(|it| it.into_iter().collect()),
                 is_said_elsewhere: false,
                 issued: iat.unwrap_or(BEGINNING),
@@ -100,10 +109,21 @@ impl Revocable {
             (BEGINNING, issued) | (issued, BEGINNING) => issued,
             (one, other) => one.min(other),
         };
-        let (places, is_said_elsewhere) = own.places_with(said);
+        let (places, mut is_said_elsewhere) = own.places_with(said);
+        is_said_elsewhere |= said.listed.iter().any(|it| !own.listed.contains(it));
+        let listed = own.listed.iter().chain(said.listed.iter()).cloned().collect();
         let (own, said) = (own.own.clone(), Some(Box::new(said.own.clone())));
         let (passed, passed_events) = <_>::default();
-        Some(Box::new(Self { own, said, places, is_said_elsewhere, issued, passed, passed_events }))
+        Some(Box::new(Self {
+            own,
+            said,
+            listed,
+            places,
+            is_said_elsewhere,
+            issued,
+            passed,
+            passed_events,
+        }))
     }
 
     /// The places of both, and whether `said` has one that this has not.
@@ -137,11 +157,27 @@ impl Revocable {
         self.places.as_deref().map_err(|it| *it)
     }
 
-    /// The values of an identifier: none, one, or that of the token and that of the answer.
+    /// The values of an identifier: none, one, or that of the token and that of the answer; several also
+    /// where either has a list.
     pub fn all(&self, identifier: Identifier) -> impl Iterator<Item = &str> {
         let own = read(&self.own, identifier);
         let said = self.said.as_ref().and_then(|it| read(it, identifier));
-        own.into_iter().chain(said.filter(|it| own != Some(it)))
+        let listed = self.lists(identifier).flat_map(|it| it.names.iter().map(|it| &**it));
+        own.into_iter().chain(said.filter(|it| own != Some(it))).chain(listed)
+    }
+
+    /// Whether its claim is none that names one: such a token may also be of another.
+    pub fn is_listed(&self, identifier: Identifier) -> bool {
+        self.lists(identifier).next().is_some()
+    }
+
+    /// Whether its claim has more names than [`all`](Self::all) tells.
+    pub fn has_more(&self, identifier: Identifier) -> bool {
+        self.lists(identifier).any(|it| it.has_more)
+    }
+
+    fn lists(&self, identifier: Identifier) -> impl Iterator<Item = &Listed> {
+        self.listed.iter().filter(move |it| it.identifier == identifier)
     }
 
     /// When the token was issued (`iat`); the beginning of time if it does not say so, so that it counts
@@ -158,8 +194,48 @@ impl Revocable {
         let places = self.places().unwrap_or_default();
         let of_place = |it: &StatusReference| size_of_val(it).saturating_add(it.bytes());
         let places = places.iter().map(of_place).fold(0, usize::saturating_add);
+        let of_list = |it: &Listed| {
+            let names = it.names.iter().map(|it| it.len().saturating_add(size_of_val(it)));
+            names.fold(size_of_val(it), usize::saturating_add)
+        };
+        let listed = self.listed.iter().map(of_list).fold(0, usize::saturating_add);
         let own = size_of::<Self>().saturating_add(of(&self.own));
-        own.saturating_add(said).saturating_add(places)
+        own.saturating_add(said).saturating_add(places).saturating_add(listed)
+    }
+}
+
+impl Listed {
+    /// The names in `claim`, if it is a list or an object that has any.
+    fn of(identifier: Identifier, claim: &Value) -> Option<Self> {
+        let mut found = Self { identifier, names: vec![], has_more: false };
+        if matches!(claim, Value::Array(_) | Value::Object(_)) {
+            found.add(claim);
+        }
+        (!found.names.is_empty()).then_some(found)
+    }
+
+    fn add(&mut self, claim: &Value) {
+        match claim {
+            Value::Array(members) => members.iter().for_each(|it| self.add(it)),
+            Value::Object(members) => members.values().for_each(|it| self.add(it)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                let Some(name) = name(claim) else { return };
+                if self.names.len() < MOST_LISTED {
+                    self.names.push(name);
+                } else {
+                    self.has_more = true;
+                }
+            }
+        }
+    }
+}
+
+/// What a claim names. What names nothing is as good as absent.
+fn name(claim: &Value) -> Option<Box<str>> {
+    match claim {
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::String(text) => (!text.is_empty()).then(|| text.as_str().into()),
+        Value::Bool(_) | Value::Number(_) => Some(claim.to_string().into()),
     }
 }
 
@@ -214,10 +290,39 @@ mod tests {
         assert_eq!(identifiers(&found), [["j"], ["s"], ["i"], ["a"]]);
         let found = revocable(&json!({"client_id": "c", "azp": "a", "sid": 7, "sub": null}));
         assert_eq!(identifiers(&found), [vec![], vec![], vec!["7"], vec!["c"]]);
-        for odd in [json!(""), json!(["s"]), json!({"id": "s"}), json!(null)] {
+        for odd in [json!(""), json!([]), json!({}), json!([null, ""]), json!(null)] {
             let found = revocable(&json!({"sub": "u", "sid": odd}));
             assert_eq!(identifiers(&found), [vec![], vec!["u"], vec![], vec![]], "{odd}");
+            assert!(!found.is_listed(Identifier::Sid), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_claim_that_should_be_one_name_means_each_that_it_holds() {
+        for (sid, names, more) in [
+            (json!(["s"]), vec!["s"], false),
+            (json!({"id": "s"}), vec!["s"], false),
+            (json!(["s", 7, null, {"x": [true, ""]}]), vec!["s", "7", "true"], false),
+            (json!(["a", "b", "c", "d"]), vec!["a", "b", "c", "d"], false),
+            (json!(["a", "b", "c", "d", "e"]), vec!["a", "b", "c", "d"], true),
+        ] {
+            let found = revocable(&json!({"sub": "u", "sid": sid}));
+            assert_eq!(identifiers(&found), [vec![], vec!["u"], names, vec![]], "{sid}");
+            let told = (found.is_listed(Identifier::Sid), found.has_more(Identifier::Sid));
+            assert_eq!(told, (true, more), "{sid}");
+            assert!(!found.is_listed(Identifier::Sub) && !found.has_more(Identifier::Sub));
+        }
+        let [plain, list] =
+            [json!("s"), json!(["s", "t"])].map(|it| revocable(&json!({"sid": it})));
+        for (own, said, names, more) in [
+            (&plain, &list, vec!["s", "s", "t"], true),
+            (&list, &list, vec!["s", "t", "s", "t"], false),
+        ] {
+            let joined = Revocable::joined(Some(own), Some(said)).unwrap();
+            assert_eq!(joined.all(Identifier::Sid).collect::<Vec<_>>(), names);
+            assert_eq!((joined.is_listed(Identifier::Sid), joined.says_more()), (true, more));
+        }
+        assert!(plain.bytes() < list.bytes());
     }
 
     #[test]

@@ -146,6 +146,10 @@ const fn on_detail(detail: Option<Detail>) -> Option<&'static str> {
             "more users and sessions were revoked than `revocation.events.capacity`: raise it. New tokens \
              are good at once",
         ),
+        Some(Detail::NamesTooMany) => Some(
+            "`jti`, `sub`, `sid` and the client are each one name in a token: have the issuer write them so. \
+             Of a list, four are looked up",
+        ),
         Some(Detail::EventsUnheard) => Some(
             "the Redis of `dpop.replay`, in which replicas share events, cannot be read: is it up, and do \
              its rights cover XADD and XRANGE on keybound:events:*? Or an entry there cannot be read: the \

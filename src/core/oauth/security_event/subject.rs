@@ -92,7 +92,14 @@ impl SubjectKeys {
     /// Those of a token.
     pub fn of(token: &Revocable) -> Self {
         let all = |it| token.all(it);
-        Self::from_claims(all(Identifier::Sub), all(Identifier::Sid), all(Identifier::Jti))
+        let own =
+            Self::from_claims(all(Identifier::Sub), all(Identifier::Sid), all(Identifier::Jti));
+        if !token.is_listed(Identifier::Sid) {
+            return own;
+        }
+        // What should name one session and does not may be of any.
+        let more = all(Identifier::Sub).map(|it| SubjectKey::of(SESSIONLESS, it));
+        Self(own.iter().chain(more).collect())
     }
 
     /// Those of a token with these `sub`, `sid` and `jti`.

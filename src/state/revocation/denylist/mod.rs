@@ -141,6 +141,7 @@ impl Denylist {
             return Standing::Good;
         }
         match table.find(revocable) {
+            None if table.may_mean(revocable) => Standing::Refused(Detail::NamesTooMany.into()),
             None => {
                 revocable.passed.note(table.number());
                 Standing::Good

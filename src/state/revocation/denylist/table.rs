@@ -128,6 +128,11 @@ impl Table {
         self.shapes.iter().copied()
     }
 
+    /// Whether nothing tells if an entry means this token, of whose names not all are known.
+    pub(super) fn may_mean(&self, token: &Revocable) -> bool {
+        self.shapes.iter().flat_map(|it| it.members()).any(|it| token.has_more(it))
+    }
+
     /// The entry that means this token.
     pub(super) fn find(&self, token: &Revocable) -> Option<Hit> {
         self.shapes.iter().find_map(|shape| self.find_by(*shape, token, &mut vec![]))
@@ -273,6 +278,40 @@ mod tests {
             let mut claims = claims();
             claims.as_object_mut().unwrap().remove(gone);
             assert_eq!(line_of(&list, &claims), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_a_list_means_each_of_its_names() {
+        let list = table(&[json!({"sid": "DS"}), json!({"sub": "s", "sid": "i"})]);
+        for (sid, line) in [
+            (json!("DS"), Some(1)),
+            (json!(["DS"]), Some(1)),
+            (json!(["x", "DS"]), Some(1)),
+            (json!({"id": "DS"}), Some(1)),
+            (json!(["x", "i"]), Some(2)),
+            (json!(["x"]), None),
+            (json!([["ds"]]), None),
+        ] {
+            let mut claims = claims();
+            claims["sid"] = sid.clone();
+            assert_eq!(line_of(&list, &claims), line, "{sid}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_more_names_than_are_known_may_be_meant_by_entries_that_name_its_kind() {
+        let long = json!({"sub": "s", "sid": ["a", "b", "c", "d", "e"]});
+        for (entries, claims, expected) in [
+            (vec![json!({"sid": "x"})], &long, true),
+            (vec![json!({"jti": "x"}), json!({"sub": "x", "sid": "x"})], &long, true),
+            (vec![json!({"sub": "x"})], &long, false),
+            (vec![], &long, false),
+            (vec![json!({"sid": "x"})], &json!({"sid": ["a", "b", "c", "d"]}), false),
+        ] {
+            let token = token(claims);
+            let found = table(&entries).may_mean(token.revocable.as_ref().unwrap());
+            assert_eq!(found, expected, "{entries:?}");
         }
     }
 

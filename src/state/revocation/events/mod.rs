@@ -32,7 +32,7 @@ use crate::state::jwks::{self, BadSource, IssuerKeys};
 use ::http::HeaderValue;
 use journal::Journal;
 use keeping::Keeping;
-use keybound_core::oauth::{AccessToken, SubjectKey, SubjectKeys};
+use keybound_core::oauth::{AccessToken, Identifier, SubjectKey, SubjectKeys};
 use keybound_core::policy::Issuer;
 use keybound_core::{Detail, Standing, Unconfirmed, UnixTime};
 use marks::Marks;
@@ -251,7 +251,11 @@ impl Events {
         if revocable.passed_events.is_under(number) {
             return Standing::Good;
         }
+        let names = [Identifier::Sub, Identifier::Sid, Identifier::Jti];
         match self.find(SubjectKeys::of(revocable).iter(), revocable.issued(), now) {
+            None if names.into_iter().any(|it| revocable.has_more(it)) => {
+                Standing::Refused(Detail::NamesTooMany.into())
+            }
             None => {
                 revocable.passed_events.note(number);
                 Standing::Good
@@ -470,6 +474,33 @@ mod tests {
         revoke(&events, "alice");
         let expected = [Some(Detail::EventReceived), None];
         assert_eq!([&alice, &later].map(|it| refused(&events, it)), expected);
+    }
+
+    #[tokio::test]
+    async fn a_token_whose_session_is_none_that_can_be_told_may_be_of_any() {
+        let events = events(10, None);
+        let subjects =
+            [EventSubject::Session("S".into()), EventSubject::Sessionless("alice".into())];
+        let until = UnixTime::from_secs(1000);
+        for subject in subjects {
+            let mark =
+                Mark { until, expires: UnixTime::from_secs(9999), kind: EventKind::SessionRevoked };
+            events.receiver.marks.put((subject.key(), mark), NOW);
+        }
+        let (received, many) = (Some(Detail::EventReceived), Some(Detail::NamesTooMany));
+        for (sub, sid, expected) in [
+            ("alice", json!("S"), received),
+            ("alice", json!("T"), None),
+            ("alice", json!(["T"]), received),
+            ("alice", json!({"id": "T"}), received),
+            ("bob", json!(["S"]), received),
+            ("bob", json!(["T"]), None),
+            ("bob", json!(["a", "b", "c", "d"]), None),
+            ("bob", json!(["a", "b", "c", "d", "e"]), many),
+        ] {
+            let token = token(&json!({"sub": sub, "sid": sid, "iat": 1000}));
+            assert_eq!(refused(&events, &token), expected, "{sub} {sid}");
+        }
     }
 
     #[tokio::test]
