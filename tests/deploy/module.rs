@@ -40,7 +40,9 @@ fn a_panic_in_what_is_linked_as_the_module_is_does_not_get_out() {
     let file = |name| folder.path().join(name);
     fs::write(file("Cargo.toml"), MANIFEST).unwrap();
     fs::write(file("lib.rs"), PANICS).unwrap();
-    fs::copy(source("src/envoy/build.rs"), file("build.rs")).unwrap();
+    for with in ["build.rs", "order.ld"] {
+        fs::copy(source("src/envoy").join(with), file(with)).unwrap();
+    }
     let machine = std::env::consts::ARCH;
     let target = format!("{machine}-unknown-linux-gnu");
     let mut build = Command::new(zig);
