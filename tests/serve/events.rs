@@ -138,6 +138,9 @@ fn what_was_acknowledged_is_in_force_after_a_crash_and_a_file_that_was_changed_i
     let mut service = service.killed_and_started();
     service.wait_for("ready");
     assert_eq!(reason(&service, world.request("payments")), "token_revoked");
+    // It would write anew what somebody else has changed.
+    service.signal("TERM");
+    service.end();
     let file = service.folder.path().join("kept");
     let mut content = fs::read(&file).unwrap();
     let middle = content.len() / 2;
