@@ -157,7 +157,7 @@ fn a_status_is_looked_up_and_the_place_of_the_token_is_explained() {
         assert!(told.contains(" (status_invalid)\n"), "{told}");
     }
     let told = explained(&service, &json!({"request": kept(&good)}));
-    assert!(told.contains("revocation: not revoked"), "{told}");
+    assert!(told.contains("revocation   not revoked\n"), "{told}");
     service.has_metric(&format!(
         "keybound_revocations_total{{issuer=\"{ISSUER}\",source=\"status_list\"}} 1"
     ));

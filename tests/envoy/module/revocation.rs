@@ -172,7 +172,7 @@ async fn a_listener_for_events_without_a_certificate_is_refused_as_any_mistake()
     let mut config = hearing(&site, &authority);
     config["listen"]["events"]["tls"]["certificate_file"] = json!(site.path("no.pem"));
     edge.refuses(&[Listener { config: inline(&config), ..good }]).await;
-    edge.logs("certificate_file: no certificate in it").await;
+    edge.logs("no.pem holds no certificate in PEM").await;
     until("the old listener goes on", async || {
         let to = endpoint(&edge, &site).await;
         push(&site, &transmitter(&authority), &to, "1").await.ok()
