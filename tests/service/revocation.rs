@@ -26,7 +26,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let (list, secret) = (folder.path().join("revoked.jsonl"), folder.path().join("pushes"));
         place(&list, &json!({"sub": "nobody"}));
-        fs::write(&secret, "theirs").unwrap();
+        fs::write(&secret, "the-secret-of-theirs").unwrap();
         let checked = Checked::with(&format!(
             "introspection: {{endpoint: '{}', authentication: none, client_id: gateway{introspection}}}
     revocation:
