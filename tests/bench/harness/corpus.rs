@@ -127,16 +127,20 @@ fn status_list(issuer: &Signer, uri: &str, tokens: usize) -> String {
     issuer.sign("statuslist+jwt", &claims)
 }
 
-/// A snapshot of events about others.
+/// A journal of events about others: behind each line stands a check over it and all before.
 fn events() -> String {
     let (until, expires) = (now() * 1000, (now() + 86_400) * 1000);
-    let line = |it: usize| {
+    let mut journal = format!("keybound security events, version 2\nissuer {ISSUER}\n");
+    let mut check = Thumbprint::of(journal.as_bytes());
+    for it in 0..1000 {
         let subject = EventSubject::User(format!("other-{it}").into()).key();
         let key = URL_SAFE_NO_PAD.encode(subject.octets());
-        format!("{key} {until} {expires} session-revoked\n")
-    };
-    let lines: String = (0..1000).map(line).collect();
-    format!("keybound security events, version 1\nissuer {ISSUER}\n{lines}end\n")
+        let line = format!("{key} {until} {expires} session-revoked");
+        check = Thumbprint::of(&[check.octets(), line.as_bytes()].concat());
+        let told = URL_SAFE_NO_PAD.encode(&check.octets()[..8]);
+        journal.extend([&line, " ", &told, "\n"]);
+    }
+    journal
 }
 
 /// Entries of a denylist for others, of each kind.
