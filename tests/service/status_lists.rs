@@ -801,6 +801,8 @@ policies:
         };
         let mut facts = Facts::default();
         let ended = self.checker.check_into(&mut facts, &self.installation, &request).await;
+        let is_bad = matches!(ended, Err(Denial::TokenRevoked | Denial::RevocationUnavailable));
+        assert!(!(is_bad && facts.admitted), "nothing of it is forwarded under report mode");
         let rules = &self.installation.rules;
         let explained = self.checker.explain_with(rules, &self.installation, &request, None).await;
         assert_eq!(explained.outcome, ended, "the same in each step");

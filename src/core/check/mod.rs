@@ -103,8 +103,9 @@ async fn decide<S: Sources>(
         facts.admitted = true;
     }
     if token::must_be_unrevoked(&token, credentials.token) {
-        let by_answer = Box::pin(token::admit_unrevoked(given, &token, facts)).await?;
-        ends = ends.into_iter().chain(by_answer).min();
+        let by_answer = Box::pin(token::admit_unrevoked(given, &token, facts)).await;
+        facts.admitted = by_answer.is_ok();
+        ends = ends.into_iter().chain(by_answer?).min();
     }
     // Last, because it is the only step with a side effect: a request that is refused for another
     // reason must not use up its proof.
