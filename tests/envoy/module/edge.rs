@@ -27,6 +27,12 @@ const LONG: Duration = Duration::from_secs(30);
 /// The name by which clients call the API, whatever the port.
 pub(super) const HOST: &str = "api.example.com";
 
+/// The cluster to whose upstream many requests share a connection.
+pub(super) const MULTIPLEXED: &str = "multiplexed";
+
+/// More than any test asks of an upstream at once.
+const MANY: u32 = 100_000;
+
 /// What is there before an Envoy runs: files, keys, an upstream.
 pub(super) struct Site {
     pub(super) directory: TempDir,
@@ -202,22 +208,35 @@ impl Site {
         let upstream = json!({"socket_address": {
             "address": self.upstream.ip(), "port_value": self.upstream.port(),
         }});
+        let cluster = |name: &str| {
+            json!({
+                "name": name,
+                "type": "STATIC",
+                "connect_timeout": "5s",
+                "circuit_breakers": {"thresholds": [{
+                    "max_connections": MANY, "max_pending_requests": MANY, "max_requests": MANY,
+                }]},
+                "load_assignment": {
+                    "cluster_name": name,
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": upstream}}]}],
+                },
+            })
+        };
+        // Of thousands of streams, not each has a connection.
+        let mut multiplexed = cluster(MULTIPLEXED);
+        multiplexed["typed_extension_protocol_options"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 100}},
+            },
+        });
         json!({
             "node": {"id": "edge", "cluster": "edge"},
             "admin": {"address": any_port()},
             "dynamic_resources": {
                 "lds_config": {"path_config_source": {"path": self.path("listeners.json")}},
             },
-            "static_resources": {"clusters": [{
-                "name": "upstream",
-                "type": "STATIC",
-                "connect_timeout": "5s",
-                "circuit_breakers": {"thresholds": [{"max_connections": 10_000, "max_requests": 10_000}]},
-                "load_assignment": {
-                    "cluster_name": "upstream",
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": upstream}}]}],
-                },
-            }]},
+            "static_resources": {"clusters": [cluster("upstream"), multiplexed]},
         })
     }
 
@@ -462,6 +481,13 @@ impl<'s> Edge<'s> {
         Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
     }
 
+    /// The memory that Envoy has, in bytes.
+    pub(super) fn memory(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let held = text.lines().find_map(|it| it.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        1024 * held.unwrap().trim().parse::<u64>().unwrap()
+    }
+
     /// Fails, with the log, if Envoy has ended.
     pub(super) fn still_runs(&mut self) {
         let ended = self.process.try_wait().unwrap();
@@ -537,8 +563,9 @@ impl Listener {
     fn connection_manager(&self) -> Value {
         let module = json!({"name": "keybound_envoy", "do_not_close": true});
         let of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.http.{name}");
-        let route =
-            |prefix: &str| json!({"match": {"prefix": prefix}, "route": {"cluster": self.cluster}});
+        // What a test opens stays open however long it takes.
+        let action = json!({"cluster": self.cluster, "timeout": "0s"});
+        let route = |prefix: &str| json!({"match": {"prefix": prefix}, "route": action});
         let named = self.routes.iter().map(|(prefix, config)| {
             let mut route = route(prefix);
             route["typed_per_filter_config"] = json!({"keybound": {

@@ -1,18 +1,24 @@
 //! Security events that are pushed to the listener which the module opens.
 
-use super::edge::{Edge, Listener, Site, inline, send, until};
+use super::edge::{Edge, Listener, MULTIPLEXED, Site, inline, send, until};
 use crate::installation::{AUDIENCE, ISSUER};
 use futures_util::future::join_all;
 use keybound::clock::{Clock, SystemClock};
 use keybound::commands::demo::pki::Authority;
 use reqwest::{Certificate, Client, Response, StatusCode};
 use serde_json::{Value, json};
+use std::env;
 use std::time::{Duration, Instant};
 
 const GATEWAY: &str = "https://gateway.example.com";
 
-/// How many streams are open, in as many for each client as Envoy lets it have on a connection.
-const STREAMS: usize = 200;
+/// How many streams are open, half of which are to end, unless `KEYBOUND_STREAMS` says otherwise.
+const STREAMS: usize = 2000;
+
+/// Longer than all of them are open.
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+/// How many a client has on its connection.
 const OF_EACH: usize = 50;
 
 /// A configuration whose issuer pushes events, to a listener with the certificate in `events.pem`.
@@ -94,12 +100,22 @@ async fn open(client: &Client, url: &str, token: &str) -> Response {
     response
 }
 
+/// Waits until Envoy has as many requests that go on.
+async fn open_in_envoy(edge: &Edge<'_>, expected: usize) {
+    let expected = u64::try_from(expected).unwrap();
+    until("Envoy has so many streams", async || {
+        (edge.stat("http.a.downstream_rq_active").await == expected).then_some(())
+    })
+    .await;
+}
+
 #[expect(clippy::print_stdout, reason = "figures for who runs it")]
+#[expect(clippy::disallowed_methods, reason = "not configuration: it says how many streams to test")]
 #[tokio::test]
 async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_that_has_opened() {
     let (site, authority) = (Site::new().await, Authority::new("of events").unwrap());
     let listener = Listener::plain("a", inline(&hearing(&site, &authority)));
-    let edge = Edge::start(&site, &[listener]).await;
+    let edge = Edge::start(&site, &[Listener { cluster: MULTIPLEXED, ..listener }]).await;
     let [mine, others] = ["mine", "others"].map(|it| token(&site, it));
     let asked = async |token: &str| {
         let request = site.http_client(None).get(edge.url("a", "/").await).bearer_auth(token);
@@ -109,10 +125,12 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
         assert_eq!(asked(token).await.is(), (200, "allowed"));
     }
     let url = edge.url("a", "/open").await;
-    let clients = (0..STREAMS.div_ceil(OF_EACH))
-        .map(|_| site.client_builder(None).http2_prior_knowledge().build().unwrap());
+    let streams = env::var("KEYBOUND_STREAMS").map_or(STREAMS, |it| it.parse().unwrap());
+    let client = || site.client_builder(None).timeout(TEN_MINUTES).http2_prior_knowledge();
+    let clients = (0..streams.div_ceil(OF_EACH)).map(|_| client().build().unwrap());
     let clients: Vec<_> = clients.collect();
-    let opened = (0..STREAMS).map(|it| {
+    let before = edge.memory();
+    let opened = (0..streams).map(|it| {
         let token = if it % 2 == 0 { &mine } else { &others };
         open(&clients[it / OF_EACH], &url, token)
     });
@@ -120,6 +138,8 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
     for (place, stream) in join_all(opened).await.into_iter().enumerate() {
         if place % 2 == 0 { ends.push(stream) } else { stays.push(stream) }
     }
+    let grown = (edge.memory() - before) / u64::try_from(streams).unwrap();
+    open_in_envoy(&edge, streams).await;
 
     let (to, began) = (endpoint(&edge, &site).await, Instant::now());
     let answer = push(&site, &transmitter(&authority), &to, "mine").await.unwrap();
@@ -133,7 +153,8 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
     let over = over.await;
     let last = over.iter().max().unwrap();
     println!(
-        "{} streams: acknowledged after {acknowledged:?}, the last ended after {last:?}",
+        "{} of {streams} streams: acknowledged after {acknowledged:?}, the last ended after {last:?}; \
+         Envoy grew by {grown} bytes for each stream",
         over.len()
     );
     assert!(*last < Duration::from_secs(5), "{last:?}");
@@ -142,6 +163,7 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
         let more = tokio::time::timeout(Duration::ZERO, stream.chunk()).await;
         assert!(more.is_err(), "those of another session go on: {more:?}");
     }
+    open_in_envoy(&edge, stays.len()).await;
 }
 
 #[tokio::test]

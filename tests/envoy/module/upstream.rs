@@ -7,9 +7,9 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Collected, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, json};
 use std::convert::Infallible;
 use std::future::ready;
@@ -24,11 +24,16 @@ pub(super) async fn serve(listener: TcpListener) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         connections.spawn(async move {
-            let connection = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(answer))
-                .with_upgrades();
+            let mut begins = [0; 3];
+            drop(stream.peek(&mut begins).await);
+            let (io, service) = (TokioIo::new(stream), service_fn(answer));
             // Envoy may hang up.
-            drop(connection.await);
+            if begins == *b"PRI" {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                drop(builder.max_concurrent_streams(None).serve_connection(io, service).await);
+            } else {
+                drop(http1::Builder::new().serve_connection(io, service).with_upgrades().await);
+            }
         });
     }
 }
