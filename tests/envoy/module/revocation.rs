@@ -110,7 +110,10 @@ async fn open_in_envoy(edge: &Edge<'_>, expected: usize) {
 }
 
 #[expect(clippy::print_stdout, reason = "figures for who runs it")]
-#[expect(clippy::disallowed_methods, reason = "not configuration: it says how many streams to test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "not configuration: it says how many streams to test"
+)]
 #[tokio::test]
 async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_that_has_opened() {
     let (site, authority) = (Site::new().await, Authority::new("of events").unwrap());
