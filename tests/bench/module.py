@@ -1,22 +1,24 @@
-"""What a check costs inside Envoy: beside Envoy alone, a service that Envoy asks, and the filters that
-come with Envoy.
+"""What a check costs inside Envoy: beside Envoy alone, a service that Envoy asks, a module that decides
+nothing, and the filters that come with Envoy.
 
 Each row has an Envoy of its own, and the server that it asks on the same core. All are started anew in
 each round, one at a time, so that no row has another's threads or memory.
 """
 
+import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 
 from envoy import Envoy, dynamic_module, ext_authz, jwt_authn, lua
 from proxy import browsed, browsing, must_refuse
-from servers import TARGET, Server, figures, in_turn, ran
+from servers import PLACE, ROOT, TARGET, Server, figures, in_turn, ran
 
 MODULE = TARGET / "module" / "libkeybound_envoy.so"
+DECIDES_NOTHING = PLACE / "noop.so"
 
 ALONE, NOOP, ASKED = "Envoy alone", "ext_authz, noop", "ext_authz, keybound"
-INSIDE, OWN = "module, keybound", "jwt_authn and Lua"
-ROWS = (ALONE, NOOP, ASKED, INSIDE, OWN)
+BARE, INSIDE, OWN = "module, noop", "module, keybound", "jwt_authn and Lua"
+ROWS = (ALONE, NOOP, ASKED, BARE, INSIDE, OWN)
 
 # What decides in Envoy's own process, and with how many workers.
 IN_MEMORY, WORKERS = (ALONE, INSIDE, OWN), (1, 4)
@@ -32,6 +34,8 @@ def measure(workshop, rounds, seconds):
     configuration = workshop.corpus / "module.yaml"
     rules = (workshop.corpus / "keybound.yaml").read_text()
     configuration.write_text("listen: {admin: '127.0.0.1:0'}\n" + rules)
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", DECIDES_NOTHING, ROOT / "tests/bench/noop.c"],
+                   check=True)
     seen = {}
     for turn in range(rounds):
         print(f"inside Envoy: round {turn + 1} of {rounds}", file=sys.stderr)
@@ -67,11 +71,13 @@ def bring_all_tokens(workshop, name, port):
 def stack(workshop, name, workers=1):
     """The Envoy of a row, and its process with that of the server that it asks."""
     servers = {NOOP: workshop.noop("full"), ASKED: workshop.service()}
+    configuration = workshop.corpus / "module.yaml"
     with ExitStack() as started:
         asked = [started.enter_context(Server(servers[name]))] if name in servers else []
         filters = {
             ALONE: lambda: [],
-            INSIDE: lambda: [dynamic_module(MODULE, workshop.corpus / "module.yaml")],
+            BARE: lambda: [dynamic_module(DECIDES_NOTHING, configuration)],
+            INSIDE: lambda: [dynamic_module(MODULE, configuration)],
             OWN: lambda: [jwt_authn(workshop.corpus), lua()],
         }.get(name, lambda: [ext_authz(asked[0].port)])()
         envoy = started.enter_context(Envoy(workshop, {name: filters}, asked, workers))

@@ -10,7 +10,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from module import ALONE, ASKED, INSIDE, NOOP, OWN, WORKERS
+from module import ALONE, ASKED, BARE, INSIDE, NOOP, OWN, WORKERS
 from servers import PLACE, ROOT
 
 
@@ -167,6 +167,7 @@ IN_ENVOY = {
     ALONE: "Envoy alone",
     NOOP: "`ext_authz`, and tonic that decides nothing",
     ASKED: "`ext_authz`, and keybound",
+    BARE: "a module that calls Envoy as keybound does, and decides nothing",
     INSIDE: "keybound as a module of Envoy",
     OWN: "`jwt_authn` with its cache, and Lua that compares `cnf`",
 }
