@@ -5,7 +5,6 @@ use super::url::{PlainHttp, fetched};
 use super::{bearer, secret, span, whole_number};
 use crate::config::file::{self, EventDelivery, EventStore};
 use crate::config::problem::{Findings, Path};
-use crate::config::{EventsListener, Listen};
 use crate::installation::{DpopRules, IssuerRules};
 use crate::state::http::BearerToken;
 use crate::state::jwks::{self, KeyRules, KeySource};
@@ -244,13 +243,9 @@ fn shared(
     }
 }
 
-/// Finds pushed events that nobody listens for, or that could be of two issuers.
-pub(super) fn check(
-    issuers: &[IssuerRules],
-    listen: &Listen,
-    root: &Path,
-    findings: &mut Findings,
-) {
+/// Finds pushed events that nobody listens for, or that could be of two issuers. `is_heard` is whether there
+/// is a listener for events, be it as it should or not.
+pub(super) fn check(issuers: &[IssuerRules], is_heard: bool, root: &Path, findings: &mut Findings) {
     let place = |index| root.key("issuers").index(index).key("revocation").key("events");
     let mut pushed = vec![];
     for (index, issuer) in issuers.iter().enumerate() {
@@ -261,7 +256,7 @@ pub(super) fn check(
     }
     for (position, (index, bearer)) in pushed.iter().enumerate() {
         let at = place(*index);
-        if listen.events.is_none() && !findings.is_incomplete(&root.key("listen").key("events")) {
+        if !is_heard {
             let message = "nobody listens for what is pushed: set `listen.events`";
             findings.problem(&at.key("delivery"), message);
         }
@@ -273,7 +268,7 @@ pub(super) fn check(
             findings.problem(&at.key("bearer_token_file"), message);
         }
     }
-    if let (Some(EventsListener { .. }), []) = (&listen.events, &*pushed) {
+    if is_heard && pushed.is_empty() {
         let at = root.key("listen").key("events");
         findings
             .warning(&at, "has no effect: no issuer has `revocation.events` with `delivery: push`");

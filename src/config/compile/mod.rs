@@ -48,6 +48,8 @@ pub(super) fn compile(
 ) -> Option<(Listen, InstallationRules, Telemetry)> {
     let root = Path::default();
     let listen = file.listen.unwrap_or_default();
+    let at = root.key("listen").key("events");
+    let is_heard = listen.events.is_some() || findings.is_incomplete(&at);
     let listen = listen::compile(listen, file.forward_auth, &root, files, findings);
     let at = root.key("client_certificate");
     let source = file.client_certificate.unwrap_or_default();
@@ -88,7 +90,7 @@ pub(super) fn compile(
     exposure::warn_of_redis(&dpop, &root.key("dpop"), findings);
     files.warn_of_others(findings);
     timing::check(&issuers, &limits, &root, findings);
-    events::check(&issuers, &listen, &root, findings);
+    events::check(&issuers, is_heard, &root, findings);
     let policies = policies.into();
     let asker = listen.forward_auth.as_ref().map(|it| &it.asker);
     choosing::warn(&policies, asker, &root.key("policies"), findings);

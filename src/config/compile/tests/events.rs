@@ -122,6 +122,22 @@ fn what_is_pushed_needs_somebody_who_listens() {
     let problems = read_with(PUSH, "", "").unwrap_err();
     assert_eq!(problems[0].path, "issuers[0].revocation.events.delivery");
     assert!(problems[0].message.contains("listen.events"), "{problems:?}");
+    // A listener that is there and not as it should be is told of by itself.
+    for (listen, at) in [
+        ("tls: {certificate_file: odd, key_file: odd}", "tls.certificate_file"),
+        ("tls: {certificate_file: none, key_file: none}", "tls.certificate_file"),
+        ("tls: {}", "tls.certificate_file"),
+        ("tls: {certificate: odd}", "tls.certificate"),
+        ("adress: ':9004'", "adress"),
+    ] {
+        let listen = format!("events: {{address: '127.0.0.1:9004', {listen}}}");
+        let problems = read_with(PUSH, &listen, "").unwrap_err();
+        assert_eq!(problems[0].path, format!("listen.events.{at}"), "{problems:?}");
+        let within = problems.iter().all(|it| it.path.starts_with("listen.events."));
+        assert!(within, "{listen}: {problems:?}");
+    }
+    let problems = read_with(PUSH, "events: {}", "").unwrap_err();
+    assert_eq!((problems.len(), &*problems[0].path), (1, "listen.events.address"));
     let config = read_with(POLL, LISTEN, "").unwrap();
     assert!(config.warnings.iter().any(|it| it.path == "listen.events"), "{:?}", config.warnings);
 }
