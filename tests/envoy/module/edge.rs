@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// Whatever hangs, the test does not.
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
 /// The name by which clients call the API, whatever the port.
 pub(super) const HOST: &str = "api.example.com";

@@ -1,6 +1,6 @@
 //! Security events that are pushed to the listener which the module opens.
 
-use super::edge::{Edge, Listener, MULTIPLEXED, Site, inline, send, until};
+use super::edge::{Edge, LONG, Listener, MULTIPLEXED, Site, inline, send, until};
 use crate::installation::{AUDIENCE, ISSUER};
 use futures_util::future::join_all;
 use keybound::clock::{Clock, SystemClock};
@@ -9,6 +9,7 @@ use reqwest::{Certificate, Client, Response, StatusCode};
 use serde_json::{Value, json};
 use std::env;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 const GATEWAY: &str = "https://gateway.example.com";
 
@@ -153,7 +154,7 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
         while let Ok(Some(_)) = it.chunk().await {}
         began.elapsed()
     }));
-    let over = over.await;
+    let over = timeout(LONG, over).await.unwrap();
     let last = over.iter().max().unwrap();
     println!(
         "{} of {streams} streams: acknowledged after {acknowledged:?}, the last ended after {last:?}; \
@@ -163,7 +164,7 @@ async fn an_event_that_is_pushed_to_envoy_revokes_what_it_names_and_ends_what_th
     assert!(*last < Duration::from_secs(5), "{last:?}");
     assert_eq!(asked(&others).await.is(), (200, "allowed"));
     for stream in &mut stays {
-        let more = tokio::time::timeout(Duration::ZERO, stream.chunk()).await;
+        let more = timeout(Duration::ZERO, stream.chunk()).await;
         assert!(more.is_err(), "those of another session go on: {more:?}");
     }
     open_in_envoy(&edge, stays.len()).await;
