@@ -9,6 +9,8 @@
 mod dpop_client;
 #[path = "replicas/events.rs"]
 mod events;
+#[path = "support/clock.rs"]
+mod manual_clock;
 #[path = "support/program.rs"]
 #[expect(dead_code, reason = "shared between tests")]
 mod program;

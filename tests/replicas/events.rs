@@ -1,5 +1,6 @@
 //! Replicas that share one stream of security events through Redis: what one receives is in force at all.
 
+use super::manual_clock::ManualClock;
 use super::redis::Redis;
 use super::tokens::Signer;
 use jsonwebtoken::Algorithm;
@@ -8,12 +9,13 @@ use keybound::state::http::BearerToken;
 use keybound::state::jwks::{self, IssuerKeys, KeyRules, KeySource};
 use keybound::state::replay::redis::{RedisIdentity, RedisRules};
 use keybound::state::revocation::events::{
-    self, Bell, Delivery, EventRules, Events, NotTaken, Terms,
+    self, Bell, Delivery, EventRules, Events, NotTaken, Terms, Verification,
 };
 use keybound_core::UnixTime;
+use keybound_core::jose::Thumbprint;
 use keybound_core::oauth::{SubjectKeys, Transmitter};
 use keybound_core::policy::Issuer;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,20 +68,28 @@ impl Stream {
     }
 
     pub(super) fn replica(&self) -> Arc<Events> {
+        self.replica_after(None, &clock())
+    }
+
+    /// One whose configuration, by this clock, takes the place of that of `before`.
+    fn replica_after(&self, before: Option<&Arc<Events>>, clock: &Arc<dyn Clock>) -> Arc<Events> {
         let issuer = Arc::new(Issuer::new(ISSUER, "https://api.example.com"));
         let rules = &self.rules;
         let terms = Terms { issuer: &issuer, keys: &self.keys, rules, ca: None, allow_http: false };
         let (bell, runtime) = (Bell::default(), Handle::current());
-        events::prepare(&terms, None, &bell, &clock(), &runtime).unwrap().events
+        events::prepare(&terms, before, &bell, clock, &runtime).unwrap().events
     }
 
     /// A token that disables the account of `user`.
     fn disabled(&self, user: &str) -> String {
-        let now = SystemClock.now().as_secs();
         let uri = "https://schemas.openid.net/secevent/risc/event-type/account-disabled";
+        self.event(uri, &json!({"format": "iss_sub", "iss": ISSUER, "sub": user}))
+    }
+
+    fn event(&self, uri: &str, subject: &Value) -> String {
         let claims = json!({
-            "iss": ISSUER, "aud": US, "iat": now, "jti": user, "events": {uri: {}},
-            "sub_id": {"format": "iss_sub", "iss": ISSUER, "sub": user},
+            "iss": ISSUER, "aud": US, "iat": SystemClock.now().as_secs(), "jti": "1", "events": {uri: {}},
+            "sub_id": subject,
         });
         self.signer.sign("secevent+jwt", &claims)
     }
@@ -98,6 +108,18 @@ pub(super) fn is_revoked(events: &Events, user: &str) -> bool {
     let issued = UnixTime::from_secs(now.as_secs() - 60);
     let subjects = SubjectKeys::from_claims(Some(user), None, None);
     events.find(subjects.iter(), issued, now).is_some()
+}
+
+/// Where the events are.
+fn key() -> String {
+    format!("keybound:events:{}", Thumbprint::of(ISSUER.as_bytes()).to_base64url())
+}
+
+/// Lets `span` pass at once.
+async fn jump(span: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(span).await;
+    tokio::time::resume();
 }
 
 /// Waits until it holds, and says how long that took.
@@ -174,8 +196,7 @@ async fn an_entry_that_cannot_be_read_refuses_all_tokens_until_it_is_deleted_and
     let (one, other) = (stream.replica(), stream.replica());
     until(|| !one.is_unheard() && !other.is_unheard()).await;
     assert_eq!(stream.take(&one, "alice").await, Ok(()));
-    let keys = redis.strings("KEYS *");
-    let [key] = &*keys else { panic!("{keys:?}") };
+    let key = key();
     let add = |what: &str| redis.strings(&format!("XADD {key} * {what}")).remove(0);
     let odd = ["foo bar", "events nonsense"].map(add);
     until(|| one.is_unheard() && other.is_unheard()).await;
@@ -197,6 +218,140 @@ async fn an_entry_that_cannot_be_read_refuses_all_tokens_until_it_is_deleted_and
     until(|| [&one, &other, &late].iter().all(|it| !it.is_unheard())).await;
     assert_eq!(late.status().unreadable, 0);
     assert!(is_revoked(&late, "alice") && is_revoked(&late, "bob"));
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_refuses_all_tokens_also_while_redis_is_away() {
+    let mut redis = Redis::start();
+    let stream = Stream::over(&redis).await;
+    let one = stream.replica();
+    until(|| !one.is_unheard()).await;
+    let (key, told) =
+        (key(), |what: &str| one.status().last_error.is_some_and(|it| it.what.contains(what)));
+    let odd = redis.strings(&format!("XADD {key} * foo bar")).remove(0);
+    until(|| told("XDEL") && one.is_unheard()).await;
+    redis.kill();
+    until(|| !told("XDEL")).await;
+    assert!(one.is_unheard());
+    redis.resume();
+    until(|| told("XDEL")).await;
+    assert!(one.is_unheard());
+    redis.ask(&format!("XDEL {key} {odd}"));
+    until(|| !one.is_unheard()).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_could_not_read_for_a_minute_refuses_all_tokens_until_it_can() {
+    let mut redis = Redis::start();
+    let stream = Stream::over(&redis).await;
+    let time = Arc::new(ManualClock::at(SystemClock.now()));
+    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&time);
+    let one = stream.replica_after(None, &clock);
+    until(|| !one.is_unheard()).await;
+    redis.kill();
+    for (span, unheard) in [(0, false), (50, false), (10, true)] {
+        jump(Duration::from_secs(span)).await;
+        // Each attempt fails, and this is the time of one that began since.
+        time.advance(Duration::from_secs(1));
+        let now = time.now().as_secs();
+        until(|| one.status().last_error.is_some_and(|it| it.at == now)).await;
+        until(|| one.is_unheard() == unheard).await;
+    }
+    redis.resume();
+    until(|| !one.is_unheard()).await;
+}
+
+#[tokio::test]
+async fn what_redis_did_not_take_is_written_once_it_does_without_being_sent_again() {
+    let redis = Redis::start();
+    let mut stream = Stream::over(&redis).await;
+    stream.rules.capacity = 2;
+    let (one, other) = (stream.replica(), stream.replica());
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    // Alice and bob have room, carol has none.
+    for (user, new) in [("alice", 1), ("bob", 2), ("carol", 2)] {
+        redis.ask("CONFIG SET maxmemory 1");
+        assert_eq!(stream.take(&one, user).await, Err(NotTaken::NotKept), "{user}");
+        assert!(is_revoked(&one, user) && !is_revoked(&other, user), "{user}");
+        redis.ask("CONFIG SET maxmemory 0");
+        until(|| is_revoked(&other, user)).await;
+        assert_eq!(other.status().entries, new);
+        assert_eq!(stream.take(&one, user).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn where_one_replica_had_no_room_all_refuse_what_was_issued_until_then() {
+    let mut redis = Redis::start();
+    let mut stream = Stream::over(&redis).await;
+    stream.rules.capacity = 1;
+    let (one, other) = (stream.replica(), stream.replica());
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    for user in ["alice", "bob"] {
+        assert!(!is_revoked(&other, user));
+        assert_eq!(stream.take(&one, user).await, Ok(()));
+        until(|| is_revoked(&other, user)).await;
+    }
+    assert!(is_revoked(&other, "anybody"));
+    // Also where Redis has lost it.
+    redis.ask("FLUSHALL");
+    redis.kill();
+    redis.resume();
+    let late = stream.replica();
+    until(|| is_revoked(&late, "bob")).await;
+}
+
+#[tokio::test]
+async fn the_stream_loses_what_counts_no_more_and_nothing_else() {
+    let redis = Redis::start();
+    let stream = Stream::over(&redis).await;
+    let key = key();
+    for number in 1..=300 {
+        redis.ask(&format!("XADD {key} {number}-1 events \"\""));
+    }
+    let one = stream.replica();
+    until(|| !one.is_unheard()).await;
+    let users: Vec<_> = (0..250).map(|it| it.to_string()).collect();
+    for user in &users {
+        assert_eq!(stream.take(&one, user).await, Ok(()));
+    }
+    // Redis drops a hundred at a time.
+    let left = redis.ask(&format!("XLEN {key}"));
+    let left: usize = left.trim_start_matches(':').parse().unwrap();
+    assert!((250..350).contains(&left), "{left}");
+    let late = stream.replica();
+    until(|| !late.is_unheard()).await;
+    assert!(users.iter().all(|it| is_revoked(&late, it)));
+}
+
+#[tokio::test]
+async fn a_new_configuration_knows_at_once_what_the_one_before_has_read() {
+    let redis = Redis::start();
+    let mut stream = Stream::over(&redis).await;
+    let one = stream.replica();
+    until(|| !one.is_unheard()).await;
+    assert_eq!(stream.take(&one, "alice").await, Ok(()));
+    stream.rules.capacity = 7;
+    let next = stream.replica_after(Some(&one), &clock());
+    assert!(!Arc::ptr_eq(&next, &one));
+    assert!(!next.is_unheard() && is_revoked(&next, "alice"));
+}
+
+#[tokio::test]
+async fn a_stream_that_one_replica_hears_is_silent_at_none() {
+    let redis = Redis::start();
+    let mut stream = Stream::over(&redis).await;
+    let endpoint = "https://as.example.com/verify".to_owned();
+    stream.rules.verification = Some(Verification { endpoint, bearer: None });
+    let (one, other) = (stream.replica(), stream.replica());
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    jump(Duration::from_secs(600)).await;
+    assert!(other.status().lag_seconds.is_some_and(|it| 600 <= it));
+    let uri = "https://schemas.openid.net/secevent/ssf/event-type/verification";
+    let verification = stream.event(uri, &json!({"format": "opaque", "id": "stream"}));
+    until(|| !one.is_unheard()).await;
+    assert_eq!(one.take(verification.as_bytes()).await, Ok(()));
+    until(|| other.status().lag_seconds.is_some_and(|it| it < 60)).await;
 }
 
 #[tokio::test]

@@ -60,6 +60,15 @@ struct Reading {
     odd_ones: usize,
 }
 
+/// What was in the stream when it was read from its beginning.
+#[derive(Debug, Default)]
+struct There {
+    /// Until when tokens are revoked of each subject.
+    until: HashMap<SubjectKey, UnixTime>,
+    /// Of what there was no room for, the latest times.
+    passed_over: Option<(UnixTime, UnixTime)>,
+}
+
 /// How often the stream is read.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -208,7 +217,7 @@ impl Shared {
             timeout(CONNECT, Link::open(&self.rules)).await.unwrap_or_else(|_| Err(late()))?;
         // From the beginning: it may be another Redis than before, or have lost what it had.
         let mut reading = Reading::after("-".to_owned());
-        let mut there = HashMap::new();
+        let mut there = There::default();
         self.read(&link, receiver, &mut reading, Some(&mut there)).await?;
         self.write_missing(receiver, &there);
         drop(there);
@@ -277,19 +286,23 @@ impl Shared {
         }
         *reading = Reading::after(format!("({odd}"));
         // They are no news.
-        self.read(link, receiver, reading, Some(&mut HashMap::new())).await
+        self.read(link, receiver, reading, Some(&mut There::default())).await
     }
 
-    /// Has those marks written that are in force here and not in the stream, which has lost them.
-    fn write_missing(&self, receiver: &Receiver, there: &HashMap<SubjectKey, UnixTime>) {
-        let all = receiver.marks.all(receiver.clock.now());
-        let is_missing =
-            |(subject, mark): &Marked| there.get(subject).is_none_or(|until| *until < mark.until);
-        let missing: Vec<_> = all.into_iter().filter(is_missing).collect();
-        if !missing.is_empty() {
+    /// Has that written which is in force here and not in the stream, which has lost it.
+    fn write_missing(&self, receiver: &Receiver, there: &There) {
+        let now = receiver.clock.now();
+        let is_missing = |(subject, mark): &Marked| {
+            there.until.get(subject).is_none_or(|until| *until < mark.until)
+        };
+        let missing: Vec<_> = receiver.marks.all(now).into_iter().filter(is_missing).collect();
+        let passed_over = there.passed_over < receiver.marks.passed_over(now);
+        if passed_over || !missing.is_empty() {
             let (issuer, marks) = (&*receiver.issuer.name, missing.len());
             tracing::warn!(issuer, marks, "events that replicas share were lost: written again");
-            self.pending().marks.extend(missing);
+            let mut pending = self.pending();
+            pending.marks.extend(missing);
+            pending.passed_over |= passed_over;
         }
     }
 
@@ -299,7 +312,7 @@ impl Shared {
         link: &Link,
         receiver: &Receiver,
         reading: &mut Reading,
-        mut there: Option<&mut HashMap<SubjectKey, UnixTime>>,
+        mut there: Option<&mut There>,
     ) -> RedisResult<()> {
         loop {
             let entries = self.range(link, &reading.position, "+", BATCH).await?;
@@ -313,9 +326,7 @@ impl Shared {
                 };
                 receiver.put_shared(&kept);
                 match there.as_deref_mut() {
-                    Some(there) => {
-                        there.extend(kept.marks.iter().map(|(subject, it)| (*subject, it.until)));
-                    }
+                    Some(there) => there.add(&kept),
                     None => receiver.report.token_came(),
                 }
             }
@@ -340,6 +351,13 @@ impl Shared {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl There {
+    fn add(&mut self, kept: &Kept) {
+        self.until.extend(kept.marks.iter().map(|(subject, it)| (*subject, it.until)));
+        self.passed_over = self.passed_over.max(kept.passed_over);
     }
 }
 
