@@ -31,6 +31,7 @@ pub(super) struct Stream {
     signer: Signer,
     keys: Arc<IssuerKeys>,
     rules: EventRules,
+    bell: Bell,
     _directory: TempDir,
 }
 
@@ -64,7 +65,7 @@ impl Stream {
             shared: Some(redis),
             is_passive: false,
         };
-        Self { signer, keys, rules, _directory: directory }
+        Self { signer, keys, rules, bell: Bell::default(), _directory: directory }
     }
 
     pub(super) fn replica(&self) -> Arc<Events> {
@@ -76,8 +77,7 @@ impl Stream {
         let issuer = Arc::new(Issuer::new(ISSUER, "https://api.example.com"));
         let rules = &self.rules;
         let terms = Terms { issuer: &issuer, keys: &self.keys, rules, ca: None, allow_http: false };
-        let (bell, runtime) = (Bell::default(), Handle::current());
-        events::prepare(&terms, before, &bell, clock, &runtime).unwrap().events
+        events::prepare(&terms, before, &self.bell, clock, &Handle::current()).unwrap().events
     }
 
     /// A token that disables the account of `user`.
@@ -228,8 +228,10 @@ async fn an_entry_that_cannot_be_read_refuses_all_tokens_also_while_redis_is_awa
     until(|| !one.is_unheard()).await;
     let (key, told) =
         (key(), |what: &str| one.status().last_error.is_some_and(|it| it.what.contains(what)));
+    let rung = stream.bell.heard();
     let odd = redis.strings(&format!("XADD {key} * foo bar")).remove(0);
     until(|| told("XDEL") && one.is_unheard()).await;
+    assert!(rung.has_changed().unwrap(), "what is open is judged again");
     redis.kill();
     until(|| !told("XDEL")).await;
     assert!(one.is_unheard());
@@ -249,6 +251,7 @@ async fn a_replica_that_could_not_read_for_a_minute_refuses_all_tokens_until_it_
     let one = stream.replica_after(None, &clock);
     until(|| !one.is_unheard()).await;
     redis.kill();
+    let rung = stream.bell.heard();
     for (span, unheard) in [(0, false), (50, false), (10, true)] {
         jump(Duration::from_secs(span)).await;
         // Each attempt fails, and this is the time of one that began since.
@@ -256,6 +259,8 @@ async fn a_replica_that_could_not_read_for_a_minute_refuses_all_tokens_until_it_
         let now = time.now().as_secs();
         until(|| one.status().last_error.is_some_and(|it| it.at == now)).await;
         until(|| one.is_unheard() == unheard).await;
+        // What is open is judged again.
+        assert_eq!(rung.has_changed().unwrap(), unheard, "{span}");
     }
     redis.resume();
     until(|| !one.is_unheard()).await;

@@ -10,12 +10,15 @@ use crate::support::tokens::Signer;
 use futures_util::future::join_all;
 use jsonwebtoken::Algorithm as Signing;
 use keybound::clock::Clock;
+use keybound::front::module::{Begun, Decision, Endpoint, Peer};
+use keybound::gate::Gate;
 use keybound::installation::{Checker, Installation};
 use keybound::state::jwks::{self, IssuerKeys, KeyRules, KeySource, KeyUpkeep};
-use keybound::state::revocation::Changes;
 use keybound::state::revocation::status_lists::{
     StatusListTerms, StatusLists, StatusListsStatus, Untold,
 };
+use keybound::state::revocation::{Changes, Revocation};
+use keybound::telemetry::metrics::Metrics;
 use keybound_core::jose::{Algorithm, Thumbprint, base64url};
 use keybound_core::oauth::{STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, Status, StatusReference};
 use keybound_core::policy::Issuer;
@@ -28,6 +31,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 pub(super) const NOW: i64 = 1_800_000_000;
 const SECOND: Duration = Duration::from_secs(1);
@@ -944,6 +949,91 @@ async fn a_token_is_refused_while_its_list_cannot_be_had() {
         let unavailable = Detail::StatusListUnavailable;
         assert_eq!(found, (Err(Denial::RevocationUnavailable), Some(unavailable)), "{mode}");
     }
+}
+
+// ---- what is open ----
+
+/// A client of whom Envoy knows nothing.
+struct Nobody;
+
+impl Peer for Nobody {
+    fn certificate_digest(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn principal(&self) -> &[u8] {
+        b""
+    }
+}
+
+impl Checked {
+    /// Opens something by a token whose status is in place 0. What is returned ends when the token is revoked.
+    async fn open(self) -> (World, Arc<Revocation>, JoinSet<()>) {
+        let token = self.token(Some(&self.place(0)));
+        let Self { world, installation, checker } = self;
+        let revocation = Arc::clone(installation.issuers[0].revocation.as_ref().unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let gate = Arc::new(Gate::new(checker, installation, String::new(), metrics));
+        let endpoint = Arc::new(Endpoint::new(gate, Handle::current()));
+        let lines = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "api"),
+            (":path", "/"),
+            ("authorization", &token),
+        ];
+        let lines = lines.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let finished = match endpoint.begin(lines, &Nobody, Some("all")) {
+            Begun::Ended(finished) => finished,
+            Begun::Waits(check) => check.end().await,
+        };
+        assert!(matches!(finished.decision(), Decision::Allow { .. }));
+        let mut open = JoinSet::new();
+        open.spawn(finished.opens().unwrap().revoked());
+        (world, revocation, open)
+    }
+}
+
+/// Lets twenty minutes pass so many times, and waits each time until a fetch of the list has ended.
+async fn pass_twenty_minutes(world: &World, revocation: &Revocation, times: u32) {
+    let fetches = || revocation.status().status_lists.unwrap().fetches.values().sum::<u64>();
+    for _ in 0..times {
+        let before = fetches();
+        world.pass(20 * MINUTE).await;
+        let once_more = async {
+            while fetches() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, once_more).await.unwrap();
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn what_is_open_ends_when_the_status_of_its_token_cannot_be_told_any_more() {
+    let it = Checked::under("{status_list: required}").await;
+    it.world.serve(&it.world.claims(8, &[0]));
+    let (world, lists, mut open) = it.open().await;
+    pass_twenty_minutes(&world, &lists, 1).await;
+    world.server.behave(Behaviour::Status(500));
+    pass_twenty_minutes(&world, &lists, 2).await;
+    assert!(open.try_join_next().is_none());
+    world.pass(21 * MINUTE).await;
+    timeout(PATIENCE, open.join_next()).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_list_by_which_something_is_open_is_not_dropped_though_nobody_asks_for_it() {
+    let it = Checked::under("{status_list: required}").await;
+    it.world.serve(&it.world.claims(8, &[0]));
+    let (world, lists, mut open) = it.open().await;
+    pass_twenty_minutes(&world, &lists, 5).await;
+    assert!(open.try_join_next().is_none());
+    world.serve(&world.claims(8, &[1]));
+    pass_twenty_minutes(&world, &lists, 1).await;
+    timeout(PATIENCE, open.join_next()).await.unwrap().unwrap().unwrap();
 }
 
 // ---- restarts and new configurations ----

@@ -7,7 +7,9 @@ use keybound_core::{Standing, Unconfirmed};
 use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 /// The token by which something is open, if its issuer revokes tokens.
 pub struct Open {
@@ -23,8 +25,9 @@ impl Open {
 
     /// Waits until the token is revoked, or nobody can tell whether it is.
     ///
-    /// It looks again whenever more is known of revoked tokens, and not in between: of a thousand open
-    /// streams, only those whose token is revoked are to wake their worker.
+    /// It looks again whenever more is known of revoked tokens, and once a minute: what is known may have
+    /// become too old, and a status list at which nobody looks is given up. Of a thousand open streams, only
+    /// those whose token is revoked wake their worker.
     pub async fn revoked(self) {
         let mut replaced = self.gate.replacements();
         loop {
@@ -45,6 +48,7 @@ impl Open {
                 tokio::select! {
                     () = changed(&mut replaced) => break,
                     () = changed(&mut changes) => (),
+                    () = sleep(AGAIN) => (),
                 }
             }
         }
@@ -65,6 +69,9 @@ impl Open {
         }
     }
 }
+
+/// The longest time between two looks.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Waits for a change; for ever, if there will be none.
 async fn changed(of: &mut watch::Receiver<()>) {

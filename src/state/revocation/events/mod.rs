@@ -85,7 +85,7 @@ pub struct Terms<'a> {
     pub allow_http: bool,
 }
 
-/// Rings when something was revoked, so that what goes on meanwhile is judged again.
+/// Rings when something was revoked, or cannot be told any more, so that what goes on meanwhile is judged again.
 #[derive(Clone, Debug, Default)]
 pub struct Bell(Arc<Changes>);
 

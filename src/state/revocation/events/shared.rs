@@ -197,6 +197,7 @@ impl Shared {
             receiver.report.failed(&format_args!("redis: {error}"), receiver.clock.now());
             tracing::warn!(issuer, %error, failures, "events that replicas share are not read");
             if is_stale && !was_stale {
+                receiver.bell.ring();
                 tracing::error!(
                     issuer,
                     "events that other replicas acknowledged cannot be read: tokens of this issuer are \
@@ -229,6 +230,9 @@ impl Shared {
             self.unreadable.store(reading.odd_ones, Ordering::Relaxed);
             let is_stale = reading.odd.is_some();
             let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
+            if is_stale && !was_stale {
+                receiver.bell.ring();
+            }
             self.tell_of_odd(receiver, &reading, &mut told);
             if was_stale && !is_stale {
                 tracing::info!(
