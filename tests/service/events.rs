@@ -473,6 +473,32 @@ async fn a_file_that_cannot_be_read_is_an_error_at_the_start() {
     assert!(refused.to_string().contains("would be forgotten"), "{refused}");
 }
 
+#[tokio::test]
+async fn a_file_that_cannot_be_read_refuses_a_new_configuration_and_stays_as_it_is() {
+    let site = Site::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let kept = |name: &str| EventRules { snapshot_file: Some(place(name)), ..site.pushed() };
+    let of_old = site.receive(&kept("old"), None);
+    let token = site.session_revoked("1", "t", NOW - 5);
+    assert_eq!(of_old.take(token.as_bytes()).await, Ok(()));
+    drop(of_old);
+    let events = site.receive(&kept("events"), None);
+    fs::write(place("notes"), "of somebody").unwrap();
+    for previous in [None, Some(&events)] {
+        let refused = site.try_to_receive(&kept("notes"), previous).unwrap_err();
+        assert!(matches!(refused, BadEvents::Snapshot(_)), "{refused}");
+        assert_eq!(fs::read_to_string(place("notes")).unwrap(), "of somebody");
+    }
+    // One that is good, or not there yet, is taken.
+    for name in ["old", "new"] {
+        let token = site.session_revoked(name, name, NOW - 5);
+        let events = site.receive(&kept(name), Some(&events));
+        assert_eq!(events.take(token.as_bytes()).await, Ok(()));
+        assert!(is_revoked(&events, name, NOW - 5, NOW) && is_revoked(&events, "t", NOW - 5, NOW));
+    }
+}
+
 // ---- verification ----
 
 #[tokio::test]

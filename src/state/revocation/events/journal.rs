@@ -328,7 +328,7 @@ impl fmt::Display for BadSnapshot {
         write!(
             f,
             "revocation.events.snapshot_file {}: {}: its events would be forgotten; put back a good one, \
-             or remove it if that is meant",
+             name another, or remove it if that is meant",
             self.path.display(),
             self.why
         )

@@ -144,8 +144,12 @@ pub fn prepare(
     };
     // One writes the file at a time, also while the configuration changes.
     let kept = known.and_then(|it| it.receiver.keeping.journal.clone());
+    let same = kept.filter(|it| rules.snapshot_file.as_ref().is_some_and(|path| it.is_at(path)));
+    if let (Some(path), Some(_), None) = (&rules.snapshot_file, known, &same) {
+        // It will be written over: not what is another's, or holds what cannot be put into force.
+        journal::read(path, &issuer.name, drop).map_err(BadEvents::Snapshot)?;
+    }
     let journal = rules.snapshot_file.clone().map(|path| {
-        let same = kept.filter(|it| it.is_at(&path));
         same.unwrap_or_else(|| Arc::new(Journal::of(path, &issuer.name, &marks, clock)))
     });
     let place = rules.shared.clone().filter(|_| !rules.is_passive);
