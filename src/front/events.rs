@@ -6,12 +6,13 @@
 use crate::gate::Gate;
 use crate::installation::LiveIssuer;
 use crate::rate_limit::{Allowance, RateLimit};
-use crate::state::revocation::events::{Events, NotTaken, Refusal};
+use crate::state::revocation::events::{Events, NotTaken};
 use bytes::Bytes;
 use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderMap,
     HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
@@ -73,28 +74,30 @@ impl Endpoint {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        if head.uri.path() != PATH {
-            return Err(Flaw::Path);
-        }
-        if head.method != Method::POST {
-            return Err(Flaw::Method);
-        }
+        let elsewhere = Flaw::of_target(&head);
         let active = self.gate.active();
         let pushed = || active.installation.issuers.iter().filter_map(|it| pushed_to(it));
-        let events = recognised(pushed(), &head.headers).ok_or_else(|| {
-            pushed().for_each(|it| it.count_refused(Refusal::Unauthenticated));
-            self.warn_of_stranger();
-            Flaw::Unauthenticated
-        })?;
-        let counted = |flaw| {
-            events.count_refused(Refusal::Request);
+        let Some(events) = recognised(pushed(), &head.headers) else {
+            // Who is at the wrong place need not mean us: it may be a probe.
+            let Some(flaw) = elsewhere else {
+                pushed().for_each(Events::count_unauthenticated);
+                self.warn_of_stranger();
+                return Err(Flaw::Unauthenticated);
+            };
+            return Err(flaw);
+        };
+        let told = |flaw: Flaw| {
+            events.refuse_unread(flaw.sentence());
             flaw
         };
+        if let Some(flaw) = elsewhere {
+            return Err(told(flaw));
+        }
         if !is_token(&head.headers) {
-            return Err(counted(Flaw::MediaType));
+            return Err(told(Flaw::MediaType));
         }
         let token = timeout(BODY, Limited::new(body, EVENT_BYTES).collect()).await;
-        let token = token.ok().and_then(Result::ok).ok_or_else(|| counted(Flaw::Body))?;
+        let token = token.ok().and_then(Result::ok).ok_or_else(|| told(Flaw::Body))?;
         events.take(&token.to_bytes()).await.map_err(Flaw::NotTaken)
     }
 
@@ -135,46 +138,49 @@ fn is_token(headers: &HeaderMap) -> bool {
 }
 
 impl Flaw {
+    /// What is wrong with where a request goes, and how.
+    fn of_target(head: &Parts) -> Option<Self> {
+        if head.uri.path() != PATH {
+            return Some(Self::Path);
+        }
+        (head.method != Method::POST).then_some(Self::Method)
+    }
+
     fn answer(self) -> Response<Full<Bytes>> {
-        let (status, code, what) = match self {
+        let (status, code) = match self {
             Self::Path => return last(empty(StatusCode::NOT_FOUND)),
             Self::Method => {
                 let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
                 answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
                 return last(answer);
             }
-            Self::Unauthenticated => (
-                StatusCode::UNAUTHORIZED,
-                "authentication_failed",
-                "the Authorization is not the one that is expected",
-            ),
-            Self::MediaType => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "the Content-Type is not application/secevent+jwt",
-            ),
-            Self::Body => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "the body is too long, or did not come in time",
-            ),
-            Self::NotTaken(NotTaken::Refused(bad)) if bad.is_passing() => {
-                return later(bad.sentence());
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "authentication_failed"),
+            Self::MediaType | Self::Body => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::NotTaken(NotTaken::Refused(bad)) if !bad.is_passing() => {
+                (StatusCode::BAD_REQUEST, bad.code())
             }
-            Self::NotTaken(NotTaken::Refused(bad)) => {
-                (StatusCode::BAD_REQUEST, bad.code(), bad.sentence())
-            }
-            Self::NotTaken(NotTaken::NotKept) => {
-                return later("it could not be kept: send it again");
-            }
+            Self::NotTaken(_) => return later(self.sentence()),
         };
-        let mut answer = refusal(status, code, what);
+        let mut answer = refusal(status, code, self.sentence());
         if self == Self::Unauthenticated {
             let scheme = HeaderValue::from_static("Bearer");
             answer.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
         // What was not read of the body is not read later either.
         if matches!(self, Self::NotTaken(_)) { answer } else { last(answer) }
+    }
+
+    /// What is wrong, for the transmitter and for the log.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Path => "the path is not /events",
+            Self::Method => "the method is not POST",
+            Self::Unauthenticated => "the Authorization is not the one that is expected",
+            Self::MediaType => "the Content-Type is not application/secevent+jwt",
+            Self::Body => "the body is too long, or did not come in time",
+            Self::NotTaken(NotTaken::Refused(bad)) => bad.sentence(),
+            Self::NotTaken(NotTaken::NotKept) => "it could not be kept: send it again",
+        }
     }
 }
 

@@ -246,6 +246,38 @@ fn what_is_not_a_token_for_us_is_refused_with_its_code() {
 }
 
 #[test]
+fn who_shows_the_secret_and_asks_otherwise_than_for_a_push_is_told_of_in_the_log() {
+    let world = World::new();
+    let mut service = service(&world);
+    let address = address(&service);
+    let good = request(KNOWN, &event(&world, "somebody"));
+    let mut expected = 0;
+    for (asked, status, cause) in [
+        (good.replace("application/secevent+jwt", "application/jwt"), 400, "Content-Type"),
+        (good.replace("POST", "PUT"), 405, "method"),
+        (good.replace("/events", "/events/"), 404, "path"),
+        (request(KNOWN, &"x".repeat(64 * 1024 + 1)), 400, "too long"),
+    ] {
+        assert_eq!(sent(&address, &asked).0, status, "{cause}");
+        expected += 1;
+        let line = service.wait_for("push refused unread");
+        assert!(line["cause"].as_str().unwrap().contains(cause), "{line}");
+        assert_eq!(
+            (&line["issuer"], &line["level"]),
+            (&"https://as.example.com".into(), &"WARN".into())
+        );
+        // Who shows nothing is a stranger, and may be a probe.
+        let stranger = asked.replace(KNOWN, "");
+        assert!([401, status].contains(&sent(&address, &stranger).0), "{cause}");
+        let (_, metrics) = service.page("GET", "/metrics");
+        let series =
+            "keybound_events_refused_total{cause=\"request\",issuer=\"https://as.example.com\"}";
+        assert!(metrics.contains(&format!("{series} {expected}\n")), "{cause}: {metrics}");
+    }
+    assert_eq!(reason(&service, world.request("payments")), "allowed");
+}
+
+#[test]
 fn a_body_has_bounds_of_size_and_of_time() {
     let world = World::new();
     let service = service(&world);

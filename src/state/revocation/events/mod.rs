@@ -304,9 +304,14 @@ impl Events {
         self.receiver.take(token).await
     }
 
-    /// Counts a push that never came to a token.
-    pub fn count_refused(&self, refusal: Refusal) {
-        self.receiver.report.refused(refusal);
+    /// Counts a push by who does not show the expected `Authorization`.
+    pub fn count_unauthenticated(&self) {
+        self.receiver.report.refused(Refusal::Unauthenticated);
+    }
+
+    /// Counts and logs a push by the transmitter of which no token was read, and why.
+    pub fn refuse_unread(&self, cause: &str) {
+        self.receiver.refuse_unread(cause);
     }
 
     /// The state of these events.

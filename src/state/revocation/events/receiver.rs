@@ -115,6 +115,14 @@ impl Receiver {
         Ok(())
     }
 
+    /// Counts and logs a push of which no token was read.
+    pub(super) fn refuse_unread(&self, cause: &str) {
+        self.report.refused(Refusal::Request);
+        let Some(untold) = untold(&self.lines.failing) else { return };
+        let issuer = &*self.issuer.name;
+        tracing::warn!(issuer, cause, untold, "push refused unread");
+    }
+
     /// Keeps what was put into force.
     pub(super) async fn keep(&self, changes: Changes) -> Result<(), NotTaken> {
         self.keeping.keep(self, changes).await.map_err(|error| {
