@@ -278,7 +278,7 @@ pub(super) fn read(
     for number in 3_u64.. {
         let changed = || bad(format!("line {number} is not as it was written"));
         let Some(line) = lines.next(LINE).map_err(|it| bad(unreadable(&it)))? else {
-            if !lines.is_cut_off(check) {
+            if !lines.is_cut_off(check).map_err(|it| bad(unreadable(&it)))? {
                 return Err(changed());
             }
             if !lines.line.is_empty() {
@@ -314,12 +314,26 @@ impl Lines {
         Ok(self.line.strip_suffix(b"\n"))
     }
 
-    /// Whether what comes behind the last line is the piece of one. It is not if it is too long, or a whole
-    /// line with another octet in the place of its end.
-    fn is_cut_off(&self, mut before: Check) -> bool {
+    /// Whether what comes behind the last line is the piece of one, with any room behind it that the system
+    /// has given and not filled. It is not if it is too long, or a whole line with another octet in the place
+    /// of its end.
+    fn is_cut_off(&mut self, mut before: Check) -> io::Result<bool> {
         let whole = self.line.split_last();
         let is_whole = whole.is_some_and(|(_, text)| before.verified(text).is_some());
-        self.line.len() < LINE && !is_whole
+        let piece = self.line.iter().rposition(|it| *it != 0).map_or(0, |it| it.saturating_add(1));
+        Ok(!is_whole && piece < LINE && self.has_only_room()?)
+    }
+
+    /// Whether nothing but zeros comes to the end of the file.
+    fn has_only_room(&mut self) -> io::Result<bool> {
+        loop {
+            let read = self.file.fill_buf()?;
+            if read.is_empty() || read.iter().any(|it| *it != 0) {
+                return Ok(read.is_empty());
+            }
+            let count = read.len();
+            self.file.consume(count);
+        }
     }
 }
 
@@ -443,9 +457,14 @@ mod tests {
             next.journal.save().await.unwrap();
             assert_eq!(Process::of(&path).all(), next.all(), "{cut}");
         }
-        // Nor does a piece that the system has given room and no content.
-        fs::write(&path, [&whole[..last], &[0; 50]].concat()).unwrap();
-        assert_eq!(Process::of(&path).all(), kept);
+        // Nor does room that the system has given and not filled, of one line or of many.
+        for (end, room) in [(last, 50), (last, LINE), (last + 9, LINE), (last + 9, 1 << 20)] {
+            let with_room = [&whole[..end], &vec![0; room]].concat();
+            fs::write(&path, &with_room).unwrap();
+            assert_eq!(Process::of(&path).all(), kept, "{end} {room}");
+            fs::write(&path, [&with_room, &whole[last..]].concat()).unwrap();
+            assert!(read(&path, ISSUER, |_| ()).is_err(), "what comes behind is not passed over");
+        }
         // Whole lines of such a write are in force.
         fs::write(&path, &whole).unwrap();
         assert_eq!(Process::of(&path).all().len(), 4);
