@@ -334,6 +334,8 @@ async fn a_transmitter_that_is_down_or_talks_nonsense_changes_nothing_that_is_in
         (StatusCode::OK, Some("[]"), "malformed"),
         (StatusCode::OK, Some("{\"sets\": []}"), "malformed"),
         (StatusCode::OK, Some("{\"moreAvailable\": 1}"), "malformed"),
+        (StatusCode::OK, Some("{\"status\": \"up\"}"), "malformed"),
+        (StatusCode::ACCEPTED, Some("{\"status\": \"up\"}"), "malformed"),
     ] {
         {
             let mut state = site.transmitter.state();
@@ -357,11 +359,22 @@ async fn a_transmitter_that_is_down_or_talks_nonsense_changes_nothing_that_is_in
 
 #[tokio::test]
 async fn an_empty_answer_is_none() {
-    let site = Site::new().await;
-    site.transmitter.state().status = StatusCode::NO_CONTENT;
-    let events = site.receive(&site.polling(), None);
-    site.transmitter.polled(3).await;
-    assert_eq!(events.status().polls.keys().collect::<Vec<_>>(), [&"ok"]);
+    for (status, body) in [
+        (StatusCode::NO_CONTENT, None),
+        (StatusCode::ACCEPTED, Some("")),
+        (StatusCode::OK, Some("{}")),
+        (StatusCode::OK, Some("{\"moreAvailable\": false}")),
+        (StatusCode::OK, Some("{\"sets\": null, \"more\": 1}")),
+    ] {
+        let site = Site::new().await;
+        {
+            let mut state = site.transmitter.state();
+            (state.status, state.body) = (status, body.map(str::to_owned));
+        }
+        let events = site.receive(&site.polling(), None);
+        site.transmitter.polled(3).await;
+        assert_eq!(events.status().polls.keys().collect::<Vec<_>>(), [&"ok"], "{status} {body:?}");
+    }
 }
 
 // ---- bounds ----

@@ -155,11 +155,8 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Full<By
 
 fn polled(state: &mut State, asked: &Value) -> (StatusCode, String) {
     assert_eq!(asked["returnImmediately"], true, "{asked}");
-    if state.status != StatusCode::OK {
-        return (state.status, String::new());
-    }
-    if let Some(body) = state.body.clone() {
-        return (StatusCode::OK, body);
+    if state.status != StatusCode::OK || state.body.is_some() {
+        return (state.status, state.body.clone().unwrap_or_default());
     }
     let is_deaf = state.is_deaf;
     for jti in asked["ack"].as_array().into_iter().flatten() {

@@ -176,10 +176,10 @@ const LIMITS: Limits = Limits { bytes: ANSWER_BYTES, deadline: DEADLINE };
 impl Answer {
     fn of(reply: &Reply) -> Result<Self, Failed> {
         match reply.status {
-            StatusCode::OK => (),
-            StatusCode::NO_CONTENT | StatusCode::ACCEPTED => {
+            StatusCode::NO_CONTENT | StatusCode::ACCEPTED if reply.body.is_empty() => {
                 return Ok(Self { sets: vec![], more: false });
             }
+            StatusCode::OK | StatusCode::ACCEPTED => (),
             status => return Err(Failed::Http(Failure::Status(status))),
         }
         let body = json::object(&reply.body).or(Err(Failed::Malformed))?;
@@ -190,6 +190,8 @@ impl Answer {
         };
         let empty = Object::new();
         let sets = match body.get("sets") {
+            // Where there are none, some leave it out. But any other document says nothing of events.
+            None if body.keys().any(|it| it != "moreAvailable") => return Err(Failed::Malformed),
             None | Some(Value::Null) => &empty,
             Some(Value::Object(sets)) => sets,
             Some(_) => return Err(Failed::Malformed),
