@@ -9,6 +9,8 @@
 mod dpop_client;
 #[path = "replicas/events.rs"]
 mod events;
+#[path = "replicas/lost_events.rs"]
+mod lost_events;
 #[path = "support/clock.rs"]
 mod manual_clock;
 #[path = "support/program.rs"]

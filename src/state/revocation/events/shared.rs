@@ -216,12 +216,8 @@ impl Shared {
     ) -> Result<std::convert::Infallible, RedisError> {
         let link =
             timeout(CONNECT, Link::open(&self.rules)).await.unwrap_or_else(|_| Err(late()))?;
-        // From the beginning: it may be another Redis than before, or have lost what it had.
-        let mut reading = Reading::after("-".to_owned());
-        let mut there = There::default();
-        self.read(&link, receiver, &mut reading, Some(&mut there)).await?;
-        self.write_missing(receiver, &there);
-        drop(there);
+        // It may be another Redis than before, or have lost what it had.
+        let mut reading = self.read_all(&link, receiver).await?;
         self.link.send_replace(Some(link.clone()));
         let mut asked_at = Instant::now();
         let mut told = None;
@@ -245,6 +241,9 @@ impl Shared {
             if ASK <= asked_at.elapsed() {
                 asked_at = Instant::now();
                 link.still_leads().await?;
+                if self.is_lost(&link, receiver, &reading).await? {
+                    reading = self.read_all(&link, receiver).await?;
+                }
             }
             self.look_at_odd(&link, receiver, &mut reading).await?;
             self.read(&link, receiver, &mut reading, None).await?;
@@ -291,6 +290,29 @@ impl Shared {
         *reading = Reading::after(format!("({odd}"));
         // They are no news.
         self.read(link, receiver, reading, Some(&mut There::default())).await
+    }
+
+    /// Reads the stream from its beginning, and has written what it lacks.
+    async fn read_all(&self, link: &Link, receiver: &Receiver) -> RedisResult<Reading> {
+        let (mut reading, mut there) = (Reading::after("-".to_owned()), There::default());
+        self.read(link, receiver, &mut reading, Some(&mut there)).await?;
+        self.write_missing(receiver, &there);
+        Ok(reading)
+    }
+
+    /// Whether the entry that was read last is gone, or none was ever there of what is in force: what came
+    /// before may be gone, too. Somebody has emptied or deleted the stream, or Redis has evicted it.
+    async fn is_lost(
+        &self,
+        link: &Link,
+        receiver: &Receiver,
+        reading: &Reading,
+    ) -> RedisResult<bool> {
+        let Some(last) = reading.position.strip_prefix('(') else {
+            let has_no_room = receiver.marks.no_room(receiver.clock.now()).is_some();
+            return Ok(has_no_room || 0 < receiver.marks.entries());
+        };
+        Ok(self.range(link, last, last, 1).await?.is_empty())
     }
 
     /// Has that written which is in force here and not in the stream, which has lost it.
