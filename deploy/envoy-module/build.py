@@ -2,10 +2,12 @@
 """Builds keybound as a module for Envoy, target/module/libkeybound_envoy.so, and judges it.
 
     build.py [--profile PROFILE]    builds it; any other profile than `module` is for tests
+    build.py --machine MACHINE      builds it for another machine (aarch64, x86_64), into target/module/MACHINE
     build.py --judge FILE           judges one that is there
 
 It needs Rust, Python 3 and a C compiler. What compiles for an old glibc is downloaded, once. Where that
-cannot be, the system's own linker does it, and the module needs a glibc as new as the system's.
+cannot be, the system's own linker does it, and the module needs a glibc as new as the system's. Another machine takes
+zig, and Rust's library for it: rustup target add aarch64-unknown-linux-gnu.
 """
 
 import os
@@ -38,7 +40,9 @@ UNAVAILABLE = (69, 75)
 def main():
     option, *rest = sys.argv[1:] or ["--profile", "module"]
     if option == "--profile" and len(rest) == 1:
-        make(*rest)
+        make(*rest, platform.machine(), TARGET)
+    elif option == "--machine" and len(rest) == 1:
+        make("module", *rest, TARGET / rest[0])
     elif option == "--judge" and len(rest) == 1:
         zig = provisioned("--cached")
         judge(Path(*rest), GLIBC if zig else None, stripped=False)
@@ -46,16 +50,18 @@ def main():
         sys.exit(__doc__)
 
 
-def make(profile):
-    TARGET.mkdir(parents=True, exist_ok=True)
+def make(profile, machine, place):
+    place.mkdir(parents=True, exist_ok=True)
     zig = provisioned()
-    built = by_zig(zig, profile) if zig else by_the_system(profile)
+    if not zig and machine != platform.machine():
+        sys.exit(f"without zig there is no linker for {machine}")
+    built = by_zig(zig, profile, machine) if zig else by_the_system(profile)
     judge(built, GLIBC if zig else None, stripped=profile == "module")
     # An Envoy that has the old one open keeps it whole.
-    with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
+    with tempfile.TemporaryDirectory(dir=place) as scratch:
         shutil.copy(built, scratch)
-        Path(scratch, MODULE).replace(TARGET / MODULE)
-    print(f"It is {TARGET / MODULE}")
+        Path(scratch, MODULE).replace(place / MODULE)
+    print(f"It is {place / MODULE}")
 
 
 def provisioned(*options):
@@ -71,8 +77,8 @@ def provisioned(*options):
     sys.exit(done.returncode)
 
 
-def by_zig(zig, profile):
-    triple = f"{platform.machine()}-unknown-linux-gnu"
+def by_zig(zig, profile, machine):
+    triple = f"{machine}-unknown-linux-gnu"
     cargo(zig, "zigbuild", *what(profile), "--target", f"{triple}.{'.'.join(map(str, GLIBC))}")
     return TARGET / "build" / triple / folder(profile) / MODULE
 
