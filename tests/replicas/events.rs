@@ -360,6 +360,23 @@ async fn a_stream_that_one_replica_hears_is_silent_at_none() {
 }
 
 #[tokio::test]
+async fn what_another_replica_received_is_in_the_file_of_each_within_a_minute() {
+    let redis = Redis::start();
+    let mut stream = Stream::over(&redis).await;
+    let one = stream.replica();
+    let folder = TempDir::new().unwrap();
+    stream.rules.snapshot_file = Some(folder.path().join("events"));
+    let other = stream.replica();
+    until(|| !one.is_unheard() && !other.is_unheard()).await;
+    assert_eq!(stream.take(&one, "alice").await, Ok(()));
+    until(|| is_revoked(&other, "alice")).await;
+    jump(Duration::from_secs(60)).await;
+    // What the file alone tells.
+    (stream.rules.shared, stream.rules.is_passive) = (None, true);
+    until(|| is_revoked(&stream.replica(), "alice")).await;
+}
+
+#[tokio::test]
 async fn events_are_shared_through_a_redis_that_demands_client_certificates() {
     let redis = Redis::with_client_certificates();
     let [certificate, key] = redis.client(0);

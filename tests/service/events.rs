@@ -446,8 +446,19 @@ async fn a_flood_is_not_forgotten_over_a_restart() {
     let token = site.session_revoked("1", "s", NOW - 5);
     assert_eq!(before.take(token.as_bytes()).await, Ok(()));
     drop(before);
-    let after = site.receive(&EventRules { capacity: 100, ..rules }, None);
+    let after = site.receive(&EventRules { capacity: 100, ..rules.clone() }, None);
     assert!(after.status().full && is_revoked(&after, "x", NOW - 5, NOW));
+    drop(after);
+    // Nor where it is all that is added to a file.
+    let before = site.receive(&rules, None);
+    let token = site.session_revoked("2", "t", NOW);
+    assert!(!is_revoked(&before, "t", NOW, NOW));
+    assert_eq!(before.take(token.as_bytes()).await, Ok(()));
+    let later = site.session_revoked("3", "u", NOW + 1);
+    assert_eq!(before.take(later.as_bytes()).await, Ok(()));
+    drop(before);
+    let after = site.receive(&rules, None);
+    assert!(is_revoked(&after, "u", NOW + 1, NOW) && !is_revoked(&after, "u", NOW + 2, NOW));
 }
 
 #[tokio::test]
@@ -567,4 +578,12 @@ async fn keys_that_are_not_there_yet_refuse_a_token_for_a_while() {
     let refused = without.take(token.as_bytes()).await;
     assert_eq!(refused, Err(NotTaken::Refused(oauth::BadEvents::Keys)));
     assert!(!is_revoked(&without, "s", NOW, NOW));
+    // By poll, it is neither acknowledged nor told to be bad, for the transmitter would not send it again.
+    rules.delivery = site.polling().delivery;
+    let polling = site.receive(&rules, None);
+    site.send(&session_revoked("1", "s", NOW));
+    site.transmitter.polled(3).await;
+    assert!(0 < polling.status().refused["keys"]);
+    let state = site.transmitter.state();
+    assert!(state.acknowledged.is_empty() && state.errors.is_empty(), "{:?}", state.errors);
 }

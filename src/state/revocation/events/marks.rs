@@ -338,8 +338,10 @@ mod tests {
         numbers.push(marks.number());
         marks.put(mark("bob", 1), NOW);
         numbers.push(marks.number());
+        marks.pass_over((UnixTime::from_secs(2), NOW.saturating_add(DAY)));
+        numbers.push(marks.number());
         let distinct: std::collections::HashSet<_> = numbers.iter().collect();
-        assert_eq!(distinct.len(), 4);
+        assert_eq!(distinct.len(), 5);
     }
 
     #[test]
