@@ -14,10 +14,10 @@ use keybound::front::module::{Begun, Decision, Endpoint, Peer};
 use keybound::gate::Gate;
 use keybound::installation::{Checker, Installation};
 use keybound::state::jwks::{self, IssuerKeys, KeyRules, KeySource, KeyUpkeep};
+use keybound::state::revocation::Changes;
 use keybound::state::revocation::status_lists::{
     StatusListTerms, StatusLists, StatusListsStatus, Untold,
 };
-use keybound::state::revocation::{Changes, Revocation};
 use keybound::telemetry::metrics::Metrics;
 use keybound_core::jose::{Algorithm, Thumbprint, base64url};
 use keybound_core::oauth::{STATUS_LIST_BYTES, STATUS_LIST_TOKEN_BYTES, Status, StatusReference};
@@ -731,6 +731,30 @@ async fn what_is_dropped_stops_fetching() {
 
 // ---- whole checks ----
 
+/// What checks the tokens of an issuer under a configuration that says so of it.
+async fn installed(world: &World, more: &str) -> Installation {
+    let text = format!(
+        "listen: {{ext_authz: 127.0.0.1:0, events: {{address: 127.0.0.1:0}}}}
+issuers:
+  - issuer: {issuer}
+    audiences: [api]
+    keys: {{jwks_uri: {issuer}/jwks}}
+    {more}
+limits: {{check_deadline: 60s}}
+policies:
+  - {{name: all, sender_constraint: if_bound}}
+  - {{name: writes, sender_constraint: if_bound, scopes: [write]}}
+",
+        issuer = world.issuer.issuer()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(&text, folder.path()).unwrap();
+    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&world.clock);
+    let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
+    made.installation.issuers[0].keys.ready().await;
+    made.installation
+}
+
 /// A service by its configuration, and the issuer whose tokens it checks.
 pub(super) struct Checked {
     pub(super) world: World,
@@ -746,26 +770,9 @@ impl Checked {
     /// Under a configuration that says so of the issuer.
     pub(super) async fn with(more: &str) -> Self {
         let world = World::new().await;
-        let text = format!(
-            "listen: {{ext_authz: 127.0.0.1:0, events: {{address: 127.0.0.1:0}}}}
-issuers:
-  - issuer: {issuer}
-    audiences: [api]
-    keys: {{jwks_uri: {issuer}/jwks}}
-    {more}
-limits: {{check_deadline: 60s}}
-policies:
-  - {{name: all, sender_constraint: if_bound}}
-  - {{name: writes, sender_constraint: if_bound, scopes: [write]}}
-",
-            issuer = world.issuer.issuer()
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let config = configured(&text, folder.path()).unwrap();
-        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&world.clock);
-        let made = Installation::start(config.rules, None, &clock, &Handle::current()).unwrap();
-        made.installation.issuers[0].keys.ready().await;
-        Self { world, installation: made.installation, checker: Checker::new(clock) }
+        let installation = installed(&world, more).await;
+        let checker = Checker::new(Arc::<ManualClock>::clone(&world.clock));
+        Self { world, installation, checker }
     }
 
     /// A token with this `status`.
@@ -966,15 +973,21 @@ impl Peer for Nobody {
     }
 }
 
+/// What was opened by a token whose status is in place 0, at a gate.
+struct Opened {
+    world: World,
+    gate: Arc<Gate>,
+    /// It ends when the token is revoked.
+    open: JoinSet<()>,
+}
+
 impl Checked {
-    /// Opens something by a token whose status is in place 0. What is returned ends when the token is revoked.
-    async fn open(self) -> (World, Arc<Revocation>, JoinSet<()>) {
+    async fn open(self) -> Opened {
         let token = self.token(Some(&self.place(0)));
         let Self { world, installation, checker } = self;
-        let revocation = Arc::clone(installation.issuers[0].revocation.as_ref().unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
         let gate = Arc::new(Gate::new(checker, installation, String::new(), metrics));
-        let endpoint = Arc::new(Endpoint::new(gate, Handle::current()));
+        let endpoint = Arc::new(Endpoint::new(Arc::clone(&gate), Handle::current()));
         let lines = [
             (":method", "GET"),
             (":scheme", "https"),
@@ -990,22 +1003,35 @@ impl Checked {
         assert!(matches!(finished.decision(), Decision::Allow { .. }));
         let mut open = JoinSet::new();
         open.spawn(finished.opens().unwrap().revoked());
-        (world, revocation, open)
+        Opened { world, gate, open }
     }
 }
 
-/// Lets twenty minutes pass so many times, and waits each time until a fetch of the list has ended.
-async fn pass_twenty_minutes(world: &World, revocation: &Revocation, times: u32) {
-    let fetches = || revocation.status().status_lists.unwrap().fetches.values().sum::<u64>();
-    for _ in 0..times {
-        let before = fetches();
-        world.pass(20 * MINUTE).await;
-        let once_more = async {
-            while fetches() == before {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, once_more).await.unwrap();
+impl Opened {
+    /// Lets twenty minutes pass so many times, and waits each time until a fetch of the list has ended.
+    async fn pass_twenty_minutes(&self, times: u32) {
+        let active = self.gate.active();
+        let lists = || active.installation.issuers[0].revocation.as_ref().unwrap().status();
+        let fetches = || lists().status_lists.unwrap().fetches.values().sum::<u64>();
+        for _ in 0..times {
+            let before = fetches();
+            self.world.pass(20 * MINUTE).await;
+            let once_more = async {
+                while fetches() == before {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, once_more).await.unwrap();
+        }
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.open.try_join_next().is_none()
+    }
+
+    /// Returns once it has ended, long before it is looked at again without a reason.
+    async fn ends(&mut self) {
+        timeout(PATIENCE, self.open.join_next()).await.unwrap().unwrap().unwrap();
     }
 }
 
@@ -1015,25 +1041,46 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn what_is_open_ends_when_the_status_of_its_token_cannot_be_told_any_more() {
     let it = Checked::under("{status_list: required}").await;
     it.world.serve(&it.world.claims(8, &[0]));
-    let (world, lists, mut open) = it.open().await;
-    pass_twenty_minutes(&world, &lists, 1).await;
-    world.server.behave(Behaviour::Status(500));
-    pass_twenty_minutes(&world, &lists, 2).await;
-    assert!(open.try_join_next().is_none());
-    world.pass(21 * MINUTE).await;
-    timeout(PATIENCE, open.join_next()).await.unwrap().unwrap().unwrap();
+    let mut it = it.open().await;
+    it.pass_twenty_minutes(1).await;
+    it.world.server.behave(Behaviour::Status(500));
+    it.pass_twenty_minutes(2).await;
+    assert!(it.goes_on());
+    it.world.pass(21 * MINUTE).await;
+    it.ends().await;
 }
 
 #[tokio::test]
 async fn a_list_by_which_something_is_open_is_not_dropped_though_nobody_asks_for_it() {
     let it = Checked::under("{status_list: required}").await;
     it.world.serve(&it.world.claims(8, &[0]));
-    let (world, lists, mut open) = it.open().await;
-    pass_twenty_minutes(&world, &lists, 5).await;
-    assert!(open.try_join_next().is_none());
-    world.serve(&world.claims(8, &[1]));
-    pass_twenty_minutes(&world, &lists, 1).await;
-    timeout(PATIENCE, open.join_next()).await.unwrap().unwrap().unwrap();
+    let mut it = it.open().await;
+    it.pass_twenty_minutes(5).await;
+    assert!(it.goes_on());
+    it.world.serve(&it.world.claims(8, &[1]));
+    it.pass_twenty_minutes(1).await;
+    it.ends().await;
+}
+
+#[tokio::test]
+async fn what_is_open_is_judged_at_once_under_each_new_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let revoking = |name: &str, list: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, list).unwrap();
+        format!("revocation: {{denylist_file: {}}}", path.display())
+    };
+    let (nobody, alice) =
+        (revoking("nobody", "revoked: []\n"), revoking("alice", "revoked: [{sub: alice}]\n"));
+    for between in [None, Some(&*nobody), Some("")] {
+        let mut it = Checked::with(&nobody).await.open().await;
+        if let Some(between) = between {
+            it.gate.replace(installed(&it.world, between).await, String::new());
+            assert!(it.goes_on(), "{between}");
+        }
+        it.gate.replace(installed(&it.world, &alice).await, String::new());
+        it.ends().await;
+    }
 }
 
 // ---- restarts and new configurations ----
