@@ -120,6 +120,16 @@ impl Shared {
         self.stale.load(Ordering::Relaxed)
     }
 
+    /// Notes whether nothing can be told, and returns whether that has changed. If nothing can be any more, what
+    /// is open is judged again.
+    fn set_stale(&self, is_stale: bool, receiver: &Receiver) -> bool {
+        let changed = self.stale.swap(is_stale, Ordering::Relaxed) != is_stale;
+        if changed && is_stale {
+            receiver.bell.ring();
+        }
+        changed
+    }
+
     /// Writes what has changed, and whatever could not be written before.
     pub(super) async fn write(&self, receiver: &Receiver, changes: &Changes) -> RedisResult<()> {
         {
@@ -191,13 +201,12 @@ impl Shared {
             };
             let is_late = read_at.is_none_or(|it| STALE <= it.elapsed());
             let is_stale = is_late || 0 < self.unreadable();
-            let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
+            let changed = self.set_stale(is_stale, &receiver);
             let issuer = &*receiver.issuer.name;
             let error = told(&error);
             receiver.report.failed(&format_args!("redis: {error}"), receiver.clock.now());
             tracing::warn!(issuer, %error, failures, "events that replicas share are not read");
-            if is_stale && !was_stale {
-                receiver.bell.ring();
+            if changed && is_stale {
                 tracing::error!(
                     issuer,
                     "events that other replicas acknowledged cannot be read: tokens of this issuer are \
@@ -225,12 +234,9 @@ impl Shared {
             *read_at = Some(Instant::now());
             self.unreadable.store(reading.odd_ones, Ordering::Relaxed);
             let is_stale = reading.odd.is_some();
-            let was_stale = self.stale.swap(is_stale, Ordering::Relaxed);
-            if is_stale && !was_stale {
-                receiver.bell.ring();
-            }
+            let changed = self.set_stale(is_stale, receiver);
             self.tell_of_odd(receiver, &reading, &mut told);
-            if was_stale && !is_stale {
+            if changed && !is_stale {
                 tracing::info!(
                     issuer = &*receiver.issuer.name,
                     "events that replicas share are read"
