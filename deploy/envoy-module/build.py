@@ -54,7 +54,7 @@ def make(profile, machine, place):
     place.mkdir(parents=True, exist_ok=True)
     zig = provisioned()
     if not zig and machine != platform.machine():
-        sys.exit(f"without zig there is no linker for {machine}")
+        sys.exit(f"without zig there is no linker for {machine}: CARGO_ZIGBUILD_BIN names one, or build there")
     built = by_zig(zig, profile, machine) if zig else by_the_system(profile)
     judge(built, GLIBC if zig else None, stripped=profile == "module")
     # An Envoy that has the old one open keeps it whole.
