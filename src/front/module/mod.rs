@@ -70,7 +70,6 @@ pub struct Check(Pin<Box<dyn Future<Output = Finished> + Send>>);
 pub struct Finished(Ended);
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 enum Ended {
     /// The request was read.
     Read(Judged),
@@ -84,7 +83,7 @@ enum Ended {
 #[derive(Debug)]
 struct Judged {
     call: Call<Kept>,
-    arrived: Arrived,
+    arrived: Box<Arrived>,
     verdict: Verdict,
 }
 
@@ -136,14 +135,14 @@ impl Endpoint {
         let call = Call::of(Kept(Arc::clone(self)), Front::Envoy);
         let told = Told::by(peer, policy, &call.active().policies().client_certificate);
         let arrived = match arrived::read(lines, told, call.active().rules()) {
-            Ok(request) => Arrived::from(&request),
+            Ok(request) => Box::write(Box::new_uninit(), Arrived::from(&request)),
             Err(refusal) => {
                 let verdict = call.refuse_unread(refusal);
                 return Begun::Ended(Finished(Ended::Unread(call, verdict)));
             }
         };
-        let mut check: Pin<Box<dyn Future<Output = Finished> + Send>> =
-            Box::pin(check(call, arrived));
+        // Made in its place: `Box::pin` would make it elsewhere, and copy all of it there.
+        let mut check = Box::into_pin(Box::write(Box::new_uninit(), check(call, arrived)));
         let _inside = self.runtime.enter();
         let mut context = Context::from_waker(noop_waker_ref());
         match fair_share::as_guest(|| check.as_mut().poll(&mut context)) {
@@ -153,7 +152,7 @@ impl Endpoint {
     }
 }
 
-async fn check(call: Call<Kept>, arrived: Arrived) -> Finished {
+async fn check(call: Call<Kept>, arrived: Box<Arrived>) -> Finished {
     let admitted = match call.admit() {
         Ok(admitted) => admitted,
         Err(denial) => {
