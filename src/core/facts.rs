@@ -79,6 +79,7 @@ const FACTS: &[Fact] = &[
 ];
 
 /// One row of the table.
+#[derive(Clone, Copy)]
 struct Fact {
     name: &'static str,
     places: Places,
@@ -134,8 +135,40 @@ pub fn of<'k, 'a>(
     place: Places,
     known: &'k Known<'a>,
 ) -> impl Iterator<Item = (&'static str, Option<Value<'a>>)> + use<'k, 'a> {
-    let there = FACTS.iter().filter(move |it| it.places & place != 0);
+    let facts = if place == METADATA { &OF_METADATA } else { FACTS };
+    let there = facts.iter().filter(move |it| it.places & place != 0);
     there.map(|it| (it.name, (it.value)(known)))
+}
+
+/// The facts for the metadata, which every answer has: in a row, they are read faster.
+static OF_METADATA: [Fact; number(METADATA)] = those(METADATA);
+
+const fn number(place: Places) -> usize {
+    let (mut number, mut facts) = (0_usize, FACTS);
+    while let Some((fact, rest)) = facts.split_first() {
+        if fact.places & place != 0 {
+            number = number.saturating_add(1);
+        }
+        facts = rest;
+    }
+    number
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "it is for the compiler, which says so"
+)]
+const fn those<const N: usize>(place: Places) -> [Fact; N] {
+    let (mut those, mut filled, mut facts) = ([FACTS[0]; N], 0, FACTS);
+    while let Some((fact, rest)) = facts.split_first() {
+        if fact.places & place != 0 {
+            those[filled] = *fact;
+            filled += 1;
+        }
+        facts = rest;
+    }
+    those
 }
 
 /// The names of the facts for one of the outputs, padded with empty ones to `N`. More than `N` is a
