@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "module"
+# Aside: what is built for the rest of the project stays as it is.
+BUILD = TARGET / "build"
 MODULE = "libkeybound_envoy.so"
 PROVISION = ROOT / "tests/provision.py"
 
@@ -30,6 +32,8 @@ GLIBC = (2, 17)
 LIBRARIES = re.compile(r"ld-linux.*\.so\.\d|lib(c|dl|m|pthread|rt)\.so\.\d")
 # Bytes of functions of a check that must lie together (src/envoy/order.ld).
 TOGETHER = 128 << 10
+# Bytes of them that a check hardly ever needs, and that lie aside by what a profile says.
+ASIDE = 16 << 10
 HOOK = re.compile(r"\benvoy_dynamic_module_on_\w+")
 CALLBACK = re.compile(r"\bfn (envoy_dynamic_module_callback_\w+)")
 
@@ -55,8 +59,11 @@ def make(profile, machine, place):
     zig = provisioned()
     if not zig and machine != platform.machine():
         sys.exit(f"without zig there is no linker for {machine}: CARGO_ZIGBUILD_BIN names one, or build there")
-    built = by_zig(zig, profile, machine) if zig else by_the_system(profile)
+    flags = trained(machine) if zig and profile == "module" else []
+    built = by_zig(zig, profile, machine, flags, BUILD) if zig else by_the_system(profile)
     judge(built, GLIBC if zig else None, stripped=profile == "module")
+    if flags and size(readelf(built), "split") < ASIDE:
+        print("the profile is of other functions, so that a check takes longer than it could: tests/bench/train.py")
     # An Envoy that has the old one open keeps it whole.
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         shutil.copy(built, scratch)
@@ -77,10 +84,26 @@ def provisioned(*options):
     sys.exit(done.returncode)
 
 
-def by_zig(zig, profile, machine):
+def trained(machine):
+    """What tells the compiler how checks run, where somebody has looked with the same compiler. It knows functions by
+    names that Cargo makes otherwise where it is not called by zig."""
+    file = counts(machine)
+    if file.exists():
+        return [f"-Cprofile-use={file}", "-Cllvm-args=-enable-split-machine-functions"]
+    print(f"there is no {file.name}, so that a check takes longer than it could: tests/bench/train.py")
+    return []
+
+
+def counts(machine):
+    told = subprocess.run(["rustc", "-vV"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    release = re.search(r"(?m)^release: (.*)$", told)[1]
+    return ROOT / f"src/envoy/{machine}-{release}.profdata"
+
+
+def by_zig(zig, profile, machine, flags, target):
     triple = f"{machine}-unknown-linux-gnu"
-    cargo(zig, "zigbuild", *what(profile), "--target", f"{triple}.{'.'.join(map(str, GLIBC))}")
-    return TARGET / "build" / triple / folder(profile) / MODULE
+    cargo([zig, "zigbuild", *what(profile), "--target", f"{triple}.{'.'.join(map(str, GLIBC))}"], flags, target)
+    return target / triple / folder(profile) / MODULE
 
 
 def by_the_system(profile):
@@ -89,8 +112,8 @@ def by_the_system(profile):
     instead = TARGET / "unwinder"
     instead.mkdir(exist_ok=True)
     (instead / "libgcc_s.so").write_text("INPUT(-lgcc_eh)\n")
-    cargo("cargo", "rustc", *what(profile), "--", "-L", f"native={instead}")
-    return TARGET / "build" / folder(profile) / MODULE
+    cargo(["cargo", "rustc", *what(profile), "--", "-L", f"native={instead}"], [], BUILD)
+    return BUILD / folder(profile) / MODULE
 
 
 def what(profile):
@@ -101,9 +124,11 @@ def folder(profile):
     return "debug" if profile == "dev" else profile
 
 
-def cargo(*command):
-    # Aside: what is built for the rest of the project stays as it is.
-    environment = os.environ | {"CARGO_TARGET_DIR": str(TARGET / "build")}
+def cargo(command, flags, target):
+    environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
+    if flags:
+        others = environment.get("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(environment.get("RUSTFLAGS", "").split()))
+        environment["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join([*filter(None, [others]), *flags])
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
@@ -117,8 +142,7 @@ def judge(module, promised, stripped):
     glibc = max(tuple(map(int, it.split("."))) for it in re.findall(r"Name: GLIBC_([\d.]+)", told))
     print(f"{module}: {module.stat().st_size / 1e6:.1f} MB")
     print(f"needs glibc {'.'.join(map(str, glibc))}, and of libraries: {' '.join(needed)}")
-    together = re.search(r" \.text\.often +PROGBITS +\w+ \w+ (\w+)", told)
-    if stripped and int(together[1] if together else "0", 16) < TOGETHER:
+    if stripped and size(told, "often") < TOGETHER:
         print("the functions of a check lie apart, which costs memory and time: tests/bench/order.py mends it")
 
     interface, *_tests = (ROOT / "src/envoy/abi.rs").read_text().split("#[cfg(test)]")
@@ -139,6 +163,12 @@ def judge(module, promised, stripped):
         problems.append("it is not stripped")
     if problems:
         sys.exit("\n".join(f"{module.name}: {it}" for it in problems))
+
+
+def size(told, part):
+    """Bytes of a part of the module's functions."""
+    found = re.search(rf" \.text\.{part} +PROGBITS +\w+ \w+ (\w+)", told)
+    return int(found[1], 16) if found else 0
 
 
 def differences(does, found, expected):

@@ -45,14 +45,26 @@ fn a_panic_in_what_is_linked_as_the_module_is_does_not_get_out() {
     }
     let machine = std::env::consts::ARCH;
     let target = format!("{machine}-unknown-linux-gnu");
-    let mut build = Command::new(zig);
-    build.args(["zigbuild", "--offline", "--release", "--target", &format!("{target}.2.17")]);
-    succeeds(build.current_dir(folder.path()).env("CARGO_TARGET_DIR", file("target")));
-    let library = file("target").join(target).join("release/libpanics.so");
-    let load = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).panics(1))";
-    let loaded = Command::new("python3").args(["-c", load]).arg(library).output().unwrap();
-    assert_eq!(loaded.status.code(), Some(CAUGHT), "{loaded:?}");
+    for (flags, lies_aside) in [("", false), (SPLIT, true)] {
+        let mut build = Command::new(&zig);
+        build.args(["zigbuild", "--offline", "--release", "--target", &format!("{target}.2.17")]);
+        build.current_dir(folder.path()).env("CARGO_TARGET_DIR", file("target"));
+        succeeds(build.env("RUSTFLAGS", flags));
+        let library = file("target").join(&target).join("release/libpanics.so");
+        let read = fs::read(&library).unwrap();
+        let aside = read.windows(ASIDE.len()).any(|it| it == ASIDE);
+        assert_eq!(aside, lies_aside, "whether what catches lies aside: {flags}");
+        let load = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).panics(1))";
+        let loaded = Command::new("python3").args(["-c", load]).arg(library).output().unwrap();
+        assert_eq!(loaded.status.code(), Some(CAUGHT), "{flags}: {loaded:?}");
+    }
 }
+
+/// What a profile says of code that hardly ever runs, said of all that catches.
+const SPLIT: &str = "-Cllvm-args=-enable-split-machine-functions -Cllvm-args=-mfs-split-ehcode";
+
+/// The name of the section of what lies aside (`src/envoy/order.ld`).
+const ASIDE: &[u8] = b".text.split";
 
 /// What `make module` links with, where it has been fetched.
 fn zig() -> Option<PathBuf> {
