@@ -31,9 +31,7 @@ def measure(workshop, rounds, seconds):
     """What each row showed in each round: under load, and of memory after all tokens of the corpus."""
     if not MODULE.exists():
         sys.exit(f"no {MODULE}: make module builds it")
-    configuration = workshop.corpus / "module.yaml"
-    rules = (workshop.corpus / "keybound.yaml").read_text()
-    configuration.write_text("listen: {admin: '127.0.0.1:0'}\n" + rules)
+    configured(workshop)
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", DECIDES_NOTHING, ROOT / "tests/bench/noop.c"],
                    check=True)
     seen = {}
@@ -52,6 +50,14 @@ def measure(workshop, rounds, seconds):
                 found = {"resident": resident(workshop, name, workers)}
                 seen.setdefault(f"{name}, {workers} workers", []).append(found)
     return seen
+
+
+def configured(workshop):
+    """The configuration of the module, in the corpus."""
+    configuration = workshop.corpus / "module.yaml"
+    rules = (workshop.corpus / "keybound.yaml").read_text()
+    configuration.write_text("listen: {admin: '127.0.0.1:0'}\n" + rules)
+    return configuration
 
 
 def resident(workshop, name, workers):

@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from envoy import Envoy, dynamic_module
+from module import configured
 from proxy import must_refuse, status
 from servers import PLACE, ROOT, Workshop, free_port, provisioned
 
@@ -72,9 +73,7 @@ class Watched(Envoy):
 
 def cost(workshop, module, count):
     """The instructions of each of the module's functions from start to end, with so many cached checks."""
-    configuration = workshop.corpus / "module.yaml"
-    rules = (workshop.corpus / "keybound.yaml").read_text()
-    configuration.write_text("listen: {admin: '127.0.0.1:0'}\n" + rules)
+    configuration = configured(workshop)
     with Watched(workshop, {"order": [dynamic_module(module, configuration)]}) as envoy:
         port = envoy.ports["order"]
         must_refuse(workshop, "order", port)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from envoy import Envoy, dynamic_module
-from module import TIMES, bring_all_tokens
+from module import TIMES, bring_all_tokens, configured
 from proxy import must_refuse
 from servers import PLACE, ROOT, Workshop
 
@@ -28,11 +28,10 @@ COUNTS, SCRATCH = PLACE / "counts", PLACE / "trained.profdata"
 
 
 def main():
+    tool()
     workshop = Workshop()
     module = counting()
-    configuration = workshop.corpus / "module.yaml"
-    rules = (workshop.corpus / "keybound.yaml").read_text()
-    configuration.write_text("listen: {admin: '127.0.0.1:0'}\n" + rules)
+    configuration = configured(workshop)
     with Envoy(workshop, {"train": [dynamic_module(module, configuration)]}) as envoy:
         port = envoy.ports["train"]
         must_refuse(workshop, "train", port)
@@ -73,11 +72,16 @@ def most(function):
 
 def merged(*arguments):
     """What `llvm-profdata merge` prints."""
+    return subprocess.run([tool(), "merge", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def tool():
+    """The `llvm-profdata` of this Rust."""
     libraries = subprocess.run(["rustc", "--print", "target-libdir"], stdout=subprocess.PIPE, text=True, check=True)
     program = Path(libraries.stdout.strip()).parent / "bin/llvm-profdata"
     if not program.exists():
         sys.exit(f"there is no {program}: rustup component add llvm-tools")
-    return subprocess.run([program, "merge", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return program
 
 
 if __name__ == "__main__":
